@@ -1,0 +1,51 @@
+"""keylite: keypoint regression on devices.
+
+Public names are imported on first use, so `import keylite` needs neither a framework nor OpenCV.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keylite.data.dataset import Dataset, Sample, from_arrays
+    from keylite.data.formats import read_dataset, write_coco
+    from keylite.data.gauges import gauges
+    from keylite.evaluation import Report, evaluate
+    from keylite.pipeline import benchmark, export, train
+    from keylite.recipe import Recipe
+    from keylite.runtime.predictor import Keypoints, Predictor
+    from keylite.runtime.skeleton import Skeleton
+
+__version__ = "0.1.0"
+
+PUBLIC = {
+    "Dataset": "keylite.data.dataset",
+    "Keypoints": "keylite.runtime.predictor",
+    "Predictor": "keylite.runtime.predictor",
+    "Recipe": "keylite.recipe",
+    "Report": "keylite.evaluation",
+    "Sample": "keylite.data.dataset",
+    "Skeleton": "keylite.runtime.skeleton",
+    "benchmark": "keylite.pipeline",
+    "evaluate": "keylite.evaluation",
+    "export": "keylite.pipeline",
+    "from_arrays": "keylite.data.dataset",
+    "gauges": "keylite.data.gauges",
+    "read_dataset": "keylite.data.formats",
+    "train": "keylite.pipeline",
+    "write_coco": "keylite.data.formats",
+}
+
+__all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'keylite' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,241 @@
+"""Examples: a data set as training sees it, (image, xy, weight), augmented in one warp.
+
+An example never knows the head or the framework. Deterministic in (seed, epoch, index), whatever asks for it and in
+whatever order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.runtime.geometry import Crop, compose, crop_box, whole_box
+from keylite.runtime.images import read_image
+from keylite.runtime.skeleton import Skeleton
+
+GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as in cv2.cvtColor
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Ranges and probabilities of random changes; the recipe's fields of the same names say what each means."""
+
+    rotate: float = 0.0
+    rotate_p: float = 1.0
+    scale: float = 0.0
+    scale_p: float = 1.0
+    shift: float = 0.0
+    shift_p: float = 1.0
+    aspect: float = 0.0
+    aspect_p: float = 1.0
+    flip_p: float = 0.0
+    brightness: float = 0.0
+    brightness_p: float = 0.0
+    contrast: float = 0.0
+    contrast_p: float = 0.0
+    saturation: float = 0.0
+    saturation_p: float = 0.0
+    hue: float = 0.0
+    hue_p: float = 0.0
+    grey_p: float = 0.0
+    blur: float = 0.0
+    blur_p: float = 0.0
+    noise: float = 0.0
+    noise_p: float = 0.0
+    jpeg: int = 100
+    jpeg_p: float = 0.0
+    occlude: float = 0.0
+    occlude_p: float = 0.0
+
+
+class Examples:
+    """Random access to the examples of a data set.
+
+    Item `i` is object `i % N` as augmented in epoch `i // N`: (image uint8 (H, W, 3) RGB, unit_xy (K, 2) float32 with
+    NaN where unlabelled, weight (K,) float32: 0 where unlabelled or outside the crop). Without an augmentation every
+    epoch is the same. A flip needs `dataset.skeleton.mirror`. cache keeps decoded images in memory.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        size: tuple[int, int],
+        *,
+        box: str = "annotation",
+        padding: float = 0.25,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.boxes = crop_boxes(dataset, box)
+        self.padding = padding if box == "annotation" else 0.0
+        self.images = [read_image(image) for image in dataset.images] if cache else list(dataset.images)
+        if augmentation and augmentation.flip_p > 0 and dataset.skeleton.mirror is None:
+            raise ValueError("flip: the skeleton has no mirror pairs; give them as mirror, or set flip_p to 0")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, index = divmod(item, len(self))
+        image = read_image(self.images[self.dataset.image_index[index]])
+        box = whole_box(image) if self.boxes is None else self.boxes[index]
+        crop = crop_box(box, self.size, self.padding)
+        if self.augmentation is None:
+            return crop.warp(image), *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, epoch, index))))
+        crop = augmented_crop(crop, self.augmentation, generator)
+        pixels = augmented_pixels(crop.warp(image), self.augmentation, generator)
+        return pixels, *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+
+    def batch(self, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items stacked: images (B, H, W, 3), unit_xy (B, K, 2), weight (B, K)."""
+        width, height = self.size
+        keypoints = len(self.dataset.skeleton)
+        images = np.empty((len(items), height, width, 3), np.uint8)
+        unit_xy = np.empty((len(items), keypoints, 2), np.float32)
+        weight = np.empty((len(items), keypoints), np.float32)
+        for row, item in enumerate(items):
+            images[row], unit_xy[row], weight[row] = self[item]
+        return images, unit_xy, weight
+
+    def mean_shape(self) -> np.ndarray:
+        """(K, 2) float32: mean unit coordinates of the labelled points without augmentation.
+
+        0.5 for a keypoint that is never labelled.
+        """
+        total = np.zeros((len(self.dataset.skeleton), 2))
+        count = np.zeros((len(self.dataset.skeleton), 1))
+        sizes: dict[int, np.ndarray] = {}
+        for index in range(len(self)):
+            if self.boxes is None:
+                image = int(self.dataset.image_index[index])
+                if image not in sizes:
+                    sizes[image] = whole_box(read_image(self.images[image]))
+                box = sizes[image]
+            else:
+                box = self.boxes[index]
+            crop = crop_box(box, self.size, self.padding)
+            unit_xy, weight = targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+            total += np.where(weight[:, None] > 0, unit_xy, 0)
+            count += weight[:, None] > 0
+        return np.where(count > 0, total / np.maximum(count, 1), 0.5).astype(np.float32)
+
+
+def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
+    """(N, 4) boxes to crop around, or None for whole images.
+
+    Raises ValueError where an object has no box, or where whole images are asked for and an image holds several objects.
+    """
+    if box == "image":
+        crowded = int((np.bincount(dataset.image_index) > 1).sum())
+        if crowded:
+            raise ValueError(
+                f"{dataset.name}: {crowded} images hold more than one object, and --box image gives one object an image; "
+                "use --box annotation"
+            )
+        return None
+    missing = int((~np.isfinite(dataset.box).all(axis=1)).sum())
+    if missing:
+        raise ValueError(f"{dataset.name}: {missing} of {len(dataset)} objects have no box; use --box image")
+    return dataset.box
+
+
+def targets(crop: Crop, xy: np.ndarray, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (K, 2) image px -> unit_xy (K, 2) float32 in the order a flip gives, weight (K,) float32."""
+    unit_xy = crop.to_unit(xy)
+    if crop.mirrored:
+        unit_xy = unit_xy[list(skeleton.mirror or ())]
+    inside = ((unit_xy >= 0) & (unit_xy <= 1)).all(axis=1)  # NaN compares false
+    return unit_xy.astype(np.float32), inside.astype(np.float32)
+
+
+def augmented_crop(crop: Crop, augmentation: Augmentation, generator: np.random.Generator) -> Crop:
+    """The crop with a random rotation, scale, aspect, shift and flip composed into its matrix.
+
+    Every draw is made whether it is used or not, so that changing one range leaves the other draws as they were.
+    """
+    a = augmentation
+    uniform = generator.uniform(-1, 1, 5).tolist()
+    chance = generator.uniform(0, 1, 5).tolist()
+    angle = math.radians(a.rotate) * uniform[0] if chance[0] < a.rotate_p else 0.0
+    scale = (1 + a.scale) ** uniform[1] if chance[1] < a.scale_p else 1.0
+    stretch = (1 + a.aspect) ** (uniform[2] / 2) if chance[2] < a.aspect_p else 1.0
+    shift_x, shift_y = (a.shift * uniform[3], a.shift * uniform[4]) if chance[3] < a.shift_p else (0.0, 0.0)
+    flip = chance[4] < a.flip_p
+    width, height = crop.size
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    linear = np.array([[cos * stretch, -sin / stretch], [sin * stretch, cos / stretch]])
+    centre = np.array([width / 2, height / 2])
+    moved = centre + (shift_x * width, shift_y * height)
+    matrix = np.column_stack([linear, moved - linear @ centre])
+    if flip:
+        matrix = compose(np.array([[-1.0, 0, width], [0, 1, 0]]), matrix)
+    return crop.then(matrix, mirrored=flip)
+
+
+def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: np.random.Generator) -> np.ndarray:
+    """The uint8 (H, W, 3) crop with random photometric changes: occlusion, colour, blur, noise, JPEG, in this order."""
+    a = augmentation
+    chance = generator.uniform(0, 1, 9).tolist()
+    uniform = generator.uniform(-1, 1, 7).tolist()
+    if chance[0] < a.occlude_p:
+        image = _occluded(image, a.occlude, generator)
+    gain = (1 + a.contrast) ** uniform[0] if chance[1] < a.contrast_p else 1.0
+    offset = 255 * a.brightness * uniform[1] if chance[2] < a.brightness_p else 0.0
+    saturation = 1 + a.saturation * uniform[2] if chance[3] < a.saturation_p else 1.0
+    hue = math.radians(a.hue) * uniform[3] if chance[4] < a.hue_p else 0.0
+    if chance[5] < a.grey_p:
+        saturation = 0.0
+    if saturation != 1.0 or hue != 0.0:
+        matrix = gain * _colour_matrix(saturation, hue)
+        constant = np.full((3, 1), 127.5 * (1 - gain) + offset)
+        image = cv2.transform(image, np.hstack([matrix, constant]))
+    elif gain != 1.0 or offset != 0.0:
+        levels = (np.arange(256) - 127.5) * gain + 127.5 + offset
+        image = cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    if chance[6] < a.blur_p and a.blur > 0:
+        image = cv2.GaussianBlur(image, (0, 0), max(a.blur * abs(uniform[4]), 0.1))
+    if chance[7] < a.noise_p and a.noise > 0:
+        grain = generator.standard_normal(image.shape, np.float32) * (a.noise * abs(uniform[5]))
+        image = cv2.add(image, grain, dtype=cv2.CV_8U)
+    if chance[8] < a.jpeg_p:
+        quality = round(a.jpeg + (100 - a.jpeg) * abs(uniform[6]))
+        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return image
+
+
+def _occluded(image: np.ndarray, largest: float, generator: np.random.Generator) -> np.ndarray:
+    """A rectangle of one colour somewhere over the image."""
+    height, width = image.shape[:2]
+    side_x, side_y, x, y = generator.uniform(0, 1, 4)
+    half_w, half_h = largest * width * side_x / 2, largest * height * side_y / 2
+    left, right = round(x * width - half_w), round(x * width + half_w)
+    top, bottom = round(y * height - half_h), round(y * height + half_h)
+    image = image.copy()
+    image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = generator.integers(0, 256, 3)
+    return image
+
+
+def _colour_matrix(saturation: float, hue: float) -> np.ndarray:
+    """(3, 3): a rotation by `hue` radians about the grey axis, then mixing with grey."""
+    third, root = 1 / 3, math.sqrt(1 / 3)
+    cos, sin = math.cos(hue), math.sin(hue)
+    ring = third * (1 - cos)
+    rotation = np.array(
+        [
+            [cos + ring, ring - root * sin, ring + root * sin],
+            [ring + root * sin, cos + ring, ring - root * sin],
+            [ring - root * sin, ring + root * sin, cos + ring],
+        ]
+    )
+    return (saturation * np.eye(3) + (1 - saturation) * np.tile(GREY, (3, 1))) @ rotation

@@ -1,0 +1,786 @@
+"""The looks of the built-in gauges: dials, needles, lettering, cases, surroundings, light and camera, as paint.
+
+Two coordinate spaces. The dial plane: the pivot is (0, 0), the glass has radius 1, y is down, angles run clockwise
+from +x in radians. The image: continuous px. One homography leads from the first to the second, for the paint and for
+the keypoints alike. Knows nothing of data sets, skeletons, file formats or training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+SUPERSAMPLE = 2  # paint is laid on a canvas this many times finer, then area-averaged
+SHIFT = 5  # fractional bits of the fixed-point coordinates that cv2 draws with
+COARSE = 4  # soft light is painted this many times coarser than the image
+DOWN = math.pi / 2
+
+Colour = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dial:
+    """A make of dial face.
+
+    inks: (face, ink) colour pairs. tick: row of TICKS. rails: arcs along the ticks' outer and inner ends.
+    band: coloured zones, as (outer, inner) share of the tick length; None has none. outside: numerals beyond the ticks.
+    radial: numerals stand on the scale rather than upright. sunburst: strength of a brushed-metal face.
+    """
+
+    inks: tuple[tuple[Colour, Colour], ...]
+    tick: str
+    rails: tuple[bool, bool]
+    band: tuple[float, float] | None = None
+    outside: bool = False
+    radial: bool = False
+    sunburst: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Font:
+    """Lettering. rounds: corner cuttings of the drawn strokes. width, slant, weight: in parts of the height."""
+
+    rounds: int
+    width: float
+    slant: float
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A make of housing. corners: 0 is round, 4 square with soft corners, 8 an octagon. rim: least and most width.
+
+    lobes: highlights around the rim (metal has several, plastic one). gloss: their strength. steps: rings of the rim.
+    """
+
+    corners: int
+    rim: tuple[float, float]
+    lobes: int
+    gloss: float
+    steps: int
+    screws: int
+    colours: tuple[Colour, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The makes that one part of the data is drawn from; no make is in two families."""
+
+    dials: dict[str, Dial]
+    needles: tuple[str, ...]
+    accents: tuple[Colour, ...]
+    fonts: dict[str, Font]
+    units: tuple[str, ...]
+    cases: dict[str, Case]
+    backgrounds: tuple[str, ...]
+    reflections: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gauge:
+    """What is true of one gauge, settled before any paint.
+
+    start, span: radians, clockwise. reading: share of full scale. scale: radius of the outer ends of the ticks.
+    reach: radius of the needle's tip. outline: (P, 2) of the case. All of them on the dial plane.
+    matrix: (3, 3) homography, dial plane -> continuous image px. size: side of the square image in px.
+    """
+
+    start: float
+    span: float
+    reading: float
+    scale: float
+    reach: float
+    case: str
+    dial: str
+    outline: np.ndarray
+    matrix: np.ndarray
+    size: int
+
+    def angle(self, fraction: float | np.ndarray) -> float | np.ndarray:
+        """The dial-plane angle of a share of full scale."""
+        return self.start + fraction * self.span
+
+    def points(self) -> np.ndarray:
+        """Centre, needle tip, scale start, scale end as (4, 2) continuous image px."""
+        ends = polar(self.scale, np.array([self.angle(0), self.angle(1)]))
+        tip = polar(self.reach, self.angle(self.reading))
+        return project(self.matrix, np.stack([np.zeros(2), tip, *ends]))
+
+    def box(self) -> np.ndarray:
+        """The case's bounding box (4,) xyxy px."""
+        outline = project(self.matrix, self.outline)
+        return np.concatenate([outline.min(axis=0), outline.max(axis=0)])
+
+
+# --- tables: what there is -------------------------------------------------------------------------------------------
+
+# A tick's outline: x from the outer end (0) to the inner end (1), y in half widths.
+TICKS: dict[str, tuple[tuple[float, float], ...]] = {
+    "bar": ((0, -1), (1, -1), (1, 1), (0, 1)),
+    "wedge": ((0, -1.3), (1, -0.3), (1, 0.3), (0, 1.3)),
+    "peg": ((0, -1.2), (0.65, -1.2), (1, 0), (0.65, 1.2), (0, 1.2)),
+    "diamond": ((0, 0), (0.5, -1.7), (1, 0), (0.5, 1.7)),
+    "spike": ((0, -0.5), (1, -1.4), (1, 1.4), (0, 0.5)),
+    "tee": ((0, -2), (0.3, -2), (0.3, -0.8), (1, -0.8), (1, 0.8), (0.3, 0.8), (0.3, 2), (0, 2)),
+}
+
+# One half of a needle's outline: x from the tip (1) past the pivot (0) to the tail, y in half widths.
+NEEDLES: dict[str, tuple[tuple[float, float], ...]] = {
+    "taper": ((1, 0.15), (0, 1), (-0.26, 1.3)),
+    "baton": ((1, 0.7), (-0.2, 0.7)),
+    "lance": ((1, 0.1), (0.8, 1.1), (0.76, 0.4), (0, 0.6), (-0.24, 1)),
+    "arrow": ((1, 0.1), (0.74, 1.9), (0.78, 0.45), (-0.1, 0.45), (-0.12, 1.6), (-0.28, 1.6)),
+    "rod": ((1, 0.4), (-0.14, 0.4), (-0.16, 1.5), (-0.2, 2.1), (-0.26, 2.1), (-0.3, 1.5), (-0.31, 0.3)),
+    "leaf": ((1, 0.1), (0.8, 0.8), (0.5, 1.35), (0.15, 0.5), (-0.22, 0.7)),
+    "sword": ((1, 0.1), (0.86, 0.8), (0, 1), (-0.06, 0.45), (-0.3, 0.45)),
+    "spade": ((1, 0.1), (0.88, 0.4), (0.8, 1.5), (0.7, 1.7), (0.62, 0.45), (-0.16, 0.5), (-0.26, 1.3), (-0.3, 0.3)),
+    "stepped": ((1, 0.35), (0.6, 0.35), (0.56, 1), (-0.16, 1), (-0.27, 0.5)),
+}
+
+# Strokes on a grid 4 wide and 6 high, "xy" pairs from the top left; "/" lifts the pen.
+GLYPHS: dict[str, str] = {
+    "0": "20 30 41 45 36 16 05 01 10 20",
+    "1": "11 20 26",
+    "2": "01 10 30 41 42 06 46",
+    "3": "01 10 30 41 42 33 23/23 33 44 45 36 16 05",
+    "4": "36 30 04 44",
+    "5": "40 00 03 12 32 43 45 36 16 05",
+    "6": "40 20 02 05 16 36 45 43 32 12 03",
+    "7": "00 40 16",
+    "8": "23 13 02 01 10 30 41 42 33 23/23 13 04 05 16 36 45 44 33 23",
+    "9": "06 26 44 41 30 10 01 03 14 34 43",
+    ".": "15 16",
+    "-": "03 33",
+    "A": "06 20 46/14 34",
+    "B": "03 33 42 41 30 00 06 36 45 44 33",
+    "C": "41 30 10 01 05 16 36 45",
+    "H": "00 06/40 46/03 43",
+    "I": "20 26",
+    "K": "00 06/40 03 46",
+    "M": "06 00 23 40 46",
+    "P": "06 00 30 41 42 33 03",
+    "R": "06 00 30 41 42 33 03/23 46",
+    "S": "41 30 10 01 02 13 33 44 45 36 16 05",
+    "V": "00 26 40",
+    "Z": "00 40 06 46",
+}
+
+WHITE, BLACK = (238, 238, 234), (24, 24, 26)
+ZONES: tuple[Colour, ...] = ((58, 150, 72), (228, 186, 40), (204, 48, 40))
+GAP = 0.32  # between two letters, in heights
+STEPS = (0.1, 0.2, 0.5, 1, 2, 4, 5, 10, 20, 25, 50, 100)  # value between two numerals
+
+
+# --- geometry --------------------------------------------------------------------------------------------------------
+
+
+def polar(radius: float | np.ndarray, angle: float | np.ndarray) -> np.ndarray:
+    """Dial-plane points (..., 2) at a radius and a clockwise angle."""
+    return np.stack(np.broadcast_arrays(radius * np.cos(angle), radius * np.sin(angle)), axis=-1)
+
+
+def project(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Points (..., 2) through a (3, 3) homography."""
+    moved = xy @ matrix[:, :2].T + matrix[:, 2]
+    return moved[..., :2] / moved[..., 2:]
+
+
+def around(count: int) -> np.ndarray:
+    """`count` angles once around."""
+    return np.arange(count) * (2 * math.pi / count)
+
+
+def outline_radius(corners: int, angle: np.ndarray) -> np.ndarray:
+    """The radius of a case of that many corners whose sides touch the unit circle."""
+    if corners == 0:
+        return np.ones_like(angle)
+    if corners == 4:
+        return (np.abs(np.cos(angle)) ** 9 + np.abs(np.sin(angle)) ** 9) ** (-1 / 9)
+    side = 2 * math.pi / corners
+    return 1 / np.cos((angle + side / 2) % side - side / 2)
+
+
+def view(generator: np.random.Generator, outline: np.ndarray, size: int) -> np.ndarray:
+    """A homography (3, 3), dial plane -> image px, that keeps the whole outline in the image.
+
+    Tilt is up to 22 degrees about any axis, roll up to 28; the case takes 58 to 96 % of the image.
+    """
+    tilt, axis = math.radians(22) * generator.random(), generator.uniform(0, 2 * math.pi)
+    roll, distance = math.radians(generator.uniform(-28, 28)), generator.uniform(4, 9)
+
+    def turn(angle: float) -> np.ndarray:
+        c, s = math.cos(angle), math.sin(angle)
+        return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+    lean = np.array([[math.cos(tilt), 0, 0], [0, 1, 0], [math.sin(tilt) / distance, 0, 1]])
+    matrix = turn(roll) @ turn(axis) @ lean @ turn(-axis)
+    seen = project(matrix, outline)
+    least, most = seen.min(axis=0), seen.max(axis=0)
+    zoom = size * generator.uniform(0.58, 0.96) / float((most - least).max())
+    shift = generator.random(2) * (size - zoom * (most - least)) - zoom * least
+    return np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]]) @ matrix
+
+
+def plan(generator: np.random.Generator, family: Family, size: int) -> Gauge:
+    """One gauge of the family: its scale, its reading and where it stands in the image; nothing painted yet."""
+    case, dial = str(generator.choice(list(family.cases))), str(generator.choice(list(family.dials)))
+    corners, rim = family.cases[case].corners, generator.uniform(*family.cases[case].rim)
+    angles = around(96)
+    outline = polar((1 + rim) * outline_radius(corners, angles), angles)
+    span = math.radians(generator.uniform(180, 300))
+    scale = generator.uniform(0.62, 0.72) if family.dials[dial].outside else generator.uniform(0.76, 0.94)
+    return Gauge(
+        start=DOWN + (2 * math.pi - span) / 2 + math.radians(generator.uniform(-8, 8)),
+        span=span,
+        reading=generator.random(),
+        scale=scale,
+        reach=scale * generator.uniform(0.78, 1.02),
+        case=case,
+        dial=dial,
+        outline=outline,
+        matrix=view(generator, outline, size),
+        size=size,
+    )
+
+
+# --- paint -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Pixels that are painted in place, and the (3, 3) matrix dial plane -> their continuous px."""
+
+    pixels: np.ndarray
+    matrix: np.ndarray
+
+    def fixed(self, shapes: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Dial-plane shapes, each (P, 2), as cv2's fixed-point pixel indices: centres from 0, hence the half."""
+        indexed = np.round((project(self.matrix, np.concatenate(shapes)) - 0.5) * 2**SHIFT).astype(np.int32)
+        ends = itertools.accumulate(len(shape) for shape in shapes)
+        return [indexed[end - len(shape) : end] for shape, end in zip(shapes, ends, strict=True)]
+
+
+def canvas_of(pixels: np.ndarray, matrix: np.ndarray, factor: float) -> Canvas:
+    """A canvas `factor` times the image that `matrix` leads to."""
+    return Canvas(pixels, np.diag([factor, factor, 1]) @ matrix)
+
+
+def fill(canvas: Canvas, polygons: Sequence[np.ndarray] | np.ndarray, colour: Colour | float) -> None:
+    """Fill polygons (P, 2); where two overlap there is a hole, so a ring is two outlines."""
+    cv2.fillPoly(canvas.pixels, canvas.fixed(polygons), colour, cv2.LINE_AA, SHIFT)
+
+
+def stroke(canvas: Canvas, lines: Sequence[np.ndarray], width: float, colour: Colour) -> None:
+    """Draw open lines (P, 2) of a dial-plane width."""
+    scale = math.sqrt(abs(np.linalg.det(canvas.matrix[:2, :2])))
+    thickness = max(1, round(width * scale))
+    cv2.polylines(canvas.pixels, canvas.fixed(lines), False, colour, thickness, cv2.LINE_AA, SHIFT)
+
+
+def fan(canvas: Canvas, inner: np.ndarray, outer: np.ndarray, colours: np.ndarray) -> None:
+    """Paint the ring between two outlines (P, 2) with one colour a sector, colours (P, 3)."""
+    inner, outer = canvas.fixed([inner, outer])
+    quads = np.stack([inner, outer, np.roll(outer, -1, axis=0), np.roll(inner, -1, axis=0)], axis=1)
+    for quad, colour in zip(quads, colours.tolist(), strict=True):
+        cv2.fillConvexPoly(canvas.pixels, quad, colour, cv2.LINE_AA, SHIFT)
+
+
+def sector(outer: float, inner: float, start: float, end: float) -> np.ndarray:
+    """The outline (P, 2) of a piece of ring between two angles."""
+    angles = np.linspace(start, end, max(8, int(12 * abs(end - start))))
+    return np.concatenate([polar(outer, angles), polar(inner, angles[::-1])])
+
+
+def shaded(colour: Colour, light: float | np.ndarray) -> np.ndarray:
+    """Colour (3,) or (P, 3): darkened below 1, blended to white above it."""
+    light = np.asarray(light, np.float64)[..., None]
+    base = np.asarray(colour, np.float64)
+    return np.where(light <= 1, base * light, base + (255 - base) * (np.minimum(light, 2) - 1))
+
+
+def pick(generator: np.random.Generator, options: Sequence[Colour], spread: float = 12) -> Colour:
+    """One of the colours, a little off, in lightness more than in hue."""
+    base = np.asarray(options[generator.integers(len(options))], np.float64)
+    shift = generator.normal(0, spread) + generator.normal(0, spread / 3, 3)
+    return tuple(np.clip(base + shift, 4, 251).tolist())
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """How far apart two colours are to the eye, in grey levels (Rec. 601 weights) plus a share of the hue."""
+    difference = np.asarray(one, np.float64) - np.asarray(other, np.float64)
+    return abs(float(difference @ (0.299, 0.587, 0.114))) + 0.25 * float(np.ptp(difference))
+
+
+# --- lettering -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def glyph(character: str, font: Font) -> tuple[np.ndarray, ...]:
+    """A character's strokes, each (P, 2): height 1 about y = 0, x from 0 to the font's width."""
+    strokes = []
+    for line in GLYPHS[character].split("/"):
+        xy = np.array([(int(pair[0]), int(pair[1])) for pair in line.split()], np.float64)
+        for _ in range(font.rounds):  # Chaikin's corner cutting; the ends stay
+            cut = np.stack([0.75 * xy[:-1] + 0.25 * xy[1:], 0.25 * xy[:-1] + 0.75 * xy[1:]], axis=1).reshape(-1, 2)
+            xy = np.concatenate([xy[:1], cut, xy[-1:]])
+        x, y = xy[:, 0] / 4 * font.width, xy[:, 1] / 6 - 0.5
+        strokes.append(np.stack([x - font.slant * y, y], axis=1))
+    return tuple(strokes)
+
+
+def lettering(text: str, font: Font, height: float, at: np.ndarray, turn: float = 0.0) -> list[np.ndarray]:
+    """The strokes of a text centred at a dial-plane point, turned clockwise by radians."""
+    advance = font.width + GAP
+    origin = -(len(text) * advance - GAP) / 2
+    c, s = math.cos(turn), math.sin(turn)
+    rotation = np.array([[c, s], [-s, c]]) * height
+    return [
+        (line + np.array([origin + place * advance, 0])) @ rotation + at
+        for place, character in enumerate(text)
+        for line in glyph(character, font)
+    ]
+
+
+# --- surroundings: uint8 (size, size, 3) -----------------------------------------------------------------------------
+
+
+def noise(generator: np.random.Generator, size: int, cells: tuple[int, int]) -> np.ndarray:
+    """Smooth noise (size, size) float32 within about +-1, of (across, down) cells."""
+    grid = generator.uniform(-1, 1, (cells[1], cells[0])).astype(np.float32)
+    return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def drab(generator: np.random.Generator) -> np.ndarray:
+    """A colour (3,) as walls and machines have it."""
+    grey = generator.uniform(35, 205)
+    return np.clip(grey * (1 + generator.uniform(0, 0.2) * generator.normal(0, 1, 3)), 8, 247)
+
+
+def modulated(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """A colour (3,) times a light map (H, W), as pixels."""
+    return cv2.convertScaleAbs(cv2.merge([light * np.float32(c) for c in colour]))
+
+
+def plaster(generator: np.random.Generator, size: int) -> np.ndarray:
+    light = 1 + 0.2 * noise(generator, size, (3, 3)) + 0.07 * noise(generator, size, (24, 24))
+    return modulated(drab(generator), light + 0.05 * noise(generator, size, (90, 90)))
+
+
+def planks(generator: np.random.Generator, size: int) -> np.ndarray:
+    count = int(generator.integers(3, 9))
+    light = 1 + 0.12 * noise(generator, size, (50, 3)) + 0.06 * noise(generator, size, (110, 5))
+    across = np.arange(size) * count / size
+    light = light * (0.8 + 0.4 * generator.random(count + 1, np.float32))[across.astype(int)]
+    light[:, across % 1 < 0.035] *= 0.4
+    warm = np.array([1.15, 0.95, 0.72]) * generator.uniform(70, 190)
+    return modulated(warm, light if generator.random() < 0.5 else light.T)
+
+
+def machinery(generator: np.random.Generator, size: int) -> np.ndarray:
+    pixels = plaster(generator, size)
+    for _ in range(int(generator.integers(6, 18))):
+        x, y = generator.integers(-size // 4, size, 2).tolist()
+        w, h = generator.integers(size // 12, size // 2, 2).tolist()
+        colour = drab(generator)
+        cv2.rectangle(pixels, (x + 2, y + 3), (x + w + 3, y + h + 4), (colour * 0.3).tolist(), -1)
+        cv2.rectangle(pixels, (x, y), (x + w, y + h), colour.tolist(), -1)
+        cv2.line(pixels, (x, y), (x + w, y), shaded(tuple(colour), 1.35).tolist(), 1)
+    return pixels
+
+
+def pipes(generator: np.random.Generator, size: int) -> np.ndarray:
+    pixels = plaster(generator, size).astype(np.float32)
+    for _ in range(int(generator.integers(2, 6))):
+        width = int(generator.integers(size // 14, size // 4))
+        left = int(generator.integers(-width // 2, size - width // 2))
+        profile = np.sin(np.linspace(0.15, math.pi - 0.05, width)) ** 0.8 * 0.95 + 0.12
+        profile[int(width * 0.3) : int(width * 0.42)] *= generator.uniform(1.0, 1.5)
+        first, last = max(left, 0), min(left + width, size)
+        pixels[:, first:last] = profile[first - left : last - left, None] * drab(generator)
+        pixels[:, last : last + width // 4] *= 0.6
+    pixels = cv2.convertScaleAbs(pixels)
+    return pixels if generator.random() < 0.5 else np.ascontiguousarray(pixels.swapaxes(0, 1))
+
+
+def tiles(generator: np.random.Generator, size: int) -> np.ndarray:
+    rows = int(generator.integers(3, 9))
+    columns = rows if generator.random() < 0.5 else max(2, rows // 2)
+    y, x = np.arange(size) * rows / size, np.arange(size) * columns / size
+    x = x[None] + 0.5 * (y.astype(int)[:, None] % 2) * (columns != rows)
+    y = np.broadcast_to(y[:, None], x.shape) if x.shape[0] == size else y[:, None] + 0 * x
+    x = np.broadcast_to(x, (size, size))
+    shades = 1 + generator.uniform(0.02, 0.15) * generator.uniform(-1, 1, (rows, columns + 1))
+    light = shades[y.astype(int), x.astype(int)].astype(np.float32)
+    joint = (x % 1 < 0.04) | (y % 1 < 0.05)
+    light = np.where(joint, np.float32(generator.uniform(0.45, 1.3)), light)
+    return modulated(drab(generator), light * (1 + 0.15 * noise(generator, size, (3, 3))))
+
+
+def treadplate(generator: np.random.Generator, size: int) -> np.ndarray:
+    pixels = plaster(generator, size)
+    pitch = size / generator.uniform(7, 14)
+    base = pixels.mean(axis=(0, 1))
+    rows = int(size / pitch) + 2
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(rows)), axis=-1).reshape(-1, 2)
+    lean = np.where((grid.sum(axis=1) % 2)[:, None] == 0, [[0.34, 0.34]], [[0.34, -0.34]])
+    for offset, light in ((0.12, 0.55), (0.0, 1.4)):
+        ends = np.stack([grid - lean + offset, grid + lean + offset], axis=1) * pitch
+        lines = list(np.round(ends * 2**SHIFT).astype(np.int32))
+        colour = shaded(tuple(base), light).tolist()
+        cv2.polylines(pixels, lines, False, colour, max(2, int(pitch / 7)), cv2.LINE_AA, SHIFT)
+    return pixels
+
+
+def cables(generator: np.random.Generator, size: int) -> np.ndarray:
+    pixels = plaster(generator, size)
+    along = np.linspace(-0.1, 1.1, 24) * size
+    for _ in range(int(generator.integers(3, 10))):
+        bend = generator.normal(0, 0.12 * size, 3)
+        across = generator.uniform(0, size) + bend[0] * np.sin(along / size * math.pi * generator.uniform(0.5, 2.5))
+        across = across + bend[1] * along / size
+        line = np.stack([along, across] if generator.random() < 0.5 else [across, along], axis=1)
+        colour, width = drab(generator), int(generator.integers(max(2, size // 60), max(3, size // 18)))
+        for offset, light, thickness in ((width * 0.3, 0.25, width + 2), (0, 1.0, width), (-width * 0.25, 1.45, 1)):
+            fixed = np.round((line + offset) * 2**SHIFT).astype(np.int32)
+            paint = shaded(tuple(colour), light).tolist()
+            cv2.polylines(pixels, [fixed], False, paint, thickness, cv2.LINE_AA, SHIFT)
+    return pixels
+
+
+def lights(generator: np.random.Generator, size: int) -> np.ndarray:
+    pixels = modulated(drab(generator) * 0.45, 1 + 0.3 * noise(generator, size, (4, 4)))
+    for _ in range(int(generator.integers(8, 26))):
+        place = generator.integers(0, size, 2).tolist()
+        radius = int(generator.integers(max(2, size // 50), max(3, size // 9)))
+        layer = cv2.circle(np.zeros_like(pixels), place, radius, (drab(generator) * 0.7).tolist(), -1, cv2.LINE_AA)
+        pixels = cv2.add(pixels, layer)
+    return cv2.GaussianBlur(pixels, (0, 0), size / 90)
+
+
+BACKGROUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "plaster": plaster,
+    "planks": planks,
+    "machinery": machinery,
+    "pipes": pipes,
+    "tiles": tiles,
+    "treadplate": treadplate,
+    "cables": cables,
+    "lights": lights,
+}
+
+
+# --- reflections on the glass: polygons on the dial plane ------------------------------------------------------------
+
+
+def streak(generator: np.random.Generator) -> list[np.ndarray]:
+    at, width = generator.uniform(-0.7, 0.7), generator.uniform(0.08, 0.35)
+    return [np.array([(-1.5, at), (1.5, at), (1.5, at + width), (-1.5, at + width)])]
+
+
+def spot(generator: np.random.Generator) -> list[np.ndarray]:
+    shape = polar(1.0, around(24)) * generator.uniform(0.08, 0.3, 2)
+    return [shape + polar(generator.uniform(0.2, 0.8), generator.uniform(0, 7))]
+
+
+def window(generator: np.random.Generator) -> list[np.ndarray]:
+    pane = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * generator.uniform(0.14, 0.28, 2)
+    corner, gap = generator.uniform(-0.6, 0.1, 2), 1.12 * pane[2]
+    return [pane + corner + gap * step for step in ((0, 0), (1, 0), (0, 1), (1, 1))]
+
+
+def crescent(generator: np.random.Generator) -> list[np.ndarray]:
+    middle = generator.uniform(0, 2 * math.pi)
+    return [sector(0.96, generator.uniform(0.6, 0.85), middle - 0.7, middle + 0.7)]
+
+
+REFLECTIONS: dict[str, Callable[[np.random.Generator], list[np.ndarray]]] = {
+    "streak": streak,
+    "spot": spot,
+    "window": window,
+    "crescent": crescent,
+}
+
+
+# --- the families ----------------------------------------------------------------------------------------------------
+
+FAMILIES: dict[str, Family] = {
+    "train": Family(
+        dials={
+            "pressure": Dial((((236, 236, 230), BLACK), ((250, 248, 240), (16, 24, 70))), "bar", (False, False)),
+            "railway": Dial((((233, 222, 190), (50, 36, 26)), ((226, 226, 220), BLACK)), "bar", (True, True)),
+            "dashboard": Dial((((28, 28, 30), WHITE), ((22, 30, 56), WHITE)), "wedge", (False, False), radial=True),
+            "process": Dial((((205, 208, 210), BLACK), ((240, 240, 236), BLACK)), "peg", (True, False), (0.0, 0.55)),
+            "cockpit": Dial((((40, 42, 44), (240, 236, 214)), ((18, 18, 20), WHITE)), "bar", (False, True), (1.0, 1.5)),
+        },
+        needles=("taper", "baton", "lance", "arrow", "rod"),
+        accents=((200, 36, 30), (232, 112, 28), (20, 20, 22), (240, 240, 236)),
+        fonts={
+            "plain": Font(2, 0.56, 0.0, 0.13),
+            "bold": Font(2, 0.6, 0.0, 0.2),
+            "narrow": Font(2, 0.4, 0.0, 0.14),
+            "stencil": Font(0, 0.58, 0.0, 0.15),
+        },
+        units=("BAR", "PSI", "KPA", "V", "A"),
+        cases={
+            "chrome": Case(0, (0.07, 0.16), 4, 0.6, 1, 0, ((170, 174, 178),)),
+            "brass": Case(0, (0.08, 0.2), 3, 0.45, 1, 0, ((176, 136, 62),)),
+            "plastic": Case(0, (0.06, 0.18), 1, 0.25, 1, 0, ((34, 34, 36), (70, 72, 76), (222, 222, 218))),
+            "flange": Case(0, (0.28, 0.38), 1, 0.2, 2, 3, ((48, 50, 54), (120, 124, 128), (38, 62, 92))),
+            "panel": Case(4, (0.06, 0.14), 1, 0.15, 1, 4, ((30, 30, 32), (196, 196, 190), (92, 98, 102))),
+        },
+        backgrounds=("plaster", "planks", "machinery", "pipes"),
+        reflections=("streak", "spot"),
+    ),
+    "test": Family(
+        dials={
+            "marine": Dial(
+                (((30, 62, 50), (236, 226, 190)), ((70, 26, 30), (240, 232, 214))), "diamond", (True, False)
+            ),
+            "meter": Dial(
+                (((186, 192, 200), (20, 30, 84)), ((208, 198, 176), (40, 20, 20))),
+                "spike",
+                (False, True),
+                sunburst=0.14,
+            ),
+            "signal": Dial(
+                (((52, 54, 60), (240, 204, 60)), ((214, 226, 206), (18, 44, 30))), "tee", (False, False), (0.35, 1.0)
+            ),
+            "outer": Dial(
+                (((244, 232, 232), (60, 20, 40)), ((16, 38, 44), (196, 236, 236))), "spike", (False, True), outside=True
+            ),
+        },
+        needles=("leaf", "sword", "spade", "stepped"),
+        accents=((140, 16, 40), (24, 60, 160), (246, 214, 60), (30, 26, 40), (226, 244, 240)),
+        fonts={
+            "italic": Font(2, 0.54, 0.24, 0.14),
+            "wide": Font(1, 0.78, 0.0, 0.12),
+            "poster": Font(1, 0.5, 0.1, 0.22),
+        },
+        units=("MPA", "HZ", "C"),
+        cases={
+            "octagon": Case(8, (0.1, 0.2), 1, 0.25, 1, 8, ((62, 66, 60), (150, 150, 146))),
+            "stepped": Case(0, (0.14, 0.26), 6, 0.5, 3, 0, ((150, 150, 156), (186, 158, 132))),
+            "enamel": Case(0, (0.1, 0.24), 2, 0.4, 2, 0, ((150, 28, 32), (30, 74, 150), (36, 104, 62))),
+        },
+        backgrounds=("tiles", "treadplate", "cables", "lights"),
+        reflections=("window", "crescent"),
+    ),
+}
+
+
+# --- the layers of one picture, back to front ------------------------------------------------------------------------
+
+
+def paint(generator: np.random.Generator, family: Family, gauge: Gauge) -> np.ndarray:
+    """The picture of a gauge: uint8 (size, size, 3) RGB."""
+    dial, case = family.dials[gauge.dial], family.cases[gauge.case]
+    font = family.fonts[str(generator.choice(list(family.fonts)))]
+    size, lit = gauge.size, generator.uniform(0, 2 * math.pi)
+    surroundings = BACKGROUNDS[str(generator.choice(family.backgrounds))](generator, size)
+    fine = (size * SUPERSAMPLE, size * SUPERSAMPLE)
+    canvas = canvas_of(cv2.resize(surroundings, fine), gauge.matrix, SUPERSAMPLE)
+    cast_shadow(canvas, [gauge.outline], polar(generator.uniform(0.02, 0.16), lit + math.pi), 0.06, 0.6)
+    paint_case(generator, canvas, case, gauge, lit)
+    face, ink = dial.inks[generator.integers(len(dial.inks))]
+    face, ink = pick(generator, (face,), 7), pick(generator, (ink,), 7)
+    paint_face(generator, canvas, dial, gauge, (face, ink), font, family.units, lit)
+    paint_needle(generator, canvas, family, gauge, face, lit)
+    pixels = cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA)
+    glass = REFLECTIONS[str(generator.choice(family.reflections))] if generator.random() < 0.55 else None
+    return photograph(generator, light_up(generator, pixels, gauge, glass, lit))
+
+
+def cast_shadow(
+    canvas: Canvas, polygons: Sequence[np.ndarray], offset: np.ndarray, softness: float, depth: float
+) -> None:
+    """Darken the canvas under polygons that stand `offset` away; softness is a dial-plane length."""
+    coarse = SUPERSAMPLE
+    height, width = canvas.pixels.shape[0] // coarse, canvas.pixels.shape[1] // coarse
+    corners = project(np.diag([1 / coarse, 1 / coarse, 1]) @ canvas.matrix, np.concatenate(polygons) + offset)
+    scale = math.sqrt(abs(np.linalg.det(canvas.matrix[:2, :2]))) / coarse
+    sigma = max(0.6, softness * scale)
+    left, top = np.clip(np.floor(corners.min(axis=0) - 3 * sigma), 0, [width - 1, height - 1]).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(axis=0) + 3 * sigma), [left + 1, top + 1], [width, height]).astype(int)
+    mask = np.zeros((bottom - top, right - left), np.uint8)
+    move = np.array([[1 / coarse, 0, -left], [0, 1 / coarse, -top], [0, 0, 1]])
+    fill(Canvas(mask, move @ canvas.matrix), [polygon + offset for polygon in polygons], 255 * depth)
+    mask = 255 - cv2.GaussianBlur(mask, (0, 0), sigma)
+    region = canvas.pixels[top * coarse : bottom * coarse, left * coarse : right * coarse]
+    mask = cv2.resize(mask, (region.shape[1], region.shape[0]))
+    cv2.multiply(region, cv2.merge([mask, mask, mask]), region, 1 / 255)
+
+
+def paint_case(generator: np.random.Generator, canvas: Canvas, case: Case, gauge: Gauge, lit: float) -> None:
+    """The housing: its rings, each lit in its own way, and its screws."""
+    colour = pick(generator, case.colours)
+    angles = around(len(gauge.outline))
+    rim = np.linspace(0, 1, case.steps + 1)
+    glass = polar(1.0, angles)
+    fill(canvas, [gauge.outline], colour)
+    for step in range(case.steps, 0, -1):
+        outer = glass + rim[step] * (gauge.outline - glass)
+        inner = glass + rim[step - 1] * (gauge.outline - glass)
+        phase = lit + generator.uniform(-0.5, 0.5) + math.pi * (step % 2)
+        lobes = np.cos(angles - phase) * (0.5 if case.lobes > 1 else 1)
+        lobes = lobes + (np.cos(case.lobes * (angles - phase)) * 0.8 if case.lobes > 1 else 0)
+        fan(canvas, inner, outer, shaded(colour, 1 + case.gloss * lobes))
+        fill(canvas, [outer, outer * 0.992], shaded(colour, 0.45).tolist())
+    if case.screws:
+        places = around(case.screws) + math.pi / (case.screws if case.screws != 3 else 2)
+        reach = np.hypot(*gauge.outline.T)[np.round(places / (2 * math.pi) * len(angles)).astype(int) % len(angles)]
+        for place, radius in zip(places, reach, strict=True):
+            at, width = polar((1 + float(radius)) / 2 + 0.01, place), 0.22 * (float(radius) - 1) + 0.008
+            fill(canvas, [polar(width * 1.25, around(16)) + at], shaded(colour, 0.35).tolist())
+            fill(canvas, [polar(width, around(16)) + at], shaded((150, 150, 150), generator.uniform(0.7, 1.3)).tolist())
+            slot = polar(width, generator.uniform(0, 3))
+            stroke(canvas, [np.stack([at - slot, at + slot])], width * 0.3, (50, 50, 50))
+
+
+def paint_face(
+    generator: np.random.Generator,
+    canvas: Canvas,
+    dial: Dial,
+    gauge: Gauge,
+    colours: tuple[Colour, Colour],
+    font: Font,
+    units: tuple[str, ...],
+    lit: float,
+) -> None:
+    """The dial: face, coloured zones, rails, ticks, numerals and unit."""
+    face, ink = colours
+    angles = around(72)
+    fill(canvas, [polar(1.0, angles)], face)
+    if dial.sunburst:
+        rays = 1 + dial.sunburst * (np.cos(2 * (angles - lit)) + 0.25 * generator.normal(0, 1, len(angles)))
+        fan(canvas, np.zeros((72, 2)), polar(1.0, angles), shaded(face, rays))
+    fill(canvas, [polar(1.0, angles), polar(0.975, angles)], shaded(face, 0.55).tolist())
+
+    long = generator.uniform(0.09, 0.15)
+    width = generator.uniform(0.010, 0.020)
+    if dial.band:
+        edges = np.sort(np.concatenate([[0, 1], generator.uniform(0.2, 0.95, 2)]))
+        zones = ZONES if generator.random() < 0.7 else ZONES[::-1]
+        outer, inner = (gauge.scale - long * share for share in dial.band)
+        for zone, low, high in zip(zones, edges[:-1], edges[1:], strict=True):
+            fill(canvas, [sector(outer, inner, gauge.angle(low), gauge.angle(high))], pick(generator, (zone,)))
+    for drawn, radius in zip(dial.rails, (gauge.scale, gauge.scale - long), strict=True):
+        if drawn:
+            arc = sector(radius, radius - 0.8 * width, gauge.start, gauge.angle(1))
+            fill(canvas, [arc], ink)
+
+    majors, parts = int(generator.integers(4, 12)), int(generator.choice([1, 2, 4, 5]))
+    parts = min(parts, max(1, int(60 * gauge.span / (2 * math.pi) / majors)))
+    marks = np.arange(majors * parts + 1)
+    major = marks % parts == 0
+    directions = gauge.angle(marks / marks[-1])
+    along, across = polar(1.0, directions)[:, None], polar(1.0, directions + math.pi / 2)[:, None]
+    shape = np.array(TICKS[dial.tick], np.float64)
+    lengths = np.where(major, long, long * generator.uniform(0.45, 0.65))[:, None, None]
+    widths = np.where(major, width, width * 0.55)[:, None, None]
+    fill(canvas, (gauge.scale - lengths * shape[:, :1]) * along + widths * shape[:, 1:] * across, ink)
+
+    step = STEPS[generator.integers(len(STEPS))]
+    first = -step * int(generator.integers(1, 3)) if generator.random() < 0.15 else 0
+    texts = [f"{first + step * place:g}" for place in range(majors + 1)]
+    letters = max(len(text) for text in texts) * (font.width + GAP)  # width of the longest, in heights
+    reach = max(0.6, letters / 2)  # from a text's middle to its edge, in heights
+    inner, outer = (gauge.scale + 0.02, 0.96) if dial.outside else (0.2, gauge.scale - long - 0.01)
+    height = min(generator.uniform(0.11, 0.16), (outer - inner) / 2 / reach)
+    radius = inner + reach * height if dial.outside else outer - reach * height
+    room = radius * gauge.span / majors
+    every = math.ceil(height * letters / room)
+    lines: list[np.ndarray] = []
+    for text, direction in list(zip(texts, directions[major].tolist(), strict=True))[::every]:
+        lines += lettering(text, font, height, polar(radius, direction), direction + DOWN if dial.radial else 0.0)
+    unit = units[generator.integers(len(units))]
+    lines += lettering(unit, font, generator.uniform(0.09, 0.14), np.array([0, generator.uniform(0.3, 0.42)]))
+    stroke(canvas, lines, font.weight * height, ink)
+
+
+def paint_needle(
+    generator: np.random.Generator, canvas: Canvas, family: Family, gauge: Gauge, face: Colour, lit: float
+) -> None:
+    """The needle over its shadow, and the hub over both."""
+    colours = [colour for colour in family.accents if contrast(colour, face) > 70]
+    colour = pick(generator, colours, 8)
+    half = np.array(NEEDLES[family.needles[generator.integers(len(family.needles))]], np.float64)
+    half = half * (gauge.reach, generator.uniform(0.022, 0.038))
+    direction = gauge.angle(gauge.reading)
+    frame = np.stack([polar(1.0, direction), polar(1.0, direction + math.pi / 2)])
+    left, right = half @ frame, (half * (1, -1))[::-1] @ frame
+    outline = np.concatenate([left, right])
+    spine = np.stack([half[-1], half[0]]) * (1, 0) @ frame
+    hub = polar(generator.uniform(0.06, 0.13), around(28))
+    raised = polar(generator.uniform(0.01, 0.05), lit + math.pi)
+    cast_shadow(canvas, [outline], raised, 0.015, generator.uniform(0.3, 0.6))
+    cast_shadow(canvas, [hub], raised, 0.02, 0.5)
+    fill(canvas, [outline], colour)
+    fill(canvas, [np.concatenate([left, spine])], shaded(colour, generator.uniform(0.7, 1.3)).tolist())
+    cap = colour if generator.random() < 0.3 else pick(generator, ((30, 30, 32), (170, 172, 176), (184, 148, 80)))
+    fill(canvas, [hub], cap)
+    fan(canvas, 0.55 * hub, 0.92 * hub, shaded(cap, 1 + 0.35 * np.cos(around(28) - lit)))
+    if generator.random() < 0.4:
+        slot = 0.45 * hub[int(generator.integers(28))]
+        stroke(canvas, [np.stack([-slot, slot])], 0.015, shaded(cap, 0.4).tolist())
+
+
+def light_up(
+    generator: np.random.Generator,
+    pixels: np.ndarray,
+    gauge: Gauge,
+    glass: Callable[[np.random.Generator], list[np.ndarray]] | None,
+    lit: float,
+) -> np.ndarray:
+    """The picture (H, W, 3) as float32 under uneven light, with the rim's shadow and a reflection on the glass."""
+    size = gauge.size
+    coarse = -(-size // COARSE)
+    rim = polar(1.0, around(48))
+    masks = [np.zeros((coarse, coarse), np.uint8) for _ in range(3)]
+    inside, sunlit, mirrored = (canvas_of(mask, gauge.matrix, coarse / size) for mask in masks)
+    fill(inside, [rim], 255)
+    fill(sunlit, [rim + polar(generator.uniform(0, 0.16), lit + math.pi)], 255)
+    light = 1 + np.float32(generator.uniform(0, 0.3)) * noise(generator, coarse, (2, 2))
+    shade = np.float32(generator.uniform(0, 0.5) / 255) * cv2.subtract(inside.pixels, sunlit.pixels)
+    light = light * (1 - cv2.GaussianBlur(shade, (0, 0), 1.0))
+    picture = cv2.multiply(pixels, spread(light, size), dtype=cv2.CV_32F)
+    if glass is None:
+        return picture
+    turn = generator.uniform(0, 2 * math.pi)
+    rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    fill(mirrored, [polygon @ rotation for polygon in glass(generator)], 255)
+    gleam = cv2.GaussianBlur(cv2.min(mirrored.pixels, inside.pixels), (0, 0), generator.uniform(0.5, 2.5))
+    gleam = spread(gleam.astype(np.float32) * np.float32(generator.uniform(0.15, 0.65) / 255), size)
+    picture += cv2.multiply(255 - picture, gleam)
+    return picture
+
+
+def spread(light: np.ndarray, size: int) -> np.ndarray:
+    """A coarse map (h, w) float32 over a whole picture, (size, size, 3)."""
+    light = cv2.resize(light, (size, size))
+    return cv2.merge([light, light, light])
+
+
+def photograph(generator: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """What a camera makes of a float32 picture: white balance, contrast, blur, motion, grain; uint8 again."""
+    size = len(picture)
+    gain = generator.uniform(0.7, 1.12) * generator.uniform(0.94, 1.06, 3)
+    level = generator.uniform(0, 26)
+    picture = cv2.transform(picture, np.column_stack([np.diag(gain * (1 - level / 255)), np.full(3, level)]))
+    sigma = generator.uniform(0, 1.1) * size / 192
+    if sigma > 0.35:
+        picture = cv2.GaussianBlur(picture, (0, 0), sigma)
+    if generator.random() < 0.15:
+        length = 2 * int(generator.integers(1, 3)) + 1
+        kernel = np.zeros((length, length), np.float32)
+        reach = polar((length - 1) / 2, generator.uniform(0, math.pi))
+        ends = np.round((length - 1) / 2 + np.stack([-reach, reach])).astype(int).tolist()
+        cv2.line(kernel, ends[0], ends[1], 1.0)
+        picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
+    grain = generator.standard_normal((size, size), np.float32) * np.float32(generator.uniform(0, 7))
+    return cv2.add(picture, cv2.merge([grain, grain, grain]), dtype=cv2.CV_8U)

@@ -1,0 +1,631 @@
+"""How far predicted points are from labelled ones: masked metrics, and the report of a model file on a data set.
+
+The metrics are numpy functions of points, labels and boxes, and know nothing of models; `predict_dataset` and
+`evaluate` go through the shipped predictor. Knows nothing of training, frameworks or how a report is shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from keylite.data.dataset import Dataset, listed
+from keylite.runtime.geometry import Crop, as_boxes, jitter_boxes, whole_box
+from keylite.runtime.images import read_image
+from keylite.runtime.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from keylite.runtime.predictor import Predictor
+
+PCK_AT = (0.05, 0.1, 0.2)
+FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where the AUC ends: the 300-W convention
+DRAWS = 2000  # bootstrap draws: the ends of a 95 % interval then move by about 2 % of its width between seeds
+FEWEST_GROUPS = 5  # below this, groups drawn again say nothing about groups not seen
+CHUNK = 2**20  # drawn group indices held at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The points that a model gives for N objects.
+
+    xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
+    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them.
+    normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', or whole images; never jittered.
+    None takes `boxes`.
+    """
+
+    xy: np.ndarray
+    unit_xy: np.ndarray
+    score: np.ndarray
+    boxes: np.ndarray
+    crops: tuple[Crop, ...]
+    normaliser_boxes: np.ndarray | None = None
+
+
+class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """NME as fractions, over the `count` objects that have a normaliser; interval: 95 % by group, or None."""
+
+    mean: float
+    median: float
+    interval: tuple[float, float] | None
+    normalize: str
+    count: int
+
+
+class PixelReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Distances to the label over labelled points, px of the original image."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    max: float
+
+
+class SignedReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Mean of prediction minus label, px of the original image: a bias common to all points."""
+
+    x: float
+    y: float
+    x_interval: tuple[float, float] | None
+    y_interval: tuple[float, float] | None
+
+
+class KeypointReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One keypoint: NME as a fraction; the rest in px of the original image; None where nothing is labelled."""
+
+    nme: float | None
+    p50: float | None
+    p95: float | None
+    x: float | None
+    y: float | None
+    count: int
+
+
+class DatasetReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which data was measured."""
+
+    name: str
+    fingerprint: str
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model does on a data set; fields are written to JSON as they stand, None as null.
+
+    count: objects. points: labelled points. Rates are fractions. boxes: where the boxes came from.
+    Two reports compare only if `comparable` accepts them.
+    """
+
+    nme: NmeReport
+    failure_rate: float
+    failure_limit: float
+    pck: dict[str, float]
+    auc: float
+    pixel_error: PixelReport
+    signed_error: SignedReport
+    per_keypoint: dict[str, KeypointReport]
+    count: int
+    points: int
+    groups: int
+    oks_ap: float | None
+    boxes: str
+    model_sha256: str | None
+    dataset: DatasetReport
+    engine: str | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> bytes:
+        """The report as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+
+# ---- metrics
+
+
+def point_errors(xy_pred: np.ndarray, xy_true: np.ndarray) -> np.ndarray:
+    """Distances (N, K) px between two (N, K, 2), NaN where `xy_true` carries no label.
+
+    Raises ValueError where a labelled point is predicted as NaN or Inf: a mean that skipped it would flatter the model.
+    """
+    if xy_pred.shape != xy_true.shape or xy_true.ndim != 3 or xy_true.shape[2] != 2:
+        raise ValueError(f"points: expected two arrays of one shape (N, K, 2), got {xy_pred.shape} and {xy_true.shape}")
+    labelled = np.isfinite(xy_true).all(axis=2)
+    lost = labelled & ~np.isfinite(xy_pred).all(axis=2)
+    if lost.any():
+        raise ValueError(
+            f"predictions: expected finite points, got NaN or Inf at {lost.sum()} of {labelled.sum()} labelled points; "
+            "the training diverged, or the model file is damaged"
+        )
+    return np.linalg.norm(np.where(labelled[..., None], xy_pred - xy_true, np.nan), axis=2)
+
+
+def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The length (N,) px that each object's errors are divided by; NaN where its points carry no label.
+
+    text: "36,45" (0-based indices) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
+    "box_side": sqrt(w * h); "100px": a constant. xy_true: (N, K, 2). boxes: (N, 4) xyxy px before padding and jitter.
+    Raises ValueError for any other text, or an unknown keypoint.
+    """
+    sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
+    by_box = {"box_diagonal": lambda: np.hypot(sides[:, 0], sides[:, 1]), "box_side": lambda: np.sqrt(sides.prod(1))}
+    if text in by_box:
+        return by_box[text]()
+    if constant := re.fullmatch(r"(\d+(?:\.\d+)?)px", text):
+        if float(constant.group(1)) == 0:
+            raise ValueError(f"normalize: expected a length above 0, got {text!r}")
+        return np.full(len(xy_true), float(constant.group(1)))
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(
+            "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side or 100px, "
+            f"got {text!r}"
+        )
+    first, second = (_keypoint(part, names) for part in parts)
+    if first == second:
+        raise ValueError(f"normalize: expected two different keypoints, got {text!r}")
+    return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
+
+
+def _keypoint(text: str, names: Sequence[str]) -> int:
+    """The index that a 0-based number or a keypoint name stands for."""
+    index = int(text) if text.isdecimal() else None
+    if text in names:
+        named = list(names).index(text)
+        if index is not None and index != named:
+            raise ValueError(f"normalize: {text!r} is the name of keypoint {named} and the index of another; use names")
+        return named
+    if index is None:
+        near = difflib.get_close_matches(text, names, n=1)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise ValueError(f"normalize: no keypoint is named {text!r}{hint}")
+    if index >= len(names):
+        raise ValueError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {index}")
+    return index
+
+
+def nme_of(errors: np.ndarray, normaliser_px: np.ndarray) -> np.ndarray:
+    """Each object's NME (N,), a fraction: the mean of its labelled errors (N, K) over its normaliser (N,).
+
+    NaN where an object has no labelled point, or its normaliser is NaN or 0.
+    """
+    labelled = np.isfinite(errors)
+    counts = labelled.sum(axis=1)
+    usable = (counts > 0) & (normaliser_px > 0)  # a comparison with NaN is False
+    nme = np.full(len(errors), np.nan)
+    means = np.where(labelled, errors, 0).sum(axis=1)[usable] / counts[usable]
+    nme[usable] = means / normaliser_px[usable]
+    return nme
+
+
+def failure_rate_of(nme: np.ndarray, limit: float = FAILURE_LIMIT) -> float:
+    """The share of objects whose NME (N,) is above `limit`, of those that have one."""
+    return float(np.mean(nme[np.isfinite(nme)] > limit))
+
+
+def auc_of(nme: np.ndarray, limit: float = FAILURE_LIMIT) -> float:
+    """The exact area under the cumulative curve of the NME (N,) from 0 to `limit`, as a fraction: perfect is 1.
+
+    The integral over t of the share with nme <= t is the mean of what each one leaves of the interval.
+    """
+    return float(np.mean(np.maximum(0, 1 - nme[np.isfinite(nme)] / limit)))
+
+
+def pck_of(errors: np.ndarray, normaliser_px: np.ndarray, at: float) -> float:
+    """The share of labelled points with error < `at` * normaliser (strict), over objects that have a normaliser."""
+    counted = np.isfinite(errors) & (normaliser_px > 0)[:, None]
+    return float(np.mean((errors < at * normaliser_px[:, None])[counted]))
+
+
+def group_intervals(
+    sums: np.ndarray, counts: np.ndarray, group_index: np.ndarray, generator: np.random.Generator
+) -> np.ndarray | None:
+    """95 % intervals (D, 2) of sums.sum() / counts.sum() for groups drawn again with replacement.
+
+    sums: (N, D) and counts: (N,) of each object. Whole groups are drawn, since the objects of one subject resemble
+    each other. None with fewer than FEWEST_GROUPS groups that count.
+    """
+    columns = np.column_stack([sums, counts])
+    table = np.column_stack([np.bincount(group_index, column) for column in columns.T])
+    table = table[table[:, -1] > 0]
+    if len(table) < FEWEST_GROUPS:
+        return None
+    rows = max(1, CHUNK // len(table))
+    drawn = [
+        table[generator.integers(0, len(table), (min(rows, DRAWS - start), len(table)))].sum(axis=1)
+        for start in range(0, DRAWS, rows)
+    ]
+    totals = np.concatenate(drawn)
+    return np.percentile(totals[:, :-1] / totals[:, -1:], [2.5, 97.5], axis=0).T
+
+
+def oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:
+    """COCO's keypoint AP over OKS .50:.05:.95, one detection an object, scored by its mean score (NaN counts as 1).
+
+    An object's area is the data set's, else its box's, else that of the box it was predicted from. Objects without a
+    label are left out with their detections. Raises ValueError without faster-coco-eval.
+    """
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError:
+        raise ValueError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"') from None
+    if len(sigmas) != len(dataset.skeleton):
+        raise ValueError(f"sigmas: expected {len(dataset.skeleton)} values, one a keypoint, got {len(sigmas)}")
+    used = _normaliser_boxes(predictions)
+    boxes = np.where(np.isfinite(dataset.box).all(axis=1, keepdims=True), dataset.box, used)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    area = np.where(np.isfinite(dataset.area), dataset.area, sides.prod(axis=1))
+    known = np.isfinite(predictions.score)
+    totals = np.where(known, predictions.score, 0).sum(axis=1)
+    score = np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), 1.0)
+
+    truth, found = [], []
+    for i in np.flatnonzero(dataset.labelled.any(axis=1)):
+        flags = np.where(dataset.labelled[i], 2, 0)[:, None]
+        shared = {"id": len(truth) + 1, "image_id": int(dataset.image_index[i]), "category_id": 1}  # id 0 is "no match"
+        truth.append(
+            shared
+            | {
+                "keypoints": np.concatenate([np.nan_to_num(dataset.xy[i]), flags], axis=1).ravel().tolist(),
+                "num_keypoints": int(dataset.labelled[i].sum()),
+                "area": float(area[i]),
+                "bbox": [*boxes[i, :2].tolist(), *sides[i].tolist()],
+                "iscrowd": 0,
+            }
+        )
+        points = np.concatenate([predictions.xy[i], np.full_like(flags, 2)], axis=1)
+        found.append(shared | {"keypoints": points.ravel().tolist(), "score": float(score[i])})
+    coco = COCO(
+        {
+            "images": [{"id": i} for i in range(len(dataset.images))],
+            "categories": [{"id": 1, "name": "object"}],
+            "annotations": truth,
+        }
+    )
+    measure = COCOeval_faster(coco, coco.loadRes(found), "keypoints", kpt_oks_sigmas=[float(s) for s in sigmas])
+    measure.params.maxDets = [int(np.bincount(dataset.image_index).max())]  # the default drops all but 20 an image
+    measure.params.areaRng, measure.params.areaRngLbl = [[0, 1e15]], ["all"]  # the default ends at 1e10 px^2
+    measure.evaluate()
+    measure.accumulate()
+    return float(measure.eval["precision"][:, :, 0, 0, 0].mean())
+
+
+# ---- reports
+
+
+def report_of(
+    predictions: Predictions,
+    dataset: Dataset,
+    normalize: str,
+    *,
+    failure_limit: float = FAILURE_LIMIT,
+    sigmas: Sequence[float] | None = None,
+    seed: int = 0,
+    box_source: str = "annotation",
+    model_sha256: str | None = None,
+    engine: str | None = None,
+    notes: Sequence[str] = (),
+) -> Report:
+    """The report on predictions that are already made; no model is needed.
+
+    normalize: see `normaliser`. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap.
+    Raises ValueError where no object has a label or none has a normaliser, or where predictions are not finite.
+    """
+    errors = point_errors(predictions.xy, dataset.xy)
+    labelled = np.isfinite(errors)
+    if not labelled.any():
+        raise ValueError(f"{dataset.name}: none of the {len(dataset)} objects has a labelled point to measure against")
+    length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
+    nme = nme_of(errors, length)
+    counted = np.isfinite(nme)
+    if not counted.any():
+        raise ValueError(
+            f"{dataset.name}: normalize {normalize!r} is unlabelled or 0 px in all {len(dataset)} objects; "
+            "choose another pair, box_side, or a constant such as 100px"
+        )
+    signed = np.where(labelled[..., None], predictions.xy - dataset.xy, 0)
+
+    generator = np.random.default_rng(seed)
+    nme_range = group_intervals(np.where(counted, nme, 0)[:, None], counted, dataset.group_index, generator)
+    signed_range = group_intervals(signed.sum(axis=1), labelled.sum(axis=1), dataset.group_index, generator)
+    pixels = errors[labelled]
+    p50, p90, p95 = np.percentile(pixels, [50, 90, 95]).tolist()
+    shift_x, shift_y = (signed.sum(axis=(0, 1)) / labelled.sum()).tolist()
+    return Report(
+        nme=NmeReport(
+            mean=float(nme[counted].mean()),
+            median=float(np.median(nme[counted])),
+            interval=_pair(nme_range, 0),
+            normalize=normalize,
+            count=int(counted.sum()),
+        ),
+        failure_rate=failure_rate_of(nme, failure_limit),
+        failure_limit=failure_limit,
+        pck={f"{at:g}": pck_of(errors, length, at) for at in PCK_AT},
+        auc=auc_of(nme, failure_limit),
+        pixel_error=PixelReport(mean=float(pixels.mean()), p50=p50, p90=p90, p95=p95, max=float(pixels.max())),
+        signed_error=SignedReport(
+            x=shift_x, y=shift_y, x_interval=_pair(signed_range, 0), y_interval=_pair(signed_range, 1)
+        ),
+        per_keypoint={
+            name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(dataset.skeleton.names)
+        },
+        count=len(dataset),
+        points=int(labelled.sum()),
+        groups=len(dataset.groups),
+        oks_ap=None if sigmas is None else oks_ap(predictions, dataset, sigmas),
+        boxes=box_source,
+        model_sha256=model_sha256,
+        dataset=DatasetReport(dataset.name, dataset.fingerprint()),
+        engine=engine,
+        notes=(*notes, *_count_notes(labelled, counted, dataset, normalize, nme_range is None)),
+    )
+
+
+def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
+    """(N, 4) xyxy px of the boxes before jitter."""
+    return predictions.boxes if predictions.normaliser_boxes is None else predictions.normaliser_boxes
+
+
+def _pair(intervals: np.ndarray | None, row: int) -> tuple[float, float] | None:
+    return None if intervals is None else (float(intervals[row, 0]), float(intervals[row, 1]))
+
+
+def _keypoint_report(errors: np.ndarray, signed: np.ndarray, length: np.ndarray) -> KeypointReport:
+    """One keypoint from its errors (N,) and signed errors (N, 2) in px, and the normalisers (N,)."""
+    labelled = np.isfinite(errors)
+    if not labelled.any():
+        return KeypointReport(nme=None, p50=None, p95=None, x=None, y=None, count=0)
+    nme = nme_of(errors[:, None], length)
+    counted = nme[np.isfinite(nme)]
+    p50, p95 = np.percentile(errors[labelled], [50, 95]).tolist()
+    x, y = signed[labelled].mean(axis=0).tolist()
+    mean = float(counted.mean()) if len(counted) else None
+    return KeypointReport(nme=mean, p50=p50, p95=p95, x=x, y=y, count=int(labelled.sum()))
+
+
+def _count_notes(
+    labelled: np.ndarray, counted: np.ndarray, dataset: Dataset, normalize: str, no_interval: bool
+) -> list[str]:
+    """What the figures leave out, a line each."""
+    empty = int((~labelled.any(axis=1)).sum())
+    unscaled = len(dataset) - int(counted.sum()) - empty
+    groups = len(np.unique(dataset.group_index[counted]))
+    lines = {
+        f"{empty} of {len(dataset)} objects have no labelled point and count nowhere": empty,
+        f"{unscaled} of {len(dataset)} objects have no normaliser ({normalize} unlabelled or 0 px): "
+        "no NME, PCK, AUC or failure": unscaled,
+        f"no interval: {groups} group(s) with an NME, and a bootstrap needs at least {FEWEST_GROUPS}": no_interval,
+    }
+    return [line for line, applies in lines.items() if applies]
+
+
+def comparable(a: Report, b: Report) -> None:
+    """Raises ValueError unless both reports measure the same data by the same normaliser."""
+    if a.dataset.fingerprint != b.dataset.fingerprint:
+        raise ValueError(
+            f"reports: expected one data set, got {a.dataset.name} ({a.dataset.fingerprint[:12]}) and "
+            f"{b.dataset.name} ({b.dataset.fingerprint[:12]}); evaluate both models on the same data"
+        )
+    if a.nme.normalize != b.nme.normalize:
+        raise ValueError(
+            f"reports: expected one normaliser, got {a.nme.normalize} and {b.nme.normalize}; "
+            "evaluate again with the same --normalize"
+        )
+
+
+def summary_rows(report: Report) -> list[tuple[str, str]]:
+    """(label, value) texts of a report, most telling first; the normaliser is always named."""
+    nme, pixel, signed = report.nme, report.pixel_error, report.signed_error
+    interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}]" if nme.interval else "(no interval)"
+    limit = f"{report.failure_limit:.3g}"
+    rows = [
+        ("NME", f"{nme.mean:.2%} {interval} by {nme.normalize}"),
+        ("NME median", f"{nme.median:.2%}"),
+        (f"failures (NME > {limit})", f"{report.failure_rate:.2%}"),
+        (f"AUC to {limit}", f"{report.auc:.4f}"),
+        *((f"PCK@{at}", f"{share:.2%}") for at, share in report.pck.items()),
+        ("OKS-AP", "" if report.oks_ap is None else f"{report.oks_ap:.4f}"),
+        ("pixel error", f"mean {pixel.mean:.2f} px"),
+        ("", f"p50 {pixel.p50:.2f}, p90 {pixel.p90:.2f}, p95 {pixel.p95:.2f}, max {pixel.max:.2f} px"),
+        ("signed error", f"x {_signed(signed.x, signed.x_interval)}, y {_signed(signed.y, signed.y_interval)} px"),
+        ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
+        ("boxes", report.boxes),
+        ("data", f"{report.dataset.name} ({report.dataset.fingerprint[:12]})"),
+        ("model", (report.model_sha256 or "")[:12]),
+        ("engine", report.engine or ""),
+        *(("note", note) for note in report.notes),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _signed(mean: float, interval: tuple[float, float] | None) -> str:
+    return f"{mean:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
+
+
+KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
+
+
+def keypoint_rows(report: Report) -> list[tuple[str, ...]]:
+    """Texts under KEYPOINT_COLUMNS, a row a keypoint in the skeleton's order; "-" where nothing is labelled."""
+
+    def text(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return [
+        (name, text(k.nme, ".2%"), *(text(v, ".2f") for v in (k.p50, k.p95)), *(text(v, "+.2f") for v in (k.x, k.y)))
+        + (str(k.count),)
+        for name, k in report.per_keypoint.items()
+    ]
+
+
+# ---- models
+
+
+def predict_dataset(
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    boxes: np.ndarray | None = None,
+    jitter_box: float = 0.0,
+    generator: np.random.Generator | None = None,
+    batch: int = 32,
+    on_batch: Callable[[int, int], object] | None = None,
+) -> Predictions:
+    """The points of every object, through the predictor's own crop, engine and decode; each image is read once.
+
+    boxes: (N, 4) xyxy px, say a detector's; None takes the annotations' or whole images, as the model's spec says.
+    jitter_box: moves them by that fraction of their sides with `generator`. on_batch: called with (done, N).
+    Raises ValueError where the number of keypoints differs, or a box is needed and missing.
+    """
+    spec = predictor.spec
+    if len(spec.skeleton) != len(dataset.skeleton):
+        raise ValueError(
+            f"model has {len(spec.skeleton)} keypoints, data has {len(dataset.skeleton)}; "
+            "evaluate on data with the keypoints that the model was trained on"
+        )
+    if jitter_box and generator is None:
+        raise ValueError("jitter_box: expected a numpy Generator beside it, got None")
+    if not 0 <= jitter_box < 1:
+        raise ValueError(f"jitter_box: expected a fraction of the box's side in 0..1, got {jitter_box}")
+    given = _boxes_given(dataset, boxes, spec.box)
+    count, keypoints = len(dataset), len(spec.skeleton)
+    unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
+    used, measured = np.zeros((count, 4)), np.zeros((count, 4))
+    crops: list[Crop | None] = [None] * count
+    pixels = np.zeros((min(batch, count), spec.size[1], spec.size[0], 3), np.uint8)
+    waiting: list[int] = []
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        unit_xy[waiting], score[waiting] = predictor.run(pixels[: len(waiting)])
+        done += len(waiting)
+        waiting.clear()
+        if on_batch is not None:
+            on_batch(done, count)
+
+    by_image = np.argsort(dataset.image_index, kind="stable")
+    for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
+        image = read_image(dataset.images[dataset.image_index[objects[0]]], predictor.max_megapixels)
+        whole = np.tile(whole_box(image), (len(objects), 1))
+        used[objects] = whole if given is None else given[objects]
+        measured[objects] = _measured_by(dataset, used, objects, whole, spec.box)
+        if jitter_box and generator is not None:
+            used[objects] = jitter_boxes(used[objects], jitter_box, generator)
+        for i, crop in zip(objects.tolist(), predictor.crops(image, used[objects]), strict=True):
+            crops[i] = crop
+            pixels[len(waiting)] = crop.warp(image)
+            waiting.append(i)
+            if len(waiting) == len(pixels):
+                run()
+    if waiting:
+        run()
+    kept = tuple(crop for crop in crops if crop is not None)
+    xy = np.stack([crop.from_unit(points) for crop, points in zip(kept, unit_xy, strict=True)])
+    return Predictions(xy, unit_xy, score, used, kept, measured)
+
+
+def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.ndarray | None:
+    """The boxes (N, 4) known before any image is read: the caller's or the annotations', None for whole images."""
+    if boxes is not None:
+        given = as_boxes(boxes)
+        if len(given) != len(dataset):
+            raise ValueError(f"boxes: expected {len(dataset)}, one an object of {dataset.name}, got {len(given)}")
+        return given
+    if box == "image":
+        return None
+    sides = dataset.box[:, 2:] - dataset.box[:, :2]
+    bad = np.flatnonzero(~(sides > 0).all(axis=1))  # NaN too
+    if len(bad):
+        line = f"{dataset.name}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
+        names = listed(line, [dataset.sample_name(int(i)) for i in bad])
+        raise ValueError(f"{names}; train with --box image, or pass --boxes FILE")
+    return dataset.box
+
+
+def _measured_by(dataset: Dataset, used: np.ndarray, objects: np.ndarray, whole: np.ndarray, box: str) -> np.ndarray:
+    """The boxes (n, 4) that box normalisers measure: a detector's boxes must not change the ruler."""
+    if box == "image":
+        return whole
+    return dataset.box[objects] if np.isfinite(dataset.box).all() else used[objects]
+
+
+def evaluate(
+    model: Predictor | Path | str,
+    dataset: Dataset,
+    *,
+    normalize: str | None = None,
+    boxes: np.ndarray | None = None,
+    jitter_box: float = 0.0,
+    seed: int = 0,
+    sigmas: Sequence[float] | None = None,
+    engine: str | None = None,
+    threads: int | None = None,
+    on_batch: Callable[[int, int], object] | None = None,
+    on_predictions: Callable[[Predictions], object] | None = None,
+) -> Report:
+    """The report of a model file, or an open predictor, on a data set.
+
+    normalize: see `normaliser`; None takes the model's. boxes, jitter_box: see `predict_dataset`. sigmas: None takes
+    the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
+    on_predictions: called with the predictions, for whoever draws or keeps them.
+    """
+    if isinstance(model, (str, Path)):
+        from keylite.runtime.predictor import Predictor
+
+        predictor = Predictor(model, engine=engine, threads=threads)
+    else:
+        if engine is not None or threads is not None:
+            raise ValueError("engine, threads: expected None with an open predictor; give them when it is opened")
+        predictor = model
+    spec = predictor.spec
+    notes = _name_notes(spec.skeleton, dataset.skeleton)
+    predictions = predict_dataset(
+        predictor,
+        dataset,
+        boxes=boxes,
+        jitter_box=jitter_box,
+        generator=np.random.default_rng(seed),
+        on_batch=on_batch,
+    )
+    if on_predictions is not None:
+        on_predictions(predictions)
+    shared = len(dataset) - len(dataset.images)
+    if spec.box == "image" and boxes is None and shared > 0:
+        notes.append(f"{shared} objects share their image with another; a whole-image model gives both the same points")
+    source = spec.box if boxes is None else "file"
+    return report_of(
+        predictions,
+        dataset,
+        normalize or spec.normalize,
+        sigmas=sigmas or dataset.skeleton.sigmas or spec.skeleton.sigmas,
+        seed=seed,
+        box_source=f"{source}, jitter {jitter_box:g} seed {seed}" if jitter_box else source,
+        model_sha256=predictor.sha256,
+        engine=predictor.engine_name,
+        notes=notes,
+    )
+
+
+def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:
+    """A note where the keypoints are named differently.
+
+    Raises ValueError where both have the same names in another order: points would be measured against wrong labels.
+    """
+    pairs = [(a, b) for a, b in zip(model.names, data.names, strict=False) if a != b]
+    if not pairs or len(model) != len(data):
+        return []  # another number of keypoints is refused by predict_dataset
+    if set(model.names) == set(data.names):
+        raise ValueError(
+            f"keypoints: model and data have the same names in another order ({pairs[0][0]!r} against "
+            f"{pairs[0][1]!r}); reorder the data's keypoints"
+        )
+    shown = [f"{a!r} is {b!r} in the data" for a, b in pairs]
+    return [listed(f"{len(pairs)} of {len(model)} keypoint names differ, matched by position", shown)]

@@ -1,0 +1,43 @@
+"""ImageNet weights of a backbone: a name or a path in, the path of a local .safetensors file out. Framework-free."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+from keylite.runtime.engines import require
+from keylite.runtime.spec import LITE
+
+
+def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path | None:
+    """The weights file that `pretrained` means, or None to start from random weights.
+
+    pretrained: None, False or "none"; True or "imagenet" (timm's weights from the Hugging Face hub, through its cache);
+    or a path. Raises FileNotFoundError for a missing file, ValueError where the hub cannot give it.
+    """
+    if pretrained in (None, False, "none"):
+        return None
+    if pretrained in (True, "imagenet"):
+        if backbone not in LITE:
+            raise ValueError(
+                f"pretrained: imagenet weights are known for {', '.join(LITE)}, got {backbone}; give a .safetensors file, or none"
+            )
+        return download(f"timm/tf_efficientnet_{backbone}.in1k", "model.safetensors")
+    path = Path(str(pretrained))
+    if not path.is_file():
+        raise FileNotFoundError(f"pretrained: {path}: no such file; expected imagenet, none, or a .safetensors file")
+    return path
+
+
+def download(repository: str, filename: str) -> Path:
+    """A file of a Hugging Face hub repository, from the local cache where it is there already."""
+    hub = require("huggingface_hub", "pytorch")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would print over ours
+            return Path(hub.hf_hub_download(repository, filename))
+    except Exception as error:  # the hub client raises its own, requests' and httpx's errors
+        raise ValueError(
+            f"pretrained: cannot get {filename} of {repository} from the Hugging Face hub ({type(error).__name__}); "
+            "fetch it on a connected machine and give its path, or use --pretrained none"
+        ) from None

@@ -1,0 +1,102 @@
+"""Losses of point errors in px of the model input, masked.
+
+Twin of tensorflow/losses.py: the same names, masking and numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+Elementwise = Callable[[torch.Tensor, float, float, float], torch.Tensor]
+
+
+def _mse(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+    return error.square()
+
+
+def _mae(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+    return error.abs()
+
+
+def _huber(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+    size = error.abs()
+    return torch.where(size < delta, 0.5 * size.square(), delta * (size - 0.5 * delta))
+
+
+def _smooth_l1(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+    return _huber(error, delta, width, epsilon) / delta
+
+
+def _wing(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+    # Feng et al., "Wing Loss for Robust Facial Landmark Localisation", CVPR 2018, equation 5
+    size = error.abs()
+    return torch.where(
+        size < width, width * torch.log1p(size / epsilon), size - (width - width * math.log1p(width / epsilon))
+    )
+
+
+def _soft_wing(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+    # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: L1 below delta (omega1),
+    # logarithmic with omega2 = width above it
+    size = error.abs()
+    return torch.where(size < delta, size, width * torch.log1p(size / epsilon) + _soft_wing_step(delta, width, epsilon))
+
+
+def _soft_wing_step(delta: float, width: float, epsilon: float) -> float:
+    return delta - width * math.log1p(delta / epsilon)
+
+
+LOSSES: dict[str, Elementwise] = {
+    "mse": _mse,
+    "mae": _mae,
+    "huber": _huber,
+    "smooth_l1": _smooth_l1,
+    "wing": _wing,
+    "soft_wing": _soft_wing,
+}
+
+
+class loss:  # noqa: N801 - called like a function
+    """A masked loss of unit coordinates, measured in px of the model input.
+
+    name: mse, mae, huber, smooth_l1, wing or soft_wing. size: (W, H) px of the input. delta: px where huber, smooth_l1
+    and soft_wing change branch. width, epsilon: px, of wing and soft_wing. Called with (unit_xy (B, K, 2), truth
+    (B, K, 2), weight (B, K) or None) it gives sum(weight * point loss) / max(sum(weight), 1); a point's loss is the
+    mean over x and y. NaN truth counts as weight 0.
+    """
+
+    def __init__(
+        self, name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
+    ) -> None:
+        if name not in LOSSES:
+            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {name!r}")
+        self.name, self.size, self.delta, self.width, self.epsilon = name, size, delta, width, epsilon
+
+    def __call__(self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        total, count = self.sums(unit_xy, truth, weight)
+        return total / count.clamp(min=1)
+
+    def sums(
+        self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum of weighted point losses, sum of weights), for a mean over many batches or processes."""
+        error, weight = self.errors(unit_xy, truth, weight)
+        points = LOSSES[self.name](error, self.delta, self.width, self.epsilon).mean(dim=-1)
+        return (weight * points).sum(), weight.sum()
+
+    def errors(
+        self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Errors (B, K, 2) in px, 0 where the weight (B, K), also given, is 0."""
+        labelled = torch.isfinite(truth).all(dim=-1)
+        weight = labelled.to(unit_xy.dtype) if weight is None else weight * labelled
+        counts = (weight > 0).unsqueeze(-1)
+        truth = torch.where(counts, truth, unit_xy.detach())  # before any arithmetic: 0 * NaN is NaN
+        return (unit_xy - truth) * unit_xy.new_tensor(self.size), weight
+
+    def branch(self) -> float | None:
+        """The px at which the loss changes branch, or None where it has one branch."""
+        return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(self.name)

@@ -1,0 +1,276 @@
+"""The network in PyTorch: a timm backbone, a head, and the checkpoint that both frameworks open.
+
+Twin of tensorflow/model.py. Knows nothing of training or data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from keylite.pretrained import find_pretrained
+from keylite.runtime.engines import Engine
+from keylite.runtime.heads import Head, Regression, Spatial
+from keylite.runtime.modelfile import KEY, read_spec, replacing, safetensors_header
+from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three, encode_spec
+
+LAST_STD = 0.001  # of the last layer's initial weights: the first prediction is the mean shape, nearly
+
+
+class EfficientNetLiteRegressor(nn.Module):
+    """Normalised float (B, 3, H, W) in, raw (B, K, C) out: unit coordinates for the `regression` head.
+
+    num_keypoints: K. backbone: lite0..lite4, or timm:NAME. pretrained: None, "imagenet" (or True), or a .safetensors
+    path: ImageNet weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold
+    the backbone and its normalisation statistics still; None freezes where pretrained weights are given. head: another
+    head than `regression`; one that keeps space needs `size` (W, H). mean_shape: (K, 2) unit coordinates that an
+    untrained network gives.
+    """
+
+    def __init__(
+        self,
+        num_keypoints: int,
+        backbone: str = "lite0",
+        pretrained: str | Path | bool | None = None,
+        hidden: int = 256,
+        freeze: bool | None = None,
+        *,
+        head: Head | None = None,
+        size: tuple[int, int] | None = None,
+        mean_shape: np.ndarray | None = None,
+    ) -> None:
+        super().__init__()
+        weights = find_pretrained(pretrained, backbone)
+        self.backbone = create_backbone(backbone)
+        self.head = create_head(head or Regression(num_keypoints, hidden), self.backbone, size)
+        if self.head.keypoints != num_keypoints:
+            raise ValueError(f"head: expected {num_keypoints} keypoints, got {self.head.keypoints}")
+        shape = torch.full((num_keypoints, 2), 0.5) if mean_shape is None else torch.as_tensor(mean_shape)
+        self.head.start_at(shape)
+        self.frozen = False
+        if weights:
+            load_backbone(self, weights)
+        self.freeze(weights is not None if freeze is None else freeze)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(images))
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Hold the backbone still, its normalisation statistics too, or let it train."""
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> EfficientNetLiteRegressor:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()  # requires_grad alone does not stop the running statistics
+        return self
+
+
+class RegressionHead(nn.Module):
+    """Global average pooling, dense, ReLU, dense."""
+
+    def __init__(self, head: Regression, channels: int) -> None:
+        super().__init__()
+        self.keypoints = head.keypoints
+        self.hidden = nn.Linear(channels, head.hidden)
+        self.points = nn.Linear(head.hidden, 2 * head.keypoints)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.points(torch.relu(self.hidden(features.mean(dim=(2, 3))))).unflatten(1, (self.keypoints, 2))
+
+    def start_at(self, shape: torch.Tensor) -> None:
+        """Let the untrained head give `shape` (K, 2) unit, nearly."""
+        nn.init.normal_(self.points.weight, std=LAST_STD)
+        with torch.no_grad():
+            self.points.bias.copy_(shape.flatten())
+
+
+class SpatialHead(RegressionHead):
+    """A 1x1 convolution to few maps, flattened, dense, ReLU, dense."""
+
+    def __init__(self, head: Spatial, channels: int, cells: int) -> None:
+        super().__init__(Regression(head.keypoints, head.hidden), head.maps * cells)
+        self.maps = nn.Conv2d(channels, head.maps, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        flat = torch.relu(self.maps(features)).flatten(1)
+        return self.points(torch.relu(self.hidden(flat))).unflatten(1, (self.keypoints, 2))
+
+
+def create_backbone(name: str) -> nn.Module:
+    """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w)."""
+    known = f"tf_efficientnet_{name}" if name in LITE else name.removeprefix("timm:")
+    if name not in LITE and not (name.startswith("timm:") and timm.is_model(known)):
+        raise ValueError(f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {name!r}")
+    try:
+        network = timm.create_model(known, pretrained=False, num_classes=0, global_pool="")
+    except Exception as error:  # a model may refuse these arguments in its own way
+        raise ValueError(f"backbone: {name} cannot be used without pooling: {error}") from None
+    return network
+
+
+def create_head(head: Head, backbone: nn.Module, size: tuple[int, int] | None) -> RegressionHead:
+    """The module of a head on a backbone's features."""
+    if isinstance(head, Spatial) and size is None:
+        raise ValueError("head: a head that keeps space needs the input size: size=(W, H)")
+    channels, cells = feature_shape(backbone, size or (64, 64))
+    return RegressionHead(head, channels) if isinstance(head, Regression) else SpatialHead(head, channels, cells)
+
+
+def feature_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """(channels, cells) of a backbone's feature map for an input of `size` (W, H)."""
+    with torch.no_grad():
+        try:
+            features = backbone.eval()(torch.zeros(1, 3, size[1], size[0]))
+        except Exception as error:  # transformers assert a fixed input size, each in its own way
+            raise ValueError(f"backbone: does not take an input of {size[0]}x{size[1]}: {error}") from None
+    backbone.train()
+    if features.ndim != 4:
+        raise ValueError("backbone: expected a network that gives a feature map, got tokens; choose a convolutional one")
+    return features.shape[1], features.shape[2] * features.shape[3]
+
+
+def normalisation(backbone: str) -> tuple[Three, Three]:
+    """(mean, std) of pixel values 0..255 that a backbone's weights want."""
+    if backbone in LITE:
+        return PIXEL_MEAN, PIXEL_STD
+    config = timm.get_pretrained_cfg(backbone.removeprefix("timm:"))
+    if config is None:
+        return PIXEL_MEAN, PIXEL_STD
+    return tuple(255.0 * m for m in config.mean), tuple(255.0 * s for s in config.std)  # type: ignore[return-value]
+
+
+class PixelModel(nn.Module):
+    """A network behind its normalisation: uint8 (B, H, W, 3) RGB -> float32 (B, K, C) raw."""
+
+    def __init__(self, network: nn.Module, mean: Three, std: Three) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        images = pixels.permute(0, 3, 1, 2).float()  # a view in channels_last order: nothing is copied but the cast
+        return self.network((images - self.mean) / self.std)
+
+
+def as_engine(model: PixelModel, threads: int | None = None) -> Engine:
+    """The engine of a network in memory; it is switched to inference for each call and back."""
+    device = next(model.parameters()).device
+
+    def engine(pixels: np.ndarray) -> np.ndarray:
+        before, training = torch.get_num_threads(), model.training
+        torch.set_num_threads(threads or before)
+        try:
+            with torch.inference_mode():
+                return model.eval()(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+        finally:
+            torch.set_num_threads(before)
+            model.train(training)
+
+    return engine
+
+
+def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+    """The engine of a `.safetensors` model file."""
+    network, spec = load_model(path)
+    model = PixelModel(network, spec.mean, spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return as_engine(model.to(torch_device(device)), threads)
+
+
+def torch_device(device: str) -> torch.device:
+    """The torch device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device} asked for, but PyTorch sees no CUDA GPU; use --device cpu")
+    return chosen
+
+
+def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors: the backbone under timm's names, the head under `head.`."""
+    found = {name: t for name, t in network.backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
+    found |= {f"head.{name}": t for name, t in network.head.state_dict().items()}
+    return {name: t.detach().cpu().contiguous() for name, t in found.items()}
+
+
+def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
+    """Write a model file, whole or not at all."""
+    with replacing(Path(path)) as beside:
+        try:
+            save_file(tensors(network), beside, metadata={KEY: encode_spec(spec)})
+        except Exception as error:  # safetensors raises its own error for a full disk
+            raise OSError(f"{error}") from error
+
+
+def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
+    """The network of a `.safetensors` model file, in eval mode, and its spec.
+
+    Raises ValueError naming every tensor that is missing, unexpected or of another shape.
+    """
+    spec = read_spec(path)
+    network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
+    _assign(network, load_file(path), expected=tensors(network).keys(), source=str(path))
+    return network.eval(), spec
+
+
+def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
+    """Load pretrained weights and say what was used.
+
+    path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
+    where it has the same shape. Strict: every backbone tensor must be there.
+    """
+    ours = KEY in safetensors_header(path).get("__metadata__", {})
+    loaded, own, head = load_file(path), tensors(network), head_names(network)
+    backbone = own.keys() - head
+    if not ours:
+        wanted = {name: t for name, t in loaded.items() if not name.startswith("classifier.")}
+        _assign(network, wanted, expected=backbone, source=str(path))
+        return f"ImageNet weights of {path.name}: {len(backbone)} tensors"
+    same_head = all(name in loaded and loaded[name].shape == own[name].shape for name in head)
+    wanted = {name: t for name, t in loaded.items() if name in backbone or not name.startswith("head.")}
+    if same_head:
+        wanted |= {name: loaded[name] for name in head}
+    _assign(network, wanted, expected=backbone | (head if same_head else set()), source=str(path))
+    return f"model file {path.name}: backbone {'and head' if same_head else 'alone, its head is another'}"
+
+
+def head_names(network: EfficientNetLiteRegressor) -> set[str]:
+    """The names of the head's tensors in a checkpoint."""
+    return {f"head.{name}" for name in network.head.state_dict()}
+
+
+def _assign(
+    network: EfficientNetLiteRegressor, loaded: dict[str, torch.Tensor], expected: Iterable[str], source: str
+) -> None:
+    """Copy the expected tensors into the network; ValueError for any that does not fit."""
+    expected = set(expected)
+    loaded = {name: t for name, t in loaded.items() if not name.endswith("num_batches_tracked")}
+    own = tensors(network)
+    problems = [f"missing {name}" for name in sorted(expected - loaded.keys())]
+    problems += [f"unexpected {name}" for name in sorted(loaded.keys() - expected)]
+    problems += [
+        f"{name} is {tuple(loaded[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in sorted(expected & loaded.keys())
+        if loaded[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:4])}{more}")
+    head = head_names(network)
+    network.backbone.load_state_dict({name: loaded[name] for name in expected - head}, strict=False)
+    network.head.load_state_dict(
+        {name.removeprefix("head."): loaded[name] for name in expected & head}, strict=False
+    )

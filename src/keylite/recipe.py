@@ -1,0 +1,198 @@
+"""Recipe: every choice of a training run in one flat, strict value; YAML in and out.
+
+The command line's flags and docs/recipe.md are made from these fields. Knows nothing of frameworks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+import yaml
+
+from keylite.runtime.heads import HEADS
+from keylite.runtime.modelfile import write_text
+from keylite.runtime.spec import LITE
+
+
+def _is(description: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=description, **limits)
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Training choices. Lengths are px of the model input unless a field says otherwise."""
+
+    framework: Annotated[Literal["pytorch"], _is("what trains")] = "pytorch"
+    backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
+    head: Annotated[Literal["regression", "spatial"], _is("how features become points")] = "regression"
+    hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256
+    size: Annotated[int | tuple[int, int], _is("model input: side, or [width, height]")] = 128
+    box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (
+        "annotation"
+    )
+    padding: Annotated[float, _is("fraction by which an annotation's box grows", ge=0, le=4)] = 0.25
+    normalize: Annotated[str, _is("NME divisor: a keypoint pair (36,45), box_diagonal, box_side, or 100px")] = (
+        "box_diagonal"
+    )
+    pretrained: Annotated[str, _is("imagenet, none, or a .safetensors file")] = "imagenet"
+    mirror: Annotated[
+        str | tuple[tuple[str | int, str | int], ...], _is("pairs a flip swaps: auto, off, or [[left, right], ...]")
+    ] = "auto"
+
+    epochs: Annotated[int, _is("passes over the training set", ge=1)] = 20
+    batch: Annotated[int, _is("objects in a step of one device", ge=1)] = 32
+    accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1)] = 1
+    loss: Annotated[Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"], _is("loss, of errors in px")] = (
+        "wing"
+    )
+    delta: Annotated[float, _is("px where huber, smooth_l1 and soft_wing change branch", gt=0)] = 2.0
+    wing_width: Annotated[float, _is("px: w of wing, omega2 of soft_wing", gt=0)] = 10.0
+    wing_epsilon: Annotated[float, _is("px: curvature of wing and soft_wing", gt=0)] = 2.0
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], _is("sgd uses momentum")] = "adamw"
+    lr: Annotated[float, _is("peak learning rate of the head", gt=0)] = 1e-3
+    backbone_lr_factor: Annotated[float, _is("the backbone's share of the learning rate", gt=0)] = 1.0
+    momentum: Annotated[float, _is("of sgd", ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, _is("on weights, not on biases and normalisation", ge=0)] = 1e-2
+    schedule: Annotated[Literal["cosine", "constant"], _is("of the learning rate after the warm-up")] = "cosine"
+    warmup_epochs: Annotated[float, _is("epochs of rising learning rate", ge=0)] = 1.0
+    freeze_epochs: Annotated[int, _is("epochs with the backbone frozen, normalisation statistics too", ge=0)] = 0
+    ema: Annotated[float, _is("decay of the moving average of weights; 0 is none", ge=0, lt=1)] = 0.999
+    clip: Annotated[float, _is("largest gradient norm; 0 is none", ge=0)] = 5.0
+    patience: Annotated[int, _is("epochs without a better val NME before stopping; 0 is never", ge=0)] = 0
+    precision: Annotated[Literal["32", "bf16", "16"], _is("arithmetic of training; 16 needs a GPU")] = "32"
+    seed: Annotated[int, _is("of weights, order and augmentation", ge=0)] = 0
+
+    rotate: Annotated[float, _is("degrees, both ways", ge=0, le=180)] = 20.0
+    rotate_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
+    scale: Annotated[float, _is("scale between 1/(1+s) and 1+s", ge=0, le=4)] = 0.15
+    scale_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
+    shift: Annotated[float, _is("fraction of the input, both ways, in x and y", ge=0, le=1)] = 0.06
+    shift_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
+    aspect: Annotated[float, _is("width against height between 1/(1+a) and 1+a", ge=0, le=1)] = 0.05
+    aspect_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
+    flip_p: Annotated[float, _is("probability of a horizontal flip, where mirror pairs are known", ge=0, le=1)] = 0.5
+    brightness: Annotated[float, _is("fraction of full range, both ways", ge=0, le=1)] = 0.2
+    brightness_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.3
+    contrast: Annotated[float, _is("contrast between 1/(1+c) and 1+c", ge=0, le=4)] = 0.3
+    contrast_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.3
+    saturation: Annotated[float, _is("colour between 1-s and 1+s times as strong", ge=0, le=1)] = 0.4
+    saturation_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
+    hue: Annotated[float, _is("degrees around the grey axis, both ways", ge=0, le=180)] = 15.0
+    hue_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
+    grey_p: Annotated[float, _is("probability of losing all colour", ge=0, le=1)] = 0.2
+    blur: Annotated[float, _is("largest sigma in px", ge=0, le=20)] = 1.2
+    blur_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
+    noise: Annotated[float, _is("largest sigma in grey levels of 255", ge=0, le=255)] = 10.0
+    noise_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
+    jpeg: Annotated[int, _is("lowest JPEG quality", ge=1, le=100)] = 30
+    jpeg_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
+    occlude: Annotated[float, _is("largest side of a rectangle, as a fraction of the input", ge=0, le=1)] = 0.35
+    occlude_p: Annotated[float, _is("probability of one rectangle", ge=0, le=1)] = 0.2
+
+    device: Annotated[str, _is("auto, cpu, or cuda")] = "auto"
+    threads: Annotated[int, _is("of the arithmetic on a CPU; 0 leaves it to the framework", ge=0)] = 0
+    workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1)] = -1
+    cache: Annotated[Literal["off", "ram"], _is("ram keeps decoded images in memory")] = "off"
+
+    def __post_init__(self) -> None:
+        for field, expected in impossible(self):
+            raise ValueError(f"recipe: {field}: expected {expected}, got {getattr(self, field)!r}")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(W, H) px of the model input."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+def impossible(recipe: Recipe) -> list[tuple[str, str]]:
+    """(field, what was expected) for values that no type can rule out."""
+    found = []
+    if recipe.backbone not in LITE and not recipe.backbone.startswith("timm:"):
+        found.append(("backbone", f"one of {', '.join(LITE)} or timm:NAME"))
+    if any(not 32 <= side <= 4096 for side in recipe.input_size):
+        found.append(("size", "32 to 4096 px"))
+    if isinstance(recipe.mirror, str) and recipe.mirror not in ("auto", "off"):
+        found.append(("mirror", "auto, off, or a list of pairs"))
+    if recipe.head not in HEADS:
+        found.append(("head", f"one of {', '.join(HEADS)}"))
+    return found
+
+
+def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe | None = None) -> Recipe:
+    """A recipe of these choices over `base`; values may be text, as on the command line ("1e-3", "128x96", "0-16").
+
+    Raises ValueError for an unknown name, with the nearest one, and for a wrong type or an impossible value.
+    """
+    known = Recipe.__struct_fields__
+    for name in choices:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
+            raise ValueError(f"{source}: unknown choice {name!r}{hint}")
+    merged = (to_dict(base) if base else {}) | dict(choices)
+    for name, parse in FROM_TEXT.items():
+        if isinstance(merged.get(name), str):
+            merged[name] = parse(merged[name])
+    try:
+        return msgspec.convert(merged, Recipe, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$.")
+        field = where.rstrip("`").partition("[")[0]
+        if not field:
+            raise ValueError(str(error).replace("recipe:", f"{source}:", 1)) from None
+        options = get_args(get_type_hints(Recipe)[field])
+        expected = f"one of {', '.join(options)}" if options and all(isinstance(o, str) for o in options) else ""
+        expected = expected or problem.partition(", got")[0].removeprefix("Expected ").replace("`", "")
+        raise ValueError(f"{source}: {field}: expected {expected}, got {dict(choices).get(field, merged[field])!r}") from None
+
+
+def _size_from_text(text: str) -> Any:
+    width, cross, height = text.lower().partition("x")
+    return [width, height] if cross else text
+
+
+def _mirror_from_text(text: str) -> Any:
+    if "-" not in text:
+        return text
+    ends = [pair.split("-", 1) for pair in text.split(",")]
+    return [[int(end) if end.strip().isdigit() else end.strip() for end in pair] for pair in ends]
+
+
+FROM_TEXT: dict[str, Callable[[str], Any]] = {"size": _size_from_text, "mirror": _mirror_from_text}
+
+
+def read_recipe(path: Path | str) -> dict[str, Any]:
+    """The choices in a YAML file, unchecked: give them to `make_recipe`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such recipe file")
+    try:
+        choices = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        raise ValueError(f"{path}: not a YAML file{line}") from None
+    if not isinstance(choices, dict):
+        raise ValueError(f"{path}: expected lines of `name: value`, got {type(choices).__name__}")
+    return choices
+
+
+def write_recipe(recipe: Recipe, path: Path | str) -> None:
+    """Write every choice as YAML."""
+    write_text(Path(path), yaml.safe_dump(to_dict(recipe), sort_keys=False))
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Every choice as plain values."""
+    return msgspec.to_builtins(recipe)
+
+
+def descriptions() -> dict[str, tuple[str, Any]]:
+    """(what it is, default) of every choice, in order."""
+    hints = get_type_hints(Recipe, include_extras=True)
+    return {
+        field.name: (next(m.description for m in hints[field.name].__metadata__), field.default)
+        for field in msgspec.structs.fields(Recipe)
+    }

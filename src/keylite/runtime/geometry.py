@@ -1,0 +1,134 @@
+"""Where a crop lies in its image: one matrix there and back, and one resampling.
+
+Coordinates are continuous: an image covers [0, W] x [0, H], the centre of the pixel at row r, column c is
+(c + 0.5, r + 0.5). Sizes are (width, height). Knows nothing of keypoint names, files or networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+
+MARGIN = 2  # pixels kept around the reduced region, so that bilinear taps never meet its cut edges
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A model input cut out of an image.
+
+    matrix: (2, 3) float64, image px -> crop px, both continuous.
+    size: (W, H) of the crop in px.
+    mirrored: whether the matrix flips; the keypoints' mirror permutation then applies to labels.
+    """
+
+    matrix: np.ndarray
+    size: tuple[int, int]
+    mirrored: bool = False
+
+    def to_crop(self, xy: np.ndarray) -> np.ndarray:
+        """Image px (..., 2) -> crop px (..., 2); NaN stays NaN."""
+        return xy @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def to_image(self, xy: np.ndarray) -> np.ndarray:
+        """Crop px (..., 2) -> image px (..., 2)."""
+        return (xy - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+
+    def to_unit(self, xy: np.ndarray) -> np.ndarray:
+        """Image px (..., 2) -> unit coordinates of the crop: 0..1 is inside it."""
+        return self.to_crop(xy) / np.asarray(self.size, np.float64)
+
+    def from_unit(self, unit_xy: np.ndarray) -> np.ndarray:
+        """Unit coordinates (..., 2) -> image px (..., 2)."""
+        return self.to_image(unit_xy * np.asarray(self.size, np.float64))
+
+    def then(self, matrix: np.ndarray, mirrored: bool = False) -> Crop:
+        """The crop followed by another (2, 3) crop px -> crop px matrix; still one resampling."""
+        return Crop(compose(matrix, self.matrix), self.size, self.mirrored != mirrored)
+
+    def warp(self, image: np.ndarray) -> np.ndarray:
+        """Resample a uint8 (h, w, 3) image into the crop, (H, W, 3).
+
+        Reductions by two or more are area-averaged by a power of two first, over the part that the crop sees; the
+        rest is one bilinear warp. Beyond the image its edge pixels repeat.
+        """
+        matrix = self.matrix
+        largest = math.sqrt(float(np.linalg.eigvalsh(matrix[:, :2] @ matrix[:, :2].T)[-1]))
+        halvings = math.floor(-math.log2(largest) + 1e-6)
+        if halvings >= 1:
+            image, matrix = self._reduced(image, 2**halvings)
+        offset = matrix[:, :2] @ (0.5, 0.5) + matrix[:, 2] - 0.5  # cv2 counts pixel centres from 0
+        indexed = np.column_stack([matrix[:, :2], offset])
+        return cv2.warpAffine(image, indexed, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def _reduced(self, image: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+        """The part of the image that the crop sees, area-averaged by `factor`, and the matrix from there."""
+        height, width = image.shape[:2]
+        corners = self.to_image(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * np.asarray(self.size, np.float64))
+        last = (np.array([width, height]) - 1) // factor  # the last block that holds a pixel
+        first = np.clip(np.floor(corners.min(axis=0) / factor) - MARGIN, 0, last).astype(int)
+        stop = np.clip(np.ceil(corners.max(axis=0) / factor) + MARGIN, first + 1, last + 1).astype(int)
+        (left, top), (right, bottom) = first * factor, stop * factor
+        region = image[top:bottom, left:right]
+        ragged = (bottom - top - region.shape[0], right - left - region.shape[1])
+        if any(ragged):
+            region = cv2.copyMakeBorder(region, 0, ragged[0], 0, ragged[1], cv2.BORDER_REPLICATE)
+        blocks = (int(stop[0] - first[0]), int(stop[1] - first[1]))
+        reduced = cv2.resize(region, blocks, interpolation=cv2.INTER_AREA)
+        to_image_px = np.array([[factor, 0, left], [0, factor, top]], np.float64)
+        return reduced, compose(self.matrix, to_image_px)
+
+
+def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The (2, 3) matrix that applies `first`, then `second`."""
+    product = second[:, :2] @ first
+    product[:, 2] += second[:, 2]
+    return product
+
+
+def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Crop:
+    """The crop of `size` (W, H) around `box` (4,) xyxy px, its sides grown by the fraction `padding`.
+
+    The aspect is kept: the box is centred and the shorter way is filled with what surrounds it.
+    """
+    x0, y0, x1, y1 = (float(edge) for edge in box)
+    if not (x1 > x0 and y1 > y0):
+        raise ValueError(f"box: expected x0 < x1 and y0 < y1 in pixels, got {[x0, y0, x1, y1]}")
+    scale = min(size[0] / (x1 - x0), size[1] / (y1 - y0)) / (1 + padding)
+    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
+    matrix = np.array([[scale, 0, size[0] / 2 - scale * centre_x], [0, scale, size[1] / 2 - scale * centre_y]])
+    return Crop(matrix, (int(size[0]), int(size[1])))
+
+
+def whole_box(image: np.ndarray) -> np.ndarray:
+    """The box (4,) xyxy px of a whole (H, W, ...) image."""
+    return np.array([0, 0, image.shape[1], image.shape[0]], np.float64)
+
+
+def as_boxes(boxes: object) -> np.ndarray:
+    """Boxes as float64 (N, 4) xyxy px; an empty list gives (0, 4). Raises ValueError for any other shape."""
+    array = np.asarray(boxes, np.float64)
+    if array.size == 0:
+        return np.zeros((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        hint = "; wrap a single box as boxes[None]" if array.shape == (4,) else ""
+        raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {array.shape}{hint}")
+    if not np.isfinite(array).all():
+        raise ValueError("boxes: expected finite pixels, got NaN or Inf")
+    flat = (array[:, 2] <= array[:, 0]) | (array[:, 3] <= array[:, 1])
+    if flat.any():
+        raise ValueError(f"boxes: expected x0 < x1 and y0 < y1, got {array[flat][0].tolist()}")
+    return array
+
+
+def jitter_boxes(boxes: np.ndarray, amount: float, generator: np.random.Generator) -> np.ndarray:
+    """Boxes (N, 4) as a detector might give them: centre shifted and both sides scaled together.
+
+    Shift is uniform within +-amount of each side, scale within 1 +- amount.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + generator.uniform(-amount, amount, sides.shape) * sides
+    half = sides * generator.uniform(1 - amount, 1 + amount, (len(boxes), 1)) / 2
+    return np.concatenate([centres - half, centres + half], axis=1)

@@ -1,0 +1,146 @@
+"""Reading and writing the model description inside a model file, and writing any file whole or not at all.
+
+`.safetensors` holds it in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key `keylite`.
+Reads with the standard library alone. Knows nothing of tensors, engines or frameworks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from keylite.runtime.spec import ModelSpec, decode_spec
+
+KEY = "keylite"
+ONNX_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the name of `path` when the block ends without an error.
+
+    Otherwise it is removed and what was there before stays. Folders are made. OSError says which file it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path.parent}: cannot make this folder: {error.strerror or error}") from error
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot write this file: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(Path(path)) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_spec(path: Path | str) -> ModelSpec:
+    """The model description inside a `.safetensors` or `.onnx` file.
+
+    Raises FileNotFoundError, or ValueError for another kind of file, one that is cut short, or one without a
+    description.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: expected a model file ({', '.join(READERS)}), got {path.suffix or 'no suffix'!r}")
+    text = reader(path)
+    if text is None:
+        raise ValueError(f"{path}: holds no keylite description; only files made by keylite can be used here")
+    return decode_spec(text, str(path))
+
+
+def safetensors_header(path: Path) -> dict:
+    """The header of a `.safetensors` file; ValueError where it is damaged or the file is shorter than it says."""
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(MAX_HEADER, size):
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, struct.error, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: not a .safetensors file, or cut short; copy or train it again") from None
+    if size != 8 + length + max(ends, default=0):
+        expected = 8 + length + max(ends, default=0)
+        raise ValueError(f"{path}: expected {expected} bytes, got {size}: the file is damaged; copy it again")
+    return header
+
+
+def _safetensors_text(path: Path) -> str | None:
+    return safetensors_header(path).get("__metadata__", {}).get(KEY)
+
+
+def _onnx_text(path: Path) -> bytes | None:
+    """The value of metadata_props[KEY], found by walking the top-level fields of the protobuf."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for number, start, stop in _fields(data, 0, len(data)):
+                if number == ONNX_METADATA_PROPS:
+                    entry = {key: bytes(data[a:b]) for key, a, b in _fields(data, start, stop)}
+                    if entry.get(1) == KEY.encode():
+                        return entry.get(2)
+    except (ValueError, IndexError):
+        raise ValueError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
+    return None
+
+
+def _fields(data: mmap.mmap, position: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, start, stop) of each field of a protobuf message; start == stop for plain numbers."""
+    while position < stop:
+        tag, position = _varint(data, position)
+        kind = tag & 7
+        if kind == 0:
+            _, position = _varint(data, position)
+            length = 0
+        elif kind == 2:
+            length, position = _varint(data, position)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError("unknown wire type")
+        if position + length > stop:
+            raise ValueError("cut short")
+        yield tag >> 3, position, position + length
+        position += length
+
+
+def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("number too long")
+
+
+READERS: dict[str, Callable[[Path], str | bytes | None]] = {".safetensors": _safetensors_text, ".onnx": _onnx_text}

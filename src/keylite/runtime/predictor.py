@@ -1,0 +1,118 @@
+"""From an image to named points with any model file: crop, engine, decode.
+
+The one road that training's validation, evaluation, the export gate and the device share. Needs numpy, OpenCV,
+msgspec and the engine of the file; never a training framework for an exported file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keylite.runtime import modelfile
+from keylite.runtime.engines import Engine, open_engine
+from keylite.runtime.geometry import Crop, as_boxes, crop_box, whole_box
+from keylite.runtime.images import MAX_MEGAPIXELS, read_image
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Keypoints:
+    """Points of N objects in one image.
+
+    xy: (N, K, 2) float64 continuous image px. score: (N, K) float32, NaN where the head has none. boxes: (N, 4) xyxy
+    px, as asked for. N is 0 for an empty list of boxes.
+    """
+
+    xy: np.ndarray
+    score: np.ndarray
+    boxes: np.ndarray
+    skeleton: Skeleton
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists for JSON: `origin` is "corner" (continuous px), NaN is None."""
+        return {
+            "origin": "corner",
+            "keypoints": list(self.skeleton.names),
+            "objects": [
+                {"box": box.tolist(), "xy": _plain(xy), "score": _plain(score)}
+                for box, xy, score in zip(self.boxes, self.xy, self.score, strict=True)
+            ],
+        }
+
+
+def _plain(array: np.ndarray) -> list:
+    return np.where(np.isfinite(array), array, None).tolist()
+
+
+class Predictor:
+    """Opens a model file once and finds points in images.
+
+    >>> points = Predictor("faces.onnx")("photo.jpg", boxes=[[10, 20, 110, 140]])  # doctest: +SKIP
+
+    path: `.onnx` or `.safetensors`. engine, threads, device: see runtime/engines.py. batch: most crops an engine call
+    gets at once. Attributes: spec, engine_name, path.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        engine: str | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        batch: int = 32,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> None:
+        self.path: Path | None = Path(path)
+        self.engine, self.engine_name, self.spec = open_engine(self.path, engine, threads, device)
+        self.batch = batch
+        self.max_megapixels = max_megapixels
+
+    @classmethod
+    def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:
+        """A predictor on an engine in memory, say a network in training; its path and sha256 are None."""
+        predictor = cls.__new__(cls)
+        predictor.path, predictor.engine, predictor.engine_name, predictor.spec = None, engine, "memory", spec
+        predictor.batch, predictor.max_megapixels = batch, MAX_MEGAPIXELS
+        return predictor
+
+    def __call__(self, image: np.ndarray | Path | str | bytes, boxes: object = None) -> Keypoints:
+        """The points of every box (N, 4) xyxy px in an image: uint8 (H, W, 3) RGB, a path, or a file's bytes.
+
+        boxes=None is the whole image, one object; boxes=[] gives an empty result.
+        """
+        pixels = read_image(image, self.max_megapixels)
+        crops = self.crops(pixels, boxes)
+        asked = whole_box(pixels)[None] if boxes is None else as_boxes(boxes)
+        unit_xy, score = self.run(np.stack([crop.warp(pixels) for crop in crops])) if crops else self._nothing()
+        xy = np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)]) if crops else unit_xy
+        return Keypoints(xy.astype(np.float64), score, asked, self.spec.skeleton)
+
+    def crops(self, image: np.ndarray, boxes: object = None) -> list[Crop]:
+        """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""
+        padding = self.spec.padding if boxes is not None and self.spec.box == "annotation" else 0.0
+        asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
+        return [crop_box(box, self.spec.size, padding) for box in asked]
+
+    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Crops uint8 (B, H, W, 3) -> unit xy (B, K, 2), score (B, K)."""
+        raw = [self.engine(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]
+        return self.spec.head.decode(np.concatenate(raw))
+
+    @functools.cached_property
+    def sha256(self) -> str | None:
+        """sha256 of the model file."""
+        return modelfile.sha256(self.path) if self.path else None
+
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
+        count = len(self.spec.skeleton)
+        return np.zeros((0, count, 2)), np.zeros((0, count), np.float32)

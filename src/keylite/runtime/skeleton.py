@@ -1,0 +1,57 @@
+"""The keypoints of an object: their names, edges, mirror pairs and OKS sigmas.
+
+Knows nothing of images, files or heads.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """K named keypoints.
+
+    edges: pairs of 0-based indices, for drawing only.
+    mirror: permutation of K, `new = old[mirror]` after a horizontal flip; None where no mirror symmetry is known.
+    sigmas: K OKS constants (COCO's `sigmas`), or None: no OKS is computed.
+    Raises ValueError for duplicate names, an index out of range, or a mirror that does not undo itself.
+    """
+
+    names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...] = ()
+    mirror: tuple[int, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if count == 0:
+            raise ValueError("skeleton: expected at least one keypoint, got none")
+        if len(set(self.names)) != count:
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"skeleton: keypoint names must differ, got {', '.join(twice)} more than once")
+        for edge in self.edges:
+            if not all(0 <= end < count for end in edge):
+                raise ValueError(f"skeleton: edge {list(edge)} leaves the {count} keypoints (0-based)")
+        if self.mirror is not None:
+            if sorted(self.mirror) != list(range(count)):
+                raise ValueError(f"mirror: expected a permutation of 0..{count - 1}, got {list(self.mirror)}")
+            if any(self.mirror[other] != k for k, other in enumerate(self.mirror)):
+                raise ValueError(f"mirror: flipping twice must give every keypoint back, got {list(self.mirror)}")
+        if self.sigmas is not None:
+            if len(self.sigmas) != count:
+                raise ValueError(f"sigmas: expected {count} values, got {len(self.sigmas)}")
+            if not all(sigma > 0 for sigma in self.sigmas):
+                raise ValueError("sigmas: expected positive values")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def mirror_pairs(self) -> list[tuple[str, str]]:
+        """The pairs of names that a flip swaps, each once; empty without a mirror."""
+        mirror = self.mirror or ()
+        return [(self.names[k], self.names[other]) for k, other in enumerate(mirror) if k < other]
+
+
+def unnamed(count: int) -> tuple[str, ...]:
+    """Names k0..kN for keypoints that came without any."""
+    return tuple(f"k{k}" for k in range(count))

@@ -1,0 +1,111 @@
+"""What a model file says of itself, and the table of EfficientNet-Lite backbones.
+
+Knows nothing of file formats (modelfile.py) or frameworks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from keylite.runtime.heads import Head
+from keylite.runtime.skeleton import Skeleton
+
+FORMAT = 1  # of the ModelSpec; another number is refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Lite:
+    """One EfficientNet-Lite: stage output channels, stage repeats, native input px, backbone parameters."""
+
+    channels: tuple[int, ...]
+    repeats: tuple[int, ...]
+    native: int
+    parameters: int
+
+
+# Widths and repeats: tensorflow/tpu models/official/efficientnet/lite/efficientnet_lite_builder.py (compound scaling of
+# lite0, stem and top not scaled); native sizes: timm's tf_efficientnet_lite*.in1k configurations. Parameters without a
+# classifier, counted on timm's models.
+LITE = {
+    "lite0": Lite((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 224, 3_371_008),
+    "lite1": Lite((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1), 240, 4_135_680),
+    "lite2": Lite((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1), 260, 4_811_072),
+    "lite3": Lite((24, 32, 48, 96, 136, 232, 384), (1, 3, 3, 5, 5, 6, 1), 300, 6_916_096),
+    "lite4": Lite((24, 32, 56, 112, 160, 272, 448), (1, 4, 4, 6, 6, 8, 1), 380, 11_725_568),
+}
+TOP_CHANNELS = 1280
+
+# Pixel values 0..255 become (value - 127) / 128: MEAN_RGB and STDDEV_RGB of Google's EfficientNet-Lite builders
+# ("for better post-quantization"). An int8 grid holds it exactly; timm's 127.5 is half a grey level away.
+PIXEL_MEAN = (127.0, 127.0, 127.0)
+PIXEL_STD = (128.0, 128.0, 128.0)
+
+Three = tuple[float, float, float]
+Size = tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a model comes from.
+
+    parent: sha256 of the model file this one was exported from, else None. pretrained: what the backbone started from.
+    recipe: the training choices as a plain mapping. versions: packages that made the file.
+    """
+
+    keylite: str
+    created: str
+    framework: str
+    pretrained: str
+    data: str
+    data_fingerprint: str
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    parent: str | None
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is needed to turn an image into named points with this file.
+
+    size: (W, H) px of the input. box: what a crop is cut around; padding: fraction by which an annotation's box grows.
+    mean, std: of pixel values 0..255, for information: the graph holds them. precision: of weights and activations.
+    report: figures on the validation set, or None.
+    """
+
+    format: int
+    backbone: str
+    size: Size
+    box: Literal["annotation", "image"]
+    padding: float
+    head: Head
+    skeleton: Skeleton
+    normalize: str
+    mean: Three
+    std: Three
+    precision: str
+    provenance: Provenance
+    report: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        if self.head.keypoints != len(self.skeleton):
+            raise ValueError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
+
+
+def encode_spec(spec: ModelSpec) -> str:
+    """The spec as JSON text."""
+    return msgspec.json.encode(spec).decode()
+
+
+def decode_spec(text: str | bytes, source: str) -> ModelSpec:
+    """The spec of a JSON text; ValueError names `source`, and an unknown or missing field is one."""
+    try:
+        fields = msgspec.json.decode(text, type=dict)
+        if fields.get("format") != FORMAT:
+            raise ValueError(
+                f"{source}: model file format {fields.get('format')!r}, expected {FORMAT}; "
+                "export it again with this keylite, or use the keylite that wrote it"
+            )
+        return msgspec.convert(fields, ModelSpec)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{source}: the model description inside the file is damaged: {error}") from None

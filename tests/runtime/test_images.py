@@ -1,0 +1,326 @@
+"""Pictures of every kind are read right, or refused in one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from keylite.runtime.images import image_size, read_image, write_image, write_whole
+
+HEIGHT, WIDTH = 48, 64
+
+
+def picture() -> np.ndarray:
+    """Three different gradients and a red square: wrong channel order, clipping or turning shows."""
+    across = np.linspace(0, 255, WIDTH).astype(np.uint8)
+    down = np.linspace(0, 200, HEIGHT).astype(np.uint8)
+    rgb = np.stack(np.broadcast_arrays(across[None], across[None, ::-1], down[:, None]), axis=-1).copy()
+    rgb[10:20, 10:20] = [255, 0, 0]
+    return rgb
+
+
+def encoded(image: np.ndarray, suffix: str, *options: int) -> bytes:
+    bgr = image[..., ::-1] if image.ndim == 3 and image.shape[2] == 3 else image
+    return cv2.imencode(suffix, np.ascontiguousarray(bgr), list(options))[1].tobytes()
+
+
+def grey_rgb() -> np.ndarray:
+    return np.repeat(picture()[..., :1], 3, axis=2)
+
+
+def rgba() -> np.ndarray:
+    return np.dstack([picture()[..., ::-1], np.full((HEIGHT, WIDTH), 7, np.uint8)])  # BGRA, nearly transparent
+
+
+def chunk(kind: bytes, payload: bytes) -> bytes:
+    import zlib
+
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def tiff_block(orientation: int) -> bytes:
+    """A smallest EXIF block: one directory of one tag."""
+    return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, orientation, 0, 0)
+
+
+def jpeg_with_exif(orientation: int) -> bytes:
+    data = encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100)
+    payload = b"Exif\0\0" + tiff_block(orientation)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + data[2:]
+
+
+def png_with_exif(orientation: int) -> bytes:
+    data = encoded(picture(), ".png")
+    return data[:33] + chunk(b"eXIf", tiff_block(orientation)) + data[33:]
+
+
+GOOD = {
+    "png": (lambda: encoded(picture(), ".png"), picture, 0),
+    "png with bytes after its end": (lambda: encoded(picture(), ".png") + b"more", picture, 0),
+    "grey png": (lambda: encoded(picture()[..., 0], ".png"), grey_rgb, 0),
+    "rgba png": (lambda: encoded(rgba(), ".png"), picture, 0),
+    "16-bit png": (lambda: encoded(picture().astype(np.uint16) * 257, ".png"), picture, 0),
+    "16-bit grey png": (lambda: encoded(picture()[..., 0].astype(np.uint16) * 257, ".png"), grey_rgb, 0),
+    "16-bit tiff": (lambda: encoded(picture().astype(np.uint16) * 257, ".tiff"), picture, 0),
+    "tiff": (lambda: encoded(picture(), ".tiff"), picture, 0),
+    "bmp": (lambda: encoded(picture(), ".bmp"), picture, 0),
+    "webp, lossless": (lambda: encoded(picture(), ".webp", cv2.IMWRITE_WEBP_QUALITY, 101), picture, 0),
+    "webp": (lambda: encoded(picture(), ".webp", cv2.IMWRITE_WEBP_QUALITY, 100), picture, 6),
+    "webp with alpha": (lambda: encoded(rgba(), ".webp", cv2.IMWRITE_WEBP_QUALITY, 101), picture, 0),
+    "jpeg": (lambda: encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100), picture, 6),
+    "grey jpeg": (lambda: encoded(picture()[..., 0], ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100), grey_rgb, 2),
+    "progressive jpeg": (
+        lambda: encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        picture,
+        6,
+    ),
+    "jpeg with bytes after its end": (
+        lambda: encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100) + b"\0" * 99,
+        picture,
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_reads_as_rgb(kind: str, tmp_path: Path) -> None:
+    make, expected, mean_error = GOOD[kind]
+    (tmp_path / "picture").write_bytes(make())  # the suffix does not matter
+    image = read_image(tmp_path / "picture")
+    assert image.dtype == np.uint8 and image.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.astype(int) - expected()).mean() <= mean_error
+    assert np.array_equal(image, read_image(make())), "bytes read as the file does"
+    assert image_size(tmp_path / "picture") == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("make", [jpeg_with_exif, png_with_exif])
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda image: image),
+        (2, lambda image: image[:, ::-1]),
+        (3, lambda image: image[::-1, ::-1]),
+        (6, lambda image: np.rot90(image, -1)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation_is_applied(make, orientation: int, upright) -> None:
+    data = make(orientation)
+    image, expected = read_image(data), upright(read_image(make(1)))
+    assert np.array_equal(image, expected)
+    assert image_size(data) == (expected.shape[1], expected.shape[0])
+
+
+def png() -> bytes:
+    return encoded(picture(), ".png")
+
+
+def jpeg() -> bytes:
+    return encoded(picture(), ".jpg")
+
+
+def header_only(width: int, height: int) -> bytes:
+    """A PNG whose header alone is true: decoding it would fail, so a refusal came before."""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IEND", b"")
+    )
+
+
+def damaged_png() -> bytes:
+    data = bytearray(png())
+    data[len(data) // 2] ^= 0xFF
+    return bytes(data)
+
+
+def gif(frames: int) -> bytes:
+    """A 1x1 GIF, by hand."""
+    frame = b"\x21\xf9\x04\0\0\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + frame * frames + b";"
+
+
+def animated_png() -> bytes:
+    data = png()
+    return data[:33] + chunk(b"acTL", struct.pack(">II", 3, 0)) + data[33:]
+
+
+def animated_webp() -> bytes:
+    def part(kind: bytes, payload: bytes) -> bytes:
+        return kind + struct.pack("<I", len(payload)) + payload
+
+    body = b"WEBP" + part(b"VP8X", b"\x02\0\0\0" + b"\x3f\0\0" + b"\x2f\0\0") + 2 * part(b"ANMF", b"\0" * 16)
+    return part(b"RIFF", body)
+
+
+def two_pages() -> bytes:
+    ok, data = cv2.imencodemulti(".tiff", [picture(), picture()])
+    assert ok
+    return data.tobytes()
+
+
+BAD = {
+    "empty": (lambda: b"", "is empty"),
+    "text": (lambda: b"hello world" * 9, "not an image that keylite reads"),
+    "a RIFF of another kind": (lambda: b"RIFF\x24\0\0\0WAVEfmt ", "not an image that keylite reads"),
+    "jpeg, half": (lambda: jpeg()[: len(jpeg()) // 2], "truncated"),
+    "jpeg, 90 %": (lambda: jpeg()[: len(jpeg()) * 9 // 10], "truncated"),
+    "jpeg, last byte missing": (lambda: jpeg()[:-1], "truncated"),
+    "jpeg, header only": (lambda: jpeg()[:30], "truncated"),
+    "jpeg, no pixels": (lambda: b"\xff\xd8\xff\xd9", "truncated or damaged"),
+    "jpeg, half of it zeros": (lambda: jpeg()[: len(jpeg()) // 2] + bytes(999), "truncated"),
+    "progressive jpeg, 2/3": (
+        lambda: (data := encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[: len(data) * 2 // 3],
+        "truncated",
+    ),
+    "png, half": (lambda: png()[: len(png()) // 2], "truncated"),
+    "png, IEND missing": (lambda: png()[:-12], "truncated"),
+    "png, last byte missing": (lambda: png()[:-1], "truncated"),
+    "png, damaged": (damaged_png, "cannot be decoded"),
+    "bmp, half": (lambda: (data := encoded(picture(), ".bmp"))[: len(data) // 2], "truncated"),
+    "webp, half": (lambda: (data := encoded(picture(), ".webp"))[: len(data) // 2], "truncated"),
+    "tiff, half": (lambda: (data := encoded(picture(), ".tiff"))[: len(data) // 2], "truncated|cannot be decoded"),
+    "gif, half": (lambda: gif(1)[:-4], "truncated"),
+    "no width": (lambda: header_only(0, 9), "0x9"),
+    "animated gif": (lambda: gif(2), "several frames"),
+    "animated png": (animated_png, "several frames"),
+    "animated webp": (animated_webp, "several frames"),
+    "tiff of two pages": (two_pages, "several frames"),
+    "too large by its header": (lambda: header_only(20_000, 20_000), "400.0; raise the limit with --max-megapixels"),
+    "float tiff": (lambda: encoded(picture()[..., 0].astype(np.float32), ".tiff"), "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_refuses(kind: str, tmp_path: Path) -> None:
+    make, words = BAD[kind]
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(make())
+    with pytest.raises(ValueError, match=words) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_still_gif_is_read() -> None:
+    assert read_image(gif(1)).shape == (1, 1, 3)
+
+
+def test_megapixel_limit_is_the_caller_s() -> None:
+    assert read_image(png(), max_megapixels=WIDTH * HEIGHT / 1e6).shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(ValueError, match="at most 0.001 megapixels, got 64x48"):
+        read_image(png(), max_megapixels=0.001)
+
+
+def test_truncated_files_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for kind in ("jpeg, half", "png, half", "bmp, half", "webp, half", "gif, half", "text", "empty"):
+        with pytest.raises(ValueError):
+            read_image(BAD[kind][0]())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no.png: no such image file"):
+        read_image(tmp_path / "no.png")
+    with pytest.raises(ValueError, match="expected an image file, got a folder"):
+        read_image(str(tmp_path))
+    (tmp_path / "shut.png").write_bytes(png())
+    (tmp_path / "shut.png").chmod(0)
+    if not os.access(tmp_path / "shut.png", os.R_OK):  # root may read anything
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_image(tmp_path / "shut.png")
+    with pytest.raises(ValueError, match="expected a path, bytes or a uint8 array"):
+        read_image(3)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 5), np.uint8), r"np.repeat\(image\[..., None\], 3, axis=2\)"),
+        (np.zeros((4, 5, 4), np.uint8), "drop the alpha"),
+        (np.zeros((4, 5, 3), np.float32), "astype"),
+        (np.zeros((4, 5, 1), np.uint8), r"\(4, 5, 1\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\)"),
+    ],
+)
+def test_arrays_are_checked(array: np.ndarray, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_image(array)
+    with pytest.raises(ValueError, match=words):
+        image_size(array)
+
+
+def test_array_comes_back_as_it_is() -> None:
+    image = picture()
+    assert read_image(image, max_megapixels=0) is image
+    assert image_size(image) == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize(("suffix", "mean_error"), [(".png", 0), (".PNG", 0), (".jpg", 3), (".jpeg", 3)])
+def test_written_picture_reads_back(suffix: str, mean_error: float, tmp_path: Path) -> None:
+    path = tmp_path / f"out{suffix}"
+    path.write_bytes(b"what was there")
+    write_image(path, picture())
+    assert np.abs(read_image(path).astype(int) - picture()).mean() <= mean_error
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "nothing is left beside it"
+
+
+def test_write_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape("ends in .png, .jpg, .jpeg, got '.gif'")):
+        write_image(tmp_path / "a.gif", picture())
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        write_image(tmp_path / "no" / "a.png", picture())
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match="got a folder"):
+        write_image(tmp_path / "folder.png", picture())
+    with pytest.raises(ValueError, match="uint8 array"):
+        write_image(tmp_path / "a.png", picture().astype(float))
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["CMYK JPEG", "palette PNG", "1-bit PNG", "grey and alpha PNG", "still GIF", "rotated WebP", "rotated TIFF"]
+)
+def test_agrees_with_pillow(kind: str) -> None:
+    image_module = pytest.importorskip("PIL.Image", reason="needs pillow")
+    from PIL import ImageOps
+
+    source = image_module.fromarray(picture())
+    exif = image_module.Exif()
+    exif[274] = 6
+    made, file_format, options = {
+        "CMYK JPEG": (source.convert("CMYK"), "JPEG", {"quality": 95}),
+        "palette PNG": (source.quantize(64), "PNG", {}),
+        "1-bit PNG": (source.convert("1"), "PNG", {}),
+        "grey and alpha PNG": (source.convert("LA"), "PNG", {}),
+        "still GIF": (source.quantize(64), "GIF", {}),
+        "rotated WebP": (source, "WEBP", {"exif": exif, "lossless": True}),
+        "rotated TIFF": (source, "TIFF", {"exif": exif}),
+    }[kind]
+    buffer = io.BytesIO()
+    made.save(buffer, file_format, **options)
+    with image_module.open(io.BytesIO(buffer.getvalue())) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB")).astype(int)
+    image = read_image(buffer.getvalue())
+    assert image.shape == expected.shape
+    assert np.abs(image - expected).max() <= (1 if kind == "CMYK JPEG" else 0)  # 1: another rounding of K
+    assert image_size(buffer.getvalue()) == (expected.shape[1], expected.shape[0])

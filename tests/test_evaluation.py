@@ -1,0 +1,566 @@
+"""Metrics against values known by hand or from MMPose's own tests, and evaluation through a predictor made here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from keylite import evaluation
+from keylite.data.dataset import Dataset, from_arrays
+from keylite.evaluation import Predictions, Report, point_errors, report_of
+from keylite.runtime.geometry import crop_box, whole_box
+from keylite.runtime.skeleton import Skeleton
+
+NAN = float("nan")
+# MMPose tests/test_evaluation/test_functional/test_keypoint_eval.py: five points, the third one masked
+REFERENCE_PRED = np.array([[[10, 4], [10, 18], [0, 0], [40, 40], [20, 10]]], np.float64)
+REFERENCE_TRUE = np.array([[[10, 0], [10, 10], [NAN, NAN], [30, 30], [0, 10]]], np.float64)
+NAMES = ("nose", "left_eye", "right_eye", "chin")
+BOXES = np.array([[0, 0, 30, 40], [10, 10, 20, 110]], np.float64)
+
+
+def face(groups: int = 6, each: int = 2, seed: int = 0) -> Dataset:
+    """Images of 60 x 40 with four points; object 1 lacks its left eye, object 2 all but its chin."""
+    rng = np.random.default_rng(seed)
+    count = groups * each
+    xy = rng.uniform(5, 35, (count, 4, 2))
+    xy[1, 1] = NAN
+    xy[2, :3] = NAN
+    images = [rng.integers(0, 256, (40, 60, 3), dtype=np.uint8) for _ in range(count)]
+    boxes = np.tile([2.0, 3.0, 42.0, 33.0], (count, 1))
+    owners = [f"g{i // each}" for i in range(count)]
+    return from_arrays(images, xy, skeleton=Skeleton(NAMES), boxes=boxes, groups=owners, name="faces")
+
+
+def guesses(dataset: Dataset, xy: np.ndarray) -> Predictions:
+    count, keypoints = xy.shape[:2]
+    crops = tuple(crop_box(np.array([0, 0, 60, 40.0]), (32, 32)) for _ in range(count))
+    return Predictions(xy, np.zeros_like(xy), np.full((count, keypoints), NAN), dataset.box, crops)
+
+
+def shifted(dataset: Dataset, shift: tuple[float, float]) -> Predictions:
+    return guesses(dataset, np.nan_to_num(dataset.xy) + shift)
+
+
+# ---- metrics
+
+
+def test_errors_match_mmpose() -> None:
+    errors = point_errors(REFERENCE_PRED, REFERENCE_TRUE)
+    np.testing.assert_allclose(errors, [[4, 8, NAN, 200**0.5, 20]])
+    np.testing.assert_allclose(evaluation.nme_of(errors, np.ones(1)), [11.5355339])  # its NME with norm 1, and its EPE
+
+
+def test_auc_is_the_area_that_mmpose_steps_through() -> None:
+    parts = point_errors(REFERENCE_PRED, REFERENCE_TRUE)[0] / 20
+    known = parts[np.isfinite(parts)]
+    stepped = np.mean([np.mean(known < i / 4) for i in range(4)])
+    assert stepped == 0.375  # thresholds start at 0, so a perfect model has .95 with 20 of them
+    fine = np.mean([np.mean(known <= (i + 0.5) / 20000) for i in range(20000)])
+    assert evaluation.auc_of(parts, 1.0) == pytest.approx(0.4232, abs=5e-5)
+    assert evaluation.auc_of(parts, 1.0) == pytest.approx(fine, abs=1e-4)
+    assert evaluation.auc_of(np.zeros(3)) == 1
+    assert evaluation.auc_of(np.array([0.1, 0.5, NAN])) == 0
+
+
+def test_errors_leave_their_arguments_alone() -> None:
+    pred, true = REFERENCE_PRED.copy(), REFERENCE_TRUE.copy()
+    point_errors(pred, true)
+    np.testing.assert_array_equal(pred, REFERENCE_PRED)
+    np.testing.assert_array_equal(true, REFERENCE_TRUE)
+
+
+def test_lost_predictions_are_an_error_not_a_gap() -> None:
+    pred = REFERENCE_PRED.copy()
+    pred[0, 2] = NAN  # unlabelled: nothing to measure
+    point_errors(pred, REFERENCE_TRUE)
+    pred[0, 0, 1] = np.inf
+    with pytest.raises(ValueError, match="NaN or Inf at 1 of 4 labelled points"):
+        point_errors(pred, REFERENCE_TRUE)
+
+
+def test_nme_averages_objects_not_points() -> None:
+    errors = np.array([[2, NAN, NAN], [4, 4, 10], [NAN, NAN, NAN], [1, 1, 1], [1, 1, 1]], np.float64)
+    nme = evaluation.nme_of(errors, np.array([10, 20, 10, 0, NAN]))
+    np.testing.assert_allclose(nme, [0.2, 0.3, NAN, NAN, NAN])
+
+
+def test_pck_is_strict_and_pools_points() -> None:
+    errors = np.array([[1, 2, NAN], [0, NAN, NAN], [0, 0, 0]], np.float64)
+    length = np.array([10, 10, NAN])
+    assert evaluation.pck_of(errors, length, 0.1) == pytest.approx(1 / 3)  # 1 < 0.1 * 10 does not hold
+    assert evaluation.pck_of(errors, length, 0.11) == pytest.approx(2 / 3)
+
+
+def test_failure_is_above_the_limit() -> None:
+    assert evaluation.failure_rate_of(np.array([0.1, 0.11, NAN, 0.0])) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("0,1", [5, NAN], id="indices"),
+        pytest.param("nose,left_eye", [5, NAN], id="names"),
+        pytest.param("left_eye , 0", [5, NAN], id="a name and an index, spaced"),
+        pytest.param("box_diagonal", [50, (100**2 + 10**2) ** 0.5], id="diagonal"),
+        pytest.param("box_side", [1200**0.5, 1000**0.5], id="side"),
+        pytest.param("100px", [100, 100], id="constant"),
+        pytest.param("2.5px", [2.5, 2.5], id="fraction of a constant"),
+    ],
+)
+def test_normaliser(text: str, expected: list[float]) -> None:
+    xy = np.array([[[0, 0], [3, 4], [9, 9], [9, 9]], [[0, 0], [NAN, NAN], [9, 9], [9, 9]]], np.float64)
+    np.testing.assert_allclose(evaluation.normaliser(text, xy, BOXES, NAMES), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("interocular", "INDEX,INDEX or NAME,NAME"),
+        ("", "INDEX,INDEX"),
+        ("0,", "INDEX,INDEX"),
+        ("0,1,2", "INDEX,INDEX"),
+        ("0,4", r"indices 0\.\.3, got 4"),
+        ("nose,left_eyes", "nearest is 'left_eye'"),
+        ("nose,0", "two different keypoints"),
+        ("0px", "above 0"),
+        ("-5px", "INDEX,INDEX"),
+    ],
+)
+def test_normaliser_refuses(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluation.normaliser(text, np.zeros((2, 4, 2)), BOXES, NAMES)
+
+
+def test_normaliser_refuses_a_name_that_is_another_index() -> None:
+    with pytest.raises(ValueError, match="use names"):
+        evaluation.normaliser("1,2", np.zeros((2, 3, 2)), BOXES, ("1", "2", "3"))
+    xy = np.array([[[0, 0], [3, 4]]], np.float64)
+    np.testing.assert_allclose(evaluation.normaliser("0,1", xy, BOXES[:1], ("0", "1")), [5])
+
+
+# ---- intervals
+
+
+def test_interval_counts_groups_not_objects() -> None:
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 1, 40)
+    wide, narrow = np.repeat(np.arange(40), 25), np.arange(1000)
+    values = level[wide]
+    by_group = evaluation.group_intervals(values[:, None], np.ones(1000), wide, np.random.default_rng(1))
+    by_object = evaluation.group_intervals(values[:, None], np.ones(1000), narrow, np.random.default_rng(1))
+    assert by_group is not None and by_object is not None
+    half = 1.96 * level.std() / 40**0.5
+    np.testing.assert_allclose(by_group[0] - level.mean(), [-half, half], atol=0.1 * half)  # measured: within 7 %
+    assert np.ptp(by_object[0]) < np.ptp(by_group[0]) / 4  # 1 / sqrt(25)
+
+
+def test_interval_weighs_groups_by_their_objects() -> None:
+    group = np.array([0] * 50 + [1, 2, 3, 4, 5])
+    values = np.where(group == 0, 1.0, 0.0)
+    low, high = evaluation.group_intervals(values[:, None], np.ones(55), group, np.random.default_rng(0))[0]
+    assert low == 0 and high > 0.95  # a draw without the large group has mean 0, one with it at least 50 / 55
+
+
+def test_interval_ignores_groups_without_a_figure() -> None:
+    counts = np.array([1, 1, 1, 1, 0, 0])
+    args = np.ones((6, 1)) * counts[:, None], counts, np.arange(6)
+    assert evaluation.group_intervals(*args, np.random.default_rng(0)) is None
+    counts[4] = 1
+    found = evaluation.group_intervals(
+        np.ones((6, 1)) * counts[:, None], counts, np.arange(6), np.random.default_rng(0)
+    )
+    np.testing.assert_array_equal(found, [[1, 1]])
+
+
+def test_interval_in_pieces_covers_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, group = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60)
+    whole = evaluation.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
+    monkeypatch.setattr(evaluation, "CHUNK", 7 * 60)  # 2000 is no multiple of 7
+    pieces = evaluation.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
+    np.testing.assert_array_equal(whole, pieces)
+
+
+# ---- report
+
+
+def test_report_of_a_known_shift() -> None:
+    data = face()
+    report = report_of(shifted(data, (3, -4)), data, "10px", seed=0)
+    assert report.nme == evaluation.NmeReport(0.5, 0.5, (0.5, 0.5), "10px", 12)
+    assert (report.failure_rate, report.auc) == (1, 0)
+    assert report.pck == {"0.05": 0, "0.1": 0, "0.2": 0}
+    assert (report.count, report.points, report.groups) == (12, 44, 6)
+    assert msgspec.structs.astuple(report.pixel_error) == pytest.approx((5,) * 5)
+    assert (report.signed_error.x, report.signed_error.y) == pytest.approx((3, -4))
+    assert report.signed_error.x_interval == pytest.approx((3, 3))
+    assert report.signed_error.y_interval == pytest.approx((-4, -4))
+    assert list(report.per_keypoint) == list(NAMES)
+    assert report.per_keypoint["left_eye"].count == 10
+    chin = report.per_keypoint["chin"]
+    assert msgspec.structs.astuple(chin) == pytest.approx((0.5, 5, 5, 3, -4, 12))
+    assert report.notes == ()
+
+
+def test_perfect_points_give_perfect_figures() -> None:
+    data = face()
+    report = report_of(shifted(data, (0, 0)), data, "box_side")
+    assert (report.nme.mean, report.auc, report.failure_rate, report.pixel_error.max) == (0, 1, 0, 0)
+    assert set(report.pck.values()) == {1}
+
+
+def test_points_outside_the_crop_count() -> None:
+    data = face()
+    far = dataclasses.replace(data, xy=data.xy + 1000)
+    assert report_of(shifted(far, (5, 0)), far, "100px").points == 44
+
+
+def test_what_has_no_normaliser_is_counted_and_said() -> None:
+    data = face()
+    data.xy[3] = NAN
+    report = report_of(shifted(data, (1, 0)), data, "left_eye,right_eye")
+    assert report.nme.count == 9
+    assert report.points == 40  # pixel errors need no normaliser
+    assert report.notes == (
+        "1 of 12 objects have no labelled point and count nowhere",
+        "2 of 12 objects have no normaliser (left_eye,right_eye unlabelled or 0 px): no NME, PCK, AUC or failure",
+    )
+
+
+def test_an_unlabelled_keypoint_has_no_figures() -> None:
+    data = face()
+    data.xy[:, 0] = NAN
+    report = report_of(shifted(data, (1, 0)), data, "100px")
+    assert report.per_keypoint["nose"] == evaluation.KeypointReport(None, None, None, None, None, 0)
+    assert evaluation.keypoint_rows(report)[0] == ("nose", "-", "-", "-", "-", "-", "0")
+
+
+def test_few_groups_have_no_interval_and_a_note() -> None:
+    data = face(groups=4)
+    report = report_of(shifted(data, (1, 0)), data, "100px")
+    assert (report.nme.interval, report.signed_error.x_interval) == (None, None)
+    assert report.notes == ("no interval: 4 group(s) with an NME, and a bootstrap needs at least 5",)
+    assert ("NME", "1.00% (no interval) by 100px") in evaluation.summary_rows(report)
+
+
+def test_the_seed_fixes_the_interval() -> None:
+    data = face()
+    found = guesses(data, np.nan_to_num(data.xy) + np.random.default_rng(5).normal(0, 3, data.xy.shape))
+    first, again, other = (report_of(found, data, "100px", seed=seed).nme.interval for seed in (1, 1, 2))
+    assert first == again != other
+    low, high = first
+    assert low < report_of(found, data, "100px").nme.mean < high
+
+
+def test_normaliser_boxes_are_the_ruler() -> None:
+    data = face()
+    found = dataclasses.replace(shifted(data, (3, 4)), normaliser_boxes=np.tile([0, 0, 100, 100.0], (12, 1)))
+    assert report_of(found, data, "box_side").nme.mean == pytest.approx(0.05)
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    data = face()
+    data.xy[:, 1] = NAN
+    with pytest.raises(ValueError, match="'left_eye,nose' is unlabelled or 0 px in all 12 objects"):
+        report_of(shifted(data, (1, 0)), data, "left_eye,nose")
+    data.xy[:] = NAN
+    with pytest.raises(ValueError, match="none of the 12 objects has a labelled point"):
+        report_of(shifted(data, (1, 0)), data, "100px")
+
+
+def test_json_has_one_shape_and_comes_back() -> None:
+    data = face(groups=4)
+    data.xy[:, 0] = NAN
+    report = report_of(shifted(data, (1, 0)), data, "100px", model_sha256="ab", engine="onnx", notes=["said"])
+    plain = json.loads(report.to_json())
+    assert list(plain) == (
+        "nme failure_rate failure_limit pck auc pixel_error signed_error per_keypoint count points groups oks_ap boxes "
+        "model_sha256 dataset engine notes"
+    ).split(" ")
+    assert list(plain["nme"]) == ["mean", "median", "interval", "normalize", "count"]
+    assert list(plain["pck"]) == ["0.05", "0.1", "0.2"]
+    assert list(plain["pixel_error"]) == ["mean", "p50", "p90", "p95", "max"]
+    assert list(plain["signed_error"]) == ["x", "y", "x_interval", "y_interval"]
+    assert plain["per_keypoint"]["nose"] == {"nme": None, "p50": None, "p95": None, "x": None, "y": None, "count": 0}
+    assert plain["dataset"] == {"name": "faces", "fingerprint": data.fingerprint()}
+    assert plain["notes"][0] == "said" and plain["nme"]["interval"] is None
+    assert msgspec.json.decode(report.to_json(), type=Report) == report
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(plain | {"extra": 1}, Report)
+
+
+def test_rows_name_the_normaliser_and_the_interval() -> None:
+    data = face()
+    rows = evaluation.summary_rows(report_of(shifted(data, (3, -4)), data, "100px", notes=["careful"]))
+    assert rows[0] == ("NME", "5.00% [5.00%, 5.00%] by 100px")
+    assert ("signed error", "x +3.00 [+3.00, +3.00], y -4.00 [-4.00, -4.00] px") in rows
+    assert rows[-1] == ("note", "careful")
+    assert not [label for label, _ in rows if label in ("OKS-AP", "model", "engine")]  # unknown here
+    keypoints = evaluation.keypoint_rows(report_of(shifted(data, (3, -4)), data, "100px"))
+    assert keypoints[3] == ("chin", "5.00%", "5.00", "5.00", "+3.00", "-4.00", "12")
+    assert {len(row) for row in keypoints} == {len(evaluation.KEYPOINT_COLUMNS)}
+
+
+def test_reports_compare_only_on_the_same_data_and_normaliser() -> None:
+    data, other = face(), face(seed=1)
+    report = report_of(shifted(data, (1, 0)), data, "100px")
+    evaluation.comparable(report, report_of(shifted(data, (2, 0)), data, "100px"))
+    with pytest.raises(ValueError, match="expected one data set, got faces"):
+        evaluation.comparable(report, report_of(shifted(other, (1, 0)), other, "100px"))
+    with pytest.raises(ValueError, match="expected one normaliser, got 100px and box_side"):
+        evaluation.comparable(report, report_of(shifted(data, (1, 0)), data, "box_side"))
+
+
+# ---- OKS
+
+
+def pair_off(oks: float, sigma: float, area: float) -> float:
+    """The distance px at which a keypoint scores `oks`: oks = exp(-d^2 / (2 area (2 sigma)^2))."""
+    return float((-np.log(oks) * 2 * area * (2 * sigma) ** 2) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("oks", "expected"),
+    [(1.0, 1.0), (0.72, 0.5), (0.49, 0.0), (0.96, 1.0)],
+    ids=["perfect", "five of ten thresholds", "below all", "above all"],
+)
+@pytest.mark.parametrize("area", [None, 400.0], ids=["area of the box", "area of the data"])
+def test_oks_ap_by_hand(oks: float, expected: float, area: float | None) -> None:
+    pytest.importorskip("faster_coco_eval")
+    data = face()
+    if area:
+        data.area[:] = area
+    distance = pair_off(oks, 0.05, area or 40 * 30)
+    report = report_of(shifted(data, (distance, 0)), data, "100px", sigmas=[0.05] * 4)
+    assert report.oks_ap == pytest.approx(expected)
+    assert ("OKS-AP", f"{report.oks_ap:.4f}") in evaluation.summary_rows(report)
+
+
+def test_oks_ap_ranks_by_the_mean_score_and_leaves_out_the_unlabelled() -> None:
+    pytest.importorskip("faster_coco_eval")
+    data = face(groups=2, each=1)
+    data.xy[0] = NAN
+    data = from_arrays(
+        list(data.images) * 2, np.concatenate([data.xy, np.full((2, 4, 2), 20.0)]), boxes=np.tile(data.box, (2, 1))
+    )
+    xy = np.nan_to_num(data.xy)
+    xy[1] += 500  # one of three labelled objects is lost
+    found = guesses(data, xy)
+    found.score[:] = [[0.1] * 4, [0.9, NAN, NAN, 0.9], [0.5] * 4, [0.5] * 4]
+    # the lost one comes first: precision 0, 1/2, 2/3; the envelope is 2/3 over recall 0..2/3: 67 of 101 steps
+    assert evaluation.oks_ap(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
+    found.score[1] = 0.2  # now last: precision 1, 1, 2/3
+    assert evaluation.oks_ap(found, data, [0.05] * 4) == pytest.approx(67 / 101)
+    found.score[1] = NAN  # counts as 1: first again
+    assert evaluation.oks_ap(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
+
+
+def test_oks_ap_takes_more_than_twenty_objects_an_image() -> None:
+    pytest.importorskip("faster_coco_eval")
+    data = face(groups=30, each=1)
+    crowd = dataclasses.replace(
+        data, images=data.images[:1], image_names=data.image_names[:1], image_index=np.zeros(30, np.int32)
+    )
+    assert evaluation.oks_ap(shifted(crowd, (0, 0)), crowd, [0.01] * 4) == pytest.approx(1.0)
+
+
+def test_oks_ap_refuses() -> None:
+    pytest.importorskip("faster_coco_eval")
+    data = face()
+    with pytest.raises(ValueError, match="expected 4 values, one a keypoint, got 17"):
+        evaluation.oks_ap(shifted(data, (0, 0)), data, [0.1] * 17)
+
+
+def test_oks_ap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    data = face()
+    with pytest.raises(ValueError, match=r'pip install "keylite\[coco\]"'):
+        evaluation.oks_ap(shifted(data, (0, 0)), data, [0.1] * 4)
+
+
+# ---- models
+
+
+class Reader:
+    """A predictor that reads its points off the crop: each pixel holds its own image coordinates and image number.
+
+    Point k lies at the crop's centre plus k px of the image, so every place a crop can go wrong shows.
+    """
+
+    sha256, engine_name, max_megapixels = "ab" * 32, "reader", 100.0
+
+    def __init__(self, box: str = "annotation", skeleton: Skeleton | None = None, size: tuple[int, int] = (33, 21)):
+        self.spec = SimpleNamespace(
+            skeleton=skeleton or Skeleton(NAMES), size=size, box=box, padding=0.25, normalize="box_side"
+        )
+        self.batches: list[int] = []
+
+    def crops(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list:
+        padding = self.spec.padding if self.spec.box == "annotation" else 0.0
+        asked = whole_box(image)[None] if boxes is None else boxes
+        return [crop_box(box, self.spec.size, padding) for box in asked]
+
+    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (self.spec.size[1], self.spec.size[0], 3)
+        self.batches.append(len(pixels))
+        middle = pixels[:, self.spec.size[1] // 2, self.spec.size[0] // 2]
+        unit_xy = np.full((len(pixels), len(self.spec.skeleton), 2), 0.5, np.float32)
+        return unit_xy, np.repeat(middle[:, 2:].astype(np.float32), len(self.spec.skeleton), axis=1)
+
+
+def numbered(objects: list[int], boxes: np.ndarray | None = None) -> Dataset:
+    """An object per entry, in the image of that number; image i is filled with 10 * i."""
+    data = from_arrays(
+        [np.full((40, 60, 3), 10 * i, np.uint8) for i in range(max(objects) + 1)],
+        np.tile([[10.0, 10], [20, 10], [10, 20], [20, 20]], (max(objects) + 1, 1, 1)),
+        skeleton=Skeleton(NAMES),
+        name="numbers",
+    ).subset(np.array(objects))
+    return data if boxes is None else dataclasses.replace(data, box=boxes)
+
+
+def boxes_of(count: int) -> np.ndarray:
+    corner = np.random.default_rng(0).uniform(0, 20, (count, 2))
+    return np.concatenate([corner, corner + np.array([12, 9])], axis=1)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 32])
+def test_predictions_keep_the_order_of_objects(batch: int) -> None:
+    order = [2, 0, 1, 2, 0, 3, 2]
+    data, reader, progress = numbered(order, boxes_of(7)), Reader(), []
+    found = evaluation.predict_dataset(
+        reader, data, batch=batch, on_batch=lambda done, total: progress.append((done, total))
+    )
+    np.testing.assert_array_equal(found.score[:, 0], 10 * np.array(order))
+    centres = (data.box[:, :2] + data.box[:, 2:]) / 2
+    np.testing.assert_allclose(found.xy, np.repeat(centres[:, None], 4, axis=1))
+    np.testing.assert_array_equal(found.boxes, data.box)
+    assert len(found.crops) == 7 and found.xy.dtype == np.float64
+    assert sum(reader.batches) == 7 and max(reader.batches) == min(batch, 7)
+    assert progress[-1] == (7, 7) and len(progress) == len(reader.batches)
+
+
+def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    monkeypatch.setattr(evaluation, "read_image", lambda image, limit: reads.append(int(image[0, 0, 0])) or image)
+    evaluation.predict_dataset(Reader(), numbered([2, 0, 1, 2, 0], boxes_of(5)), batch=2)
+    assert reads == [0, 10, 20]
+
+
+def test_whole_images_need_no_box() -> None:
+    found = evaluation.predict_dataset(Reader("image"), numbered([0, 1]))
+    np.testing.assert_array_equal(found.boxes, [[0, 0, 60, 40]] * 2)
+    np.testing.assert_array_equal(found.normaliser_boxes, [[0, 0, 60, 40]] * 2)
+    np.testing.assert_allclose(found.xy, np.full((2, 4, 2), [30, 20]))
+
+
+def test_a_missing_box_is_named() -> None:
+    boxes = boxes_of(3)
+    boxes[1] = NAN
+    boxes[2, 2] = boxes[2, 0]
+    with pytest.raises(ValueError, match="lack one: image_000001; image_000002; train with --box image"):
+        evaluation.predict_dataset(Reader(), numbered([0, 1, 2], boxes))
+
+
+def test_boxes_of_a_detector_do_not_change_the_ruler() -> None:
+    data, reader = numbered([0, 1, 2], boxes_of(3)), Reader()
+    found = evaluation.predict_dataset(reader, data, boxes=data.box + 5)
+    np.testing.assert_array_equal(found.boxes, data.box + 5)
+    np.testing.assert_array_equal(found.normaliser_boxes, data.box)
+    bare = dataclasses.replace(data, box=np.full((3, 4), NAN))
+    found = evaluation.predict_dataset(reader, bare, boxes=data.box + 5)
+    np.testing.assert_array_equal(found.normaliser_boxes, data.box + 5)
+    with pytest.raises(ValueError, match="expected 3, one an object of numbers, got 2"):
+        evaluation.predict_dataset(reader, data, boxes=data.box[:2])
+
+
+@pytest.mark.parametrize("box", ["annotation", "image"])
+def test_jitter_moves_the_crop_and_not_the_ruler(box: str) -> None:
+    data = numbered([0, 1, 2], boxes_of(3))
+    args = Reader(box), data
+    plain = evaluation.predict_dataset(*args)
+    first, again, other = (
+        evaluation.predict_dataset(*args, jitter_box=0.2, generator=np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.boxes, again.boxes)
+    np.testing.assert_array_equal(first.normaliser_boxes, plain.boxes)
+    assert (first.boxes != plain.boxes).all() and (first.boxes != other.boxes).all()
+    centres = (first.boxes[:, :2] + first.boxes[:, 2:]) / 2
+    np.testing.assert_allclose(first.xy[:, 0], centres)
+
+
+def test_jitter_needs_a_sane_amount_and_a_generator() -> None:
+    data = numbered([0], boxes_of(1))
+    with pytest.raises(ValueError, match="got 1.5"):
+        evaluation.predict_dataset(Reader(), data, jitter_box=1.5, generator=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="Generator"):
+        evaluation.predict_dataset(Reader(), data, jitter_box=0.1)
+
+
+def test_evaluate_says_what_was_measured() -> None:
+    data, kept = numbered([0, 1, 2, 2, 3, 4], boxes_of(6)), []
+    report = evaluation.evaluate(Reader(), data, on_predictions=kept.append)
+    assert report == report_of(kept[0], data, "box_side", model_sha256="ab" * 32, engine="reader")
+    assert (report.boxes, report.oks_ap, report.notes) == ("annotation", None, ())
+    assert report.nme.normalize == "box_side"
+    assert evaluation.evaluate(Reader(), data, normalize="0,1").nme.normalize == "0,1"
+
+
+@pytest.mark.parametrize(
+    ("box", "options", "expected"),
+    [
+        ("annotation", {}, "annotation"),
+        ("image", {}, "image"),
+        ("annotation", {"boxes": boxes_of(6)}, "file"),
+        ("annotation", {"jitter_box": 0.1}, "annotation, jitter 0.1 seed 0"),
+        ("image", {"jitter_box": 0.05, "seed": 3}, "image, jitter 0.05 seed 3"),
+    ],
+    ids=["annotation", "image", "file", "jitter", "jittered image"],
+)
+def test_evaluate_names_the_boxes(box: str, options: dict, expected: str) -> None:
+    report = evaluation.evaluate(Reader(box), numbered([0, 1, 2, 3, 4, 5], boxes_of(6)), **options)
+    assert report.boxes == expected
+
+
+def test_evaluate_refuses_another_number_of_keypoints() -> None:
+    reader = Reader(skeleton=Skeleton(tuple(f"k{k}" for k in range(68))))
+    with pytest.raises(ValueError, match="model has 68 keypoints, data has 4"):
+        evaluation.evaluate(reader, numbered([0], boxes_of(1)))
+
+
+def test_evaluate_notes_other_names_and_refuses_another_order() -> None:
+    data = numbered([0, 1, 2, 3, 4], boxes_of(5))
+    report = evaluation.evaluate(Reader(skeleton=Skeleton(("nose", "l", "r", "chin"))), data)
+    shown = "'l' is 'left_eye' in the data; 'r' is 'right_eye' in the data"
+    assert report.notes == (f"2 of 4 keypoint names differ, matched by position: {shown}",)
+    with pytest.raises(ValueError, match="same names in another order"):
+        evaluation.evaluate(Reader(skeleton=Skeleton(("nose", "right_eye", "left_eye", "chin"))), data)
+
+
+def test_evaluate_notes_a_whole_image_with_several_objects() -> None:
+    report = evaluation.evaluate(Reader("image"), numbered([0, 0, 1, 2, 3, 4]))
+    assert report.notes[0].startswith("1 objects share their image with another")
+
+
+@pytest.mark.parametrize("where", ["argument", "data", "model"])
+def test_evaluate_finds_sigmas(where: str) -> None:
+    pytest.importorskip("faster_coco_eval")
+    data, sigmas = numbered([0, 1, 2, 3, 4], boxes_of(5)), (0.05,) * 4
+    named = Skeleton(NAMES, sigmas=sigmas)
+    report = evaluation.evaluate(
+        Reader(skeleton=named if where == "model" else None),
+        data.with_skeleton(named) if where == "data" else data,
+        sigmas=sigmas if where == "argument" else None,
+    )
+    assert report.oks_ap is not None
+
+
+def test_evaluate_refuses_an_engine_for_an_open_predictor() -> None:
+    with pytest.raises(ValueError, match="give them when it is opened"):
+        evaluation.evaluate(Reader(), numbered([0], boxes_of(1)), threads=2)

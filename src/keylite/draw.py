@@ -50,8 +50,8 @@ def draw_points(
 ) -> np.ndarray:
     """A copy of the image with the points (K, 2) px, their edges, and where given the true points joined to them.
 
-    Points with NaN are left out, with their edges. truth is drawn as smaller white dots. radius in px; None takes it from the
-    size of the image and the spacing of the points.
+    Points with NaN are left out, with their edges. truth is drawn as smaller white dots. radius in px; None takes it
+    from the size of the image and the spacing of the points.
     """
     if xy.shape != (len(skeleton), 2):
         raise ValueError(f"xy: expected shape ({len(skeleton)}, 2), one object's points, got {xy.shape}")

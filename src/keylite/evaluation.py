@@ -29,6 +29,7 @@ FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where th
 DRAWS = 2000  # bootstrap draws: the ends of a 95 % interval then move by about 2 % of its width between seeds
 FEWEST_GROUPS = 5  # below this, groups drawn again say nothing about groups not seen
 CHUNK = 2**20  # drawn group indices held at once
+KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,8 +433,8 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         (f"AUC to {limit}", f"{report.auc:.4f}"),
         *((f"PCK@{at}", f"{share:.2%}") for at, share in report.pck.items()),
         ("OKS-AP", "" if report.oks_ap is None else f"{report.oks_ap:.4f}"),
-        ("pixel error", f"mean {pixel.mean:.2f} px"),
-        ("", f"p50 {pixel.p50:.2f}, p90 {pixel.p90:.2f}, p95 {pixel.p95:.2f}, max {pixel.max:.2f} px"),
+        ("pixel error", f"mean {pixel.mean:.2f} px, p50 {pixel.p50:.2f}, p90 {pixel.p90:.2f}, p95 {pixel.p95:.2f}"),
+        ("largest error", f"{pixel.max:.2f} px"),
         ("signed error", f"x {_signed(signed.x, signed.x_interval)}, y {_signed(signed.y, signed.y_interval)} px"),
         ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
         ("boxes", report.boxes),
@@ -449,9 +450,6 @@ def _signed(mean: float, interval: tuple[float, float] | None) -> str:
     return f"{mean:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
 
 
-KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
-
-
 def keypoint_rows(report: Report) -> list[tuple[str, ...]]:
     """Texts under KEYPOINT_COLUMNS, a row a keypoint in the skeleton's order; "-" where nothing is labelled."""
 
@@ -459,8 +457,13 @@ def keypoint_rows(report: Report) -> list[tuple[str, ...]]:
         return "-" if value is None else format(value, form)
 
     return [
-        (name, text(k.nme, ".2%"), *(text(v, ".2f") for v in (k.p50, k.p95)), *(text(v, "+.2f") for v in (k.x, k.y)))
-        + (str(k.count),)
+        (
+            name,
+            text(k.nme, ".2%"),
+            *(text(px, ".2f") for px in (k.p50, k.p95)),
+            *(text(px, "+.2f") for px in (k.x, k.y)),
+            str(k.count),
+        )
         for name, k in report.per_keypoint.items()
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import logging
 import platform
@@ -167,10 +168,15 @@ def _pretrained_name(pretrained: str) -> str:
 
 def _open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool, overwrite: bool) -> None:
     """Make the folder of a new run, or make sure that an old one may go on."""
-    facts = {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in (("train", data), ("val", val))}
+    facts = {
+        part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()}
+        for part, d in (("train", data), ("val", val))
+    }
     old_recipe, old_facts = out / "recipe.yaml", out / "data.json"
     if old_recipe.is_file() and not (resume or overwrite):
-        raise ValueError(f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out")
+        raise ValueError(
+            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
+        )
     if resume and old_recipe.is_file():
         old = to_dict(make_recipe(read_recipe(old_recipe), str(old_recipe)))
         changed = [k for k, v in to_dict(recipe).items() if old[k] != v and k not in WITHOUT_EFFECT]
@@ -213,7 +219,7 @@ def versions() -> dict[str, str]:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 # ---- export
@@ -254,7 +260,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
 
 
-class OverBudget(Exception):
+class OverBudgetError(Exception):
     """An export moved points further than its budget allows; nothing was kept. `certificate` holds the figures."""
 
     def __init__(self, certificate: Certificate) -> None:
@@ -265,11 +271,13 @@ class OverBudget(Exception):
         self.certificate = certificate
 
 
-def export(model: Path | str, data: Dataset, out: Path | str, *, to: str = "onnx", budget: float | None = None) -> Certificate:
+def export(
+    model: Path | str, data: Dataset, out: Path | str, *, to: str = "onnx", budget: float | None = None
+) -> Certificate:
     """Write a model file in another format, once it has been held to its parent on `data`.
 
     budget: p95 px of the model input; None takes DRIFT_BUDGET, scaled to the input. The certificate lies beside the
-    file as JSON and markdown. Raises OverBudget, keeping nothing; ValueError for a format that nothing makes.
+    file as JSON and markdown. Raises OverBudgetError, keeping nothing; ValueError for a format that nothing makes.
     """
     model, out = Path(model), Path(out)
     if to not in EXPORTERS:
@@ -291,7 +299,7 @@ def export(model: Path | str, data: Dataset, out: Path | str, *, to: str = "onnx
         exporting.export(model, beside, child_spec)
         certificate = certify(beside, model, data, budget=budget, name=out.name)
         if not certificate.within_budget:
-            raise OverBudget(certificate)
+            raise OverBudgetError(certificate)
     write_text(certificate_path(out), msgspec.json.format(msgspec.json.encode(certificate), indent=2).decode())
     write_text(certificate_path(out).with_suffix(".md"), certificate_page(certificate))
     return certificate
@@ -361,7 +369,8 @@ def certificate_page(certificate: Certificate) -> str:
     table = "\n".join(f"| {name} | {d.p50:.4f} | {d.p95:.4f} | {d.max:.4f} |" for name, d in rows)
     return f"""# {c.child}: held to {c.parent}
 
-{"Accepted" if c.within_budget else "Refused"}: p95 drift {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input, budget {c.budget:g} px.
+{"Accepted" if c.within_budget else "Refused"}: p95 drift {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input,
+budget {c.budget:g} px.
 NME ({c.normalize}) {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % on {c.count} objects of {c.dataset}.
 
 | keypoint | p50 px | p95 px | max px |
@@ -380,7 +389,9 @@ NME ({c.normalize}) {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % on {
 STAGES = ("read", "crop", "engine", "decode")
 
 
-def benchmark(models: list[Path | str], *, threads: int = 1, runs: int = 50, image: Path | str | None = None) -> dict[str, Any]:
+def benchmark(
+    models: list[Path | str], *, threads: int = 1, runs: int = 50, image: Path | str | None = None
+) -> dict[str, Any]:
     """Milliseconds of each stage for each file, the files taking turns: median, p10 and p90 over `runs`.
 
     image: a file to read; None makes a 640x480 JPEG. Says which machine and how many threads.
@@ -438,7 +449,7 @@ def _timed(predictor: Predictor, source: bytes) -> list[float]:
     unit_xy, _ = predictor.spec.head.decode(raw)
     crop.from_unit(unit_xy[0])
     marks.append(time.perf_counter())
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def _spread(values: list[float]) -> dict[str, float]:

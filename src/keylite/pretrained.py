@@ -21,7 +21,8 @@ def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path
     if pretrained in (True, "imagenet"):
         if backbone not in LITE:
             raise ValueError(
-                f"pretrained: imagenet weights are known for {', '.join(LITE)}, got {backbone}; give a .safetensors file, or none"
+                f"pretrained: imagenet weights are known for {', '.join(LITE)}, got {backbone}; "
+                "give a .safetensors file, or none"
             )
         return download(f"timm/tf_efficientnet_{backbone}.in1k", "model.safetensors")
     path = Path(str(pretrained))
@@ -33,7 +34,10 @@ def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path
 def download(repository: str, filename: str) -> Path:
     """A file of a Hugging Face hub repository, from the local cache where it is there already."""
     hub = require("huggingface_hub", "pytorch")
+    with contextlib.suppress(require("huggingface_hub.errors", "pytorch").LocalEntryNotFoundError):
+        return Path(hub.hf_hub_download(repository, filename, local_files_only=True))
     try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=10)  # a download retries for 25 s
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would print over ours
             return Path(hub.hf_hub_download(repository, filename))
     except Exception as error:  # the hub client raises its own, requests' and httpx's errors

@@ -133,6 +133,9 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
             hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
             raise ValueError(f"{source}: unknown choice {name!r}{hint}")
     merged = (to_dict(base) if base else {}) | dict(choices)
+    for name, meant in BARE_YAML.items():
+        if name in merged and repr(merged[name]) in meant:
+            merged[name] = meant[repr(merged[name])]
     for name, parse in FROM_TEXT.items():
         if isinstance(merged.get(name), str):
             merged[name] = parse(merged[name])
@@ -146,7 +149,9 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         options = get_args(get_type_hints(Recipe)[field])
         expected = f"one of {', '.join(options)}" if options and all(isinstance(o, str) for o in options) else ""
         expected = expected or problem.partition(", got")[0].removeprefix("Expected ").replace("`", "")
-        raise ValueError(f"{source}: {field}: expected {expected}, got {dict(choices).get(field, merged[field])!r}") from None
+        raise ValueError(
+            f"{source}: {field}: expected {expected}, got {dict(choices).get(field, merged[field])!r}"
+        ) from None
 
 
 def _size_from_text(text: str) -> Any:
@@ -162,6 +167,11 @@ def _mirror_from_text(text: str) -> Any:
 
 
 FROM_TEXT: dict[str, Callable[[str], Any]] = {"size": _size_from_text, "mirror": _mirror_from_text}
+BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
+    "mirror": {"False": "off"},
+    "cache": {"False": "off"},
+    "precision": {"32": "32", "16": "16"},
+}
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:

@@ -61,7 +61,15 @@ def png_with_exif(orientation: int) -> bytes:
     return data[:33] + chunk(b"eXIf", tiff_block(orientation)) + data[33:]
 
 
+def top_down_bmp() -> bytes:
+    """A negative height: the rows run from the top."""
+    data = encoded(picture(), ".bmp")
+    start = struct.unpack_from("<I", data, 10)[0]
+    return data[:22] + struct.pack("<i", -HEIGHT) + data[26:start] + picture()[..., ::-1].tobytes()
+
+
 GOOD = {
+    "top-down bmp": (top_down_bmp, picture, 0),
     "png": (lambda: encoded(picture(), ".png"), picture, 0),
     "png with bytes after its end": (lambda: encoded(picture(), ".png") + b"more", picture, 0),
     "grey png": (lambda: encoded(picture()[..., 0], ".png"), grey_rgb, 0),
@@ -94,7 +102,8 @@ def test_reads_as_rgb(kind: str, tmp_path: Path) -> None:
     make, expected, mean_error = GOOD[kind]
     (tmp_path / "picture").write_bytes(make())  # the suffix does not matter
     image = read_image(tmp_path / "picture")
-    assert image.dtype == np.uint8 and image.shape == (HEIGHT, WIDTH, 3)
+    assert image.dtype == np.uint8
+    assert image.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(image.astype(int) - expected()).mean() <= mean_error
     assert np.array_equal(image, read_image(make())), "bytes read as the file does"
     assert image_size(tmp_path / "picture") == (WIDTH, HEIGHT)
@@ -170,12 +179,12 @@ BAD = {
     "empty": (lambda: b"", "is empty"),
     "text": (lambda: b"hello world" * 9, "not an image that keylite reads"),
     "a RIFF of another kind": (lambda: b"RIFF\x24\0\0\0WAVEfmt ", "not an image that keylite reads"),
-    "jpeg, half": (lambda: jpeg()[: len(jpeg()) // 2], "truncated"),
-    "jpeg, 90 %": (lambda: jpeg()[: len(jpeg()) * 9 // 10], "truncated"),
-    "jpeg, last byte missing": (lambda: jpeg()[:-1], "truncated"),
-    "jpeg, header only": (lambda: jpeg()[:30], "truncated"),
+    "jpeg, half": (lambda: jpeg()[: len(jpeg()) // 2], "the JPEG file is truncated"),
+    "jpeg, 90 %": (lambda: jpeg()[: len(jpeg()) * 9 // 10], "the JPEG file is truncated"),
+    "jpeg, last byte missing": (lambda: jpeg()[:-1], "the JPEG file is truncated"),
+    "jpeg, header only": (lambda: jpeg()[:30], "the JPEG file is truncated"),
     "jpeg, no pixels": (lambda: b"\xff\xd8\xff\xd9", "truncated or damaged"),
-    "jpeg, half of it zeros": (lambda: jpeg()[: len(jpeg()) // 2] + bytes(999), "truncated"),
+    "jpeg, half of it zeros": (lambda: jpeg()[: len(jpeg()) // 2] + bytes(999), "the JPEG file is truncated"),
     "progressive jpeg, 2/3": (
         lambda: (data := encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[: len(data) * 2 // 3],
         "truncated",
@@ -215,7 +224,7 @@ def test_still_gif_is_read() -> None:
 
 def test_megapixel_limit_is_the_caller_s() -> None:
     assert read_image(png(), max_megapixels=WIDTH * HEIGHT / 1e6).shape == (HEIGHT, WIDTH, 3)
-    with pytest.raises(ValueError, match="at most 0.001 megapixels, got 64x48"):
+    with pytest.raises(ValueError, match=r"at most 0\.001 megapixels, got 64x48"):
         read_image(png(), max_megapixels=0.001)
 
 
@@ -227,7 +236,7 @@ def test_truncated_files_print_nothing(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no.png: no such image file"):
+    with pytest.raises(FileNotFoundError, match=r"no.png: no such image file"):
         read_image(tmp_path / "no.png")
     with pytest.raises(ValueError, match="expected an image file, got a folder"):
         read_image(str(tmp_path))

@@ -99,8 +99,9 @@ class Dataset:
         return name if len(same) == 1 else f"{name}#{int(np.searchsorted(same, index))}"
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Dataset:
-        """The objects at `indices`, in that order; images and groups without one are dropped."""
-        indices = np.asarray(indices, np.int64)
+        """The objects at `indices` (or where a mask is true), in that order; unused images and groups are dropped."""
+        indices = np.asarray(indices)
+        indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
         used_images, image_index = np.unique(self.image_index[indices], return_inverse=True)
         used_groups, group_index = np.unique(self.group_index[indices], return_inverse=True)
         return dataclasses.replace(
@@ -122,7 +123,7 @@ class Dataset:
 
         `train, val = data.split(0.2)`. Raises ValueError where there are fewer groups than parts.
         """
-        if not fractions or min(fractions) <= 0 or sum(fractions) >= 1:
+        if not fractions or not (min(fractions) > 0 and sum(fractions) < 1):  # so that NaN is refused too
             raise ValueError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
             raise ValueError(
@@ -146,10 +147,10 @@ class Dataset:
 
     def regrouped(self, names_per_object: Sequence[str]) -> Dataset:
         """The same objects with one group name each."""
-        groups, group_index = np.unique(np.asarray(names_per_object, dtype=str), return_inverse=True)
-        return dataclasses.replace(
-            self, groups=tuple(str(g) for g in groups), group_index=group_index.astype(np.int32)
-        )
+        names = [str(name) for name in names_per_object]
+        groups = tuple(sorted(set(names)))
+        rank = {name: index for index, name in enumerate(groups)}
+        return dataclasses.replace(self, groups=groups, group_index=np.array([rank[name] for name in names], np.int32))
 
     def with_skeleton(self, skeleton: Skeleton) -> Dataset:
         """The same labels under another skeleton of as many keypoints."""
@@ -158,8 +159,10 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 over labels, boxes, groups, keypoint names and image names (pixels too, for images in memory)."""
         digest = hashlib.sha256()
-        for text in (*self.skeleton.names, *self.image_names, *self.groups):
-            digest.update(text.encode() + b"\0")
+        for texts in (self.skeleton.names, self.image_names, self.groups):
+            digest.update(f"{len(texts)} ".encode())
+            for text in texts:
+                digest.update(text.encode() + b"\0")
         for array in (self.image_index, self.xy, self.visible, self.box, self.group_index):
             digest.update(np.ascontiguousarray(array).tobytes())
         for image in self.images:
@@ -241,14 +244,23 @@ def from_arrays(
 ) -> Dataset:
     """A data set of one object an image.
 
-    xy: (N, K, 2) continuous image px, NaN where unlabelled. boxes: (N, 4) xyxy px, or None. groups: one an image,
-    else every image is its own. Without a skeleton the keypoints are named k0..kN.
+    xy: (N, K, 2) continuous image px, NaN where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
+    2; 0 is unlabelled whatever xy says. groups: one an image, else every image is its own. Without a skeleton the
+    keypoints are named k0..kN.
     """
     xy = np.asarray(xy, np.float64)
     if xy.ndim != 3 or xy.shape[2] != 2 or len(xy) != len(images):
         raise ValueError(f"xy: expected shape ({len(images)}, K, 2), one entry an image, got {xy.shape}")
     count, keypoints = xy.shape[:2]
-    labelled = np.isfinite(xy).all(axis=2)
+    missing = np.isnan(xy)
+    if np.isinf(xy).any() or (missing.any(axis=2) & ~missing.all(axis=2)).any():
+        raise ValueError("xy: expected both x and y finite, or both NaN where unlabelled")
+    labelled = ~missing.any(axis=2)
+    if visible is not None:
+        visible = np.asarray(visible)
+        if visible.shape != (count, keypoints) or not np.isin(visible, (0, 1, 2)).all():
+            raise ValueError(f"visible: expected shape {(count, keypoints)} of 0, 1 or 2, got shape {visible.shape}")
+        labelled &= visible > 0
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
     per_object = list(groups) if groups is not None else list(names)
     if len(per_object) != count:
@@ -270,7 +282,7 @@ def from_arrays(
 
 
 def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
-    """One group an image name, by `image`, `block:N` (runs of N in name order) or `regex:PATTERN`.
+    """One group an image name, by `image`, `block:N` (runs of N in name order, img2 before img10) or `regex:PATTERN`.
 
     The pattern's first group counts, else its whole match. Raises ValueError for a name that does not match.
     """
@@ -278,7 +290,7 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         return list(image_names)
     kind, _, value = group.partition(":")
     if kind == "block" and value.isdigit() and int(value) > 0:
-        rank = {name: position for position, name in enumerate(sorted(set(image_names)))}
+        rank = {name: position for position, name in enumerate(sorted(set(image_names), key=_natural))}
         return [f"block {rank[name] // int(value):05d}" for name in image_names]
     if kind == "regex" and value:
         try:
@@ -286,13 +298,17 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         except re.error as error:
             raise ValueError(f"group: {value!r} is not a regular expression: {error}") from None
         found = [pattern.search(name) for name in image_names]
-        missed = [name for name, match in zip(image_names, found, strict=True) if match is None]
+        group_number = 1 if pattern.groups else 0
+        missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
         if missed:
             raise ValueError(listed(f"group: {value!r} does not match {len(missed)} image names", missed))
-        return [match.group(1 if pattern.groups else 0) for match in found if match]
-    raise ValueError(
-        f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {group!r}"
-    )
+        return [match[group_number] for match in found if match]
+    raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {group!r}")
+
+
+def _natural(name: str) -> list[str | int]:
+    """A sort key that takes runs of digits as numbers; text and numbers alternate, so keys always compare."""
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def listed(line: str, items: Sequence[str]) -> str:

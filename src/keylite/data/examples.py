@@ -7,14 +7,16 @@ whatever order.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import cv2
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.runtime.geometry import Crop, compose, crop_box, whole_box
+from keylite.runtime.geometry import Crop, crop_box, whole_box
 from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton
 
@@ -92,7 +94,7 @@ class Examples:
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
             return crop.warp(image), *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, epoch, index))))
+        generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
         pixels = augmented_pixels(crop.warp(image), self.augmentation, generator)
         return pixels, *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
@@ -134,13 +136,13 @@ class Examples:
 def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
     """(N, 4) boxes to crop around, or None for whole images.
 
-    Raises ValueError where an object has no box, or where whole images are asked for and an image holds several objects.
+    Raises ValueError where an object has no box, or where an image that is to be taken whole holds several objects.
     """
     if box == "image":
         crowded = int((np.bincount(dataset.image_index) > 1).sum())
         if crowded:
             raise ValueError(
-                f"{dataset.name}: {crowded} images hold more than one object, and --box image gives one object an image; "
+                f"{dataset.name}: {crowded} images hold more than one object, and --box image takes one an image; "
                 "use --box annotation"
             )
         return None
@@ -155,8 +157,8 @@ def targets(crop: Crop, xy: np.ndarray, skeleton: Skeleton) -> tuple[np.ndarray,
     unit_xy = crop.to_unit(xy)
     if crop.mirrored:
         unit_xy = unit_xy[list(skeleton.mirror or ())]
-    inside = ((unit_xy >= 0) & (unit_xy <= 1)).all(axis=1)  # NaN compares false
-    return unit_xy.astype(np.float32), inside.astype(np.float32)
+    inside = (unit_xy >= 0) & (unit_xy <= 1)  # NaN compares false
+    return unit_xy.astype(np.float32), (inside[:, 0] & inside[:, 1]).astype(np.float32)
 
 
 def augmented_crop(crop: Crop, augmentation: Augmentation, generator: np.random.Generator) -> Crop:
@@ -174,13 +176,12 @@ def augmented_crop(crop: Crop, augmentation: Augmentation, generator: np.random.
     flip = chance[4] < a.flip_p
     width, height = crop.size
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    linear = np.array([[cos * stretch, -sin / stretch], [sin * stretch, cos / stretch]])
-    centre = np.array([width / 2, height / 2])
-    moved = centre + (shift_x * width, shift_y * height)
-    matrix = np.column_stack([linear, moved - linear @ centre])
+    xx, xy, yx, yy = cos * stretch, -sin / stretch, sin * stretch, cos / stretch
+    x = width / 2 + shift_x * width - xx * width / 2 - xy * height / 2  # turns about the centre, which then moves
+    y = height / 2 + shift_y * height - yx * width / 2 - yy * height / 2
     if flip:
-        matrix = compose(np.array([[-1.0, 0, width], [0, 1, 0]]), matrix)
-    return crop.then(matrix, mirrored=flip)
+        xx, xy, x = -xx, -xy, width - x
+    return crop.then(np.array([[xx, xy, x], [yx, yy, y]]), mirrored=flip)
 
 
 def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: np.random.Generator) -> np.ndarray:
@@ -197,21 +198,30 @@ def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: n
     if chance[5] < a.grey_p:
         saturation = 0.0
     if saturation != 1.0 or hue != 0.0:
-        matrix = gain * _colour_matrix(saturation, hue)
-        constant = np.full((3, 1), 127.5 * (1 - gain) + offset)
-        image = cv2.transform(image, np.hstack([matrix, constant]))
+        matrix = np.empty((3, 4))
+        matrix[:, :3] = gain * _colour_matrix(saturation, hue)
+        matrix[:, 3] = 127.5 * (1 - gain) + offset
+        image = cv2.transform(image, matrix)
     elif gain != 1.0 or offset != 0.0:
         levels = (np.arange(256) - 127.5) * gain + 127.5 + offset
         image = cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     if chance[6] < a.blur_p and a.blur > 0:
         image = cv2.GaussianBlur(image, (0, 0), max(a.blur * abs(uniform[4]), 0.1))
     if chance[7] < a.noise_p and a.noise > 0:
-        grain = generator.standard_normal(image.shape, np.float32) * (a.noise * abs(uniform[5]))
-        image = cv2.add(image, grain, dtype=cv2.CV_8U)
+        levels = np.rint(_bell() * (a.noise * abs(uniform[5]))).astype(np.int16)
+        dice = np.frombuffer(generator.bytes(image.size), np.uint8).reshape(image.shape)
+        image = cv2.add(image, cv2.LUT(dice, levels), dtype=cv2.CV_8U)
     if chance[8] < a.jpeg_p:
         quality = round(a.jpeg + (100 - a.jpeg) * abs(uniform[6]))
         image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
     return image
+
+
+@functools.cache
+def _bell() -> np.ndarray:
+    """(256,) quantiles of the normal distribution, of deviation 1: a random byte picks one, four times as fast."""
+    quantiles = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
+    return quantiles / quantiles.std()
 
 
 def _occluded(image: np.ndarray, largest: float, generator: np.random.Generator) -> np.ndarray:
@@ -238,4 +248,4 @@ def _colour_matrix(saturation: float, hue: float) -> np.ndarray:
             [ring - root * sin, ring + root * sin, cos + ring],
         ]
     )
-    return (saturation * np.eye(3) + (1 - saturation) * np.tile(GREY, (3, 1))) @ rotation
+    return saturation * rotation + (1 - saturation) * (GREY @ rotation)

@@ -1,4 +1,4 @@
-"""The looks of the built-in gauges: dials, needles, lettering, cases, surroundings, light and camera, as paint.
+"""A gauge in front of its surroundings, as a camera sees it: geometry settled first, then paint, light and lens.
 
 Two coordinate spaces. The dial plane: the pivot is (0, 0), the glass has radius 1, y is down, angles run clockwise
 from +x in radians. The image: continuous px. One homography leads from the first to the second, for the paint and for
@@ -16,70 +16,12 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from keylite.data.gauge_looks import GAP, GLYPHS, NEEDLES, STEPS, TICKS, ZONES, Case, Colour, Dial, Family, Font
+from keylite.data.gauge_scenery import BACKGROUNDS, SHIFT, noise, shaded
+
 SUPERSAMPLE = 2  # paint is laid on a canvas this many times finer, then area-averaged
-SHIFT = 5  # fractional bits of the fixed-point coordinates that cv2 draws with
 COARSE = 4  # soft light is painted this many times coarser than the image
 DOWN = math.pi / 2
-
-Colour = tuple[float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Dial:
-    """A make of dial face.
-
-    inks: (face, ink) colour pairs. tick: row of TICKS. rails: arcs along the ticks' outer and inner ends.
-    band: coloured zones, as (outer, inner) share of the tick length; None has none. outside: numerals beyond the ticks.
-    radial: numerals stand on the scale rather than upright. sunburst: strength of a brushed-metal face.
-    """
-
-    inks: tuple[tuple[Colour, Colour], ...]
-    tick: str
-    rails: tuple[bool, bool]
-    band: tuple[float, float] | None = None
-    outside: bool = False
-    radial: bool = False
-    sunburst: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Font:
-    """Lettering. rounds: corner cuttings of the drawn strokes. width, slant, weight: in parts of the height."""
-
-    rounds: int
-    width: float
-    slant: float
-    weight: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A make of housing. corners: 0 is round, 4 square with soft corners, 8 an octagon. rim: least and most width.
-
-    lobes: highlights around the rim (metal has several, plastic one). gloss: their strength. steps: rings of the rim.
-    """
-
-    corners: int
-    rim: tuple[float, float]
-    lobes: int
-    gloss: float
-    steps: int
-    screws: int
-    colours: tuple[Colour, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """The makes that one part of the data is drawn from; no make is in two families."""
-
-    dials: dict[str, Dial]
-    needles: tuple[str, ...]
-    accents: tuple[Colour, ...]
-    fonts: dict[str, Font]
-    units: tuple[str, ...]
-    cases: dict[str, Case]
-    backgrounds: tuple[str, ...]
-    reflections: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,65 +58,6 @@ class Gauge:
         """The case's bounding box (4,) xyxy px."""
         outline = project(self.matrix, self.outline)
         return np.concatenate([outline.min(axis=0), outline.max(axis=0)])
-
-
-# --- tables: what there is -------------------------------------------------------------------------------------------
-
-# A tick's outline: x from the outer end (0) to the inner end (1), y in half widths.
-TICKS: dict[str, tuple[tuple[float, float], ...]] = {
-    "bar": ((0, -1), (1, -1), (1, 1), (0, 1)),
-    "wedge": ((0, -1.3), (1, -0.3), (1, 0.3), (0, 1.3)),
-    "peg": ((0, -1.2), (0.65, -1.2), (1, 0), (0.65, 1.2), (0, 1.2)),
-    "diamond": ((0, 0), (0.5, -1.7), (1, 0), (0.5, 1.7)),
-    "spike": ((0, -0.5), (1, -1.4), (1, 1.4), (0, 0.5)),
-    "tee": ((0, -2), (0.3, -2), (0.3, -0.8), (1, -0.8), (1, 0.8), (0.3, 0.8), (0.3, 2), (0, 2)),
-}
-
-# One half of a needle's outline: x from the tip (1) past the pivot (0) to the tail, y in half widths.
-NEEDLES: dict[str, tuple[tuple[float, float], ...]] = {
-    "taper": ((1, 0.15), (0, 1), (-0.26, 1.3)),
-    "baton": ((1, 0.7), (-0.2, 0.7)),
-    "lance": ((1, 0.1), (0.8, 1.1), (0.76, 0.4), (0, 0.6), (-0.24, 1)),
-    "arrow": ((1, 0.1), (0.74, 1.9), (0.78, 0.45), (-0.1, 0.45), (-0.12, 1.6), (-0.28, 1.6)),
-    "rod": ((1, 0.4), (-0.14, 0.4), (-0.16, 1.5), (-0.2, 2.1), (-0.26, 2.1), (-0.3, 1.5), (-0.31, 0.3)),
-    "leaf": ((1, 0.1), (0.8, 0.8), (0.5, 1.35), (0.15, 0.5), (-0.22, 0.7)),
-    "sword": ((1, 0.1), (0.86, 0.8), (0, 1), (-0.06, 0.45), (-0.3, 0.45)),
-    "spade": ((1, 0.1), (0.88, 0.4), (0.8, 1.5), (0.7, 1.7), (0.62, 0.45), (-0.16, 0.5), (-0.26, 1.3), (-0.3, 0.3)),
-    "stepped": ((1, 0.35), (0.6, 0.35), (0.56, 1), (-0.16, 1), (-0.27, 0.5)),
-}
-
-# Strokes on a grid 4 wide and 6 high, "xy" pairs from the top left; "/" lifts the pen.
-GLYPHS: dict[str, str] = {
-    "0": "20 30 41 45 36 16 05 01 10 20",
-    "1": "11 20 26",
-    "2": "01 10 30 41 42 06 46",
-    "3": "01 10 30 41 42 33 23/23 33 44 45 36 16 05",
-    "4": "36 30 04 44",
-    "5": "40 00 03 12 32 43 45 36 16 05",
-    "6": "40 20 02 05 16 36 45 43 32 12 03",
-    "7": "00 40 16",
-    "8": "23 13 02 01 10 30 41 42 33 23/23 13 04 05 16 36 45 44 33 23",
-    "9": "06 26 44 41 30 10 01 03 14 34 43",
-    ".": "15 16",
-    "-": "03 33",
-    "A": "06 20 46/14 34",
-    "B": "03 33 42 41 30 00 06 36 45 44 33",
-    "C": "41 30 10 01 05 16 36 45",
-    "H": "00 06/40 46/03 43",
-    "I": "20 26",
-    "K": "00 06/40 03 46",
-    "M": "06 00 23 40 46",
-    "P": "06 00 30 41 42 33 03",
-    "R": "06 00 30 41 42 33 03/23 46",
-    "S": "41 30 10 01 02 13 33 44 45 36 16 05",
-    "V": "00 26 40",
-    "Z": "00 40 06 46",
-}
-
-WHITE, BLACK = (238, 238, 234), (24, 24, 26)
-ZONES: tuple[Colour, ...] = ((58, 150, 72), (228, 186, 40), (204, 48, 40))
-GAP = 0.32  # between two letters, in heights
-STEPS = (0.1, 0.2, 0.5, 1, 2, 4, 5, 10, 20, 25, 50, 100)  # value between two numerals
 
 
 # --- geometry --------------------------------------------------------------------------------------------------------
@@ -297,13 +180,6 @@ def sector(outer: float, inner: float, start: float, end: float) -> np.ndarray:
     return np.concatenate([polar(outer, angles), polar(inner, angles[::-1])])
 
 
-def shaded(colour: Colour, light: float | np.ndarray) -> np.ndarray:
-    """Colour (3,) or (P, 3): darkened below 1, blended to white above it."""
-    light = np.asarray(light, np.float64)[..., None]
-    base = np.asarray(colour, np.float64)
-    return np.where(light <= 1, base * light, base + (255 - base) * (np.minimum(light, 2) - 1))
-
-
 def pick(generator: np.random.Generator, options: Sequence[Colour], spread: float = 12) -> Colour:
     """One of the colours, a little off, in lightness more than in hue."""
     base = np.asarray(options[generator.integers(len(options))], np.float64)
@@ -347,134 +223,6 @@ def lettering(text: str, font: Font, height: float, at: np.ndarray, turn: float 
     ]
 
 
-# --- surroundings: uint8 (size, size, 3) -----------------------------------------------------------------------------
-
-
-def noise(generator: np.random.Generator, size: int, cells: tuple[int, int]) -> np.ndarray:
-    """Smooth noise (size, size) float32 within about +-1, of (across, down) cells."""
-    grid = generator.uniform(-1, 1, (cells[1], cells[0])).astype(np.float32)
-    return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
-
-
-def drab(generator: np.random.Generator) -> np.ndarray:
-    """A colour (3,) as walls and machines have it."""
-    grey = generator.uniform(35, 205)
-    return np.clip(grey * (1 + generator.uniform(0, 0.2) * generator.normal(0, 1, 3)), 8, 247)
-
-
-def modulated(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """A colour (3,) times a light map (H, W), as pixels."""
-    return cv2.convertScaleAbs(cv2.merge([light * np.float32(c) for c in colour]))
-
-
-def plaster(generator: np.random.Generator, size: int) -> np.ndarray:
-    light = 1 + 0.2 * noise(generator, size, (3, 3)) + 0.07 * noise(generator, size, (24, 24))
-    return modulated(drab(generator), light + 0.05 * noise(generator, size, (90, 90)))
-
-
-def planks(generator: np.random.Generator, size: int) -> np.ndarray:
-    count = int(generator.integers(3, 9))
-    light = 1 + 0.12 * noise(generator, size, (50, 3)) + 0.06 * noise(generator, size, (110, 5))
-    across = np.arange(size) * count / size
-    light = light * (0.8 + 0.4 * generator.random(count + 1, np.float32))[across.astype(int)]
-    light[:, across % 1 < 0.035] *= 0.4
-    warm = np.array([1.15, 0.95, 0.72]) * generator.uniform(70, 190)
-    return modulated(warm, light if generator.random() < 0.5 else light.T)
-
-
-def machinery(generator: np.random.Generator, size: int) -> np.ndarray:
-    pixels = plaster(generator, size)
-    for _ in range(int(generator.integers(6, 18))):
-        x, y = generator.integers(-size // 4, size, 2).tolist()
-        w, h = generator.integers(size // 12, size // 2, 2).tolist()
-        colour = drab(generator)
-        cv2.rectangle(pixels, (x + 2, y + 3), (x + w + 3, y + h + 4), (colour * 0.3).tolist(), -1)
-        cv2.rectangle(pixels, (x, y), (x + w, y + h), colour.tolist(), -1)
-        cv2.line(pixels, (x, y), (x + w, y), shaded(tuple(colour), 1.35).tolist(), 1)
-    return pixels
-
-
-def pipes(generator: np.random.Generator, size: int) -> np.ndarray:
-    pixels = plaster(generator, size).astype(np.float32)
-    for _ in range(int(generator.integers(2, 6))):
-        width = int(generator.integers(size // 14, size // 4))
-        left = int(generator.integers(-width // 2, size - width // 2))
-        profile = np.sin(np.linspace(0.15, math.pi - 0.05, width)) ** 0.8 * 0.95 + 0.12
-        profile[int(width * 0.3) : int(width * 0.42)] *= generator.uniform(1.0, 1.5)
-        first, last = max(left, 0), min(left + width, size)
-        pixels[:, first:last] = profile[first - left : last - left, None] * drab(generator)
-        pixels[:, last : last + width // 4] *= 0.6
-    pixels = cv2.convertScaleAbs(pixels)
-    return pixels if generator.random() < 0.5 else np.ascontiguousarray(pixels.swapaxes(0, 1))
-
-
-def tiles(generator: np.random.Generator, size: int) -> np.ndarray:
-    rows = int(generator.integers(3, 9))
-    columns = rows if generator.random() < 0.5 else max(2, rows // 2)
-    y, x = np.arange(size) * rows / size, np.arange(size) * columns / size
-    x = x[None] + 0.5 * (y.astype(int)[:, None] % 2) * (columns != rows)
-    y = np.broadcast_to(y[:, None], x.shape) if x.shape[0] == size else y[:, None] + 0 * x
-    x = np.broadcast_to(x, (size, size))
-    shades = 1 + generator.uniform(0.02, 0.15) * generator.uniform(-1, 1, (rows, columns + 1))
-    light = shades[y.astype(int), x.astype(int)].astype(np.float32)
-    joint = (x % 1 < 0.04) | (y % 1 < 0.05)
-    light = np.where(joint, np.float32(generator.uniform(0.45, 1.3)), light)
-    return modulated(drab(generator), light * (1 + 0.15 * noise(generator, size, (3, 3))))
-
-
-def treadplate(generator: np.random.Generator, size: int) -> np.ndarray:
-    pixels = plaster(generator, size)
-    pitch = size / generator.uniform(7, 14)
-    base = pixels.mean(axis=(0, 1))
-    rows = int(size / pitch) + 2
-    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(rows)), axis=-1).reshape(-1, 2)
-    lean = np.where((grid.sum(axis=1) % 2)[:, None] == 0, [[0.34, 0.34]], [[0.34, -0.34]])
-    for offset, light in ((0.12, 0.55), (0.0, 1.4)):
-        ends = np.stack([grid - lean + offset, grid + lean + offset], axis=1) * pitch
-        lines = list(np.round(ends * 2**SHIFT).astype(np.int32))
-        colour = shaded(tuple(base), light).tolist()
-        cv2.polylines(pixels, lines, False, colour, max(2, int(pitch / 7)), cv2.LINE_AA, SHIFT)
-    return pixels
-
-
-def cables(generator: np.random.Generator, size: int) -> np.ndarray:
-    pixels = plaster(generator, size)
-    along = np.linspace(-0.1, 1.1, 24) * size
-    for _ in range(int(generator.integers(3, 10))):
-        bend = generator.normal(0, 0.12 * size, 3)
-        across = generator.uniform(0, size) + bend[0] * np.sin(along / size * math.pi * generator.uniform(0.5, 2.5))
-        across = across + bend[1] * along / size
-        line = np.stack([along, across] if generator.random() < 0.5 else [across, along], axis=1)
-        colour, width = drab(generator), int(generator.integers(max(2, size // 60), max(3, size // 18)))
-        for offset, light, thickness in ((width * 0.3, 0.25, width + 2), (0, 1.0, width), (-width * 0.25, 1.45, 1)):
-            fixed = np.round((line + offset) * 2**SHIFT).astype(np.int32)
-            paint = shaded(tuple(colour), light).tolist()
-            cv2.polylines(pixels, [fixed], False, paint, thickness, cv2.LINE_AA, SHIFT)
-    return pixels
-
-
-def lights(generator: np.random.Generator, size: int) -> np.ndarray:
-    pixels = modulated(drab(generator) * 0.45, 1 + 0.3 * noise(generator, size, (4, 4)))
-    for _ in range(int(generator.integers(8, 26))):
-        place = generator.integers(0, size, 2).tolist()
-        radius = int(generator.integers(max(2, size // 50), max(3, size // 9)))
-        layer = cv2.circle(np.zeros_like(pixels), place, radius, (drab(generator) * 0.7).tolist(), -1, cv2.LINE_AA)
-        pixels = cv2.add(pixels, layer)
-    return cv2.GaussianBlur(pixels, (0, 0), size / 90)
-
-
-BACKGROUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "plaster": plaster,
-    "planks": planks,
-    "machinery": machinery,
-    "pipes": pipes,
-    "tiles": tiles,
-    "treadplate": treadplate,
-    "cables": cables,
-    "lights": lights,
-}
-
-
 # --- reflections on the glass: polygons on the dial plane ------------------------------------------------------------
 
 
@@ -504,73 +252,6 @@ REFLECTIONS: dict[str, Callable[[np.random.Generator], list[np.ndarray]]] = {
     "spot": spot,
     "window": window,
     "crescent": crescent,
-}
-
-
-# --- the families ----------------------------------------------------------------------------------------------------
-
-FAMILIES: dict[str, Family] = {
-    "train": Family(
-        dials={
-            "pressure": Dial((((236, 236, 230), BLACK), ((250, 248, 240), (16, 24, 70))), "bar", (False, False)),
-            "railway": Dial((((233, 222, 190), (50, 36, 26)), ((226, 226, 220), BLACK)), "bar", (True, True)),
-            "dashboard": Dial((((28, 28, 30), WHITE), ((22, 30, 56), WHITE)), "wedge", (False, False), radial=True),
-            "process": Dial((((205, 208, 210), BLACK), ((240, 240, 236), BLACK)), "peg", (True, False), (0.0, 0.55)),
-            "cockpit": Dial((((40, 42, 44), (240, 236, 214)), ((18, 18, 20), WHITE)), "bar", (False, True), (1.0, 1.5)),
-        },
-        needles=("taper", "baton", "lance", "arrow", "rod"),
-        accents=((200, 36, 30), (232, 112, 28), (20, 20, 22), (240, 240, 236)),
-        fonts={
-            "plain": Font(2, 0.56, 0.0, 0.13),
-            "bold": Font(2, 0.6, 0.0, 0.2),
-            "narrow": Font(2, 0.4, 0.0, 0.14),
-            "stencil": Font(0, 0.58, 0.0, 0.15),
-        },
-        units=("BAR", "PSI", "KPA", "V", "A"),
-        cases={
-            "chrome": Case(0, (0.07, 0.16), 4, 0.6, 1, 0, ((170, 174, 178),)),
-            "brass": Case(0, (0.08, 0.2), 3, 0.45, 1, 0, ((176, 136, 62),)),
-            "plastic": Case(0, (0.06, 0.18), 1, 0.25, 1, 0, ((34, 34, 36), (70, 72, 76), (222, 222, 218))),
-            "flange": Case(0, (0.28, 0.38), 1, 0.2, 2, 3, ((48, 50, 54), (120, 124, 128), (38, 62, 92))),
-            "panel": Case(4, (0.06, 0.14), 1, 0.15, 1, 4, ((30, 30, 32), (196, 196, 190), (92, 98, 102))),
-        },
-        backgrounds=("plaster", "planks", "machinery", "pipes"),
-        reflections=("streak", "spot"),
-    ),
-    "test": Family(
-        dials={
-            "marine": Dial(
-                (((30, 62, 50), (236, 226, 190)), ((70, 26, 30), (240, 232, 214))), "diamond", (True, False)
-            ),
-            "meter": Dial(
-                (((186, 192, 200), (20, 30, 84)), ((208, 198, 176), (40, 20, 20))),
-                "spike",
-                (False, True),
-                sunburst=0.14,
-            ),
-            "signal": Dial(
-                (((52, 54, 60), (240, 204, 60)), ((214, 226, 206), (18, 44, 30))), "tee", (False, False), (0.35, 1.0)
-            ),
-            "outer": Dial(
-                (((244, 232, 232), (60, 20, 40)), ((16, 38, 44), (196, 236, 236))), "spike", (False, True), outside=True
-            ),
-        },
-        needles=("leaf", "sword", "spade", "stepped"),
-        accents=((140, 16, 40), (24, 60, 160), (246, 214, 60), (30, 26, 40), (226, 244, 240)),
-        fonts={
-            "italic": Font(2, 0.54, 0.24, 0.14),
-            "wide": Font(1, 0.78, 0.0, 0.12),
-            "poster": Font(1, 0.5, 0.1, 0.22),
-        },
-        units=("MPA", "HZ", "C"),
-        cases={
-            "octagon": Case(8, (0.1, 0.2), 1, 0.25, 1, 8, ((62, 66, 60), (150, 150, 146))),
-            "stepped": Case(0, (0.14, 0.26), 6, 0.5, 3, 0, ((150, 150, 156), (186, 158, 132))),
-            "enamel": Case(0, (0.1, 0.24), 2, 0.4, 2, 0, ((150, 28, 32), (30, 74, 150), (36, 104, 62))),
-        },
-        backgrounds=("tiles", "treadplate", "cables", "lights"),
-        reflections=("window", "crescent"),
-    ),
 }
 
 

@@ -1,8 +1,8 @@
 """The built-in data set: pictures of analogue gauges with their keypoints, and the reading that those give.
 
 Every picture is made from (family, seed, index) alone. The two families share no make of dial, needle, lettering, case
-or surroundings, so "test" measures gauges that training has not seen. Knows nothing of the paint (gauge_render.py),
-files or training.
+or surroundings, so "test" measures gauges that training has not seen. Knows nothing of the paint
+(gauge_render.py), files or training.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.gauge_render import FAMILIES, Family, Gauge, paint, plan
+from keylite.data.gauge_looks import FAMILIES, Family
+from keylite.data.gauge_render import Gauge, paint, plan
 from keylite.runtime.skeleton import Skeleton
 
 # No mirror: in a mirrored gauge the scale would run backwards, and no gauge does.

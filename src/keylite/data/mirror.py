@@ -3,7 +3,8 @@
 The check: objects are brought on top of each other by shift, turn and scale alone; if a permutation is right, mirrored
 and permuted objects are then distributed like plain ones. Half of the groups propose, the other half judges, both ways
 round. Labels cannot see what a picture means (a dial's start and end, a car's front and rear), so the names have a
-veto. Where anything is in doubt the answer is "off": a wrong flip teaches wrong points without a word.
+veto, and a few points without sides in their names are not enough. Where anything is in doubt the answer is "off": a
+wrong flip teaches wrong points without a word.
 Knows nothing of images, file formats, augmentation or frameworks. scipy is needed by choose_mirror alone.
 """
 
@@ -26,13 +27,16 @@ OPPOSITES = (
     *(("upper", "lower"), ("up", "down"), ("inner", "outer"), ("near", "far"), ("high", "low"), ("in", "out")),
 )
 MIN_OBJECTS = 20  # fewer cannot tell a mirror symmetry from chance
+MIN_UNAIDED = 40  # the same without names to confirm: a roughly symmetric shape passes for symmetric among few
 MIN_LABELLED = 5  # labels that a keypoint must have in each half
 MIN_UNSIDED = 8  # keypoints needed where no name has a side: a few points look symmetric by accident (dials, cars)
 MAX_OBJECTS = 1000  # of each half that are looked at: more cost time and add nothing
-MAX_RATIO = 1.3  # misfit of mirrored objects over that of plain ones; faces68: 1.0; a thumb for a little finger: 2 and up
+MAX_RATIO = 1.3  # misfit of mirrored objects over plain ones: faces 1.0, a thumb for a little finger 2 and up
+MAX_UNAIDED = 1.15  # the same without names to confirm
 MAX_POINT_RATIO = 2.0  # the same for the worst single keypoint: one odd point among many hardly moves the mean
-MIN_GAIN = 0.1  # by which each alternative must be worse: mean log misfit times K, as one pair of many moves it by 1 / K
+MIN_GAIN = 0.1  # mean log misfit x K by which each alternative must be worse; one pair of many moves the mean by 1 / K
 RESAMPLINGS = 1000  # of the groups; a permutation must win in all of them
+GIVE = "to flip, give the pairs in the recipe"
 UPRIGHT = 0.9  # mean cosine of the objects' turn: above it they stand the same way up
 
 
@@ -59,7 +63,7 @@ def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str
     used: set[int] = set()
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"mirror pairs: expected two keypoints each, got {pair!r}; write [[left_eye, right_eye], ...]")
+            raise ValueError(f"mirror pairs: expected two keypoints each, got {pair!r}; write [left_eye, right_eye]")
         ends = [_index(end, names) for end in pair]
         if ends[0] == ends[1]:
             raise ValueError(f"mirror pairs: {names[ends[0]]} is paired with itself; leave it out, it then stays")
@@ -91,10 +95,10 @@ def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
         found = places.get(other, [])
         if len(found) != 1:
             what = "has no" if not found else "has more than one"
-            raise ValueError(f"mirror: {names[index]} {what} counterpart {'_'.join(other)}; give the pairs in the recipe")
+            raise ValueError(f"mirror: {names[index]} {what} counterpart {'_'.join(other)}; {GIVE}")
         permutation[index] = found[0]
     if any(permutation[other] != index for index, other in enumerate(permutation)):
-        raise ValueError("mirror: left/right names do not pair one to one; give the pairs in the recipe")
+        raise ValueError(f"mirror: left/right names do not pair one to one; {GIVE}")
     return tuple(permutation) if permutation != list(range(len(names))) else None
 
 
@@ -130,35 +134,36 @@ def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: 
         return Mirror(proposal, source, f"{told}; the labels agree: {_figures(trial.of(proposal))}")
 
     if isinstance(trial, str):
-        return Mirror(None, "off", f"mirror: off, {trial}", warning=named is not None)
+        return Mirror(None, "off", f"mirror: off, {trial}; {GIVE}", warning=named is not None)
     found = trial.of(trial.found) if trial.found is not None else None
     objection = _objection(trial.found, skeleton.names) if trial.found is not None else ""
-    overruled = found is not None and found.clear and not objection and trial.found != named
+    unaided = found is not None and found.clear and found.ratio <= MAX_UNAIDED and found.objects >= MIN_UNAIDED
+    overruled = unaided and not objection and trial.found != named
     verdict = trial.of(named) if named is not None and not overruled else None
     if verdict and verdict.clear:
-        return Mirror(named, "names", f"mirror: {_count(named)} by left/right names; the labels agree: {_figures(verdict)}")
+        line = f"mirror: {_count(named)} by left/right names; the labels agree: {_figures(verdict)}"
+        return Mirror(named, "names", line)
     if verdict and verdict.tied and verdict.upright:
-        return Mirror(
-            named,
-            "names",
-            f"mirror: {_count(named)} by left/right names; the labels agree: mirrored objects fit "
-            f"{verdict.ratio:.2f}x as loosely as plain ones and stay upright, as under no pairing of equal fit",
+        line = (
+            f"mirror: {_count(named)} by left/right names; the labels agree: mirrored objects have {verdict.ratio:.2f} "
+            "times the misfit of plain ones and stay upright, as with no other pairing of equal fit"
         )
+        return Mirror(named, "names", line)
     if overruled:
         why = f" ({unnamed_reason})" if unnamed_reason else ""
         if named:
-            why = f", which overrule left/right names: {_difference(named, found.permutation, skeleton.names)}"
+            why = f", which overrule the left/right names ({_difference(named, found.permutation, skeleton.names)})"
         line = f"mirror: {_count(found.permutation)} found in the labels{why}: {_figures(found)}"
         return Mirror(found.permutation, "labels", line, warning=named is not None)
-    if objection:
-        reason = f"the labels suggest {_count(trial.found)}, but {objection}"
-    elif trial.found is None:
+    if found is None:
         reason = "two halves of the labels suggest different pairs"
+    elif unaided:
+        reason = f"the labels suggest {_count(found.permutation)}, but {objection}"
     else:
-        reason = f"the labels show no clear symmetry: {_weakness(found, skeleton.names)}"
+        reason = f"the labels show no clear symmetry: {_weakness(found, skeleton.names, unaided=True)}"
     if named:
         reason += f"; left/right names propose {_count(named)}, but {_weakness(verdict, skeleton.names)}"
-    return Mirror(None, "off", f"mirror: off, {reason}; give the pairs in the recipe to flip", warning=named is not None)
+    return Mirror(None, "off", f"mirror: off, {reason}; {GIVE}", warning=named is not None)
 
 
 # --- names ---
@@ -268,6 +273,10 @@ class _Verdict:
         return self.ratio <= MAX_RATIO and self.point_ratio <= MAX_POINT_RATIO
 
     @property
+    def rival_ratio(self) -> float:
+        return self.ratio * float(np.exp(self.gain))
+
+    @property
     def clear(self) -> bool:
         return self.fits and self.wins == 1 and self.gain * len(self.permutation) >= MIN_GAIN
 
@@ -288,7 +297,7 @@ def _try(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -> _Tria
     if count == 1:
         return "a single keypoint shows no symmetry"
     if len(usable) < MIN_OBJECTS:
-        return f"{len(usable)} objects with 3 labelled keypoints are too few to check it, {MIN_OBJECTS} are needed"
+        return f"{len(usable)} objects with 3 or more labels are too few to check a symmetry, {MIN_OBJECTS} are needed"
     generator = np.random.default_rng(seed)
     clusters, halves, unit = _halves(dataset, usable, generator)
     z = np.where(labelled, dataset.xy[..., 0] + 1j * dataset.xy[..., 1], 0)
@@ -296,7 +305,7 @@ def _try(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -> _Tria
     for _, mask, _ in parts:
         scarce = np.flatnonzero(mask.sum(axis=0) < MIN_LABELLED)
         if len(scarce):
-            return f"{dataset.skeleton.names[scarce[0]]} has too few labels to check it"
+            return f"{dataset.skeleton.names[scarce[0]]} has too few labels to check a symmetry"
 
     shapes = [_shape(z, mask) for z, mask, _ in parts]
     pools = [_candidates(shape, proposal) for shape in shapes]
@@ -377,9 +386,9 @@ def _shape(z: np.ndarray, mask: np.ndarray) -> _Shape:
     spread = np.sqrt((np.abs(residual) ** 2).sum(axis=0) / (2 * labels))
     spread = np.maximum(spread, 0.05 * np.median(spread) + 1e-4)
     flat, flat_mask = _flat(residual / spread), np.concatenate([mask, mask], axis=1).astype(np.float64)
-    rank = min(count - 2, len(z) // 12, 12)
+    rank = max(min(count - 2, len(z) // 12, 10), 0)
     factors, noise = np.zeros((2 * count, 0)), (flat**2).sum(axis=0) / flat_mask.sum(axis=0)
-    for _ in range(6 if rank > 0 else 0):
+    for _ in range(6 if rank else 0):
         _, expected = _whiten(flat, flat_mask, factors, noise)
         filled = np.where(flat_mask > 0, flat, expected)
         values, vectors = np.linalg.eigh(filled.T @ filled / len(filled))
@@ -475,7 +484,8 @@ def _assign(cost: np.ndarray) -> tuple[int, ...]:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
-        raise ImportError("mirror: finding mirror pairs in labels needs scipy; install keylite with a training extra") from error
+        hint = "install keylite with a training extra"
+        raise ImportError(f"mirror: finding mirror pairs in labels needs scipy; {hint}") from error
     assigned = linear_sum_assignment(cost)[1].tolist()
     permutation, done = list(range(len(assigned))), set()
     for start in range(len(assigned)):
@@ -531,7 +541,7 @@ def _neighbours(permutation: tuple[int, ...], cost: np.ndarray, most: int = 80) 
 
 def _best(shape: _Shape, z: np.ndarray, mask: np.ndarray, pool: set[tuple[int, ...]]) -> tuple[int, ...]:
     """The permutation under which mirrored objects of this half fit it best, climbed to from the pool."""
-    keep = np.linspace(0, len(z) - 1, min(len(z), 250)).astype(int)
+    keep = np.linspace(0, len(z) - 1, min(len(z), 200)).astype(int)
     z, mask = z[keep], mask[keep]
 
     def score(permutation: tuple[int, ...]) -> float:
@@ -557,7 +567,8 @@ def _judge(
 ) -> _Verdict:
     """The verdict of each half's objects under the other half's shape, on a permutation against every alternative."""
     near = [p for shape in shapes for p in _neighbours(permutation, _cost(shape, _reflect(shape, permutation)))]
-    rivals = sorted({*pool, *near} - {permutation})
+    every = sorted({*pool, *near} - {permutation})
+    rivals = _closest(every, shapes, parts)
     plain, own, others, clusters, plain_pull, own_pull, masks, own_masks, turns = ([] for _ in range(9))
     for shape, (z, mask, cluster) in zip(reversed(shapes), parts, strict=True):
         keep = np.sort(generator.choice(len(z), min(len(z), 300), replace=False))
@@ -598,7 +609,7 @@ def _judge(
         point_ratio=float(point_ratios.max()),
         point=int(point_ratios.argmax()),
         rival=rivals[strongest],
-        rivals=len(rivals),
+        rivals=len(every),
         gain=float(mean_gain.min()),
         wins=float(won.min()),
         lost=bool(won[strongest] == 0),
@@ -609,9 +620,27 @@ def _judge(
     )
 
 
+def _closest(
+    rivals: list[tuple[int, ...]],
+    shapes: Sequence[_Shape],
+    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    most: int = 60,
+) -> list[tuple[int, ...]]:
+    """The rivals that fit best by a quick look at few objects; the others lose anyway and would take the time."""
+    if len(rivals) <= most:
+        return rivals
+    looks = np.zeros(len(rivals))
+    for shape, (z, mask, _) in zip(reversed(shapes), parts, strict=True):
+        keep = np.linspace(0, len(z) - 1, min(len(z), 60)).astype(int)
+        for index, rival in enumerate(rivals):
+            looks[index] += np.log(_misfit(shape, *_mirrored(z[keep], mask[keep], rival))[0]).mean()
+    return [rivals[index] for index in np.sort(np.argsort(looks)[:most])]
+
+
 def _typical(pulls: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
     """Median over objects of each point's pull (K,), with a floor against points that never move."""
-    return np.nanmedian(np.where(np.concatenate(masks), np.concatenate(pulls), np.nan), axis=0) + 0.1
+    pull, mask = np.concatenate(pulls), np.concatenate(masks)
+    return np.nanmedian(np.where(mask | ~mask.any(axis=0), pull, np.nan), axis=0) + 0.1
 
 
 # --- words for the user ---
@@ -624,20 +653,26 @@ def _count(permutation: Sequence[int]) -> str:
 
 def _figures(verdict: _Verdict) -> str:
     return (
-        f"mirrored objects fit {verdict.ratio:.2f}x as loosely as plain ones, the best of {verdict.rivals} other pairings "
-        f"{verdict.ratio * np.exp(verdict.gain):.2f}x ({verdict.objects} held-out objects, {verdict.clusters})"
+        f"mirrored objects have {verdict.ratio:.2f} times the misfit of plain ones, with the best of {verdict.rivals} "
+        f"other pairings {verdict.rival_ratio:.2f} times ({verdict.objects} held-out objects, {verdict.clusters})"
     )
 
 
-def _weakness(verdict: _Verdict, names: Sequence[str]) -> str:
-    """Why a verdict is not clear."""
-    if verdict.ratio > MAX_RATIO:
-        return f"mirrored objects fit {verdict.ratio:.2f}x as loosely as plain ones (at most {MAX_RATIO} is accepted)"
+def _weakness(verdict: _Verdict, names: Sequence[str], unaided: bool = False) -> str:
+    """Why a verdict is not clear, or not clear enough to go by labels alone."""
+    most = MAX_UNAIDED if unaided else MAX_RATIO
+    if unaided and verdict.objects < MIN_UNAIDED:
+        return f"{verdict.objects} objects are too few to go by labels alone, {MIN_UNAIDED} are needed"
+    if verdict.ratio > most:
+        return f"mirrored objects have {verdict.ratio:.2f} times the misfit of plain ones (at most {most} is accepted)"
     if verdict.point_ratio > MAX_POINT_RATIO:
-        return f"{names[verdict.point]} lies {verdict.point_ratio:.1f}x as loosely in mirrored objects as in plain ones"
+        return (
+            f"{names[verdict.point]} has {verdict.point_ratio:.1f} times the misfit in mirrored objects that it has in "
+            f"plain ones (at most {MAX_POINT_RATIO} is accepted)"
+        )
     return (
-        f"other pairings fit as well ({_count(verdict.permutation)}: {verdict.ratio:.2f}x as loosely as plain objects, "
-        f"another: {verdict.ratio * np.exp(verdict.gain):.2f}x; {verdict.objects} held-out objects, {verdict.clusters})"
+        f"another pairing fits about as well (misfit {verdict.ratio:.2f} and {verdict.rival_ratio:.2f} times that of "
+        f"plain objects; {verdict.objects} held-out objects, {verdict.clusters})"
     )
 
 
@@ -646,15 +681,17 @@ def _contradiction(trial: _Trial, names: Sequence[str], permutation: tuple[int, 
     verdict = trial.of(permutation)
     if verdict.lost and verdict.gain * len(names) <= -MIN_GAIN:
         return (
-            f"mirrored objects fit {verdict.ratio:.2f}x as loosely as plain ones, and {verdict.ratio * np.exp(verdict.gain):.2f}x "
-            f"with {_difference(permutation, verdict.rival, names)}"
+            f"mirrored objects have {verdict.ratio:.2f} times the misfit of plain ones, but {verdict.rival_ratio:.2f} "
+            f"times with another pairing, which has {_difference(permutation, verdict.rival, names)}"
         )
     return "" if verdict.fits else _weakness(verdict, names)
 
 
 def _difference(one: Sequence[int], two: Sequence[int], names: Sequence[str]) -> str:
-    """The first keypoint on which two permutations differ, as the second has it."""
-    index = next(k for k in range(len(names)) if one[k] != two[k])
-    if two[index] == index:
-        return f"{names[index]} staying, not paired with {names[one[index]]}"
-    return f"{names[index]} paired with {names[two[index]]}, not {names[one[index]] if one[index] != index else 'itself'}"
+    """A keypoint on which two permutations differ, as the second has it; one that the first swaps where it can be."""
+    differ = [k for k in range(len(names)) if one[k] != two[k]]
+    index = next((k for k in differ if one[k] != k), differ[0])
+    here, there = (
+        f"{names[index]} {f'<-> {names[p[index]]}' if p[index] != index else 'in place'}" for p in (two, one)
+    )
+    return f"{here}, not {there}"

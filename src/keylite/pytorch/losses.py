@@ -99,4 +99,6 @@ class loss:  # noqa: N801 - called like a function
 
     def branch(self) -> float | None:
         """The px at which the loss changes branch, or None where it has one branch."""
-        return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(self.name)
+        return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(
+            self.name
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from keylite.pretrained import find_pretrained
@@ -134,7 +134,9 @@ def feature_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, int]
             raise ValueError(f"backbone: does not take an input of {size[0]}x{size[1]}: {error}") from None
     backbone.train()
     if features.ndim != 4:
-        raise ValueError("backbone: expected a network that gives a feature map, got tokens; choose a convolutional one")
+        raise ValueError(
+            "backbone: expected a network that gives a feature map, got tokens; choose a convolutional one"
+        )
     return features.shape[1], features.shape[2] * features.shape[3]
 
 
@@ -209,10 +211,7 @@ def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
     """Write a model file, whole or not at all."""
     with replacing(Path(path)) as beside:
-        try:
-            save_file(tensors(network), beside, metadata={KEY: encode_spec(spec)})
-        except Exception as error:  # safetensors raises its own error for a full disk
-            raise OSError(f"{error}") from error
+        beside.write_bytes(save(tensors(network), metadata={KEY: encode_spec(spec)}))  # save_file hides it from others
 
 
 def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
@@ -271,6 +270,4 @@ def _assign(
         raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:4])}{more}")
     head = head_names(network)
     network.backbone.load_state_dict({name: loaded[name] for name in expected - head}, strict=False)
-    network.head.load_state_dict(
-        {name.removeprefix("head."): loaded[name] for name in expected & head}, strict=False
-    )
+    network.head.load_state_dict({name.removeprefix("head."): loaded[name] for name in expected & head}, strict=False)

@@ -26,18 +26,18 @@ from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
-from keylite.evaluation import Report, evaluate
+from keylite.evaluation import Report, predict_dataset, report_of
 from keylite.pytorch.losses import loss
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
     PixelModel,
     as_engine,
     load_backbone,
-    normalisation,
     save_model,
     torch_device,
 )
 from keylite.recipe import Recipe
+from keylite.runtime.engines import Engine
 from keylite.runtime.modelfile import replacing, write_text
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
@@ -114,8 +114,8 @@ class Training(lightning.LightningModule):
         self._watch(raw.detach(), unit_xy, weight, total.detach(), count)
         if index % FINITE_EVERY == 0 and not torch.isfinite(total):
             raise ValueError(
-                f"training: the loss is {float(total)} in epoch {self.current_epoch + 1}; lower lr (now {self.recipe.lr}), "
-                "or set clip"
+                f"training: the loss is {float(total)} in epoch {self.current_epoch + 1}; "
+                f"lower lr (now {self.recipe.lr:g}), or set clip"
             )
         self.weight = self.weight.to(count) + count
         self.log("loss", total.detach() / count.clamp(min=1), prog_bar=True, logger=True)
@@ -200,7 +200,7 @@ class EpochEnd(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Training) -> None:  # type: ignore[override]
         recipe = training.recipe
         total, weight, below, errors = training.sums.tolist()
-        report = validate(training.best_model, self.spec, self.val)
+        report = validate(as_engine(training.best_model), self.spec, self.val)
         row = {
             "epoch": training.current_epoch + 1,
             "step": trainer.global_step,
@@ -251,9 +251,9 @@ class EpochEnd(lightning.Callback):
             )  # fmt: skip
 
 
-def validate(model: PixelModel, spec: ModelSpec, val: Dataset) -> Report:
-    """The report of a network in memory."""
-    return evaluate(Predictor.of(as_engine(model), spec), val, normalize=spec.normalize)
+def validate(engine: Engine, spec: ModelSpec, val: Dataset) -> Report:
+    """The report of an engine in memory; no OKS, which needs a package of its own."""
+    return report_of(predict_dataset(Predictor.of(engine, spec), val), val, spec.normalize)
 
 
 def with_report(spec: ModelSpec, report: Report, row: dict[str, float]) -> ModelSpec:
@@ -289,15 +289,13 @@ def write_log(history: list[dict[str, float]], out: Path) -> None:
         axes.plot(epochs, [factor * row[name] for row in history], marker="." if len(history) < 40 else "")
         axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * factor * max(row[name] for row in history))
         axes.grid(alpha=0.3)
     with replacing(out / "curves.png") as beside:
         figure.savefig(beside, format="png", dpi=110)
 
 
-def fit(
-    recipe: Recipe, train: Examples, val: Dataset, spec: ModelSpec, out: Path, *, resume: bool = False
-) -> Path:
+def fit(recipe: Recipe, train: Examples, val: Dataset, spec: ModelSpec, out: Path, *, resume: bool = False) -> Path:
     """Train, and give the path of the best model file by val NME: `out/model.safetensors`.
 
     train: augmented examples. spec: all but the report and the normalisation, which the backbone decides. resume:
@@ -374,7 +372,7 @@ def mean_shape_report(train: Examples, val: Dataset, spec: ModelSpec) -> Report:
     def engine(pixels: np.ndarray) -> np.ndarray:
         return np.broadcast_to(shape, (len(pixels), *shape.shape))
 
-    return evaluate(Predictor.of(engine, spec), val, normalize=spec.normalize)
+    return validate(engine, spec, val)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -391,5 +389,6 @@ IGNORED = (
     r".*does not have many workers.*",
     r".*The number of training batches.*is smaller than the logging interval.*",
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
+    r".*Found \d+ module\(s\) in eval mode.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )

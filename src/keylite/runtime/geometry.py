@@ -55,13 +55,16 @@ class Crop:
         rest is one bilinear warp. Beyond the image its edge pixels repeat.
         """
         matrix = self.matrix
-        largest = math.sqrt(float(np.linalg.eigvalsh(matrix[:, :2] @ matrix[:, :2].T)[-1]))
-        halvings = math.floor(-math.log2(largest) + 1e-6)
+        halvings = math.floor(-math.log2(largest_scale(matrix)) + 1e-6)
         if halvings >= 1:
             image, matrix = self._reduced(image, 2**halvings)
-        offset = matrix[:, :2] @ (0.5, 0.5) + matrix[:, 2] - 0.5  # cv2 counts pixel centres from 0
-        indexed = np.column_stack([matrix[:, :2], offset])
-        return cv2.warpAffine(image, indexed, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        indexed = matrix.copy()
+        indexed[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts pixel centres from 0
+        # OpenCV's affine kernel gives the same on four channels in half the time; a large image costs more to convert
+        four = image.shape[0] * image.shape[1] <= 4 * self.size[0] * self.size[1]
+        source = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA) if four else image
+        crop = cv2.warpAffine(source, indexed, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB) if four else crop
 
     def _reduced(self, image: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
         """The part of the image that the crop sees, area-averaged by `factor`, and the matrix from there."""
@@ -88,6 +91,12 @@ def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     return product
 
 
+def largest_scale(matrix: np.ndarray) -> float:
+    """How much a (2, 3) matrix lengthens the direction that it lengthens most: its largest singular value."""
+    (xx, xy, _), (yx, yy, _) = matrix.tolist()
+    return (math.hypot(xx + yy, yx - xy) + math.hypot(xx - yy, yx + xy)) / 2
+
+
 def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Crop:
     """The crop of `size` (W, H) around `box` (4,) xyxy px, its sides grown by the fraction `padding`.
 
@@ -109,7 +118,10 @@ def whole_box(image: np.ndarray) -> np.ndarray:
 
 def as_boxes(boxes: object) -> np.ndarray:
     """Boxes as float64 (N, 4) xyxy px; an empty list gives (0, 4). Raises ValueError for any other shape."""
-    array = np.asarray(boxes, np.float64)
+    try:
+        array = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):  # text, or rows of different lengths
+        raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:

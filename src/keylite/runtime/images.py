@@ -37,7 +37,7 @@ class Header(NamedTuple):
     exif: bytes = b""
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """A header that cannot be followed; becomes the ValueError of the file."""
 
 
@@ -148,7 +148,7 @@ def _header(name: str, data: bytes) -> Header:
         raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF)")
     try:
         header = FORMATS[kind][1](data)
-    except (IndexError, struct.error, Damaged):
+    except (IndexError, struct.error, DamagedError):
         raise ValueError(f"{name}: the {kind} file is truncated or damaged ({len(data)} bytes)") from None
     if header.frames > 1:
         raise ValueError(f"{name}: expected one picture, got a {kind} file of several frames; save them one by one")
@@ -163,14 +163,14 @@ def _jpeg(data: bytes) -> Header:
         if data[at] != 0xFF:  # stray bytes; decoders skip them too
             at = data.find(b"\xff", at)
             if at < 0:
-                raise Damaged
+                raise DamagedError
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
         elif marker in JPEG_ALONE:
             at += 2
         elif marker == 0xD9:  # EOI before any pixel
-            raise Damaged
+            raise DamagedError
         else:
             if marker in JPEG_SIZES:
                 height, width = struct.unpack_from(">HH", data, at + 5)
@@ -180,7 +180,7 @@ def _jpeg(data: bytes) -> Header:
             if marker == 0xDA:
                 break
     if data.rfind(b"\xff\xd9", at) < 0:  # bytes after the end are common, a missing end is a cut
-        raise Damaged
+        raise DamagedError
     return Header(width, height, 1, exif)
 
 
@@ -196,7 +196,7 @@ def _png(data: bytes) -> Header:
             exif = data[at + 8 : at + 8 + length]
         at += length + 12
     if at > len(data):
-        raise Damaged
+        raise DamagedError
     return Header(width, height, frames, exif)
 
 
@@ -210,12 +210,12 @@ def _gif(data: bytes) -> Header:
         elif data[at] == 0x21:  # an extension and its label
             at += 2
         else:
-            raise Damaged
+            raise DamagedError
         while data[at]:  # sub-blocks, each led by its length
             at += data[at] + 1
         at += 1
     if frames == 0:
-        raise Damaged
+        raise DamagedError
     return Header(width, height, frames)
 
 
@@ -233,13 +233,13 @@ def _bmp(data: bytes) -> Header:
         width, height, _, bits, compressed = struct.unpack_from("<iiHHI", data, 18)
     height = abs(height)  # negative: rows run from the top
     if compressed in (0, 3) and start + (width * bits + 31) // 32 * 4 * height > len(data):
-        raise Damaged
+        raise DamagedError
     return Header(width, height)
 
 
 def _webp(data: bytes) -> Header:
     if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise Damaged
+        raise DamagedError
     kind = data[12:16]
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
@@ -248,7 +248,7 @@ def _webp(data: bytes) -> Header:
         (bits,) = struct.unpack_from("<I", data, 21)
         return Header((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     if kind != b"VP8X":
-        raise Damaged
+        raise DamagedError
     width = int.from_bytes(data[24:27], "little") + 1
     height = int.from_bytes(data[27:30], "little") + 1
     frames, exif, at = 0, b"", 12
@@ -267,7 +267,7 @@ def _tiff(data: bytes) -> Header:
     frames, seen = 1, {0}
     while following and frames < 2:
         if following in seen:  # a ring
-            raise Damaged
+            raise DamagedError
         seen.add(following)
         page, following = _tiff_tags(data, following)
         frames += not page.get(TIFF_KIND, 0) & 1  # bit 0: a reduced copy of another page

@@ -94,7 +94,11 @@ class Predictor:
         crops = self.crops(pixels, boxes)
         asked = whole_box(pixels)[None] if boxes is None else as_boxes(boxes)
         unit_xy, score = self.run(np.stack([crop.warp(pixels) for crop in crops])) if crops else self._nothing()
-        xy = np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)]) if crops else unit_xy
+        xy = (
+            np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)])
+            if crops
+            else unit_xy
+        )
         return Keypoints(xy.astype(np.float64), score, asked, self.spec.skeleton)
 
     def crops(self, image: np.ndarray, boxes: object = None) -> list[Crop]:

@@ -1,0 +1,109 @@
+"""Images a second of a training step, lite0 with the regression head: keylite's step, and the same network stepped plainly.
+
+Run `python benchmarks/step.py --help`; README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from pipeline import figures, interleaved, machine, show, use_threads
+
+from keylite.pytorch.losses import loss
+from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
+from keylite.pytorch.training import OPTIMIZERS
+from keylite.recipe import Recipe
+from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+
+KEYPOINTS = 68
+BASE = "plain: contiguous float NCHW"  # every ratio is against this row
+Step = Callable[[int], None]
+
+
+def keylite_step(batch: int, size: int) -> Step:
+    """As pytorch/training.py does it: uint8 NHWC pixels, channels_last, the recipe's loss and optimizer."""
+    recipe = Recipe(size=size)
+    network = EfficientNetLiteRegressor(KEYPOINTS)
+    model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last)
+    criterion = loss(recipe.loss, recipe.input_size)
+    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters())}], recipe)
+    pixels, unit_xy = made_batch(batch, size)
+    weight = torch.ones(batch, KEYPOINTS)
+
+    def step(_: int) -> None:
+        optimizer.zero_grad()
+        criterion(model(pixels), unit_xy, weight).backward()
+        optimizer.step()
+
+    return step
+
+
+def plain_step(batch: int, size: int) -> Step:
+    """The same network, default settings: normalised float images, mean squared error, AdamW."""
+    return stepped(EfficientNetLiteRegressor(KEYPOINTS), batch, size, (KEYPOINTS, 2))
+
+
+def timm_step(batch: int, size: int) -> Step:
+    """timm's classifier of as many outputs, stepped in the same plain way."""
+    return stepped(timm.create_model("tf_efficientnet_lite0", num_classes=2 * KEYPOINTS), batch, size, (2 * KEYPOINTS,))
+
+
+def stepped(network: torch.nn.Module, batch: int, size: int, shape: tuple[int, ...]) -> Step:
+    criterion, optimizer = torch.nn.MSELoss(), torch.optim.AdamW(network.train().parameters())
+    pixels, unit_xy = made_batch(batch, size)
+    images = ((pixels.float() - PIXEL_MEAN[0]) / PIXEL_STD[0]).permute(0, 3, 1, 2).contiguous()
+    truth = unit_xy.reshape(batch, *shape)
+
+    def step(_: int) -> None:
+        optimizer.zero_grad()
+        criterion(network(images), truth).backward()
+        optimizer.step()
+
+    return step
+
+
+def made_batch(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random pixels uint8 (B, H, W, 3) and unit_xy (B, K, 2)."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (batch, size, size, 3), np.uint8)
+    return torch.from_numpy(pixels), torch.from_numpy(generator.random((batch, KEYPOINTS, 2), np.float32))
+
+
+ROWS: dict[str, Callable[[int, int], Step]] = {
+    BASE: plain_step,
+    "keylite: uint8 NHWC, channels_last": keylite_step,
+    "timm classifier: contiguous float NCHW": timm_step,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
+    parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
+    parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    choices = parser.parse_args()
+    use_threads(choices.threads)
+    torch.manual_seed(0)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    facts = machine(choices.threads) | {"size": choices.size, "keypoints": KEYPOINTS, "batches": {}}
+    for batch in choices.batch:
+        rows = {name: make(batch, choices.size) for name, make in ROWS.items()}
+        found = figures(interleaved(rows, choices.steps, choices.rounds), batch * choices.steps, BASE)
+        facts["batches"][batch] = found
+        show(facts, f"batch {batch}, {choices.size} px, {KEYPOINTS} keypoints", found)
+    if choices.json:
+        choices.json.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,508 @@
+"""The command line: one function a verb, heavy imports inside; what a user gets to read and the exit codes.
+
+0 done, 2 wrong input (one line, no traceback), 3 an export over its budget, 130 stopped by Ctrl-C.
+`train` has a module of its own (cli_train.py), for its flags are made from the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keylite.data.dataset import Dataset
+    from keylite.evaluation import Predictions, Report
+    from keylite.pipeline import Certificate
+    from keylite.runtime.predictor import Keypoints
+
+log = logging.getLogger("keylite")
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # looked for in folders
+WRONG_INPUT, OVER_BUDGET, INTERRUPTED = 2, 3, 130
+
+app = App(
+    name="keylite",
+    help="Keypoint regression on devices: labelled images -> train -> evaluate -> export -> the same points there.",
+    default_parameter=Parameter(negative=""),
+    suppress_keyboard_interrupt=False,
+    version=lambda: __import__("keylite").__version__,
+)
+app.command("keylite.cli_train:train", name="train", help="Train a model on labelled images.")
+
+
+@app.command
+def evaluate(
+    model: Path,
+    *,
+    data: Path,
+    images: Path | None = None,
+    category: str | None = None,
+    group: str = "auto",
+    normalize: str | None = None,
+    boxes: Path | None = None,
+    jitter_box: float = 0.0,
+    seed: int = 0,
+    sigmas: str | None = None,
+    engine: str | None = None,
+    threads: int | None = None,
+    json_path: Annotated[Path | None, Parameter(name="--json")] = None,
+    worst: int = 16,
+    draw: Path | None = None,
+    skip_bad: bool = False,
+) -> None:
+    """Measure a model file on labelled images: NME, PCK, AUC, pixel errors, by keypoint, with 95 % intervals.
+
+    Parameters
+    ----------
+    model
+        .safetensors or .onnx
+    data
+        labelled images: COCO keypoints JSON, or CSV
+    images
+        folder of the images, where they do not lie beside the labels
+    category
+        of a COCO file with several kinds of object
+    group
+        what bootstrap intervals count: auto, image, block:N, field:NAME or regex:PATTERN
+    normalize
+        NME divisor: a keypoint pair (36,45), box_diagonal, box_side, or 100px; default: the model's
+    boxes
+        JSON of boxes to use instead of the annotations': {"photo.jpg": [[x0, y0, x1, y1], ...]}
+    jitter_box
+        move and scale boxes by up to this fraction, to stand in for a detector
+    seed
+        of the jitter and the bootstrap
+    sigmas
+        OKS constants by keypoint, comma separated: adds OKS-AP
+    engine
+        onnx or pytorch; default: the one for the file
+    json_path
+        write the report here
+    worst
+        how many of the worst objects to draw
+    draw
+        folder for pictures of the worst objects
+    skip_bad
+        leave out images and annotations that cannot be used, and say which
+    """
+    from keylite.data.formats import read_dataset
+    from keylite.draw import draw_worst
+    from keylite.evaluation import evaluate, point_errors
+    from keylite.pipeline import certificate_doubt
+    from keylite.runtime.predictor import Predictor
+
+    predictor = Predictor(model, engine=engine, threads=threads)
+    if doubt := certificate_doubt(model):
+        log.warning("%s", doubt)
+    dataset = read_dataset(data, images=images, category=category, group=group, skip_bad=skip_bad)
+    dataset = dataset.check_images(predictor.max_megapixels, skip_bad)
+    for note in dataset.notes:
+        log.info("%s: %s", dataset.name, note)
+    kept: list[Predictions] = []
+    report = evaluate(
+        predictor,
+        dataset,
+        normalize=normalize,
+        boxes=dataset_boxes(read_boxes(boxes), dataset) if boxes else None,
+        jitter_box=jitter_box,
+        seed=seed,
+        sigmas=numbers(sigmas, "sigmas") if sigmas else None,
+        on_predictions=kept.append,
+    )
+    show_report(report)
+    if json_path:
+        write_json(json_path, json.loads(report.to_json()))
+    if draw:
+        errors = point_errors(kept[0].xy, dataset.xy)
+        paths = draw_worst(dataset, kept[0], errors, worst, draw)
+        print(f"worst objects drawn: {paths[0] if paths else 'none'}")
+
+
+@app.command
+def export(
+    model: Path,
+    *,
+    data: Path,
+    out: Path,
+    to: str = "onnx",
+    budget: float | None = None,
+    images: Path | None = None,
+    category: str | None = None,
+) -> None:
+    """Write a model file in another format, held to its parent: refused where points move past the budget.
+
+    Parameters
+    ----------
+    model
+        .safetensors
+    data
+        labelled images on which parent and child are compared
+    out
+        file to write; its certificate is written beside it
+    to
+        format: onnx
+    budget
+        most that 95 % of the points may move, px of the model input; default: 0.02 at 128 px
+    images
+        folder of the images, where they do not lie beside the labels
+    category
+        of a COCO file with several kinds of object
+    """
+    from keylite.data.formats import read_dataset
+    from keylite.pipeline import OverBudgetError, certificate_path, export
+
+    dataset = read_dataset(data, images=images, category=category)
+    try:
+        certificate = export(model, dataset, out, to=to, budget=budget)
+    except OverBudgetError as refused:
+        show_certificate(refused.certificate)
+        fail(str(refused), OVER_BUDGET)
+    show_certificate(certificate)
+    print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB) and {certificate_path(out).name}")
+
+
+@app.command
+def predict(
+    model: Path,
+    *inputs: Path,
+    boxes: Path | None = None,
+    json_path: Annotated[str | None, Parameter(name="--json")] = None,
+    format: Literal["keylite", "coco"] = "keylite",
+    draw: Path | None = None,
+    engine: str | None = None,
+    threads: int | None = None,
+    max_megapixels: float = 100.0,
+    skip_bad: bool = False,
+) -> None:
+    """Find the points in images.
+
+    Parameters
+    ----------
+    model
+        .onnx or .safetensors
+    inputs
+        images and folders of images
+    boxes
+        JSON: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
+    json_path
+        write the points here; - is standard output
+    format
+        keylite: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices
+    draw
+        folder for the images with their points
+    skip_bad
+        leave out images that cannot be read, and say which
+    """
+    from keylite.data.dataset import listed
+    from keylite.draw import draw_points
+    from keylite.runtime.images import read_image, write_image
+    from keylite.runtime.predictor import Predictor
+
+    predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels)
+    paths = image_paths(inputs)
+    asked = read_boxes(boxes) if boxes else None
+    if asked is None and predictor.spec.box == "annotation":
+        log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
+    found: dict[str, Keypoints] = {}
+    bad: list[str] = []
+    for path in paths:
+        try:
+            image = read_image(path, max_megapixels)
+        except (ValueError, OSError) as error:
+            bad.append(str(error))
+            continue
+        found[str(path)] = points = predictor(image, None if asked is None else boxes_of(path, asked))
+        if draw:
+            canvas = image
+            for xy in points.xy:
+                canvas = draw_points(canvas, xy, points.skeleton)
+            draw.mkdir(parents=True, exist_ok=True)
+            write_image(draw / f"{path.stem}.jpg", canvas)
+    if bad:
+        line = listed(f"{len(bad)} of {len(paths)} images cannot be used", bad)
+        if not skip_bad:
+            raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
+        log.warning("skipped: %s", line)
+    if json_path:
+        result = points_json(found, predictor.spec.skeleton.names, predictor.path) if format == "keylite" else {}
+        if format == "coco":
+            result = points_coco(found, predictor.spec.skeleton)
+        if json_path == "-":
+            json.dump(result, sys.stdout)
+            print()
+        else:
+            write_json(Path(json_path), result)
+    if json_path != "-":
+        objects = sum(len(points) for points in found.values())
+        written = ", ".join(str(place) for place in (json_path, draw) if place)
+        print(f"{objects} objects in {len(found)} images{f': {written}' if written else ''}")
+
+
+@app.command
+def benchmark(
+    *models: Path,
+    threads: int = 1,
+    runs: int = 50,
+    image: Path | None = None,
+    json_path: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Milliseconds of each stage, read, crop, engine and decode, the files taking turns.
+
+    Parameters
+    ----------
+    models
+        model files
+    threads
+        of the engine
+    runs
+        measured turns
+    image
+        an image file to use; default: a 640x480 JPEG made for it
+    json_path
+        write the figures here
+    """
+    from keylite.pipeline import STAGES, benchmark
+
+    if not models:
+        raise ValueError("benchmark: expected model files, got none")
+    result = benchmark(list(models), threads=threads, runs=runs, image=image)
+    stages = (*STAGES, "total")
+    rows = [
+        [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
+        + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
+        for name, facts in result["models"].items()
+    ]
+    title = f"ms: median (p10..p90) of {runs} turns, {threads} thread(s), {result['machine']}, {result['image']}"
+    show_table(["model", "engine", "MB", *stages], rows, title)
+    if json_path:
+        write_json(json_path, result)
+
+
+@app.command
+def info(model: Path, *, json_output: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """What a model file says of itself.
+
+    Parameters
+    ----------
+    model
+        .safetensors or .onnx
+    json_output
+        print the whole description as JSON
+    """
+    from keylite.pipeline import certificate_doubt
+    from keylite.runtime.modelfile import read_spec, sha256
+    from keylite.runtime.spec import encode_spec
+
+    spec = read_spec(model)
+    if json_output:
+        print(json.dumps(json.loads(encode_spec(spec)), indent=2))
+        return
+    if doubt := certificate_doubt(model):
+        log.warning("%s", doubt)
+    made = spec.provenance
+    names = spec.skeleton.names
+    rows = [
+        ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {spec.precision}, sha256 {sha256(model)}"],
+        ["network", f"{spec.backbone}, {type(spec.head).__name__.lower()} head, {spec.size[0]}x{spec.size[1]} px"],
+        ["input", f"uint8 RGB; (pixel - {spec.mean[0]:g}) / {spec.std[0]:g} is in the graph"],
+        ["crop", f"box {spec.box}" + (f", grown by {spec.padding:g}" if spec.box == "annotation" else "")],
+        ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
+        ["NME divisor", spec.normalize],
+        ["figures", json.dumps(spec.report) if spec.report else "none"],
+        ["trained on", f"{made.data}, fingerprint {made.data_fingerprint[:16]}, from {made.pretrained}"],
+        ["parent", made.parent or "none: this is what training wrote"],
+        ["made", f"{made.created} by keylite {made.keylite}, {made.framework}"],
+    ]
+    show_table(["", ""], rows, None)
+
+
+@app.command
+def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "train", seed: int = 0) -> None:
+    """Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.
+
+    Parameters
+    ----------
+    out
+        folder to fill
+    family
+        test has looks of dial, needle, digits and background that train never shows
+    """
+    from keylite.data.formats import write_dataset
+    from keylite.data.gauges import gauges
+
+    print(f"wrote {count} gauges: {write_dataset(gauges(count, family, seed), out)}")
+
+
+# ---- what handlers share
+
+
+def read_boxes(path: Path) -> dict[str, Any]:
+    """The boxes of a JSON file {"photo.jpg": [[x0, y0, x1, y1], ...]}, (N, 4) xyxy px by image name."""
+    from keylite.runtime.geometry import as_boxes
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of boxes")
+    try:
+        listing = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(listing, dict):
+            raise ValueError("expected an object")
+    except ValueError:
+        raise ValueError(f'{path}: expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
+    found = {}
+    for name, boxes in listing.items():
+        try:
+            found[name] = as_boxes(boxes)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {name}: {error}") from None
+    return found
+
+
+def boxes_of(path: Path, asked: dict[str, Any]) -> Any:
+    """The boxes of one image, by its path as given or its file name; ValueError where the file has no entry."""
+    for key in (str(path), path.as_posix(), path.name):
+        if key in asked:
+            return asked[key]
+    raise ValueError(f"boxes: no entry for {path.name}; add one, [] where there is no object")
+
+
+def dataset_boxes(asked: dict[str, Any], dataset: Dataset) -> np.ndarray:
+    """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object."""
+    import numpy as np
+
+    boxes = np.zeros((len(dataset), 4))
+    for image, name in enumerate(dataset.image_names):
+        objects = np.flatnonzero(dataset.image_index == image)
+        given = boxes_of(Path(name), asked)
+        if len(given) != len(objects):
+            raise ValueError(f"boxes: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
+        boxes[objects] = given
+    return boxes
+
+
+def numbers(text: str, what: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{what}: expected numbers separated by commas, got {text!r}") from None
+
+
+def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
+    """Images as given, and those in the folders given, by name."""
+    if not inputs:
+        raise ValueError("predict: expected images or folders, got none")
+    paths: list[Path] = []
+    for entry in inputs:
+        if entry.is_dir():
+            inside = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
+            paths += inside
+        elif entry.exists():
+            paths.append(entry)
+        else:
+            raise FileNotFoundError(f"{entry}: no such image or folder")
+    return paths
+
+
+def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path | None) -> dict[str, Any]:
+    """All points as plain lists, by image."""
+    images = {name: points.to_dict()["objects"] for name, points in found.items()}
+    return {"model": model.name if model else None, "origin": "corner", "keypoints": list(names), "images": images}
+
+
+def points_coco(found: dict[str, Keypoints], skeleton: Any) -> dict[str, Any]:
+    """All points as COCO keypoints: pixel indices, one category."""
+    images, annotations = [], []
+    for image_id, (name, points) in enumerate(found.items(), start=1):
+        images.append({"id": image_id, "file_name": name})
+        for xy, score, (x0, y0, x1, y1) in zip(points.xy, points.score, points.boxes.tolist(), strict=True):
+            known = [s for s in score.tolist() if s == s]
+            flat = [value for x, y in (xy - 0.5).tolist() for value in (x, y, 2)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "keypoints": flat,
+                    "num_keypoints": len(xy),
+                    "score": sum(known) / len(known) if known else 1.0,
+                }
+            )
+    edges = [[a + 1, b + 1] for a, b in skeleton.edges]
+    category = {"id": 1, "name": "object", "keypoints": list(skeleton.names), "skeleton": edges}
+    return {"images": images, "annotations": annotations, "categories": [category]}
+
+
+def write_json(path: Path, value: Any) -> None:
+    from keylite.runtime.modelfile import write_text
+
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def show_table(header: list[str], rows: list[list[str]], title: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=any(header))
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 160  # a file or a pipe is not 80 columns wide
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+def show_report(report: Report) -> None:
+    from keylite.evaluation import KEYPOINT_COLUMNS, keypoint_rows, summary_rows
+
+    show_table(["", ""], [list(row) for row in summary_rows(report)], None)
+    show_table(list(KEYPOINT_COLUMNS), [list(row) for row in keypoint_rows(report)], None)
+
+
+def show_certificate(certificate: Certificate) -> None:
+    c = certificate
+    rows = [["all points", *(f"{v:.4f}" for v in (c.drift.p50, c.drift.p95, c.drift.max))]]
+    rows += [[name, *(f"{v:.4f}" for v in (d.p50, d.p95, d.max))] for name, d in c.per_keypoint.items()]
+    title = (
+        f"{c.child} held to {c.parent} on {c.count} objects: "
+        f"NME {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % ({c.normalize}); drift in px of {c.size[0]}x{c.size[1]}, budget {c.budget:g} on p95"
+    )
+    show_table(["keypoint", "p50", "p95", "max"], rows, title)
+
+
+def fail(line: str, code: int) -> None:
+    """Print one line on standard error and leave with an exit code."""
+    print(f"keylite: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+class Lines(logging.Formatter):
+    """Log records as plain lines; a warning says that it is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        fail(f"{error}; see keylite --help", WRONG_INPUT)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        fail(str(error), WRONG_INPUT)
+    except KeyboardInterrupt:
+        fail("stopped", INTERRUPTED)

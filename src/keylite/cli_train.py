@@ -1,0 +1,114 @@
+"""`keylite train`: its flags are the fields of Recipe. Imported when the verb is used, for it needs them at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from keylite.recipe import Recipe, descriptions, make_recipe, read_recipe
+
+log = logging.getLogger("keylite")
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+Flags = dataclasses.make_dataclass(
+    "Flags",
+    [
+        (name, Annotated[str | None, Parameter(help=f"{text}; default {_shown(default)}", group="Recipe")], None)
+        for name, (text, default) in descriptions().items()
+    ],
+    frozen=True,
+)
+Flags.__module__ = __name__  # where its annotations are looked up
+
+
+def train(
+    *,
+    data: Path,
+    out: Path,
+    val: Path | None = None,
+    recipe: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    images: Path | None = None,
+    category: str | None = None,
+    group: str = "auto",
+    val_fraction: float = 0.15,
+    max_megapixels: float = 100.0,
+    skip_bad: bool = False,
+    flags: Annotated[Any, Parameter(name="*")] = None,
+) -> None:
+    """Train a model on labelled images; the best epoch by val NME is OUT/model.safetensors.
+
+    Parameters
+    ----------
+    data
+        labelled images: COCO keypoints JSON, or CSV
+    out
+        folder of the run
+    val
+        labelled images to validate on; without it a part of the data is held out, by group
+    recipe
+        YAML of training choices
+    set_
+        name=value: one choice, over the recipe file's
+    resume
+        go on where a killed or stopped run in OUT left off
+    overwrite
+        start anew in a folder that holds a run
+    images
+        folder of the images, where they do not lie beside the labels
+    category
+        of a COCO file with several kinds of object
+    group
+        what a split must not cut: auto, image, block:N, field:NAME or regex:PATTERN
+    val_fraction
+        share held out without --val
+    max_megapixels
+        larger images are refused
+    skip_bad
+        leave out images and annotations that cannot be used, and say which
+    """
+    from keylite.data.formats import read_dataset
+    from keylite.pipeline import train
+
+    made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags))
+    training = read_dataset(data, images=images, category=category, group=group, skip_bad=skip_bad)
+    if val is None:
+        training, validation = training.split(val_fraction, seed=made.seed)
+        log.info("no --val: %d of %d objects held out, by group", len(validation), len(training) + len(validation))
+    else:
+        validation = read_dataset(val, images=images, category=category, group=group, skip_bad=skip_bad)
+    path = train(
+        made,
+        training,
+        validation,
+        out,
+        resume=resume,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        max_megapixels=max_megapixels,
+    )
+    print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
+
+
+train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
+
+
+def recipe_of(path: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None]) -> Recipe:
+    """The recipe file's choices, then --set, then flags; the last one wins."""
+    recipe = make_recipe(read_recipe(path), str(path)) if path else Recipe()
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set: expected name=value, got {assignment!r}")
+        recipe = make_recipe({name.strip(): value.strip()}, "--set", recipe)
+    return make_recipe({name: value for name, value in flags.items() if value is not None}, "train", recipe)

@@ -1,0 +1,364 @@
+"""COCO keypoints JSON in and out.
+
+Annotations are decoded one by one from the raw text: a bad one is named, not the end of the file, and a million of
+them never exist as Python objects at once. Knows nothing of images on disk or of how points are used.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from keylite.data import mirror
+from keylite.data.dataset import Dataset, listed
+from keylite.data.labels import Labels
+from keylite.runtime.images import image_size, write_whole
+from keylite.runtime.skeleton import Skeleton, unnamed
+
+Id = int | str
+Number = float | None  # null is NaN
+NOT_JSON = re.compile(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])")  # what Python's json writes all the same
+DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
+
+
+class Category(msgspec.Struct):
+    id: Id
+    name: str = ""
+    keypoints: list[str] | None = None
+    skeleton: list[tuple[int, int]] | None = None
+    flip_pairs: list[tuple[Id, Id]] | None = None
+    sigmas: list[float] | None = None
+
+
+class Image(msgspec.Struct):
+    id: Id
+    file_name: str
+    width: Number = None
+    height: Number = None
+
+
+class Annotation(msgspec.Struct, gc=False):
+    image_id: Id
+    category_id: Id
+    id: Id | None = None
+    iscrowd: int | bool | None = 0
+    keypoints: list[Number] | None = None
+    bbox: tuple[Number, Number, Number, Number] | None = None
+    area: Number = None
+
+
+class File(msgspec.Struct):
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[Category]
+
+
+def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
+    """The labels of a COCO file; of one category by name, else of all that share their keypoints.
+
+    Crowds and annotations without keypoints are left out and counted. Raises ValueError where the file is not COCO, or
+    has categories of different keypoints and none is chosen.
+    """
+    notes: list[str] = []
+    data, file = _decoded(path, notes)
+    categories = {entry.id: entry for entry in file.categories}
+    if len(categories) < len(file.categories):
+        raise ValueError(f"{path}: two categories have the same id")
+    wanted = set(categories)
+    if category is not None:
+        wanted = {entry.id for entry in file.categories if entry.name == category}
+        if not wanted:
+            names = [entry.name for entry in file.categories]
+            raise ValueError(listed(f"{path}: no category is named {category!r}; the names are", names))
+
+    bad: list[str] = []
+    fields = tuple(name for name in fields if not name.isascii() or f'"{name}"'.encode() in data)
+    names, sizes, image_of, image_fields = _images(path, file.images, fields, bad)
+    decode = msgspec.json.Decoder(Annotation).decode
+    values, lengths, boxes, areas, image_index = array("d"), array("l"), array("d"), array("d"), array("i")
+    ids: list[Id | None] = []
+    category_ids: list[Id] = []
+    group_values: dict[str, list[str | None]] = {name: [] for name in fields}
+    seen: set[Id] = set()
+    left_out: Counter[str] = Counter()
+    for number, raw in enumerate(file.annotations, start=1):
+        try:
+            entry = decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            bad.append(f"annotation number {number}: {_plain(error)}")
+            continue
+        if entry.iscrowd:
+            left_out["crowd annotations"] += 1
+            continue
+        if entry.category_id in categories and entry.category_id not in wanted:
+            left_out["annotations of other categories"] += 1
+            continue
+        if not entry.keypoints:
+            left_out["annotations without keypoints"] += 1
+            continue
+        at = image_of.get(entry.image_id)
+        if at is None or entry.category_id not in categories or entry.id in seen:
+            bad.append(_misfit(entry, number, image_of, categories))
+            continue
+        if entry.id is not None:
+            seen.add(entry.id)
+        points = _floats(entry.keypoints)
+        values.extend(points)
+        lengths.append(len(points))
+        boxes.extend(_floats(entry.bbox or (None,) * 4))
+        areas.append(entry.area if entry.area is not None else float("nan"))
+        image_index.append(at)
+        ids.append(entry.id if entry.id is not None else f"number {number}")
+        category_ids.append(entry.category_id)
+        if fields:
+            for name, of_image, own in zip(fields, image_fields[at], _fields(path, raw, fields), strict=True):
+                group_values[name].append(of_image if of_image is not None else own)
+    total = len(file.annotations)
+    del data, file  # the text is large, and no longer needed
+
+    notes += [f"{count} {what} left out" for what, count in left_out.items()]
+    if not ids:
+        if bad:
+            raise ValueError(f"{listed(f'{path}: all annotations that could be used are bad', bad)}; mend them")
+        of = f" of category {category!r}" if category is not None else ""
+        why = "no annotation" + of + " has keypoints (a category without keypoints?)" if total else "annotations is []"
+        raise ValueError(f"{path}: the data set is empty: {why}{''.join('; ' + note for note in notes)}")
+    skeleton = _skeleton(path, categories, category_ids, lengths, notes)
+    kept, points = _reshaped(values, lengths, 3 * len(skeleton))
+    misshapen = np.flatnonzero(~kept).tolist()
+    bad += [
+        f"annotation {ids[row]} ({names[image_index[row]]}): keypoints: expected {3 * len(skeleton)} numbers "
+        f"({len(skeleton)} keypoints), got {lengths[row]}"
+        for row in misshapen
+    ]
+    if misshapen:
+        rows = np.flatnonzero(kept).tolist()
+        ids = [ids[row] for row in rows]
+        group_values = {name: [column[row] for row in rows] for name, column in group_values.items()}
+    box = np.frombuffer(boxes, np.float64).reshape(-1, 4)[kept]
+    box[:, 2:] += box[:, :2]
+    area = np.frombuffer(areas, np.float64)[kept]
+    index = np.frombuffer(image_index, np.int32)[kept]
+    unknown = ~(area > 0) & ~np.isnan(area)
+    if unknown.any():
+        notes.append(f"{int(unknown.sum())} areas of 0 or less read as unknown")
+    return Labels(
+        path=path,
+        skeleton=skeleton,
+        image_names=names,
+        sizes=sizes,
+        image_index=index,
+        points=points,
+        box=box,
+        area=np.where(unknown, np.nan, area),
+        where=lambda row: f"annotation {ids[row]} ({names[index[row]]})",
+        fields=group_values,
+        bad=bad,
+        notes=notes,
+    )
+
+
+def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None) -> None:
+    """Write a data set as COCO keypoints JSON, whole or not at all; `read_dataset` gives the same objects back.
+
+    xy: (N, K, 2) continuous px in place of the labels (predictions, corrections), NaN where there is no point. Points
+    are written as pixel indices (-0.5) with 10 decimals, edges 1-based, mirror pairs as `flip_pairs`, the group as a
+    field of the annotation. `file_name` is the name that the data set knows: where the file does not lie beside its
+    images, reading it needs their folder. Widths and heights come from the images' headers.
+    """
+    skeleton, points = dataset.skeleton, dataset.xy if xy is None else np.asarray(xy, np.float64)
+    if points.shape != dataset.xy.shape:
+        raise ValueError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
+    labelled = np.isfinite(points).all(axis=2)
+    v = np.where(labelled, np.where(dataset.visible > 0, dataset.visible, 2), 0)
+    rows = np.where(labelled[..., None], _written(points - 0.5), 0.0)
+    rows = np.concatenate([rows, v[..., None]], axis=2).reshape(len(points), -1)
+    boxes = np.concatenate([dataset.box[:, :2], _written(dataset.box[:, 2:] - dataset.box[:, :2])], axis=1)
+    category: dict[str, Any] = {
+        "id": 1,
+        "name": dataset.name,
+        "keypoints": skeleton.names,
+        "skeleton": [(a + 1, b + 1) for a, b in skeleton.edges],
+    }
+    if skeleton.mirror is not None:
+        category["flip_pairs"] = skeleton.mirror_pairs()
+    if skeleton.sigmas is not None:
+        category["sigmas"] = skeleton.sigmas
+    images = []
+    for number, (name, image) in enumerate(zip(dataset.image_names, dataset.images, strict=True), start=1):
+        width, height = image_size(image)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+    annotations = []
+    for n in range(len(dataset)):
+        annotation = {
+            "id": n + 1,
+            "image_id": int(dataset.image_index[n]) + 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "num_keypoints": int(labelled[n].sum()),
+            "keypoints": [int(value) if value.is_integer() else value for value in rows[n].tolist()],
+            "group": dataset.groups[dataset.group_index[n]],
+        }
+        if np.isfinite(boxes[n]).all():
+            annotation["bbox"] = boxes[n].tolist()
+        if np.isfinite(dataset.area[n]):
+            annotation["area"] = float(dataset.area[n])
+        annotations.append(annotation)
+    whole = {"images": images, "annotations": annotations, "categories": [category]}
+    write_whole(path, msgspec.json.encode(whole))
+
+
+def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:
+    """The text and its parts, one level deep; NaN and Infinity, which are no JSON, read as null."""
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        return data, msgspec.json.decode(data, type=File)
+    except msgspec.ValidationError as error:
+        raise ValueError(_not_coco(path, error)) from None
+    except msgspec.DecodeError:
+        data, count = NOT_JSON.subn(b"null", data)
+    try:
+        file = msgspec.json.decode(data, type=File)
+    except msgspec.ValidationError as error:
+        raise ValueError(_not_coco(path, error)) from None
+    except msgspec.DecodeError as error:
+        at = re.search(r"\(byte (\d+)\)", str(error))
+        if at is None:
+            raise ValueError(f"{path}: broken JSON: it ends too early, after {len(data)} bytes") from None
+        before = data[: int(at[1])]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        what = str(error).removeprefix("JSON is malformed: ").split(" (byte")[0]
+        raise ValueError(f"{path}: broken JSON: {what} at line {line}, column {column}") from None
+    notes.append(f"{count} NaN or Infinity (no JSON) read as null")
+    return data, file
+
+
+def _not_coco(path: Path, error: Exception) -> str:
+    return f"{path}: not a COCO keypoints file (an object with images, annotations, categories): {_plain(error)}"
+
+
+def _plain(error: Exception) -> str:
+    """msgspec's message without its markup; the path comes first: `keypoints[3]: expected float, got str`."""
+    what, _, place = str(error).replace("`", "").partition(" - at ")
+    what = what[:1].lower() + what[1:]
+    return f"{place.removeprefix('$.')}: {what}" if place.removeprefix("$") else what
+
+
+def _images(
+    path: Path, raws: list[msgspec.Raw], fields: tuple[str, ...], bad: list[str]
+) -> tuple[list[str], np.ndarray, dict[Id, int], list[list[str | None]]]:
+    """Names, sizes (M, 2) with NaN where unknown, id -> index, and group fields.
+
+    An id used twice is bad and stands for no image.
+    """
+    decode = msgspec.json.Decoder(Image).decode
+    names: list[str] = []
+    sizes: list[tuple[float, float]] = []
+    image_of: dict[Id, int] = {}
+    twice: set[Id] = set()
+    values: list[list[str | None]] = []
+    for number, raw in enumerate(raws, start=1):
+        try:
+            entry = decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            bad.append(f"image number {number}: {_plain(error)}")
+            continue
+        if entry.id in image_of:
+            bad.append(f"image id {entry.id} is used twice ({names[image_of[entry.id]]}, {entry.file_name})")
+            twice.add(entry.id)
+        image_of.setdefault(entry.id, len(names))
+        names.append(entry.file_name)
+        values.append(_fields(path, raw, fields) if fields else [])
+        sizes.append((entry.width or np.nan, entry.height or np.nan))  # 0 is a placeholder
+    image_of = {key: index for key, index in image_of.items() if key not in twice}
+    return names, np.array(sizes, np.float64).reshape(-1, 2), image_of, values
+
+
+def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories: dict[Id, Category]) -> str:
+    """Why an annotation belongs nowhere."""
+    name = f"annotation {entry.id if entry.id is not None else f'number {number}'}"
+    if entry.image_id not in image_of:
+        return f"{name}: no single image has the id {entry.image_id!r}"
+    if entry.category_id not in categories:
+        return f"{name}: no category has the id {entry.category_id!r}"
+    return f"{name}: its id is used twice"
+
+
+def _floats(values: list[Number] | tuple[Number, ...]) -> array[float]:
+    try:
+        return array("d", values)
+    except TypeError:
+        return array("d", [float("nan") if value is None else value for value in values])
+
+
+def _reshaped(values: array[float], lengths: array[int], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are `width` long, and those as (n, width / 3, 3)."""
+    flat, counts = np.frombuffer(values, np.float64), np.frombuffer(lengths, np.dtype("l"))
+    kept = counts == width
+    if not kept.all():
+        flat = flat[np.repeat(kept, counts)]
+    return kept, flat.reshape(-1, width // 3, 3)
+
+
+def _fields(path: Path, raw: msgspec.Raw, names: tuple[str, ...]) -> list[str | None]:
+    """The values of these fields of one entry, as text; None where there is none."""
+    try:
+        entry = msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [None] * len(names)  # already among the bad
+    values = [entry.get(name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"{path}: group: expected the field {name!r} to be a text or a number, got {value!r}")
+    return [None if value is None else str(value) for value in values]
+
+
+def _skeleton(
+    path: Path,
+    categories: dict[Id, Category],
+    category_ids: list[Id],
+    lengths: array[int],
+    notes: list[str],
+) -> Skeleton:
+    """The one skeleton of all used categories; ValueError with their names where they differ."""
+    used = {key: categories[key] for key in dict.fromkeys(category_ids)}
+    widths: dict[Id, Counter[int]] = {key: Counter() for key in used}
+    for key, length in zip(category_ids, lengths, strict=True):
+        widths[key][length] += 1
+    distinct: dict[str, Category] = {}
+    for key, entry in used.items():
+        if not entry.keypoints:
+            length = widths[key].most_common(1)[0][0]
+            if length % 3:
+                raise ValueError(f"{path}: keypoints: expected x, y, v for each, got {length} numbers an annotation")
+            entry.keypoints = list(unnamed(length // 3))
+            notes.append(f"category {entry.name!r} names no keypoints: k0..k{length // 3 - 1} by their count")
+        distinct.setdefault(repr((entry.keypoints, entry.flip_pairs, entry.sigmas)), entry)
+    if len(distinct) > 1:
+        names = [f"{entry.name} ({len(entry.keypoints or ())})" for entry in used.values()]
+        raise ValueError(listed(f"{path}: categories differ in keypoints; choose one with --category NAME", names))
+    if len(used) > 1:
+        notes.append(f"{len(used)} categories with the same keypoints merged (of {len(categories)} in the file)")
+    (entry,) = distinct.values()
+    names = tuple(entry.keypoints or ())
+    edges = tuple((a - 1, b - 1) for a, b in entry.skeleton or ())
+    if not all(0 <= end < len(names) for edge in edges for end in edge):
+        # Edges are only drawn, so no reason to refuse labels; but one that leaves 1..K says that the others count
+        # from elsewhere too.
+        notes.append(f"skeleton: edges leave 1..{len(names)} (COCO counts from 1), so none are kept")
+        edges = ()
+    try:
+        pairs = None if entry.flip_pairs is None else mirror.from_pairs(entry.flip_pairs, names)
+        return Skeleton(names, edges, pairs, None if entry.sigmas is None else tuple(entry.sigmas))
+    except ValueError as error:
+        raise ValueError(f"{path}: category {entry.name!r}: {error}") from None
+
+
+def _written(px: np.ndarray) -> np.ndarray:
+    return np.round(px, DECIMALS) + 0.0  # + 0.0: no -0

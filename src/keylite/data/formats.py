@@ -1,0 +1,90 @@
+"""Label files to data sets: which format a file is in, and who reads it.
+
+A reader is a function `(path, category, group fields) -> Labels`, a row of FORMATS; all that is the same for every
+format is in labels.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from keylite.data.coco import read_coco, write_coco
+from keylite.data.dataset import Dataset
+from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
+from keylite.data.tables import read_dlc, read_wide
+from keylite.runtime.images import read_image, write_image
+
+__all__ = ["read_dataset", "write_coco", "write_dataset"]
+FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
+    "coco": read_coco,
+    "csv": read_wide,
+    "dlc": read_dlc,
+}
+LOOKED_AT = 4096  # bytes that tell the format
+
+
+def read_dataset(
+    path: Path | str,
+    *,
+    images: Path | str | None = None,
+    category: str | None = None,
+    group: str = "auto",
+    pixel_origin: str = "index",
+    format: str | None = None,
+    skip_bad: bool = False,
+) -> Dataset:
+    """The labelled objects of a COCO JSON, a wide CSV or a DeepLabCut CSV, as continuous image px.
+
+    images: the folder that file names start from; else the file's own, `images` in it and, for CSV, four above.
+    category: of COCO, where categories differ in keypoints. group: auto (a field identity, group or subject, else one
+    group an image), image, block:N, field:NAME or regex:PATTERN. pixel_origin: index, where a source's 0 is the centre
+    of the first pixel, or corner. format: coco, csv or dlc; else by content. skip_bad leaves bad objects out.
+    Whatever was left out, merged or replaced is in the data set's `notes`. Raises FileNotFoundError for a missing file
+    or image, ValueError with every bad object in one line.
+    """
+    path = Path(path)
+    if pixel_origin not in ORIGINS:
+        raise ValueError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {pixel_origin!r}")
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format: expected {', '.join(FORMATS)}, got {format!r}")
+    found = _format(path)
+    fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
+    labels = FORMATS[format or found](path, category, fields)
+    return to_dataset(labels, None if images is None else Path(images), group, pixel_origin, skip_bad)
+
+
+def _format(path: Path) -> str:
+    """The format of a file by its first bytes; raises where it is no readable text file."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such label file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: expected a label file (COCO JSON or CSV), got a folder") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    if not start:
+        raise ValueError(f"{path}: the file is empty")
+    if b"\0" in start:
+        raise ValueError(f"{path}: expected a label file (COCO JSON or CSV in UTF-8), got a binary file")
+    if start[:1] in b"{[":
+        return "coco"
+    return "dlc" if start.split(b",", 1)[0].strip().strip(b'"').lower() == b"scorer" else "csv"
+
+
+def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
+    """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{Path(name).stem}.png" for name in dataset.image_names]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")
+    paths = [folder / name for name in names]
+    for path, image in zip(paths, dataset.images, strict=True):
+        write_image(path, read_image(image))
+    labels = folder / "labels.json"
+    write_coco(dataclasses.replace(dataset, images=tuple(paths), image_names=tuple(names)), labels)
+    return labels

@@ -1,0 +1,172 @@
+"""CSV files of points: one row an image, wide or with DeepLabCut's three header rows.
+
+Knows nothing of images on disk or of how points are used.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from keylite.data.dataset import listed
+from keylite.data.labels import GROUP_FIELDS, Labels
+from keylite.runtime.skeleton import Skeleton, unnamed
+
+FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
+DLC_HEADER = ("scorer", "bodyparts", "coords")
+EMPTY = frozenset({"", "nan", "na", "null", "none"})  # a cell without a label, in lower case
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """header: rows before the data. path: columns that joined give the image name. names: K keypoints. xy: their
+    column pairs. fields: group field -> column."""
+
+    header: int
+    path: int
+    names: tuple[str, ...]
+    xy: tuple[tuple[int, int], ...]
+    fields: dict[str, int]
+
+
+def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
+    """The labels of `file,x0,y0,x1,y1,...` or `file,nose_x,nose_y,...`; group fields may be columns too."""
+    rows = _rows(path)
+    header = [cell.strip() for cell in rows[0][1]]
+    if len(header) == 1 and ";" in header[0]:
+        raise ValueError(f"{path}: expected commas between columns, got ';'; save it as comma-separated CSV")
+    if header[0].lower() not in FILE_COLUMNS:
+        raise ValueError(f"{path}: expected the first column to be named file, got {header[0]!r} in the first line")
+    columns = {name: at for at, name in enumerate(header)}
+    if len(columns) < len(header):
+        raise ValueError(listed(f"{path}: columns named twice", sorted({n for n in header if header.count(n) > 1})))
+    pairs: dict[str, tuple[int, int]] = {}
+    for name, at in columns.items():
+        if re.fullmatch(r"x\d+", name) and f"y{name[1:]}" in columns:
+            pairs[name[1:]] = (at, columns[f"y{name[1:]}"])
+        elif name.endswith("_x") and f"{name[:-1]}y" in columns:
+            pairs[name[:-2]] = (at, columns[f"{name[:-1]}y"])
+    known = {name: columns[name] for name in (*GROUP_FIELDS, *fields) if name in columns}
+    used = {0, *(at for pair in pairs.values() for at in pair), *known.values()}
+    odd = [name or "(no name)" for at, name in enumerate(header) if at not in used]
+    if odd or not pairs:
+        line = listed(f"{path}: columns that are no pair", odd) if odd else f"{path}: no column holds a point"
+        raise ValueError(f"{line}; expected file, then x0,y0,x1,y1,... or nose_x,nose_y,...")
+    numbered = [name.isdigit() for name in pairs]
+    names = tuple(pairs)
+    if any(numbered):
+        if list(pairs) != [str(k) for k in range(len(pairs))]:
+            raise ValueError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
+        names = unnamed(len(pairs))
+    return _labels(path, rows, Layout(1, 1, names, tuple(pairs.values()), known), category)
+
+
+def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
+    """The labels of a DeepLabCut table (scorer, bodyparts, coords); the path may be split over three columns."""
+    rows = _rows(path)
+    first = tuple(row[0].strip().lower() for _, row in rows[:3])
+    if first != DLC_HEADER:
+        hint = "; one animal an image is read, so convert tables of several to COCO" if "individuals" in first else ""
+        raise ValueError(f"{path}: expected header rows scorer, bodyparts, coords, got {', '.join(first)}{hint}")
+    parts, coords = ([cell.strip() for cell in row] for _, row in rows[1:3])
+    start = next((at for at, cell in enumerate(coords) if at and cell), len(coords))
+    odd = sorted(set(coords[start:]) - {"x", "y"})
+    if odd:
+        hint = "; these are predictions, not labels" if "likelihood" in odd else ""
+        raise ValueError(f"{path}: coords: expected x, y for each body part, got {', '.join(map(repr, odd))} too{hint}")
+    if start == len(coords) or len(parts) != len(coords):
+        raise ValueError(f"{path}: expected as many bodyparts as coords, got {len(parts)} and {len(coords)} columns")
+    if coords[start:] != ["x", "y"] * ((len(coords) - start) // 2) or parts[start::2] != parts[start + 1 :: 2]:
+        raise ValueError(f"{path}: expected the columns x, y of one body part after another")
+    xy = tuple((at, at + 1) for at in range(start, len(coords), 2))
+    return _labels(path, rows, Layout(3, start, tuple(parts[start::2]), xy, {}), category)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of every row that is not blank."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} in it") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a CSV table: {error}") from None
+    if not rows:
+        raise ValueError(f"{path}: the file is empty")
+    return rows
+
+
+def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, category: str | None) -> Labels:
+    """The columns of all rows that can be read; the others are named in `bad`."""
+    if category is not None:
+        raise ValueError(f"{path}: a CSV table has no categories; leave --category {category} out")
+    data = rows[layout.header :]
+    if not data:
+        raise ValueError(f"{path}: the data set is empty: there is no row below the header")
+    width = len(rows[layout.header - 1][1])
+    names: list[str] = []
+    lines: list[int] = []
+    bad: list[str] = []
+    fields: dict[str, list[str | None]] = {field: [] for field in layout.fields}
+    points: list[list[tuple[float, float, float]]] = []
+    first_line: dict[str, int] = {}
+    for line, row in data:
+        name = "/".join(cell.strip() for cell in row[: layout.path])
+        try:
+            if len(row) != width:
+                raise ValueError(f"expected {width} cells, got {len(row)}")
+            if not name:
+                raise ValueError("the image has no name")
+            if name in first_line:
+                raise ValueError(f"the image is on line {first_line[name]} already")
+            triples = [_point(key, row[x], row[y]) for key, (x, y) in zip(layout.names, layout.xy, strict=True)]
+        except ValueError as error:
+            bad.append(f"line {line} ({name}): {error}")
+            continue
+        first_line[name] = line
+        names.append(name)
+        lines.append(line)
+        points.append(triples)
+        for field, at in layout.fields.items():
+            fields[field].append(row[at].strip() or None)
+    if not names:
+        raise ValueError(f"{listed(f'{path}: all rows are bad', bad)}; mend them")
+    try:
+        skeleton = Skeleton(layout.names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Labels(
+        path=path,
+        skeleton=skeleton,
+        image_names=names,
+        sizes=np.full((len(names), 2), np.nan),
+        image_index=np.arange(len(names), dtype=np.int32),
+        points=np.array(points, np.float64),
+        box=np.full((len(names), 4), np.nan),
+        area=np.full(len(names), np.nan),
+        where=lambda row: f"line {lines[row]} ({names[row]})",
+        fields=fields,
+        bad=bad,
+        notes=[],
+        climb=True,
+        unit="row",
+    )
+
+
+def _point(name: str, x: str, y: str) -> tuple[float, float, float]:
+    """x, y and v (2, or 0 where both cells are empty); ValueError for half a point or for no number."""
+    try:
+        values = float(x), float(y)
+        if math.isfinite(values[0]) and math.isfinite(values[1]):
+            return *values, 2.0
+    except ValueError:
+        pass
+    if x.strip().lower() in EMPTY and y.strip().lower() in EMPTY:
+        return 0.0, 0.0, 0.0
+    raise ValueError(f"{name}: expected two numbers, or two empty cells, got {x!r}, {y!r}")

@@ -1,0 +1,116 @@
+"""What several tests share, made once a session: a spec, a random model file of 64 px and 4 points, its ONNX export."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from keylite.runtime.heads import Regression
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
+
+SIZE = (64, 64)
+FOUR = Skeleton(("nose", "left_eye", "right_eye", "chin"), edges=((0, 1), (0, 2), (0, 3)), mirror=(0, 2, 1, 3))
+
+
+def four_point_spec(**changes: object) -> ModelSpec:
+    provenance = Provenance(
+        keylite="0.0.0",
+        created="2026-01-01T00:00:00+00:00",
+        framework="pytorch",
+        pretrained="none",
+        data="made up",
+        data_fingerprint="0" * 64,
+        recipe={"lr": 1e-3, "mirror": [["left_eye", "right_eye"]]},
+        versions={"torch": "0"},
+        parent=None,
+    )
+    spec = ModelSpec(
+        format=FORMAT,
+        backbone="lite0",
+        size=SIZE,
+        box="annotation",
+        padding=0.25,
+        head=Regression(4, hidden=32),
+        skeleton=FOUR,
+        normalize="box_diagonal",
+        mean=PIXEL_MEAN,
+        std=PIXEL_STD,
+        precision="fp32",
+        provenance=provenance,
+        report={"nme": 0.05},
+    )
+    return msgspec.structs.replace(spec, **changes)
+
+
+@pytest.fixture(scope="session")
+def make_spec():
+    """A function: the spec of four points at 64 px, with changed fields."""
+    return four_point_spec
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `.safetensors` model file of random weights whose normalisation statistics fit, so that points move."""
+    torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
+    from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, save_model
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    spec = four_point_spec()
+    network = EfficientNetLiteRegressor(4, "lite0", head=spec.head, mean_shape=np.linspace(0.2, 0.8, 8).reshape(4, 2))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over the batches below
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
+    model = PixelModel(network, spec.mean, spec.std).train()
+    with torch.no_grad():
+        network.head.points.weight.mul_(50)
+        model(torch.from_numpy(pixels))
+    path = tmp_path_factory.mktemp("model") / "four.safetensors"
+    save_model(network, spec, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX export of `model_file`."""
+    pytest.importorskip("onnxscript", reason="needs keylite[pytorch]")
+    from keylite.pytorch.exporting import export
+    from keylite.runtime.modelfile import read_spec
+
+    path = tmp_path_factory.mktemp("onnx") / "four.onnx"
+    export(model_file, path, read_spec(model_file))
+    return path
+
+
+@pytest.fixture(scope="session")
+def crops() -> np.ndarray:
+    """Seven crops, uint8 (7, 64, 64, 3), unlike each other."""
+    return np.random.default_rng(1).integers(0, 256, (7, 64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def python():
+    """A function: run Python code in a fresh interpreter, where `missing` modules cannot be imported; its output."""
+
+    def run(code: str, missing: tuple[str, ...] = (), timeout: float = 120, **environment: str) -> str:
+        blocked = f"import sys; sys.modules.update(dict.fromkeys({missing!r}))\n"
+        paths = os.pathsep.join(path for path in sys.path if path)
+        finished = subprocess.run(
+            [sys.executable, "-W", "error", "-c", blocked + code],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | {"PYTHONPATH": paths} | environment,
+        )
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    return run

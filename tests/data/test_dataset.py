@@ -1,0 +1,273 @@
+"""A data set keeps its columns together, its groups whole and its bad images no secret."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keylite.data.dataset import Dataset, from_arrays, group_by_name, listed
+from keylite.runtime.images import write_image
+from keylite.runtime.skeleton import Skeleton
+
+
+def made(count: int = 40, groups: int = 8, seed: int = 0) -> Dataset:
+    """`count` tiny pictures of two points, in groups of unequal size."""
+    generator = np.random.default_rng(seed)
+    images = [np.full((4, 6, 3), i % 256, np.uint8) for i in range(count)]
+    of_group = [f"subject {int(g)}" for g in np.sort(generator.integers(0, groups, count))]
+    return from_arrays(images, generator.uniform(0, 4, (count, 2, 2)), groups=of_group)
+
+
+def several_per_image() -> Dataset:
+    """Three objects in two images; the first two share one."""
+    data = from_arrays(["a.png", "b.png"], np.ones((2, 1, 2)))
+    return dataclasses.replace(
+        data,
+        image_index=np.array([0, 0, 1], np.int32),
+        xy=np.arange(6, dtype=float).reshape(3, 1, 2),
+        visible=np.full((3, 1), 2, np.uint8),
+        box=np.full((3, 4), np.nan),
+        area=np.full(3, np.nan),
+        group_index=np.array([0, 0, 1], np.int32),
+    )
+
+
+@pytest.mark.parametrize("fractions", [(0.2,), (0.2, 0.2), (0.01,), (0.9,)])
+@pytest.mark.parametrize("seed", range(5))
+def test_split_never_cuts_a_group(fractions: tuple[float, ...], seed: int) -> None:
+    data = made(seed=seed)
+    parts = data.split(*fractions, seed=seed)
+    assert len(parts) == len(fractions) + 1
+    groups = [set(part.groups) for part in parts]
+    assert all(groups), "no part is empty"
+    assert sum(map(len, groups)) == len(set.union(*groups)) == len(data.groups)
+    pixels = sorted(int(image[0, 0, 0]) for part in parts for image in part.images)
+    assert pixels == list(range(len(data))), "every object is in one part"
+
+
+def test_split_is_near_the_fraction_and_follows_its_seed() -> None:
+    data = made(count=400, groups=100)
+    train, val, test = data.split(0.2, 0.1, seed=3)
+    largest = int(np.bincount(data.group_index).max())
+    assert 80 <= len(val) < 80 + largest
+    assert 40 <= len(test) < 40 + largest
+    assert len(train) > 240
+    assert [part.fingerprint() for part in data.split(0.2, 0.1, seed=3)] == [
+        part.fingerprint() for part in (train, val, test)
+    ]
+    assert data.split(0.2, 0.1, seed=4)[1].fingerprint() != val.fingerprint()
+    assert (train.name, val.name) == ("arrays[0]", "arrays[1]")
+
+
+@pytest.mark.parametrize("fractions", [(), (0.0,), (1.0,), (0.6, 0.5), (-0.1,), (float("nan"),)])
+def test_split_refuses_fractions(fractions: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="expected fractions above 0"):
+        made().split(*fractions)
+
+
+def test_split_needs_groups() -> None:
+    with pytest.raises(ValueError, match=r"1 group\(s\) cannot be split into 2 parts; choose a finer --group"):
+        made(groups=1).split(0.5)
+    two = made(groups=8).regrouped(["a"] * 20 + ["b"] * 20)
+    assert [len(part) for part in two.split(0.1)] == [20, 20]
+
+
+def test_subset_keeps_columns_together() -> None:
+    data = made()
+    part = data.subset([30, 2, 7])
+    for new, old in enumerate([30, 2, 7]):
+        assert part.samples[new].image is data.samples[old].image
+        assert part.samples[new].group == data.samples[old].group
+        assert np.array_equal(part.xy[new], data.xy[old])
+    assert len(part.images) == 3
+    assert set(part.groups) == {data.samples[i].group for i in (30, 2, 7)}
+    with pytest.raises(ValueError, match="the data set is empty"):
+        data.subset([])
+
+
+def test_subset_takes_a_mask() -> None:
+    data = made()
+    mask = np.zeros(len(data), bool)
+    mask[[3, 9]] = True
+    assert np.array_equal(data.subset(mask).xy, data.xy[[3, 9]])
+
+
+def test_subset_of_objects_that_share_an_image() -> None:
+    part = several_per_image().subset([2, 1])
+    assert part.image_names == ("a.png", "b.png")
+    assert part.image_index.tolist() == [1, 0]
+    assert part.xy[:, 0].tolist() == [[4, 5], [2, 3]]
+
+
+def test_sample_names_number_the_objects_of_an_image() -> None:
+    data = several_per_image()
+    assert [data.sample_name(i) for i in range(3)] == ["a.png#0", "a.png#1", "b.png"]
+
+
+def test_samples_view() -> None:
+    data = several_per_image()
+    assert len(data.samples) == 3
+    assert len(data.samples[1:]) == 2
+    assert len(list(data.samples)) == 3
+    assert data.samples[-1].name == "b.png"
+    assert data.samples[0].box is None
+    with pytest.raises(IndexError, match="sample 3 of 3"):
+        data.samples[3]
+
+
+@pytest.mark.parametrize("column", ["xy", "visible", "box", "area", "image_index", "group_index"])
+def test_columns_of_another_length_are_refused(column: str) -> None:
+    data = made()
+    with pytest.raises(ValueError, match=f"{column}: expected shape"):
+        dataclasses.replace(data, **{column: getattr(data, column)[..., None]})
+
+
+def moved_label(data: Dataset) -> Dataset:
+    xy = data.xy.copy()
+    xy[3, 1, 0] += 1e-6
+    return dataclasses.replace(data, xy=xy)
+
+
+def changed_pixel(data: Dataset) -> Dataset:
+    first = data.images[0].copy()
+    first[0, 0, 0] += 1
+    return dataclasses.replace(data, images=(first, *data.images[1:]))
+
+
+CHANGES = {
+    "a label moved": moved_label,
+    "a point occluded": lambda data: dataclasses.replace(data, visible=np.ones_like(data.visible)),
+    "boxes": lambda data: dataclasses.replace(data, box=np.zeros_like(data.box)),
+    "a keypoint renamed": lambda data: data.with_skeleton(Skeleton(("a", "b"))),
+    "groups": lambda data: data.regrouped(list(data.image_names)),
+    "order": lambda data: data.subset(range(len(data))[::-1]),
+    "one object fewer": lambda data: data.subset(range(len(data) - 1)),
+    "a pixel in memory": changed_pixel,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_fingerprint_changes_with(change: str) -> None:
+    assert CHANGES[change](made()).fingerprint() != made().fingerprint()
+
+
+def test_fingerprint_does_not_change_with_the_folder() -> None:
+    names = ("a.png", "b.png")
+    here, there = (
+        dataclasses.replace(several_per_image(), images=tuple(Path(folder, name) for name in names), image_names=names)
+        for folder in ("here", "there")
+    )
+    assert here.fingerprint() == there.fingerprint()
+    assert made().fingerprint() == made().fingerprint()
+
+
+def test_fingerprint_knows_where_a_list_ends() -> None:
+    data = from_arrays(["a.png"], np.ones((1, 1, 2)), groups=["b"], skeleton=Skeleton(("k",)))
+    other = dataclasses.replace(data, images=(Path("a.png"), Path("b")), image_names=("a.png", "b"), groups=())
+    assert data.fingerprint() != other.fingerprint()
+
+
+def test_check_images_names_all_bad_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path in paths[:3]:
+        write_image(path, np.zeros((8, 8, 3), np.uint8))
+    paths[1].write_bytes(paths[1].read_bytes()[:-20])
+    paths[4].write_bytes(b"text")
+    data = from_arrays(paths, np.arange(10, dtype=float).reshape(5, 1, 2))
+    with pytest.raises(ValueError, match="3 of 5 images cannot be used") as caught:
+        data.check_images(max_megapixels=100)
+    for words in ("1.png: the PNG file is truncated", "3.png: no such", "4.png: not an image", "--skip-bad"):
+        assert words in str(caught.value)
+    good = data.check_images(max_megapixels=100, skip_bad=True)
+    assert good.images == (paths[0], paths[2])
+    assert good.xy[:, 0].tolist() == [[0, 1], [4, 5]]
+    assert len(good.notes) == 1
+    assert "3 of 5 images" in good.notes[0]
+    assert good.check_images(max_megapixels=100) is good
+    with pytest.raises(ValueError, match="nothing is left"):
+        data.check_images(max_megapixels=1e-6, skip_bad=True)
+
+
+def test_regrouped() -> None:
+    data = made(count=4, groups=1).regrouped(["b", "a", "b", "c"])
+    assert data.groups == ("a", "b", "c")
+    assert data.group_index.tolist() == [1, 0, 1, 2]
+    assert made(count=2, groups=1).regrouped([10, 2]).groups == ("10", "2")
+    with pytest.raises(ValueError, match="group_index: expected shape"):
+        made(count=4, groups=1).regrouped(["a"])
+
+
+NAMES = ["img2.png", "img10.png", "img1.png", "img3.png"]
+GROUPINGS = {
+    "image": ("image", NAMES),
+    "blocks in number order": ("block:2", ["block 00000", "block 00001", "block 00000", "block 00001"]),
+    "regex, its first group": (r"regex:img(\d)", ["2", "1", "1", "3"]),
+    "regex, whole match": (r"regex:\d+", ["2", "10", "1", "3"]),
+}
+
+
+@pytest.mark.parametrize("case", GROUPINGS)
+def test_group_by_name(case: str) -> None:
+    group, expected = GROUPINGS[case]
+    assert group_by_name(NAMES, group) == expected
+
+
+def test_objects_of_one_image_share_a_block() -> None:
+    assert group_by_name(["a", "a", "b"], "block:1") == ["block 00000", "block 00000", "block 00001"]
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ("block:0", "expected auto, image"),
+        ("block:x", "expected auto, image"),
+        ("regex:", "expected auto, image"),
+        ("identity", "expected auto, image, block:N, field:NAME or regex:PATTERN, got 'identity'"),
+        ("regex:(", "is not a regular expression"),
+        ("regex:^img1", "does not match 2 image names: img2.png; img3.png"),
+        ("regex:img1(0)?", "does not match 3 image names: img2.png; img1.png; img3.png"),
+    ],
+)
+def test_group_by_name_refuses(group: str, words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        group_by_name(NAMES, group)
+    assert words in str(caught.value)
+
+
+def test_from_arrays() -> None:
+    xy = np.array([[[1.0, 2.0], [np.nan, np.nan]], [[3.0, 4.0], [5.0, 6.0]]])
+    data = from_arrays(["x/a.png", "b.png"], xy, visible=np.array([[1, 2], [0, 2]]), boxes=[[0, 0, 4, 4]] * 2)
+    assert data.skeleton.names == ("k0", "k1")
+    assert data.groups == ("b.png", "x/a.png")
+    assert data.visible.tolist() == [[1, 0], [0, 2]]
+    assert data.labelled.tolist() == [[True, False], [False, True]], "visible 0 is unlabelled whatever xy says"
+    assert data.box.shape == (2, 4)
+    assert data.images[0] == Path("x/a.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"xy": np.ones((2, 2))}, r"xy: expected shape \(1, K, 2\)"),
+        ({"xy": np.ones((2, 1, 2))}, "one entry an image"),
+        ({"xy": np.full((1, 1, 2), np.inf)}, "both x and y finite"),
+        ({"xy": np.array([[[1, np.nan]]])}, "both x and y finite, or both NaN"),
+        ({"groups": ["a", "b"]}, "groups: expected 1, one an image, got 2"),
+        ({"boxes": np.ones((1, 3))}, r"box: expected shape \(1, 4\)"),
+        ({"visible": np.ones((1, 3))}, "visible: expected shape"),
+        ({"visible": np.full((1, 1), 3)}, "of 0, 1 or 2"),
+        ({"skeleton": Skeleton(("a", "b"))}, r"xy: expected shape \(1, 2, 2\)"),
+        ({"images": [], "xy": np.ones((0, 1, 2))}, "the data set is empty"),
+    ],
+)
+def test_from_arrays_refuses(arguments: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        from_arrays(**({"images": ["a.png"], "xy": np.ones((1, 1, 2))} | arguments))
+
+
+def test_listed_counts_the_rest() -> None:
+    assert listed("bad", ["a", "b"]) == "bad: a; b"
+    assert listed("bad", [str(i) for i in range(12)]) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"

@@ -1,0 +1,339 @@
+"""Examples are the same whoever asks, and their points lie on their pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, targets
+from keylite.data.formats import read_dataset, write_coco
+from keylite.runtime.geometry import crop_box
+from keylite.runtime.images import write_image
+from keylite.runtime.skeleton import Skeleton
+
+MIRROR = (0, 2, 1)  # of three keypoints, drawn as a red, a green and a blue dot
+SKELETON = Skeleton(("middle", "left", "right"), mirror=MIRROR)
+GEOMETRY = Augmentation(rotate=40, scale=0.3, shift=0.1, aspect=0.3, flip_p=0.5)
+COLOUR = {"brightness": 0.15, "contrast": 0.5, "saturation": 0.8, "hue": 60.0, "blur": 2.0, "noise": 8.0, "jpeg": 60}
+PHOTOMETRY = {  # each change alone, always
+    **{name: Augmentation(**{name: value, f"{name}_p": 1.0}) for name, value in COLOUR.items()},
+    "grey": Augmentation(grey_p=1.0),
+    "occlude": Augmentation(occlude=0.3, occlude_p=1.0),
+}
+EVERYTHING = dataclasses.replace(
+    GEOMETRY, **COLOUR, **{f"{name}_p": 0.5 for name in COLOUR}, grey_p=0.3, occlude=0.3, occlude_p=0.5
+)
+
+
+def dots(xy: np.ndarray, width: int = 150, height: int = 130) -> np.ndarray:
+    """A black picture with a soft dot in channel k at each xy (3, 2)."""
+    x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+    light = [np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 18) for cx, cy in xy]
+    return np.rint(255 * np.stack(light, axis=-1)).astype(np.uint8)
+
+
+def centroids(image: np.ndarray) -> np.ndarray:
+    """Unit coordinates (3, 2) of each channel's light."""
+    height, width = image.shape[:2]
+    light = image.astype(np.float64)
+    total = light.sum(axis=(0, 1))
+    x = np.einsum("hwc,w->c", light, np.arange(width) + 0.5) / total / width
+    y = np.einsum("hwc,h->c", light, np.arange(height) + 0.5) / total / height
+    return np.stack([x, y], axis=1)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    generator = np.random.default_rng(0)
+    xy = np.stack([[[75, 50], [55, 80], [95, 78]] + generator.uniform(-8, 8, (3, 2)) for _ in range(6)])
+    boxes = np.tile([[25, 15, 125, 115.0]], (6, 1))
+    return from_arrays([dots(points) for points in xy], xy, skeleton=SKELETON, boxes=boxes)
+
+
+def same(one: tuple, other: tuple) -> bool:
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+# ---- the same whoever asks
+
+
+def test_the_order_of_asking_changes_nothing(data: Dataset):
+    one, other = (Examples(data, (64, 48), augmentation=EVERYTHING, seed=3) for _ in range(2))
+    items = list(range(3 * len(data)))
+    first = {item: one[item] for item in items}
+    for item in np.random.default_rng(0).permutation(items).tolist():
+        assert same(first[item], other[item]), item
+    assert not same(first[0], first[len(data)]), "another epoch is another draw"
+    assert not same(first[0], Examples(data, (64, 48), augmentation=EVERYTHING, seed=4)[0]), "another seed too"
+
+
+def test_a_batch_is_its_items(data: Dataset):
+    examples = Examples(data, (64, 48), augmentation=EVERYTHING)
+    images, unit_xy, weight = examples.batch([5, 0, 13])
+    assert (images.shape, unit_xy.shape, weight.shape) == ((3, 48, 64, 3), (3, 3, 2), (3, 3))
+    assert (images.dtype, unit_xy.dtype, weight.dtype) == (np.uint8, np.float32, np.float32)
+    for row, item in enumerate([5, 0, 13]):
+        assert same((images[row], unit_xy[row], weight[row]), examples[item])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a machine of one core
+def test_workers_give_what_one_process_gives(data: Dataset):
+    pytest.importorskip("lightning", reason="needs keylite[pytorch]")
+    from torch.utils.data import DataLoader
+
+    from keylite.pytorch.training import Batches, EpochOrder
+
+    examples = Examples(data, (32, 32), augmentation=EVERYTHING, seed=1)
+    loaded = {}
+    for workers in (0, 2):
+        order = EpochOrder(len(data), seed=5)
+        order.set_epoch(2)
+        loader = DataLoader(Batches(examples), batch_size=4, sampler=order, num_workers=workers, collate_fn=lambda b: b)
+        loaded[workers] = [[part.numpy() for part in batch] for batch in loader]
+        items = list(order)
+    assert sorted(items) == list(range(12, 18)), "items name their epoch"
+    expected = [examples.batch(items[:4]), examples.batch(items[4:])]
+    for workers, batches in loaded.items():
+        assert len(batches) == 2, workers
+        assert all(same(tuple(batch), right) for batch, right in zip(batches, expected, strict=True)), workers
+
+
+def test_each_epoch_has_its_own_order():
+    pytest.importorskip("lightning", reason="needs keylite[pytorch]")
+    from keylite.pytorch.training import EpochOrder
+
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochOrder(50, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert [item - 50 for item in order(0, 1)] != order(0, 0)
+    assert order(1, 0) != order(0, 0)
+    assert sorted(order(0, 3)) == list(range(150, 200))
+
+
+def test_cached_images_give_the_same(data: Dataset, tmp_path: Path):
+    paths = [tmp_path / f"{i}.png" for i in range(len(data))]
+    for path, image in zip(paths, data.images, strict=True):
+        write_image(path, image)
+    on_disk = dataclasses.replace(data, images=tuple(paths))
+    plain, cached = (Examples(on_disk, (64, 64), augmentation=EVERYTHING, cache=cache) for cache in (False, True))
+    for path in paths[:3]:
+        path.unlink()
+    for item in (3, 4, 5):
+        assert same(plain[item], cached[item])
+    assert cached[0][0].any(), "kept in memory"
+    with pytest.raises(FileNotFoundError):
+        _ = plain[0]
+
+
+# ---- points lie on their pixels
+
+
+def test_without_augmentation_every_epoch_is_the_plain_crop(data: Dataset):
+    examples = Examples(data, (64, 64), padding=0.25)
+    crop = crop_box(data.box[1], (64, 64), 0.25)
+    pixels, unit_xy, weight = examples[1]
+    assert np.array_equal(pixels, crop.warp(data.images[1]))
+    assert np.array_equal(unit_xy, crop.to_unit(data.xy[1]).astype(np.float32))
+    assert weight.tolist() == [1, 1, 1]
+    assert same(examples[1], examples[1 + len(data)])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (40, 56)], ids=str)
+def test_geometry_moves_points_with_pixels_and_swaps_pairs_when_flipped(data: Dataset, size: tuple[int, int]):
+    examples = Examples(data, size, augmentation=GEOMETRY, seed=0, padding=0.6)
+    flips = 0
+    for item in range(120):
+        pixels, unit_xy, _ = examples[item]
+        found = centroids(pixels)
+        a, b = found[1] - found[0], found[2] - found[0]
+        flipped = a[0] * b[1] - a[1] * b[0] > 0  # the picture's own handedness: right lies to the right of left
+        flips += flipped
+        order = list(MIRROR) if flipped else [0, 1, 2]
+        assert np.abs((found[order] - unit_xy) * size).max() < 0.25, item  # dots are cut at borders; in px
+    assert 40 < flips < 80
+
+
+def rotation_of(crop) -> float:
+    return np.degrees(np.arctan2(crop.matrix[1, 0] / crop.matrix[0, 0], 1))
+
+
+ALONE = {
+    "rotate": (Augmentation(rotate=30), lambda crop: np.degrees(np.arctan2(crop.matrix[1, 0], crop.matrix[0, 0])), -30, 30),
+    "scale": (Augmentation(scale=0.5), lambda crop: np.sqrt(np.linalg.det(crop.matrix[:, :2])), 1 / 1.5, 1.5),
+    "aspect": (Augmentation(aspect=0.4), lambda crop: crop.matrix[0, 0] / crop.matrix[1, 1], 1 / 1.4, 1.4),
+    "shift x": (Augmentation(shift=0.2), lambda crop: crop.matrix[0, 2] / 64, -0.2, 0.2),
+    "shift y": (Augmentation(shift=0.2), lambda crop: crop.matrix[1, 2] / 32, -0.2, 0.2),
+}
+
+
+@pytest.mark.parametrize(("augmentation", "measure", "low", "high"), ALONE.values(), ids=ALONE.keys())
+def test_each_range_is_kept_and_used(augmentation: Augmentation, measure, low: float, high: float):
+    plain, generator = crop_box(np.array([0, 0, 64, 32.0]), (64, 32)), np.random.default_rng(0)
+    found = np.array([measure(augmented_crop(plain, augmentation, generator)) for _ in range(500)])
+    reach = high - low
+    assert low - 1e-9 <= found.min() < low + 0.05 * reach
+    assert high - 0.05 * reach < found.max() <= high + 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in PHOTOMETRY if name != "occlude"])
+def test_photometry_changes_pixels_and_moves_nothing(data: Dataset, name: str):
+    grey = np.repeat(data.images[0][..., :1], 3, axis=2) // 2 + 40
+    at = [centroids(np.where(grey > 60, grey, 0))[0]]
+    generator, changed = np.random.default_rng(0), 0
+    coloured = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    for _ in range(12):
+        pixels = augmented_pixels(grey, PHOTOMETRY[name], generator)
+        background, peak = np.median(pixels), float(cv2.GaussianBlur(pixels, (0, 0), 1.5).max())
+        light = np.where(pixels > background + 0.4 * (peak - background), pixels - background, 0)
+        at.append(centroids(light)[0])
+        changed += not np.array_equal(augmented_pixels(coloured, PHOTOMETRY[name], generator), coloured)
+    assert np.abs((np.array(at) - at[0]) * (150, 130)).max() < 0.3, "in px"
+    assert changed >= 10
+
+
+def test_photometry_leaves_the_points_of_the_same_draw(data: Dataset):
+    plain, coloured = (Examples(data, (64, 64), augmentation=a, seed=7) for a in (GEOMETRY, EVERYTHING))
+    for item in range(12):
+        assert same(plain[item][1:], coloured[item][1:])
+    assert not np.array_equal(plain[0][0], coloured[0][0])
+
+
+def test_an_occlusion_is_one_rectangle_of_one_colour():
+    image = np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 64, 3))
+    given, generator, hidden = image.copy(), np.random.default_rng(0), []
+    for _ in range(200):
+        found = augmented_pixels(image, PHOTOMETRY["occlude"], generator)
+        rows, columns = np.nonzero((found != image).any(axis=2))
+        if len(rows):
+            inside = found[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].reshape(-1, 3)
+            assert len(np.unique(inside, axis=0)) <= 2, "one colour, but for a row that had it already"
+            hidden.append((np.ptp(columns) + 1, np.ptp(rows) + 1))
+    assert len(hidden) > 150
+    assert 15 < np.max(hidden) <= 0.3 * 64 + 1
+    assert np.array_equal(image, given), "the image that was given stays as it was"
+
+
+def test_saturation_and_hue_leave_grey_and_brightness_alone():
+    grey = np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (8, 1, 3))
+    for name in ("saturation", "hue", "grey"):
+        found = augmented_pixels(grey, PHOTOMETRY[name], np.random.default_rng(0))
+        assert np.abs(found.astype(int) - grey).max() <= 1, name
+    coloured = np.random.default_rng(1).integers(40, 200, (16, 16, 3), np.uint8)
+    found = augmented_pixels(coloured, PHOTOMETRY["grey"], np.random.default_rng(0))
+    assert np.ptp(found.astype(int), axis=2).max() <= 1
+    assert np.abs(found[..., 0].astype(int) - cv2.cvtColor(coloured, cv2.COLOR_RGB2GRAY)).max() <= 1
+
+
+def test_a_jpeg_keeps_red_red():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 200
+    found = augmented_pixels(red, Augmentation(jpeg=80, jpeg_p=1.0), np.random.default_rng(0))
+    assert np.abs(found.astype(int) - red).max() < 10
+
+
+# ---- weights, boxes, refusals
+
+
+def test_weight_is_0_where_unlabelled_or_outside(data: Dataset):
+    crop = crop_box(np.array([0, 0, 100, 100.0]), (50, 50))
+    skeleton = Skeleton(("a", "b", "c", "d", "e"))
+    xy = np.array([[50, 50], [np.nan, np.nan], [100.01, 50], [50, -0.01], [0, 100]])
+    unit_xy, weight = targets(crop, xy, skeleton)
+    assert weight.tolist() == [1, 0, 0, 0, 1]
+    assert np.isnan(unit_xy).any(axis=1).tolist() == [False, True, False, False, False], "outside is still known"
+    missing = data.xy.copy()
+    missing[:, 1] = np.nan
+    for _, unit_xy, weight in (Examples(dataclasses.replace(data, xy=missing), (64, 64), augmentation=GEOMETRY)[i] for i in range(20)):
+        assert (weight[np.isnan(unit_xy).all(axis=1)] == 0).all()
+        assert np.isnan(unit_xy[[1, 2]]).all(axis=1).sum() == 1, "the pair of a flip, the point itself otherwise"
+
+
+def test_the_mean_shape_is_of_labelled_points_in_the_crop(data: Dataset):
+    xy = data.xy.copy()
+    xy[0, 1], xy[:, 2] = np.nan, np.nan
+    for box, whole in (("annotation", None), ("image", (150, 130))):
+        examples = Examples(dataclasses.replace(data, xy=xy), (64, 64), box=box, padding=0.0, augmentation=GEOMETRY)
+        unit = xy[:, :2] - (25, 15) if whole is None else xy[:, :2] + (0, 10)  # a wide image is centred in a square
+        expected = np.nanmean(unit / (100 if whole is None else 150), axis=0)
+        shape = examples.mean_shape()
+        assert shape.dtype == np.float32
+        assert np.abs(shape - [*expected, [0.5, 0.5]]).max() < 1e-6, box
+
+
+def test_the_whole_image_is_the_crop_without_padding(data: Dataset):
+    without = dataclasses.replace(data, box=np.full((6, 4), np.nan))
+    pixels, unit_xy, _ = Examples(without, (150, 130), box="image", padding=3.0)[2]
+    assert np.array_equal(pixels, data.images[2])
+    assert np.allclose(unit_xy * (150, 130), data.xy[2], atol=1e-4)
+
+
+def crowded(data: Dataset) -> Dataset:
+    return dataclasses.replace(data, image_index=np.array([0, 0, 2, 3, 4, 5], np.int32))
+
+
+def without_box(data: Dataset) -> Dataset:
+    box = data.box.copy()
+    box[3:] = np.nan
+    return dataclasses.replace(data, box=box)
+
+
+def without_mirror(data: Dataset) -> Dataset:
+    return data.with_skeleton(Skeleton(SKELETON.names))
+
+
+REFUSED = {
+    "two objects in a whole image": (crowded, {"box": "image"}, "arrays: 1 images hold more than one object, .*--box annotation"),
+    "no box": (without_box, {}, "arrays: 3 of 6 objects have no box; use --box image"),
+    "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip: the skeleton has no mirror pairs"),
+}
+
+
+@pytest.mark.parametrize(("change", "choices", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_is_refused(data: Dataset, change, choices: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Examples(change(data), (64, 64), **choices)
+
+
+def test_what_could_be_refused_is_not(data: Dataset):
+    Examples(crowded(data), (64, 64))
+    Examples(without_box(data), (64, 64), box="image")
+    Examples(without_mirror(data), (64, 64), augmentation=dataclasses.replace(GEOMETRY, flip_p=0.0))
+
+
+def test_an_index_annotation_survives_reading_two_flips_and_writing(tmp_path: Path):
+    """Twice through the flip that training uses, and back to a file: every number as it was, to the last digit."""
+    size, box = (40, 30), [3, 2, 31, 25]
+    keypoints = [[10, 11, 2], [0, 0, 2], [39, 29, 1], [17.25, 3.5, 2], [0, 0, 0]]
+    category = {"id": 1, "name": "x", "keypoints": list("abcde"), "flip_pairs": [["a", "b"], ["c", "d"]]}
+    source = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "keypoints": sum(keypoints, [])}],
+        "categories": [category],
+    }
+    write_image(tmp_path / "a.png", np.zeros((30, 40, 3), np.uint8))
+    (tmp_path / "in.json").write_text(json.dumps(source))
+    dataset = read_dataset(tmp_path / "in.json")
+    assert dataset.xy[0, 0].tolist() == [10.5, 11.5]
+
+    flip = Augmentation(flip_p=1.0)
+    crop = crop_box(np.array([0, 0, *size], np.float64), size)
+    xy, generator = dataset.xy, np.random.default_rng(0)
+    for turn in range(2):
+        flipped = augmented_crop(crop, flip, generator)
+        assert flipped.mirrored
+        xy = flipped.to_crop(xy)[:, list(dataset.skeleton.mirror)]
+        if turn == 0:
+            assert xy[0, 1].tolist() == [40 - 10.5, 11.5], "x -> W - x, and a is b now"
+    write_coco(dataset, tmp_path / "out.json", xy)
+    (annotation,) = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert annotation["keypoints"] == sum(keypoints, [])
+    assert annotation["bbox"] == box

@@ -1,0 +1,645 @@
+"""Label files are read as they mean it, and every bad object of a file is named in one line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keylite.data import mirror
+from keylite.data.formats import read_dataset, write_coco
+from keylite.runtime.images import write_image
+
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+NAMES = ["nose", "left_eye", "right_eye"]
+
+
+def coco(tmp_path: Path, change=lambda data: None, images: bool = True) -> Path:
+    """A file of two images and three objects, after `change`; returns its path."""
+    data: dict[str, Any] = {
+        "images": [
+            {"id": 7, "file_name": "a.png", "width": 40, "height": 30},
+            {"id": 8, "file_name": "b.png", "width": 40, "height": 30},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 30, 20], "area": 500.0, "iscrowd": 0}
+            | {"keypoints": [10, 11, 2, 12.5, 13, 1, 99, 98, 0], "num_keypoints": 2},
+            {"id": 2, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], "keypoints": [1, 2, 2, 3, 4, 2, 4, 4, 2]},
+            {"id": 3, "image_id": 8, "category_id": 1, "keypoints": [1.25, 2, 2.0, 3, 4, 2.0, 0, 0, 0.0]},
+        ],
+        "categories": [
+            {"id": 1, "name": "face", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]], "flip_pairs": [[1, 2]]}
+            | {"sigmas": [0.1, 0.2, 0.2]}
+        ],
+    }
+    change(data)
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(data))
+    if images:
+        for name in ("a", "b"):
+            if not (tmp_path / f"{name}.png").exists():
+                write_image(tmp_path / f"{name}.png", np.zeros((30, 40, 3), np.uint8))
+    return path
+
+
+def test_coco_means_what_it_says(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path))
+    assert data.skeleton.names == tuple(NAMES)
+    assert data.skeleton.edges == ((0, 1), (0, 2))
+    assert data.skeleton.mirror == (0, 2, 1)
+    assert data.skeleton.sigmas == (0.1, 0.2, 0.2)
+    expected = [[[10.5, 11.5], [13, 13.5], [np.nan] * 2], [[1.5, 2.5], [3.5, 4.5], [4.5, 4.5]]]
+    assert np.array_equal(data.xy[:2], expected, equal_nan=True), "index + 0.5; v 0 is unlabelled whatever its place"
+    assert data.visible.tolist() == [[2, 1, 0], [2, 2, 2], [2, 2, 0]]
+    assert data.box[:2].tolist() == [[1, 2, 31, 22], [0, 0, 5, 5]], "edges, never shifted"
+    assert np.isnan(data.box[2]).all()
+    assert data.area[0] == 500
+    assert np.isnan(data.area[1:]).all()
+    assert data.image_names == ("a.png", "b.png")
+    assert data.image_index.tolist() == [0, 0, 1]
+    assert data.images == (tmp_path / "a.png", tmp_path / "b.png")
+    assert data.groups == ("a.png", "b.png")
+    assert data.group_index.tolist() == [0, 0, 1]
+    assert data.name == "labels"
+    assert data.notes == ()
+
+
+def test_corner_origin_is_not_shifted(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path), pixel_origin="corner")
+    assert data.xy[0, 0].tolist() == [10, 11]
+    with pytest.raises(ValueError, match="expected index or corner, got 'centre'"):
+        read_dataset(tmp_path / "labels.json", pixel_origin="centre")
+
+
+def set_(part: str, index: int, **values: Any):
+    """A change of one entry; a value of ... deletes the field."""
+
+    def change(data: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if value is ...:
+                del data[part][index][key]
+            else:
+                data[part][index][key] = value
+
+    return change
+
+
+def many_categories(data: dict[str, Any]) -> None:
+    data["categories"] = [{"id": k, "name": f"animal{k}", "keypoints": NAMES} for k in range(54)]
+    data["annotations"][0]["category_id"] = 26
+
+
+def other_category(data: dict[str, Any]) -> None:
+    data["categories"].append({"id": 2, "name": "car", "keypoints": ["front", "rear"]})
+    data["annotations"].append({"id": 9, "image_id": 8, "category_id": 2, "keypoints": [1, 1, 2, 2, 2, 2]})
+
+
+def all_annotations(**values: Any):
+    return lambda data: [annotation.update(values) for annotation in data["annotations"]] and None
+
+
+NOTED = {
+    "crowd": (set_("annotations", 1, iscrowd=1), 2, "1 crowd annotations left out"),
+    "num_keypoints 0": (set_("annotations", 1, keypoints=[0] * 9, num_keypoints=0), 2, "1 annotations without any"),
+    "no keypoints": (set_("annotations", 1, keypoints=...), 2, "1 annotations without keypoints left out"),
+    "empty keypoints": (set_("annotations", 1, keypoints=[]), 2, "1 annotations without keypoints left out"),
+    "image without objects": (set_("annotations", 2, image_id=7), 3, "1 of 2 images have no object"),
+    "54 categories": (many_categories, 3, "2 categories with the same keypoints merged (of 54 in the file)"),
+    "no names": (set_("categories", 0, keypoints=[], sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
+    "names absent": (set_("categories", 0, keypoints=..., sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
+    "0-based skeleton": (set_("categories", 0, skeleton=[[0, 1], [1, 2]]), 3, "edges leave 1..3"),
+    "skeleton too far": (set_("categories", 0, skeleton=[[1, 4]]), 3, "edges leave 1..3"),
+    "points outside": (
+        set_("annotations", 1, keypoints=[39.6, 2, 2, -3, 4, 2, 39.5, 4, 2]),
+        3,
+        "2 labelled points lie",
+    ),
+    "area 0": (set_("annotations", 0, area=0), 3, "1 areas of 0"),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_coco_left_out_is_counted(case: str, tmp_path: Path) -> None:
+    change, count, note = NOTED[case]
+    data = read_dataset(coco(tmp_path, change))
+    assert len(data) == count
+    assert len(data.notes) == 1
+    assert note in data.notes[0]
+
+
+def test_unreliable_edges_are_dropped_whole(tmp_path: Path) -> None:
+    assert read_dataset(coco(tmp_path, NOTED["0-based skeleton"][0])).skeleton.edges == ()
+
+
+def test_points_outside_are_kept(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path, NOTED["points outside"][0]))
+    assert data.xy[1, 1].tolist() == [-2.5, 4.5]
+
+
+QUIET = {
+    "without num_keypoints, area, bbox": (
+        lambda data: [annotation.pop(key, 0) for annotation in data["annotations"] for key in ("area", "bbox")]
+    ),
+    "licenses a string, unknown fields": lambda data: data.update(licenses="", info=3, more={"x": [1]}),
+    "no skeleton": set_("categories", 0, skeleton=...),
+    "null box and area": set_("annotations", 0, bbox=None, area=None),
+    "no image size": set_("images", 0, width=..., height=0),
+    "null where v is 0": set_("annotations", 0, keypoints=[10, 11, 2, 12.5, 13, 1, None, None, 0]),
+    "ids of text": lambda data: [
+        set_("images", 0, id="x")(data),
+        [a.update(image_id="x") for a in data["annotations"][:2]],
+    ],
+    "no annotation ids": lambda data: [annotation.pop("id") for annotation in data["annotations"]],
+    "unused category": lambda data: data["categories"].append({"id": 5, "name": "car"}),
+}
+
+
+@pytest.mark.parametrize("case", QUIET)
+def test_coco_variants_read_alike(case: str, tmp_path: Path) -> None:
+    expected = read_dataset(coco(tmp_path)).xy
+    data = read_dataset(coco(tmp_path, QUIET[case]))
+    assert np.array_equal(data.xy, expected, equal_nan=True)
+    assert data.notes == ()
+
+
+def test_byte_order_mark_and_nan_literals(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("99, 98, 0", "NaN, NaN, 0").encode())
+    data = read_dataset(path)
+    assert np.array_equal(data.xy, read_dataset(coco(tmp_path)).xy, equal_nan=True)
+    assert data.notes == ("2 NaN or Infinity (no JSON) read as null",)
+
+
+BAD = {
+    "wrong number of values": (
+        set_("annotations", 0, keypoints=[1, 2, 2]),
+        ["annotation 1 (a.png)", "9 numbers (3 keypoints), got 3"],
+    ),
+    "NaN where labelled": (
+        set_("annotations", 0, keypoints=[float("nan"), 2, 2] + [0] * 6),
+        ["annotation 1 (a.png): nose is labelled (v 2) but lies at (nan, 2)"],
+    ),
+    "Inf where labelled": (
+        set_("annotations", 0, keypoints=[0] * 6 + [1, float("-inf"), 1]),
+        ["right_eye is labelled"],
+    ),
+    "null where labelled": (set_("annotations", 0, keypoints=[None, 2, 2] + [0] * 6), ["nose is labelled (v 2)"]),
+    "v 3": (set_("annotations", 0, keypoints=[1, 1, 2, 1, 2, 3, 0, 0, 0]), ["left_eye: expected v 0, 1 or 2, got 3"]),
+    "v -1": (set_("annotations", 0, keypoints=[1, 1, 2, 1, 2, -1, 0, 0, 0]), ["got -1"]),
+    "v 0.5": (set_("annotations", 0, keypoints=[1, 1, 2, 1, 2, 0.5, 0, 0, 0]), ["got 0.5"]),
+    "v null": (set_("annotations", 0, keypoints=[1, 1, None, 1, 2, 2, 0, 0, 0]), ["expected v 0, 1 or 2, got nan"]),
+    "box of no area": (set_("annotations", 1, bbox=[1, 2, 0, 5]), ["annotation 2 (a.png): box", "got 0 x 5"]),
+    "box of negative area": (set_("annotations", 1, bbox=[9, 9, 3, -5]), ["got 3 x -5"]),
+    "box outside, right": (set_("annotations", 1, bbox=[40, 2, 5, 5]), ["outside its 40x30 image"]),
+    "box outside, above": (set_("annotations", 1, bbox=[4, -5, 5, 5]), ["outside its 40x30 image"]),
+    "box of three": (set_("annotations", 1, bbox=[4, 5, 5]), ["annotation number 2: bbox: "]),
+    "box half null": (set_("annotations", 1, bbox=[4, 5, 5, None]), ["box: expected four finite numbers"]),
+    "annotation id twice": (set_("annotations", 1, id=1), ["annotation 1: its id is used twice"]),
+    "image id twice": (
+        lambda data: data["images"].append(data["images"][1]),
+        ["image id 8 is used twice (b.png, b.png)", "annotation 3: no single image has the id 8"],
+    ),
+    "unknown image": (set_("annotations", 1, image_id=99), ["annotation 2: no single image has the id 99"]),
+    "unknown category": (set_("annotations", 1, category_id=99), ["annotation 2: no category has the id 99"]),
+    "keypoints of text": (
+        set_("annotations", 1, keypoints=["1"] * 9),
+        ["annotation number 2: keypoints[0]: expected float | null, got str"],
+    ),
+    "annotation a number": (lambda data: data["annotations"].append(5), ["annotation number 4: expected object"]),
+    "image without name": (
+        set_("images", 1, file_name=...),
+        ["image number 2: object missing required field file_name"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_coco_bad_annotations_are_named(case: str, tmp_path: Path) -> None:
+    change, words = BAD[case]
+    path = coco(tmp_path, change)
+    with pytest.raises(ValueError) as caught:
+        read_dataset(path)
+    line = str(caught.value)
+    for word in (str(path), "--skip-bad", *words):
+        assert word in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("case", set(BAD) - {"image id twice", "image without name", "annotation a number"})
+def test_skip_bad_leaves_one_out_and_counts(case: str, tmp_path: Path) -> None:
+    change, words = BAD[case]
+    data = read_dataset(coco(tmp_path, change), skip_bad=True)
+    assert len(data) == 2
+    assert any(note.startswith("left out: 1 of 3 annotations are bad") and words[0] in note for note in data.notes)
+
+
+def test_ambiguous_image_id_takes_its_annotations_along(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path, lambda data: data["images"].append(data["images"][1])), skip_bad=True)
+    assert data.image_names == ("a.png",)
+    assert len(data) == 2
+
+
+def test_all_bad_are_in_one_line_and_the_rest_counted(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for number in range(20):
+            data["annotations"].append(
+                copy.deepcopy(data["annotations"][0]) | {"id": 50 + number, "bbox": [1, 1, 0, 0]}
+            )
+        data["annotations"][1]["keypoints"] = [1]
+
+    with pytest.raises(ValueError, match=r"21 of 23 annotations are bad: annotation 2 .*; and 11 more; mend"):
+        read_dataset(coco(tmp_path, change))
+
+
+def test_names_stay_right_past_a_misshapen_annotation(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        subjects(data)
+        data["annotations"][0]["keypoints"] = [1]
+        data["annotations"][2]["bbox"] = [1, 1, 0, 0]
+
+    with pytest.raises(ValueError, match=r"annotation 1 \(a.png\): keypoints: .*; annotation 3 \(b.png\): box"):
+        read_dataset(coco(tmp_path, change))
+    assert read_dataset(tmp_path / "labels.json", skip_bad=True).groups == ("2",)
+
+
+WHOLE = {
+    "a list": (b"[1, 2]", "not a COCO keypoints file"),
+    "another object": (
+        b'{"version": "5.0", "shapes": []}',
+        "not a COCO keypoints file .*missing required field images",
+    ),
+    "images an object": (b'{"images": {}, "annotations": [], "categories": []}', "images: expected array, got object"),
+    "broken": (b'{"images": [],\n "annotations": [}', r"broken JSON: .* at line 2, column 18"),
+    "cut": (b'{"images": [', "broken JSON: it ends too early, after 12 bytes"),
+    "no annotations": (b'{"images": [], "annotations": [], "categories": []}', "data set is empty: annotations is"),
+    "empty file": (b"", "the file is empty"),
+    "binary": (b"\x89HDF\r\n\x1a\n\0\0", "got a binary file"),
+    "not UTF-8": (b"file,x0,y0\n\xe9.png,1,2\n", "expected UTF-8 text, got byte 0xe9"),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_file_is_refused(case: str, tmp_path: Path) -> None:
+    text, words = WHOLE[case]
+    (tmp_path / "labels").write_bytes(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_dataset(tmp_path / "labels")
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_folder_and_format(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such label file"):
+        read_dataset(tmp_path / "no.json")
+    with pytest.raises(ValueError, match="got a folder"):
+        read_dataset(tmp_path)
+    with pytest.raises(ValueError, match="format: expected coco, csv, dlc, got 'yolo'"):
+        read_dataset(coco(tmp_path), format="yolo")
+    with pytest.raises(ValueError, match="expected the first column"):
+        read_dataset(coco(tmp_path), format="csv")
+
+
+def test_categories_of_different_keypoints_ask(tmp_path: Path) -> None:
+    path = coco(tmp_path, other_category)
+    with pytest.raises(ValueError, match=r"choose one with --category NAME: face \(3\); car \(2\)"):
+        read_dataset(path)
+    car = read_dataset(path, category="car")
+    assert car.skeleton.names == ("front", "rear")
+    assert len(car) == 1
+    assert "3 annotations of other categories left out" in car.notes
+    assert len(read_dataset(path, category="face")) == 3
+    with pytest.raises(ValueError, match=r"no category is named 'dog'; the names are: face; car"):
+        read_dataset(path, category="dog")
+
+
+CATEGORY = {
+    "no keypoints at all": (all_annotations(keypoints=[]), "a category without keypoints"),
+    "not triples": (
+        lambda data: [set_("categories", 0, keypoints=[])(data), all_annotations(keypoints=[1, 2])(data)],
+        "expected x, y, v for each, got 2 numbers",
+    ),
+    "two of one id": (lambda data: data["categories"].append({"id": 1}), "two categories have the same id"),
+    "name twice": (set_("categories", 0, keypoints=["a", "a", "b"]), "category 'face': skeleton: keypoint names"),
+    "sigmas too few": (set_("categories", 0, sigmas=[0.1]), "sigmas: expected 3 values, got 1"),
+    "flip_pairs unknown": (
+        set_("categories", 0, flip_pairs=[["nose", "tail"]]),
+        "category 'face': mirror pairs: .*tail",
+    ),
+    "sigmas of text": (set_("categories", 0, sigmas=["a"]), r"categories\[0\].sigmas\[0\]: expected float"),
+}
+
+
+@pytest.mark.parametrize("case", CATEGORY)
+def test_category_is_refused(case: str, tmp_path: Path) -> None:
+    change, words = CATEGORY[case]
+    with pytest.raises(ValueError, match=words):
+        read_dataset(coco(tmp_path, change))
+
+
+def test_images_are_looked_for(tmp_path: Path) -> None:
+    path = coco(tmp_path, images=False)
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 images not found in .*: a.png; b.png; name their folder"):
+        read_dataset(path)
+    picture = np.zeros((30, 40, 3), np.uint8)
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "a.png", picture)
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images not found in .*: b.png"):
+        read_dataset(path)
+    some = read_dataset(path, skip_bad=True)
+    assert len(some) == 2
+    assert some.image_names == ("a.png",)
+    assert any("left out: 1 of 2 images not found" in note for note in some.notes)
+    write_image(tmp_path / "images" / "b.jpg", picture)
+    data = read_dataset(path)
+    assert data.images == (tmp_path / "images" / "a.png", tmp_path / "images" / "b.jpg")
+    assert data.image_names == ("a.png", "b.png"), "names stay as written"
+    assert data.notes == ("1 of 2 images found under another suffix (b.png is b.jpg)",)
+    write_image(tmp_path / "b.png", picture)
+    assert read_dataset(path).images[1] == tmp_path / "b.png", "the very name wins, beside the file first"
+    (tmp_path / "else").mkdir()
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "else" / name, picture)
+    assert read_dataset(path, images=tmp_path / "else").images[0] == tmp_path / "else" / "a.png"
+    with pytest.raises(FileNotFoundError, match="no such folder of images"):
+        read_dataset(path, images=tmp_path / "nowhere")
+
+
+def test_two_other_suffixes_are_no_answer(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    (tmp_path / "b.png").unlink()
+    for suffix in (".jpg", ".jpeg"):
+        write_image(tmp_path / f"b{suffix}", np.zeros((30, 40, 3), np.uint8))
+    with pytest.raises(FileNotFoundError, match=r"b.png"):
+        read_dataset(path)
+
+
+def test_absolute_and_windows_names(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    write_image(tmp_path / "deep" / "b.png", np.zeros((30, 40, 3), np.uint8))
+
+    def change(data: dict[str, Any]) -> None:
+        data["images"][0]["file_name"] = str(tmp_path / "a.png")
+        data["images"][1]["file_name"] = "deep\\b.png"
+
+    assert read_dataset(coco(tmp_path, change)).images == (tmp_path / "a.png", tmp_path / "deep" / "b.png")
+
+
+def identities(data: dict[str, Any]) -> None:
+    for image, name in zip(data["images"], ("ann", "bob"), strict=True):
+        image["identity"] = name
+
+
+def subjects(data: dict[str, Any]) -> None:
+    for annotation, number in zip(data["annotations"], (1, 2, 1), strict=True):
+        annotation["subject"] = number
+
+
+GROUPS = {
+    "auto, nothing given": (lambda data: None, "auto", ["a.png", "a.png", "b.png"]),
+    "auto, identity in images": (identities, "auto", ["ann", "ann", "bob"]),
+    "auto, subject in annotations": (subjects, "auto", ["1", "2", "1"]),
+    "image although identity is there": (identities, "image", ["a.png", "a.png", "b.png"]),
+    "field": (lambda data: [i.update(clip=i["id"]) for i in data["images"]], "field:clip", ["7", "7", "8"]),
+    "block": (lambda data: None, "block:2", ["block 00000"] * 3),
+    "regex": (lambda data: None, r"regex:^(\w)", ["a", "a", "b"]),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_groups(case: str, tmp_path: Path) -> None:
+    change, group, expected = GROUPS[case]
+    data = read_dataset(coco(tmp_path, change), group=group)
+    assert [data.groups[i] for i in data.group_index] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "group", "words"),
+    [
+        (set_("images", 0, identity="ann"), "auto", r"1 of 3 objects have no field 'identity': annotation 3 \(b.png\)"),
+        (lambda data: None, "field:clip", "3 of 3 objects have no field 'clip'"),
+        (set_("images", 0, identity=["ann"]), "auto", "'identity' to be a text or a number"),
+        (lambda data: None, "subject", "expected auto, image"),
+    ],
+)
+def test_groups_are_refused(change, group: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_dataset(coco(tmp_path, change), group=group)
+
+
+def test_read_write_read_is_identical(tmp_path: Path) -> None:
+    first = read_dataset(coco(tmp_path, subjects))
+    write_coco(first, tmp_path / "again.json")
+    again = read_dataset(tmp_path / "again.json")
+    assert again.fingerprint() == first.fingerprint()
+    assert again.skeleton == first.skeleton
+    for column in ("xy", "visible", "box", "area", "image_index", "group_index"):
+        assert np.array_equal(getattr(again, column), getattr(first, column), equal_nan=True), column
+    assert (again.images, again.image_names, again.groups) == (first.images, first.image_names, first.groups)
+
+
+def test_no_mirror_and_an_empty_one_stay_apart(tmp_path: Path) -> None:
+    for pairs, expected in ((..., None), ([], (0, 1, 2)), ([["left_eye", "right_eye"]], (0, 2, 1))):
+        data = read_dataset(coco(tmp_path, set_("categories", 0, flip_pairs=pairs)))
+        assert data.skeleton.mirror == expected
+        write_coco(data, tmp_path / "again.json")
+        assert read_dataset(tmp_path / "again.json").skeleton.mirror == expected
+
+
+def test_flipped_twice_writes_the_very_numbers(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = np.round(generator.uniform(0, 39, (3, 3, 2)), 3)
+
+    def change(data: dict[str, Any]) -> None:
+        for annotation, xy in zip(data["annotations"], rows, strict=True):
+            annotation["keypoints"] = np.concatenate([xy, np.full((3, 1), 2)], axis=1).ravel().tolist()
+
+    data = read_dataset(coco(tmp_path, change))
+    flips = data.skeleton.mirror
+    assert flips == mirror.from_pairs([(1, 2)], NAMES)
+    xy = data.xy
+    for _ in range(2):
+        xy = xy[:, list(flips)]
+        xy = np.stack([40 - xy[..., 0], xy[..., 1]], axis=-1)
+    write_coco(data, tmp_path / "out.json", xy=xy)
+    written = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    before = json.loads((tmp_path / "labels.json").read_text())["annotations"]
+    assert [entry["keypoints"] for entry in written] == [entry["keypoints"] for entry in before]
+
+
+def test_written_file_is_plain_coco(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path))
+    write_coco(data, tmp_path / "out.json")
+    out = json.loads((tmp_path / "out.json").read_text())
+    assert out["images"][0] == {"id": 1, "file_name": "a.png", "width": 40, "height": 30}
+    assert out["annotations"][0]["keypoints"] == [10, 11, 2, 12.5, 13, 1, 0, 0, 0], "v 0 has no place"
+    assert out["annotations"][0]["bbox"] == [1, 2, 30, 20]
+    assert out["annotations"][0]["num_keypoints"] == 2
+    assert "bbox" not in out["annotations"][2]
+    assert "area" not in out["annotations"][2]
+    assert out["categories"][0]["skeleton"] == [[1, 2], [1, 3]]
+    assert out["categories"][0]["flip_pairs"] == [["left_eye", "right_eye"]]
+
+
+def test_write_predictions_in_place_of_labels(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path))
+    xy = np.full((3, 3, 2), 5.5)
+    xy[0, 0] = np.nan
+    write_coco(data, tmp_path / "out.json", xy=xy)
+    rows = [entry["keypoints"] for entry in json.loads((tmp_path / "out.json").read_text())["annotations"]]
+    assert rows[0] == [0, 0, 0, 5, 5, 1, 5, 5, 2], "NaN is none; a label's v stays; a new point is seen"
+    with pytest.raises(ValueError, match=r"expected shape \(3, 3, 2\)"):
+        write_coco(data, tmp_path / "out.json", xy=xy[:2])
+
+
+def table(tmp_path: Path, text: str, *, at: str = "labels.csv", images: tuple[str, ...] = ("a.png", "b.png")) -> Path:
+    for name in images:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, np.zeros((30, 40, 3), np.uint8))
+    (tmp_path / at).write_text(text)
+    return tmp_path / at
+
+
+DLC = "scorer,me,me,me,me\nbodyparts,nose,nose,tail,tail\ncoords,x,y,x,y\n"
+DLC_SPLIT = "scorer,,,me,me,me,me\nbodyparts,,,nose,nose,tail,tail\ncoords,,,x,y,x,y\n"
+TABLES = {
+    "numbered": ("file,x0,y0,x1,y1\na.png,1,2,3,4\nb.png,,,5.5,6\n", ("k0", "k1")),
+    "named": ("file,nose_x,nose_y,tail_x,tail_y\na.png,1,2,3,4\nb.png,,,5.5,6\n", ("nose", "tail")),
+    "names with _x inside, y before x": (
+        "image,a_x_y,a_x_x,tail_y,tail_x\na.png,2,1,4,3\nb.png,,,6,5.5\n",
+        ("a_x", "tail"),
+    ),
+    "spaces, NaN, a blank line, CRLF": (
+        "file, x0, y0, x1, y1\r\n\r\na.png, 1, 2, 3, 4\r\nb.png,NaN,nan,5.5,6\r\n",
+        ("k0", "k1"),
+    ),
+    "byte order mark": ("\ufefffile,x0,y0,x1,y1\na.png,1,2,3,4\nb.png,,,5.5,6\n", ("k0", "k1")),
+    "DeepLabCut": (DLC + "a.png,1,2,3,4\nb.png,,,5.5,6\n", ("nose", "tail")),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_read_alike(case: str, tmp_path: Path) -> None:
+    text, names = TABLES[case]
+    data = read_dataset(table(tmp_path, text))
+    assert data.skeleton.names == names
+    expected = [[[1.5, 2.5], [3.5, 4.5]], [[np.nan] * 2, [6, 6.5]]]
+    assert np.array_equal(data.xy, expected, equal_nan=True)
+    assert data.visible.tolist() == [[2, 2], [0, 2]]
+    assert np.isnan(data.box).all()
+    assert data.image_names == ("a.png", "b.png")
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (DLC + "labeled-data/s1/a.png,1,2,3,4\n", "labeled-data/s1/Collected.csv"),
+        (DLC_SPLIT + "labeled-data,s1,a.png,1,2,3,4\n", "labeled-data/s1/Collected.csv"),
+        (DLC + "labeled-data/s1/a.png,1,2,3,4\n", "Collected.csv"),
+        (DLC + "labeled-data\\s1\\a.png,1,2,3,4\n", "Collected.csv"),
+    ],
+)
+def test_dlc_paths_start_at_the_project(text: str, at: str, tmp_path: Path) -> None:
+    data = read_dataset(table(tmp_path, text, at=at, images=("labeled-data/s1/a.png",)))
+    assert data.images == (tmp_path / "labeled-data" / "s1" / "a.png",)
+
+
+def test_table_columns_of_groups(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,identity,day,x0,y0\na.png,ann,1,1,2\nb.png,ann,2,3,4\n")
+    with pytest.raises(ValueError, match="columns that are no pair: day"):
+        read_dataset(path)
+    assert read_dataset(path, group="field:day").groups == ("1", "2")
+    path = table(tmp_path, "file,identity,x0,y0\na.png,ann,1,2\nb.png,ann,3,4\n")
+    assert read_dataset(path).groups == ("ann",)
+    assert read_dataset(path, group="image").groups == ("a.png", "b.png")
+
+
+BAD_TABLES = {
+    "x without y": ("file,x0,y0,x1\na.png,1,2,3\n", "no pair: x1"),
+    "odd column": ("file,x0,y0,weather\na.png,1,2,3\n", "no pair: weather; expected file, then"),
+    "no points": ("file\na.png\n", "no column holds a point"),
+    "column twice": ("file,x0,y0,x0\na.png,1,2,3\n", "columns named twice: x0"),
+    "no file column": ("x0,y0\n1,2\n", "first column to be named file, got 'x0'"),
+    "from 1": ("file,x1,y1\na.png,1,2\n", "in order, got points 1"),
+    "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas"),
+    "header only": ("file,x0,y0\n", "no row below the header"),
+    "nothing labelled": ("file,x0,y0\na.png,,\n", "the data set is empty: no labelled object in it .1 rows without"),
+    "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
+    "several animals": ("scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n", "convert tables of several to COCO"),
+    "dlc, y before x": ("scorer,m,m\nbodyparts,n,n\ncoords,y,x\na.png,1,2\n", "x, y of one body part after another"),
+    "dlc, part twice": (DLC.replace("tail", "nose") + "a.png,1,2,3,4\n", "nose more than once"),
+    "dlc, header only": (DLC, "no row below the header"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_table_is_refused(case: str, tmp_path: Path) -> None:
+    text, words = BAD_TABLES[case]
+    with pytest.raises(ValueError, match=words) as caught:
+        read_dataset(table(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_all_bad_rows_of_a_table_are_named(tmp_path: Path) -> None:
+    rows = "a.png,1,2\nb.png,1\nc.png,1,2,3\nd.png,one,2\ne.png,1,\nf.png,inf,1\na.png,3,4\n,1,2\n"
+    path = table(tmp_path, "file,x0,y0\n" + rows)
+    with pytest.raises(ValueError, match="7 of 8 rows are bad") as caught:
+        read_dataset(path)
+    for words in (
+        "line 3 (b.png): expected 3 cells, got 2",
+        "line 4 (c.png): expected 3 cells, got 4",
+        "line 5 (d.png): k0: expected two numbers, or two empty cells, got 'one', '2'",
+        "line 6 (e.png): k0: expected two numbers",
+        "line 7 (f.png): k0",
+        "line 8 (a.png): the image is on line 2 already",
+        "line 9 (): the image has no name",
+    ):
+        assert words in str(caught.value)
+    data = read_dataset(path, skip_bad=True)
+    assert data.image_names == ("a.png",)
+    assert "7 of 8 rows are bad" in data.notes[0]
+
+
+def test_table_has_no_category(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no categories; leave --category face out"):
+        read_dataset(table(tmp_path, TABLES["named"][0]), category="face")
+
+
+REAL = {  # file: objects, images, keypoints, groups, labelled points (from the READMEs of the data), words in the notes
+    "format_samples/coco/test_coco.json": (12, 4, 17, 4, 181, "2 annotations without any"),
+    "format_samples/ap10k/test_ap10k.json": (2, 2, 17, 2, 32, "2 categories with the same keypoints merged"),
+    "format_samples/wflw/test_wflw.json": (4, 2, 98, 2, 392, "k0..k97"),
+    "format_samples/300w/test_300w.json": (2, 2, 68, 2, 136, "k0..k67"),
+    "format_samples/onehand10k/test_onehand10k.json": (4, 4, 21, 4, 63, ""),
+    "format_samples/horse10/test_horse10.json": (3, 3, 22, 3, 52, ""),
+    "format_samples/animalpose/test_animalpose.json": (2, 2, 20, 2, 32, ""),
+    "faces68/val.json": (400, 400, 68, 32, 27_200, ""),
+    "mirror_mouse/CollectedData.csv": (90, 90, 17, 90, 1_530 - 134, ""),
+    "openfield_mouse/labeled-data/m4s1/CollectedData_Pranav.csv": (116, 116, 4, 116, 464, "116 of 116 images found"),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files(name: str, tmp_path: Path) -> None:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip("needs ../shared/data")
+    objects, images, keypoints, groups, labelled, words = REAL[name]
+    data = read_dataset(path)
+    assert (len(data), len(data.images), len(data.skeleton), len(data.groups)) == (objects, images, keypoints, groups)
+    assert data.labelled.sum() == labelled
+    assert words in "; ".join(data.notes)
+    assert bool(data.notes) == bool(words)
+    data.subset(range(min(len(data), 8))).check_images(max_megapixels=100)
+    write_coco(data, tmp_path / "again.json")
+    folder = data.images[0].parents[len(Path(data.image_names[0]).parts) - 1]
+    again = read_dataset(tmp_path / "again.json", images=folder)
+    assert np.array_equal(again.xy, data.xy, equal_nan=True) or np.nanmax(np.abs(again.xy - data.xy)) < 1e-10
+    assert np.array_equal(again.visible, data.visible)
+    assert again.groups == data.groups
+    assert again.skeleton == data.skeleton

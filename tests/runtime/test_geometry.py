@@ -1,0 +1,295 @@
+"""Points and pixels agree: what lies at (c + .5, r + .5) is found where the crop's matrix says, at any scale."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from keylite.runtime import geometry
+from keylite.runtime.geometry import Crop, as_boxes, compose, crop_box, jitter_boxes, whole_box
+
+FLIP = np.array([[-1.0, 0, 64], [0, 1, 0]])  # of a crop 64 px wide
+
+
+def scaled(scale: float, size: tuple[int, int], left: float = 0, top: float = 0) -> Crop:
+    """The crop of `size` that starts at (left, top) of the image."""
+    return Crop(np.array([[scale, 0, -scale * left], [0, scale, -scale * top]], np.float64), size)
+
+
+def random_crop(generator: np.random.Generator) -> Crop:
+    """A box somewhere, then rotation, stretch and perhaps a flip, as augmentation composes them."""
+    corner = generator.uniform(-500, 2000, 2)
+    crop = crop_box(np.concatenate([corner, corner + generator.uniform(5, 3000, 2)]), (64, 48), generator.uniform(0, 1))
+    angle, stretch = generator.uniform(-math.pi, math.pi), generator.uniform(0.7, 1.4)
+    cos, sin = math.cos(angle), math.sin(angle)
+    crop = crop.then(np.array([[cos * stretch, -sin, 9], [sin * stretch, cos, -4]]))
+    return crop.then(FLIP, mirrored=True) if generator.uniform() < 0.5 else crop
+
+
+def dots(size: tuple[int, int], centres: np.ndarray, sigma: float) -> np.ndarray:
+    """A black uint8 RGB image of `size` (W, H) with white Gaussian dots at `centres` (N, 2) continuous px."""
+    x, y = np.arange(size[0]) + 0.5, np.arange(size[1])[:, None] + 0.5
+    light = sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2)) for cx, cy in centres)
+    return np.repeat(np.rint(255 * np.minimum(light, 1)).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def centroid(image: np.ndarray) -> np.ndarray:
+    """Continuous px of the centre of all light."""
+    light = image[..., 0].astype(np.float64)
+    height, width = light.shape
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    return np.array([light.sum(axis=0) @ x, light.sum(axis=1) @ y]) / light.sum()
+
+
+def smooth_noise(width: int, height: int) -> np.ndarray:
+    noise = np.random.default_rng(5).uniform(0, 255, (height, width, 3))
+    return np.clip((cv2.GaussianBlur(noise, (0, 0), 3) - 127) * 6 + 127, 0, 255).astype(np.uint8)
+
+
+def block_means(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means of factor x factor px, uint8; a block beyond the image is filled from its edge."""
+    height, width = image.shape[:2]
+    rows, columns = math.ceil(height / factor), math.ceil(width / factor)
+    whole = np.pad(image, ((0, rows * factor - height), (0, columns * factor - width), (0, 0)), mode="edge")
+    return np.rint(whole.reshape(rows, factor, columns, factor, 3).mean(axis=(1, 3))).astype(np.uint8)
+
+
+# ---- points
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_points_come_back(seed: int):
+    generator = np.random.default_rng(seed)
+    crop = random_crop(generator)
+    xy = generator.uniform(-1000, 5000, (3, 7, 2))
+    assert np.abs(crop.to_image(crop.to_crop(xy)) - xy).max() < 1e-4
+    assert np.abs(crop.from_unit(crop.to_unit(xy)) - xy).max() < 1e-4
+    assert np.allclose(crop.to_unit(xy) * crop.size, crop.to_crop(xy))
+
+
+def test_unlabelled_points_stay_unlabelled():
+    points = crop_box(np.array([0, 0, 10, 10.0]), (64, 64)).to_unit(np.array([[1, 2], [np.nan, np.nan]]))
+    assert np.isnan(points).tolist() == [[False, False], [True, True]]
+
+
+def test_composition_applies_the_first_matrix_first():
+    shift, double = np.array([[1.0, 0, 5], [0, 1, 7]]), np.array([[2.0, 0, 0], [0, 2, 0]])
+    assert compose(double, shift).tolist() == [[2, 0, 10], [0, 2, 14]]
+    assert compose(shift, double).tolist() == [[2, 0, 5], [0, 2, 7]]
+
+
+def test_two_flips_are_none():
+    crop = random_crop(np.random.default_rng(3))
+    once = crop.then(FLIP, mirrored=True)
+    twice = once.then(FLIP, mirrored=True)
+    assert (once.mirrored, twice.mirrored) == (not crop.mirrored, crop.mirrored)
+    assert np.allclose(twice.matrix, crop.matrix)
+    assert not np.allclose(once.matrix, crop.matrix)
+
+
+def test_a_flip_shows_the_same_pixels_from_the_other_side():
+    image = smooth_noise(64, 48)
+    crop = scaled(1, (64, 48))
+    assert np.array_equal(crop.then(FLIP, mirrored=True).warp(image), image[:, ::-1])
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("size", [(64, 64), (128, 96), (48, 80)], ids=str)
+@pytest.mark.parametrize("box", [(10, 20, 110, 120), (10, 20, 310, 60), (-5.5, 0, 4.5, 200)], ids=str)
+def test_a_box_keeps_its_centre_and_aspect(box: tuple, size: tuple[int, int], padding: float):
+    crop = crop_box(np.array(box, np.float64), size, padding)
+    x0, y0, x1, y1 = box
+    scale = crop.matrix[0, 0]
+    assert crop.matrix[:, :2].tolist() == [[scale, 0], [0, scale]]
+    assert np.allclose(crop.to_unit(np.array([(x0 + x1) / 2, (y0 + y1) / 2])), 0.5)
+    sides = crop.to_unit(np.array([x1, y1])) - crop.to_unit(np.array([x0, y0]))
+    assert sides.max() == pytest.approx(1 / (1 + padding)), "the longer side fills the input but for the padding"
+    assert crop.size == size
+    assert not crop.mirrored
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(5, 0, 5, 9), (6, 0, 5, 9), (0, 9, 9, 9), (0, 0, np.nan, 9)],
+    ids=["no width", "x swapped", "no height", "NaN"],
+)
+def test_a_box_without_area_is_refused(box: tuple):
+    with pytest.raises(ValueError, match="box: expected x0 < x1 and y0 < y1 in pixels, got"):
+        crop_box(np.array(box, np.float64), (64, 64))
+
+
+# ---- pixels
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 39), (29, 0), (29, 39), (13, 22), (13, 0)], ids=str)
+def test_the_pixel_of_a_row_and_column_is_centred_at_a_half_more(place: tuple[int, int]):
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[place] = 255
+    crop = crop_box(whole_box(image), (40, 30))
+    assert np.array_equal(crop.warp(image), image), "scale 1 copies pixels"
+    row, column = place
+    assert centroid(crop.warp(image)).tolist() == [column + 0.5, row + 0.5]
+    assert crop.to_crop(np.array([column + 0.5, row + 0.5])).tolist() == [column + 0.5, row + 0.5]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 5])
+def test_a_pixel_enlarged_stays_where_it_was(scale: int):
+    image = np.zeros((20, 24, 3), np.uint8)
+    image[7, 15] = 255
+    found = centroid(scaled(scale, (24 * scale, 20 * scale)).warp(image))
+    assert np.abs(found - scale * np.array([15.5, 7.5])).max() < 0.05
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0), (0, 0.25), (3.75, -6.5)], ids=str)
+def test_a_shift_by_parts_of_a_pixel_moves_the_light_as_far(shift: tuple[float, float]):
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[20, 18] = 255
+    crop = scaled(1, (40, 40), *shift)
+    assert np.abs(centroid(crop.warp(image)) - (18.5 - shift[0], 20.5 - shift[1])).max() < 0.05
+
+
+REDUCTIONS = [1.5, 2, 2.7, 3, 4, 5, 7, 8, 16, 23.4]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("image_size", [(640, 480), (641, 479), (515, 733)], ids=str)
+def test_a_reduced_dot_stays_where_it_was(image_size: tuple[int, int], reduction: float):
+    place = np.array([0.37, 0.58]) * image_size
+    image = dots(image_size, place[None], sigma=1.2 * reduction)
+    size = (math.ceil(image_size[0] / reduction), math.ceil(image_size[1] / reduction))
+    crop = scaled(1 / reduction, size)
+    assert np.abs(centroid(crop.warp(image)) - crop.to_crop(place)).max() < 0.05
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 6, 9])
+@pytest.mark.parametrize("angle", [10, 45, -130])
+def test_a_rotated_reduced_and_flipped_dot_stays_where_it_was(angle: int, reduction: int):
+    place = np.array([411.3, 295.8])
+    image = dots((801, 603), place[None], sigma=1.5 * reduction)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    crop = crop_box(np.array([411 - 32 * reduction, 290 - 32 * reduction, 411 + 32 * reduction, 290 + 32 * reduction]), (64, 64))
+    about_centre = np.array([[cos, -sin, 32 - 32 * cos + 32 * sin], [sin, cos, 32 - 32 * sin - 32 * cos]])
+    for crop_ in (crop.then(about_centre), crop.then(about_centre).then(FLIP, mirrored=True)):
+        assert np.abs(centroid(crop_.warp(image)) - crop_.to_crop(place)).max() < 0.05
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("image_size", [(64, 48), (65, 47), (33, 81)], ids=str)
+def test_a_power_of_two_is_a_plain_mean_of_blocks(image_size: tuple[int, int], factor: int):
+    image = smooth_noise(*image_size)
+    means = block_means(image, factor)
+    assert np.abs(scaled(1 / factor, (means.shape[1], means.shape[0])).warp(image).astype(int) - means).max() <= 1
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(1, 1), (1.7, 1), (0.7, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.1, 8)])
+@pytest.mark.parametrize(
+    "start",
+    [(-20, 10), (30, -17.5), (50, 40), (-30, -30), (200, 5), (-300, -200), (10, 900)],
+    ids=["left", "top", "right below", "corner", "all right", "all left above", "all below"],
+)
+def test_beyond_the_image_its_edge_repeats(start: tuple[float, float], scale: float, factor: int):
+    """Reductions repeat the edge block, which is what the whole image, reduced first, would give."""
+    blocks, border = block_means(smooth_noise(71, 58), factor), 400
+    framed = np.pad(blocks, ((border, border), (border, border), (0, 0)), mode="edge")
+    expected = scaled(scale * factor, (32, 24), *(edge / factor + border for edge in start)).warp(framed)
+    found = scaled(scale, (32, 24), *start).warp(smooth_noise(71, 58))
+    assert np.abs(found.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 8, 11])
+def test_a_checkerboard_reduces_to_grey(factor: int):
+    board = (255 * (np.indices((240, 320)).sum(axis=0) % 2)).astype(np.uint8)
+    reduced = scaled(1 / factor, (320 // factor, 240 // factor)).warp(np.repeat(board[..., None], 3, axis=2))
+    assert np.abs(reduced.astype(int) - 127.5).max() <= 1
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_brightness_is_kept(reduction: float):
+    image = smooth_noise(480, 480)
+    size = round(480 / reduction)
+    reduced = crop_box(whole_box(image), (size, size)).warp(image)
+    assert reduced.mean() == pytest.approx(image.mean(), abs=1)
+
+
+def test_a_large_reduction_reads_only_what_the_crop_sees(monkeypatch: pytest.MonkeyPatch):
+    read = []
+    resize = cv2.resize
+
+    def watched(image: np.ndarray, *arguments, **options):
+        read.append(image.shape)
+        return resize(image, *arguments, **options)
+
+    monkeypatch.setattr(geometry.cv2, "resize", watched)
+    image = np.zeros((1600, 2400, 3), np.uint8)
+    image[800:864, 1200:1264] = 255
+    crop = crop_box(np.array([1200, 800, 1264, 864.0]), (16, 16))
+    assert (crop.warp(image) == 255).all()
+    margin = 2 * 4 * geometry.MARGIN
+    assert read == [(64 + margin, 64 + margin, 3)]
+
+
+def test_views_are_warped_as_their_pixels_are():
+    image = smooth_noise(60, 40)
+    crop = scaled(0.4, (24, 16))
+    views = {"flipped": image[:, ::-1], "BGR as RGB": image[..., ::-1], "part": image[3:, 5:], "every second": image[::2, ::2]}
+    for name, view in views.items():
+        for sized in (crop, scaled(1.3, (24, 16))):
+            assert np.array_equal(sized.warp(view), sized.warp(np.ascontiguousarray(view))), name
+
+
+def test_the_whole_box_is_width_then_height():
+    assert whole_box(np.zeros((30, 40, 3), np.uint8)).tolist() == [0, 0, 40, 30]
+
+
+# ---- boxes
+
+
+def test_boxes_are_floats_in_rows():
+    assert as_boxes([[0, 1, 2, 3]]).dtype == np.float64
+    assert as_boxes([[0, 1, 2, 3], [4, 5, 6.5, 7]]).tolist() == [[0, 1, 2, 3], [4, 5, 6.5, 7]]
+    for empty in ([], np.zeros((0, 4)), ()):
+        assert as_boxes(empty).shape == (0, 4)
+
+
+BAD_BOXES = {
+    "single": ([0, 0, 5, 5], "boxes: expected shape (N, 4) xyxy pixels, got (4,); wrap a single box as boxes[None]"),
+    "five columns": ([[0, 0, 5, 5, 1]], "boxes: expected shape (N, 4) xyxy pixels, got (1, 5)"),
+    "three axes": ([[[0, 0, 5, 5]]], "got (1, 1, 4)"),
+    "one number": (3, "got ()"),
+    "NaN": ([[0, 0, np.nan, 5]], "boxes: expected finite pixels"),
+    "infinite": ([[0, 0, np.inf, 5]], "boxes: expected finite pixels"),
+    "xywh of a small object": ([[0, 0, 5, 5], [50, 60, 10, 20]], "expected x0 < x1 and y0 < y1, got [50.0, 60.0, 10.0, 20.0]"),
+    "flat": ([[0, 5, 5, 5]], "expected x0 < x1 and y0 < y1"),
+    "text": ([["a", "b", "c", "d"]], "boxes: expected"),
+    "ragged": ([[0, 0, 5, 5], [1, 2]], "boxes: expected"),
+}
+
+
+@pytest.mark.parametrize(("boxes", "message"), BAD_BOXES.values(), ids=BAD_BOXES.keys())
+def test_what_is_no_box_is_refused(boxes: object, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        as_boxes(boxes)
+
+
+def test_jitter_is_the_generators_alone():
+    boxes = np.array([[0, 0, 100, 50], [30, 40, 60, 100.0]])
+    first, again, other = (jitter_boxes(boxes, 0.2, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(jitter_boxes(boxes, 0.0, np.random.default_rng(4)), boxes)
+
+
+def test_jitter_keeps_the_aspect_and_its_range():
+    boxes = np.tile(np.array([[10, 20, 110, 70.0]]), (2000, 1))
+    moved = jitter_boxes(boxes, 0.1, np.random.default_rng(0))
+    sides, centres = moved[:, 2:] - moved[:, :2], (moved[:, 2:] + moved[:, :2]) / 2
+    assert np.allclose(sides[:, 0] / sides[:, 1], 2)
+    for values, middle, reach in ((sides[:, 0], 100, 10), (centres[:, 0], 60, 10), (centres[:, 1], 45, 5)):
+        assert values.min() >= middle - reach
+        assert values.max() <= middle + reach
+        assert values.min() < middle - 0.95 * reach, "the range is used"
+        assert values.max() > middle + 0.95 * reach

@@ -1,0 +1,236 @@
+"""A model file describes itself; a damaged one is refused; a failed write leaves what was there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from keylite.runtime import modelfile
+from keylite.runtime.modelfile import KEY, read_spec, replacing, safetensors_header, sha256, write_text
+from keylite.runtime.spec import ModelSpec, encode_spec
+
+
+def safetensors_bytes(metadata: dict | None, values: int = 6) -> bytes:
+    header = {"a": {"dtype": "F32", "shape": [values], "data_offsets": [0, 4 * values]}}
+    if metadata is not None:
+        header["__metadata__"] = metadata
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(4 * values)
+
+
+def varint(value: int) -> bytes:
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+def field(number: int, payload: bytes | int) -> bytes:
+    """One field of a protobuf message."""
+    if isinstance(payload, int):
+        return varint(number << 3) + varint(payload)
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def onnx_bytes(metadata: dict[str, str]) -> bytes:
+    """A ModelProto as onnx.proto numbers it: ir_version 1, producer 2, graph 7, opset_import 8, metadata_props 14."""
+    start = field(1, 10) + field(2, b"test") + field(7, field(2, b"graph" * 60)) + field(8, field(2, 20))
+    return start + b"".join(field(14, field(1, k.encode()) + field(2, v.encode())) for k, v in metadata.items())
+
+
+MAKERS = {".safetensors": safetensors_bytes, ".onnx": onnx_bytes}
+
+
+@pytest.fixture(params=MAKERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def spec(make_spec) -> ModelSpec:
+    return make_spec()
+
+
+def test_the_description_is_read_back(kind: str, spec: ModelSpec, tmp_path: Path):
+    path = tmp_path / f"model{kind}"
+    path.write_bytes(MAKERS[kind]({"other": "x" * 300, KEY: encode_spec(spec), "later": "y"}))
+    assert read_spec(path) == spec
+    assert read_spec(str(path)) == spec
+    shouting = path.rename(tmp_path / f"model{kind.upper()}")
+    assert read_spec(shouting) == spec
+
+
+def test_what_pytorch_and_onnx_write_is_read(model_file: Path, onnx_file: Path, spec: ModelSpec):
+    assert read_spec(model_file) == spec
+    assert read_spec(onnx_file) == spec
+
+
+def test_every_cut_is_noticed(kind: str, spec: ModelSpec, tmp_path: Path):
+    whole, path = MAKERS[kind]({KEY: encode_spec(spec)}), tmp_path / f"cut{kind}"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+            read_spec(path)
+        assert "\n" not in str(caught.value), length
+
+
+@pytest.mark.parametrize("left", [0, 4, 1000, 0.5, 0.9, -100, -1])
+@pytest.mark.parametrize("made", ["model_file", "onnx_file"])
+def test_a_real_file_cut_short_is_refused(request: pytest.FixtureRequest, made: str, left: float, tmp_path: Path):
+    whole: Path = request.getfixturevalue(made)
+    size = whole.stat().st_size
+    length = int(left * size) if isinstance(left, float) else left % size
+    path = tmp_path / f"cut{whole.suffix}"
+    path.write_bytes(whole.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"cut short|damaged|holds no keylite description"):
+        read_spec(path)
+
+
+def test_bytes_too_many_are_refused(spec: ModelSpec, tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    whole = safetensors_bytes({KEY: encode_spec(spec)})
+    path.write_bytes(whole + b"\0\0")
+    with pytest.raises(ValueError, match=rf"expected {len(whole)} bytes, got {len(whole) + 2}: the file is damaged"):
+        read_spec(path)
+
+
+GARBAGE = {
+    "empty": b"",
+    "text": b"these are not weights\n" * 20,
+    "zeros": bytes(400),
+    "ones": b"\xff" * 400,
+    "header longer than the file": struct.pack("<Q", 10**15) + b"{}",
+    "header is a list": struct.pack("<Q", 2) + b"[]",
+    "tensor without offsets": struct.pack("<Q", 8) + b'{"a":{}}',
+    "header is not UTF-8": struct.pack("<Q", 3) + b"\xff\xfe\xfd",
+}
+
+
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
+def test_garbage_is_refused(kind: str, data: bytes, tmp_path: Path):
+    path = tmp_path / f"garbage{kind}"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        read_spec(path)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}], ids=["no metadata", "another program's"])
+def test_a_file_that_describes_nothing_is_refused(kind: str, metadata: dict, tmp_path: Path):
+    path = tmp_path / f"foreign{kind}"
+    path.write_bytes(MAKERS[kind](metadata))
+    with pytest.raises(ValueError, match="holds no keylite description; only files made by keylite"):
+        read_spec(path)
+
+
+def test_a_description_of_another_format_is_refused(kind: str, spec: ModelSpec, tmp_path: Path):
+    path = tmp_path / f"future{kind}"
+    path.write_bytes(MAKERS[kind]({KEY: encode_spec(spec).replace('"format":1', '"format":99', 1)}))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: model file format 99, expected 1"):
+        read_spec(path)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.tflite.zip", "model"])
+def test_another_suffix_is_refused(name: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(safetensors_bytes({}))
+    with pytest.raises(ValueError, match=r"expected a model file \(\.safetensors, \.onnx\), got '?(\.pt|\.zip|no suffix)'?"):
+        read_spec(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder_are_not_found(tmp_path: Path):
+    for path in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(FileNotFoundError, match="no such model file"):
+            read_spec(path)
+
+
+def test_the_header_lists_the_tensors(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors_bytes(None))
+    assert safetensors_header(path)["a"]["shape"] == [6]
+
+
+def test_sha256_is_of_the_bytes(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+# ---- writing
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_write_replaces_and_makes_folders(tmp_path: Path):
+    path = tmp_path / "new" / "deep" / "a.txt"
+    write_text(path, "first")
+    write_text(path, "zweite \N{LATIN SMALL LETTER SHARP S}")
+    assert files(path.parent) == {"a.txt": "zweite \N{LATIN SMALL LETTER SHARP S}"}
+
+
+def test_until_the_end_the_old_file_is_there(tmp_path: Path):
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+    with replacing(path) as beside:
+        beside.write_text("new")
+        assert path.read_text() == "old"
+        assert beside.suffix == path.suffix, "writers choose the format by it"
+    assert files(tmp_path) == {"a.onnx": "new"}
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), OSError(errno.EIO, "x")], ids=repr)
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, error: BaseException):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert files(tmp_path) == {"a.txt": "old"}
+
+
+def test_a_full_disk_is_said_with_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    write = Path.write_text
+
+    def full(self: Path, text: str, **options) -> None:
+        write(self, text[:2], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=rf"^{re.escape(str(path))}: cannot write this file: No space left on device$"):
+        write_text(path, "new")
+    assert files(tmp_path) == {"a.txt": "old"}
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*arguments) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(modelfile.os, "replace", refused)
+    with pytest.raises(OSError, match=r"a\.txt: cannot write this file: Permission denied"):
+        write_text(tmp_path / "a.txt", "new")
+    assert files(tmp_path) == {}
+
+
+def test_a_file_is_no_folder(tmp_path: Path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match=r"file: cannot make this folder: (File exists|Not a directory)"):
+        write_text(tmp_path / "file" / "a.txt", "new")
+    assert files(tmp_path) == {"file": "old"}
+
+
+def test_a_folder_is_no_file(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="a: cannot write this file"):
+        write_text(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

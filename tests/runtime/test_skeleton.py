@@ -1,0 +1,40 @@
+"""A skeleton that contradicts itself is refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from keylite.runtime.skeleton import Skeleton, unnamed
+
+NAMES = ("nose", "left_eye", "right_eye")
+
+
+def test_what_a_skeleton_says():
+    skeleton = Skeleton(NAMES, edges=((0, 1), (0, 2)), mirror=(0, 2, 1), sigmas=(0.1, 0.2, 0.2))
+    assert len(skeleton) == 3
+    assert skeleton.mirror_pairs() == [("left_eye", "right_eye")]
+    assert Skeleton(NAMES).mirror_pairs() == []
+    assert Skeleton(NAMES, mirror=(0, 1, 2)).mirror_pairs() == []
+    assert Skeleton(unnamed(3)).names == ("k0", "k1", "k2")
+
+
+REFUSED = {
+    "no keypoints": ({"names": ()}, "expected at least one keypoint, got none"),
+    "a name twice": ({"names": ("a", "b", "a")}, "keypoint names must differ, got a more than once"),
+    "edge too far": ({"names": NAMES, "edges": ((0, 3),)}, "edge [0, 3] leaves the 3 keypoints (0-based)"),
+    "edge below 0": ({"names": NAMES, "edges": ((-1, 2),)}, "edge [-1, 2] leaves the 3 keypoints"),
+    "mirror too short": ({"names": NAMES, "mirror": (0, 1)}, "mirror: expected a permutation of 0..2, got [0, 1]"),
+    "mirror twice": ({"names": NAMES, "mirror": (0, 1, 1)}, "mirror: expected a permutation of 0..2"),
+    "mirror in a ring": ({"names": NAMES, "mirror": (1, 2, 0)}, "mirror: flipping twice must give every keypoint back"),
+    "sigmas too few": ({"names": NAMES, "sigmas": (0.1,)}, "sigmas: expected 3 values, got 1"),
+    "sigma of 0": ({"names": NAMES, "sigmas": (0.1, 0.0, 0.1)}, "sigmas: expected positive values"),
+    "sigma of NaN": ({"names": NAMES, "sigmas": (0.1, float("nan"), 0.1)}, "sigmas: expected positive values"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_contradictions_are_refused(fields: dict, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Skeleton(**fields)

@@ -1,0 +1,97 @@
+"""A model's description is read back as it was written, or refused; nothing in it has a default."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import msgspec
+import pytest
+
+from keylite.runtime.heads import Regression
+from keylite.runtime.spec import FORMAT, LITE, ModelSpec, Provenance, decode_spec, encode_spec
+
+OUTER, INNER = ModelSpec.__struct_fields__, Provenance.__struct_fields__
+
+
+@pytest.fixture
+def fields(make_spec) -> dict:
+    return json.loads(encode_spec(make_spec()))
+
+
+def test_round_trip(make_spec):
+    for spec in (make_spec(), make_spec(report=None), make_spec(size=(128, 96), box="image", precision="int8")):
+        assert decode_spec(encode_spec(spec), "x") == spec
+        assert decode_spec(encode_spec(spec).encode(), "x") == spec
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_a_missing_field_is_an_error(fields: dict, name: str):
+    del fields[name]
+    with pytest.raises(ValueError, match=rf"^file: .*{name}"):
+        decode_spec(json.dumps(fields), "file")
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_missing_field_of_the_provenance_is_an_error(fields: dict, name: str):
+    del fields["provenance"][name]
+    with pytest.raises(ValueError, match=rf"^file: .*`{name}`.*provenance"):
+        decode_spec(json.dumps(fields), "file")
+
+
+@pytest.mark.parametrize("part", [None, "provenance", "head", "skeleton"])
+def test_an_unknown_field_is_an_error(fields: dict, part: str | None):
+    (fields[part] if part else fields)["future"] = 1
+    with pytest.raises(ValueError, match=r"^file: .*`future`"):
+        decode_spec(json.dumps(fields), "file")
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, FORMAT - 1, None, str(FORMAT)])
+def test_another_format_number_says_what_to_do(fields: dict, number: object):
+    with pytest.raises(ValueError, match=re.escape(f"file: model file format {number!r}, expected {FORMAT}; export it")):
+        decode_spec(json.dumps(fields | {"format": number, "future": 1}), "file")
+
+
+WRONG = {
+    "size of 0": {"size": [0, 64]},
+    "size of one number": {"size": 64},
+    "size of a fraction": {"size": [64.5, 64]},
+    "box of no kind": {"box": "detector"},
+    "padding as text": {"padding": "0.25"},
+    "mean of one": {"mean": [127.0]},
+    "head of other keypoints": {"head": {"name": "regression", "keypoints": 5, "hidden": 32}},
+    "no skeleton": {"skeleton": None},
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_impossible_values_are_refused(fields: dict, change: dict):
+    with pytest.raises(ValueError, match=r"^file: the model description inside the file is damaged"):
+        decode_spec(json.dumps(fields | change), "file")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "keylite", b"\xff\xfe{}", '{"format": 1}'], ids=repr)
+def test_what_is_no_description_is_refused(text: str | bytes):
+    with pytest.raises(ValueError, match="^file: "):
+        decode_spec(text, "file")
+
+
+def test_head_and_skeleton_agree(make_spec):
+    with pytest.raises(ValueError, match="spec: head of 5 keypoints, skeleton of 4"):
+        make_spec(head=Regression(5))
+
+
+def test_the_text_is_readable_json(make_spec):
+    found = json.loads(encode_spec(make_spec()))
+    assert found["skeleton"]["names"] == ["nose", "left_eye", "right_eye", "chin"]
+    assert found["head"] == {"name": "regression", "keypoints": 4, "hidden": 32}
+    assert list(found) == list(OUTER)
+    assert msgspec.json.decode(encode_spec(make_spec())) == found
+
+
+def test_the_table_of_backbones_has_one_width_and_one_repeat_a_stage():
+    assert list(LITE) == ["lite0", "lite1", "lite2", "lite3", "lite4"]
+    for name, lite in LITE.items():
+        assert len(lite.channels) == len(lite.repeats) == 7, name
+        assert lite.repeats[0] == lite.repeats[-1] == 1, f"{name}: the first and last stages are not deepened"
+        assert all(channels % 8 == 0 for channels in lite.channels), name

@@ -1,0 +1,74 @@
+"""The public names: there in any order, light to import, none hidden by a submodule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import keylite
+
+FRAMEWORKS = ("torch", "torchvision", "timm", "lightning", "tensorflow", "keras", "onnxruntime", "onnx", "safetensors")
+PACKAGE = Path(keylite.__file__).parent
+
+
+def test_importing_keylite_needs_no_framework_and_loads_nothing_heavy(python):
+    code = "import keylite, json; print(json.dumps([m for m in ('numpy', 'cv2', 'msgspec', 'yaml') if m in sys.modules]))"
+    assert json.loads(python(code, missing=FRAMEWORKS)) == []
+
+
+def test_help_needs_no_framework_and_loads_nothing_heavy(python):
+    code = """
+from keylite.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("loaded:", [name for name in ("cv2", "numpy", "yaml", "matplotlib") if name in sys.modules])
+"""
+    said = python(code, missing=FRAMEWORKS)
+    assert "loaded: []" in said
+    for verb in ("train", "evaluate", "export", "predict"):
+        assert verb in said
+
+
+def test_every_public_name_is_there_in_every_order_of_import(python):
+    code = """
+import importlib, pkgutil, types
+import keylite
+
+names = list(keylite.PUBLIC)
+for first in range(len(names)):
+    for module in [m for m in sys.modules if m.partition(".")[0] == "keylite"]:
+        del sys.modules[module]
+    keylite = importlib.import_module("keylite")
+    for name in names[first:] + names[:first]:
+        found = getattr(keylite, name)
+        assert callable(found) and not isinstance(found, types.ModuleType), (names[first], name, found)
+    if first % 5 == 0:  # importing a submodule binds its name in the package: it must bind no public one
+        for module in pkgutil.walk_packages(keylite.__path__, "keylite."):
+            if not module.name.startswith(("keylite.pytorch", "keylite.tensorflow", "keylite.__main__")):
+                importlib.import_module(module.name)
+        for name in names:
+            found = getattr(keylite, name)
+            assert callable(found) and not isinstance(found, types.ModuleType), (names[first], name, found)
+print(len(names))
+"""
+    assert python(code, missing=FRAMEWORKS) == f"{len(keylite.PUBLIC)}\n"
+
+
+def test_no_public_name_is_a_submodule():
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert "evaluation" in modules
+    assert not modules & set(keylite.PUBLIC)
+
+
+def test_what_is_public():
+    assert sorted(keylite.PUBLIC) == [
+        *("Dataset", "Keypoints", "Predictor", "Recipe", "Report", "Sample", "Skeleton"),
+        *("benchmark", "evaluate", "export", "from_arrays", "gauges", "read_dataset", "train", "write_coco"),
+    ]
+    assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
+    with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):
+        _ = keylite.predict

@@ -1,0 +1,94 @@
+"""Who may import whom: the table of the architecture, held by reading the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src/keylite"
+FRAMEWORKS = {"torch", "torchvision", "timm", "lightning", "tensorflow", "keras"}
+RUNTIME = {"numpy", "cv2", "msgspec"}
+PYTORCH = {"torch", "timm", "lightning", "safetensors", "onnx", "onnxscript", "matplotlib"}
+
+LAYERS = {  # layer: keylite layers and packages at the top of its modules, and those inside functions alone
+    "runtime": ({"runtime"} | RUNTIME, set()),
+    "data": ({"runtime", "data"} | RUNTIME, {"scipy"}),
+    "pretrained": ({"runtime"}, set()),
+    "evaluation": ({"runtime", "data"} | RUNTIME, {"faster_coco_eval"}),
+    "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
+    "draw": ({"runtime", "data"} | RUNTIME, set()),
+    "pytorch": ({"runtime", "data", "pretrained", "evaluation", "recipe", "draw", "pytorch"} | RUNTIME | PYTORCH, set()),
+    "pipeline": ({"", "runtime", "data", "pretrained", "evaluation", "recipe", "draw"} | RUNTIME, set()),
+    "cli": ({"cyclopts"}, {"", "runtime", "data", "evaluation", "recipe", "draw", "pipeline", "rich", "numpy"}),
+    "cli_train": ({"cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
+    "": (set(), set()),  # keylite/__init__.py
+}
+EXPECTED_IMPORTS = 200  # the reading below found 326 when this was written: with fewer than this it misses some
+
+
+def layer_of(parts: tuple[str, ...]) -> str:
+    """The layer of a module by its path below keylite; keylite itself is ''."""
+    return parts[0] if parts and parts != ("__init__",) else ""
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """(module, whether at the top) of each import that runs; those for type checkers do not."""
+    skipped = {child for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+               for child in ast.walk(node)}  # fmt: skip
+    inside = {child for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda)) for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in skipped or not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        yield from ((name, node not in inside) for name in names)
+
+
+def problems(file: Path, source: str) -> list[str]:
+    """Imports of one module that its layer does not allow."""
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    top, inside = LAYERS[layer_of(parts)]
+    found = []
+    for module, at_top in imports(ast.parse(source)):
+        first, *rest = module.split(".")
+        name = layer_of(tuple(rest)) if first == "keylite" else first
+        allowed = top if at_top else top | inside
+        if first not in sys.stdlib_module_names and name not in allowed:
+            found.append(f"{'.'.join(parts)} may not import {module}{' at its top' if name in inside else ''}")
+    return found
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_each_layer_imports_what_it_may(file: Path):
+    assert problems(file, file.read_text(encoding="utf-8")) == []
+
+
+def test_all_imports_are_seen():
+    assert sum(len(list(imports(ast.parse(file.read_text(encoding="utf-8"))))) for file in FILES) > EXPECTED_IMPORTS
+
+
+FORBIDDEN = {
+    "a framework in the runtime": ("runtime/engines.py", "import torch"),
+    "even inside a function": ("runtime/engines.py", "def f():\n    import torch.nn"),
+    "data in the runtime": ("runtime/spec.py", "from keylite.data.dataset import Dataset"),
+    "the pipeline in a twin": ("pytorch/model.py", "from keylite.pipeline import train"),
+    "one twin in the other": ("pytorch/model.py", "def f():\n    from keylite.tensorflow import model"),
+    "a framework in the pipeline": ("pipeline.py", "import lightning"),
+    "OpenCV when the command line starts": ("cli.py", "from keylite.runtime.predictor import Predictor"),
+}
+
+
+@pytest.mark.parametrize(("file", "source"), FORBIDDEN.values(), ids=FORBIDDEN.keys())
+def test_the_reading_notices(file: str, source: str):
+    assert len(problems(SOURCE / file, source)) == 1
+
+
+def test_no_twin_knows_a_framework_outside_its_own_package():
+    for layer, (top, inside) in LAYERS.items():
+        assert layer == "pytorch" or not FRAMEWORKS & (top | inside), layer

@@ -1,4 +1,4 @@
-"""Images a second of a training step, lite0 with the regression head: keylite's step, and the same network stepped plainly.
+"""Images a second of a training step of lite0 with the regression head: keylite's, and a plain one of the same network.
 
 Run `python benchmarks/step.py --help`; README.md says how to read it.
 """

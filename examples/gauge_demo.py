@@ -19,6 +19,7 @@ from keylite.data.gauges import gauges, reading
 from keylite.draw import contact_sheet, draw_points
 from keylite.runtime.images import write_image
 
+SIDE = 192  # px of a rendered picture
 FAILED = 0.10  # of full scale: a reading further off counts as a failure
 
 
@@ -47,9 +48,9 @@ def main() -> None:
     began = time.monotonic()
 
     print(f"rendering {arguments.train} gauges to train on, and {arguments.test} of other makes to test on")
-    made = gauges(arguments.train + 200, "train", seed=0)
+    made = gauges(arguments.train + 200, "train", seed=0, size=SIDE)
     train, val = made.subset(range(arguments.train)), made.subset(range(arguments.train, len(made)))
-    test = gauges(arguments.test, "test", seed=0)
+    test = gauges(arguments.test, "test", seed=0, size=SIDE)
     labels = write_dataset(test, out / "test")
 
     recipe = keylite.Recipe(
@@ -82,18 +83,18 @@ def main() -> None:
     lines = [
         "# Gauges: what the demo made",
         "",
-        f"- trained on {len(train)} rendered gauges from random weights, {recipe.epochs} epochs, {recipe.size} px, seed {recipe.seed}",
+        f"- trained on {len(train)} rendered gauges from random weights: {recipe.epochs} epochs, {recipe.size} px, seed 0",
         f"- tested on {len(test)} gauges of makes, needles, lettering and surroundings that training never showed",
         f"- NME {100 * report.nme.mean:.2f} %"
         + (f" (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else "")
-        + f" of the {report.nme.normalize}, pixel error p50 {report.pixel_error.p50:.2f} of {test.images[0].shape[1]} px",
+        + f" of the {report.nme.normalize}, pixel error p50 {report.pixel_error.p50:.2f} px of {SIDE}",
         f"- reading error, of full scale: {figures(ours)}",
         f"- the same for the mean shape:   {figures(mean)}",
         f"- gauges.onnx: p95 of the points moved {certificate.drift.p95:.1e} px from the trained model",
         f"- time {time.monotonic() - began:.0f} s on {os.cpu_count()} cores",
         "",
-        f"pictures: {out / 'overlays.jpg'} (points, with the truth in white), {out / 'run/examples.jpg'} (augmented samples), "
-        f"{out / 'run/curves.png'}",
+        f"pictures: {out / 'overlays.jpg'} (points, with the truth in white), {out / 'run/curves.png'},",
+        f"          {out / 'run/examples.jpg'} (augmented samples)",
         f"next:     keylite evaluate {out / 'gauges.onnx'} --data {labels}",
     ]
     (out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

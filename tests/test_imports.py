@@ -14,7 +14,9 @@ PACKAGE = Path(keylite.__file__).parent
 
 
 def test_importing_keylite_needs_no_framework_and_loads_nothing_heavy(python):
-    code = "import keylite, json; print(json.dumps([m for m in ('numpy', 'cv2', 'msgspec', 'yaml') if m in sys.modules]))"
+    code = (
+        "import keylite, json; print(json.dumps([m for m in ('numpy', 'cv2', 'msgspec', 'yaml') if m in sys.modules]))"
+    )
     assert json.loads(python(code, missing=FRAMEWORKS)) == []
 
 

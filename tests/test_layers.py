@@ -21,7 +21,10 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "evaluation": ({"runtime", "data"} | RUNTIME, {"faster_coco_eval"}),
     "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
     "draw": ({"runtime", "data"} | RUNTIME, set()),
-    "pytorch": ({"runtime", "data", "pretrained", "evaluation", "recipe", "draw", "pytorch"} | RUNTIME | PYTORCH, set()),
+    "pytorch": (
+        {"runtime", "data", "pretrained", "evaluation", "recipe", "draw", "pytorch"} | RUNTIME | PYTORCH,
+        set(),
+    ),
     "pipeline": ({"", "runtime", "data", "pretrained", "evaluation", "recipe", "draw"} | RUNTIME, set()),
     "cli": ({"cyclopts"}, {"", "runtime", "data", "evaluation", "recipe", "draw", "pipeline", "rich", "numpy"}),
     "cli_train": ({"cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
@@ -39,7 +42,9 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
     """(module, whether at the top) of each import that runs; those for type checkers do not."""
     skipped = {child for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
                for child in ast.walk(node)}  # fmt: skip
-    inside = {child for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda)) for child in ast.walk(node)}
+    inside = {
+        child for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda)) for child in ast.walk(node)
+    }
     for node in ast.walk(tree):
         if node in skipped or not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue

@@ -37,7 +37,9 @@ def test_a_path_is_itself(tmp_path: Path):
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"pretrained: .*none\.safetensors: no such file; expected imagenet, none, or"):
+    with pytest.raises(
+        FileNotFoundError, match=r"pretrained: .*none\.safetensors: no such file; expected imagenet, none, or"
+    ):
         find_pretrained(tmp_path / "none.safetensors", "lite0")
     with pytest.raises(FileNotFoundError, match="no such file"):
         find_pretrained(tmp_path, "lite0")
@@ -45,7 +47,9 @@ def test_a_missing_file_is_not_found(tmp_path: Path):
 
 @pytest.mark.parametrize("imagenet", [True, "imagenet"])
 def test_imagenet_weights_are_known_for_lite_only(imagenet: object):
-    with pytest.raises(ValueError, match="imagenet weights are known for lite0, .*, got timm:resnet18; give a .safetensors"):
+    with pytest.raises(
+        ValueError, match="imagenet weights are known for lite0, .*, got timm:resnet18; give a .safetensors"
+    ):
         find_pretrained(imagenet, "timm:resnet18")
 
 
@@ -113,7 +117,9 @@ FAILURES = {"nobody there": 9, "no such repository": None}
 def test_a_hub_that_cannot_give_them_is_one_line_at_once(port: int | None, hub, tmp_path: Path, python):
     server, requests = hub
     code = FIND if port else FIND.replace("lite0", "lite4")
-    said = python(code, timeout=15, **client(tmp_path, port or server.server_port))  # the client's own retries take 25 s
+    said = python(
+        code, timeout=15, **client(tmp_path, port or server.server_port)
+    )  # the client's own retries take 25 s
     assert "pretrained: cannot get model.safetensors of timm/tf_efficientnet_lite" in said
     assert said.endswith("give its path, or use --pretrained none\n")
     assert said.count("\n") == 1

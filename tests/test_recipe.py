@@ -38,7 +38,11 @@ REFUSED = {
     "loss": ({"loss": "l1"}, "loss: expected one of mse, mae, huber, smooth_l1, wing, soft_wing", "'l1'"),
     "head": ({"head": "heatmap"}, "head: expected one of regression, spatial", "'heatmap'"),
     "framework": ({"framework": "jax"}, "framework: expected", "'jax'"),
-    "backbone": ({"backbone": "lite5"}, "backbone: expected one of lite0, lite1, lite2, lite3, lite4 or timm:NAME", "'lite5'"),
+    "backbone": (
+        {"backbone": "lite5"},
+        "backbone: expected one of lite0, lite1, lite2, lite3, lite4 or timm:NAME",
+        "'lite5'",
+    ),
     "size too small": ({"size": 31}, "size: expected 32 to 4096 px", "31"),
     "one side too large": ({"size": [64, 5000]}, "size: expected 32 to 4096 px", "(64, 5000)"),
     "three sides": ({"size": [64, 64, 3]}, "size: expected", "[64, 64, 3]"),
@@ -100,7 +104,12 @@ def test_later_sources_win():
 
 @pytest.mark.parametrize(
     "choices",
-    [{}, {"size": [128, 96], "lr": 1e-5}, {"mirror": [["a", "b"], [3, 4]], "pretrained": "none"}, {"size": 96, "precision": "16"}],
+    [
+        {},
+        {"size": [128, 96], "lr": 1e-5},
+        {"mirror": [["a", "b"], [3, 4]], "pretrained": "none"},
+        {"size": 96, "precision": "16"},
+    ],
     ids=["defaults", "a pair", "nested", "text that YAML could take for a number"],
 )
 def test_yaml_gives_back_what_was_written(choices: dict, tmp_path: Path):
@@ -116,7 +125,13 @@ def test_yaml_means_what_a_reader_takes_it_for(quote: str, tmp_path: Path):
     path = tmp_path / "r.yaml"
     path.write_text("".join(f"{name}: {quote}{value}{quote}\n" for name, value in values.items()))
     recipe = make_recipe(read_recipe(path), str(path))  # YAML 1.1: a bare 1e-3 is text, a bare off is false
-    assert (recipe.lr, recipe.size, recipe.mirror, recipe.cache, recipe.precision) == (1e-3, (128, 96), "off", "off", "16")
+    assert (recipe.lr, recipe.size, recipe.mirror, recipe.cache, recipe.precision) == (
+        1e-3,
+        (128, 96),
+        "off",
+        "off",
+        "16",
+    )
 
 
 BAD_FILES = {

@@ -473,7 +473,8 @@ def show_certificate(certificate: Certificate) -> None:
     rows += [[name, *(f"{v:.4f}" for v in (d.p50, d.p95, d.max))] for name, d in c.per_keypoint.items()]
     title = (
         f"{c.child} held to {c.parent} on {c.count} objects: "
-        f"NME {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % ({c.normalize}); drift in px of {c.size[0]}x{c.size[1]}, budget {c.budget:g} on p95"
+        f"NME {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % ({c.normalize}); "
+        f"drift in px of {c.size[0]}x{c.size[1]}, budget {c.budget:g} on p95"
     )
     show_table(["keypoint", "p50", "p95", "max"], rows, title)
 

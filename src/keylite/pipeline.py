@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import itertools
-import json
 import logging
 import platform
 import time
@@ -26,7 +25,9 @@ from keylite.data.examples import Augmentation, Examples
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
 from keylite.evaluation import Predictions, Report, evaluate
-from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.pretrained import find_pretrained
+from keylite.recipe import Recipe, make_recipe, to_dict
+from keylite.run import Run, mean_shape_engine, open_run, validate
 from keylite.runtime.engines import require
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
@@ -40,7 +41,6 @@ log = logging.getLogger("keylite")
 FRAMEWORKS = {"pytorch": "pytorch"}  # framework: the extra that installs it, also its package here
 EXPORTERS = {"onnx": "pytorch"}  # format: the framework that makes it
 DRIFT_BUDGET = {"fp32": 0.02}  # p95 px for an input of 128 px
-WITHOUT_EFFECT = ("device", "threads", "workers", "cache")  # choices a resumed run may change
 SHEET = 16  # augmented examples on the contact sheet
 VERSIONS = ("torch", "timm", "lightning", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -67,7 +67,43 @@ def train(
     """
     out = Path(out)
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
-    fit = require(f"keylite.{recipe.framework}.training", FRAMEWORKS[recipe.framework]).fit
+    training = require(f"keylite.{recipe.framework}.training", FRAMEWORKS[recipe.framework])
+    _speak_of(recipe, data, val)
+    data = data.check_images(max_megapixels, skip_bad)
+    val = val.check_images(max_megapixels, skip_bad)
+    for part in (data, val):
+        for note in part.notes:
+            log.info("%s: %s", part.name, note)
+    skeleton = _with_mirror(recipe, data)
+    data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
+    examples = Examples(
+        data,
+        recipe.input_size,
+        box=recipe.box,
+        padding=recipe.padding,
+        augmentation=augmentation_of(recipe, skeleton),
+        seed=recipe.seed,
+        cache=recipe.cache == "ram",
+    )
+    shape = examples.mean_shape()
+    spec = new_spec(recipe, data, skeleton)
+    going_on = resume and (out / "resume.ckpt").is_file()
+    weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
+    network = training.new_network(recipe, spec, shape, weights)
+    baseline = validate(mean_shape_engine(shape), spec, val)
+    open_run(out, recipe, data, val, resume, overwrite)
+    write_image(out / "examples.jpg", examples_sheet(examples))
+    log.info(
+        "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
+        recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val), out / "examples.jpg",
+    )  # fmt: skip
+    run = Run(recipe, spec, val, out, baseline)
+    training.fit(run, network, examples, resume=resume)
+    return run.model
+
+
+def _speak_of(recipe: Recipe, data: Dataset, val: Dataset) -> None:
+    """Refuse parts that do not go together, and warn of a recipe or a split that cannot do what it seems to."""
     if data.skeleton.names != val.skeleton.names:
         raise ValueError(
             f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
@@ -76,31 +112,13 @@ def train(
     shared = sorted(set(data.groups) & set(val.groups))
     if shared:
         log.warning(listed(f"val shares {len(shared)} groups with the training data: its figures will flatter", shared))
-    data = data.check_images(max_megapixels, skip_bad)
-    val = val.check_images(max_megapixels, skip_bad)
-    for part in (data, val):
-        for note in part.notes:
-            log.info("%s: %s", part.name, note)
-    skeleton = _with_mirror(recipe, data)
-    data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
-    augmentation = augmentation_of(recipe, skeleton)
-    examples = Examples(
-        data,
-        recipe.input_size,
-        box=recipe.box,
-        padding=recipe.padding,
-        augmentation=augmentation,
-        seed=recipe.seed,
-        cache=recipe.cache == "ram",
-    )
-    spec = new_spec(recipe, data, skeleton)
-    _open_run(out, recipe, data, val, resume, overwrite)
-    write_image(out / "examples.jpg", examples_sheet(examples))
-    log.info(
-        "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
-        recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val), out / "examples.jpg",
-    )  # fmt: skip
-    return fit(recipe, examples, val, spec, out, resume=resume)
+    if recipe.warmup_epochs >= recipe.epochs:
+        log.warning(
+            "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
+            "warmup_epochs", recipe.warmup_epochs, recipe.epochs,
+        )  # fmt: skip
+    if recipe.freeze_epochs >= recipe.epochs:
+        log.warning("the backbone stays frozen for the whole run (freeze_epochs %d)", recipe.freeze_epochs)
 
 
 def _brief(skeleton: Skeleton) -> str:
@@ -164,34 +182,6 @@ def _pretrained_name(pretrained: str) -> str:
     """A model file names the weights it started from by file name and hash, never by a path of the training machine."""
     path = Path(pretrained)
     return f"{path.name} sha256 {sha256(path)}" if path.is_file() else pretrained
-
-
-def _open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a new run, or make sure that an old one may go on."""
-    facts = {
-        part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()}
-        for part, d in (("train", data), ("val", val))
-    }
-    old_recipe, old_facts = out / "recipe.yaml", out / "data.json"
-    if old_recipe.is_file() and not (resume or overwrite):
-        raise ValueError(
-            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
-        )
-    if resume and old_recipe.is_file():
-        old = to_dict(make_recipe(read_recipe(old_recipe), str(old_recipe)))
-        changed = [k for k, v in to_dict(recipe).items() if old[k] != v and k not in WITHOUT_EFFECT]
-        if changed:
-            told = "; ".join(f"{k} was {old[k]!r}, is {to_dict(recipe)[k]!r}" for k in changed)
-            raise ValueError(f"{out}: a run resumes with the recipe it began with: {told}")
-        if old_facts.is_file() and json.loads(old_facts.read_text()) != facts:
-            raise ValueError(f"{out}: a run resumes with the data it began with; start anew with --overwrite")
-    if resume and not (out / "resume.ckpt").is_file():
-        log.info("%s: no epoch was finished yet; starting from the beginning", out)
-    if overwrite and not resume:
-        for name in ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png"):
-            (out / name).unlink(missing_ok=True)
-    write_recipe(recipe, old_recipe)
-    write_text(old_facts, json.dumps(facts, indent=2))
 
 
 def examples_sheet(examples: Examples) -> np.ndarray:

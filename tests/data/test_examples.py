@@ -162,12 +162,13 @@ def test_geometry_moves_points_with_pixels_and_swaps_pairs_when_flipped(data: Da
     assert 40 < flips < 80
 
 
-def rotation_of(crop) -> float:
-    return np.degrees(np.arctan2(crop.matrix[1, 0] / crop.matrix[0, 0], 1))
-
-
 ALONE = {
-    "rotate": (Augmentation(rotate=30), lambda crop: np.degrees(np.arctan2(crop.matrix[1, 0], crop.matrix[0, 0])), -30, 30),
+    "rotate": (
+        Augmentation(rotate=30),
+        lambda crop: np.degrees(np.arctan2(crop.matrix[1, 0], crop.matrix[0, 0])),
+        -30,
+        30,
+    ),
     "scale": (Augmentation(scale=0.5), lambda crop: np.sqrt(np.linalg.det(crop.matrix[:, :2])), 1 / 1.5, 1.5),
     "aspect": (Augmentation(aspect=0.4), lambda crop: crop.matrix[0, 0] / crop.matrix[1, 1], 1 / 1.4, 1.4),
     "shift x": (Augmentation(shift=0.2), lambda crop: crop.matrix[0, 2] / 64, -0.2, 0.2),
@@ -252,7 +253,9 @@ def test_weight_is_0_where_unlabelled_or_outside(data: Dataset):
     assert np.isnan(unit_xy).any(axis=1).tolist() == [False, True, False, False, False], "outside is still known"
     missing = data.xy.copy()
     missing[:, 1] = np.nan
-    for _, unit_xy, weight in (Examples(dataclasses.replace(data, xy=missing), (64, 64), augmentation=GEOMETRY)[i] for i in range(20)):
+    for _, unit_xy, weight in (
+        Examples(dataclasses.replace(data, xy=missing), (64, 64), augmentation=GEOMETRY)[i] for i in range(20)
+    ):
         assert (weight[np.isnan(unit_xy).all(axis=1)] == 0).all()
         assert np.isnan(unit_xy[[1, 2]]).all(axis=1).sum() == 1, "the pair of a flip, the point itself otherwise"
 
@@ -291,7 +294,11 @@ def without_mirror(data: Dataset) -> Dataset:
 
 
 REFUSED = {
-    "two objects in a whole image": (crowded, {"box": "image"}, "arrays: 1 images hold more than one object, .*--box annotation"),
+    "two objects in a whole image": (
+        crowded,
+        {"box": "image"},
+        "arrays: 1 images hold more than one object, .*--box annotation",
+    ),
     "no box": (without_box, {}, "arrays: 3 of 6 objects have no box; use --box image"),
     "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip: the skeleton has no mirror pairs"),
 }

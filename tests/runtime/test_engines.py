@@ -51,7 +51,9 @@ def test_a_graph_that_cannot_run_is_refused(tmp_path: Path, make_spec):
 
 def test_a_present_module_is_given_and_a_missing_one_named():
     assert require("json", "any").__name__ == "json"
-    with pytest.raises(ModuleNotFoundError, match=r"^no_such_package is not installed: .*pip install 'keylite\[some\]'$"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^no_such_package is not installed: .*pip install 'keylite\[some\]'$"
+    ):
         require("no_such_package.part", "some")
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'keylite\.nothing'"):
         require("keylite.nothing", "some")

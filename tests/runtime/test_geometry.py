@@ -171,7 +171,9 @@ def test_a_rotated_reduced_and_flipped_dot_stays_where_it_was(angle: int, reduct
     place = np.array([411.3, 295.8])
     image = dots((801, 603), place[None], sigma=1.5 * reduction)
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    crop = crop_box(np.array([411 - 32 * reduction, 290 - 32 * reduction, 411 + 32 * reduction, 290 + 32 * reduction]), (64, 64))
+    crop = crop_box(
+        np.array([411 - 32 * reduction, 290 - 32 * reduction, 411 + 32 * reduction, 290 + 32 * reduction]), (64, 64)
+    )
     about_centre = np.array([[cos, -sin, 32 - 32 * cos + 32 * sin], [sin, cos, 32 - 32 * sin - 32 * cos]])
     for crop_ in (crop.then(about_centre), crop.then(about_centre).then(FLIP, mirrored=True)):
         assert np.abs(centroid(crop_.warp(image)) - crop_.to_crop(place)).max() < 0.05
@@ -235,7 +237,12 @@ def test_a_large_reduction_reads_only_what_the_crop_sees(monkeypatch: pytest.Mon
 def test_views_are_warped_as_their_pixels_are():
     image = smooth_noise(60, 40)
     crop = scaled(0.4, (24, 16))
-    views = {"flipped": image[:, ::-1], "BGR as RGB": image[..., ::-1], "part": image[3:, 5:], "every second": image[::2, ::2]}
+    views = {
+        "flipped": image[:, ::-1],
+        "BGR as RGB": image[..., ::-1],
+        "part": image[3:, 5:],
+        "every second": image[::2, ::2],
+    }
     for name, view in views.items():
         for sized in (crop, scaled(1.3, (24, 16))):
             assert np.array_equal(sized.warp(view), sized.warp(np.ascontiguousarray(view))), name
@@ -262,7 +269,10 @@ BAD_BOXES = {
     "one number": (3, "got ()"),
     "NaN": ([[0, 0, np.nan, 5]], "boxes: expected finite pixels"),
     "infinite": ([[0, 0, np.inf, 5]], "boxes: expected finite pixels"),
-    "xywh of a small object": ([[0, 0, 5, 5], [50, 60, 10, 20]], "expected x0 < x1 and y0 < y1, got [50.0, 60.0, 10.0, 20.0]"),
+    "xywh of a small object": (
+        [[0, 0, 5, 5], [50, 60, 10, 20]],
+        "expected x0 < x1 and y0 < y1, got [50.0, 60.0, 10.0, 20.0]",
+    ),
     "flat": ([[0, 5, 5, 5]], "expected x0 < x1 and y0 < y1"),
     "text": ([["a", "b", "c", "d"]], "boxes: expected"),
     "ragged": ([[0, 0, 5, 5], [1, 2]], "boxes: expected"),

@@ -137,7 +137,9 @@ def test_a_description_of_another_format_is_refused(kind: str, spec: ModelSpec, 
 @pytest.mark.parametrize("name", ["model.pt", "model.tflite.zip", "model"])
 def test_another_suffix_is_refused(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(safetensors_bytes({}))
-    with pytest.raises(ValueError, match=r"expected a model file \(\.safetensors, \.onnx\), got '?(\.pt|\.zip|no suffix)'?"):
+    with pytest.raises(
+        ValueError, match=r"expected a model file \(\.safetensors, \.onnx\), got '?(\.pt|\.zip|no suffix)'?"
+    ):
         read_spec(tmp_path / name)
 
 
@@ -182,7 +184,9 @@ def test_until_the_end_the_old_file_is_there(tmp_path: Path):
     assert files(tmp_path) == {"a.onnx": "new"}
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), OSError(errno.EIO, "x")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), OSError(errno.EIO, "x")], ids=repr
+)
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, error: BaseException):
     path = tmp_path / "a.txt"
     path.write_text("old")

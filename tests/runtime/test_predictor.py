@@ -63,7 +63,7 @@ BOXES = {
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES.keys())
 def test_points_are_where_they_are_in_the_image(finder: Predictor, box: list[float]):
     found = finder(picture(), [box])
-    assert np.abs(found.xy[0] - DOTS).max() < 0.2  # tails of the dots are cut at a fixed window; measured .11
+    assert np.abs(found.xy[0] - DOTS).max() < 0.2  # measured .12, where the reduction is largest
     assert found.boxes.tolist() == [box], "as asked for, not as padded"
     assert found.skeleton is finder.spec.skeleton
 
@@ -73,7 +73,7 @@ def test_no_boxes_is_the_whole_image_without_padding(finder: Predictor):
     found = finder(image)
     assert len(found) == 1
     assert found.boxes.tolist() == [[0, 0, 160, 120]]
-    assert np.abs(found.xy[0] - DOTS).max() < 0.5
+    assert np.abs(found.xy[0] - DOTS).max() < 0.1  # measured .02
     (crop,) = finder.crops(image)
     assert crop.matrix[0, 0] == pytest.approx(64 / 160)
 

@@ -48,7 +48,9 @@ def test_an_unknown_field_is_an_error(fields: dict, part: str | None):
 
 @pytest.mark.parametrize("number", [FORMAT + 1, FORMAT - 1, None, str(FORMAT)])
 def test_another_format_number_says_what_to_do(fields: dict, number: object):
-    with pytest.raises(ValueError, match=re.escape(f"file: model file format {number!r}, expected {FORMAT}; export it")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"file: model file format {number!r}, expected {FORMAT}; export it")
+    ):
         decode_spec(json.dumps(fields | {"format": number, "future": 1}), "file")
 
 

@@ -36,7 +36,7 @@ def gauges(count: int, family: str = "train", seed: int = 0, size: int = SIZE) -
         np.stack([gauge.points() for _, gauge in made]),
         skeleton=SKELETON,
         boxes=np.stack([gauge.box() for _, gauge in made]),
-        groups=[f"gauge {index:06d}" for index in range(count)],
+        groups=[f"{family} {seed} {index:06d}" for index in range(count)],
         name=f"gauges {family}",
     )
 

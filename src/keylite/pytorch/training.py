@@ -1,13 +1,11 @@
 """Training on Lightning: from examples to a model file, resumable after any interruption.
 
-Twin of tensorflow/training.py. Validation goes the road of every prediction: Predictor, Head.decode, evaluation.
+Twin of tensorflow/training.py. Validation, files and warnings are the run's (run.py): here is the framework alone.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import logging
 import math
 import os
@@ -24,9 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
-from keylite.evaluation import Report, predict_dataset, report_of
 from keylite.pytorch.losses import loss
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
@@ -37,14 +33,12 @@ from keylite.pytorch.model import (
     torch_device,
 )
 from keylite.recipe import Recipe
-from keylite.runtime.engines import Engine
-from keylite.runtime.modelfile import replacing, write_text
-from keylite.runtime.predictor import Predictor
+from keylite.run import Run
+from keylite.runtime.modelfile import replacing
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
 
-BRANCH_SHARE = 1e-4  # fewer errors than this on one branch of the loss: the loss is not what its name says
 FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
 
 
@@ -84,9 +78,11 @@ class EpochOrder(Sampler[int]):
 class Training(lightning.LightningModule):
     """One step, the optimizer and the moving average; what a resume checkpoint holds."""
 
-    def __init__(self, model: PixelModel, recipe: Recipe, steps: int, steps_per_epoch: int) -> None:
+    def __init__(self, model: PixelModel, recipe: Recipe, steps_per_epoch: int) -> None:
         super().__init__()
-        self.model, self.recipe, self.steps, self.steps_per_epoch = model, recipe, steps, steps_per_epoch
+        self.model, self.recipe = model, recipe
+        self.warmup = round(recipe.warmup_epochs * steps_per_epoch)
+        self.steps = recipe.epochs * steps_per_epoch
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval() if recipe.ema else None
         self.loss = loss(
             recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
@@ -99,7 +95,7 @@ class Training(lightning.LightningModule):
         return self.model.network  # type: ignore[return-value]
 
     @property
-    def best_model(self) -> PixelModel:
+    def result(self) -> PixelModel:
         """The moving average of the weights, or the weights themselves without one."""
         return self.averaged or self.model
 
@@ -162,184 +158,98 @@ class Training(lightning.LightningModule):
                 decay = recipe.weight_decay if decays else 0.0
                 groups.append({"params": parameters, "lr": recipe.lr * factor, "weight_decay": decay})
         optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe)
-        warmup = round(recipe.warmup_epochs * self.steps_per_epoch)
+        warmup, steps = self.warmup, self.steps
 
         def factor_at(step: int) -> float:
             if step < warmup:
                 return (step + 1) / (warmup + 1)
             if recipe.schedule == "constant":
                 return 1.0
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(self.steps - warmup, 1)))
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 OPTIMIZERS = {
-    "adam": lambda groups, recipe: torch.optim.Adam(groups),
-    "adamw": lambda groups, recipe: torch.optim.AdamW(groups),
-    "sgd": lambda groups, recipe: torch.optim.SGD(groups, momentum=recipe.momentum),
+    "adam": lambda groups, recipe: torch.optim.Adam(groups, fused=True),
+    "adamw": lambda groups, recipe: torch.optim.AdamW(groups, fused=True),
+    "sgd": lambda groups, recipe: torch.optim.SGD(groups, momentum=recipe.momentum, fused=True),
 }
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 class EpochEnd(lightning.Callback):
-    """Validate, write best, last and the resume checkpoint, log a line, speak up, stop early."""
+    """Hands each epoch's end to the run, then writes the resume checkpoint."""
 
-    def __init__(self, val: Dataset, spec: ModelSpec, out: Path, baseline: Report) -> None:
-        self.val, self.spec, self.out, self.baseline = val, spec, out, baseline
-        self.history: list[dict[str, float]] = []
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.run.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
+        self.run.history = state_dict["history"]
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Training) -> None:  # type: ignore[override]
-        recipe = training.recipe
         total, weight, below, errors = training.sums.tolist()
-        report = validate(as_engine(training.best_model), self.spec, self.val)
-        row = {
-            "epoch": training.current_epoch + 1,
-            "step": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[-1]["lr"],
-            "loss": total / max(weight, 1),
-            "val_nme": report.nme.mean,
-            "val_px": report.pixel_error.mean,
-        }
-        best = min((past["val_nme"] for past in self.history), default=math.inf)
-        self.history.append(row)
+        network: EfficientNetLiteRegressor = training.result.network  # type: ignore[assignment]
+        row = self.run.end_epoch(
+            as_engine(training.result),
+            lambda spec, path: save_model(network, spec, path),
+            step=trainer.global_step,
+            lr=trainer.optimizers[0].param_groups[-1]["lr"],
+            loss=total / max(weight, 1),
+        )
         for name in ("val_nme", "val_px"):
             training.log(name, row[name], prog_bar=True)
-        spec = with_report(self.spec, report, row)
-        network: EfficientNetLiteRegressor = training.best_model.network  # type: ignore[assignment]
-        if row["val_nme"] < best:
-            save_model(network, spec, self.out / "model.safetensors")
-        save_model(network, spec, self.out / "last.safetensors")
-        write_log(self.history, self.out)
-        with replacing(self.out / "resume.ckpt") as beside:
+        with replacing(self.run.checkpoint) as beside:
             trainer.save_checkpoint(beside)
-        mark = " (best)" if row["val_nme"] < best else ""
-        log.info(
-            "epoch %d/%d  loss %.4g  val NME %.2f %%  val error %.2f px%s",
-            row["epoch"], recipe.epochs, row["loss"], 100 * row["val_nme"], row["val_px"], mark,
-        )  # fmt: skip
-        self.speak_up(training, row, below / max(errors, 1))
-        since = len(self.history) - 1 - int(np.argmin([past["val_nme"] for past in self.history]))
-        if recipe.patience and since >= recipe.patience:
-            log.info("stopped early: no better val NME for %d epochs", since)
-            trainer.should_stop = True
-
-    def speak_up(self, training: Training, row: dict[str, float], share_below: float) -> None:
-        """Warn of a run that looks wrong after its first third."""
-        recipe = training.recipe
-        if row["epoch"] != math.ceil(recipe.epochs / 3):
-            return
-        if row["val_nme"] > self.baseline.nme.mean:
-            log.warning(
-                "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after a third of the run: look at "
-                "the contact sheet, the labels, lr and the loss", 100 * row["val_nme"], 100 * self.baseline.nme.mean,
-            )  # fmt: skip
-        branch = training.loss.branch()
-        if branch is not None and not BRANCH_SHARE < share_below < 1 - BRANCH_SHARE:
-            side = "above" if share_below < 0.5 else "below"
-            log.warning(
-                "every error of epoch %d is %s %g px, on one branch of %s: change its threshold, or take mae or mse",
-                row["epoch"], side, branch, recipe.loss,
-            )  # fmt: skip
+        self.run.speak_up(training.loss.branch(), below / max(errors, 1))
+        trainer.should_stop = trainer.should_stop or self.run.stopping()
 
 
-def validate(engine: Engine, spec: ModelSpec, val: Dataset) -> Report:
-    """The report of an engine in memory; no OKS, which needs a package of its own."""
-    return report_of(predict_dataset(Predictor.of(engine, spec), val), val, spec.normalize)
+def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
+    """The network that a run starts from. Raises ValueError for weights, a device or a precision that do not fit.
 
-
-def with_report(spec: ModelSpec, report: Report, row: dict[str, float]) -> ModelSpec:
-    """The spec with the figures of an epoch."""
-    import msgspec
-
-    figures = {
-        "data": "val",
-        "epoch": row["epoch"],
-        "nme": report.nme.mean,
-        "normalize": report.nme.normalize,
-        "pixel_error": report.pixel_error.mean,
-        "count": report.count,
-    }
-    return msgspec.structs.replace(spec, report=figures)
-
-
-def write_log(history: list[dict[str, float]], out: Path) -> None:
-    """`log.csv` and `curves.png` of all epochs so far."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0].keys())
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(out / "log.csv", text.getvalue())
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    epochs = [row["epoch"] for row in history]
-    panels = (("loss", "training loss", 1), ("val_nme", "val NME, %", 100), ("lr", "learning rate", 1))
-    for axes, (name, title, factor) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.plot(epochs, [factor * row[name] for row in history], marker="." if len(history) < 40 else "")
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.set_ylim(0, 1.05 * factor * max(row[name] for row in history))
-        axes.grid(alpha=0.3)
-    with replacing(out / "curves.png") as beside:
-        figure.savefig(beside, format="png", dpi=110)
-
-
-def fit(recipe: Recipe, train: Examples, val: Dataset, spec: ModelSpec, out: Path, *, resume: bool = False) -> Path:
-    """Train, and give the path of the best model file by val NME: `out/model.safetensors`.
-
-    train: augmented examples. spec: all but the report and the normalisation, which the backbone decides. resume:
-    go on from `out/resume.ckpt` where there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
+    shape: (K, 2) unit coordinates that its untrained head gives. weights: see `load_backbone`.
     """
     device = torch_device(recipe.device)
     if recipe.precision == "16" and device.type == "cpu":
         raise ValueError("precision: 16 needs a GPU; use bf16 or 32 on a CPU")
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     network = EfficientNetLiteRegressor(
-        spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, mean_shape=train.mean_shape()
+        spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape
     )
-    checkpoint = out / "resume.ckpt"
-    resume = resume and checkpoint.is_file()
-    if recipe.pretrained != "none" and not resume:
-        from keylite.pretrained import find_pretrained
-
-        weights = find_pretrained(recipe.pretrained, recipe.backbone)
-        assert weights is not None
+    if weights:
         log.info("starting from %s", load_backbone(network, weights))
-    model = PixelModel(network, spec.mean, spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps_per_epoch = max(1, math.ceil((len(train) // min(recipe.batch, len(train))) / recipe.accumulate))
-    steps = steps_per_epoch * recipe.epochs
-    if recipe.warmup_epochs >= recipe.epochs:
-        log.warning(
-            "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
-            "warmup_epochs", recipe.warmup_epochs, recipe.epochs,
-        )  # fmt: skip
-    training = Training(model, recipe, steps, steps_per_epoch)
-    end = EpochEnd(val, spec, out, mean_shape_report(train, val, spec))
+    return network
+
+
+def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
+    """Train the network on augmented examples; the run's folder holds what comes of it.
+
+    resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
+    """
+    recipe, device = run.recipe, torch_device(run.recipe.device)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    batch = min(recipe.batch, len(examples))
+    steps_per_epoch = math.ceil(len(examples) // batch / recipe.accumulate)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if device.type == "cuda" else 0)
     loader = DataLoader(
-        Batches(train),
-        batch_size=min(recipe.batch, len(train)),
-        sampler=EpochOrder(len(train), recipe.seed),
+        Batches(examples),
+        batch_size=batch,
+        sampler=EpochOrder(len(examples), recipe.seed),
         drop_last=True,  # another order every epoch: nothing is left out for good
         num_workers=workers,
-        persistent_workers=False,
         pin_memory=device.type == "cuda",
         collate_fn=_as_it_is,
     )
-    _quiet_lightning()
+    model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
@@ -347,41 +257,27 @@ def fit(recipe: Recipe, train: Examples, val: Dataset, spec: ModelSpec, out: Pat
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip or None,
-        logger=TensorBoardLogger(str(out), name="", version="tensorboard"),
-        callbacks=[end],
+        logger=TensorBoardLogger(str(run.out), name="", version="tensorboard"),
+        callbacks=[EpochEnd(run)],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
         log_every_n_steps=min(50, steps_per_epoch),
         num_sanity_val_steps=0,
     )
+    checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
     with warnings.catch_warnings():
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)
         try:
-            trainer.fit(training, loader, ckpt_path=checkpoint if resume else None, weights_only=False)
+            training = Training(model, recipe, steps_per_epoch)
+            trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=False)
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
-    return out / "model.safetensors"
-
-
-def mean_shape_report(train: Examples, val: Dataset, spec: ModelSpec) -> Report:
-    """The report of a model that always gives the training set's mean shape."""
-    shape = train.mean_shape()
-
-    def engine(pixels: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(shape, (len(pixels), *shape.shape))
-
-    return validate(engine, spec, val)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _quiet_lightning() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 # What Lightning says of things that are meant here, by message.

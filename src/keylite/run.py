@@ -1,0 +1,184 @@
+"""A training run: its folder, its epochs' ends, and what is said of it. Shared by both frameworks, knows neither.
+
+The folder holds recipe.yaml, data.json, examples.jpg, and after each epoch model.safetensors (best by val NME),
+last.safetensors, log.csv, curves.png and the framework's own resume checkpoint, which is written last.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.evaluation import Report, predict_dataset, report_of
+from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.runtime.engines import Engine
+from keylite.runtime.modelfile import replacing, write_text
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.spec import ModelSpec
+
+log = logging.getLogger("keylite")
+
+WITHOUT_EFFECT = ("device", "threads", "workers", "cache")  # choices that a resumed run may change
+BRANCH_SHARE = 1e-4  # fewer errors than this on one branch of the loss: the loss is not what its name says
+RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png", "examples.jpg")
+
+
+@dataclasses.dataclass
+class Run:
+    """A run in progress. history: a row an epoch, as in log.csv; baseline: the val report of the mean shape."""
+
+    recipe: Recipe
+    spec: ModelSpec
+    val: Dataset
+    out: Path
+    baseline: Report
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    @property
+    def model(self) -> Path:
+        """The best model file."""
+        return self.out / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What the framework resumes from."""
+        return self.out / "resume.ckpt"
+
+    def end_epoch(
+        self, engine: Engine, save: Callable[[ModelSpec, Path], None], *, step: int, lr: float, loss: float
+    ) -> dict[str, float]:
+        """Validate the network behind `engine`, write best, last, log and curves, and give the epoch's row."""
+        report = validate(engine, self.spec, self.val)
+        row = {
+            "epoch": len(self.history) + 1,
+            "step": step,
+            "lr": lr,
+            "loss": loss,
+            "val_nme": report.nme.mean,
+            "val_px": report.pixel_error.mean,
+        }
+        best = row["val_nme"] < min((past["val_nme"] for past in self.history), default=math.inf)
+        self.history.append(row)
+        spec = with_figures(self.spec, report, len(self.history))
+        if best:
+            save(spec, self.model)
+        save(spec, self.out / "last.safetensors")
+        write_log(self.history, self.out)
+        log.info(
+            "epoch %d/%d  loss %.4g  val NME %.2f %%  val error %.2f px%s",
+            row["epoch"], self.recipe.epochs, loss, 100 * row["val_nme"], row["val_px"], "  (best)" if best else "",
+        )  # fmt: skip
+        return row
+
+    def stopping(self) -> bool:
+        """Whether the recipe's patience is at its end."""
+        since = len(self.history) - 1 - int(np.argmin([row["val_nme"] for row in self.history]))
+        if not self.recipe.patience or since < self.recipe.patience:
+            return False
+        log.info("stopped early: no better val NME for %d epochs", since)
+        return True
+
+    def speak_up(self, branch: float | None, share_below: float) -> None:
+        """Warn of a run that looks wrong after its first third.
+
+        branch: px where the loss changes branch, or None; share_below: of the epoch's errors that are under it.
+        """
+        row = self.history[-1]
+        if row["epoch"] != math.ceil(self.recipe.epochs / 3):
+            return
+        if row["val_nme"] > self.baseline.nme.mean:
+            log.warning(
+                "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after a third of the run: look at "
+                "%s, the labels, lr and the loss",
+                100 * row["val_nme"], 100 * self.baseline.nme.mean, self.out / "examples.jpg",
+            )  # fmt: skip
+        if branch is not None and not BRANCH_SHARE < share_below < 1 - BRANCH_SHARE:
+            log.warning(
+                "every error of epoch %d is %s %g px, on one branch of %s: change its threshold, or take mae or mse",
+                row["epoch"], "above" if share_below < 0.5 else "below", branch, self.recipe.loss,
+            )  # fmt: skip
+
+
+def validate(engine: Engine, spec: ModelSpec, val: Dataset) -> Report:
+    """The report of an engine in memory, without OKS, which needs a package of its own."""
+    return report_of(predict_dataset(Predictor.of(engine, spec), val), val, spec.normalize)
+
+
+def mean_shape_engine(shape: np.ndarray) -> Engine:
+    """An engine that gives (K, 2) unit coordinates whatever it sees: the baseline a model must beat."""
+    return lambda pixels: np.broadcast_to(shape, (len(pixels), *shape.shape))
+
+
+def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:
+    """The spec with the figures of an epoch on the validation set."""
+    figures = {
+        "data": "val",
+        "epoch": epoch,
+        "nme": report.nme.mean,
+        "normalize": report.nme.normalize,
+        "pixel_error": report.pixel_error.mean,
+        "count": report.count,
+    }
+    return msgspec.structs.replace(spec, report=figures)
+
+
+def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a new run, or make sure that an old one may go on.
+
+    Raises ValueError where `out` holds a run and neither is asked for, or a resumed run's recipe or data are others.
+    """
+    parts = {"train": data, "val": val}
+    facts = {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in parts.items()}
+    old_recipe, old_facts = out / "recipe.yaml", out / "data.json"
+    if old_recipe.is_file() and not (resume or overwrite):
+        raise ValueError(
+            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
+        )
+    if resume and old_recipe.is_file():
+        old, new = to_dict(make_recipe(read_recipe(old_recipe), str(old_recipe))), to_dict(recipe)
+        changed = [name for name in new if old[name] != new[name] and name not in WITHOUT_EFFECT]
+        if changed:
+            told = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
+            raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
+        if old_facts.is_file() and json.loads(old_facts.read_text()) != facts:
+            raise ValueError(f"{out}: a run resumes with the data it began with; or choose another --out")
+    if resume and not (out / "resume.ckpt").is_file():
+        log.info("%s: no epoch was finished yet; starting from the beginning", out)
+    if overwrite and not resume:
+        for name in RESULTS:
+            (out / name).unlink(missing_ok=True)
+    write_text(old_facts, json.dumps(facts, indent=2))
+    write_recipe(recipe, old_recipe)
+
+
+def write_log(history: list[dict[str, float]], out: Path) -> None:
+    """`log.csv` and `curves.png` of all epochs so far."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(out / "log.csv", text.getvalue())
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] for row in history]
+    panels = (("loss", "training loss", 1), ("val_nme", "val NME, %", 100), ("lr", "learning rate", 1))
+    for axes, (name, title, factor) in zip(figure.subplots(1, 3), panels, strict=True):
+        values = [factor * row[name] for row in history]
+        axes.plot(epochs, values, marker="." if len(history) < 40 else "")
+        axes.set(title=title, xlabel="epoch", ylim=(0, 1.05 * max(values)))
+        axes.grid(alpha=0.3)
+    with replacing(out / "curves.png") as beside:
+        figure.savefig(beside, format="png", dpi=110)

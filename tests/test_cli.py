@@ -1,0 +1,388 @@
+"""The command line as a user meets it: what it prints, what it writes, and one clear line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+import keylite
+from keylite.cli import main
+from keylite.data.formats import write_dataset
+from keylite.data.gauges import gauges
+from keylite.runtime.modelfile import read_spec
+from keylite.runtime.spec import encode_spec
+
+pytest.importorskip("torch", reason="needs keylite[pytorch]")
+
+QUICK = [
+    *("--size", "64", "--batch", "4", "--hidden", "16", "--epochs", "2", "--box", "image", "--pretrained", "none"),
+    *("--mirror", "off", "--threads", "1"),
+]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of `keylite ARGUMENTS`."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = 0 if stop.code is None else int(stop.code)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line with which `keylite ARGUMENTS` refuses wrong input."""
+    code, out, err = run(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.startswith("keylite: ")]
+    assert code == 2, (out, err)
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def gauge_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and test/ of rendered gauges with labels.json."""
+    folder = tmp_path_factory.mktemp("gauges")
+    write_dataset(gauges(8, "train", seed=1, size=96), folder / "train")
+    write_dataset(gauges(6, "test", seed=2, size=96), folder / "test")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(gauge_files: Path) -> Path:
+    """A run's folder, made by the command line."""
+    out = gauge_files / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(
+            ["train", "--data", f"{gauge_files}/train/labels.json", "--val", f"{gauge_files}/test/labels.json"]
+            + ["--out", str(out), *QUICK]
+        )
+    assert not stop.value.code
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, gauge_files: Path) -> Path:
+    out = trained / "model.onnx"
+    keylite.export(trained / "model.safetensors", keylite.read_dataset(gauge_files / "test/labels.json"), out)
+    return out
+
+
+def test_the_main_road(capsys, trained, gauge_files, tmp_path):
+    labels = gauge_files / "test/labels.json"
+    model = tmp_path / "faces.onnx"
+    code, out, _ = run(
+        capsys, "export", trained / "model.safetensors", "--to", "onnx", "--data", labels, "--out", model
+    )
+    assert code == 0
+    assert "all points" in out
+    for name in ("model.safetensors", "faces.onnx"):
+        path = trained / name if name.endswith("safetensors") else model
+        code, out, _ = run(
+            capsys, "evaluate", path, "--data", labels, "--json", tmp_path / f"{name}.json", "--worst", 3,
+            "--draw", tmp_path / "worst",
+        )  # fmt: skip
+        assert code == 0
+        assert "NME" in out
+        assert "needle_tip" in out
+    parent, child = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model.safetensors", "faces.onnx")
+    )
+    assert child["nme"]["mean"] == pytest.approx(parent["nme"]["mean"], rel=1e-4)
+    assert {"nme", "failure_rate", "pck", "auc", "pixel_error", "per_keypoint", "count"} <= child.keys()
+    assert child["count"] == 6
+    assert len(list((tmp_path / "worst").iterdir())) == 4  # the sheet and three objects
+
+    picture = sorted((gauge_files / "test").glob("*.png"))[0]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({picture.name: [[0, 0, 96, 96], [10, 10, 80, 90]]}))
+    code, out, _ = run(
+        capsys,
+        "predict",
+        model,
+        picture,
+        "--boxes",
+        boxes,
+        "--json",
+        tmp_path / "points.json",
+        "--draw",
+        tmp_path / "out",
+    )
+    assert code == 0
+    points = json.loads((tmp_path / "points.json").read_text())
+    assert points["origin"] == "corner"
+    assert points["keypoints"] == ["centre", "needle_tip", "scale_start", "scale_end"]
+    assert len(points["images"][str(picture)]) == 2
+    assert cv2.imread(str(tmp_path / "out" / f"{picture.stem}.jpg")) is not None
+
+    code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
+    assert len(json.loads(out)["images"]) == 6
+    code, out, _ = run(capsys, "predict", model, picture, "--format", "coco", "--json", "-")
+    whole = json.loads(out)["annotations"][0]
+    corner = keylite.Predictor(model)(picture).xy[0]
+    np.testing.assert_allclose(np.reshape(whole["keypoints"], (4, 3))[:, :2], corner - 0.5, atol=1e-6)
+
+    code, out, _ = run(capsys, "benchmark", model, trained / "model.safetensors", "--threads", 1, "--runs", 3)
+    assert code == 0
+    assert "engine" in out
+    code, out, _ = run(capsys, "info", model)
+    assert "4: centre" in out
+    code, out, _ = run(capsys, "info", model, "--json")
+    assert json.loads(out)["skeleton"]["names"][0] == "centre"
+
+
+def test_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("epochs: 9\nlr: 1e-4\nrotate: 5\nsize: 64\nbox: image\npretrained: none\nmirror: off\n")
+    code, out, err = run(
+        capsys, "train", "--recipe", recipe, "--set", "epochs=8", "--set", "rotate=7", "--epochs", 1,
+        "--data", gauge_files / "train/labels.json", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "held out, by group" in err  # there was no --val
+    written = (tmp_path / "run/recipe.yaml").read_text()
+    assert re.search(r"^epochs: 1$", written, re.M)
+    assert re.search(r"^rotate: 7.0$", written, re.M)
+    assert re.search(r"^lr: 0.0001$", written, re.M)
+
+
+def test_an_export_over_its_budget_leaves_nothing_and_exits_3(capsys, trained, gauge_files, tmp_path):
+    code, out, err = run(
+        capsys, "export", trained / "model.safetensors", "--data", gauge_files / "test/labels.json",
+        "--out", tmp_path / "m.onnx", "--budget", "1e-12",
+    )  # fmt: skip
+    assert code == 3
+    assert "all points" in out
+    assert "refused" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_of_another_file_is_said(capsys, exported, gauge_files, tmp_path):
+    copy = tmp_path / "model.onnx"
+    shutil.copy(exported, copy)
+    shutil.copy(exported.with_name("model.onnx.certificate.json"), tmp_path)
+    labels = gauge_files / "test/labels.json"
+    assert "another file" not in run(capsys, "evaluate", copy, "--data", labels)[2]
+    with copy.open("ab") as file:  # an empty unknown field: still a good ONNX file, but another one
+        file.write(b"\xca\x3e\x00")
+    assert "another file" in run(capsys, "evaluate", copy, "--data", labels)[2]
+
+
+def test_jitter_and_boxes_from_a_file_change_the_figures(capsys, exported, gauge_files, tmp_path):
+    labels = gauge_files / "test/labels.json"
+    boxes = {p.name: [[5.0, 5.0, 90.0, 90.0]] for p in (gauge_files / "test").glob("*.png")}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    figures = []
+    for extra in ([], ["--jitter-box", "0.1", "--seed", "0"], ["--boxes", tmp_path / "boxes.json"]):
+        assert run(capsys, "evaluate", exported, "--data", labels, "--json", tmp_path / "r.json", *extra)[0] == 0
+        report = json.loads((tmp_path / "r.json").read_text())
+        figures.append((report["pixel_error"]["mean"], report["boxes"]))
+    assert len({mean for mean, _ in figures}) == 3
+    assert [boxes for _, boxes in figures] == ["image", "image, jitter 0.1 seed 0", "file"]
+
+
+def _labels(gauge_files: Path, tmp_path: Path, change) -> Path:
+    """A copy of the training set with changed labels."""
+    folder = tmp_path / "data"
+    shutil.copytree(gauge_files / "train", folder)
+    labels = json.loads((folder / "labels.json").read_text())
+    change(labels, folder)
+    (folder / "labels.json").write_text(json.dumps(labels))
+    return folder / "labels.json"
+
+
+def _annotation(**values):
+    return lambda labels, folder: labels["annotations"][2].update(values)
+
+
+def _file(name: str, data: bytes):
+    return lambda labels, folder: (folder / labels["images"][1]["file_name"]).write_bytes(data)
+
+
+def _truncated(labels, folder):
+    path = folder / labels["images"][1]["file_name"]
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+BAD_DATA = {
+    "wrong number of values": (_annotation(keypoints=[1, 2, 2]), "keypoints"),
+    "box of zero area": (_annotation(bbox=[5, 5, 0, 10]), "box"),
+    "box outside the image": (_annotation(bbox=[500, 500, 10, 10]), "outside"),
+    "unknown image id": (_annotation(image_id=999), "999"),
+    "duplicate annotation ids": (_annotation(id=1), "id 1"),
+    "nothing labelled at all": (lambda labels, folder: labels.update(annotations=[]), "empty"),
+    "no keypoints in any annotation": (
+        lambda labels, folder: [a.pop("keypoints") for a in labels["annotations"]],
+        "keypoints",
+    ),
+    "not COCO": (lambda labels, folder: labels.clear(), "COCO"),
+    "zero-byte image": (_file("", b""), "empty"),
+    "not an image": (_file("", b"hello, this is text"), "not an image"),
+    "truncated image": (_truncated, "truncated|cut short|damaged"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_is_one_line_and_nothing_is_written(change, words, capsys, gauge_files, tmp_path):
+    labels = _labels(gauge_files, tmp_path, change)
+    line = refused(capsys, "train", "--data", labels, "--out", tmp_path / "run", *QUICK)
+    assert re.search(words, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_bad_images_are_named_at_once_and_can_be_skipped(capsys, gauge_files, tmp_path):
+    def spoil(labels, folder):
+        for image in labels["images"][:2]:
+            (folder / image["file_name"]).write_bytes(b"")
+
+    labels = _labels(gauge_files, tmp_path, spoil)
+    command = ["train", "--data", labels, "--val", gauge_files / "test/labels.json", "--out", tmp_path / "run", *QUICK]
+    line = refused(capsys, *command)
+    assert "2 of 8 images" in line
+    assert "image_000000.png" in line
+    assert "image_000001.png" in line
+    assert "--skip-bad" in line
+    code, _, err = run(capsys, *command, "--skip-bad", "--epochs", 1)
+    assert code == 0, err
+    assert "2 of 8 images" in err
+    assert json.loads((tmp_path / "run/data.json").read_text())["train"]["count"] == 6
+
+
+BAD_COMMANDS = {
+    "unknown flag": (["train", "--epocs", "3"], "--epochs"),
+    "unknown recipe key": (["train", "--set", "epocs=3"], "did you mean epochs"),
+    "wrong type": (["train", "--epochs", "many"], "epochs: expected int"),
+    "impossible value": (["train", "--lr", "-1"], "lr: expected float > 0"),
+    "unknown loss": (["train", "--loss", "l7"], "one of mse, mae"),
+    "set without equals": (["train", "--set", "epochs"], "name=value"),
+    "missing recipe file": (["train", "--recipe", "none.yaml"], "none.yaml"),
+    "missing weights": (["train", "--pretrained", "none.safetensors"], "none.safetensors"),
+    "unknown timm model": (["train", "--backbone", "timm:nothing"], "timm:nothing"),
+    "unknown device": (["train", "--device", "toaster"], "toaster"),
+    "mirror of an unknown name": (["train", "--mirror", "centre-nose"], "nose"),
+    "whole images without boxes asked by name": (["train", "--normalize", "0,9"], "9"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_COMMANDS.values(), ids=BAD_COMMANDS)
+def test_a_bad_command_is_one_line_and_nothing_is_written(arguments, words, capsys, gauge_files, tmp_path):
+    data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
+    line = refused(capsys, *arguments[:1], *data, "--out", tmp_path / "run", *QUICK, *arguments[1:])
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_network_for_imagenet_weights_is_one_line(capsys, gauge_files, tmp_path, monkeypatch):
+    monkeypatch.setattr("keylite.pretrained.require", lambda *_: _NoHub)
+    data = ["--data", gauge_files / "train/labels.json", "--out", tmp_path / "run", *QUICK]
+    line = refused(capsys, "train", *data, "--pretrained", "imagenet")
+    assert "tf_efficientnet_lite0" in line
+    assert "--pretrained none" in line
+    assert not (tmp_path / "run").exists()
+
+
+class _NoHub:
+    @staticmethod
+    def hf_hub_download(*_):
+        raise ConnectionError("no route")
+
+
+BAD_MODELS = {
+    "missing": (lambda path: None, "no such model file"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "damaged|cut short"),
+    "garbage": (lambda path: path.write_bytes(b"\xff" * 500), "cut short"),
+    "another format number": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b'"format":1,', b'"format":7,')),
+        "format 7",
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "benchmark", "info"])
+@pytest.mark.parametrize(("spoil", "words"), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_a_bad_model_file_is_one_line(verb, spoil, words, capsys, exported, gauge_files, tmp_path):
+    model = tmp_path / "m.onnx"
+    if words != "no such model file":
+        shutil.copy(exported, model)
+        spoil(model)
+    extra = {"evaluate": ["--data", gauge_files / "test/labels.json"], "predict": [gauge_files / "test"]}.get(verb, [])
+    assert re.search(words, refused(capsys, verb, model, *extra))
+
+
+def test_the_wrong_number_of_keypoints_is_one_line(capsys, exported, gauge_files, tmp_path):
+    def drop(labels, folder):
+        labels["categories"][0].update(keypoints=["a", "b", "c"], skeleton=[], flip_pairs=[])
+        for annotation in labels["annotations"]:
+            annotation["keypoints"] = annotation["keypoints"][:9]
+
+    labels = _labels(gauge_files, tmp_path, drop)
+    assert "4 keypoints" in refused(capsys, "evaluate", exported, "--data", labels)
+
+
+def test_prediction_of_bad_images_names_them_all(capsys, exported, gauge_files, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(gauge_files / "test", folder)
+    (folder / "a.jpg").write_bytes(b"")
+    (folder / "b.png").write_bytes(b"text")
+    line = refused(capsys, "predict", exported, folder, "--json", tmp_path / "p.json")
+    assert "a.jpg" in line
+    assert "b.png" in line
+    assert not (tmp_path / "p.json").exists()
+    code, out, _ = run(capsys, "predict", exported, folder, "--json", tmp_path / "p.json", "--skip-bad")
+    assert code == 0
+    assert "6 images" in out
+
+
+BAD_BOXES = {
+    "not JSON": ("boxes", "expected JSON"),
+    "a list": ("[[1, 2, 3, 4]]", "expected JSON"),
+    "a single box": ('{"NAME": [1, 2, 3, 4]}', "boxes\\[None\\]"),
+    "turned around": ('{"NAME": [[9, 9, 1, 1]]}', "x0 < x1"),
+    "no entry": ("{}", "no entry"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_BOXES.values(), ids=BAD_BOXES)
+def test_bad_boxes_are_one_line(text, words, capsys, exported, gauge_files, tmp_path):
+    picture = sorted((gauge_files / "test").glob("*.png"))[0]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(text.replace("NAME", picture.name))
+    assert re.search(words, refused(capsys, "predict", exported, picture, "--boxes", boxes))
+
+
+def test_a_run_that_is_there_is_not_overwritten_unasked(capsys, trained, gauge_files):
+    before = (trained / "model.safetensors").read_bytes()
+    data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
+    assert "--resume" in refused(capsys, "train", *data, "--out", trained, *QUICK)
+    assert "--out" in refused(capsys, "train", *data, "--out", trained, *QUICK, "--resume", "--epochs", 3)
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_fine_tuning_from_a_model_file(capsys, trained, gauge_files, tmp_path):
+    data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
+    code, _, err = run(
+        capsys, "train", *data, "--out", tmp_path / "run", *QUICK, "--pretrained", trained / "model.safetensors"
+    )
+    assert code == 0
+    assert "backbone and head" in err
+    made = read_spec(tmp_path / "run/model.safetensors").provenance
+    assert "model.safetensors sha256" in made.pretrained
+    assert str(trained) not in encode_spec(read_spec(tmp_path / "run/model.safetensors"))  # no path of this machine
+
+
+def test_the_gauges_are_written_and_read_back(capsys, tmp_path):
+    code, out, _ = run(capsys, "gauges", tmp_path / "g", "--count", 3, "--family", "test")
+    assert code == 0
+    data = keylite.read_dataset(tmp_path / "g/labels.json")
+    made = keylite.gauges(3, "test")
+    np.testing.assert_allclose(data.xy, made.xy, atol=1e-9)
+    assert msgspec.structs.asdict(data.skeleton)["names"] == made.skeleton.names

@@ -1,0 +1,98 @@
+"""The scripts in examples/ run as they stand, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keylite.runtime.heads import Regression
+from keylite.runtime.images import write_image
+from keylite.runtime.modelfile import KEY
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, encode_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+WITHOUT_FRAMEWORKS = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("torch", "timm", "lightning", "tensorflow", "keras"))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Python on these arguments, on one thread: several threads that share a busy core wait for each other."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def colour_model(path: Path) -> None:
+    """An .onnx model file whose point `fixed` is unit (0.25, 0.75) and whose `colour` is unit (red, blue) / 255."""
+    onnx = pytest.importorskip("onnx")
+    from_array, node = onnx.numpy_helper.from_array, onnx.helper.make_node
+    weights = np.zeros((3, 4), np.float32)
+    weights[0, 2] = weights[2, 3] = 1 / 255
+    graph = onnx.helper.make_graph(
+        [
+            node("Cast", ["pixels"], ["float"], to=onnx.TensorProto.FLOAT),
+            node("ReduceMean", ["float", "axes"], ["rgb"], keepdims=0),
+            node("MatMul", ["rgb", "weights"], ["scaled"]),
+            node("Add", ["scaled", "bias"], ["flat"]),
+            node("Reshape", ["flat", "shape"], ["raw"]),
+        ],
+        "colour",
+        [onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["batch", 32, 32, 3])],
+        [onnx.helper.make_tensor_value_info("raw", onnx.TensorProto.FLOAT, ["batch", 2, 2])],
+        [
+            from_array(np.array([1, 2]), "axes"),
+            from_array(weights, "weights"),
+            from_array(np.array([0.25, 0.75, 0, 0], np.float32), "bias"),
+            from_array(np.array([-1, 2, 2]), "shape"),
+        ],
+    )
+    spec = ModelSpec(
+        format=FORMAT,
+        backbone="lite0",
+        size=(32, 32),
+        box="image",
+        padding=0.0,
+        head=Regression(2),
+        skeleton=Skeleton(("fixed", "colour")),
+        normalize="box_diagonal",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        precision="fp32",
+        provenance=Provenance("0", "never", "pytorch", "none", "none", "0", {}, {}, None),
+        report=None,
+    )
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    onnx.helper.set_model_props(model, {KEY: encode_spec(spec)})
+    onnx.save(model, path)
+
+
+def test_deploying_needs_no_framework(tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    colour_model(tmp_path / "colour.onnx")
+    write_image(tmp_path / "photo.png", np.full((80, 80, 3), (204, 0, 51), np.uint8))
+    script = ROOT / "examples/deploy_minimal.py"
+    done = run("-c", WITHOUT_FRAMEWORKS, script, tmp_path / "colour.onnx", tmp_path / "photo.png")
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["fixed: 20.0 60.0", "colour: 64.0 16.0"]
+
+
+def test_an_own_loop_lowers_the_loss():
+    pytest.importorskip("timm")
+    done = run(ROOT / "examples/own_loop_pytorch.py", "--images", "20", "--size", "32", "--epochs", "40")
+    assert done.stderr == ""
+    found = re.findall(r"^epoch (\d+): loss ([\d.]+), validation ([\d.]+) px$", done.stdout, re.MULTILINE)
+    assert [int(epoch) for epoch, _, _ in found] == list(range(1, 41)), done.stdout
+    losses, errors = (np.array([float(row[column]) for row in found]) for column in (1, 2))
+    assert losses[-5:].mean() < 0.92 * losses[:5].mean()  # 0.83; 1.00 without the optimizer's step
+    assert errors.max() < 6  # px of 32; an untrained network gives the mean shape, about 3.6

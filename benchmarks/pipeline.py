@@ -28,7 +28,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.pipeline import _processor, augmentation_of, versions
+from keylite.pipeline import augmentation_of, processor, versions
 from keylite.recipe import Recipe
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
@@ -73,7 +73,7 @@ def figures(seconds: dict[str, list[float]], images: int, base: str) -> dict[str
 def machine(threads: int) -> dict[str, Any]:
     """What a figure depends on: processor, cores, threads, versions."""
     packages = versions() | {"torchvision": torchvision.__version__, "pillow": PIL.__version__}
-    return {"machine": _processor(), "cores": os.cpu_count(), "threads": threads, "versions": packages}
+    return {"machine": processor(), "cores": os.cpu_count(), "threads": threads, "versions": packages}
 
 
 def show(facts: dict[str, Any], title: str, rows: dict[str, dict[str, Any]]) -> None:

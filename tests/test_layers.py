@@ -21,11 +21,12 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "evaluation": ({"runtime", "data"} | RUNTIME, {"faster_coco_eval"}),
     "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
     "draw": ({"runtime", "data"} | RUNTIME, set()),
+    "run": ({"runtime", "data", "evaluation", "recipe"} | RUNTIME, {"matplotlib"}),
     "pytorch": (
-        {"runtime", "data", "pretrained", "evaluation", "recipe", "draw", "pytorch"} | RUNTIME | PYTORCH,
+        {"runtime", "data", "pretrained", "evaluation", "recipe", "draw", "run", "pytorch"} | RUNTIME | PYTORCH,
         set(),
     ),
-    "pipeline": ({"", "runtime", "data", "pretrained", "evaluation", "recipe", "draw"} | RUNTIME, set()),
+    "pipeline": ({"", "runtime", "data", "pretrained", "evaluation", "recipe", "draw", "run"} | RUNTIME, set()),
     "cli": ({"cyclopts"}, {"", "runtime", "data", "evaluation", "recipe", "draw", "pipeline", "rich", "numpy"}),
     "cli_train": ({"cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
     "": (set(), set()),  # keylite/__init__.py

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset, Sample, from_arrays
-    from keylite.data.formats import read_dataset, write_coco
+    from keylite.data.formats import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
     from keylite.evaluation import Report, evaluate
     from keylite.pipeline import benchmark, export, train
@@ -36,6 +36,7 @@ PUBLIC = {
     "read_dataset": "keylite.data.formats",
     "train": "keylite.pipeline",
     "write_coco": "keylite.data.formats",
+    "write_dataset": "keylite.data.formats",
 }
 
 __all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -37,14 +38,54 @@ app = App(
 app.command("keylite.cli_train:train", name="train", help="Train a model on labelled images.")
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How labelled images are read, the same for every verb that takes --data."""
+
+    images: Annotated[Path | None, Parameter(help="folder of the images, where they do not lie beside the labels")] = (
+        None
+    )
+    category: Annotated[str | None, Parameter(help="of a COCO file with several kinds of object")] = None
+    group: Annotated[
+        str, Parameter(help="what belongs together (subject, clip): auto, image, block:N, field:NAME or regex:PATTERN")
+    ] = "auto"
+    pixel_origin: Annotated[
+        Literal["index", "corner"], Parameter(help="index: 0 is the centre of the first pixel; corner: its edge")
+    ] = "index"
+    max_megapixels: Annotated[float, Parameter(help="larger images are refused")] = 100.0
+    skip_bad: Annotated[bool, Parameter(help="leave out images and annotations that cannot be used, and say which")] = (
+        False
+    )
+
+    def labels(self, path: Path) -> Dataset:
+        """The data set of a label file; its images are not looked at yet."""
+        from keylite.data.formats import read_dataset
+
+        return read_dataset(
+            path,
+            images=self.images,
+            category=self.category,
+            group=self.group,
+            pixel_origin=self.pixel_origin,
+            skip_bad=self.skip_bad,
+        )
+
+    def dataset(self, path: Path) -> Dataset:
+        """The data set of a label file with every image read once, and what was skipped or replaced said."""
+        dataset = self.labels(path).check_images(self.max_megapixels, self.skip_bad)
+        for note in dataset.notes:
+            log.info("%s: %s", dataset.name, note)
+        return dataset
+
+
+As = Annotated[Reading, Parameter(name="*")]
+
+
 @app.command
 def evaluate(
     model: Path,
     *,
     data: Path,
-    images: Path | None = None,
-    category: str | None = None,
-    group: str = "auto",
     normalize: str | None = None,
     boxes: Path | None = None,
     jitter_box: float = 0.0,
@@ -55,7 +96,7 @@ def evaluate(
     json_path: Annotated[Path | None, Parameter(name="--json")] = None,
     worst: int = 16,
     draw: Path | None = None,
-    skip_bad: bool = False,
+    reading: As = Reading(),
 ) -> None:
     """Measure a model file on labelled images: NME, PCK, AUC, pixel errors, by keypoint, with 95 % intervals.
 
@@ -65,12 +106,6 @@ def evaluate(
         .safetensors or .onnx
     data
         labelled images: COCO keypoints JSON, or CSV
-    images
-        folder of the images, where they do not lie beside the labels
-    category
-        of a COCO file with several kinds of object
-    group
-        what bootstrap intervals count: auto, image, block:N, field:NAME or regex:PATTERN
     normalize
         NME divisor: a keypoint pair (36,45), box_diagonal, box_side, or 100px; default: the model's
     boxes
@@ -89,10 +124,7 @@ def evaluate(
         how many of the worst objects to draw
     draw
         folder for pictures of the worst objects
-    skip_bad
-        leave out images and annotations that cannot be used, and say which
     """
-    from keylite.data.formats import read_dataset
     from keylite.draw import draw_worst
     from keylite.evaluation import evaluate, point_errors
     from keylite.pipeline import certificate_doubt
@@ -101,10 +133,7 @@ def evaluate(
     predictor = Predictor(model, engine=engine, threads=threads)
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
-    dataset = read_dataset(data, images=images, category=category, group=group, skip_bad=skip_bad)
-    dataset = dataset.check_images(predictor.max_megapixels, skip_bad)
-    for note in dataset.notes:
-        log.info("%s: %s", dataset.name, note)
+    dataset = reading.dataset(data)
     kept: list[Predictions] = []
     report = evaluate(
         predictor,
@@ -133,8 +162,7 @@ def export(
     out: Path,
     to: str = "onnx",
     budget: float | None = None,
-    images: Path | None = None,
-    category: str | None = None,
+    reading: As = Reading(),
 ) -> None:
     """Write a model file in another format, held to its parent: refused where points move past the budget.
 
@@ -150,17 +178,11 @@ def export(
         format: onnx
     budget
         most that 95 % of the points may move, px of the model input; default: 0.02 at 128 px
-    images
-        folder of the images, where they do not lie beside the labels
-    category
-        of a COCO file with several kinds of object
     """
-    from keylite.data.formats import read_dataset
     from keylite.pipeline import OverBudgetError, certificate_path, export
 
-    dataset = read_dataset(data, images=images, category=category)
     try:
-        certificate = export(model, dataset, out, to=to, budget=budget)
+        certificate = export(model, reading.dataset(data), out, to=to, budget=budget)
     except OverBudgetError as refused:
         show_certificate(refused.certificate)
         fail(str(refused), OVER_BUDGET)
@@ -297,7 +319,8 @@ def info(model: Path, *, json_output: Annotated[bool, Parameter(name="--json")] 
         print the whole description as JSON
     """
     from keylite.pipeline import certificate_doubt
-    from keylite.runtime.modelfile import read_spec, sha256
+    from keylite.runtime.files import sha256
+    from keylite.runtime.modelfile import read_spec
     from keylite.runtime.spec import encode_spec
 
     spec = read_spec(model)
@@ -442,7 +465,7 @@ def points_coco(found: dict[str, Keypoints], skeleton: Any) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    from keylite.runtime.modelfile import write_text
+    from keylite.runtime.files import write_text
 
     write_text(path, json.dumps(value, indent=2) + "\n")
 

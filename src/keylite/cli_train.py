@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from keylite.cli import As, Reading
 from keylite.recipe import Recipe, descriptions, make_recipe, read_recipe
 
 log = logging.getLogger("keylite")
@@ -38,12 +39,8 @@ def train(
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     resume: bool = False,
     overwrite: bool = False,
-    images: Path | None = None,
-    category: str | None = None,
-    group: str = "auto",
     val_fraction: float = 0.15,
-    max_megapixels: float = 100.0,
-    skip_bad: bool = False,
+    reading: As = Reading(),  # noqa: B008 - frozen
     flags: Annotated[Any, Parameter(name="*")] = None,
 ) -> None:
     """Train a model on labelled images; the best epoch by val NME is OUT/model.safetensors.
@@ -64,29 +61,18 @@ def train(
         go on where a killed or stopped run in OUT left off
     overwrite
         start anew in a folder that holds a run
-    images
-        folder of the images, where they do not lie beside the labels
-    category
-        of a COCO file with several kinds of object
-    group
-        what a split must not cut: auto, image, block:N, field:NAME or regex:PATTERN
     val_fraction
         share held out without --val
-    max_megapixels
-        larger images are refused
-    skip_bad
-        leave out images and annotations that cannot be used, and say which
     """
-    from keylite.data.formats import read_dataset
     from keylite.pipeline import train
 
     made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags))
-    training = read_dataset(data, images=images, category=category, group=group, skip_bad=skip_bad)
+    training = reading.labels(data)
     if val is None:
         training, validation = training.split(val_fraction, seed=made.seed)
         log.info("no --val: %d of %d objects held out, by group", len(validation), len(training) + len(validation))
     else:
-        validation = read_dataset(val, images=images, category=category, group=group, skip_bad=skip_bad)
+        validation = reading.labels(val)
     path = train(
         made,
         training,
@@ -94,8 +80,8 @@ def train(
         out,
         resume=resume,
         overwrite=overwrite,
-        skip_bad=skip_bad,
-        max_megapixels=max_megapixels,
+        skip_bad=reading.skip_bad,
+        max_megapixels=reading.max_megapixels,
     )
     print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ import numpy as np
 
 from keylite.data.dataset import Dataset, listed
 from keylite.runtime.geometry import Crop, as_boxes, jitter_boxes, whole_box
-from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -516,7 +516,7 @@ def predict_dataset(
 
     by_image = np.argsort(dataset.image_index, kind="stable")
     for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
-        image = read_image(dataset.images[dataset.image_index[objects[0]]], predictor.max_megapixels)
+        image = dataset.read_image(dataset.image_index[objects[0]])
         whole = np.tile(whole_box(image), (len(objects), 1))
         used[objects] = whole if given is None else given[objects]
         measured[objects] = _measured_by(dataset, used, objects, whole, spec.box)
@@ -603,12 +603,17 @@ def evaluate(
     shared = len(dataset) - len(dataset.images)
     if spec.box == "image" and boxes is None and shared > 0:
         notes.append(f"{shared} objects share their image with another; a whole-image model gives both the same points")
+    if sigmas is None:
+        sigmas = dataset.skeleton.sigmas or spec.skeleton.sigmas
+        if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # nobody asked for it: a note, no error
+            notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
+            sigmas = None
     source = spec.box if boxes is None else "file"
     return report_of(
         predictions,
         dataset,
         normalize or spec.normalize,
-        sigmas=sigmas or dataset.skeleton.sigmas or spec.skeleton.sigmas,
+        sigmas=sigmas,
         seed=seed,
         box_source=f"{source}, jitter {jitter_box:g} seed {seed}" if jitter_box else source,
         model_sha256=predictor.sha256,

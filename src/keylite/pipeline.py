@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import logging
 import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from keylite.draw import contact_sheet, draw_points
 from keylite.evaluation import Predictions, Report, evaluate
 from keylite.pretrained import find_pretrained
 from keylite.recipe import Recipe, make_recipe, to_dict
-from keylite.run import Run, mean_shape_engine, open_run, validate
+from keylite.run import Run, baseline_report, open_run
 from keylite.runtime.engines import require
+from keylite.runtime.files import sha256, write_text
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
-from keylite.runtime.modelfile import read_spec, replacing, sha256, write_text
+from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
@@ -90,7 +92,7 @@ def train(
     going_on = resume and (out / "resume.ckpt").is_file()
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(recipe, spec, shape, weights)
-    baseline = validate(mean_shape_engine(shape), spec, val)
+    baseline = baseline_report(shape, spec, val)
     open_run(out, recipe, data, val, resume, overwrite)
     write_image(out / "examples.jpg", examples_sheet(examples))
     log.info(
@@ -157,7 +159,7 @@ def new_spec(recipe: Recipe, data: Dataset, skeleton: Skeleton) -> ModelSpec:
         size=recipe.input_size,
         box=recipe.box,
         padding=recipe.padding,
-        head=HEADS[recipe.head](keypoints=len(skeleton), hidden=recipe.hidden),
+        head=HEADS[recipe.head](len(skeleton), recipe.hidden, recipe.input_size),
         skeleton=skeleton,
         normalize=recipe.normalize,
         mean=mean,
@@ -285,17 +287,20 @@ def export(
     parent_sha = sha256(model)
     provenance = msgspec.structs.replace(spec.provenance, created=_now(), versions=versions(), parent=parent_sha)
     child_spec = msgspec.structs.replace(spec, precision=precision, provenance=provenance)
-    with replacing(out) as beside:
-        exporting.export(model, beside, child_spec)
-        certificate = certify(beside, model, data, budget=budget, name=out.name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        made = Path(folder) / out.name
+        exporting.export(model, made, child_spec)
+        certificate = certify(made, model, data, budget=budget)
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
+        made.replace(out)
     write_text(certificate_path(out), msgspec.json.format(msgspec.json.encode(certificate), indent=2).decode())
     write_text(certificate_path(out).with_suffix(".md"), certificate_page(certificate))
     return certificate
 
 
-def certify(child: Path, parent: Path, data: Dataset, *, budget: float, name: str | None = None) -> Certificate:
+def certify(child: Path, parent: Path, data: Dataset, *, budget: float) -> Certificate:
     """Hold a child to its parent: both predict `data`, and every point's distance counts."""
     found: dict[Path, Predictions] = {}
     reports: dict[Path, Report] = {}
@@ -306,7 +311,7 @@ def certify(child: Path, parent: Path, data: Dataset, *, budget: float, name: st
     distance = np.hypot(moved[..., 0], moved[..., 1])
     drift = _drift(distance)
     return Certificate(
-        child=name or child.name,
+        child=child.name,
         child_sha256=sha256(child),
         parent=parent.name,
         parent_sha256=sha256(parent),
@@ -407,7 +412,7 @@ def benchmark(
     finally:
         cv2.setNumThreads(cv_threads)
     return {
-        "machine": _processor(),
+        "machine": processor(),
         "threads": threads,
         "runs": runs,
         "image": str(image) if image else "640x480 JPEG, made",
@@ -447,7 +452,7 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": float(np.median(values)), "p10": p10, "p90": p90}
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's model name, where the system tells it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():

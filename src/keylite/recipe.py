@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 import yaml
 
+from keylite.runtime.files import write_text
 from keylite.runtime.heads import HEADS
-from keylite.runtime.modelfile import write_text
 from keylite.runtime.spec import LITE
 
 
@@ -27,7 +27,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     framework: Annotated[Literal["pytorch"], _is("what trains")] = "pytorch"
     backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
-    head: Annotated[Literal["regression", "spatial"], _is("how features become points")] = "regression"
+    head: Annotated[Literal["regression", "heatmap"], _is("how features become points")] = "regression"
     hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256
     size: Annotated[int | tuple[int, int], _is("model input: side, or [width, height]")] = 128
     box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (

@@ -22,7 +22,8 @@ from keylite.data.dataset import Dataset
 from keylite.evaluation import Report, predict_dataset, report_of
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.runtime.engines import Engine
-from keylite.runtime.modelfile import replacing, write_text
+from keylite.runtime.files import replacing, write_text
+from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
 
@@ -114,9 +115,10 @@ def validate(engine: Engine, spec: ModelSpec, val: Dataset) -> Report:
     return report_of(predict_dataset(Predictor.of(engine, spec), val), val, spec.normalize)
 
 
-def mean_shape_engine(shape: np.ndarray) -> Engine:
-    """An engine that gives (K, 2) unit coordinates whatever it sees: the baseline a model must beat."""
-    return lambda pixels: np.broadcast_to(shape, (len(pixels), *shape.shape))
+def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
+    """The report of giving the same (K, 2) unit coordinates for every crop: what a model must beat."""
+    plain = msgspec.structs.replace(spec, head=Regression(len(shape)))
+    return validate(lambda pixels: np.broadcast_to(shape, (len(pixels), *shape.shape)), plain, val)
 
 
 def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:

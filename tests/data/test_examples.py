@@ -185,6 +185,13 @@ def test_each_range_is_kept_and_used(augmentation: Augmentation, measure, low: f
     assert high - 0.05 * reach < found.max() <= high + 1e-9
 
 
+def test_turning_scaling_and_flipping_keep_the_centre_of_an_oblong_crop():
+    plain, generator = crop_box(np.array([10, 20, 74, 52.0]), (64, 32)), np.random.default_rng(0)
+    for _ in range(20):
+        crop = augmented_crop(plain, dataclasses.replace(GEOMETRY, shift=0.0), generator)
+        assert np.allclose(crop.to_crop(np.array([42, 36.0])), [32, 16])
+
+
 @pytest.mark.parametrize("name", [name for name in PHOTOMETRY if name != "occlude"])
 def test_photometry_changes_pixels_and_moves_nothing(data: Dataset, name: str):
     grey = np.repeat(data.images[0][..., :1], 3, axis=2) // 2 + 40
@@ -232,6 +239,16 @@ def test_saturation_and_hue_leave_grey_and_brightness_alone():
     found = augmented_pixels(coloured, PHOTOMETRY["grey"], np.random.default_rng(0))
     assert np.ptp(found.astype(int), axis=2).max() <= 1
     assert np.abs(found[..., 0].astype(int) - cv2.cvtColor(coloured, cv2.COLOR_RGB2GRAY)).max() <= 1
+
+
+def test_contrast_and_brightness_are_the_same_with_and_without_a_change_of_colour():
+    grey = np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (8, 1, 3))
+    levels = Augmentation(contrast=1.0, contrast_p=1.0, brightness=0.2, brightness_p=1.0)
+    colour = dataclasses.replace(levels, saturation=0.8, saturation_p=1.0, hue=60.0, hue_p=1.0)
+    for seed in range(8):
+        one, other = (augmented_pixels(grey, a, np.random.default_rng(seed)).astype(int) for a in (levels, colour))
+        assert np.abs(one - other).max() <= 1, "grey has no colour to change"
+        assert np.abs(one - grey).max() > 3
 
 
 def test_a_jpeg_keeps_red_red():

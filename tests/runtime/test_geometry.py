@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keylite.runtime import geometry
-from keylite.runtime.geometry import Crop, as_boxes, compose, crop_box, jitter_boxes, whole_box
+from keylite.runtime.geometry import Crop, as_boxes, compose, crop_box, jitter_boxes, largest_scale, whole_box
 
 FLIP = np.array([[-1.0, 0, 64], [0, 1, 0]])  # of a crop 64 px wide
 
@@ -80,6 +80,12 @@ def test_composition_applies_the_first_matrix_first():
     shift, double = np.array([[1.0, 0, 5], [0, 1, 7]]), np.array([[2.0, 0, 0], [0, 2, 0]])
     assert compose(double, shift).tolist() == [[2, 0, 10], [0, 2, 14]]
     assert compose(shift, double).tolist() == [[2, 0, 5], [0, 2, 7]]
+
+
+def test_the_largest_scale_is_the_largest_singular_value():
+    for seed in range(20):
+        matrix = np.random.default_rng(seed).normal(size=(2, 3))
+        assert largest_scale(matrix) == pytest.approx(np.linalg.svd(matrix[:, :2])[1][0])
 
 
 def test_two_flips_are_none():

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.runtime.images import image_size, read_image, write_image, write_whole
+from keylite.runtime.files import write_bytes
+from keylite.runtime.images import image_size, read_image, write_image
 
 HEIGHT, WIDTH = 48, 64
 
@@ -301,7 +302,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / "a", b"new")
+        write_bytes(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 

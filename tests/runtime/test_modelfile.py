@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 import re
 import struct
 from pathlib import Path
 
 import pytest
 
-from keylite.runtime import modelfile
-from keylite.runtime.modelfile import KEY, read_spec, replacing, safetensors_header, sha256, write_text
+from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.spec import ModelSpec, encode_spec
 
 
@@ -153,88 +149,3 @@ def test_the_header_lists_the_tensors(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(safetensors_bytes(None))
     assert safetensors_header(path)["a"]["shape"] == [6]
-
-
-def test_sha256_is_of_the_bytes(tmp_path: Path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
-
-
-# ---- writing
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
-
-
-def test_a_write_replaces_and_makes_folders(tmp_path: Path):
-    path = tmp_path / "new" / "deep" / "a.txt"
-    write_text(path, "first")
-    write_text(path, "zweite \N{LATIN SMALL LETTER SHARP S}")
-    assert files(path.parent) == {"a.txt": "zweite \N{LATIN SMALL LETTER SHARP S}"}
-
-
-def test_until_the_end_the_old_file_is_there(tmp_path: Path):
-    path = tmp_path / "a.onnx"
-    path.write_text("old")
-    with replacing(path) as beside:
-        beside.write_text("new")
-        assert path.read_text() == "old"
-        assert beside.suffix == path.suffix, "writers choose the format by it"
-    assert files(tmp_path) == {"a.onnx": "new"}
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), OSError(errno.EIO, "x")], ids=repr
-)
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, error: BaseException):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def write() -> None:
-        with replacing(path) as beside:
-            beside.write_text("half")
-            raise error
-
-    with pytest.raises(type(error)):
-        write()
-    assert files(tmp_path) == {"a.txt": "old"}
-
-
-def test_a_full_disk_is_said_with_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    write = Path.write_text
-
-    def full(self: Path, text: str, **options) -> None:
-        write(self, text[:2], **options)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match=rf"^{re.escape(str(path))}: cannot write this file: No space left on device$"):
-        write_text(path, "new")
-    assert files(tmp_path) == {"a.txt": "old"}
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refused(*arguments) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(modelfile.os, "replace", refused)
-    with pytest.raises(OSError, match=r"a\.txt: cannot write this file: Permission denied"):
-        write_text(tmp_path / "a.txt", "new")
-    assert files(tmp_path) == {}
-
-
-def test_a_file_is_no_folder(tmp_path: Path):
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(OSError, match=r"file: cannot make this folder: (File exists|Not a directory)"):
-        write_text(tmp_path / "file" / "a.txt", "new")
-    assert files(tmp_path) == {"file": "old"}
-
-
-def test_a_folder_is_no_file(tmp_path: Path):
-    (tmp_path / "a").mkdir()
-    with pytest.raises(OSError, match="a: cannot write this file"):
-        write_text(tmp_path / "a", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]

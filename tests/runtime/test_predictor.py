@@ -165,7 +165,7 @@ def test_more_crops_than_a_batch_give_the_same(onnx_file: Path, crops: np.ndarra
 
 
 def test_the_sha256_is_the_files(onnx_file: Path):
-    from keylite.runtime.modelfile import sha256
+    from keylite.runtime.files import sha256
 
     assert Predictor(onnx_file).sha256 == sha256(onnx_file)
 

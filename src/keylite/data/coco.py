@@ -18,7 +18,8 @@ import numpy as np
 from keylite.data import mirror
 from keylite.data.dataset import Dataset, listed
 from keylite.data.labels import Labels
-from keylite.runtime.images import image_size, write_whole
+from keylite.runtime.files import write_bytes
+from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
 
 Id = int | str
@@ -211,7 +212,7 @@ def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None)
             annotation["area"] = float(dataset.area[n])
         annotations.append(annotation)
     whole = {"images": images, "annotations": annotations, "categories": [category]}
-    write_whole(path, msgspec.json.encode(whole))
+    write_bytes(path, msgspec.json.encode(whole))
 
 
 def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:

@@ -16,7 +16,7 @@ from typing import overload
 
 import numpy as np
 
-from keylite.runtime.images import read_image
+from keylite.runtime.images import MAX_MEGAPIXELS, read_image
 from keylite.runtime.skeleton import Skeleton, unnamed
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
@@ -45,6 +45,7 @@ class Dataset:
     xy: (N, K, 2) float64 px, NaN where unlabelled. visible: (N, K) uint8. box: (N, 4) float64 xyxy px, NaN where there
     is none. area: (N,) float64 px^2 for OKS, NaN where unknown. image_index, group_index: (N,) int32 into `images`
     and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced.
+    max_megapixels: a larger image is refused.
     """
 
     skeleton: Skeleton
@@ -59,6 +60,7 @@ class Dataset:
     group_index: np.ndarray
     name: str
     notes: tuple[str, ...] = ()
+    max_megapixels: float = MAX_MEGAPIXELS
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -90,6 +92,10 @@ class Dataset:
     def labelled(self) -> np.ndarray:
         """(N, K) bool: which points carry a label."""
         return np.isfinite(self.xy).all(axis=2)
+
+    def read_image(self, image: int) -> np.ndarray:
+        """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""
+        return read_image(self.images[image], self.max_megapixels)
 
     def sample_name(self, index: int) -> str:
         """The image name of object `index`, with the object's number where its image holds several."""
@@ -170,16 +176,18 @@ class Dataset:
                 digest.update(np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()
 
-    def check_images(self, max_megapixels: float, skip_bad: bool = False) -> Dataset:
-        """The data set once every image has been read.
+    def check_images(self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False) -> Dataset:
+        """The data set once every image has been read, with that limit for reading them again.
 
         Raises ValueError naming all bad images at once; with `skip_bad` they are left out and a note counts and names
         them.
         """
 
+        dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
+
         def problem(index: int) -> str | None:
             try:
-                read_image(self.images[index], max_megapixels)
+                dataset.read_image(index)
             except (ValueError, OSError) as error:
                 return str(error)
             return None
@@ -188,14 +196,14 @@ class Dataset:
             problems = dict(zip(range(len(self.images)), pool.map(problem, range(len(self.images))), strict=True))
         bad = {index: text for index, text in problems.items() if text}
         if not bad:
-            return self
+            return dataset
         line = listed(f"{self.name}: {len(bad)} of {len(self.images)} images cannot be used", list(bad.values()))
         if not skip_bad:
-            raise ValueError(f"{line}; mend them, or pass --skip-bad to train on the rest")
+            raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
         kept = np.flatnonzero(~np.isin(self.image_index, list(bad)))
         if len(kept) == 0:
             raise ValueError(f"{line}; nothing is left")
-        return dataclasses.replace(self.subset(kept), notes=(*self.notes, f"skipped: {line}"))
+        return dataclasses.replace(dataset.subset(kept), notes=(*self.notes, f"skipped: {line}"))
 
 
 class Samples(Sequence[Sample]):

@@ -17,7 +17,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.runtime.geometry import Crop, crop_box, whole_box
-from keylite.runtime.images import read_image
+from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as in cv2.cvtColor
@@ -74,13 +74,15 @@ class Examples:
         seed: int = 0,
         cache: bool = False,
     ) -> None:
+        if cache:
+            decoded = tuple(dataset.read_image(image) for image in range(len(dataset.images)))
+            dataset = dataclasses.replace(dataset, images=decoded)
         self.dataset = dataset
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
         self.boxes = crop_boxes(dataset, box)
         self.padding = padding if box == "annotation" else 0.0
-        self.images = [read_image(image) for image in dataset.images] if cache else list(dataset.images)
         if augmentation and augmentation.flip_p > 0 and dataset.skeleton.mirror is None:
             raise ValueError("flip: the skeleton has no mirror pairs; give them as mirror, or set flip_p to 0")
 
@@ -89,7 +91,7 @@ class Examples:
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, len(self))
-        image = read_image(self.images[self.dataset.image_index[index]])
+        image = self.dataset.read_image(self.dataset.image_index[index])
         box = whole_box(image) if self.boxes is None else self.boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
@@ -122,7 +124,7 @@ class Examples:
             if self.boxes is None:
                 image = int(self.dataset.image_index[index])
                 if image not in sizes:
-                    sizes[image] = whole_box(read_image(self.images[image]))
+                    sizes[image] = np.array([0, 0, *image_size(self.dataset.images[image])], np.float64)
                 box = sizes[image]
             else:
                 box = self.boxes[index]

@@ -15,7 +15,8 @@ import onnx
 import torch
 
 from keylite.pytorch.model import PixelModel, load_model
-from keylite.runtime.modelfile import KEY, replacing
+from keylite.runtime.files import replacing
+from keylite.runtime.modelfile import KEY
 from keylite.runtime.spec import ModelSpec, encode_spec
 
 OPSET = 20

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
+
 Elementwise = Callable[[torch.Tensor, float, float, float], torch.Tensor]
 
 
@@ -84,8 +86,11 @@ class loss:  # noqa: N801 - called like a function
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(sum of weighted point losses, sum of weights), for a mean over many batches or processes."""
         error, weight = self.errors(unit_xy, truth, weight)
-        points = LOSSES[self.name](error, self.delta, self.width, self.epsilon).mean(dim=-1)
-        return (weight * points).sum(), weight.sum()
+        return (weight * self.of(error)).sum(), weight.sum()
+
+    def of(self, error: torch.Tensor) -> torch.Tensor:
+        """The loss (B, K) of errors (B, K, 2) px."""
+        return LOSSES[self.name](error, self.delta, self.width, self.epsilon).mean(dim=-1)
 
     def errors(
         self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None
@@ -102,3 +107,39 @@ class loss:  # noqa: N801 - called like a function
         return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(
             self.name
         )
+
+
+# ---- what a head is trained with
+
+SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
+
+Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _regression_sums(head: Head, points: loss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+    return *points.sums(raw, truth, weight), raw
+
+
+def _heatmap_sums(head: Heatmap, points: loss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+    cells = torch.as_tensor(head.cells()).to(raw)
+    logarithm = raw.log_softmax(dim=2)
+    unit_xy = logarithm.exp() @ cells
+    error, weight = points.errors(unit_xy, truth, weight)
+    true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
+    distance = (true_xy.unsqueeze(2) - cells) * cells.new_tensor(head.grid)
+    bell = torch.softmax(-0.5 * distance.square().sum(dim=-1) / SIGMA**2, dim=2)
+    surprise = -(bell * logarithm).sum(dim=2)
+    total = (weight * (surprise + points.of(error) / STRIDE)).sum()  # the point loss in cells
+    return total, weight.sum(), unit_xy
+
+
+HEAD_SUMS: dict[type, Callable[..., Sums]] = {Regression: _regression_sums, Heatmap: _heatmap_sums}
+
+
+def head_sums(head: Head, points: loss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+    """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) of a head's raw output (B, K, C).
+
+    regression: the point loss. heatmap: cross-entropy of its map to a bell around the point, plus the point loss of the
+    map's mean place, in cells.
+    """
+    return HEAD_SUMS[type(head)](head, points, raw, truth, weight)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -16,10 +17,13 @@ from torch import nn
 
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
-from keylite.runtime.heads import Head, Regression, Spatial
-from keylite.runtime.modelfile import KEY, read_spec, replacing, safetensors_header
+from keylite.runtime.files import write_bytes
+from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
+from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three, encode_spec
 
+UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
+TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
 LAST_STD = 0.001  # of the last layer's initial weights: the first prediction is the mean shape, nearly
 
 
@@ -29,8 +33,8 @@ class EfficientNetLiteRegressor(nn.Module):
     num_keypoints: K. backbone: lite0..lite4, or timm:NAME. pretrained: None, "imagenet" (or True), or a .safetensors
     path: ImageNet weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold
     the backbone and its normalisation statistics still; None freezes where pretrained weights are given. head: another
-    head than `regression`; one that keeps space needs `size` (W, H). mean_shape: (K, 2) unit coordinates that an
-    untrained network gives.
+    head than `regression`; `size` (W, H) is the input that it is for. mean_shape: (K, 2) unit coordinates that an
+    untrained `regression` head gives.
     """
 
     def __init__(
@@ -47,10 +51,11 @@ class EfficientNetLiteRegressor(nn.Module):
     ) -> None:
         super().__init__()
         weights = find_pretrained(pretrained, backbone)
-        self.backbone = create_backbone(backbone)
-        self.head = create_head(head or Regression(num_keypoints, hidden), self.backbone, size)
-        if self.head.keypoints != num_keypoints:
-            raise ValueError(f"head: expected {num_keypoints} keypoints, got {self.head.keypoints}")
+        head = head or Regression(num_keypoints, hidden)
+        if head.keypoints != num_keypoints:
+            raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
+        self.backbone = create_backbone(backbone, pyramid=isinstance(head, Heatmap))
+        self.head = HEADS[type(head)](head, self.backbone, size)
         shape = torch.full((num_keypoints, 2), 0.5) if mean_shape is None else torch.as_tensor(mean_shape)
         self.head.start_at(shape)
         self.frozen = False
@@ -77,10 +82,10 @@ class EfficientNetLiteRegressor(nn.Module):
 class RegressionHead(nn.Module):
     """Global average pooling, dense, ReLU, dense."""
 
-    def __init__(self, head: Regression, channels: int) -> None:
+    def __init__(self, head: Regression, backbone: nn.Module, size: tuple[int, int] | None) -> None:
         super().__init__()
         self.keypoints = head.keypoints
-        self.hidden = nn.Linear(channels, head.hidden)
+        self.hidden = nn.Linear(feature_shapes(backbone, size)[0][0], head.hidden)
         self.points = nn.Linear(head.hidden, 2 * head.keypoints)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -93,51 +98,91 @@ class RegressionHead(nn.Module):
             self.points.bias.copy_(shape.flatten())
 
 
-class SpatialHead(RegressionHead):
-    """A 1x1 convolution to few maps, flattened, dense, ReLU, dense."""
+class HeatmapHead(nn.Module):
+    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint."""
 
-    def __init__(self, head: Spatial, channels: int, cells: int) -> None:
-        super().__init__(Regression(head.keypoints, head.hidden), head.maps * cells)
-        self.maps = nn.Conv2d(channels, head.maps, 1)
+    def __init__(self, head: Heatmap, backbone: nn.Module, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        shapes = feature_shapes(backbone, size or (head.grid[0] * STRIDE, head.grid[1] * STRIDE))
+        if shapes[0][1:] != (head.grid[1], head.grid[0]):
+            raise ValueError(f"head: a grid of {head.grid[0]}x{head.grid[1]} cells does not fit an input of {size}")
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, head.width, 1, bias=False), nn.BatchNorm2d(head.width))
+            for channels, _, _ in shapes
+        )
+        self.smooth = nn.ModuleList(_separable(head.width) for _ in shapes[:-1])
+        self.maps = nn.Conv2d(head.width, head.keypoints, 1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        flat = torch.relu(self.maps(features)).flatten(1)
-        return self.points(torch.relu(self.hidden(flat))).unflatten(1, (self.keypoints, 2))
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        merged = self.lateral[-1](features[-1])
+        for level in range(len(features) - 2, -1, -1):
+            larger = nn.functional.interpolate(merged, size=features[level].shape[2:], mode="nearest")
+            merged = self.smooth[level](larger + self.lateral[level](features[level]))
+        return self.maps(merged).flatten(2)
+
+    def start_at(self, shape: torch.Tensor) -> None:
+        """Nothing: a map that knows nothing is even."""
 
 
-def create_backbone(name: str) -> nn.Module:
-    """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w)."""
+def _separable(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ReLU6(),
+        nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False),
+        nn.BatchNorm2d(width),
+        nn.Conv2d(width, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
+    )
+
+
+HEADS: dict[type, Any] = {Regression: RegressionHead, Heatmap: HeatmapHead}
+PYRAMID = (STRIDE, 16, 32)  # px of the input a cell of each level stands for
+
+
+class Pyramid(nn.Module):
+    """Some levels of a timm network's features, finest first."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        strides = network.feature_info.reduction()  # type: ignore[union-attr, operator]
+        self.levels = [strides.index(stride) for stride in PYRAMID if stride in strides]
+        if len(self.levels) != len(PYRAMID):
+            raise ValueError(f"backbone: expected features at strides {PYRAMID}, got {strides}")
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        features = self.network(images)
+        return [features[level] for level in self.levels]
+
+
+def create_backbone(name: str, pyramid: bool = False) -> nn.Module:
+    """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w), or a list of levels."""
     known = f"tf_efficientnet_{name}" if name in LITE else name.removeprefix("timm:")
     if name not in LITE and not (name.startswith("timm:") and timm.is_model(known)):
         raise ValueError(f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {name!r}")
+    options: dict[str, Any] = {"features_only": True} if pyramid else {"num_classes": 0, "global_pool": ""}
     try:
-        network = timm.create_model(known, pretrained=False, num_classes=0, global_pool="")
+        network = timm.create_model(known, pretrained=False, **options)
     except Exception as error:  # a model may refuse these arguments in its own way
-        raise ValueError(f"backbone: {name} cannot be used without pooling: {error}") from None
-    return network
+        raise ValueError(f"backbone: {name} cannot be used here: {error}") from None
+    return Pyramid(network) if pyramid else network
 
 
-def create_head(head: Head, backbone: nn.Module, size: tuple[int, int] | None) -> RegressionHead:
-    """The module of a head on a backbone's features."""
-    if isinstance(head, Spatial) and size is None:
-        raise ValueError("head: a head that keeps space needs the input size: size=(W, H)")
-    channels, cells = feature_shape(backbone, size or (64, 64))
-    return RegressionHead(head, channels) if isinstance(head, Regression) else SpatialHead(head, channels, cells)
-
-
-def feature_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """(channels, cells) of a backbone's feature map for an input of `size` (W, H)."""
+def feature_shapes(backbone: nn.Module, size: tuple[int, int] | None) -> list[tuple[int, int, int]]:
+    """(channels, rows, columns) of a backbone's feature maps for an input of `size` (W, H)."""
+    width, height = size or (64, 64)
     with torch.no_grad():
         try:
-            features = backbone.eval()(torch.zeros(1, 3, size[1], size[0]))
+            features = backbone.eval()(torch.zeros(1, 3, height, width))
         except Exception as error:  # transformers assert a fixed input size, each in its own way
-            raise ValueError(f"backbone: does not take an input of {size[0]}x{size[1]}: {error}") from None
+            raise ValueError(f"backbone: does not take an input of {width}x{height}: {error}") from None
     backbone.train()
-    if features.ndim != 4:
+    maps = features if isinstance(features, list) else [features]
+    if any(level.ndim != 4 for level in maps):
         raise ValueError(
             "backbone: expected a network that gives a feature map, got tokens; choose a convolutional one"
         )
-    return features.shape[1], features.shape[2] * features.shape[3]
+    return [(level.shape[1], level.shape[2], level.shape[3]) for level in maps]
 
 
 def normalisation(backbone: str) -> tuple[Three, Three]:
@@ -203,15 +248,19 @@ def torch_device(device: str) -> torch.device:
 
 def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors: the backbone under timm's names, the head under `head.`."""
-    found = {name: t for name, t in network.backbone.state_dict().items() if not name.endswith("num_batches_tracked")}
+    found = dict(timm_network(network).state_dict())
     found |= {f"head.{name}": t for name, t in network.head.state_dict().items()}
-    return {name: t.detach().cpu().contiguous() for name, t in found.items()}
+    return {name: t.detach().cpu().contiguous() for name, t in found.items() if not name.endswith(UNCOUNTED)}
+
+
+def timm_network(network: EfficientNetLiteRegressor) -> nn.Module:
+    """The backbone whose names the checkpoint has."""
+    return network.backbone.network if isinstance(network.backbone, Pyramid) else network.backbone  # type: ignore[return-value]
 
 
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
     """Write a model file, whole or not at all."""
-    with replacing(Path(path)) as beside:
-        beside.write_bytes(save(tensors(network), metadata={KEY: encode_spec(spec)}))  # save_file hides it from others
+    write_bytes(path, save(tensors(network), metadata={KEY: encode_spec(spec)}))
 
 
 def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
@@ -235,7 +284,8 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     loaded, own, head = load_file(path), tensors(network), head_names(network)
     backbone = own.keys() - head
     if not ours:
-        wanted = {name: t for name, t in loaded.items() if not name.startswith("classifier.")}
+        top = TOP if isinstance(network.backbone, Pyramid) else ()
+        wanted = {name: t for name, t in loaded.items() if not name.startswith(("classifier.", *top))}
         _assign(network, wanted, expected=backbone, source=str(path))
         return f"ImageNet weights of {path.name}: {len(backbone)} tensors"
     same_head = all(name in loaded and loaded[name].shape == own[name].shape for name in head)
@@ -248,7 +298,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
 
 def head_names(network: EfficientNetLiteRegressor) -> set[str]:
     """The names of the head's tensors in a checkpoint."""
-    return {f"head.{name}" for name in network.head.state_dict()}
+    return {f"head.{name}" for name in network.head.state_dict() if not name.endswith(UNCOUNTED)}
 
 
 def _assign(
@@ -256,7 +306,7 @@ def _assign(
 ) -> None:
     """Copy the expected tensors into the network; ValueError for any that does not fit."""
     expected = set(expected)
-    loaded = {name: t for name, t in loaded.items() if not name.endswith("num_batches_tracked")}
+    loaded = {name: t for name, t in loaded.items() if not name.endswith(UNCOUNTED)}
     own = tensors(network)
     problems = [f"missing {name}" for name in sorted(expected - loaded.keys())]
     problems += [f"unexpected {name}" for name in sorted(loaded.keys() - expected)]
@@ -269,5 +319,5 @@ def _assign(
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:4])}{more}")
     head = head_names(network)
-    network.backbone.load_state_dict({name: loaded[name] for name in expected - head}, strict=False)
+    timm_network(network).load_state_dict({name: loaded[name] for name in expected - head}, strict=False)
     network.head.load_state_dict({name.removeprefix("head."): loaded[name] for name in expected & head}, strict=False)

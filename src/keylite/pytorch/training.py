@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
-from keylite.pytorch.losses import loss
+from keylite.pytorch.losses import head_sums, loss
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
     PixelModel,
@@ -34,7 +34,8 @@ from keylite.pytorch.model import (
 )
 from keylite.recipe import Recipe
 from keylite.run import Run
-from keylite.runtime.modelfile import replacing
+from keylite.runtime.files import replacing
+from keylite.runtime.heads import Head
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
@@ -78,9 +79,9 @@ class EpochOrder(Sampler[int]):
 class Training(lightning.LightningModule):
     """One step, the optimizer and the moving average; what a resume checkpoint holds."""
 
-    def __init__(self, model: PixelModel, recipe: Recipe, steps_per_epoch: int) -> None:
+    def __init__(self, model: PixelModel, head: Head, recipe: Recipe, steps_per_epoch: int) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
+        self.model, self.head, self.recipe = model, head, recipe
         self.warmup = round(recipe.warmup_epochs * steps_per_epoch)
         self.steps = recipe.epochs * steps_per_epoch
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval() if recipe.ema else None
@@ -106,8 +107,8 @@ class Training(lightning.LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:
         pixels, unit_xy, weight = batch
         raw = self.model(pixels)
-        total, count = self.loss.sums(raw, unit_xy, weight)
-        self._watch(raw.detach(), unit_xy, weight, total.detach(), count)
+        total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight)
+        self._watch(found_xy.detach(), unit_xy, weight, total.detach(), count)
         if index % FINITE_EVERY == 0 and not torch.isfinite(total):
             raise ValueError(
                 f"training: the loss is {float(total)} in epoch {self.current_epoch + 1}; "
@@ -118,13 +119,13 @@ class Training(lightning.LightningModule):
         return total * self.recipe.accumulate  # Lightning divides by it; on_before_optimizer_step divides by the weight
 
     def _watch(
-        self, raw: torch.Tensor, unit_xy: torch.Tensor, weight: torch.Tensor, total: torch.Tensor, count: torch.Tensor
+        self, found: torch.Tensor, unit_xy: torch.Tensor, weight: torch.Tensor, total: torch.Tensor, count: torch.Tensor
     ) -> None:
         """Add to the epoch's sums: loss, weight, errors below the loss's branch, errors."""
-        below = raw.new_zeros(())
+        below = found.new_zeros(())
         branch = self.loss.branch()
         if branch is not None:
-            error, masked = self.loss.errors(raw, unit_xy, weight)
+            error, masked = self.loss.errors(found, unit_xy, weight)
             below = ((error.abs() < branch) & (masked > 0).unsqueeze(-1)).sum()
         self.sums += torch.stack([total, count, below, 2 * (weight > 0).sum()]).to(self.sums)
 
@@ -270,7 +271,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)
         try:
-            training = Training(model, recipe, steps_per_epoch)
+            training = Training(model, run.spec.head, recipe, steps_per_epoch)
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=False)
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None

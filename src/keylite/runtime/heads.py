@@ -6,6 +6,7 @@ there is: trainer, evaluator and device all call it. Knows nothing of frameworks
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -30,26 +31,41 @@ class Regression(msgspec.Struct, frozen=True, tag_field="name", tag="regression"
         return raw.astype(np.float32, copy=False), np.full(raw.shape[:2], np.nan, np.float32)
 
 
-class Spatial(msgspec.Struct, frozen=True, tag_field="name", tag="spatial", forbid_unknown_fields=True):
-    """As `regression`, but space is kept: a 1x1 convolution to `maps` channels and a flatten instead of the pooling.
+class Heatmap(msgspec.Struct, frozen=True, tag_field="name", tag="heatmap", forbid_unknown_fields=True):
+    """Space is kept: a small feature pyramid, then one map of logits a keypoint with a cell for each STRIDE px.
 
-    Its parameters depend on the input size.
+    grid: (columns, rows). width: channels of the pyramid.
     """
 
     keypoints: Positive
-    hidden: Positive = 256
-    maps: Positive = 32
+    grid: tuple[Positive, Positive]
+    width: Positive = 64
 
     @property
     def channels(self) -> int:
-        """C: raw values for each keypoint."""
-        return 2
+        """C: cells of the grid, row by row."""
+        return self.grid[0] * self.grid[1]
+
+    def cells(self) -> np.ndarray:
+        """(C, 2) float32 unit coordinates of the cells' centres."""
+        columns, rows = self.grid
+        x, y = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
+        return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """raw (B, K, 2) -> unit xy (B, K, 2) float32, score (B, K): NaN."""
-        return raw.astype(np.float32, copy=False), np.full(raw.shape[:2], np.nan, np.float32)
+        """raw (B, K, C) -> unit xy (B, K, 2) float32: the mean place under softmax; score (B, K): its largest share."""
+        exponentials = np.exp(raw - raw.max(axis=2, keepdims=True))
+        share = exponentials / exponentials.sum(axis=2, keepdims=True)
+        return share @ self.cells(), share.max(axis=2)
 
 
-Head = Regression | Spatial
+STRIDE = 8  # px of the input a heatmap cell stands for
 
-HEADS: dict[str, type[Regression] | type[Spatial]] = {"regression": Regression, "spatial": Spatial}
+Head = Regression | Heatmap
+
+
+# name: the head of (keypoints, width of the dense layer, size (W, H) px of the input)
+HEADS: dict[str, Callable[[int, int, tuple[int, int]], Head]] = {
+    "regression": lambda keypoints, hidden, size: Regression(keypoints, hidden),
+    "heatmap": lambda keypoints, hidden, size: Heatmap(keypoints, (-(-size[0] // STRIDE), -(-size[1] // STRIDE))),
+}

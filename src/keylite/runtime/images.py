@@ -7,9 +7,7 @@ the decoder (nor makes it print to stderr). Knows nothing of keypoints, crops or
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from keylite.runtime.files import write_bytes
 
 MAX_MEGAPIXELS = 100.0
 SUFFIXES = (".png", ".jpg", ".jpeg")  # that write_image writes
@@ -82,23 +82,9 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {path.suffix!r}")
     bgr = cv2.cvtColor(_checked(image), cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(path.suffix.lower(), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    write_whole(path, encoded.tobytes())
-
-
-def write_whole(path: Path | str, data: bytes) -> None:
-    """Write a file beside its place, then move it there: no reader ever meets half of it."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; make it first")
-    if path.is_dir():
-        raise ValueError(f"{path}: expected the name of a file to write, got a folder")
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # plain open keeps the umask, mkstemp would not
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(path.suffix.lower(), bgr, options)
+    write_bytes(path, encoded.tobytes())
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

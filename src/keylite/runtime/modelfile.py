@@ -1,4 +1,4 @@
-"""Reading and writing the model description inside a model file, and writing any file whole or not at all.
+"""Reading the model description inside a model file.
 
 `.safetensors` holds it in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key `keylite`.
 Reads with the standard library alone. Knows nothing of tensors, engines or frameworks.
@@ -6,11 +6,8 @@ Reads with the standard library alone. Knows nothing of tensors, engines or fram
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import mmap
-import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,40 +17,6 @@ from keylite.runtime.spec import ModelSpec, decode_spec
 KEY = "keylite"
 ONNX_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the name of `path` when the block ends without an error.
-
-    Otherwise it is removed and what was there before stays. Folders are made. OSError says which file it was.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{path.parent}: cannot make this folder: {error.strerror or error}") from error
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot write this file: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(Path(path)) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_spec(path: Path | str) -> ModelSpec:

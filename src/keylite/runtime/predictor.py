@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keylite.runtime import modelfile
+from keylite.runtime import files
 from keylite.runtime.engines import Engine, open_engine
 from keylite.runtime.geometry import Crop, as_boxes, crop_box, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, read_image
@@ -115,7 +115,7 @@ class Predictor:
     @functools.cached_property
     def sha256(self) -> str | None:
         """sha256 of the model file."""
-        return modelfile.sha256(self.path) if self.path else None
+        return files.sha256(self.path) if self.path else None
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.spec.skeleton)

@@ -1,0 +1,301 @@
+"""The documentation is true: links lead somewhere, commands parse, Python runs, tables and names are those of the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from cyclopts import CycloptsError
+
+import keylite
+from keylite import cli
+from keylite.cli_train import recipe_of
+from keylite.data import mirror
+from keylite.data.formats import write_dataset
+from keylite.data.labels import GROUP_FIELDS
+from keylite.data.tables import EMPTY, FILE_COLUMNS
+from keylite.evaluation import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS, PCK_AT, Report
+from keylite.pipeline import DRIFT_BUDGET, Certificate, Drift
+from keylite.recipe import Recipe, make_recipe, to_dict
+from keylite.run import RESULTS, WITHOUT_EFFECT
+from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = [path for pattern in ("*.md", "docs/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+GUIDES = ("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/evaluation.md", "docs/model-file.md")
+README, FORMATS, RECIPE, EVALUATION, MODEL_FILE = GUIDES
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every code block in a language."""
+    return [(page, text) for page, whole in PAGES.items() for found, text in FENCE.findall(whole) if found == language]
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+# ---- links
+
+
+def anchors(path: Path) -> set[str]:
+    """What `#...` may name in a page, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_relative_links_lead_somewhere():
+    broken, found = [], 0
+    for page, text in PAGES.items():
+        for target in LINK.findall(FENCE.sub("", text)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            path = ((ROOT / page).parent / name) if name else ROOT / page
+            found += 1
+            if not path.exists() or (anchor and anchor not in anchors(path)):
+                broken.append(f"{page}: {target}")
+    assert broken == []
+    assert found >= 15
+
+
+def test_the_readme_links_to_every_guide():
+    assert set(GUIDES[1:]) | {"ARCHITECTURE.md", "CONTRIBUTING.md"} <= set(LINK.findall(PAGES[README]))
+
+
+# ---- commands
+
+
+def shown_commands() -> list[str]:
+    lines = [line for _, text in blocks("sh") for line in text.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith("keylite ")]
+
+
+def flags_of(verb: str) -> set[str]:
+    """--help aside, the long flags of a verb."""
+    return {n for argument in cli.app[verb].assemble_argument_collection() for n in argument.names if n[:2] == "--"}
+
+
+VERBS = [name for name in cli.app if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("command", shown_commands())
+def test_commands_in_blocks_parse(command: str):
+    try:
+        function, bound, _ = cli.app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        pytest.fail(str(error))
+    if function.__name__ == "train":  # its flags and --set are text to the parser: the recipe must take them too
+        flags = bound.arguments.get("flags")
+        given = {name: getattr(flags, name, None) for name in Recipe.__struct_fields__}
+        recipe_of(None, bound.arguments.get("set_", ()), given)
+
+
+def test_blocks_show_the_main_road():
+    shown = {command.split()[1] for command in shown_commands()}
+    assert {"train", "evaluate", "export", "predict"} <= shown <= set(VERBS)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_flags_in_lines_exist(page: str):
+    of = {verb: flags_of(verb) | {"--help"} for verb in VERBS}
+    everywhere = set().union(*of.values())
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= everywhere
+    for code in re.findall(r"`(keylite[^`]*)`", FENCE.sub("", PAGES[page])):
+        verb, *rest = code.split()[1:] or ["info"]
+        assert {word for word in rest if word.startswith("--")} <= of[verb], code
+
+
+def test_the_readme_lists_every_verb():
+    assert sorted(re.findall(r"^\| `keylite (\w+)` \|", PAGES[README], re.MULTILINE)) == sorted(VERBS)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {name for text in PAGES.values() for name in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)}
+    assert {"demo", "test", "check"} <= named <= targets
+
+
+def test_extras_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {name for text in PAGES.values() for name in re.findall(r"\.\[(\w+)\]", text)}
+    assert {"pytorch", "onnx"} <= named <= set(extras)
+    table = PAGES[README].partition("| extra |")[2].partition("\n\n")[0]
+    assert {name for name in extras if f"`{name}`" in table} == set(extras)
+
+
+# ---- code
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path, onnx_file: Path) -> Path:
+    """The folder that the pages assume: labels, a photo, faces.onnx. train and export hand out files made before."""
+    pytest.importorskip("onnxruntime")
+    generator = np.random.default_rng(0)
+    images = [cv2.resize(generator.integers(0, 256, (12, 16, 3), np.uint8), (160, 120)) for _ in range(6)]
+    data = keylite.from_arrays(
+        images,
+        generator.uniform(30, 90, (6, 4, 2)),
+        skeleton=keylite.Predictor(onnx_file).spec.skeleton,
+        boxes=np.tile([[20.0, 15.0, 110.0, 105.0]], (6, 1)),
+    )
+    labels = write_dataset(data, tmp_path)
+    for name in ("train", "val", "test"):
+        shutil.copy(labels, tmp_path / f"{name}.json")
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        cv2.imwrite(str(tmp_path / name), images[0][..., ::-1])
+    shutil.copy(onnx_file, tmp_path / "faces.onnx")
+    signatures = {name: inspect.signature(getattr(keylite, name)) for name in ("train", "export")}
+
+    def train(*values: object, **named: object) -> Path:
+        arguments = signatures["train"].bind(*values, **named).arguments
+        make_recipe(to_dict(arguments["recipe"]))
+        out = tmp_path / arguments["out"]
+        out.mkdir(parents=True)
+        return Path(shutil.copy(model_file, out / "model.safetensors"))
+
+    def export(*values: object, **named: object) -> SimpleNamespace:
+        assert Path(signatures["export"].bind(*values, **named).arguments["model"]).is_file()
+        return SimpleNamespace(drift=Drift(0.0, 0.0, 0.0))
+
+    monkeypatch.setitem(vars(keylite), "train", train)
+    monkeypatch.setitem(vars(keylite), "export", export)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: value.split("\n")[0][:40])
+def test_python_blocks_run(page: str, text: str, desk: Path):
+    exec(compile(text, page, "exec"), {"__name__": page})
+
+
+def test_pages_show_python():
+    assert {page for page, _ in blocks("python")} == set(GUIDES)
+
+
+def test_the_points_without_keylite_are_the_predictor_s(desk: Path):
+    (text,) = [text for page, text in blocks("python") if page == MODEL_FILE]
+    assert "keylite" not in text.replace('["keylite"]', "").partition("#")[0]
+    found: dict = {}
+    exec(text, found)
+    points = keylite.Predictor("faces.onnx")("photo.jpg", boxes=[[20, 30, 100, 110]])
+    assert np.ptp(points.xy[0], axis=0).min() > 1
+    np.testing.assert_allclose(found["xy"], points.xy[0], atol=1e-3)
+
+
+def test_the_coco_example_reads(desk: Path):
+    ((_, text),) = blocks("json")
+    (desk / "example.json").write_text(text, encoding="utf-8")
+    data = keylite.read_dataset(desk / "example.json")
+    assert data.skeleton == keylite.Skeleton(("left_eye", "right_eye", "chin"), ((0, 2), (1, 2)), (1, 0, 2))
+    np.testing.assert_array_equal(data.xy, [[[120.5, 130.5], [210.5, 128.5], [np.nan, np.nan]]])
+    assert data.box.tolist() == [[80, 60, 280, 300]]
+    assert data.groups == ("anna",)
+
+
+CSV = {
+    "numbered": (("k0", "k1"), ("a.jpg", "b.jpg")),
+    "named": (("nose", "chin"), ("anna", "ben")),
+}
+
+
+@pytest.mark.parametrize(("word", "text"), list(zip(CSV, [text for _, text in blocks("csv")], strict=True)))
+def test_the_csv_examples_read(word: str, text: str, desk: Path):
+    (desk / "example.csv").write_text(text, encoding="utf-8")
+    data = keylite.read_dataset(desk / "example.csv")
+    assert (data.skeleton.names, data.groups) == CSV[word]
+    assert data.labelled.tolist() == [[True, True], [True, False]]
+
+
+def test_the_recipe_example_reads():
+    ((_, text),) = blocks("yaml")
+    assert make_recipe(yaml.safe_load(text)) == Recipe(
+        backbone="lite1",
+        size=(160, 128),
+        box="image",
+        normalize="36,45",
+        mirror=(("left_eye", "right_eye"), ("left_ear", "right_ear")),
+        epochs=30,
+        rotate=40.0,
+    )
+
+
+# ---- facts
+
+
+def test_the_table_of_choices_is_the_recipe_s():
+    tables = script("make_tables")
+    assert set(tables.SECTIONS) <= set(Recipe.__struct_fields__)
+    assert re.findall(r"^\| `(\w+)` \| `", tables.recipe_tables(), re.MULTILINE) == list(Recipe.__struct_fields__)
+    assert tables.with_tables(PAGES[RECIPE]) == PAGES[RECIPE], "run: python docs/make_tables.py"
+
+
+def test_the_picture_is_of_today_s_gauges(tmp_path: Path):
+    committed = ROOT / "docs/images/gauges.jpg"
+    assert committed.stat().st_size < 150_000
+    script("make_pictures").gauges_picture(tmp_path / "gauges.jpg")
+    old, new = (cv2.imread(str(path)).astype(int) for path in (committed, tmp_path / "gauges.jpg"))
+    assert old.shape == new.shape
+    assert np.abs(old - new).mean() < 2, "run: python docs/make_pictures.py"  # 0; other gauges differ by 40 and more
+
+
+NAMED = {
+    "fields of a report": (EVALUATION, Report.__struct_fields__),
+    "fields of a spec": (MODEL_FILE, (*ModelSpec.__struct_fields__, *Provenance.__struct_fields__)),
+    "fields of a certificate": (MODEL_FILE, (*Certificate.__struct_fields__, *Drift.__struct_fields__)),
+    "files of a run": (README, (*RESULTS, "recipe.yaml", "data.json")),
+    "choices that may change": (RECIPE, WITHOUT_EFFECT),
+    "group fields": (FORMATS, GROUP_FIELDS),
+    "first columns": (FORMATS, FILE_COLUMNS),
+    "empty cells": (FORMATS, EMPTY - {""}),
+    "kinds of group": (FORMATS, ("auto", "image", "field:NAME", "regex:PATTERN", "block:N")),
+}
+
+
+@pytest.mark.parametrize(("page", "names"), NAMED.values(), ids=NAMED)
+def test_pages_name_what_there_is(page: str, names: tuple[str, ...]):
+    assert [name for name in names if f"`{name}`" not in PAGES[page]] == []
+
+
+SAID = {
+    "wrong input": (README, f"{cli.WRONG_INPUT} wrong input"),
+    "over budget": (README, f"{cli.OVER_BUDGET} an\nexport over its budget"),
+    "interrupted": (README, f"{cli.INTERRUPTED} stopped by Ctrl-C"),
+    "objects for a mirror": (FORMATS, f"fewer than {mirror.MIN_OBJECTS} objects"),
+    "objects without names": (FORMATS, f"fewer than {mirror.MIN_UNAIDED} objects"),
+    "keypoints without sides": (FORMATS, f"fewer than {mirror.MIN_UNSIDED} keypoints"),
+    "megapixels": (FORMATS, f"above {MAX_MEGAPIXELS:g} megapixels"),
+    "format number": (MODEL_FILE, f"| `format` | number of this layout: {FORMAT} |"),
+    "budget": (MODEL_FILE, f"by default {DRIFT_BUDGET['fp32']:g} at 128 px"),
+    "failure": (EVALUATION, f"`failure_limit` ({FAILURE_LIMIT:.2f})"),
+    "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
+    "draws": (EVALUATION, f"{DRAWS} times"),
+    "groups": (EVALUATION, f"fewer than {FEWEST_GROUPS} groups"),
+}
+
+
+@pytest.mark.parametrize(("page", "words"), SAID.values(), ids=SAID)
+def test_pages_say_the_code_s_numbers(page: str, words: str):
+    assert words in PAGES[page]
+
+
+def test_the_changelog_is_of_this_version():
+    assert f"## [{keylite.__version__}]" in PAGES["CHANGELOG.md"]

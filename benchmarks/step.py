@@ -33,7 +33,7 @@ def keylite_step(batch: int, size: int) -> Step:
     network = EfficientNetLiteRegressor(KEYPOINTS)
     model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last)
     criterion = loss(recipe.loss, recipe.input_size)
-    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters())}], recipe)
+    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters())}], recipe, True)
     pixels, unit_xy = made_batch(batch, size)
     weight = torch.ones(batch, KEYPOINTS)
 

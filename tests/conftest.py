@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch start threads, here and in subprocesses
+
 import msgspec
 import numpy as np
 import pytest
 
-from keylite.runtime.heads import Regression
+from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
 
@@ -55,38 +57,59 @@ def make_spec():
     return four_point_spec
 
 
-@pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_random_model(path: Path, spec: ModelSpec) -> Path:
     """A `.safetensors` model file of random weights whose normalisation statistics fit, so that points move."""
     torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
     from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, save_model
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    spec = four_point_spec()
-    network = EfficientNetLiteRegressor(4, "lite0", head=spec.head, mean_shape=np.linspace(0.2, 0.8, 8).reshape(4, 2))
+    shape = np.linspace(0.2, 0.8, 8).reshape(4, 2)
+    network = EfficientNetLiteRegressor(4, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain mean over the batches below
     pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
     model = PixelModel(network, spec.mean, spec.std).train()
+    last, times = (network.head.points, 50) if isinstance(spec.head, Regression) else (network.head.maps, 5)
     with torch.no_grad():
-        network.head.points.weight.mul_(50)
+        last.weight.mul_(times)
         model(torch.from_numpy(pixels))
-    path = tmp_path_factory.mktemp("model") / "four.safetensors"
     save_model(network, spec, path)
     return path
 
 
 @pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a regression head."""
+    return write_random_model(tmp_path_factory.mktemp("model") / "four.safetensors", four_point_spec())
+
+
+@pytest.fixture(scope="session")
+def heatmap_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a heatmap head."""
+    spec = four_point_spec(head=Heatmap(4, (8, 8), 16))
+    return write_random_model(tmp_path_factory.mktemp("heatmap") / "maps.safetensors", spec)
+
+
+@pytest.fixture(scope="session")
 def onnx_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ONNX export of `model_file`."""
+    return exported(model_file, tmp_path_factory.mktemp("onnx") / "four.onnx")
+
+
+@pytest.fixture(scope="session")
+def heatmap_onnx_file(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX export of `heatmap_file`."""
+    return exported(heatmap_file, tmp_path_factory.mktemp("heatmap_onnx") / "maps.onnx")
+
+
+def exported(model: Path, path: Path) -> Path:
+    """An ONNX export; it costs seconds."""
     pytest.importorskip("onnxscript", reason="needs keylite[pytorch]")
     from keylite.pytorch.exporting import export
     from keylite.runtime.modelfile import read_spec
 
-    path = tmp_path_factory.mktemp("onnx") / "four.onnx"
-    export(model_file, path, read_spec(model_file))
+    export(model, path, read_spec(model))
     return path
 
 

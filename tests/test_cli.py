@@ -19,6 +19,7 @@ from keylite.data.gauges import gauges
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.spec import encode_spec
 
+onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
 exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keylite[pytorch]")
 
 
@@ -73,21 +74,22 @@ def trained(gauge_files: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(trained: Path, gauge_files: Path) -> Path:
+    """Its export, made by the command line once, for it costs seconds."""
     out = trained / "model.onnx"
-    keylite.export(trained / "model.safetensors", keylite.read_dataset(gauge_files / "test/labels.json"), out)
+    with pytest.raises(SystemExit) as stop:
+        main(
+            ["export", str(trained / "model.safetensors"), "--to", "onnx", "--out", str(out)]
+            + ["--data", f"{gauge_files}/test/labels.json"]
+        )
+    assert not stop.value.code
     return out
 
 
-def test_the_main_road(capsys, trained, gauge_files, tmp_path):
-    labels = gauge_files / "test/labels.json"
-    model = tmp_path / "faces.onnx"
-    code, out, _ = run(
-        capsys, "export", trained / "model.safetensors", "--to", "onnx", "--data", labels, "--out", model
-    )
-    assert code == 0
-    assert "all points" in out
-    for name in ("model.safetensors", "faces.onnx"):
-        path = trained / name if name.endswith("safetensors") else model
+def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
+    labels, model = gauge_files / "test/labels.json", exported
+    assert json.loads((trained / "model.onnx.certificate.json").read_text())["within_budget"] is True
+    for name in ("model.safetensors", "model.onnx"):
+        path = trained / name
         code, out, _ = run(
             capsys, "evaluate", path, "--data", labels, "--json", tmp_path / f"{name}.json", "--worst", 3,
             "--draw", tmp_path / "worst",
@@ -96,7 +98,7 @@ def test_the_main_road(capsys, trained, gauge_files, tmp_path):
         assert "NME" in out
         assert "needle_tip" in out
     parent, child = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model.safetensors", "faces.onnx")
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model.safetensors", "model.onnx")
     )
     assert child["nme"]["mean"] == pytest.approx(parent["nme"]["mean"], rel=1e-4)
     assert {"nme", "failure_rate", "pck", "auc", "pixel_error", "per_keypoint", "count"} <= child.keys()
@@ -123,7 +125,7 @@ def test_the_main_road(capsys, trained, gauge_files, tmp_path):
     assert points["origin"] == "corner"
     assert points["keypoints"] == ["centre", "needle_tip", "scale_start", "scale_end"]
     assert len(points["images"][str(picture)]) == 2
-    assert cv2.imread(str(tmp_path / "out" / f"{picture.stem}.jpg")) is not None
+    assert cv2.imread(str(tmp_path / "out" / f"{picture.stem}_points.jpg")) is not None
 
     code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
     assert len(json.loads(out)["images"]) == 6
@@ -141,6 +143,89 @@ def test_the_main_road(capsys, trained, gauge_files, tmp_path):
     assert json.loads(out)["skeleton"]["names"][0] == "centre"
 
 
+@pytest.mark.parametrize("verb", ["train", "evaluate", "export"])
+def test_larger_images_are_refused_by_every_verb_that_reads_labels(verb, capsys, trained, gauge_files, tmp_path):
+    """All are 96x96, 0.0092 megapixels."""
+    labels, out = gauge_files / "test/labels.json", tmp_path / "out"
+    verbs = {
+        "train": ["train", "--val", labels, "--out", out, *quick()],
+        "evaluate": ["evaluate", trained / "model.safetensors", "--json", out],
+        "export": ["export", trained / "model.safetensors", "--out", out],
+    }
+    line = refused(capsys, *verbs[verb], "--data", labels, "--max-megapixels", "0.009")
+    assert "6 of 6 images" in line
+    assert "image_000000.png" in line
+    assert not out.exists()
+
+
+def test_the_limit_of_megapixels_also_holds_where_images_are_read_again(capsys, trained, gauge_files, tmp_path):
+    labels = gauge_files / "test/labels.json"
+    model, report = trained / "model.safetensors", tmp_path / "r.json"
+    code, _, err = run(
+        capsys, "evaluate", model, "--data", labels, "--max-megapixels", "0.0093", "--json", report, "--draw", tmp_path
+    )
+    assert code == 0, err
+    assert json.loads(report.read_text())["count"] == 6
+
+
+def test_the_pixel_origin_shifts_labels_by_half_a_pixel(capsys, trained, gauge_files, tmp_path):
+    shifts = {}
+    for origin in ("index", "corner"):
+        code, _, err = run(
+            capsys, "evaluate", trained / "model.safetensors", "--data", gauge_files / "test/labels.json",
+            "--pixel-origin", origin, "--json", tmp_path / f"{origin}.json",
+        )  # fmt: skip
+        assert code == 0, err
+        report = json.loads((tmp_path / f"{origin}.json").read_text())
+        shifts[origin] = np.array([[point["x"], point["y"]] for point in report["per_keypoint"].values()])
+    np.testing.assert_allclose(shifts["corner"] - shifts["index"], 0.5, atol=1e-6)
+
+
+def test_reading_flags_reach_training(capsys, gauge_files, tmp_path, monkeypatch):
+    seen = {}
+
+    def train(recipe, data, val, out, **options):
+        seen.update(options, data=data, val=val)
+        return out
+
+    monkeypatch.setattr("keylite.pipeline.train", train)
+    labels, val = gauge_files / "train/labels.json", gauge_files / "test/labels.json"
+    code, _, err = run(
+        capsys, "train", "--data", labels, "--val", val, "--out", tmp_path, "--pixel-origin", "corner",
+        "--max-megapixels", 7, "--skip-bad", "--group", "block:3",
+    )  # fmt: skip
+    assert code == 0, err
+    assert (seen["max_megapixels"], seen["skip_bad"]) == (7, True)
+    for part, path in (("data", labels), ("val", val)):
+        np.testing.assert_allclose(seen[part].xy, keylite.read_dataset(path).xy - 0.5)
+    assert (len(seen["data"].groups), len(seen["val"].groups)) == (3, 2)
+
+
+def test_ctrl_c_is_one_line_and_exits_130(capsys, gauge_files, tmp_path, monkeypatch):
+    def train(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keylite.pipeline.train", train)
+    code, _, err = run(capsys, "train", "--data", gauge_files / "train/labels.json", "--out", tmp_path, *quick())
+    assert code == 130
+    assert err.splitlines()[-1] == "keylite: stopped"
+    assert "Traceback" not in err
+
+
+BAD_PREDICTIONS = {
+    "format": (["--format", "yaml"], '"keylite", "coco"'),
+    "a flag for a file": (["--json", "--draw", "out"], "expected a file name or -, got --draw"),
+    "no file": (["--json"], "--json requires an argument"),
+    "engine": (["--engine", "tpu"], "tpu"),
+    "threads": (["--threads", "0"], "threads: expected at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_PREDICTIONS.values(), ids=BAD_PREDICTIONS)
+def test_a_bad_flag_of_predict_is_one_line(flags, words, capsys, trained, gauge_files):
+    assert words in refused(capsys, "predict", trained / "model.safetensors", gauge_files / "test", *flags)
+
+
 def test_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("epochs: 9\nlr: 1e-4\nrotate: 5\nsize: 64\nbox: image\npretrained: none\nmirror: off\n")
@@ -156,15 +241,16 @@ def test_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
     assert re.search(r"^lr: 0.0001$", written, re.M)
 
 
-def test_an_export_over_its_budget_leaves_nothing_and_exits_3(capsys, trained, gauge_files, tmp_path, monkeypatch):
-    load = exporting.load_model
+def test_an_export_over_its_budget_leaves_nothing_and_exits_3(
+    capsys, trained, exported, gauge_files, tmp_path, monkeypatch
+):
+    def damaged(parent, out, spec):
+        proto = onnx.load(exported)
+        (bias,) = (tensor for tensor in proto.graph.initializer if list(tensor.dims) == [2 * 4])
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+        onnx.save(proto, out)
 
-    def damaged(path):
-        network, spec = load(path)
-        network.head.points.bias.data += 0.01  # 0.64 px of 64
-        return network, spec
-
-    monkeypatch.setattr(exporting, "load_model", damaged)
+    monkeypatch.setattr(exporting, "export", damaged)  # 0.01 is 0.64 px of 64
     code, out, err = run(
         capsys, "export", trained / "model.safetensors", "--data", gauge_files / "test/labels.json",
         "--out", tmp_path / "m.onnx",
@@ -227,7 +313,7 @@ BAD_DATA = {
     "box of zero area": (_annotation(bbox=[5, 5, 0, 10]), "box"),
     "box outside the image": (_annotation(bbox=[500, 500, 10, 10]), "outside"),
     "unknown image id": (_annotation(image_id=999), "999"),
-    "duplicate annotation ids": (_annotation(id=1), "id 1"),
+    "duplicate annotation ids": (_annotation(id=1), "id is used twice"),
     "nothing labelled at all": (lambda labels, folder: labels.update(annotations=[]), "empty"),
     "no keypoints in any annotation": (
         lambda labels, folder: [a.pop("keypoints") for a in labels["annotations"]],
@@ -282,7 +368,7 @@ BAD_CHOICES = {
     "missing weights": ({"pretrained": "none.safetensors"}, "none.safetensors"),
     "unknown timm model": ({"backbone": "timm:nothing"}, "timm:nothing"),
     "unknown device": ({"device": "toaster"}, "toaster"),
-    "mirror of an unknown name": ({"mirror": "centre-nose"}, "nose"),
+    "mirror of an unknown name": ({"mirror": "centre:nose"}, "nose"),
     "normaliser of an unknown keypoint": ({"normalize": "0,9"}, "9"),
     "unknown flag": ({"epocs": "3"}, "--epochs"),
     "unknown recipe key": ({"set": "epocs=3"}, "did you mean epochs"),
@@ -309,9 +395,22 @@ def test_no_network_for_imagenet_weights_is_one_line(capsys, gauge_files, tmp_pa
 
 
 class _NoHub:
+    """A hub client with an empty cache and no network."""
+
+    class LocalEntryNotFoundError(Exception):
+        pass
+
     @staticmethod
-    def hf_hub_download(*_):
+    def hf_hub_url(*_):
+        return "https://hub"
+
+    @staticmethod
+    def get_hf_file_metadata(*_, **__):
         raise ConnectionError("no route")
+
+    @staticmethod
+    def hf_hub_download(*_, **__):
+        raise _NoHub.LocalEntryNotFoundError
 
 
 BAD_MODELS = {
@@ -395,6 +494,20 @@ def test_fine_tuning_from_a_model_file(capsys, trained, gauge_files, tmp_path):
     made = read_spec(tmp_path / "run/model.safetensors").provenance
     assert "model.safetensors sha256" in made.pretrained
     assert str(trained) not in encode_spec(read_spec(tmp_path / "run/model.safetensors"))  # no path of this machine
+
+
+def test_a_heatmap_from_a_regression_model(capsys, trained, gauge_files, tmp_path):
+    data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
+    model = tmp_path / "run/model.safetensors"
+    choices = quick(head="heatmap", epochs=1, pretrained=trained / "model.safetensors")
+    code, _, err = run(capsys, "train", *data, "--out", tmp_path / "run", *choices)
+    assert code == 0, err
+    assert "backbone alone, its head is another" in err
+    code, out, _ = run(capsys, "info", model)
+    assert "heatmap head" in out
+    code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
+    (points, *_) = json.loads(out)["images"].values()
+    assert all(0 < score < 1 for score in points[0]["score"])
 
 
 def test_the_gauges_are_written_and_read_back(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import re
@@ -20,16 +21,19 @@ from cyclopts import CycloptsError
 import keylite
 from keylite import cli
 from keylite.cli_train import recipe_of
-from keylite.data import mirror
+from keylite.data import mirror, symmetry
 from keylite.data.formats import write_dataset
 from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
-from keylite.evaluation import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS, PCK_AT, Report
+from keylite.evaluation import PCK_AT, Report
+from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.pipeline import DRIFT_BUDGET, Certificate, Drift
 from keylite.recipe import Recipe, make_recipe, to_dict
 from keylite.run import RESULTS, WITHOUT_EFFECT
+from keylite.runtime.engines import open_engine
+from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, encode_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for pattern in ("*.md", "docs/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]
@@ -191,6 +195,30 @@ def test_pages_show_python():
     assert {page for page, _ in blocks("python")} == set(GUIDES)
 
 
+class Session:
+    """Stands in for ONNX Runtime's: a model file of any kind, and the description in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine, _, spec = open_engine(path)
+        self.meta = SimpleNamespace(custom_metadata_map={"keylite": encode_spec(spec)})
+
+    def get_modelmeta(self) -> SimpleNamespace:
+        return self.meta
+
+    def run(self, outputs: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [self.engine(inputs["pixels"])]
+
+
+def test_a_heatmap_without_keylite_is_the_predictor_s(desk: Path, heatmap_file: Path, monkeypatch: pytest.MonkeyPatch):
+    (text,) = [text for page, text in blocks("python") if page == MODEL_FILE]
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda name: Session(heatmap_file))
+    found: dict = {}
+    exec(text, found)
+    points = keylite.Predictor(heatmap_file)("photo.jpg", boxes=[[20, 30, 100, 110]])
+    assert np.ptp(points.xy[0], axis=0).min() > 1
+    np.testing.assert_allclose(found["xy"], points.xy[0], atol=1e-2)
+
+
 def test_the_points_without_keylite_are_the_predictor_s(desk: Path):
     (text,) = [text for page, text in blocks("python") if page == MODEL_FILE]
     assert "keylite" not in text.replace('["keylite"]', "").partition("#")[0]
@@ -261,6 +289,13 @@ NAMED = {
     "fields of a report": (EVALUATION, Report.__struct_fields__),
     "fields of a spec": (MODEL_FILE, (*ModelSpec.__struct_fields__, *Provenance.__struct_fields__)),
     "fields of a certificate": (MODEL_FILE, (*Certificate.__struct_fields__, *Drift.__struct_fields__)),
+    "heads of a model file": (MODEL_FILE, HEADS),
+    "fields of heads": (
+        MODEL_FILE,
+        {name for make in HEADS.values() for name in make(1, 1, (64, 64)).__struct_fields__},
+    ),
+    "heads of a recipe": (RECIPE, HEADS),
+    "flags of reading": (FORMATS, [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cli.Reading)]),
     "files of a run": (README, (*RESULTS, "recipe.yaml", "data.json")),
     "choices that may change": (RECIPE, WITHOUT_EFFECT),
     "group fields": (FORMATS, GROUP_FIELDS),
@@ -279,7 +314,7 @@ SAID = {
     "wrong input": (README, f"{cli.WRONG_INPUT} wrong input"),
     "over budget": (README, f"{cli.OVER_BUDGET} an\nexport over its budget"),
     "interrupted": (README, f"{cli.INTERRUPTED} stopped by Ctrl-C"),
-    "objects for a mirror": (FORMATS, f"fewer than {mirror.MIN_OBJECTS} objects"),
+    "objects for a mirror": (FORMATS, f"fewer than {symmetry.MIN_OBJECTS} objects"),
     "objects without names": (FORMATS, f"fewer than {mirror.MIN_UNAIDED} objects"),
     "keypoints without sides": (FORMATS, f"fewer than {mirror.MIN_UNSIDED} keypoints"),
     "megapixels": (FORMATS, f"above {MAX_MEGAPIXELS:g} megapixels"),

@@ -71,6 +71,7 @@ def test_edges_join_points_and_take_their_side() -> None:
         ("paw", draw.MIDDLE),
         ("tail_left_of_right", draw.MIDDLE),
         ("lip", draw.MIDDLE),
+        ("upright", draw.MIDDLE),
     ],
 )
 def test_the_name_tells_the_side(name: str, side: tuple[int, int, int]) -> None:
@@ -196,6 +197,25 @@ def test_worst_of_nothing_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match=r"errors: expected NME \(5,\)"):
         draw.draw_worst(data, found, np.zeros(4), 3, tmp_path)
+
+
+def test_pictures_of_an_earlier_call_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    data, found = measured()
+    others = ["worst-of-all.jpg", "worst-1.jpg", "worst-01-mine.png", "a.jpg"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    draw.draw_worst(data, found, np.array([0.1, 0.4, 0.2, 0.3, 0.0]), 4, tmp_path)
+    again = draw.draw_worst(data, found, np.array([0.9, 0.4, 0.2, 0.3, 0.0]), 1, tmp_path)
+    assert [path.name for path in again] == ["worst.jpg", "worst-01-image_000000.jpg"]
+    assert {path.name for path in tmp_path.iterdir()} == {*others, *(path.name for path in again)}
+    assert draw.draw_worst(data, found, np.zeros(5), 0, tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+def test_a_number_of_worst_below_0_is_refused(tmp_path: Path) -> None:
+    data, found = measured()
+    with pytest.raises(ValueError, match="expected a number of objects, 0 or more, got -1"):
+        draw.draw_worst(data, found, np.zeros(5), -1, tmp_path)
 
 
 def test_names_become_safe_file_names(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite import evaluation
+from keylite import evaluation, metrics
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.evaluation import Predictions, Report, point_errors, report_of
+from keylite.evaluation import Predictions, Report, report_of
+from keylite.metrics import point_errors
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.skeleton import Skeleton
 
@@ -54,7 +55,7 @@ def shifted(dataset: Dataset, shift: tuple[float, float]) -> Predictions:
 def test_errors_match_mmpose() -> None:
     errors = point_errors(REFERENCE_PRED, REFERENCE_TRUE)
     np.testing.assert_allclose(errors, [[4, 8, NAN, 200**0.5, 20]])
-    np.testing.assert_allclose(evaluation.nme_of(errors, np.ones(1)), [11.5355339])  # its NME with norm 1, and its EPE
+    np.testing.assert_allclose(metrics.nme_of(errors, np.ones(1)), [11.5355339])  # its NME with norm 1, and its EPE
 
 
 def test_auc_is_the_area_that_mmpose_steps_through() -> None:
@@ -63,10 +64,10 @@ def test_auc_is_the_area_that_mmpose_steps_through() -> None:
     stepped = np.mean([np.mean(known < i / 4) for i in range(4)])
     assert stepped == 0.375  # thresholds start at 0, so a perfect model has .95 with 20 of them
     fine = np.mean([np.mean(known <= (i + 0.5) / 20000) for i in range(20000)])
-    assert evaluation.auc_of(parts, 1.0) == pytest.approx(0.4232, abs=5e-5)
-    assert evaluation.auc_of(parts, 1.0) == pytest.approx(fine, abs=1e-4)
-    assert evaluation.auc_of(np.zeros(3)) == 1
-    assert evaluation.auc_of(np.array([0.1, 0.5, NAN])) == 0
+    assert metrics.auc_of(parts, 1.0) == pytest.approx(0.4232, abs=5e-5)
+    assert metrics.auc_of(parts, 1.0) == pytest.approx(fine, abs=1e-4)
+    assert metrics.auc_of(np.zeros(3)) == 1
+    assert metrics.auc_of(np.array([0.1, 0.5, NAN])) == 0
 
 
 def test_errors_leave_their_arguments_alone() -> None:
@@ -87,19 +88,19 @@ def test_lost_predictions_are_an_error_not_a_gap() -> None:
 
 def test_nme_averages_objects_not_points() -> None:
     errors = np.array([[2, NAN, NAN], [4, 4, 10], [NAN, NAN, NAN], [1, 1, 1], [1, 1, 1]], np.float64)
-    nme = evaluation.nme_of(errors, np.array([10, 20, 10, 0, NAN]))
+    nme = metrics.nme_of(errors, np.array([10, 20, 10, 0, NAN]))
     np.testing.assert_allclose(nme, [0.2, 0.3, NAN, NAN, NAN])
 
 
 def test_pck_is_strict_and_pools_points() -> None:
     errors = np.array([[1, 2, NAN], [0, NAN, NAN], [0, 0, 0]], np.float64)
     length = np.array([10, 10, NAN])
-    assert evaluation.pck_of(errors, length, 0.1) == pytest.approx(1 / 3)  # 1 < 0.1 * 10 does not hold
-    assert evaluation.pck_of(errors, length, 0.11) == pytest.approx(2 / 3)
+    assert metrics.pck_of(errors, length, 0.1) == pytest.approx(1 / 3)  # 1 < 0.1 * 10 does not hold
+    assert metrics.pck_of(errors, length, 0.11) == pytest.approx(2 / 3)
 
 
 def test_failure_is_above_the_limit() -> None:
-    assert evaluation.failure_rate_of(np.array([0.1, 0.11, NAN, 0.0])) == pytest.approx(1 / 3)
+    assert metrics.failure_rate_of(np.array([0.1, 0.11, NAN, 0.0])) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_failure_is_above_the_limit() -> None:
 )
 def test_normaliser(text: str, expected: list[float]) -> None:
     xy = np.array([[[0, 0], [3, 4], [9, 9], [9, 9]], [[0, 0], [NAN, NAN], [9, 9], [9, 9]]], np.float64)
-    np.testing.assert_allclose(evaluation.normaliser(text, xy, BOXES, NAMES), expected)
+    np.testing.assert_allclose(metrics.normaliser(text, xy, BOXES, NAMES), expected)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +136,14 @@ def test_normaliser(text: str, expected: list[float]) -> None:
 )
 def test_normaliser_refuses(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluation.normaliser(text, np.zeros((2, 4, 2)), BOXES, NAMES)
+        metrics.normaliser(text, np.zeros((2, 4, 2)), BOXES, NAMES)
 
 
 def test_normaliser_refuses_a_name_that_is_another_index() -> None:
     with pytest.raises(ValueError, match="use names"):
-        evaluation.normaliser("1,2", np.zeros((2, 3, 2)), BOXES, ("1", "2", "3"))
+        metrics.normaliser("1,2", np.zeros((2, 3, 2)), BOXES, ("1", "2", "3"))
     xy = np.array([[[0, 0], [3, 4]]], np.float64)
-    np.testing.assert_allclose(evaluation.normaliser("0,1", xy, BOXES[:1], ("0", "1")), [5])
+    np.testing.assert_allclose(metrics.normaliser("0,1", xy, BOXES[:1], ("0", "1")), [5])
 
 
 # ---- intervals
@@ -153,8 +154,8 @@ def test_interval_counts_groups_not_objects() -> None:
     level = rng.normal(0, 1, 40)
     wide, narrow = np.repeat(np.arange(40), 25), np.arange(1000)
     values = level[wide]
-    by_group = evaluation.group_intervals(values[:, None], np.ones(1000), wide, np.random.default_rng(1))
-    by_object = evaluation.group_intervals(values[:, None], np.ones(1000), narrow, np.random.default_rng(1))
+    by_group = metrics.group_intervals(values[:, None], np.ones(1000), wide, np.random.default_rng(1))
+    by_object = metrics.group_intervals(values[:, None], np.ones(1000), narrow, np.random.default_rng(1))
     assert by_group is not None
     assert by_object is not None
     half = 1.96 * level.std() / 40**0.5
@@ -165,7 +166,7 @@ def test_interval_counts_groups_not_objects() -> None:
 def test_interval_weighs_groups_by_their_objects() -> None:
     group = np.array([0] * 50 + [1, 2, 3, 4, 5])
     values = np.where(group == 0, 1.0, 0.0)
-    low, high = evaluation.group_intervals(values[:, None], np.ones(55), group, np.random.default_rng(0))[0]
+    low, high = metrics.group_intervals(values[:, None], np.ones(55), group, np.random.default_rng(0))[0]
     assert low == 0
     assert high > 0.95
 
@@ -173,19 +174,17 @@ def test_interval_weighs_groups_by_their_objects() -> None:
 def test_interval_ignores_groups_without_a_figure() -> None:
     counts = np.array([1, 1, 1, 1, 0, 0])
     args = np.ones((6, 1)) * counts[:, None], counts, np.arange(6)
-    assert evaluation.group_intervals(*args, np.random.default_rng(0)) is None
+    assert metrics.group_intervals(*args, np.random.default_rng(0)) is None
     counts[4] = 1
-    found = evaluation.group_intervals(
-        np.ones((6, 1)) * counts[:, None], counts, np.arange(6), np.random.default_rng(0)
-    )
+    found = metrics.group_intervals(np.ones((6, 1)) * counts[:, None], counts, np.arange(6), np.random.default_rng(0))
     np.testing.assert_array_equal(found, [[1, 1]])
 
 
 def test_interval_in_pieces_covers_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     values, group = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60)
-    whole = evaluation.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
-    monkeypatch.setattr(evaluation, "CHUNK", 7 * 60)  # 2000 is no multiple of 7
-    pieces = evaluation.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
+    whole = metrics.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
+    monkeypatch.setattr(metrics, "CHUNK", 7 * 60)  # 2000 is no multiple of 7
+    pieces = metrics.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
     np.testing.assert_array_equal(whole, pieces)
 
 
@@ -329,6 +328,15 @@ def pair_off(oks: float, sigma: float, area: float) -> float:
     return float((-np.log(oks) * 2 * area * (2 * sigma) ** 2) ** 0.5)
 
 
+def ap_of(found: Predictions, dataset: Dataset, sigmas: list[float]) -> float | None:
+    return report_of(found, dataset, "100px", sigmas=sigmas).oks_ap
+
+
+def test_a_mean_score_counts_what_is_known() -> None:
+    scores = np.array([[0.2, 0.4], [NAN, 0.5], [NAN, NAN]])
+    np.testing.assert_allclose(metrics.mean_scores(scores), [0.3, 0.5, 1.0])
+
+
 @pytest.mark.parametrize(
     ("oks", "expected"),
     [(1.0, 1.0), (0.72, 0.5), (0.49, 0.0), (0.96, 1.0)],
@@ -356,11 +364,11 @@ def test_oks_ap_ranks_by_the_mean_score_and_leaves_out_the_unlabelled() -> None:
     found = guesses(data, xy)
     found.score[:] = np.array([0.1, 0.99, 0.95, 0.95])[:, None]
     # the lost one comes first: precision 0, 1/2, 2/3; the envelope is 2/3 over recall 0..2/3: 67 of 101 steps
-    assert evaluation.oks_ap(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
+    assert ap_of(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
     found.score[1] = [0.9, NAN, NAN, 0.9]  # its mean is now the last: precision 1, 1, 2/3
-    assert evaluation.oks_ap(found, data, [0.05] * 4) == pytest.approx(67 / 101)
+    assert ap_of(found, data, [0.05] * 4) == pytest.approx(67 / 101)
     found.score[1] = NAN  # counts as 1: first again
-    assert evaluation.oks_ap(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
+    assert ap_of(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
 
 
 def test_oks_ap_takes_more_than_twenty_objects_an_image() -> None:
@@ -369,21 +377,21 @@ def test_oks_ap_takes_more_than_twenty_objects_an_image() -> None:
     crowd = dataclasses.replace(
         data, images=data.images[:1], image_names=data.image_names[:1], image_index=np.zeros(30, np.int32)
     )
-    assert evaluation.oks_ap(shifted(crowd, (0, 0)), crowd, [0.01] * 4) == pytest.approx(1.0)
+    assert ap_of(shifted(crowd, (0, 0)), crowd, [0.01] * 4) == pytest.approx(1.0)
 
 
 def test_oks_ap_refuses() -> None:
     pytest.importorskip("faster_coco_eval")
     data = face()
     with pytest.raises(ValueError, match="expected 4 values, one a keypoint, got 17"):
-        evaluation.oks_ap(shifted(data, (0, 0)), data, [0.1] * 17)
+        ap_of(shifted(data, (0, 0)), data, [0.1] * 17)
 
 
 def test_oks_ap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     data = face()
     with pytest.raises(ValueError, match=r'pip install "keylite\[coco\]"'):
-        evaluation.oks_ap(shifted(data, (0, 0)), data, [0.1] * 4)
+        ap_of(shifted(data, (0, 0)), data, [0.1] * 4)
 
 
 # ---- models
@@ -454,7 +462,12 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
 
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    monkeypatch.setattr(evaluation, "read_image", lambda image, limit: reads.append(int(image[0, 0, 0])) or image)
+
+    def read(data: Dataset, image: int) -> np.ndarray:
+        reads.append(int(data.images[image][0, 0, 0]))
+        return data.images[image]
+
+    monkeypatch.setattr(Dataset, "read_image", read)
     evaluation.predict_dataset(Reader(), numbered([2, 0, 1, 2, 0], boxes_of(5)), batch=2)
     assert reads == [0, 10, 20]
 
@@ -484,6 +497,18 @@ def test_boxes_of_a_detector_do_not_change_the_ruler() -> None:
     np.testing.assert_array_equal(found.normaliser_boxes, data.box + 5)
     with pytest.raises(ValueError, match="expected 3, one an object of numbers, got 2"):
         evaluation.predict_dataset(reader, data, boxes=data.box[:2])
+
+
+def test_an_object_without_a_box_leaves_the_ruler_of_the_others() -> None:
+    data, reader = numbered([0, 1, 2], boxes_of(3)), Reader()
+    data.box[1] = NAN
+    given = boxes_of(3) * 2
+    found = evaluation.predict_dataset(reader, data, boxes=given)
+    np.testing.assert_array_equal(found.normaliser_boxes, [data.box[0], given[1], data.box[2]])
+    said = "1 of 3 objects have no annotated box: their NME is by the given one"
+    assert said in evaluation.evaluate(reader, data, boxes=given).notes
+    assert said not in evaluation.evaluate(reader, data, boxes=given, normalize="100px").notes
+    assert said not in evaluation.evaluate(Reader("image"), data, boxes=given).notes
 
 
 @pytest.mark.parametrize("box", ["annotation", "image"])

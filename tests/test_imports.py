@@ -68,8 +68,19 @@ def test_no_public_name_is_a_submodule():
 
 def test_what_is_public():
     assert sorted(keylite.PUBLIC) == [
-        *("Dataset", "Keypoints", "Predictor", "Recipe", "Report", "Sample", "Skeleton"),
-        *("benchmark", "evaluate", "export", "from_arrays", "gauges", "read_dataset", "train", "write_coco"),
+        *(
+            "Certificate",
+            "Dataset",
+            "Keypoints",
+            "OverBudgetError",
+            "Predictor",
+            "Recipe",
+            "Report",
+            "Sample",
+            "Skeleton",
+        ),
+        *("benchmark", "evaluate", "export", "from_arrays", "gauges", "read_dataset", "train"),
+        *("write_coco", "write_dataset"),
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from keylite.data.formats import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
     from keylite.evaluation import Report, evaluate
-    from keylite.pipeline import benchmark, export, train
+    from keylite.pipeline import Certificate, OverBudgetError, benchmark, export, train
     from keylite.recipe import Recipe
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 PUBLIC = {
+    "Certificate": "keylite.pipeline",
     "Dataset": "keylite.data.dataset",
+    "OverBudgetError": "keylite.pipeline",
     "Keypoints": "keylite.runtime.predictor",
     "Predictor": "keylite.runtime.predictor",
     "Recipe": "keylite.recipe",

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
+
+import keylite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +25,10 @@ if TYPE_CHECKING:
     from keylite.evaluation import Predictions, Report
     from keylite.pipeline import Certificate
     from keylite.runtime.predictor import Keypoints
+    from keylite.runtime.skeleton import Skeleton
 
 log = logging.getLogger("keylite")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # looked for in folders
 WRONG_INPUT, OVER_BUDGET, INTERRUPTED = 2, 3, 130
 
 app = App(
@@ -33,7 +36,7 @@ app = App(
     help="Keypoint regression on devices: labelled images -> train -> evaluate -> export -> the same points there.",
     default_parameter=Parameter(negative=""),
     suppress_keyboard_interrupt=False,
-    version=lambda: __import__("keylite").__version__,
+    version=keylite.__version__,
 )
 app.command("keylite.cli_train:train", name="train", help="Train a model on labelled images.")
 
@@ -190,12 +193,18 @@ def export(
     print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB) and {certificate_path(out).name}")
 
 
+def _no_flag(type_: Any, value: str | None) -> None:
+    """ValueError for a flag where a file name, or - for standard output, is expected."""
+    if value and value != "-" and value.startswith("-"):
+        raise ValueError(f"expected a file name or -, got {value}")
+
+
 @app.command
 def predict(
     model: Path,
     *inputs: Path,
     boxes: Path | None = None,
-    json_path: Annotated[str | None, Parameter(name="--json")] = None,
+    json_path: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, validator=_no_flag)] = None,
     format: Literal["keylite", "coco"] = "keylite",
     draw: Path | None = None,
     engine: str | None = None,
@@ -229,42 +238,42 @@ def predict(
 
     predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels)
     paths = image_paths(inputs)
-    asked = read_boxes(boxes) if boxes else None
-    if asked is None and predictor.spec.box == "annotation":
+    boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
+    drawings = drawing_paths(paths, draw) if draw else {}
+    if not boxes and predictor.spec.box == "annotation":
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
-    found: dict[str, Keypoints] = {}
-    bad: list[str] = []
-    for path in paths:
+    bad = {}
+    for path in paths:  # all are looked at before anything is made
         try:
-            image = read_image(path, max_megapixels)
+            read_image(path, max_megapixels)
         except (ValueError, OSError) as error:
-            bad.append(str(error))
-            continue
-        found[str(path)] = points = predictor(image, None if asked is None else boxes_of(path, asked))
-        if draw:
-            canvas = image
-            for xy in points.xy:
-                canvas = draw_points(canvas, xy, points.skeleton)
-            draw.mkdir(parents=True, exist_ok=True)
-            write_image(draw / f"{path.stem}.jpg", canvas)
+            bad[path] = str(error)
     if bad:
-        line = listed(f"{len(bad)} of {len(paths)} images cannot be used", bad)
+        line = listed(f"{len(bad)} of {len(paths)} images cannot be used", list(bad.values()))
         if not skip_bad:
             raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
         log.warning("skipped: %s", line)
+    found: dict[str, Keypoints] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for path in (path for path in paths if path not in bad):
+        image = read_image(path, max_megapixels)
+        found[str(path)] = points = predictor(image, boxes_by_path.get(path))
+        sizes[str(path)] = (image.shape[1], image.shape[0])
+        if draw:
+            for xy in points.xy:
+                image = draw_points(image, xy, points.skeleton)
+            draw.mkdir(parents=True, exist_ok=True)
+            write_image(drawings[path], image)
     if json_path:
-        result = points_json(found, predictor.spec.skeleton.names, predictor.path) if format == "keylite" else {}
-        if format == "coco":
-            result = points_coco(found, predictor.spec.skeleton)
+        skeleton = predictor.spec.skeleton
+        result = points_coco(found, sizes, skeleton) if format == "coco" else points_json(found, skeleton.names, model)
         if json_path == "-":
-            json.dump(result, sys.stdout)
-            print()
-        else:
-            write_json(Path(json_path), result)
-    if json_path != "-":
-        objects = sum(len(points) for points in found.values())
-        written = ", ".join(str(place) for place in (json_path, draw) if place)
-        print(f"{objects} objects in {len(found)} images{f': {written}' if written else ''}")
+            print(json.dumps(result))
+            return
+        write_json(Path(json_path), result)
+    objects = sum(len(points) for points in found.values())
+    written = ", ".join(str(place) for place in (json_path, draw) if place)
+    print(f"{objects} objects in {len(found)} images{f': {written}' if written else ''}")
 
 
 @app.command
@@ -387,12 +396,29 @@ def read_boxes(path: Path) -> dict[str, Any]:
     return found
 
 
-def boxes_of(path: Path, asked: dict[str, Any]) -> Any:
-    """The boxes of one image, by its path as given or its file name; ValueError where the file has no entry."""
-    for key in (str(path), path.as_posix(), path.name):
-        if key in asked:
-            return asked[key]
-    raise ValueError(f"boxes: no entry for {path.name}; add one, [] where there is no object")
+def boxes_for(paths: list[Path], asked: dict[str, Any]) -> dict[Path, Any]:
+    """The boxes of each image, by its path as given, else by its file name.
+
+    Raises ValueError naming every image without an entry and every entry without an image; a file name that two images
+    share stands for neither.
+    """
+    from keylite.data.dataset import listed
+
+    found: dict[Path, Any] = {}
+    problems, used = [], set()
+    names = [path.name for path in paths]
+    for path in paths:
+        keys = [str(path), path.as_posix()] + ([path.name] if names.count(path.name) == 1 else [])
+        key = next((key for key in keys if key in asked), None)
+        if key is None:
+            problems.append(f"no entry for {path}; add one, [] where there is no object")
+        else:
+            found[path] = asked[key]
+            used.add(key)
+    problems += [f"{name} is none of the images" for name in asked if name not in used]
+    if problems:
+        raise ValueError(listed("boxes", problems))
+    return found
 
 
 def dataset_boxes(asked: dict[str, Any], dataset: Dataset) -> np.ndarray:
@@ -400,13 +426,26 @@ def dataset_boxes(asked: dict[str, Any], dataset: Dataset) -> np.ndarray:
     import numpy as np
 
     boxes = np.zeros((len(dataset), 4))
+    boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked)
     for image, name in enumerate(dataset.image_names):
         objects = np.flatnonzero(dataset.image_index == image)
-        given = boxes_of(Path(name), asked)
+        given = boxes_by_path[Path(name)]
         if len(given) != len(objects):
             raise ValueError(f"boxes: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
         boxes[objects] = given
     return boxes
+
+
+def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where each image is drawn: FOLDER/NAME_points.jpg. ValueError where two would be one file, or one is an input."""
+    drawings = {path: folder / f"{path.stem}_points.jpg" for path in paths}
+    for path, drawing in drawings.items():
+        twin = next((other for other in paths if other != path and drawings[other] == drawing), None)
+        if twin:
+            raise ValueError(f"draw: {path} and {twin} would both be drawn as {drawing}; draw them in two calls")
+        if drawing.exists() and any(drawing.samefile(other) for other in paths if other.exists()):
+            raise ValueError(f"draw: {drawing} is one of the images; choose another folder")
+    return drawings
 
 
 def numbers(text: str, what: str) -> list[float]:
@@ -418,6 +457,8 @@ def numbers(text: str, what: str) -> list[float]:
 
 def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
     """Images as given, and those in the folders given, by name."""
+    from keylite.runtime.images import IMAGE_SUFFIXES
+
     if not inputs:
         raise ValueError("predict: expected images or folders, got none")
     paths: list[Path] = []
@@ -434,31 +475,33 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
     return paths
 
 
-def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path | None) -> dict[str, Any]:
+def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path) -> dict[str, Any]:
     """All points as plain lists, by image."""
     images = {name: points.to_dict()["objects"] for name, points in found.items()}
-    return {"model": model.name if model else None, "origin": "corner", "keypoints": list(names), "images": images}
+    return {"model": model.name, "origin": "corner", "keypoints": list(names), "images": images}
 
 
-def points_coco(found: dict[str, Keypoints], skeleton: Any) -> dict[str, Any]:
-    """All points as COCO keypoints: pixel indices, one category."""
+def points_coco(found: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], skeleton: Skeleton) -> dict[str, Any]:
+    """All points as COCO keypoints: pixel indices, one category. sizes: (width, height) px by image.
+
+    An object has a score where the head gives one.
+    """
     images, annotations = [], []
     for image_id, (name, points) in enumerate(found.items(), start=1):
-        images.append({"id": image_id, "file_name": name})
+        images.append({"id": image_id, "file_name": name, "width": sizes[name][0], "height": sizes[name][1]})
         for xy, score, (x0, y0, x1, y1) in zip(points.xy, points.score, points.boxes.tolist(), strict=True):
-            known = [s for s in score.tolist() if s == s]
-            flat = [value for x, y in (xy - 0.5).tolist() for value in (x, y, 2)]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "keypoints": flat,
-                    "num_keypoints": len(xy),
-                    "score": sum(known) / len(known) if known else 1.0,
-                }
-            )
+            known = [value for value in score.tolist() if value == value]
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": 1,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0),
+                "iscrowd": 0,
+                "keypoints": [value for x, y in (xy - 0.5).tolist() for value in (x, y, 2)],
+                "num_keypoints": len(xy),
+            }
+            annotations.append(annotation | ({"score": sum(known) / len(known)} if known else {}))
     edges = [[a + 1, b + 1] for a, b in skeleton.edges]
     category = {"id": 1, "name": "object", "keypoints": list(skeleton.names), "skeleton": edges}
     return {"images": images, "annotations": annotations, "categories": [category]}
@@ -524,6 +567,9 @@ def main(arguments: list[str] | None = None) -> None:
     log.setLevel(logging.INFO)
     try:
         app(arguments, exit_on_error=False, print_error=False)
+    except BrokenPipeError:  # whoever read our output has had enough: head, less
+        sys.stderr.close()
+        os._exit(0)
     except CycloptsError as error:
         fail(f"{error}; see keylite --help", WRONG_INPUT)
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.mirror import side_of
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
 from keylite.runtime.skeleton import Skeleton
@@ -115,13 +116,17 @@ def draw_worst(
 
     Shows the `count` objects with the largest error, the worst first, each cut out anew as the model saw it, TILE px
     long, so that points are sharp on small crops. errors: NME (N,), or point errors (N, K) px, of which each object's
-    mean counts; objects with NaN alone are left out. The folder is made where missing. Empty where
-    nothing has an error.
+    mean counts; objects with NaN alone are left out. The folder is made where missing; pictures of an earlier call are
+    removed from it. Empty where nothing has an error. Raises ValueError for a count below 0.
     """
+    if count < 0:
+        raise ValueError(f"worst: expected a number of objects, 0 or more, got {count}")
     figures, form = _figures(errors, len(dataset))
     measured = np.flatnonzero(np.isfinite(figures))
     worst = measured[np.argsort(-figures[measured], kind="stable")][:count].tolist()
+    folder = Path(folder)
     if not worst:
+        _remove_pictures(folder)
         return []
     tiles = [_tile(dataset, predictions, i) for i in worst]
     names = [re.split(r"[\\/]", dataset.sample_name(i))[-1] for i in worst]
@@ -130,11 +135,18 @@ def draw_worst(
     for rank, (tile, name) in enumerate(zip(tiles, names, strict=True), start=1):
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+(?=#|$)", "", name))
         pictures[f"worst-{rank:02d}-{stem}.jpg"] = tile
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_pictures(folder)
     for name, picture in pictures.items():
         write_image(folder / name, picture)
     return [folder / name for name in pictures]
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Leave nothing of an earlier `draw_worst` in the folder, and everything else."""
+    for path in folder.glob("worst*.jpg"):
+        if re.fullmatch(r"worst(-\d{2,}-[A-Za-z0-9_-]*)?\.jpg", path.name):
+            path.unlink()
 
 
 def _tile(dataset: Dataset, predictions: Predicted, index: int) -> np.ndarray:
@@ -172,12 +184,7 @@ def _radius(image: np.ndarray, xy: np.ndarray) -> float:
 
 def _colours(skeleton: Skeleton) -> list[tuple[int, int, int]]:
     """A colour a keypoint, by the side that its name tells: the object's left, its right, else the middle."""
-    sides = {LEFT: r"left|(?<![a-z])l(?![a-z])", RIGHT: r"right|(?<![a-z])r(?![a-z])"}
-    colours = []
-    for name in skeleton.names:
-        told = [colour for colour, pattern in sides.items() if re.search(pattern, name.lower())]
-        colours.append(told[0] if len(told) == 1 else MIDDLE)
-    return colours
+    return [{"left": LEFT, "right": RIGHT, None: MIDDLE}[side_of(name)] for name in skeleton.names]
 
 
 def _place(points: np.ndarray) -> np.ndarray:

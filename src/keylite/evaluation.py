@@ -1,15 +1,12 @@
-"""How far predicted points are from labelled ones: masked metrics, and the report of a model file on a data set.
+"""A model file measured on a data set: predictions through the shipped predictor, and the report of them.
 
-The metrics are numpy functions of points, labels and boxes, and know nothing of models; `predict_dataset` and
-`evaluate` go through the shipped predictor. Knows nothing of training, frameworks or how a report is shown.
+The figures are metrics.py's. Knows nothing of training, frameworks or how a report is shown.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +15,19 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset, listed
+from keylite.metrics import (
+    BOX_NORMALISERS,
+    FAILURE_LIMIT,
+    FEWEST_GROUPS,
+    auc_of,
+    failure_rate_of,
+    group_intervals,
+    nme_of,
+    normaliser,
+    oks_ap,
+    pck_of,
+    point_errors,
+)
 from keylite.runtime.geometry import Crop, as_boxes, jitter_boxes, whole_box
 from keylite.runtime.skeleton import Skeleton
 
@@ -25,10 +35,6 @@ if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
 
 PCK_AT = (0.05, 0.1, 0.2)
-FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where the AUC ends: the 300-W convention
-DRAWS = 2000  # bootstrap draws: the ends of a 95 % interval then move by about 2 % of its width between seeds
-FEWEST_GROUPS = 5  # below this, groups drawn again say nothing about groups not seen
-CHUNK = 2**20  # drawn group indices held at once
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
 
 
@@ -38,8 +44,8 @@ class Predictions:
 
     xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
     boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them.
-    normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', or whole images; never jittered.
-    None takes `boxes`.
+    normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is none, or
+    whole images; never jittered. None takes `boxes`.
     """
 
     xy: np.ndarray
@@ -127,176 +133,6 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
 
-# ---- metrics
-
-
-def point_errors(xy_pred: np.ndarray, xy_true: np.ndarray) -> np.ndarray:
-    """Distances (N, K) px between two (N, K, 2), NaN where `xy_true` carries no label.
-
-    Raises ValueError where a labelled point is predicted as NaN or Inf: a mean that skipped it would flatter the model.
-    """
-    if xy_pred.shape != xy_true.shape or xy_true.ndim != 3 or xy_true.shape[2] != 2:
-        raise ValueError(f"points: expected two arrays of one shape (N, K, 2), got {xy_pred.shape} and {xy_true.shape}")
-    labelled = np.isfinite(xy_true).all(axis=2)
-    lost = labelled & ~np.isfinite(xy_pred).all(axis=2)
-    if lost.any():
-        raise ValueError(
-            f"predictions: expected finite points, got NaN or Inf at {lost.sum()} of {labelled.sum()} labelled points; "
-            "the training diverged, or the model file is damaged"
-        )
-    return np.linalg.norm(np.where(labelled[..., None], xy_pred - xy_true, np.nan), axis=2)
-
-
-def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The length (N,) px that each object's errors are divided by; NaN where its points carry no label.
-
-    text: "36,45" (0-based indices) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
-    "box_side": sqrt(w * h); "100px": a constant. xy_true: (N, K, 2). boxes: (N, 4) xyxy px before padding and jitter.
-    Raises ValueError for any other text, or an unknown keypoint.
-    """
-    sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
-    by_box = {"box_diagonal": lambda: np.hypot(sides[:, 0], sides[:, 1]), "box_side": lambda: np.sqrt(sides.prod(1))}
-    if text in by_box:
-        return by_box[text]()
-    if constant := re.fullmatch(r"(\d+(?:\.\d+)?)px", text):
-        if float(constant.group(1)) == 0:
-            raise ValueError(f"normalize: expected a length above 0, got {text!r}")
-        return np.full(len(xy_true), float(constant.group(1)))
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(parts):
-        raise ValueError(
-            "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side or 100px, "
-            f"got {text!r}"
-        )
-    first, second = (_keypoint(part, names) for part in parts)
-    if first == second:
-        raise ValueError(f"normalize: expected two different keypoints, got {text!r}")
-    return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
-
-
-def _keypoint(text: str, names: Sequence[str]) -> int:
-    """The index that a 0-based number or a keypoint name stands for."""
-    index = int(text) if text.isdecimal() else None
-    if text in names:
-        named = list(names).index(text)
-        if index is not None and index != named:
-            raise ValueError(f"normalize: {text!r} is the name of keypoint {named} and the index of another; use names")
-        return named
-    if index is None:
-        near = difflib.get_close_matches(text, names, n=1)
-        hint = f"; the nearest is {near[0]!r}" if near else ""
-        raise ValueError(f"normalize: no keypoint is named {text!r}{hint}")
-    if index >= len(names):
-        raise ValueError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {index}")
-    return index
-
-
-def nme_of(errors: np.ndarray, normaliser_px: np.ndarray) -> np.ndarray:
-    """Each object's NME (N,), a fraction: the mean of its labelled errors (N, K) over its normaliser (N,).
-
-    NaN where an object has no labelled point, or its normaliser is NaN or 0.
-    """
-    labelled = np.isfinite(errors)
-    counts = labelled.sum(axis=1)
-    usable = (counts > 0) & (normaliser_px > 0)  # a comparison with NaN is False
-    nme = np.full(len(errors), np.nan)
-    means = np.where(labelled, errors, 0).sum(axis=1)[usable] / counts[usable]
-    nme[usable] = means / normaliser_px[usable]
-    return nme
-
-
-def failure_rate_of(nme: np.ndarray, limit: float = FAILURE_LIMIT) -> float:
-    """The share of objects whose NME (N,) is above `limit`, of those that have one."""
-    return float(np.mean(nme[np.isfinite(nme)] > limit))
-
-
-def auc_of(nme: np.ndarray, limit: float = FAILURE_LIMIT) -> float:
-    """The exact area under the cumulative curve of the NME (N,) from 0 to `limit`, as a fraction: perfect is 1.
-
-    The integral over t of the share with nme <= t is the mean of what each one leaves of the interval.
-    """
-    return float(np.mean(np.maximum(0, 1 - nme[np.isfinite(nme)] / limit)))
-
-
-def pck_of(errors: np.ndarray, normaliser_px: np.ndarray, at: float) -> float:
-    """The share of labelled points with error < `at` * normaliser (strict), over objects that have a normaliser."""
-    counted = np.isfinite(errors) & (normaliser_px > 0)[:, None]
-    return float(np.mean((errors < at * normaliser_px[:, None])[counted]))
-
-
-def group_intervals(
-    sums: np.ndarray, counts: np.ndarray, group_index: np.ndarray, generator: np.random.Generator
-) -> np.ndarray | None:
-    """95 % intervals (D, 2) of sums.sum() / counts.sum() for groups drawn again with replacement.
-
-    sums: (N, D) and counts: (N,) of each object. Whole groups are drawn, since the objects of one subject resemble
-    each other. None with fewer than FEWEST_GROUPS groups that count.
-    """
-    columns = np.column_stack([sums, counts])
-    table = np.column_stack([np.bincount(group_index, column) for column in columns.T])
-    table = table[table[:, -1] > 0]
-    if len(table) < FEWEST_GROUPS:
-        return None
-    rows = max(1, CHUNK // len(table))
-    drawn = [
-        table[generator.integers(0, len(table), (min(rows, DRAWS - start), len(table)))].sum(axis=1)
-        for start in range(0, DRAWS, rows)
-    ]
-    totals = np.concatenate(drawn)
-    return np.percentile(totals[:, :-1] / totals[:, -1:], [2.5, 97.5], axis=0).T
-
-
-def oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:
-    """COCO's keypoint AP over OKS .50:.05:.95, one detection an object, scored by its mean score (NaN counts as 1).
-
-    An object's area is the data set's, else its box's, else that of the box it was predicted from. Objects without a
-    label are left out with their detections. Raises ValueError without faster-coco-eval.
-    """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        raise ValueError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"') from None
-    if len(sigmas) != len(dataset.skeleton):
-        raise ValueError(f"sigmas: expected {len(dataset.skeleton)} values, one a keypoint, got {len(sigmas)}")
-    used = _normaliser_boxes(predictions)
-    boxes = np.where(np.isfinite(dataset.box).all(axis=1, keepdims=True), dataset.box, used)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    area = np.where(np.isfinite(dataset.area), dataset.area, sides.prod(axis=1))
-    known = np.isfinite(predictions.score)
-    totals = np.where(known, predictions.score, 0).sum(axis=1)
-    score = np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), 1.0)
-
-    truth, found = [], []
-    for i in np.flatnonzero(dataset.labelled.any(axis=1)):
-        flags = np.where(dataset.labelled[i], 2, 0)[:, None]
-        shared = {"id": len(truth) + 1, "image_id": int(dataset.image_index[i]), "category_id": 1}  # id 0 is "no match"
-        truth.append(
-            shared
-            | {
-                "keypoints": np.concatenate([np.nan_to_num(dataset.xy[i]), flags], axis=1).ravel().tolist(),
-                "num_keypoints": int(dataset.labelled[i].sum()),
-                "area": float(area[i]),
-                "bbox": [*boxes[i, :2].tolist(), *sides[i].tolist()],
-                "iscrowd": 0,
-            }
-        )
-        points = np.concatenate([predictions.xy[i], np.full_like(flags, 2)], axis=1)
-        found.append(shared | {"keypoints": points.ravel().tolist(), "score": float(score[i])})
-    coco = COCO(
-        {
-            "images": [{"id": i} for i in range(len(dataset.images))],
-            "categories": [{"id": 1, "name": "object"}],
-            "annotations": truth,
-        }
-    )
-    measure = COCOeval_faster(coco, coco.loadRes(found), "keypoints", kpt_oks_sigmas=[float(s) for s in sigmas])
-    measure.params.maxDets = [int(np.bincount(dataset.image_index).max())]  # the default drops all but 20 an image
-    measure.params.areaRng, measure.params.areaRngLbl = [[0, 1e15]], ["all"]  # the default ends at 1e10 px^2
-    measure.evaluate()
-    measure.accumulate()
-    return float(measure.eval["precision"][:, :, 0, 0, 0].mean())
-
-
 # ---- reports
 
 
@@ -360,7 +196,7 @@ def report_of(
         count=len(dataset),
         points=int(labelled.sum()),
         groups=len(dataset.groups),
-        oks_ap=None if sigmas is None else oks_ap(predictions, dataset, sigmas),
+        oks_ap=None if sigmas is None else _oks_ap(predictions, dataset, sigmas),
         boxes=box_source,
         model_sha256=model_sha256,
         dataset=DatasetReport(dataset.name, dataset.fingerprint()),
@@ -372,6 +208,18 @@ def report_of(
 def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
     """(N, 4) xyxy px of the boxes before jitter."""
     return predictions.boxes if predictions.normaliser_boxes is None else predictions.normaliser_boxes
+
+
+def _boxed(dataset: Dataset) -> np.ndarray:
+    """(N,) bool: which objects have an annotation's box with an area."""
+    return np.all(dataset.box[:, 2:] > dataset.box[:, :2], axis=1)  # a comparison with NaN is False
+
+
+def _oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:
+    """The OKS-AP; an object's area is the data set's, else its box's, else that of the box it was predicted from."""
+    boxes = np.where(_boxed(dataset)[:, None], dataset.box, _normaliser_boxes(predictions))
+    area = np.where(np.isfinite(dataset.area), dataset.area, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    return oks_ap(predictions.xy, predictions.score, dataset.xy, area, dataset.image_index, sigmas)
 
 
 def _pair(intervals: np.ndarray | None, row: int) -> tuple[float, float] | None:
@@ -514,12 +362,15 @@ def predict_dataset(
         if on_batch is not None:
             on_batch(done, count)
 
+    boxed = _boxed(dataset)
     by_image = np.argsort(dataset.image_index, kind="stable")
     for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
-        image = dataset.read_image(dataset.image_index[objects[0]])
+        image = dataset.read_image(int(dataset.image_index[objects[0]]))
         whole = np.tile(whole_box(image), (len(objects), 1))
         used[objects] = whole if given is None else given[objects]
-        measured[objects] = _measured_by(dataset, used, objects, whole, spec.box)
+        # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
+        own = np.where(boxed[objects, None], dataset.box[objects], used[objects])
+        measured[objects] = whole if spec.box == "image" else own
         if jitter_box and generator is not None:
             used[objects] = jitter_boxes(used[objects], jitter_box, generator)
         for i, crop in zip(objects.tolist(), predictor.crops(image, used[objects]), strict=True):
@@ -544,20 +395,12 @@ def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.nda
         return given
     if box == "image":
         return None
-    sides = dataset.box[:, 2:] - dataset.box[:, :2]
-    bad = np.flatnonzero(~(sides > 0).all(axis=1))  # NaN too
+    bad = np.flatnonzero(~_boxed(dataset))
     if len(bad):
         line = f"{dataset.name}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
         names = listed(line, [dataset.sample_name(int(i)) for i in bad])
         raise ValueError(f"{names}; train with --box image, or pass --boxes FILE")
     return dataset.box
-
-
-def _measured_by(dataset: Dataset, used: np.ndarray, objects: np.ndarray, whole: np.ndarray, box: str) -> np.ndarray:
-    """The boxes (n, 4) that box normalisers measure: a detector's boxes must not change the ruler."""
-    if box == "image":
-        return whole
-    return dataset.box[objects] if np.isfinite(dataset.box).all() else used[objects]
 
 
 def evaluate(
@@ -608,6 +451,9 @@ def evaluate(
         if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # nobody asked for it: a note, no error
             notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
             sigmas = None
+    lacking = len(dataset) - int(_boxed(dataset).sum())
+    if boxes is not None and lacking and spec.box == "annotation" and (normalize or spec.normalize) in BOX_NORMALISERS:
+        notes.append(f"{lacking} of {len(dataset)} objects have no annotated box: their NME is by the given one")
     source = spec.box if boxes is None else "file"
     return report_of(
         predictions,

@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import logging
 import platform
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -25,14 +26,14 @@ from keylite.data.dataset import Dataset, listed
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
-from keylite.evaluation import Predictions, Report, evaluate
+from keylite.evaluation import Predictions, Report, evaluate, normaliser
 from keylite.pretrained import find_pretrained
 from keylite.recipe import Recipe, make_recipe, to_dict
-from keylite.run import Run, baseline_report, open_run
+from keylite.run import Run, baseline_report, check_run, open_run
 from keylite.runtime.engines import require
-from keylite.runtime.files import sha256, write_text
+from keylite.runtime.files import require_writable, sha256, write_bytes, write_text
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import MAX_MEGAPIXELS, write_image
+from keylite.runtime.images import MAX_MEGAPIXELS, read_image, write_image
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -70,6 +71,7 @@ def train(
     out = Path(out)
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
     training = require(f"keylite.{recipe.framework}.training", FRAMEWORKS[recipe.framework])
+    check_run(out, recipe, resume, overwrite)
     _speak_of(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
     val = val.check_images(max_megapixels, skip_bad)
@@ -93,7 +95,7 @@ def train(
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(recipe, spec, shape, weights)
     baseline = baseline_report(shape, spec, val)
-    open_run(out, recipe, data, val, resume, overwrite)
+    open_run(out, recipe, data, val, resume)
     write_image(out / "examples.jpg", examples_sheet(examples))
     log.info(
         "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
@@ -111,7 +113,12 @@ def _speak_of(recipe: Recipe, data: Dataset, val: Dataset) -> None:
             f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
             f"{_brief(data.skeleton)}; both must name the same keypoints in the same order"
         )
-    shared = sorted(set(data.groups) & set(val.groups))
+    normaliser(
+        recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names
+    )  # its grammar alone
+    if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
+        raise ValueError("batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64")
+    shared = data.shared_groups(val)
     if shared:
         log.warning(listed(f"val shares {len(shared)} groups with the training data: its figures will flatter", shared))
     if recipe.warmup_epochs >= recipe.epochs:
@@ -182,8 +189,10 @@ def new_spec(recipe: Recipe, data: Dataset, skeleton: Skeleton) -> ModelSpec:
 
 def _pretrained_name(pretrained: str) -> str:
     """A model file names the weights it started from by file name and hash, never by a path of the training machine."""
+    if pretrained in ("imagenet", "none"):
+        return pretrained
     path = Path(pretrained)
-    return f"{path.name} sha256 {sha256(path)}" if path.is_file() else pretrained
+    return f"{path.name} sha256 {sha256(path)}" if path.is_file() else path.name
 
 
 def examples_sheet(examples: Examples) -> np.ndarray:
@@ -287,16 +296,17 @@ def export(
     parent_sha = sha256(model)
     provenance = msgspec.structs.replace(spec.provenance, created=_now(), versions=versions(), parent=parent_sha)
     child_spec = msgspec.structs.replace(spec, precision=precision, provenance=provenance)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+    require_writable(out.parent)
+    with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         exporting.export(model, made, child_spec)
         certificate = certify(made, model, data, budget=budget)
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
-        made.replace(out)
-    write_text(certificate_path(out), msgspec.json.format(msgspec.json.encode(certificate), indent=2).decode())
-    write_text(certificate_path(out).with_suffix(".md"), certificate_page(certificate))
+        page = certificate_path(out)
+        write_text(page, msgspec.json.format(msgspec.json.encode(certificate), indent=2).decode())
+        write_text(page.with_suffix(".md"), certificate_page(certificate))
+        write_bytes(out, made.read_bytes())  # last: no file lies there without its certificate
     return certificate
 
 
@@ -305,7 +315,8 @@ def certify(child: Path, parent: Path, data: Dataset, *, budget: float) -> Certi
     found: dict[Path, Predictions] = {}
     reports: dict[Path, Report] = {}
     for path in (parent, child):
-        reports[path] = evaluate(path, data, on_predictions=lambda p, path=path: found.update({path: p}))
+        predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
+        reports[path] = evaluate(predictor, data, on_predictions=lambda p, path=path: found.update({path: p}))
     spec = read_spec(child)
     moved = (found[child].unit_xy - found[parent].unit_xy) * np.asarray(spec.size)
     distance = np.hypot(moved[..., 0], moved[..., 1])
@@ -417,6 +428,7 @@ def benchmark(
         "runs": runs,
         "image": str(image) if image else "640x480 JPEG, made",
         "versions": versions(),
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # of the whole process
         "models": {
             name: {
                 "engine": predictor.engine_name,
@@ -431,8 +443,6 @@ def benchmark(
 
 
 def _timed(predictor: Predictor, source: bytes) -> list[float]:
-    from keylite.runtime.images import read_image
-
     marks = [time.perf_counter()]
     pixels = read_image(source)
     marks.append(time.perf_counter())

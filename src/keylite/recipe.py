@@ -6,6 +6,8 @@ The command line's flags and docs/recipe.md are made from these fields. Knows no
 from __future__ import annotations
 
 import difflib
+import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -14,7 +16,6 @@ import msgspec
 import yaml
 
 from keylite.runtime.files import write_text
-from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import LITE
 
 
@@ -39,7 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     pretrained: Annotated[str, _is("imagenet, none, or a .safetensors file")] = "imagenet"
     mirror: Annotated[
-        str | tuple[tuple[str | int, str | int], ...], _is("pairs a flip swaps: auto, off, or [[left, right], ...]")
+        str | tuple[tuple[str | int, str | int], ...], _is("pairs a flip swaps: auto, off, or left:right,...")
     ] = "auto"
 
     epochs: Annotated[int, _is("passes over the training set", ge=1)] = 20
@@ -92,14 +93,22 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     occlude: Annotated[float, _is("largest side of a rectangle, as a fraction of the input", ge=0, le=1)] = 0.35
     occlude_p: Annotated[float, _is("probability of one rectangle", ge=0, le=1)] = 0.2
 
-    device: Annotated[str, _is("auto, cpu, or cuda")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], _is("auto takes a GPU where there is one")] = "auto"
     threads: Annotated[int, _is("of the arithmetic on a CPU; 0 leaves it to the framework", ge=0)] = 0
     workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1)] = -1
     cache: Annotated[Literal["off", "ram"], _is("ram keeps decoded images in memory")] = "off"
 
     def __post_init__(self) -> None:
-        for field, expected in impossible(self):
-            raise ValueError(f"recipe: {field}: expected {expected}, got {getattr(self, field)!r}")
+        for name, hint in field_types().items():
+            value = getattr(self, name)
+            try:
+                msgspec.convert(msgspec.to_builtins(value), hint)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"recipe: {name}: expected {expected_by(name, error)}, got {value!r}") from None
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"recipe: {name}: expected a finite number, got {value!r}")
+        for name, expected in impossible(self):
+            raise ValueError(f"recipe: {name}: expected {expected}, got {getattr(self, name)!r}")
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -116,13 +125,11 @@ def impossible(recipe: Recipe) -> list[tuple[str, str]]:
         found.append(("size", "32 to 4096 px"))
     if isinstance(recipe.mirror, str) and recipe.mirror not in ("auto", "off"):
         found.append(("mirror", "auto, off, or a list of pairs"))
-    if recipe.head not in HEADS:
-        found.append(("head", f"one of {', '.join(HEADS)}"))
     return found
 
 
 def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe | None = None) -> Recipe:
-    """A recipe of these choices over `base`; values may be text, as on the command line ("1e-3", "128x96", "0-16").
+    """A recipe of these choices over `base`; values may be text, as on the command line ("1e-3", "0:16,1:15").
 
     Raises ValueError for an unknown name, with the nearest one, and for a wrong type or an impossible value.
     """
@@ -142,16 +149,26 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
     try:
         return msgspec.convert(merged, Recipe, strict=False)
     except msgspec.ValidationError as error:
-        problem, _, where = str(error).partition(" - at `$.")
+        where = str(error).partition(" - at `$.")[2]
         field = where.rstrip("`").partition("[")[0]
         if not field:
             raise ValueError(str(error).replace("recipe:", f"{source}:", 1)) from None
-        options = get_args(get_type_hints(Recipe)[field])
-        expected = f"one of {', '.join(options)}" if options and all(isinstance(o, str) for o in options) else ""
-        expected = expected or problem.partition(", got")[0].removeprefix("Expected ").replace("`", "")
-        raise ValueError(
-            f"{source}: {field}: expected {expected}, got {dict(choices).get(field, merged[field])!r}"
-        ) from None
+        got = dict(choices).get(field, merged[field])
+        raise ValueError(f"{source}: {field}: expected {expected_by(field, error)}, got {got!r}") from None
+
+
+def expected_by(name: str, error: msgspec.ValidationError) -> str:
+    """What a field takes, for a sentence that ends in what came instead."""
+    options = get_args(get_type_hints(Recipe)[name])
+    if options and all(isinstance(option, str) for option in options):
+        return f"one of {', '.join(options)}"
+    return str(error).partition(" - at ")[0].partition(", got")[0].removeprefix("Expected ").replace("`", "")
+
+
+@functools.cache
+def field_types() -> dict[str, Any]:
+    """The annotation of every field, with its limits."""
+    return get_type_hints(Recipe, include_extras=True)
 
 
 def _size_from_text(text: str) -> Any:
@@ -160,9 +177,9 @@ def _size_from_text(text: str) -> Any:
 
 
 def _mirror_from_text(text: str) -> Any:
-    if "-" not in text:
+    if ":" not in text:
         return text
-    ends = [pair.split("-", 1) for pair in text.split(",")]
+    ends = [pair.split(":") for pair in text.split(",")]
     return [[int(end) if end.strip().isdigit() else end.strip() for end in pair] for pair in ends]
 
 
@@ -201,8 +218,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def descriptions() -> dict[str, tuple[str, Any]]:
     """(what it is, default) of every choice, in order."""
-    hints = get_type_hints(Recipe, include_extras=True)
     return {
-        field.name: (next(m.description for m in hints[field.name].__metadata__), field.default)
+        field.name: (next(m.description for m in field_types()[field.name].__metadata__), field.default)
         for field in msgspec.structs.fields(Recipe)
     }

@@ -1,4 +1,4 @@
-"""A training run: its folder, its epochs' ends, and what is said of it. Shared by both frameworks, knows neither.
+"""A training run: its folder, its epochs' ends, and what is said of it. Knows no framework.
 
 The folder holds recipe.yaml, data.json, examples.jpg, and after each epoch model.safetensors (best by val NME),
 last.safetensors, log.csv, curves.png and the framework's own resume checkpoint, which is written last.
@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,8 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation import Report, predict_dataset, report_of
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
-from keylite.runtime.engines import Engine
-from keylite.runtime.files import replacing, write_text
+from keylite.runtime.engines import Engine, require
+from keylite.runtime.files import replacing, require_writable, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
@@ -81,13 +82,14 @@ class Run:
         )  # fmt: skip
         return row
 
-    def stopping(self) -> bool:
-        """Whether the recipe's patience is at its end."""
-        since = len(self.history) - 1 - int(np.argmin([row["val_nme"] for row in self.history]))
-        if not self.recipe.patience or since < self.recipe.patience:
-            return False
-        log.info("stopped early: no better val NME for %d epochs", since)
-        return True
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the recipe's patience is at its end."""
+        done = len(self.history)
+        since = done - 1 - int(np.argmin([row["val_nme"] for row in self.history])) if done else 0
+        if self.recipe.patience and since >= self.recipe.patience:
+            log.info("stopped early: no better val NME for %d epochs", since)
+            return True
+        return done >= self.recipe.epochs
 
     def speak_up(self, branch: float | None, share_below: float) -> None:
         """Warn of a run that looks wrong after its first third.
@@ -134,14 +136,17 @@ def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:
     return msgspec.structs.replace(spec, report=figures)
 
 
-def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a new run, or make sure that an old one may go on.
+def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
+    """Make sure, before anything costs time, that a run may begin or go on in `out`; writes nothing.
 
-    Raises ValueError where `out` holds a run and neither is asked for, or a resumed run's recipe or data are others.
+    Raises ValueError where `out` holds a run and neither is asked for, or a resumed run's recipe is another; OSError
+    where the folder cannot be written to.
     """
-    parts = {"train": data, "val": val}
-    facts = {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in parts.items()}
-    old_recipe, old_facts = out / "recipe.yaml", out / "data.json"
+    old_recipe = out / "recipe.yaml"
+    require("matplotlib.figure", "pytorch")
+    require_writable(out)
+    if resume and overwrite:
+        raise ValueError("resume, overwrite: expected one of them, got both")
     if old_recipe.is_file() and not (resume or overwrite):
         raise ValueError(
             f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
@@ -152,15 +157,26 @@ def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: boo
         if changed:
             told = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
             raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
-        if old_facts.is_file() and json.loads(old_facts.read_text()) != facts:
-            raise ValueError(f"{out}: a run resumes with the data it began with; or choose another --out")
+
+
+def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool) -> None:
+    """Make the folder of a run, without what an overwritten one left.
+
+    Raises ValueError where a resumed run's data are others.
+    """
+    parts = {"train": data, "val": val}
+    facts = {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in parts.items()}
+    old_facts = out / "data.json"
+    if resume and old_facts.is_file() and json.loads(old_facts.read_text()) != facts:
+        raise ValueError(f"{out}: a run resumes with the data it began with; or choose another --out")
     if resume and not (out / "resume.ckpt").is_file():
         log.info("%s: no epoch was finished yet; starting from the beginning", out)
-    if overwrite and not resume:
+    if not resume:
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
     write_text(old_facts, json.dumps(facts, indent=2))
-    write_recipe(recipe, old_recipe)
+    write_recipe(recipe, out / "recipe.yaml")
 
 
 def write_log(history: list[dict[str, float]], out: Path) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keylite.runtime.engines import ENGINES, open_engine
+from keylite.runtime.heads import HEADS
+from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 
-FILES = {"onnx": "onnx_file", "pytorch": "model_file"}
+FILES = {  # engine and head: fixture
+    ("onnx", "regression"): "onnx_file",
+    ("pytorch", "regression"): "model_file",
+    ("onnx", "heatmap"): "heatmap_onnx_file",
+    ("pytorch", "heatmap"): "heatmap_file",
+}
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=FILES, ids="-".join)
 def path(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(FILES[request.param])
 
 
 def test_every_engine_is_held_to_the_contract():
-    assert set(FILES) == set(ENGINES)
+    assert set(FILES) == set(itertools.product(ENGINES, HEADS))
 
 
 def test_raw_is_float32_of_batch_keypoints_channels(path: Path, crops: np.ndarray):
@@ -60,10 +68,27 @@ def test_threads_below_one_are_refused(path: Path):
         open_engine(path, threads=0)
 
 
-def test_all_engines_give_the_same_points(onnx_file: Path, model_file: Path, crops: np.ndarray):
-    raw = {name: open_engine(path)[0](crops) for name, path in (("onnx", onnx_file), ("pytorch", model_file))}
-    assert np.abs(raw["onnx"] - raw["pytorch"]).max() < 1e-4  # unit; measured 1.6e-6
+@pytest.mark.parametrize("head", HEADS)
+def test_all_engines_give_the_same_points(head: str, request: pytest.FixtureRequest, crops: np.ndarray):
+    paths = [request.getfixturevalue(name) for (_, of), name in FILES.items() if of == head]
+    one, *others = [open_engine(path)[0](crops) for path in paths]
+    for other in others:
+        assert np.abs(one - other).max() < 1e-4 * np.abs(one).max()  # measured 6e-6
     image = np.random.default_rng(2).integers(0, 256, (90, 120, 3), np.uint8)
     boxes = [[10, 5, 80, 75], [-20, -10, 50, 60], [60, 30, 119, 89.5]]
-    xy = {path: Predictor(path)(image, boxes).xy for path in (onnx_file, model_file)}
-    assert np.abs(xy[onnx_file] - xy[model_file]).max() < 0.01
+    one, *others = [Predictor(path)(image, boxes) for path in paths]
+    assert one.xy.std(axis=0).min() > 0.1
+    for other in others:
+        assert np.abs(one.xy - other.xy).max() < 0.01  # px; measured 2e-4
+        np.testing.assert_allclose(one.score, other.score, rtol=1e-3)
+
+
+def test_a_heatmap_graph_is_plain_too(heatmap_onnx_file: Path):
+    onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
+    proto = onnx.load(heatmap_onnx_file)
+    kinds = [node.op_type for node in proto.graph.node]
+    assert kinds.count("Resize") == 2, "coarse to fine, twice"
+    assert not set(kinds) & {"BatchNormalization", "Loop", "If", "Scan", "Pad"}
+    (raw,) = proto.graph.output
+    assert [d.dim_param or d.dim_value for d in raw.type.tensor_type.shape.dim] == ["batch", 4, 64]
+    assert read_spec(heatmap_onnx_file).head.grid == (8, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -186,9 +187,112 @@ def test_check_images_names_all_bad_at_once(tmp_path: Path) -> None:
     assert good.xy[:, 0].tolist() == [[0, 1], [4, 5]]
     assert len(good.notes) == 1
     assert "3 of 5 images" in good.notes[0]
-    assert good.check_images(max_megapixels=100) is good
+    assert good.check_images(max_megapixels=100).fingerprint() == good.fingerprint()
     with pytest.raises(ValueError, match="nothing is left"):
         data.check_images(max_megapixels=1e-6, skip_bad=True)
+
+
+def labelled_at(folder: Path, sizes: list[tuple[int, int]]) -> Dataset:
+    """An image of 8 x 6 px for each size that its labels claim, one object each."""
+    paths = [folder / f"{i}.png" for i in range(len(sizes))]
+    for path in paths:
+        write_image(path, np.zeros((6, 8, 3), np.uint8))
+    data = from_arrays(paths, np.full((len(sizes), 1, 2), 3.0))
+    return dataclasses.replace(data, image_sizes=np.array(sizes))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        pytest.param((8, 6), "", id="right"),
+        pytest.param((0, 0), "", id="unknown"),
+        pytest.param((8, 0), "", id="half-known"),
+        pytest.param((640, 480), "labelled at 640x480 px, but the picture is 8x6", id="scaled"),
+        pytest.param((6, 8), "6x8 px, but the picture is 8x6 (labelled before its EXIF turn?", id="turned"),
+        pytest.param((0, 7), "labelled at ?x7 px", id="half-wrong"),
+    ],
+)
+def test_labels_made_at_another_size_are_refused(size: tuple[int, int], words: str, tmp_path: Path) -> None:
+    data = labelled_at(tmp_path, [(8, 6), size])
+    if not words:
+        assert len(data.check_images()) == 2
+        return
+    with pytest.raises(ValueError, match=r"1 of 2 images cannot be used: .*1\.png: labelled at") as caught:
+        data.check_images()
+    assert words in str(caught.value)
+    kept = data.check_images(skip_bad=True)
+    assert kept.images == data.images[:1]
+    assert kept.image_sizes.tolist() == [[8, 6]]
+    assert words in kept.notes[0]
+
+
+def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path) -> None:
+    data = labelled_at(tmp_path, [(0, 0)] * 4)
+    data.box[:3] = [[8, 0, 9, 5], [-3, -3, 1, 1], [0, -5, 4, 0]]
+    data.xy[1:] = [9, 3]
+    with pytest.raises(ValueError, match="2 of 4 objects cannot be used") as caught:
+        data.check_images()
+    for words in ("0.png: box [8.0, 0.0, 9.0, 5.0] (xyxy) lies outside its 8x6 image", "2.png: box", "--skip-bad"):
+        assert words in str(caught.value)
+    assert "1.png" not in str(caught.value)
+    kept = data.check_images(skip_bad=True)
+    assert kept.images == (data.images[1], data.images[3])
+    assert kept.notes[0] == "2 labelled points lie outside their image"
+    assert "2 of 4 objects" in kept.notes[1]
+    assert kept.check_images().notes == kept.notes, "said once"
+
+
+def test_ctrl_c_does_not_wait_for_the_images_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, finished = threading.Event(), []
+
+    def read(data: Dataset, image: int) -> np.ndarray:
+        if image == 0:
+            raise KeyboardInterrupt
+        released.wait(10)
+        finished.append(image)
+        return data.images[image]
+
+    monkeypatch.setattr(Dataset, "read_image", read)
+    with pytest.raises(KeyboardInterrupt):
+        made(200).check_images()
+    assert finished == []
+    released.set()
+
+
+def grouped(names: list[str], folder: Path, group: str) -> Dataset:
+    data = from_arrays([folder / name for name in names], np.ones((len(names), 1, 2)))
+    return data.regrouped(group_by_name(names, group), named=group.startswith("regex"))
+
+
+FRAMES = ["0.png", "1.png", "2.png", "3.png"]
+SHARED_GROUPS = {
+    "images of one name in two folders": ("image", "there", FRAMES, []),
+    "the same images": ("image", "here", FRAMES[2:], ["2.png", "3.png"]),
+    "the same images through a link": ("image", "link", FRAMES[2:], ["2.png", "3.png"]),
+    "blocks of two videos": ("block:2", "there", FRAMES, []),
+    "blocks with an image of the other": ("block:2", "here", FRAMES[3:], ["block 00001"]),
+    "subjects by name": ("regex:[12]", "there", FRAMES[1:2], ["1"]),
+}
+
+
+@pytest.mark.parametrize("case", SHARED_GROUPS)
+def test_shared_groups(case: str, tmp_path: Path) -> None:
+    group, folder, names, expected = SHARED_GROUPS[case]
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    mine = FRAMES[1:3] if group.startswith("regex") else FRAMES
+    data = grouped(mine, tmp_path / "here", group)
+    assert data.shared_groups(grouped(names, tmp_path / folder, group)) == expected
+
+
+def test_parts_of_a_split_share_nothing_and_arrays_are_told_apart() -> None:
+    train, val = made().split(0.3)
+    assert train.shared_groups(val) == []
+    assert train.shared_groups(train) == list(train.groups)
+    pixels = [np.zeros((4, 6, 3), np.uint8) for _ in range(4)]
+    one, two = (from_arrays(images, np.ones((2, 1, 2))) for images in (pixels[:2], pixels[2:]))
+    assert one.groups == two.groups
+    assert one.shared_groups(two) == []
+    assert one.shared_groups(one) == list(one.groups)
 
 
 def test_regrouped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from keylite.data import mirror
-from keylite.data.formats import read_dataset, write_coco
+from keylite.data.formats import read_dataset, write_coco, write_dataset
 from keylite.runtime.images import write_image
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -113,11 +114,6 @@ NOTED = {
     "names absent": (set_("categories", 0, keypoints=..., sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
     "0-based skeleton": (set_("categories", 0, skeleton=[[0, 1], [1, 2]]), 3, "edges leave 1..3"),
     "skeleton too far": (set_("categories", 0, skeleton=[[1, 4]]), 3, "edges leave 1..3"),
-    "points outside": (
-        set_("annotations", 1, keypoints=[39.6, 2, 2, -3, 4, 2, 39.5, 4, 2]),
-        3,
-        "2 labelled points lie",
-    ),
     "area 0": (set_("annotations", 0, area=0), 3, "1 areas of 0"),
 }
 
@@ -135,9 +131,47 @@ def test_unreliable_edges_are_dropped_whole(tmp_path: Path) -> None:
     assert read_dataset(coco(tmp_path, NOTED["0-based skeleton"][0])).skeleton.edges == ()
 
 
-def test_points_outside_are_kept(tmp_path: Path) -> None:
-    data = read_dataset(coco(tmp_path, NOTED["points outside"][0]))
-    assert data.xy[1, 1].tolist() == [-2.5, 4.5]
+def test_points_outside_are_kept_and_counted(tmp_path: Path) -> None:
+    points = set_("annotations", 1, keypoints=[39.6, 2, 2, -3, 4, 2, 39.5, 4, 2])
+    for change in (points, lambda data: [points(data), *(image.pop("width") for image in data["images"])]):
+        data = read_dataset(coco(tmp_path, change)).check_images()
+        assert data.xy[1, 1].tolist() == [-2.5, 4.5]
+        assert data.notes == ("2 labelled points lie outside their image",)
+
+
+SIZES = {  # width and height of the first image: what the data set knows of it
+    "as they are": ({"width": 40, "height": 30}, [40, 30]),
+    "floats": ({"width": 40.0, "height": 30.0}, [40, 30]),
+    "no height": ({"height": ...}, [40, 0]),
+    "placeholders": ({"width": 0, "height": None}, [0, 0]),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_sizes_in_the_labels_are_kept(case: str, tmp_path: Path) -> None:
+    values, expected = SIZES[case]
+    data = read_dataset(coco(tmp_path, set_("images", 0, **values)))
+    assert data.image_sizes.tolist() == [expected, [40, 30]]
+    data.check_images()
+
+
+@pytest.mark.parametrize("values", [{"width": 640, "height": 480}, {"width": 1e300}, {"height": -30}])
+def test_labels_of_another_size_are_refused(values: dict[str, float], tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path, set_("images", 1, **values)))
+    with pytest.raises(ValueError, match=r"1 of 2 images cannot be used: b.png: labelled at .*picture is 40x30"):
+        data.check_images()
+    assert data.check_images(skip_bad=True).image_names == ("a.png",)
+
+
+def test_a_box_outside_a_picture_of_unknown_size_is_refused(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        set_("images", 0, width=..., height=...)(data)
+        set_("annotations", 1, bbox=[40, 2, 5, 5])(data)
+
+    data = read_dataset(coco(tmp_path, change))
+    with pytest.raises(ValueError, match=r"1 of 3 objects cannot be used: a.png#1: box .* outside its 40x30 image"):
+        data.check_images()
+    assert len(data.check_images(skip_bad=True)) == 2
 
 
 QUIET = {
@@ -415,6 +449,7 @@ def test_groups(case: str, tmp_path: Path) -> None:
     change, group, expected = GROUPS[case]
     data = read_dataset(coco(tmp_path, change), group=group)
     assert [data.groups[i] for i in data.group_index] == expected
+    assert data.groups_named == (case not in ("auto, nothing given", "image although identity is there", "block"))
 
 
 @pytest.mark.parametrize(
@@ -494,6 +529,14 @@ def test_write_predictions_in_place_of_labels(tmp_path: Path) -> None:
     assert rows[0] == [0, 0, 0, 5, 5, 1, 5, 5, 2], "NaN is none; a label's v stays; a new point is seen"
     with pytest.raises(ValueError, match=r"expected shape \(3, 3, 2\)"):
         write_coco(data, tmp_path / "out.json", xy=xy[:2])
+
+
+def test_written_images_obey_the_data_set_s_own_limit(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path)).check_images(max_megapixels=0.002)
+    written = read_dataset(write_dataset(data, tmp_path / "out"))
+    assert written.image_names == ("a.png", "b.png")
+    with pytest.raises(ValueError, match="expected at most 0.001 megapixels"):
+        write_dataset(dataclasses.replace(data, max_megapixels=0.001), tmp_path / "none")
 
 
 def table(tmp_path: Path, text: str, *, at: str = "labels.csv", images: tuple[str, ...] = ("a.png", "b.png")) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.mirror import _halves, choose_mirror, from_names, from_pairs
+from keylite.data.mirror import choose_mirror, from_names, from_pairs, side_of
+from keylite.data.symmetry import _halves
 from keylite.runtime.skeleton import Skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -150,6 +152,24 @@ def test_pairs_by_name(names: tuple[str, ...], expected: tuple[int, ...] | None)
 def test_names_that_do_not_pair_are_refused(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_names(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("left_eye", "left"),
+        ("RightEye", "right"),
+        ("eye_l", "left"),
+        ("R-ear", "right"),
+        ("leftear", "left"),
+        ("cleft", None),
+        ("upright", None),
+        ("tail_left_of_right", None),
+        ("lip", None),
+    ],
+)
+def test_the_side_that_a_name_tells(name: str, side: str | None) -> None:
+    assert side_of(name) == side
 
 
 def test_pairs_are_names_or_indices() -> None:
@@ -303,6 +323,12 @@ def test_the_answer_does_not_depend_on_chance() -> None:
     dataset = data(placed(people(60, generator), ANY, generator), PEOPLE)
     assert choose_mirror(dataset, seed=3) == choose_mirror(dataset, seed=3)
     assert {choose_mirror(dataset, seed=seed).permutation for seed in range(2)} == {PEOPLE_MIRROR}
+
+
+def test_missing_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'keylite\[pytorch\]'"):
+        choose_mirror(data(bugs(50, np.random.default_rng(0)), BUG_NAMES))
 
 
 @pytest.mark.parametrize(

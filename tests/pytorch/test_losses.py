@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
 
-from keylite.pytorch.losses import LOSSES, loss
+from keylite.pytorch.losses import HEAD_SUMS, LOSSES, SIGMA, head_sums, loss
+from keylite.runtime.heads import HEADS, STRIDE, Heatmap, Regression
 
 SIZE = (128, 96)
 DELTA, WIDTH, EPSILON = 1.5, 10.0, 2.0
@@ -148,3 +149,108 @@ def test_a_loss_is_whole_where_it_changes_branch(name: str):
 def test_another_loss_is_refused():
     with pytest.raises(ValueError, match="loss: expected one of mse, mae, huber, smooth_l1, wing, soft_wing, got 'l2'"):
         loss("l2", SIZE)
+
+
+# ---- what a head is trained with
+
+HEAD = Heatmap(7, (16, 12))  # of 128x96 px
+
+
+def some_maps(head: Heatmap = HEAD) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, truth with NaN, weights with 0 and parts: (5, 7, C), (5, 7, 2), (5, 7)."""
+    _, truth, weight = some_points()
+    return np.random.default_rng(1).normal(0, 2, (5, 7, head.channels)), truth, weight
+
+
+def heatmap_reference(name: str, raw: np.ndarray, truth: np.ndarray, weight: np.ndarray, head: Heatmap) -> list[float]:
+    """[sum of losses, sum of weights], point by point, in numpy."""
+    x, y = (np.arange(side) + 0.5 for side in head.grid)
+    cells = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1).reshape(-1, 2)
+    total = count = 0.0
+    for logits, point, share in zip(raw.reshape(-1, head.channels), truth.reshape(-1, 2), weight.ravel(), strict=True):
+        if share == 0 or np.isnan(point).any():
+            continue
+        found = np.exp(logits) / np.exp(logits).sum()
+        bell = np.exp(-((cells - point * head.grid) ** 2).sum(axis=1) / (2 * SIGMA**2))
+        surprise = -(bell / bell.sum() * np.log(found)).sum()
+        error = ((found[:, None] * cells).sum(axis=0) / head.grid - point) * SIZE
+        total += share * (surprise + reference(name, error).mean() / STRIDE)
+        count += share
+    return [total, count]
+
+
+def test_every_head_has_its_sums():
+    assert set(HEAD_SUMS) == {type(make(1, 1, SIZE)) for make in HEADS.values()}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("grid", [(16, 12), (13, 9)], ids=["cells of 8 px", "of another size"])
+def test_sums_of_a_heatmap_are_numpys(name: str, grid: tuple[int, int]):
+    head = Heatmap(7, grid)
+    raw, truth, weight = some_maps(head)
+    points = loss(name, SIZE, delta=DELTA, width=WIDTH, epsilon=EPSILON)
+    total, count, unit_xy = head_sums(head, points, *(torch.from_numpy(a) for a in (raw, truth, weight)))
+    expected = heatmap_reference(name, raw, truth, weight, head)
+    assert [float(total), float(count)] == pytest.approx(expected, rel=1e-6)  # the cells are float32
+    np.testing.assert_allclose(unit_xy.numpy(), head.decode(raw)[0], atol=1e-6)
+
+
+def test_sums_of_a_regression_are_those_of_its_points():
+    unit_xy, truth, weight = (torch.from_numpy(a) for a in some_points())
+    points = loss("wing", SIZE)
+    total, count, found = head_sums(Regression(7), points, unit_xy, truth, weight)
+    assert (float(total), float(count)) == tuple(float(s) for s in points.sums(unit_xy, truth, weight))
+    assert found is unit_xy
+
+
+def test_a_map_point_without_weight_has_no_say_and_no_gradient():
+    raw, truth, weight = (torch.from_numpy(a) for a in some_maps())
+    raw.requires_grad_()
+    total, _, _ = head_sums(HEAD, loss("wing", SIZE), raw, truth, weight)
+    total.backward()
+    silent = (weight == 0) | truth.isnan().any(dim=2)
+    assert torch.isfinite(raw.grad).all()
+    assert (raw.grad[silent] == 0).all()
+    assert (raw.grad[~silent].abs().sum(dim=1) > 0).all()
+    elsewhere = torch.where(silent.unsqueeze(-1) & truth.isfinite(), torch.tensor(1e6, dtype=truth.dtype), truth)
+    assert head_sums(HEAD, loss("wing", SIZE), raw, elsewhere, weight)[0].item() == total.item()
+
+
+@pytest.mark.parametrize("why", ["NaN", "weight 0"])
+def test_maps_with_nothing_visible_give_0_and_finite_gradients(why: str):
+    raw = torch.randn(2, 7, HEAD.channels, requires_grad=True)
+    truth = torch.full((2, 7, 2), math.nan) if why == "NaN" else torch.rand(2, 7, 2)
+    weight = torch.ones(2, 7) if why == "NaN" else torch.zeros(2, 7)
+    total, count, unit_xy = head_sums(HEAD, loss("wing", SIZE), raw, truth, weight)
+    total.backward()
+    assert (total.item(), count.item()) == (0, 0)
+    assert (raw.grad == 0).all()
+    assert torch.isfinite(unit_xy).all()
+
+
+FAR = {
+    "logits of a thousand": (1000.0, 0.5),
+    "a point in the corner": (1.0, 0.0),
+    "a point outside": (1.0, 3.0),
+}
+
+
+@pytest.mark.parametrize(("times", "place"), FAR.values(), ids=FAR)
+def test_losses_of_maps_stay_finite(times: float, place: float):
+    raw = (times * torch.randn(2, 7, HEAD.channels)).requires_grad_()
+    total, _, _ = head_sums(HEAD, loss("wing", SIZE), raw, torch.full((2, 7, 2), place), torch.ones(2, 7))
+    total.backward()
+    assert torch.isfinite(total)
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_the_best_map_is_the_bell():
+    """At the bell the cross-entropy is its entropy, least of all; its point is right, so nothing pulls."""
+    x, y = (np.arange(side) + 0.5 for side in HEAD.grid)
+    squares = ((x[None, :] - 8) ** 2 + (y[:, None] - 6) ** 2).ravel()
+    bell = torch.from_numpy(-squares / (2 * SIGMA**2)).expand(1, 7, -1).clone().requires_grad_()
+    truth, weight = torch.full((1, 7, 2), 0.5, dtype=torch.float64), torch.ones(1, 7, dtype=torch.float64)
+    total, _, _ = head_sums(HEAD, loss("mse", SIZE), bell, truth, weight)
+    total.backward()
+    assert bell.grad.abs().max() < 1e-6
+    assert total.item() / 7 == pytest.approx(math.log(2 * math.pi * math.e * SIGMA**2), abs=1e-3)

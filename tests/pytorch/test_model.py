@@ -18,14 +18,14 @@ from keylite.pytorch.model import (
     PixelModel,
     as_engine,
     create_backbone,
-    feature_shape,
+    feature_shapes,
     load_backbone,
     load_model,
     normalisation,
     save_model,
     tensors,
 )
-from keylite.runtime.heads import Regression, Spatial
+from keylite.runtime.heads import HEADS, Heatmap, Regression
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 
@@ -67,7 +67,38 @@ def test_parameters_are_those_of_the_table(name: str):
 
 
 def test_features_are_1280_channels_of_a_32nd_of_the_side():
-    assert feature_shape(create_backbone("lite0"), (96, 64)) == (TOP_CHANNELS, 3 * 2)
+    assert feature_shapes(create_backbone("lite0"), (96, 64)) == [(TOP_CHANNELS, 2, 3)]
+
+
+PYRAMIDS = {
+    "oblong": ("lite0", (96, 64), [(40, 8, 12), (112, 4, 6), (320, 2, 3)]),
+    "not divisible": ("lite0", (100, 68), [(40, 9, 13), (112, 5, 7), (320, 3, 4)]),
+    "larger backbone": ("lite2", (64, 64), [(48, 8, 8), (120, 4, 4), (352, 2, 2)]),
+    "of timm": ("timm:resnet18", (64, 64), [(128, 8, 8), (256, 4, 4), (512, 2, 2)]),
+}
+
+
+@pytest.mark.parametrize(("name", "size", "shapes"), PYRAMIDS.values(), ids=PYRAMIDS)
+def test_a_pyramid_is_features_at_8_16_and_32_px(name: str, size: tuple[int, int], shapes: list):
+    backbone = create_backbone(name, pyramid=True)
+    assert feature_shapes(backbone, size) == shapes
+    assert backbone.training, "as it was made"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 68)], ids=["square", "not divisible"])
+def test_features_of_a_pyramid_are_the_backbones_own(size: tuple[int, int]):
+    """Level by level what the whole network computes on its way, with the same weights under the same names."""
+    plain, pyramid = create_backbone("lite0").eval(), create_backbone("lite0", pyramid=True).eval()
+    pyramid.network.load_state_dict(plain.state_dict(), strict=False)
+    seen = []
+    for block in (2, 4, 6):
+        plain.blocks[block].register_forward_hook(lambda _module, _given, made: seen.append(made))
+    images = torch.randn(1, 3, size[1], size[0])
+    with torch.no_grad():
+        plain(images)
+        found = pyramid(images)
+    assert len(found) == len(seen) == 3
+    assert all(torch.equal(a, b) for a, b in zip(found, seen, strict=True))
 
 
 def test_other_backbones_of_timm_work():
@@ -110,8 +141,8 @@ def test_normalisation_is_the_weights():
 # ---- heads
 
 
-@pytest.mark.parametrize("head", [Regression(5, 16), Spatial(5, 16, 8)], ids=["regression", "spatial"])
-def test_an_untrained_network_gives_the_mean_shape_nearly(head):
+def test_an_untrained_network_gives_the_mean_shape_nearly():
+    head = Regression(5, 16)
     shape = np.random.default_rng(0).uniform(0, 1, (5, 2)).astype(np.float32)
     network = EfficientNetLiteRegressor(5, head=head, size=(64, 96), mean_shape=shape)
     with torch.no_grad():
@@ -128,8 +159,64 @@ def test_without_a_mean_shape_points_start_in_the_middle():
 def test_a_head_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="head: expected 4 keypoints, got 3"):
         EfficientNetLiteRegressor(4, head=Regression(3))
-    with pytest.raises(ValueError, match=r"head: a head that keeps space needs the input size: size=\(W, H\)"):
-        EfficientNetLiteRegressor(4, head=Spatial(4))
+    with pytest.raises(ValueError, match=r"head: a grid of 8x8 cells does not fit an input of \(96, 64\)"):
+        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8)), size=(96, 64))
+    with pytest.raises(ValueError, match=r"head: a grid of 8x12 cells does not fit an input of \(96, 64\)"):
+        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 12)), size=(96, 64))  # columns and rows changed round
+
+
+def test_a_backbone_without_a_stride_of_8_has_no_heatmap():
+    with pytest.raises(ValueError, match=r"backbone: expected features at strides \(8, 16, 32\), got \[16, 16, 16\]"):
+        EfficientNetLiteRegressor(4, "timm:vit_tiny_patch16_224", head=Heatmap(4, (28, 28)), size=(224, 224))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (100, 68)], ids=["square", "oblong", "not divisible"])
+def test_an_untrained_heatmap_is_around_the_middle(size: tuple[int, int]):
+    head = HEADS["heatmap"](3, 16, size)
+    network = EfficientNetLiteRegressor(3, head=head, size=size)
+    with torch.no_grad():
+        raw = network(torch.randn(2, 3, size[1], size[0])).numpy()
+    assert raw.shape == (2, 3, head.channels)
+    assert np.abs(head.decode(raw)[0] - 0.5).max() < 0.15  # measured 0.05
+
+
+def brightness_head(size: tuple[int, int]) -> tuple[EfficientNetLiteRegressor, list]:
+    """A heatmap network whose map is the sum of its levels' cells, without any smoothing; dark levels for it."""
+    network = EfficientNetLiteRegressor(1, head=HEADS["heatmap"](1, 16, size), size=size)
+    levels = [
+        torch.zeros(1, channels, rows, columns) for channels, rows, columns in feature_shapes(network.backbone, size)
+    ]
+    with torch.no_grad():
+        for module in network.head.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.groups == 1:
+                module.weight.fill_(1 / module.in_channels)
+            elif isinstance(module, torch.nn.Conv2d):
+                module.weight.zero_()
+                module.weight[:, :, 2, 2] = 1  # of the depthwise 5x5 only the middle
+        network.head.maps.bias.zero_()
+    return network.eval(), levels
+
+
+def test_cells_are_row_by_row_as_the_decode_takes_them():
+    network, levels = brightness_head((96, 64))
+    levels[0][:, :, 2, 9] = 1
+    with torch.no_grad():
+        xy, _ = HEADS["heatmap"](1, 16, (96, 64)).decode(100 * network.head(levels).numpy())
+    np.testing.assert_allclose(xy[0, 0], [9.5 / 12, 2.5 / 8], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (100, 68)], ids=["halves", "not divisible"])
+def test_levels_are_joined_by_the_nearest_cell(size: tuple[int, int]):
+    network, levels = brightness_head(size)
+    coarse = torch.rand(levels[2].shape[2:])  # below the 6 of ReLU6
+    levels[2][:] = coarse
+    with torch.no_grad():
+        found = network.head(levels).reshape(levels[0].shape[2:]).numpy()
+    places = []
+    for side in (2, 3):
+        fine, middle, few = (level.shape[side] for level in levels)
+        places.append((np.arange(middle) * few // middle)[np.arange(fine) * middle // fine])
+    np.testing.assert_allclose(found, coarse.numpy()[np.ix_(*places)], atol=1e-3)
 
 
 def test_the_head_pools_over_all_places(network):
@@ -174,9 +261,25 @@ def test_the_keys_are_timms_and_the_heads(model_file: Path):
     assert set(load_file(model_file)) == {key for key in timms if not key.endswith("num_batches_tracked")} | head
 
 
-def test_saved_and_loaded_is_byte_identical(model_file: Path, tmp_path: Path):
-    save_model(*load_model(model_file), tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == model_file.read_bytes()
+def test_a_heatmaps_keys_are_timms_without_the_top_and_the_heads(heatmap_file: Path):
+    timms = timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict().keys()
+    found = set(load_file(heatmap_file))
+    assert {name for name in found if not name.startswith("head.")} == {
+        key for key in timms if not key.startswith(("conv_head.", "bn2.")) and not key.endswith("num_batches_tracked")
+    }
+    parts = {tuple(name.split(".")[1:-1]) for name in found if name.startswith("head.")}
+    assert parts == {
+        ("maps",),
+        *((("lateral"), level, layer) for level in "012" for layer in "01"),
+        *((("smooth"), level, layer) for level in "01" for layer in "1234"),
+    }
+
+
+@pytest.mark.parametrize("file", ["model_file", "heatmap_file"])
+def test_saved_and_loaded_is_byte_identical(file: str, request: pytest.FixtureRequest, tmp_path: Path):
+    path = request.getfixturevalue(file)
+    save_model(*load_model(path), tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 def test_a_loaded_model_is_ready_for_inference(model_file: Path):
@@ -186,12 +289,17 @@ def test_a_loaded_model_is_ready_for_inference(model_file: Path):
     assert (network.backbone.bn1.running_var != 1).any()
 
 
-def test_a_spatial_model_of_an_oblong_input_comes_back(make_spec, tmp_path: Path):
-    spec = make_spec(head=Spatial(4, 8, 4), size=(96, 64))
-    network = EfficientNetLiteRegressor(4, head=spec.head, size=spec.size)
+@pytest.mark.parametrize("size", [(96, 64), (100, 68)], ids=["oblong", "not divisible"])
+def test_a_heatmap_model_of_any_size_comes_back(size: tuple[int, int], make_spec, tmp_path: Path):
+    spec = make_spec(head=HEADS["heatmap"](4, 0, size), size=size)
+    network = EfficientNetLiteRegressor(4, head=spec.head, size=spec.size).eval()
     save_model(network, spec, tmp_path / "s.safetensors")
-    again, _ = load_model(tmp_path / "s.safetensors")
+    again, found = load_model(tmp_path / "s.safetensors")
+    assert found == spec
     assert all(torch.equal(t, tensors(network)[name]) for name, t in tensors(again).items())
+    images = torch.randn(2, 3, size[1], size[0])
+    with torch.no_grad():
+        assert torch.equal(again(images), network(images))
 
 
 def drop(*names: str):
@@ -255,6 +363,23 @@ def test_imagenet_weights_go_into_the_backbone_alone(imagenet: Path):
     assert all(torch.equal(t, head[name]) for name, t in network.head.state_dict().items())
 
 
+def test_a_heatmap_leaves_out_the_top_of_imagenet_weights(imagenet: Path):
+    network = EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8), 8), size=(64, 64))
+    head = {name: t.clone() for name, t in network.head.state_dict().items()}
+    assert load_backbone(network, imagenet) == "ImageNet weights of timm.safetensors: 240 tensors"
+    loaded, own = load_file(imagenet), tensors(network)
+    assert all(torch.equal(own[name], loaded[name]) for name in own if not name.startswith("head."))
+    assert all(torch.equal(t, head[name]) for name, t in network.head.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["blocks.6.0.bn3.weight", "conv_stem.weight"])
+def test_a_heatmap_misses_what_is_not_the_top(name: str, imagenet: Path, tmp_path: Path):
+    path = tmp_path / "less.safetensors"
+    save_file(drop(name)(load_file(imagenet)), path)
+    with pytest.raises(ValueError, match=re.escape(f"weights do not fit this network: missing {name}")):
+        EfficientNetLiteRegressor(4, pretrained=path, head=Heatmap(4, (8, 8), 8), size=(64, 64))
+
+
 def test_pretrained_weights_freeze_unless_told(imagenet: Path):
     assert EfficientNetLiteRegressor(4, pretrained=imagenet).frozen
     assert not EfficientNetLiteRegressor(4, pretrained=imagenet, freeze=False).frozen
@@ -271,6 +396,31 @@ def test_a_model_file_gives_its_head_where_it_fits(model_file: Path):
     assert all(torch.equal(t, theirs[name]) for name, t in tensors(same).items())
     assert torch.equal(other.backbone.conv_stem.weight, theirs["conv_stem.weight"])
     assert all(torch.equal(t, before[name]) for name, t in other.head.state_dict().items())
+
+
+def test_a_heatmap_model_gives_its_head_where_it_fits(heatmap_file: Path):
+    theirs = load_file(heatmap_file)
+    same = EfficientNetLiteRegressor(4, head=Heatmap(4, (12, 8), 16), size=(96, 64))
+    other = EfficientNetLiteRegressor(5, head=Heatmap(5, (8, 8), 16), size=(64, 64))
+    assert load_backbone(same, heatmap_file) == "model file maps.safetensors: backbone and head", "of any input size"
+    assert load_backbone(other, heatmap_file) == "model file maps.safetensors: backbone alone, its head is another"
+    assert all(torch.equal(t, theirs[name]) for name, t in tensors(same).items())
+    own = tensors(other)
+    assert all(torch.equal(own[name], t) for name, t in theirs.items() if not name.startswith("head."))
+
+
+def test_a_heatmap_starts_from_a_regression_models_backbone_alone(model_file: Path):
+    network = EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8), 16), size=(64, 64))
+    head = {name: t.clone() for name, t in network.head.state_dict().items()}
+    assert load_backbone(network, model_file) == "model file four.safetensors: backbone alone, its head is another"
+    theirs, own = load_file(model_file), tensors(network)
+    assert all(torch.equal(own[name], theirs[name]) for name in own if not name.startswith("head."))
+    assert all(torch.equal(t, head[name]) for name, t in network.head.state_dict().items())
+
+
+def test_a_regression_cannot_start_from_a_heatmap_which_lacks_the_top(heatmap_file: Path):
+    with pytest.raises(ValueError, match=r"weights do not fit this network: missing bn2\.bias"):
+        EfficientNetLiteRegressor(4, pretrained=heatmap_file)
 
 
 def test_weights_of_another_backbone_are_refused_and_change_nothing(imagenet: Path, model_file: Path):

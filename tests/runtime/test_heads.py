@@ -6,40 +6,124 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.runtime.heads import HEADS, Head, Regression, Spatial
+from keylite.runtime.heads import HEADS, STRIDE, Head, Heatmap, Regression
+
+BELL = 1.2  # cells: sigma of the logit bells here
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_coordinate_heads_give_back_their_raw_output(name: str):
-    head = HEADS[name](keypoints=5)
+def bell(grid: tuple[int, int], x: float, y: float, sigma: float = BELL) -> np.ndarray:
+    """Logits (1, 1, C), row by row, of a bell around a point in cells."""
+    columns, rows = np.arange(grid[0]) + 0.5, np.arange(grid[1]) + 0.5
+    squares = (columns[None, :] - x) ** 2 + (rows[:, None] - y) ** 2
+    return (-squares / (2 * sigma**2)).reshape(1, 1, -1).astype(np.float32)
+
+
+def test_coordinates_are_given_back_as_they_are():
+    head = Regression(5)
     assert head.channels == 2
     raw = np.random.default_rng(0).uniform(-1, 2, (3, 5, 2)).astype(np.float32)
     xy, score = head.decode(raw)
     assert np.array_equal(xy, raw), "points outside the crop are not clipped"
     assert score.shape == (3, 5)
     assert np.isnan(score).all(), "no notion of confidence, so none is made up"
-    assert (xy.dtype, score.dtype) == (np.float32, np.float32)
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_half_precision_decodes_to_float32(name: str):
-    assert HEADS[name](keypoints=1).decode(np.zeros((1, 1, 2), np.float16))[0].dtype == np.float32
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_points_and_scores_are_float32_of_the_raw_shape(name: str, kind: type):
+    head = HEADS[name](3, 16, (64, 32))
+    xy, score = head.decode(np.zeros((2, 3, head.channels), kind))
+    assert (xy.shape, score.shape) == ((2, 3, 2), (2, 3))
+    assert (xy.dtype, score.dtype) == (np.float32, np.float32)
 
 
-@pytest.mark.parametrize("head", [Regression(4, 64), Spatial(4, 64, 16)], ids=["regression", "spatial"])
+GRIDS = {
+    "square": ((64, 64), (8, 8)),
+    "oblong": ((128, 96), (16, 12)),
+    "not divisible": ((100, 68), (13, 9)),
+    "a pixel more": ((65, 64), (9, 8)),
+}
+
+
+@pytest.mark.parametrize(("size", "grid"), GRIDS.values(), ids=GRIDS)
+def test_a_grid_has_a_cell_for_each_stride_begun(size: tuple[int, int], grid: tuple[int, int]):
+    head = HEADS["heatmap"](4, 256, size)
+    assert head == Heatmap(4, grid)
+    assert head.channels == grid[0] * grid[1]
+    cells = head.cells()
+    assert cells.shape == (head.channels, 2)
+    np.testing.assert_allclose(cells[0], [0.5 / grid[0], 0.5 / grid[1]], rtol=1e-6)
+    np.testing.assert_allclose(cells[1] - cells[0], [1 / grid[0], 0], atol=1e-6)  # row by row: x runs first
+    np.testing.assert_allclose(cells.mean(axis=0), 0.5, atol=1e-6)
+
+
+def test_a_cell_is_a_power_of_two_of_pixels():
+    assert STRIDE == 8
+
+
+@pytest.mark.parametrize("grid", [(16, 12), (13, 9)])
+def test_a_bell_decodes_to_its_point(grid: tuple[int, int]):
+    head = Heatmap(1, grid)
+    for x, y in np.random.default_rng(0).uniform(4, np.array(grid) - 4, (50, 2)):
+        xy, score = head.decode(bell(grid, x, y))
+        np.testing.assert_allclose(xy[0, 0] * grid, [x, y], atol=0.01)  # cells; measured 0.005
+        assert 0.09 < score[0, 0] < 0.12  # 1 / (2 pi sigma^2) at the most, less between cells
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(0, 0), (16, 12), (0, 6), (8, 12), (0.5, 0.5), (2, 10)], ids=lambda value: f"{value:g}"
+)
+def test_a_bell_at_the_border_stays_inside_and_near(x: float, y: float):
+    """The map ends where the bell goes on, so the mean place is further in: by sigma sqrt(2 / pi) at the border."""
+    found = Heatmap(1, (16, 12)).decode(bell((16, 12), x, y))[0][0, 0]
+    assert (np.abs(found * (16, 12) - (x, y)) < 1).all()  # cells; measured 0.99 at (0, 0)
+    assert (np.abs(found - 0.5) <= 0.5 - 0.5 / 16).all()
+
+
+def test_the_outermost_place_is_the_centre_of_the_outermost_cell():
+    head = Heatmap(1, (5, 3))
+    for cell, place in ((0, (0.1, 1 / 6)), (4, (0.9, 1 / 6)), (14, (0.9, 5 / 6))):
+        raw = np.full((1, 1, 15), -100, np.float32)
+        raw[0, 0, cell] = 100
+        xy, score = head.decode(raw)
+        np.testing.assert_allclose(xy[0, 0], place, atol=1e-6)
+        assert score[0, 0] == 1
+
+
+def test_an_even_map_is_the_middle_and_has_the_least_score():
+    xy, score = Heatmap(2, (8, 4)).decode(np.full((1, 2, 32), 7, np.float32))
+    np.testing.assert_allclose(xy, 0.5, atol=1e-6)
+    np.testing.assert_allclose(score, 1 / 32, rtol=1e-6)
+
+
+def test_a_sharper_map_has_a_higher_score_and_a_shift_of_all_logits_has_no_say():
+    head, grid = Heatmap(1, (8, 8)), (8, 8)
+    scores = [float(head.decode(bell(grid, 4.5, 4.5, sigma))[1][0, 0]) for sigma in (2, 1, 0.5)]
+    assert scores == sorted(scores)
+    assert scores[0] < scores[-1] < 1
+    raw = bell(grid, 3.2, 4.4)
+    for shift in (-1e4, 50, 1e4):  # an exponential of such logits would overflow
+        np.testing.assert_allclose(head.decode(raw + np.float32(shift))[0], head.decode(raw)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("head", [Regression(4, 64), Heatmap(4, (16, 12), 32)], ids=["regression", "heatmap"])
 def test_heads_survive_json_by_their_name(head: Head):
     fields = msgspec.to_builtins(head)
-    assert HEADS[fields["name"]] is type(head)
+    assert type(HEADS[fields["name"]](4, 64, (128, 96))) is type(head)
     assert msgspec.convert(fields, Head) == head
 
 
 REFUSED = {
-    "unknown name": {"name": "heatmap", "keypoints": 4},
+    "unknown name": {"name": "spatial", "keypoints": 4},
     "no name": {"keypoints": 4},
     "no keypoints": {"name": "regression"},
     "0 keypoints": {"name": "regression", "keypoints": 0},
     "0 hidden": {"name": "regression", "keypoints": 4, "hidden": 0},
-    "a field of another head": {"name": "regression", "keypoints": 4, "maps": 32},
+    "a field of another head": {"name": "regression", "keypoints": 4, "grid": [8, 8]},
+    "no grid": {"name": "heatmap", "keypoints": 4},
+    "an empty grid": {"name": "heatmap", "keypoints": 4, "grid": [8, 0]},
+    "a grid of one side": {"name": "heatmap", "keypoints": 4, "grid": [8]},
+    "width 0": {"name": "heatmap", "keypoints": 4, "grid": [8, 8], "width": 0},
 }
 
 

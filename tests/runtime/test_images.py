@@ -282,13 +282,16 @@ def test_written_picture_reads_back(suffix: str, mean_error: float, tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "nothing is left beside it"
 
 
+def test_writing_makes_the_folders_above(tmp_path: Path) -> None:
+    write_image(tmp_path / "new" / "er" / "a.png", picture())
+    assert np.array_equal(read_image(tmp_path / "new" / "er" / "a.png"), picture())
+
+
 def test_write_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape("ends in .png, .jpg, .jpeg, got '.gif'")):
         write_image(tmp_path / "a.gif", picture())
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        write_image(tmp_path / "no" / "a.png", picture())
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match="got a folder"):
+    with pytest.raises(OSError, match=r"folder\.png: cannot write this file"):
         write_image(tmp_path / "folder.png", picture())
     with pytest.raises(ValueError, match="uint8 array"):
         write_image(tmp_path / "a.png", picture().astype(float))

@@ -176,7 +176,7 @@ def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None)
     skeleton, points = dataset.skeleton, dataset.xy if xy is None else np.asarray(xy, np.float64)
     if points.shape != dataset.xy.shape:
         raise ValueError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
-    labelled = np.isfinite(points).all(axis=2)
+    labelled = np.all(np.isfinite(points), axis=2)
     v = np.where(labelled, np.where(dataset.visible > 0, dataset.visible, 2), 0)
     rows = np.where(labelled[..., None], _written(points - 0.5), 0.0)
     rows = np.concatenate([rows, v[..., None]], axis=2).reshape(len(points), -1)
@@ -293,7 +293,7 @@ def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories:
 
 def _floats(values: list[Number] | tuple[Number, ...]) -> array[float]:
     try:
-        return array("d", values)
+        return array("d", values)  # type: ignore[arg-type] - None in it is the TypeError
     except TypeError:
         return array("d", [float("nan") if value is None else value for value in values])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,9 @@ class Dataset:
     xy: (N, K, 2) float64 px, NaN where unlabelled. visible: (N, K) uint8. box: (N, 4) float64 xyxy px, NaN where there
     is none. area: (N,) float64 px^2 for OKS, NaN where unknown. image_index, group_index: (N,) int32 into `images`
     and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced.
-    max_megapixels: a larger image is refused.
+    max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
+    where unknown; None: none is known. groups_named: whether equal group names in two data sets mean the same subject;
+    names of images and of blocks of them do not.
     """
 
     skeleton: Skeleton
@@ -61,6 +64,8 @@ class Dataset:
     name: str
     notes: tuple[str, ...] = ()
     max_megapixels: float = MAX_MEGAPIXELS
+    image_sizes: np.ndarray | None = None
+    groups_named: bool = True
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -77,6 +82,10 @@ class Dataset:
         for column, (array, shape) in expected.items():
             if array.shape != shape:
                 raise ValueError(f"{self.name}: {column}: expected shape {shape}, got {array.shape}")
+        if self.image_sizes is not None and self.image_sizes.shape != (len(self.images), 2):
+            raise ValueError(
+                f"{self.name}: image_sizes: expected shape {(len(self.images), 2)}, got {self.image_sizes.shape}"
+            )
         if len(self.images) != len(self.image_names):
             raise ValueError(f"{self.name}: {len(self.images)} images but {len(self.image_names)} image names")
 
@@ -91,7 +100,7 @@ class Dataset:
     @property
     def labelled(self) -> np.ndarray:
         """(N, K) bool: which points carry a label."""
-        return np.isfinite(self.xy).all(axis=2)
+        return np.all(np.isfinite(self.xy), axis=2)
 
     def read_image(self, image: int) -> np.ndarray:
         """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""
@@ -122,6 +131,7 @@ class Dataset:
             groups=tuple(self.groups[i] for i in used_groups),
             group_index=group_index.astype(np.int32),
             name=name or self.name,
+            image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
         )
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[Dataset, ...]:
@@ -151,12 +161,24 @@ class Dataset:
             self.subset(np.flatnonzero(parts == part), f"{self.name}[{part}]") for part in range(len(fractions) + 1)
         )
 
-    def regrouped(self, names_per_object: Sequence[str]) -> Dataset:
-        """The same objects with one group name each."""
+    def regrouped(self, names_per_object: Sequence[str], named: bool = True) -> Dataset:
+        """The same objects with one group name each; named: see `groups_named`."""
         names = [str(name) for name in names_per_object]
         groups = tuple(sorted(set(names)))
         rank = {name: index for index, name in enumerate(groups)}
-        return dataclasses.replace(self, groups=groups, group_index=np.array([rank[name] for name in names], np.int32))
+        group_index = np.array([rank[name] for name in names], np.int32)
+        return dataclasses.replace(self, groups=groups, group_index=group_index, groups_named=named)
+
+    def shared_groups(self, other: Dataset) -> list[str]:
+        """This data set's groups that are in the other one too: the same image in both, or the same subject's name.
+
+        Names count only where both are names of subjects: `block 00000` and `0001.jpg` are in many data sets.
+        """
+        shared = set(self.groups) & set(other.groups) if self.groups_named and other.groups_named else set()
+        theirs = set(_places(other.images))
+        in_both = np.array([place in theirs for place in _places(self.images)], bool)
+        shared |= {self.groups[group] for group in np.unique(self.group_index[in_both[self.image_index]])}
+        return sorted(shared)
 
     def with_skeleton(self, skeleton: Skeleton) -> Dataset:
         """The same labels under another skeleton of as many keypoints."""
@@ -179,31 +201,59 @@ class Dataset:
     def check_images(self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False) -> Dataset:
         """The data set once every image has been read, with that limit for reading them again.
 
-        Raises ValueError naming all bad images at once; with `skip_bad` they are left out and a note counts and names
-        them.
+        An image is bad that cannot be read or has another size than the labels were made for, an object whose box lies
+        outside its image. Raises ValueError naming all bad ones at once; with `skip_bad` they are left out and a note
+        counts and names them. Another note counts labelled points outside their image, which are kept.
         """
-
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
 
-        def problem(index: int) -> str | None:
+        def look(index: int) -> tuple[str, tuple[int, int]]:
+            """What is wrong with an image, and its (width, height)."""
             try:
-                dataset.read_image(index)
+                height, width = dataset.read_image(index).shape[:2]
             except (ValueError, OSError) as error:
-                return str(error)
-            return None
+                return str(error), (0, 0)
+            return dataset._size_problem(index, width, height), (width, height)
 
-        with ThreadPoolExecutor() as pool:
-            problems = dict(zip(range(len(self.images)), pool.map(problem, range(len(self.images))), strict=True))
-        bad = {index: text for index, text in problems.items() if text}
-        if not bad:
+        pool = ThreadPoolExecutor()
+        try:
+            problems, sizes = zip(*pool.map(look, range(len(self.images))), strict=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
+        bad_images = np.array([bool(problem) for problem in problems])
+        bad = bad_images[self.image_index]
+        limit = np.array(sizes, np.float64)[self.image_index]
+        outside = ~bad & boxes_outside(self.box, limit)
+        beyond = int(points_outside(self.xy, limit)[~bad & ~outside].sum())
+        texts = [problem for problem in problems if problem]
+        texts += [
+            f"{self.sample_name(i)}: {outside_words(self.box[i], limit[i])}" for i in np.flatnonzero(outside).tolist()
+        ]
+        note = f"{beyond} labelled points lie outside their image"
+        if beyond and note not in self.notes:
+            dataset = dataclasses.replace(dataset, notes=(*self.notes, note))
+        if not texts:
             return dataset
-        line = listed(f"{self.name}: {len(bad)} of {len(self.images)} images cannot be used", list(bad.values()))
+        counts = [f"{bad_images.sum()} of {len(self.images)} images"] if bad_images.any() else []
+        counts += [f"{outside.sum()} of {len(self)} objects"] if outside.any() else []
+        line = listed(f"{self.name}: {' and '.join(counts)} cannot be used", texts)
         if not skip_bad:
             raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
-        kept = np.flatnonzero(~np.isin(self.image_index, list(bad)))
+        kept = np.flatnonzero(~bad & ~outside)
         if len(kept) == 0:
             raise ValueError(f"{line}; nothing is left")
-        return dataclasses.replace(dataset.subset(kept), notes=(*self.notes, f"skipped: {line}"))
+        return dataclasses.replace(dataset.subset(kept), notes=(*dataset.notes, f"skipped: {line}"))
+
+    def _size_problem(self, image: int, width: int, height: int) -> str:
+        """Why an image of this size is not the one that was labelled; empty where it may be."""
+        labelled = (0, 0) if self.image_sizes is None else tuple(self.image_sizes[image].tolist())
+        if all(told in (0, true) for told, true in zip(labelled, (width, height), strict=True)):
+            return ""
+        told = "x".join(str(side) if side else "?" for side in labelled)
+        step = "scale the labels, or correct the size in the file"
+        if labelled == (height, width):
+            step = "labelled before its EXIF turn? then remove the orientation from the picture, or turn the labels"
+        return f"{self.image_names[image]}: labelled at {told} px, but the picture is {width}x{height} ({step})"
 
 
 class Samples(Sequence[Sample]):
@@ -263,7 +313,7 @@ def from_arrays(
     missing = np.isnan(xy)
     if np.isinf(xy).any() or (missing.any(axis=2) & ~missing.all(axis=2)).any():
         raise ValueError("xy: expected both x and y finite, or both NaN where unlabelled")
-    labelled = ~missing.any(axis=2)
+    labelled = ~np.any(missing, axis=2)
     if visible is not None:
         visible = np.asarray(visible)
         if visible.shape != (count, keypoints) or not np.isin(visible, (0, 1, 2)).all():
@@ -286,7 +336,7 @@ def from_arrays(
         group_index=np.zeros(count, np.int32),
         name=name,
     )
-    return dataset.regrouped(per_object)
+    return dataset.regrouped(per_object, named=groups is not None)
 
 
 def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
@@ -317,6 +367,37 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
 def _natural(name: str) -> list[str | int]:
     """A sort key that takes runs of digits as numbers; text and numbers alternate, so keys always compare."""
     return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def boxes_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: which boxes (N, 4) xyxy px have nothing of their image's (width, height) (N, 2); NaN is inside."""
+    return np.any(boxes[:, 2:] <= 0, axis=1) | np.any(boxes[:, :2] >= sizes, axis=1)
+
+
+def outside_words(box: np.ndarray, size: np.ndarray) -> str:
+    """How a message says that a box (4,) xyxy px lies outside its image of (width, height)."""
+    edges = [round(float(edge), 2) for edge in box]
+    return f"box {edges} (xyxy) lies outside its {size[0]:g}x{size[1]:g} image"
+
+
+def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N, K) bool: which points (N, K, 2) px lie outside their image's (width, height) (N, 2); NaN does not."""
+    return np.any((xy < 0) | (xy > sizes[:, None]), axis=2)
+
+
+def _places(images: Sequence[Path | np.ndarray]) -> list[str | int]:
+    """What tells an image from another: its real path, or the array that it is. Links in folders are followed."""
+    folders: dict[str, str] = {}  # asked once each: a system call an image is slow
+    places: list[str | int] = []
+    for image in images:
+        if isinstance(image, np.ndarray):
+            places.append(id(image))
+            continue
+        folder, name = os.path.split(image)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        places.append(os.path.join(folders[folder], name))
+    return places
 
 
 def listed(line: str, items: Sequence[str]) -> str:

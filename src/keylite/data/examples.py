@@ -215,7 +215,8 @@ def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: n
         image = cv2.add(image, cv2.LUT(dice, levels), dtype=cv2.CV_8U)
     if chance[8] < a.jpeg_p:
         quality = round(a.jpeg + (100 - a.jpeg) * abs(uniform[6]))
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)  # type: ignore[assignment]
     return image
 
 

@@ -14,7 +14,7 @@ from keylite.data.coco import read_coco, write_coco
 from keylite.data.dataset import Dataset
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
-from keylite.runtime.images import read_image, write_image
+from keylite.runtime.images import write_image
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
 FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
@@ -83,8 +83,8 @@ def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
     if len(set(names)) != len(names):
         raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")
     paths = [folder / name for name in names]
-    for path, image in zip(paths, dataset.images, strict=True):
-        write_image(path, read_image(image))
+    for image, path in enumerate(paths):
+        write_image(path, dataset.read_image(image))
     labels = folder / "labels.json"
     write_coco(dataclasses.replace(dataset, images=tuple(paths), image_names=tuple(names)), labels)
     return labels

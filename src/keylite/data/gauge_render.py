@@ -12,6 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from keylite.data.gauge_scenery import BACKGROUNDS, SHIFT, noise, shaded
 SUPERSAMPLE = 2  # paint is laid on a canvas this many times finer, then area-averaged
 COARSE = 4  # soft light is painted this many times coarser than the image
 DOWN = math.pi / 2
+
+Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Gauge:
     matrix: np.ndarray
     size: int
 
-    def angle(self, fraction: float | np.ndarray) -> float | np.ndarray:
+    def angle(self, fraction: Number) -> Number:
         """The dial-plane angle of a share of full scale."""
         return self.start + fraction * self.span
 
@@ -182,7 +185,7 @@ def sector(outer: float, inner: float, start: float, end: float) -> np.ndarray:
 
 def pick(generator: np.random.Generator, options: Sequence[Colour], spread: float = 12) -> Colour:
     """One of the colours, a little off, in lightness more than in hue."""
-    base = np.asarray(options[generator.integers(len(options))], np.float64)
+    base = np.asarray(options[int(generator.integers(len(options)))], np.float64)
     shift = generator.normal(0, spread) + generator.normal(0, spread / 3, 3)
     return tuple(np.clip(base + shift, 4, 251).tolist())
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, group_by_name, listed
+from keylite.data.dataset import Dataset, boxes_outside, group_by_name, listed, outside_words
+from keylite.runtime.images import IMAGE_SUFFIXES
 from keylite.runtime.skeleton import Skeleton
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
 GROUP_FIELDS = ("identity", "group", "subject")  # what --group auto looks for, in this order
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 CLIMB = 4  # folders above the label file that are searched: DeepLabCut's paths start at its project
 
 
@@ -73,10 +73,6 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
     xy += ORIGINS[pixel_origin]
     xy[~labelled] = np.nan
     image_index = labels.image_index[rows]
-    limit = labels.sizes[image_index][:, None]
-    outside = int(((xy < 0) | (xy > limit)).any(axis=2).sum())
-    if outside:
-        notes.append(f"{outside} labelled points lie outside their image")
     used, image_index = np.unique(image_index, return_inverse=True)
     if len(used) < len(labels.image_names):
         notes.append(f"{len(labels.image_names) - len(used)} of {len(labels.image_names)} images have no object")
@@ -93,8 +89,15 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
         group_index=np.zeros(len(rows), np.int32),
         name=labels.path.stem,
         notes=tuple(notes),
+        image_sizes=_whole(labels.sizes[used]),
     )
-    return dataset.regrouped(_groups(labels, rows, group))
+    names, named = _groups(labels, rows, group)
+    return dataset.regrouped(names, named)
+
+
+def _whole(sizes: np.ndarray) -> np.ndarray:
+    """Sizes (M, 2) as whole numbers, 0 where unknown."""
+    return np.clip(np.rint(np.nan_to_num(sizes, nan=0.0)), -1, 2**31 - 1).astype(np.int64)  # no size overflows
 
 
 def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
@@ -103,10 +106,10 @@ def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
     names, sizes = labels.skeleton.names, labels.sizes[labels.image_index]
     odd = (v != 0) & (v != 1) & (v != 2)
     lost = (v > 0) & ~np.isfinite(xy).all(axis=2)
-    given = ~np.isnan(box).all(axis=1)
-    edges = np.isfinite(box).all(axis=1)
+    given = ~np.all(np.isnan(box), axis=1)
+    edges = np.all(np.isfinite(box), axis=1)
     flat = edges & ~((box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]))
-    out = (box[:, 2:] <= 0).any(axis=1) | (box[:, :2] >= sizes).any(axis=1)
+    out = boxes_outside(box, sizes)
 
     def point(row: int, mask: np.ndarray) -> tuple[str, list[float]]:
         k = int(np.argmax(mask[row]))
@@ -124,16 +127,12 @@ def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
         x0, y0, x1, y1 = box[row]
         return f"box: expected a width and a height above 0, got {x1 - x0:g} x {y1 - y0:g}"
 
-    def beyond(row: int) -> str:
-        width, height = sizes[row]
-        return f"box {[round(float(edge), 2) for edge in box[row]]} (xyxy) lies outside its {width:g}x{height:g} image"
-
     checks = (
-        (odd.any(axis=1), visibility),
-        (lost.any(axis=1), place),
+        (np.any(odd, axis=1), visibility),
+        (np.any(lost, axis=1), place),
         (given & ~edges, lambda _row: "box: expected four finite numbers"),
         (flat, size),
-        (out, beyond),
+        (out, lambda row: outside_words(box[row], sizes[row])),
     )
     problems: dict[int, str] = {}
     for mask, describe in checks:
@@ -142,21 +141,21 @@ def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
     return dict(sorted(problems.items()))
 
 
-def _groups(labels: Labels, rows: np.ndarray, group: str) -> list[str]:
-    """The group name of each row, by --group."""
+def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bool]:
+    """The group name of each row, by --group, and whether names are of subjects rather than of images or blocks."""
     kind, _, name = group.partition(":")
     if group == "auto":
         found = [field for field in GROUP_FIELDS if any(value is not None for value in labels.fields.get(field, ()))]
         kind, name = ("field", found[0]) if found else ("image", "")
     if kind != "field":
         image_names = [labels.image_names[i] for i in labels.image_index[rows].tolist()]
-        return group_by_name(image_names, "image" if group == "auto" else group)
+        return group_by_name(image_names, "image" if group == "auto" else group), kind == "regex"
     values = labels.fields.get(name) or [None] * len(labels.points)
     missing = [labels.where(row) for row in rows.tolist() if values[row] is None]
     if missing:
         line = listed(f"group: {len(missing)} of {len(rows)} objects have no field {name!r}", missing)
         raise ValueError(f"{labels.path}: {line}; choose another --group, such as image")
-    return [str(values[row]) for row in rows.tolist()]
+    return [str(values[row]) for row in rows.tolist()], True
 
 
 def _with_images(

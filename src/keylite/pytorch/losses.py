@@ -1,7 +1,4 @@
-"""Losses of point errors in px of the model input, masked.
-
-Twin of tensorflow/losses.py: the same names, masking and numbers.
-"""
+"""Losses of point errors in px of the model input, masked."""
 
 from __future__ import annotations
 
@@ -61,7 +58,7 @@ LOSSES: dict[str, Elementwise] = {
 }
 
 
-class loss:  # noqa: N801 - called like a function
+class PointLoss:
     """A masked loss of unit coordinates, measured in px of the model input.
 
     name: mse, mae, huber, smooth_l1, wing or soft_wing. size: (W, H) px of the input. delta: px where huber, smooth_l1
@@ -109,6 +106,13 @@ class loss:  # noqa: N801 - called like a function
         )
 
 
+def loss(
+    name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
+) -> PointLoss:
+    """The loss of that name for an input of `size` (W, H) px, to be called in a loop of one's own: see PointLoss."""
+    return PointLoss(name, size, delta=delta, width=width, epsilon=epsilon)
+
+
 # ---- what a head is trained with
 
 SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
@@ -116,11 +120,15 @@ SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _regression_sums(head: Head, points: loss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+def _regression_sums(
+    head: Head, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor
+) -> Sums:
     return *points.sums(raw, truth, weight), raw
 
 
-def _heatmap_sums(head: Heatmap, points: loss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+def _heatmap_sums(
+    head: Heatmap, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor
+) -> Sums:
     cells = torch.as_tensor(head.cells()).to(raw)
     logarithm = raw.log_softmax(dim=2)
     unit_xy = logarithm.exp() @ cells
@@ -129,17 +137,17 @@ def _heatmap_sums(head: Heatmap, points: loss, raw: torch.Tensor, truth: torch.T
     distance = (true_xy.unsqueeze(2) - cells) * cells.new_tensor(head.grid)
     bell = torch.softmax(-0.5 * distance.square().sum(dim=-1) / SIGMA**2, dim=2)
     surprise = -(bell * logarithm).sum(dim=2)
-    total = (weight * (surprise + points.of(error) / STRIDE)).sum()  # the point loss in cells
+    total = (weight * (surprise + points.of(error) / STRIDE)).sum()  # an error of a cell weighs about 1 under mae
     return total, weight.sum(), unit_xy
 
 
 HEAD_SUMS: dict[type, Callable[..., Sums]] = {Regression: _regression_sums, Heatmap: _heatmap_sums}
 
 
-def head_sums(head: Head, points: loss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+def head_sums(head: Head, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
     """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) of a head's raw output (B, K, C).
 
     regression: the point loss. heatmap: cross-entropy of its map to a bell around the point, plus the point loss of the
-    map's mean place, in cells.
+    map's mean place divided by STRIDE.
     """
     return HEAD_SUMS[type(head)](head, points, raw, truth, weight)

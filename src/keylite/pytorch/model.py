@@ -1,6 +1,6 @@
-"""The network in PyTorch: a timm backbone, a head, and the checkpoint that both frameworks open.
+"""The network in PyTorch: a timm backbone, a head, and the checkpoint.
 
-Twin of tensorflow/model.py. Knows nothing of training or data sets.
+Knows nothing of training or data sets.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EfficientNetLiteRegressor(nn.Module):
         if head.keypoints != num_keypoints:
             raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
         self.backbone = create_backbone(backbone, pyramid=isinstance(head, Heatmap))
-        self.head = HEADS[type(head)](head, self.backbone, size)
+        self.head = MODULES[type(head)](head, self.backbone, size)
         shape = torch.full((num_keypoints, 2), 0.5) if mean_shape is None else torch.as_tensor(mean_shape)
         self.head.start_at(shape)
         self.frozen = False
@@ -135,7 +135,7 @@ def _separable(width: int) -> nn.Sequential:
     )
 
 
-HEADS: dict[type, Any] = {Regression: RegressionHead, Heatmap: HeatmapHead}
+MODULES: dict[type, Any] = {Regression: RegressionHead, Heatmap: HeatmapHead}
 PYRAMID = (STRIDE, 16, 32)  # px of the input a cell of each level stands for
 
 
@@ -235,15 +235,11 @@ def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -
 
 def torch_device(device: str) -> torch.device:
     """The torch device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device} asked for, but PyTorch sees no CUDA GPU; use --device cpu")
-    return chosen
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda asked for, but PyTorch sees no CUDA GPU; use --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
@@ -283,9 +279,11 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     ours = KEY in safetensors_header(path).get("__metadata__", {})
     loaded, own, head = load_file(path), tensors(network), head_names(network)
     backbone = own.keys() - head
+    if isinstance(network.backbone, Pyramid):
+        loaded = {name: t for name, t in loaded.items() if not name.startswith(TOP)}
     if not ours:
-        top = TOP if isinstance(network.backbone, Pyramid) else ()
-        wanted = {name: t for name, t in loaded.items() if not name.startswith(("classifier.", *top))}
+        unused = classifiers(timm_network(network))
+        wanted = {name: t for name, t in loaded.items() if not name.startswith(unused)}
         _assign(network, wanted, expected=backbone, source=str(path))
         return f"ImageNet weights of {path.name}: {len(backbone)} tensors"
     same_head = all(name in loaded and loaded[name].shape == own[name].shape for name in head)
@@ -294,6 +292,12 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
         wanted |= {name: loaded[name] for name in head}
     _assign(network, wanted, expected=backbone | (head if same_head else set()), source=str(path))
     return f"model file {path.name}: backbone {'and head' if same_head else 'alone, its head is another'}"
+
+
+def classifiers(network: nn.Module) -> tuple[str, ...]:
+    """What the names of a timm network's classifier begin with."""
+    names = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or "classifier"
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
 def head_names(network: EfficientNetLiteRegressor) -> set[str]:

@@ -1,6 +1,6 @@
 """Training on Lightning: from examples to a model file, resumable after any interruption.
 
-Twin of tensorflow/training.py. Validation, files and warnings are the run's (run.py): here is the framework alone.
+Validation, files and warnings are the run's (run.py): here is the framework alone.
 """
 
 from __future__ import annotations
@@ -109,14 +109,19 @@ class Training(lightning.LightningModule):
         raw = self.model(pixels)
         total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight)
         self._watch(found_xy.detach(), unit_xy, weight, total.detach(), count)
-        if index % FINITE_EVERY == 0 and not torch.isfinite(total):
-            raise ValueError(
-                f"training: the loss is {float(total)} in epoch {self.current_epoch + 1}; "
-                f"lower lr (now {self.recipe.lr:g}), or set clip"
-            )
+        if index % FINITE_EVERY == 0:
+            self.require_finite(float(total.detach()))
         self.weight = self.weight.to(count) + count
         self.log("loss", total.detach() / count.clamp(min=1), prog_bar=True, logger=True)
         return total * self.recipe.accumulate  # Lightning divides by it; on_before_optimizer_step divides by the weight
+
+    def require_finite(self, total: float) -> None:
+        """Raise ValueError for a loss that is NaN or Inf: nothing good comes after it."""
+        if not math.isfinite(total):
+            raise ValueError(
+                f"training: the loss is {total} in epoch {self.current_epoch + 1}; "
+                f"lower lr (now {self.recipe.lr:g}), or set clip"
+            )
 
     def _watch(
         self, found: torch.Tensor, unit_xy: torch.Tensor, weight: torch.Tensor, total: torch.Tensor, count: torch.Tensor
@@ -158,7 +163,8 @@ class Training(lightning.LightningModule):
                 parameters = [p for p in module.parameters() if (p.ndim > 1) == decays]
                 decay = recipe.weight_decay if decays else 0.0
                 groups.append({"params": parameters, "lr": recipe.lr * factor, "weight_decay": decay})
-        optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe)
+        fused = recipe.precision == "32"  # Lightning clips no gradients of a fused optimizer in mixed precision
+        optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe, fused)
         warmup, steps = self.warmup, self.steps
 
         def factor_at(step: int) -> float:
@@ -173,9 +179,9 @@ class Training(lightning.LightningModule):
 
 
 OPTIMIZERS = {
-    "adam": lambda groups, recipe: torch.optim.Adam(groups, fused=True),
-    "adamw": lambda groups, recipe: torch.optim.AdamW(groups, fused=True),
-    "sgd": lambda groups, recipe: torch.optim.SGD(groups, momentum=recipe.momentum, fused=True),
+    "adam": lambda groups, recipe, fused: torch.optim.Adam(groups, fused=fused),
+    "adamw": lambda groups, recipe, fused: torch.optim.AdamW(groups, fused=fused),
+    "sgd": lambda groups, recipe, fused: torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused),
 }
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -193,8 +199,12 @@ class EpochEnd(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.run.history = state_dict["history"]
 
+    def on_train_start(self, trainer: lightning.Trainer, training: lightning.LightningModule) -> None:
+        trainer.should_stop = self.run.finished()  # a run that had ended is not resumed for one more epoch
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Training) -> None:  # type: ignore[override]
         total, weight, below, errors = training.sums.tolist()
+        training.require_finite(total)
         network: EfficientNetLiteRegressor = training.result.network  # type: ignore[assignment]
         row = self.run.end_epoch(
             as_engine(training.result),
@@ -208,7 +218,7 @@ class EpochEnd(lightning.Callback):
         with replacing(self.run.checkpoint) as beside:
             trainer.save_checkpoint(beside)
         self.run.speak_up(training.loss.branch(), below / max(errors, 1))
-        trainer.should_stop = trainer.should_stop or self.run.stopping()
+        trainer.should_stop = trainer.should_stop or self.run.finished()
 
 
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
@@ -285,7 +295,6 @@ def _as_it_is(batch: Any) -> Any:
 IGNORED = (
     r".*does not have many workers.*",
     r".*The number of training batches.*is smaller than the logging interval.*",
-    r".*You defined a `validation_step` but have no `val_dataloader`.*",
     r".*Found \d+ module\(s\) in eval mode.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )

@@ -16,10 +16,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Otherwise it is removed and what was there before stays. Folders are made. OSError says which file it was.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{path.parent}: cannot make this folder: {error.strerror or error}") from error
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
         yield beside
@@ -29,6 +26,23 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def make_folder(path: Path | str) -> None:
+    """Make a folder and those above it where missing."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path}: cannot make this folder: {error.strerror or error}") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError where `folder`, or the nearest one above it that is there, cannot be written to; makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise OSError(
+            f"{folder}: cannot write to this folder: {there} is {'not writable' if there.is_dir() else 'a file'}"
+        )
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -54,6 +54,7 @@ class Heatmap(msgspec.Struct, frozen=True, tag_field="name", tag="heatmap", forb
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """raw (B, K, C) -> unit xy (B, K, 2) float32: the mean place under softmax; score (B, K): its largest share."""
+        raw = raw.astype(np.float32, copy=False)
         exponentials = np.exp(raw - raw.max(axis=2, keepdims=True))
         share = exponentials / exponentials.sum(axis=2, keepdims=True)
         return share @ self.cells(), share.max(axis=2)

@@ -19,6 +19,7 @@ import numpy as np
 from keylite.runtime.files import write_bytes
 
 MAX_MEGAPIXELS = 100.0
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # that images to read end in
 SUFFIXES = (".png", ".jpg", ".jpeg")  # that write_image writes
 JPEG_QUALITY = 95
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others are DHT, JPG, DAC

@@ -50,7 +50,7 @@ class Keypoints:
 
 
 def _plain(array: np.ndarray) -> list:
-    return np.where(np.isfinite(array), array, None).tolist()
+    return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[arg-type]
 
 
 class Predictor:
@@ -62,6 +62,11 @@ class Predictor:
     gets at once. Attributes: spec, engine_name, path.
     """
 
+    path: Path | None = None
+    engine_name = "memory"
+    batch = 32
+    max_megapixels = MAX_MEGAPIXELS
+
     def __init__(
         self,
         path: Path | str,
@@ -72,7 +77,7 @@ class Predictor:
         batch: int = 32,
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        self.path: Path | None = Path(path)
+        self.path = Path(path)
         self.engine, self.engine_name, self.spec = open_engine(self.path, engine, threads, device)
         self.batch = batch
         self.max_megapixels = max_megapixels
@@ -81,8 +86,7 @@ class Predictor:
     def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:
         """A predictor on an engine in memory, say a network in training; its path and sha256 are None."""
         predictor = cls.__new__(cls)
-        predictor.path, predictor.engine, predictor.engine_name, predictor.spec = None, engine, "memory", spec
-        predictor.batch, predictor.max_megapixels = batch, MAX_MEGAPIXELS
+        predictor.engine, predictor.spec, predictor.batch = engine, spec, batch
         return predictor
 
     def __call__(self, image: np.ndarray | Path | str | bytes, boxes: object = None) -> Keypoints:
@@ -91,15 +95,14 @@ class Predictor:
         boxes=None is the whole image, one object; boxes=[] gives an empty result.
         """
         pixels = read_image(image, self.max_megapixels)
-        crops = self.crops(pixels, boxes)
         asked = whole_box(pixels)[None] if boxes is None else as_boxes(boxes)
-        unit_xy, score = self.run(np.stack([crop.warp(pixels) for crop in crops])) if crops else self._nothing()
-        xy = (
-            np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)])
-            if crops
-            else unit_xy
-        )
-        return Keypoints(xy.astype(np.float64), score, asked, self.spec.skeleton)
+        crops = self.crops(pixels, boxes)
+        if not crops:
+            count = len(self.spec.skeleton)
+            return Keypoints(np.zeros((0, count, 2)), np.zeros((0, count), np.float32), asked, self.spec.skeleton)
+        unit_xy, score = self.run(np.stack([crop.warp(pixels) for crop in crops]))
+        xy = np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)])
+        return Keypoints(xy, score, asked, self.spec.skeleton)
 
     def crops(self, image: np.ndarray, boxes: object = None) -> list[Crop]:
         """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""
@@ -116,7 +119,3 @@ class Predictor:
     def sha256(self) -> str | None:
         """sha256 of the model file."""
         return files.sha256(self.path) if self.path else None
-
-    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
-        count = len(self.spec.skeleton)
-        return np.zeros((0, count, 2)), np.zeros((0, count), np.float32)

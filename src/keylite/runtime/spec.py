@@ -77,7 +77,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone: str
     size: Size
     box: Literal["annotation", "image"]
-    padding: float
+    padding: Annotated[float, msgspec.Meta(ge=0)]
     head: Head
     skeleton: Skeleton
     normalize: str
@@ -106,6 +106,11 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
                 f"{source}: model file format {fields.get('format')!r}, expected {FORMAT}; "
                 "export it again with this keylite, or use the keylite that wrote it"
             )
-        return msgspec.convert(fields, ModelSpec)
-    except msgspec.DecodeError as error:
+        spec = msgspec.convert(fields, ModelSpec)
+    except (msgspec.DecodeError, AttributeError) as error:
         raise ValueError(f"{source}: the model description inside the file is damaged: {error}") from None
+    for part in ("head", "skeleton", "provenance"):  # what has a default in Python has none in a file
+        missing = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
+        if missing:
+            raise ValueError(f"{source}: the model description lacks {part}.{sorted(missing)[0]}")
+    return spec

@@ -28,7 +28,8 @@ from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.pipeline import augmentation_of, processor, versions
+from keylite.environment import processor, versions
+from keylite.pipeline import augmentation_of
 from keylite.recipe import Recipe
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD

@@ -20,6 +20,7 @@ from cyclopts import CycloptsError
 
 import keylite
 from keylite import cli
+from keylite.certificate import Certificate, Drift
 from keylite.cli_train import recipe_of
 from keylite.data import mirror, symmetry
 from keylite.data.formats import write_dataset
@@ -27,7 +28,7 @@ from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
 from keylite.evaluation import PCK_AT, Report
 from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
-from keylite.pipeline import DRIFT_BUDGET, Certificate, Drift
+from keylite.pipeline import DRIFT_BUDGET
 from keylite.recipe import Recipe, make_recipe, to_dict
 from keylite.run import RESULTS, WITHOUT_EFFECT
 from keylite.runtime.engines import open_engine

@@ -29,13 +29,18 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
         | PYTORCH,
         set(),
     ),
+    "environment": ({""}, set()),
+    "points": ({"runtime"}, set()),
+    "certificate": ({"runtime", "data", "evaluation", "environment"} | RUNTIME, set()),
+    "timing": ({"runtime", "environment"} | RUNTIME, set()),
     "pipeline": (
-        {"", "runtime", "data", "pretrained", "metrics", "evaluation", "recipe", "draw", "run"} | RUNTIME,
+        {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "certificate"}
+        | RUNTIME,
         set(),
     ),
     "cli": (
         {"", "cyclopts"},
-        {"runtime", "data", "metrics", "evaluation", "recipe", "draw", "pipeline", "rich", "numpy"},
+        {"runtime", "data", "metrics", "evaluation", "draw", "points", "certificate", "timing", "pipeline", "rich"},
     ),
     "cli_train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
     "": (set(), set()),  # keylite/__init__.py

@@ -9,28 +9,30 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from keylite.certificate import Certificate, OverBudgetError
     from keylite.data.dataset import Dataset, Sample, from_arrays
     from keylite.data.formats import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
     from keylite.evaluation import Report, evaluate
-    from keylite.pipeline import Certificate, OverBudgetError, benchmark, export, train
+    from keylite.pipeline import export, train
     from keylite.recipe import Recipe
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
+    from keylite.timing import benchmark
 
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "Certificate": "keylite.pipeline",
+    "Certificate": "keylite.certificate",
     "Dataset": "keylite.data.dataset",
-    "OverBudgetError": "keylite.pipeline",
+    "OverBudgetError": "keylite.certificate",
     "Keypoints": "keylite.runtime.predictor",
     "Predictor": "keylite.runtime.predictor",
     "Recipe": "keylite.recipe",
     "Report": "keylite.evaluation",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
-    "benchmark": "keylite.pipeline",
+    "benchmark": "keylite.timing",
     "evaluate": "keylite.evaluation",
     "export": "keylite.pipeline",
     "from_arrays": "keylite.data.dataset",

@@ -19,13 +19,11 @@ from cyclopts import App, CycloptsError, Parameter
 import keylite
 
 if TYPE_CHECKING:
-    import numpy as np
 
+    from keylite.certificate import Certificate
     from keylite.data.dataset import Dataset
     from keylite.evaluation import Predictions, Report
-    from keylite.pipeline import Certificate
     from keylite.runtime.predictor import Keypoints
-    from keylite.runtime.skeleton import Skeleton
 
 log = logging.getLogger("keylite")
 
@@ -128,9 +126,10 @@ def evaluate(
     draw
         folder for pictures of the worst objects
     """
+    from keylite.certificate import certificate_doubt
+    from keylite.data.boxes import dataset_boxes, read_boxes
     from keylite.draw import draw_worst
     from keylite.evaluation import evaluate, point_errors
-    from keylite.pipeline import certificate_doubt
     from keylite.runtime.predictor import Predictor
 
     predictor = Predictor(model, engine=engine, threads=threads)
@@ -182,7 +181,8 @@ def export(
     budget
         most that 95 % of the points may move, px of the model input; default: 0.02 at 128 px
     """
-    from keylite.pipeline import OverBudgetError, certificate_path, export
+    from keylite.certificate import OverBudgetError, certificate_path
+    from keylite.pipeline import export
 
     try:
         certificate = export(model, reading.dataset(data), out, to=to, budget=budget)
@@ -231,8 +231,10 @@ def predict(
     skip_bad
         leave out images that cannot be read, and say which
     """
+    from keylite.data.boxes import boxes_for, read_boxes
     from keylite.data.dataset import listed
     from keylite.draw import draw_points
+    from keylite.points import points_coco, points_json
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.predictor import Predictor
 
@@ -299,7 +301,7 @@ def benchmark(
     json_path
         write the figures here
     """
-    from keylite.pipeline import STAGES, benchmark
+    from keylite.timing import STAGES, benchmark
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
@@ -327,7 +329,7 @@ def info(model: Path, *, json_output: Annotated[bool, Parameter(name="--json")] 
     json_output
         print the whole description as JSON
     """
-    from keylite.pipeline import certificate_doubt
+    from keylite.certificate import certificate_doubt
     from keylite.runtime.files import sha256
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.spec import encode_spec
@@ -375,67 +377,6 @@ def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "
 # ---- what handlers share
 
 
-def read_boxes(path: Path) -> dict[str, Any]:
-    """The boxes of a JSON file {"photo.jpg": [[x0, y0, x1, y1], ...]}, (N, 4) xyxy px by image name."""
-    from keylite.runtime.geometry import as_boxes
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of boxes")
-    try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(listing, dict):
-            raise ValueError("expected an object")
-    except ValueError:
-        raise ValueError(f'{path}: expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
-    found = {}
-    for name, boxes in listing.items():
-        try:
-            found[name] = as_boxes(boxes)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {name}: {error}") from None
-    return found
-
-
-def boxes_for(paths: list[Path], asked: dict[str, Any]) -> dict[Path, Any]:
-    """The boxes of each image, by its path as given, else by its file name.
-
-    Raises ValueError naming every image without an entry and every entry without an image; a file name that two images
-    share stands for neither.
-    """
-    from keylite.data.dataset import listed
-
-    found: dict[Path, Any] = {}
-    problems, used = [], set()
-    names = [path.name for path in paths]
-    for path in paths:
-        keys = [str(path), path.as_posix()] + ([path.name] if names.count(path.name) == 1 else [])
-        key = next((key for key in keys if key in asked), None)
-        if key is None:
-            problems.append(f"no entry for {path}; add one, [] where there is no object")
-        else:
-            found[path] = asked[key]
-            used.add(key)
-    problems += [f"{name} is none of the images" for name in asked if name not in used]
-    if problems:
-        raise ValueError(listed("boxes", problems))
-    return found
-
-
-def dataset_boxes(asked: dict[str, Any], dataset: Dataset) -> np.ndarray:
-    """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object."""
-    import numpy as np
-
-    boxes = np.zeros((len(dataset), 4))
-    boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked)
-    for image, name in enumerate(dataset.image_names):
-        objects = np.flatnonzero(dataset.image_index == image)
-        given = boxes_by_path[Path(name)]
-        if len(given) != len(objects):
-            raise ValueError(f"boxes: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
-        boxes[objects] = given
-    return boxes
-
-
 def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where each image is drawn: FOLDER/NAME_points.jpg. ValueError where two would be one file, or one is an input."""
     drawings = {path: folder / f"{path.stem}_points.jpg" for path in paths}
@@ -473,38 +414,6 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{entry}: no such image or folder")
     return paths
-
-
-def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path) -> dict[str, Any]:
-    """All points as plain lists, by image."""
-    images = {name: points.to_dict()["objects"] for name, points in found.items()}
-    return {"model": model.name, "origin": "corner", "keypoints": list(names), "images": images}
-
-
-def points_coco(found: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], skeleton: Skeleton) -> dict[str, Any]:
-    """All points as COCO keypoints: pixel indices, one category. sizes: (width, height) px by image.
-
-    An object has a score where the head gives one.
-    """
-    images, annotations = [], []
-    for image_id, (name, points) in enumerate(found.items(), start=1):
-        images.append({"id": image_id, "file_name": name, "width": sizes[name][0], "height": sizes[name][1]})
-        for xy, score, (x0, y0, x1, y1) in zip(points.xy, points.score, points.boxes.tolist(), strict=True):
-            known = [value for value in score.tolist() if value == value]
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": (x1 - x0) * (y1 - y0),
-                "iscrowd": 0,
-                "keypoints": [value for x, y in (xy - 0.5).tolist() for value in (x, y, 2)],
-                "num_keypoints": len(xy),
-            }
-            annotations.append(annotation | ({"score": sum(known) / len(known)} if known else {}))
-    edges = [[a + 1, b + 1] for a, b in skeleton.edges]
-    category = {"id": 1, "name": "object", "keypoints": list(skeleton.names), "skeleton": edges}
-    return {"images": images, "annotations": annotations, "categories": [category]}
 
 
 def write_json(path: Path, value: Any) -> None:

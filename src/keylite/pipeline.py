@@ -1,4 +1,4 @@
-"""The verbs: train, export with its gate, benchmark. Evaluation and prediction are verbs of their own modules.
+"""The verbs that make files: train, and export with its gate.
 
 Frameworks are named in one table and imported when chosen.
 """
@@ -6,36 +6,30 @@ Frameworks are named in one table and imported when chosen.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
-import itertools
 import logging
-import platform
-import resource
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import msgspec
 import numpy as np
 
 import keylite
+from keylite.certificate import Certificate, OverBudgetError, certificate_page, certificate_path, certify
 from keylite.data.dataset import Dataset, listed
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
-from keylite.evaluation import Predictions, Report, evaluate, normaliser
+from keylite.environment import now, versions
+from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.recipe import Recipe, make_recipe, to_dict
 from keylite.run import Run, baseline_report, check_run, open_run
 from keylite.runtime.engines import require
 from keylite.runtime.files import require_writable, sha256, write_bytes, write_text
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import MAX_MEGAPIXELS, read_image, write_image
+from keylite.runtime.images import MAX_MEGAPIXELS, write_image
 from keylite.runtime.modelfile import read_spec
-from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
 
@@ -45,7 +39,6 @@ FRAMEWORKS = {"pytorch": "pytorch"}  # framework: the extra that installs it, al
 EXPORTERS = {"onnx": "pytorch"}  # format: the framework that makes it
 DRIFT_BUDGET = {"fp32": 0.02}  # p95 px for an input of 128 px
 SHEET = 16  # augmented examples on the contact sheet
-VERSIONS = ("torch", "timm", "lightning", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
 # ---- train
@@ -174,7 +167,7 @@ def new_spec(recipe: Recipe, data: Dataset, skeleton: Skeleton) -> ModelSpec:
         precision="fp32",
         provenance=Provenance(
             keylite=keylite.__version__,
-            created=_now(),
+            created=now(),
             framework=recipe.framework,
             pretrained=_pretrained_name(recipe.pretrained),
             data=data.name,
@@ -208,68 +201,7 @@ def examples_sheet(examples: Examples) -> np.ndarray:
     return contact_sheet(tiles, 4)
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that a model file or a figure depends on."""
-    found = {"keylite": keylite.__version__, "python": platform.python_version()}
-    for package in VERSIONS:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 # ---- export
-
-
-class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Distances between a child's points and its parent's, px of the model input."""
-
-    p50: float
-    p95: float
-    max: float
-
-
-class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an export cost: the child's points held to its parent's on the same images.
-
-    drift: over all points of all objects, px of the model input; per_keypoint: the same by name. nme: fractions.
-    """
-
-    child: str
-    child_sha256: str
-    parent: str
-    parent_sha256: str
-    precision: str
-    size: tuple[int, int]
-    budget: float
-    within_budget: bool
-    drift: Drift
-    per_keypoint: dict[str, Drift]
-    nme_parent: float
-    nme_child: float
-    normalize: str
-    count: int
-    dataset: str
-    dataset_fingerprint: str
-    bytes: int
-    created: str
-    versions: dict[str, str]
-
-
-class OverBudgetError(Exception):
-    """An export moved points further than its budget allows; nothing was kept. `certificate` holds the figures."""
-
-    def __init__(self, certificate: Certificate) -> None:
-        super().__init__(
-            f"refused: p95 drift {certificate.drift.p95:.4g} px is over the budget of {certificate.budget:g} px "
-            f"(NME {100 * certificate.nme_parent:.2f} % -> {100 * certificate.nme_child:.2f} %); nothing was written"
-        )
-        self.certificate = certificate
 
 
 def export(
@@ -294,7 +226,7 @@ def export(
     precision = "fp32"
     budget = budget if budget is not None else DRIFT_BUDGET[precision] * max(spec.size) / 128
     parent_sha = sha256(model)
-    provenance = msgspec.structs.replace(spec.provenance, created=_now(), versions=versions(), parent=parent_sha)
+    provenance = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=parent_sha)
     child_spec = msgspec.structs.replace(spec, precision=precision, provenance=provenance)
     require_writable(out.parent)
     with tempfile.TemporaryDirectory() as folder:
@@ -308,165 +240,3 @@ def export(
         write_text(page.with_suffix(".md"), certificate_page(certificate))
         write_bytes(out, made.read_bytes())  # last: no file lies there without its certificate
     return certificate
-
-
-def certify(child: Path, parent: Path, data: Dataset, *, budget: float) -> Certificate:
-    """Hold a child to its parent: both predict `data`, and every point's distance counts."""
-    found: dict[Path, Predictions] = {}
-    reports: dict[Path, Report] = {}
-    for path in (parent, child):
-        predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
-        reports[path] = evaluate(predictor, data, on_predictions=lambda p, path=path: found.update({path: p}))
-    spec = read_spec(child)
-    moved = (found[child].unit_xy - found[parent].unit_xy) * np.asarray(spec.size)
-    distance = np.hypot(moved[..., 0], moved[..., 1])
-    drift = _drift(distance)
-    return Certificate(
-        child=child.name,
-        child_sha256=sha256(child),
-        parent=parent.name,
-        parent_sha256=sha256(parent),
-        precision=spec.precision,
-        size=spec.size,
-        budget=budget,
-        within_budget=drift.p95 <= budget,
-        drift=drift,
-        per_keypoint={name: _drift(distance[:, k]) for k, name in enumerate(spec.skeleton.names)},
-        nme_parent=reports[parent].nme.mean,
-        nme_child=reports[child].nme.mean,
-        normalize=reports[child].nme.normalize,
-        count=len(data),
-        dataset=data.name,
-        dataset_fingerprint=data.fingerprint(),
-        bytes=child.stat().st_size,
-        created=_now(),
-        versions=versions(),
-    )
-
-
-def _drift(distance: np.ndarray) -> Drift:
-    p50, p95, largest = np.percentile(distance, (50, 95, 100)).tolist()
-    return Drift(p50, p95, largest)
-
-
-def certificate_path(model: Path) -> Path:
-    """Where the certificate of an exported file lies."""
-    return model.with_name(f"{model.name}.certificate.json")
-
-
-def certificate_doubt(model: Path) -> str | None:
-    """A line where the certificate beside a file is of another file or cannot be read; None where all is well."""
-    path = certificate_path(Path(model))
-    if not path.is_file():
-        return None
-    try:
-        certificate = msgspec.json.decode(path.read_bytes(), type=Certificate)
-    except msgspec.DecodeError as error:
-        return f"{path.name}: not a certificate: {error}"
-    if certificate.child_sha256 != sha256(model):
-        return f"{path.name} is the certificate of another file than {Path(model).name}: its figures do not hold here"
-    return None
-
-
-def certificate_page(certificate: Certificate) -> str:
-    """The certificate as a page of markdown."""
-    c = certificate
-    rows = [("all points", c.drift), *c.per_keypoint.items()]
-    table = "\n".join(f"| {name} | {d.p50:.4f} | {d.p95:.4f} | {d.max:.4f} |" for name, d in rows)
-    return f"""# {c.child}: held to {c.parent}
-
-{"Accepted" if c.within_budget else "Refused"}: p95 drift {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input,
-budget {c.budget:g} px.
-NME ({c.normalize}) {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % on {c.count} objects of {c.dataset}.
-
-| keypoint | p50 px | p95 px | max px |
-|---|---|---|---|
-{table}
-
-- child sha256 `{c.child_sha256}`, {c.bytes} bytes, {c.precision}
-- parent sha256 `{c.parent_sha256}`
-- data fingerprint `{c.dataset_fingerprint}`
-- {", ".join(f"{name} {version}" for name, version in c.versions.items())}; {c.created}
-"""
-
-
-# ---- benchmark
-
-STAGES = ("read", "crop", "engine", "decode")
-
-
-def benchmark(
-    models: list[Path | str], *, threads: int = 1, runs: int = 50, image: Path | str | None = None
-) -> dict[str, Any]:
-    """Milliseconds of each stage for each file, the files taking turns: median, p10 and p90 over `runs`.
-
-    image: a file to read; None makes a 640x480 JPEG. Says which machine and how many threads.
-    """
-    if runs < 3:
-        raise ValueError(f"runs: expected at least 3, got {runs}")
-    if image is None:
-        noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-        source: Any = cv2.imencode(".jpg", cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()
-    else:
-        source = Path(image).read_bytes()
-    predictors = {str(path): Predictor(path, threads=threads) for path in models}
-    times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
-    cv_threads = cv2.getNumThreads()
-    cv2.setNumThreads(threads)
-    try:
-        for turn in range(runs + 3):
-            for name, predictor in predictors.items():
-                marks = _timed(predictor, source)
-                if turn >= 3:  # the first ones warm up
-                    for stage, seconds in zip(STAGES, marks, strict=True):
-                        times[name][stage].append(1e3 * seconds)
-    finally:
-        cv2.setNumThreads(cv_threads)
-    return {
-        "machine": processor(),
-        "threads": threads,
-        "runs": runs,
-        "image": str(image) if image else "640x480 JPEG, made",
-        "versions": versions(),
-        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # of the whole process
-        "models": {
-            name: {
-                "engine": predictor.engine_name,
-                "size": list(predictor.spec.size),
-                "bytes": Path(name).stat().st_size,
-                "ms": {stage: _spread(values) for stage, values in times[name].items()}
-                | {"total": _spread([sum(row) for row in zip(*times[name].values(), strict=True)])},
-            }
-            for name, predictor in predictors.items()
-        },
-    }
-
-
-def _timed(predictor: Predictor, source: bytes) -> list[float]:
-    marks = [time.perf_counter()]
-    pixels = read_image(source)
-    marks.append(time.perf_counter())
-    crop = predictor.crops(pixels)[0]
-    batch = crop.warp(pixels)[None]
-    marks.append(time.perf_counter())
-    raw = predictor.engine(batch)
-    marks.append(time.perf_counter())
-    unit_xy, _ = predictor.spec.head.decode(raw)
-    crop.from_unit(unit_xy[0])
-    marks.append(time.perf_counter())
-    return [after - before for before, after in itertools.pairwise(marks)]
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    p10, p90 = np.percentile(values, (10, 90)).tolist()
-    return {"median": float(np.median(values)), "p10": p10, "p90": p90}
-
-
-def processor() -> str:
-    """The processor's model name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

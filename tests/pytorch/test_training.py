@@ -74,8 +74,9 @@ def test_eight_images_are_overfitted_to_under_a_pixel():
         loss(model(pixels), unit_xy, weight).backward()
         optimizer.step()
         schedule.step()
-    errors = 128 * (model.eval()(pixels) - unit_xy).norm(dim=-1)
-    assert float(errors.mean()) < 1.0  # measured OVERFIT
+    with torch.inference_mode():
+        errors = 128 * (model.eval()(pixels) - unit_xy).norm(dim=-1)
+    assert float(errors.mean()) < 1.0, float(errors.mean())  # measured 0.49
 
 
 def over_and_over(data, times: int):

@@ -1,0 +1,69 @@
+"""Boxes from a file, say a detector's: {"photo.jpg": [[x0, y0, x1, y1], ...]}, and which object each is for.
+
+Continuous xyxy px. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keylite.data.dataset import Dataset, listed
+from keylite.runtime.geometry import as_boxes
+
+
+def read_boxes(path: Path) -> dict[str, np.ndarray]:
+    """The boxes of a JSON file {"photo.jpg": [[x0, y0, x1, y1], ...]}, (N, 4) xyxy px by image name."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of boxes")
+    try:
+        listing = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(listing, dict):
+            raise ValueError("expected an object")
+    except ValueError:
+        raise ValueError(f'{path}: expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
+    found = {}
+    for name, boxes in listing.items():
+        try:
+            found[name] = as_boxes(boxes)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {name}: {error}") from None
+    return found
+
+
+def boxes_for(paths: list[Path], asked: dict[str, np.ndarray]) -> dict[Path, np.ndarray]:
+    """The boxes of each image, by its path as given, else by its file name.
+
+    Raises ValueError naming every image without an entry and every entry without an image; a file name that two images
+    share stands for neither.
+    """
+    found: dict[Path, np.ndarray] = {}
+    problems, used = [], set()
+    names = [path.name for path in paths]
+    for path in paths:
+        keys = [str(path), path.as_posix()] + ([path.name] if names.count(path.name) == 1 else [])
+        key = next((key for key in keys if key in asked), None)
+        if key is None:
+            problems.append(f"no entry for {path}; add one, [] where there is no object")
+        else:
+            found[path] = asked[key]
+            used.add(key)
+    problems += [f"{name} is none of the images" for name in asked if name not in used]
+    if problems:
+        raise ValueError(listed("boxes", problems))
+    return found
+
+
+def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset) -> np.ndarray:
+    """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object."""
+    boxes = np.zeros((len(dataset), 4))
+    boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked)
+    for image, name in enumerate(dataset.image_names):
+        objects = np.flatnonzero(dataset.image_index == image)
+        given = boxes_by_path[Path(name)]
+        if len(given) != len(objects):
+            raise ValueError(f"boxes: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
+        boxes[objects] = given
+    return boxes

@@ -1,0 +1,41 @@
+"""Predicted points as JSON: keylite's own form, continuous and by image, and COCO's, in pixel indices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from keylite.runtime.predictor import Keypoints
+from keylite.runtime.skeleton import Skeleton
+
+
+def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path) -> dict[str, Any]:
+    """All points as plain lists, by image."""
+    images = {name: points.to_dict()["objects"] for name, points in found.items()}
+    return {"model": model.name, "origin": "corner", "keypoints": list(names), "images": images}
+
+
+def points_coco(found: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], skeleton: Skeleton) -> dict[str, Any]:
+    """All points as COCO keypoints: pixel indices, one category. sizes: (width, height) px by image.
+
+    An object has a score where the head gives one.
+    """
+    images, annotations = [], []
+    for image_id, (name, points) in enumerate(found.items(), start=1):
+        images.append({"id": image_id, "file_name": name, "width": sizes[name][0], "height": sizes[name][1]})
+        for xy, score, (x0, y0, x1, y1) in zip(points.xy, points.score, points.boxes.tolist(), strict=True):
+            known = [value for value in score.tolist() if value == value]
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": 1,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0),
+                "iscrowd": 0,
+                "keypoints": [value for x, y in (xy - 0.5).tolist() for value in (x, y, 2)],
+                "num_keypoints": len(xy),
+            }
+            annotations.append(annotation | ({"score": sum(known) / len(known)} if known else {}))
+    edges = [[a + 1, b + 1] for a, b in skeleton.edges]
+    category = {"id": 1, "name": "object", "keypoints": list(skeleton.names), "skeleton": edges}
+    return {"images": images, "annotations": annotations, "categories": [category]}

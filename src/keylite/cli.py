@@ -12,14 +12,13 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 import keylite
 
 if TYPE_CHECKING:
-
     from keylite.certificate import Certificate
     from keylite.data.dataset import Dataset
     from keylite.evaluation import Predictions, Report
@@ -454,7 +453,7 @@ def show_certificate(certificate: Certificate) -> None:
     show_table(["keypoint", "p50", "p95", "max"], rows, title)
 
 
-def fail(line: str, code: int) -> None:
+def fail(line: str, code: int) -> NoReturn:
     """Print one line on standard error and leave with an exit code."""
     print(f"keylite: {' '.join(line.split())}", file=sys.stderr)
     raise SystemExit(code)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from keylite.cli import As, Reading
+from keylite.cli import INTERRUPTED, As, Reading, fail
 from keylite.recipe import Recipe, descriptions, make_recipe, read_recipe
 
 log = logging.getLogger("keylite")
@@ -73,16 +73,19 @@ def train(
         log.info("no --val: %d of %d objects held out, by group", len(validation), len(training) + len(validation))
     else:
         validation = reading.labels(val)
-    path = train(
-        made,
-        training,
-        validation,
-        out,
-        resume=resume,
-        overwrite=overwrite,
-        skip_bad=reading.skip_bad,
-        max_megapixels=reading.max_megapixels,
-    )
+    try:
+        path = train(
+            made,
+            training,
+            validation,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            skip_bad=reading.skip_bad,
+            max_megapixels=reading.max_megapixels,
+        )
+    except KeyboardInterrupt:
+        fail("stopped; the same command with --resume goes on from the last whole epoch", INTERRUPTED)
     print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
 
 

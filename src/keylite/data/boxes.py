@@ -6,12 +6,15 @@ Continuous xyxy px. Knows nothing of models.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from keylite.data.dataset import Dataset, listed
 from keylite.runtime.geometry import as_boxes
+
+log = logging.getLogger("keylite")
 
 
 def read_boxes(path: Path) -> dict[str, np.ndarray]:
@@ -36,8 +39,8 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
 def boxes_for(paths: list[Path], asked: dict[str, np.ndarray]) -> dict[Path, np.ndarray]:
     """The boxes of each image, by its path as given, else by its file name.
 
-    Raises ValueError naming every image without an entry and every entry without an image; a file name that two images
-    share stands for neither.
+    Raises ValueError naming every image without an entry; a file name that two images share stands for neither. Entries
+    for other images are counted in the log.
     """
     found: dict[Path, np.ndarray] = {}
     problems, used = [], set()
@@ -50,9 +53,11 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray]) -> dict[Path, np.
         else:
             found[path] = asked[key]
             used.add(key)
-    problems += [f"{name} is none of the images" for name in asked if name not in used]
     if problems:
         raise ValueError(listed("boxes", problems))
+    if len(used) < len(asked):
+        others = [name for name in asked if name not in used]
+        log.info(listed(f"boxes: {len(others)} entries are for none of these images", others))
     return found
 
 

@@ -18,7 +18,7 @@ from keylite.data.examples import Examples
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges, reading
 from keylite.draw import contact_sheet, draw_points
-from keylite.runtime.images import write_image
+from keylite.runtime.images import read_image, write_image
 
 SIDE = 192  # px of a rendered picture
 GENTLE = {  # the pictures differ enough by themselves; a short run has no time for more
@@ -55,8 +55,8 @@ def main() -> None:
     print(f"rendering {arguments.train} gauges to train on, and {arguments.test} of other makes to test on")
     made = gauges(arguments.train + 200, "train", seed=0, size=SIDE)
     train, val = made.subset(range(arguments.train)), made.subset(range(arguments.train, len(made)))
-    test = gauges(arguments.test, "test", seed=0, size=SIDE)
-    labels = write_dataset(test, out / "test")
+    labels = write_dataset(gauges(arguments.test, "test", seed=0, size=SIDE), out / "test")
+    test = keylite.read_dataset(labels)
 
     recipe = keylite.Recipe(
         head="heatmap",  # from random weights, a head that keeps space learns far sooner
@@ -83,9 +83,11 @@ def main() -> None:
     predictor = keylite.Predictor(out / "gauges.onnx")
     tiles = []
     for sample in list(test.samples)[:16]:
-        points = predictor(sample.image, sample.box[None])
-        tiles.append(draw_points(sample.image, points.xy[0], test.skeleton, truth=sample.xy))
-    captions = [f"reads {100 * value:.1f} %" for value in reading(kept[0].xy[:16])]
+        image = read_image(sample.image)
+        points = predictor(image, sample.box[None])
+        tiles.append(draw_points(image, points.xy[0], test.skeleton, truth=sample.xy))
+    read, true = reading(kept[0].xy[:16]), reading(test.xy[:16])
+    captions = [f"reads {100 * found:.1f} %, is {100 * truth:.1f} %" for found, truth in zip(read, true, strict=True)]
     write_image(out / "overlays.jpg", contact_sheet(tiles, 4, captions))
 
     interval = report.nme.interval
@@ -102,9 +104,10 @@ def main() -> None:
         f"- gauges.onnx: p95 of the points moved {certificate.drift.p95:.1e} px from the trained model",
         f"- time {time.monotonic() - began:.0f} s on {os.cpu_count()} cores",
         "",
-        f"pictures: {out / 'overlays.jpg'} (points, with the truth in white), {out / 'run/curves.png'},",
+        f"pictures: {out / 'overlays.jpg'} (points; the truth in white, errors in magenta), {out / 'run/curves.png'},",
         f"          {out / 'run/examples.jpg'} (augmented samples)",
-        f"next:     keylite evaluate {out / 'gauges.onnx'} --data {labels}",
+        "then, with the virtual environment active (. .venv/bin/activate):",
+        f"          keylite evaluate {out / 'gauges.onnx'} --data {labels}",
     ]
     (out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -118,6 +118,8 @@ def evaluate(
         OKS constants by keypoint, comma separated: adds OKS-AP
     engine
         onnx or pytorch; default: the one for the file
+    threads
+        of the engine; default: its own choice
     json_path
         write the report here
     worst
@@ -189,7 +191,8 @@ def export(
         show_certificate(refused.certificate)
         fail(str(refused), OVER_BUDGET)
     show_certificate(certificate)
-    print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB) and {certificate_path(out).name}")
+    page = certificate_path(out)
+    print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB), {page.name} and {page.with_suffix('.md').name}")
 
 
 def _no_flag(type_: Any, value: str | None) -> None:
@@ -222,11 +225,17 @@ def predict(
     boxes
         JSON: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
     json_path
-        write the points here; - is standard output
+        write the points here; - is standard output, also without --json and --draw
     format
         keylite: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices
     draw
         folder for the images with their points
+    engine
+        onnx or pytorch; default: the one for the file
+    threads
+        of the engine; default: its own choice
+    max_megapixels
+        larger images are refused
     skip_bad
         leave out images that cannot be read, and say which
     """
@@ -238,6 +247,7 @@ def predict(
     from keylite.runtime.predictor import Predictor
 
     predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels)
+    json_path = json_path or (None if draw else "-")  # points must go somewhere
     paths = image_paths(inputs)
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
     drawings = drawing_paths(paths, draw) if draw else {}
@@ -344,11 +354,11 @@ def info(model: Path, *, json_output: Annotated[bool, Parameter(name="--json")] 
     rows = [
         ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {spec.precision}, sha256 {sha256(model)}"],
         ["network", f"{spec.backbone}, {type(spec.head).__name__.lower()} head, {spec.size[0]}x{spec.size[1]} px"],
-        ["input", f"uint8 RGB; (pixel - {spec.mean[0]:g}) / {spec.std[0]:g} is in the graph"],
+        ["input", f"uint8 RGB; normalised inside, (pixel - {spec.mean[0]:g}) / {spec.std[0]:g}"],
         ["crop", f"box {spec.box}" + (f", grown by {spec.padding:g}" if spec.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
         ["NME divisor", spec.normalize],
-        ["figures", json.dumps(spec.report) if spec.report else "none"],
+        ["figures", figures_line(spec.report) if spec.report else "none"],
         ["trained on", f"{made.data}, fingerprint {made.data_fingerprint[:16]}, from {made.pretrained}"],
         ["parent", made.parent or "none: this is what training wrote"],
         ["made", f"{made.created} by keylite {made.keylite}, {made.framework}"],
@@ -386,6 +396,14 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
         if drawing.exists() and any(drawing.samefile(other) for other in paths if other.exists()):
             raise ValueError(f"draw: {drawing} is one of the images; choose another folder")
     return drawings
+
+
+def figures_line(report: dict[str, Any]) -> str:
+    """The figures inside a model file as one line."""
+    return (
+        f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
+        f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
+    )
 
 
 def numbers(text: str, what: str) -> list[float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
 
 from keylite.cli import INTERRUPTED, As, Reading, fail
-from keylite.recipe import Recipe, descriptions, make_recipe, read_recipe
+from keylite.recipe import Recipe, descriptions, field_types, make_recipe, read_recipe
 
 log = logging.getLogger("keylite")
 
@@ -19,10 +19,16 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _help(name: str, text: str, default: object) -> str:
+    options = get_args(get_args(field_types()[name])[0])
+    choices = f" ({', '.join(options)})" if options and all(isinstance(option, str) for option in options) else ""
+    return f"{text}{choices}; default {_shown(default)}"
+
+
 Flags = dataclasses.make_dataclass(
     "Flags",
     [
-        (name, Annotated[str | None, Parameter(help=f"{text}; default {_shown(default)}", group="Recipe")], None)
+        (name, Annotated[str | None, Parameter(help=_help(name, text, default), group="Recipe")], None)
         for name, (text, default) in descriptions().items()
     ],
     frozen=True,
@@ -70,7 +76,10 @@ def train(
     training = reading.labels(data)
     if val is None:
         training, validation = training.split(val_fraction, seed=made.seed)
-        log.info("no --val: %d of %d objects held out, by group", len(validation), len(training) + len(validation))
+        log.info(
+            "no --val: %d objects of %d groups held out, %d of %d left to train on",
+            len(validation), len(validation.groups), len(training), len(training.groups),
+        )  # fmt: skip
     else:
         validation = reading.labels(val)
     try:

@@ -30,7 +30,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
     head: Annotated[Literal["regression", "heatmap"], _is("how features become points")] = "regression"
     hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256
-    size: Annotated[int | tuple[int, int], _is("model input: side, or [width, height]")] = 128
+    size: Annotated[int | tuple[int, int], _is("model input: side, or width x height as 160x128")] = 128
     box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (
         "annotation"
     )

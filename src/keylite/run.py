@@ -147,6 +147,8 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     require_writable(out)
     if resume and overwrite:
         raise ValueError("resume, overwrite: expected one of them, got both")
+    if resume and not old_recipe.is_file():
+        raise ValueError(f"{out}: no run to resume here; leave --resume out to begin one")
     if old_recipe.is_file() and not (resume or overwrite):
         raise ValueError(
             f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"

@@ -60,7 +60,7 @@ def test_split_is_near_the_fraction_and_follows_its_seed() -> None:
         part.fingerprint() for part in (train, val, test)
     ]
     assert data.split(0.2, 0.1, seed=4)[1].fingerprint() != val.fingerprint()
-    assert (train.name, val.name) == ("arrays[0]", "arrays[1]")
+    assert (train.name, val.name) == ("arrays", "arrays, part 2")
 
 
 @pytest.mark.parametrize("fractions", [(), (0.0,), (1.0,), (0.6, 0.5), (-0.1,), (float("nan"),)])

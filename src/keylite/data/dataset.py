@@ -157,8 +157,11 @@ class Dataset:
                 filled += sizes[order[position]]
                 position += 1
         parts = part_of_group[self.group_index]
-        return tuple(
-            self.subset(np.flatnonzero(parts == part), f"{self.name}[{part}]") for part in range(len(fractions) + 1)
+        rest = self.subset(np.flatnonzero(parts == 0))
+        quiet = dataclasses.replace(self, notes=())  # the reader's notes are of the whole: said once
+        names = [f"{self.name}, part {part + 1}" for part in range(1, len(fractions) + 1)]
+        return rest, *(
+            quiet.subset(np.flatnonzero(parts == part), names[part - 1]) for part in range(1, len(names) + 1)
         )
 
     def regrouped(self, names_per_object: Sequence[str], named: bool = True) -> Dataset:

@@ -14,6 +14,7 @@ from keylite.data.coco import read_coco, write_coco
 from keylite.data.dataset import Dataset
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
+from keylite.runtime.files import make_folder
 from keylite.runtime.images import write_image
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
@@ -78,7 +79,7 @@ def _format(path: Path) -> str:
 def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
     """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = [f"{Path(name).stem}.png" for name in dataset.image_names]
     if len(set(names)) != len(names):
         raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")

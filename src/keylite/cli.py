@@ -130,7 +130,8 @@ def evaluate(
     from keylite.certificate import certificate_doubt
     from keylite.data.boxes import dataset_boxes, read_boxes
     from keylite.draw import draw_worst
-    from keylite.evaluation import evaluate, point_errors
+    from keylite.evaluation import evaluate
+    from keylite.metrics import point_errors
     from keylite.runtime.predictor import Predictor
 
     predictor = Predictor(model, engine=engine, threads=threads)
@@ -388,13 +389,18 @@ def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "
 
 def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where each image is drawn: FOLDER/NAME_points.jpg. ValueError where two would be one file, or one is an input."""
-    drawings = {path: folder / f"{path.stem}_points.jpg" for path in paths}
-    for path, drawing in drawings.items():
-        twin = next((other for other in paths if other != path and drawings[other] == drawing), None)
-        if twin:
-            raise ValueError(f"draw: {path} and {twin} would both be drawn as {drawing}; draw them in two calls")
-        if drawing.exists() and any(drawing.samefile(other) for other in paths if other.exists()):
+    drawings: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    inputs = {path.resolve() for path in paths}
+    for path in paths:
+        drawing = folder / f"{path.stem}_points.jpg"
+        if taken.setdefault(drawing, path) != path:
+            raise ValueError(
+                f"draw: {taken[drawing]} and {path} would both be drawn as {drawing}; draw them in two calls"
+            )
+        if drawing.resolve() in inputs:
             raise ValueError(f"draw: {drawing} is one of the images; choose another folder")
+        drawings[path] = drawing
     return drawings
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,9 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray]) -> dict[Path, np.
     """
     found: dict[Path, np.ndarray] = {}
     problems, used = [], set()
-    names = [path.name for path in paths]
+    names = Counter(path.name for path in paths)
     for path in paths:
-        keys = [str(path), path.as_posix()] + ([path.name] if names.count(path.name) == 1 else [])
+        keys = [str(path), path.as_posix()] + ([path.name] if names[path.name] == 1 else [])
         key = next((key for key in keys if key in asked), None)
         if key is None:
             problems.append(f"no entry for {path}; add one, [] where there is no object")

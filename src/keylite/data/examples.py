@@ -119,13 +119,9 @@ class Examples:
         """
         total = np.zeros((len(self.dataset.skeleton), 2))
         count = np.zeros((len(self.dataset.skeleton), 1))
-        sizes: dict[int, np.ndarray] = {}
         for index in range(len(self)):
             if self.boxes is None:
-                image = int(self.dataset.image_index[index])
-                if image not in sizes:
-                    sizes[image] = np.array([0, 0, *image_size(self.dataset.images[image])], np.float64)
-                box = sizes[image]
+                box = np.array([0, 0, *image_size(self.dataset.images[self.dataset.image_index[index]])], np.float64)
             else:
                 box = self.boxes[index]
             crop = crop_box(box, self.size, self.padding)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import keylite
+from keylite.runtime import engines
 
 FRAMEWORKS = ("torch", "torchvision", "timm", "lightning", "tensorflow", "keras", "onnxruntime", "onnx", "safetensors")
 PACKAGE = Path(keylite.__file__).parent
@@ -33,6 +35,34 @@ print("loaded:", [name for name in ("cv2", "numpy", "yaml", "matplotlib") if nam
     assert "loaded: []" in said
     for verb in ("train", "evaluate", "export", "predict"):
         assert verb in said
+
+
+def test_the_command_line_quietens_tensorflow_unless_told_otherwise(python):
+    code = """
+import os
+from keylite.cli import main
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+for _ in range(2):
+    try:
+        main(["--version"])
+    except SystemExit:
+        pass
+    print(os.environ["TF_CPP_MIN_LOG_LEVEL"], "TF_ENABLE_ONEDNN_OPTS" in os.environ)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+"""
+    said = python(code, missing=FRAMEWORKS).splitlines()
+    assert said == [keylite.__version__, "2 False", keylite.__version__, "0 False"]
+
+
+def test_extras_that_install_a_framework_are_there_and_those_of_tensorflow_alike():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    assert set(engines.FRAMEWORKS.values()) <= extras.keys()
+    gpu, cpu = (
+        [line for line in extras[name] if not line.startswith("tensorflow")]
+        for name in ("tensorflow", "tensorflow-cpu")
+    )
+    assert gpu == cpu
 
 
 def test_every_public_name_is_there_in_every_order_of_import(python):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
 import yaml
 
 from keylite.recipe import Recipe, descriptions, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.runtime.engines import FRAMEWORKS
 
 UNKNOWN = {
     "learning_rte": "recipe: unknown choice 'learning_rte'; docs/recipe.md lists them",
@@ -37,7 +39,7 @@ REFUSED = {
     "momentum of 1": ({"momentum": 1.0}, "momentum: expected", "1.0"),
     "loss": ({"loss": "l1"}, "loss: expected one of mse, mae, huber, smooth_l1, wing, soft_wing", "'l1'"),
     "head": ({"head": "spatial"}, "head: expected one of regression, heatmap", "'spatial'"),
-    "framework": ({"framework": "jax"}, "framework: expected", "'jax'"),
+    "framework": ({"framework": "jax"}, "framework: expected one of pytorch, tensorflow", "'jax'"),
     "backbone": (
         {"backbone": "lite5"},
         "backbone: expected one of lite0, lite1, lite2, lite3, lite4 or timm:NAME",
@@ -109,8 +111,9 @@ def test_later_sources_win():
         {"size": [128, 96], "lr": 1e-5},
         {"mirror": [["a", "b"], [3, 4]], "pretrained": "none"},
         {"size": 96, "precision": "16"},
+        {"framework": "tensorflow"},
     ],
-    ids=["defaults", "a pair", "nested", "text that YAML could take for a number"],
+    ids=["defaults", "a pair", "nested", "text that YAML could take for a number", "the other framework"],
 )
 def test_yaml_gives_back_what_was_written(choices: dict, tmp_path: Path):
     recipe, path = make_recipe(choices), tmp_path / "new" / "recipe.yaml"
@@ -153,6 +156,10 @@ def test_a_bad_file_is_refused(data: bytes, message: str, tmp_path: Path):
 def test_a_missing_file_is_not_found(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no such recipe file"):
         read_recipe(tmp_path / "r.yaml")
+
+
+def test_every_framework_has_an_extra_that_installs_it():
+    assert get_args(get_type_hints(Recipe)["framework"]) == tuple(FRAMEWORKS)
 
 
 def test_every_choice_is_described_and_its_default_is_allowed():

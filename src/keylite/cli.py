@@ -117,7 +117,7 @@ def evaluate(
     sigmas
         OKS constants by keypoint, comma separated: adds OKS-AP
     engine
-        onnx or pytorch; default: the one for the file
+        onnx, pytorch or keras; default: the one that made the file, if it is installed
     threads
         of the engine; default: its own choice
     json_path
@@ -232,7 +232,7 @@ def predict(
     draw
         folder for the images with their points
     engine
-        onnx or pytorch; default: the one for the file
+        onnx, pytorch or keras; default: the one that made the file, if it is installed
     threads
         of the engine; default: its own choice
     max_megapixels
@@ -497,6 +497,7 @@ def main(arguments: list[str] | None = None) -> None:
     handler.setFormatter(Lines())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's C++ fills stderr; oneDNN's line heeds nothing
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError:  # whoever read our output has had enough: head, less

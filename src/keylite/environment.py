@@ -9,7 +9,10 @@ from pathlib import Path
 
 import keylite
 
-PACKAGES = ("torch", "timm", "lightning", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+PACKAGES = (
+    *("torch", "timm", "lightning", "tensorflow", "tensorflow-cpu", "keras"),
+    *("onnx", "onnxruntime", "numpy", "opencv-python-headless"),
+)
 
 
 def versions() -> dict[str, str]:

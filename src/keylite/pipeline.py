@@ -25,7 +25,7 @@ from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.recipe import Recipe, make_recipe, to_dict
 from keylite.run import Run, baseline_report, check_run, open_run
-from keylite.runtime.engines import require
+from keylite.runtime.engines import FRAMEWORKS, require
 from keylite.runtime.files import require_writable, sha256, write_bytes, write_text
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
@@ -35,7 +35,6 @@ from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
 
 log = logging.getLogger("keylite")
 
-FRAMEWORKS = {"pytorch": "pytorch"}  # framework: the extra that installs it, also its package here
 EXPORTERS = {"onnx": "pytorch"}  # format: the framework that makes it
 DRIFT_BUDGET = {"fp32": 0.02}  # p95 px for an input of 128 px
 SHEET = 16  # augmented examples on the contact sheet

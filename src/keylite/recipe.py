@@ -26,7 +26,7 @@ def _is(description: str, **limits: Any) -> msgspec.Meta:
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Training choices. Lengths are px of the model input unless a field says otherwise."""
 
-    framework: Annotated[Literal["pytorch"], _is("what trains")] = "pytorch"
+    framework: Annotated[Literal["pytorch", "tensorflow"], _is("what trains")] = "pytorch"
     backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
     head: Annotated[Literal["regression", "heatmap"], _is("how features become points")] = "regression"
     hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256

@@ -22,7 +22,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation import Report, predict_dataset, report_of
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
-from keylite.runtime.engines import Engine, require
+from keylite.runtime.engines import FRAMEWORKS, Engine, require
 from keylite.runtime.files import replacing, require_writable, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
@@ -112,6 +112,38 @@ class Run:
             )  # fmt: skip
 
 
+# ---- what every framework does at a step
+
+
+def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The share of the peak learning rate at optimizer step `step`, counted from 0 over the whole run.
+
+    It rises evenly through the warm-up, then follows the recipe's schedule.
+    """
+    warmup, steps = round(recipe.warmup_epochs * steps_per_epoch), recipe.epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def ema_decay(recipe: Recipe, step: int) -> float:
+    """How much of the moving average of weights stays after optimizer step `step`, counted from 0."""
+    return min(recipe.ema, (1 + step) / (10 + step))  # a young average follows quickly
+
+
+def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
+    """Raise ValueError for a loss that is NaN or Inf, in an epoch counted from 0: nothing good comes after it."""
+    if not math.isfinite(total):
+        raise ValueError(
+            f"training: the loss is {total} in epoch {epoch + 1}; lower lr (now {recipe.lr:g}), or set clip"
+        )
+
+
+# ---- the end of an epoch
+
+
 def validate(engine: Engine, spec: ModelSpec, val: Dataset) -> Report:
     """The report of an engine in memory, without OKS, which needs a package of its own."""
     return report_of(predict_dataset(Predictor.of(engine, spec), val), val, spec.normalize)
@@ -136,6 +168,9 @@ def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:
     return msgspec.structs.replace(spec, report=figures)
 
 
+# ---- the folder
+
+
 def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     """Make sure, before anything costs time, that a run may begin or go on in `out`; writes nothing.
 
@@ -143,7 +178,7 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     where the folder cannot be written to.
     """
     old_recipe = out / "recipe.yaml"
-    require("matplotlib.figure", "pytorch")
+    require("matplotlib.figure", FRAMEWORKS[recipe.framework])
     require_writable(out)
     if resume and overwrite:
         raise ValueError("resume, overwrite: expected one of them, got both")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import struct
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
+import msgspec
 import pytest
 
-from keylite.runtime.engines import open_engine, require
-from keylite.runtime.modelfile import KEY
+from keylite.runtime.engines import ENGINES, open_engine, require
+from keylite.runtime.modelfile import KEY, read_spec
 from keylite.runtime.spec import encode_spec
 
 
@@ -19,7 +26,7 @@ def test_the_engine_is_the_one_for_the_file(model_file: Path, onnx_file: Path, m
         assert open_engine(str(path), engine)[1] == engine
 
 
-@pytest.mark.parametrize("engine", ["pytorch", "onnxruntime", "ONNX"])
+@pytest.mark.parametrize("engine", ["pytorch", "tensorflow", "onnxruntime", "ONNX"])
 def test_another_engine_is_refused(onnx_file: Path, engine: str):
     with pytest.raises(ValueError, match=f"engine: four.onnx runs on onnx, got {engine!r}"):
         open_engine(onnx_file, engine)
@@ -59,18 +66,127 @@ def test_a_present_module_is_given_and_a_missing_one_named():
         require("keylite.nothing", "some")
 
 
-MISSING = {"onnxruntime": ("onnx_file", "onnx"), "torch": ("model_file", "pytorch"), "timm": ("model_file", "pytorch")}
+MISSING = {  # package: file, engine, extra
+    "onnxruntime": ("onnx_file", None, "onnx"),
+    "torch": ("model_file", "pytorch", "pytorch"),
+    "timm": ("model_file", None, "pytorch"),
+    "tensorflow": ("model_file", "tensorflow", "tensorflow-cpu"),
+}
 
 
 @pytest.mark.parametrize("package", MISSING)
 def test_a_missing_package_says_what_to_install(package: str, request: pytest.FixtureRequest, python):
-    made, extra = MISSING[package]
+    made, engine, extra = MISSING[package]
     code = f"""
 from keylite import Predictor
 try:
-    Predictor({str(request.getfixturevalue(made))!r})
+    Predictor({str(request.getfixturevalue(made))!r}, engine={engine!r})
 except ModuleNotFoundError as error:
     print(error)
 """
     said = python(code, missing=(package,))
     assert said == f"{package} is not installed: install it with: pip install 'keylite[{extra}]'\n"
+
+
+# ---- a file that two engines open
+
+
+@pytest.fixture
+def described(tmp_path: Path, make_spec):
+    """A function: a `.safetensors` file without tensors, made by that framework."""
+
+    def write(framework: str) -> Path:
+        spec = make_spec(provenance=msgspec.structs.replace(make_spec().provenance, framework=framework))
+        header = json.dumps({"__metadata__": {KEY: encode_spec(spec)}}).encode()
+        path = tmp_path / f"{framework}.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What the two openers of `.safetensors` were called with: nothing is opened."""
+    calls: list[tuple] = []
+    for name in ("pytorch", "keras"):
+        stub = ENGINES[name]._replace(open=lambda *given, name=name: calls.append((name, *given)))
+        monkeypatch.setitem(ENGINES, name, stub)
+    return calls
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Of the two frameworks let these be there, and no other."""
+    for name in ("torch", "tensorflow"):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module if name in packages else None)
+
+
+DEFAULTS = {  # made by, installed, engine
+    "made by PyTorch": ("pytorch", ("torch", "tensorflow"), "pytorch"),
+    "made by TensorFlow": ("tensorflow", ("torch", "tensorflow"), "keras"),
+    "made by PyTorch, which is not there": ("pytorch", ("tensorflow",), "keras"),
+    "made by TensorFlow, which is not there": ("tensorflow", ("torch",), "pytorch"),
+    "made by something else": ("jax", ("torch", "tensorflow"), "pytorch"),
+    "made by something else, and the second there": ("jax", ("tensorflow",), "keras"),
+}
+
+
+@pytest.mark.parametrize(("made", "installed", "engine"), DEFAULTS.values(), ids=DEFAULTS)
+def test_the_default_engine_is_the_makers_where_it_is_installed(
+    made: str, installed: tuple[str, ...], engine: str, described, opened: list, monkeypatch: pytest.MonkeyPatch
+):
+    install(monkeypatch, *installed)
+    path = described(made)
+    _, name, spec = open_engine(path, threads=3, device="cpu")
+    assert name == engine
+    assert opened == [(engine, path, spec, 3, "cpu")]
+
+
+@pytest.mark.parametrize("made", ["pytorch", "tensorflow"])
+@pytest.mark.parametrize(("asked", "engine"), [("pytorch", "pytorch"), ("keras", "keras"), ("tensorflow", "keras")])
+def test_an_engine_that_is_asked_for_is_taken(made: str, asked: str, engine: str, described, opened: list):
+    assert open_engine(described(made), asked)[1] == engine
+    assert [call[0] for call in opened] == [engine]
+
+
+def test_neither_installed_says_what_to_install(described, monkeypatch: pytest.MonkeyPatch):
+    install(monkeypatch)
+    expected = {
+        "pytorch": "torch or tensorflow, neither is installed: install one with: "
+        "pip install 'keylite[pytorch]' or 'keylite[tensorflow-cpu]'",
+        "tensorflow": "tensorflow or torch, neither is installed: install one with: "
+        "pip install 'keylite[tensorflow-cpu]' or 'keylite[pytorch]'",
+    }
+    for made, message in expected.items():
+        with pytest.raises(ModuleNotFoundError) as caught:
+            open_engine(described(made))
+        assert str(caught.value) == f"{made}.safetensors: needs {message}"
+
+
+def test_an_engine_that_is_asked_for_and_not_installed_is_not_replaced(described, monkeypatch: pytest.MonkeyPatch):
+    install(monkeypatch, "torch")
+    with pytest.raises(ModuleNotFoundError, match=r"^tensorflow is not installed: .*'keylite\[tensorflow-cpu\]'$"):
+        open_engine(described("pytorch"), "keras")
+
+
+def test_other_engines_of_a_checkpoint_are_refused(described):
+    with pytest.raises(ValueError, match="engine: pytorch.safetensors runs on pytorch or keras, got 'onnx'"):
+        open_engine(described("pytorch"), "onnx")
+
+
+def test_choosing_imports_no_framework(described, python):
+    if not (importlib.util.find_spec("torch") or importlib.util.find_spec("tensorflow")):
+        pytest.skip("needs keylite[pytorch] or keylite[tensorflow-cpu]")
+    path = described("tensorflow")
+    assert read_spec(path).provenance.framework == "tensorflow"
+    code = f"""
+from pathlib import Path
+from keylite.runtime.engines import default_engine
+from keylite.runtime.modelfile import read_spec
+path = Path({str(path)!r})
+print(default_engine(["pytorch", "keras"], path, read_spec(path)))
+print([name for name in ("torch", "tensorflow", "keras") if name in sys.modules])
+"""
+    assert python(code).splitlines()[1:] == ["[]"]

@@ -101,6 +101,10 @@ class Examples:
         pixels = augmented_pixels(crop.warp(image), self.augmentation, generator)
         return pixels, *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
 
+    def order(self, epoch: int) -> np.ndarray:
+        """(N,) the items of an epoch, counted from 0, in the order of training: another one each epoch."""
+        return epoch * len(self) + np.random.default_rng((self.seed, epoch)).permutation(len(self))
+
     def batch(self, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Items stacked: images (B, H, W, 3), unit_xy (B, K, 2), weight (B, K)."""
         width, height = self.size

@@ -5,7 +5,7 @@ Knows nothing of training or data sets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from keylite.checkpoint import UNCOUNTED, check_fit, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import write_bytes
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
-from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
+from keylite.runtime.modelfile import KEY, read_spec
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three, encode_spec
 
-UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
-TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
 LAST_STD = 0.001  # of the last layer's initial weights: the first prediction is the mean shape, nearly
 
 
@@ -266,7 +265,9 @@ def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
     """
     spec = read_spec(path)
     network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
-    _assign(network, load_file(path), expected=tensors(network).keys(), source=str(path))
+    loaded, own = load_file(path), tensors(network)
+    check_fit(loaded, own, str(path))
+    _assign(network, {name: loaded[name] for name in own})
     return network.eval(), spec
 
 
@@ -276,22 +277,16 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
     where it has the same shape. Strict: every backbone tensor must be there.
     """
-    ours = KEY in safetensors_header(path).get("__metadata__", {})
-    loaded, own, head = load_file(path), tensors(network), head_names(network)
-    backbone = own.keys() - head
-    if isinstance(network.backbone, Pyramid):
-        loaded = {name: t for name, t in loaded.items() if not name.startswith(TOP)}
-    if not ours:
-        unused = classifiers(timm_network(network))
-        wanted = {name: t for name, t in loaded.items() if not name.startswith(unused)}
-        _assign(network, wanted, expected=backbone, source=str(path))
-        return f"ImageNet weights of {path.name}: {len(backbone)} tensors"
-    same_head = all(name in loaded and loaded[name].shape == own[name].shape for name in head)
-    wanted = {name: t for name, t in loaded.items() if name in backbone or not name.startswith("head.")}
-    if same_head:
-        wanted |= {name: loaded[name] for name in head}
-    _assign(network, wanted, expected=backbone | (head if same_head else set()), source=str(path))
-    return f"model file {path.name}: backbone {'and head' if same_head else 'alone, its head is another'}"
+    used, said = starting_tensors(
+        path,
+        load_file(path),
+        tensors(network),
+        classifier=classifiers(timm_network(network)),
+        pyramid=isinstance(network.backbone, Pyramid),
+        head=head_names(network),  # a backbone of timm may have a "head." of its own
+    )
+    _assign(network, used)
+    return said
 
 
 def classifiers(network: nn.Module) -> tuple[str, ...]:
@@ -305,23 +300,11 @@ def head_names(network: EfficientNetLiteRegressor) -> set[str]:
     return {f"head.{name}" for name in network.head.state_dict() if not name.endswith(UNCOUNTED)}
 
 
-def _assign(
-    network: EfficientNetLiteRegressor, loaded: dict[str, torch.Tensor], expected: Iterable[str], source: str
-) -> None:
-    """Copy the expected tensors into the network; ValueError for any that does not fit."""
-    expected = set(expected)
-    loaded = {name: t for name, t in loaded.items() if not name.endswith(UNCOUNTED)}
-    own = tensors(network)
-    problems = [f"missing {name}" for name in sorted(expected - loaded.keys())]
-    problems += [f"unexpected {name}" for name in sorted(loaded.keys() - expected)]
-    problems += [
-        f"{name} is {tuple(loaded[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in sorted(expected & loaded.keys())
-        if loaded[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:4])}{more}")
+def _assign(network: EfficientNetLiteRegressor, loaded: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors of a checkpoint, which fit, into the network."""
     head = head_names(network)
-    timm_network(network).load_state_dict({name: loaded[name] for name in expected - head}, strict=False)
-    network.head.load_state_dict({name.removeprefix("head."): loaded[name] for name in expected & head}, strict=False)
+    backbone = {name: t for name, t in loaded.items() if name not in head}
+    timm_network(network).load_state_dict(backbone, strict=False)  # without the counters, and perhaps the head
+    network.head.load_state_dict(
+        {name.removeprefix("head."): loaded[name] for name in head & loaded.keys()}, strict=False
+    )

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from keylite.pytorch.model import (
     torch_device,
 )
 from keylite.recipe import Recipe
-from keylite.run import Run
+from keylite.run import Run, ema_decay, lr_factor, require_finite
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
 from keylite.runtime.spec import ModelSpec
@@ -60,20 +61,19 @@ class Batches(TorchDataset):
 
 
 class EpochOrder(Sampler[int]):
-    """A new order each epoch, of items that name the epoch: epoch * N + index."""
+    """The examples' order of the epoch that Lightning sets."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
+    def __init__(self, examples: Examples) -> None:
+        self.examples, self.epoch = examples, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.examples)
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        return iter((self.epoch * self.count + order).tolist())
+        return iter(self.examples.order(self.epoch).tolist())
 
 
 class Training(lightning.LightningModule):
@@ -82,8 +82,7 @@ class Training(lightning.LightningModule):
     def __init__(self, model: PixelModel, head: Head, recipe: Recipe, steps_per_epoch: int) -> None:
         super().__init__()
         self.model, self.head, self.recipe = model, head, recipe
-        self.warmup = round(recipe.warmup_epochs * steps_per_epoch)
-        self.steps = recipe.epochs * steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval() if recipe.ema else None
         self.loss = loss(
             recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
@@ -110,18 +109,10 @@ class Training(lightning.LightningModule):
         total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight)
         self._watch(found_xy.detach(), unit_xy, weight, total.detach(), count)
         if index % FINITE_EVERY == 0:
-            self.require_finite(float(total.detach()))
+            require_finite(self.recipe, self.current_epoch, float(total.detach()))
         self.weight = self.weight.to(count) + count
         self.log("loss", total.detach() / count.clamp(min=1), prog_bar=True, logger=True)
         return total * self.recipe.accumulate  # Lightning divides by it; on_before_optimizer_step divides by the weight
-
-    def require_finite(self, total: float) -> None:
-        """Raise ValueError for a loss that is NaN or Inf: nothing good comes after it."""
-        if not math.isfinite(total):
-            raise ValueError(
-                f"training: the loss is {total} in epoch {self.current_epoch + 1}; "
-                f"lower lr (now {self.recipe.lr:g}), or set clip"
-            )
 
     def _watch(
         self, found: torch.Tensor, unit_xy: torch.Tensor, weight: torch.Tensor, total: torch.Tensor, count: torch.Tensor
@@ -144,8 +135,7 @@ class Training(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.averaged is None:
             return
-        step = self.global_step
-        decay = min(self.recipe.ema, (1 + step) / (10 + step))  # a young average follows quickly
+        decay = ema_decay(self.recipe, self.global_step)
         ours, new = [], []
         for average, value in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
             if average.is_floating_point():
@@ -165,16 +155,9 @@ class Training(lightning.LightningModule):
                 groups.append({"params": parameters, "lr": recipe.lr * factor, "weight_decay": decay})
         fused = recipe.precision == "32"  # Lightning clips no gradients of a fused optimizer in mixed precision
         optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe, fused)
-        warmup, steps = self.warmup, self.steps
-
-        def factor_at(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            if recipe.schedule == "constant":
-                return 1.0
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(recipe, step, self.steps_per_epoch)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -204,7 +187,7 @@ class EpochEnd(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Training) -> None:  # type: ignore[override]
         total, weight, below, errors = training.sums.tolist()
-        training.require_finite(total)
+        require_finite(training.recipe, training.current_epoch, total)
         network: EfficientNetLiteRegressor = training.result.network  # type: ignore[assignment]
         row = self.run.end_epoch(
             as_engine(training.result),
@@ -252,7 +235,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     loader = DataLoader(
         Batches(examples),
         batch_size=batch,
-        sampler=EpochOrder(len(examples), recipe.seed),
+        sampler=EpochOrder(examples),
         drop_last=True,  # another order every epoch: nothing is left out for good
         num_workers=workers,
         pin_memory=device.type == "cuda",
@@ -276,6 +259,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         log_every_n_steps=min(50, steps_per_epoch),
         num_sanity_val_steps=0,
     )
+    # TensorBoard would import TensorFlow, where it is installed, to write these files; this name tells it not to.
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
     with warnings.catch_warnings():
         for message in IGNORED:

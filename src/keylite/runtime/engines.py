@@ -7,8 +7,10 @@ decoding outside it (heads.py). Each engine package is imported by its own opene
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.spec import ModelSpec
 
 Engine = Callable[[np.ndarray], np.ndarray]
+
+# What trains: the extra that installs it. Its package here is keylite.<framework>.
+FRAMEWORKS = {"pytorch": "pytorch", "tensorflow": "tensorflow-cpu"}
 
 
 def require(module: str, extra: str):  # noqa: ANN201 - a module
@@ -54,12 +59,32 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
 
 def open_pytorch(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """A `.safetensors` checkpoint in PyTorch."""
-    require("torch", "pytorch")
-    return require("keylite.pytorch.model", "pytorch").open_engine(path, spec, threads, device)
+    return require("keylite.pytorch.model", FRAMEWORKS["pytorch"]).open_engine(path, spec, threads, device)
 
 
-Opener = Callable[[Path, ModelSpec, int | None, str], Engine]
-ENGINES: dict[str, tuple[str, Opener]] = {"onnx": (".onnx", open_onnx), "pytorch": (".safetensors", open_pytorch)}
+def open_keras(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+    """A `.safetensors` checkpoint in Keras on TensorFlow."""
+    return require("keylite.tensorflow.model", FRAMEWORKS["tensorflow"]).open_engine(path, spec, threads, device)
+
+
+class Kind(NamedTuple):
+    """An engine: the suffix of its files, its opener, the package it runs on, the framework whose checkpoints it opens.
+
+    framework: empty for exported files, which belong to none.
+    """
+
+    suffix: str
+    open: Callable[[Path, ModelSpec, int | None, str], Engine]
+    package: str
+    framework: str
+
+
+ENGINES = {
+    "onnx": Kind(".onnx", open_onnx, "onnxruntime", ""),
+    "pytorch": Kind(".safetensors", open_pytorch, "torch", "pytorch"),
+    "keras": Kind(".safetensors", open_keras, "tensorflow", "tensorflow"),
+}
+ALIASES = {"tensorflow": "keras"}  # another name: the engine it means
 
 
 def open_engine(
@@ -67,14 +92,32 @@ def open_engine(
 ) -> tuple[Engine, str, ModelSpec]:
     """The engine of a model file, its name, and the file's spec.
 
-    engine: a name of ENGINES; by default the one for the file's kind. threads: None leaves the choice to the engine.
+    engine: a name of ENGINES or ALIASES; None: see `default_engine`. threads: None leaves the choice to the engine.
     """
     path = Path(path)
     spec = read_spec(path)
-    fitting = [name for name, (suffix, _) in ENGINES.items() if suffix == path.suffix.lower()]
-    name = engine or fitting[0]
+    fitting = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
+    name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, spec)
     if name not in fitting:
-        raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {name!r}")
+        raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {engine!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
-    return ENGINES[name][1](path, spec, threads, device), name, spec
+    return ENGINES[name].open(path, spec, threads, device), name, spec
+
+
+def default_engine(fitting: list[str], path: Path, spec: ModelSpec) -> str:
+    """Of the engines that open a file, the one of the framework that made it; where that is not installed, another.
+
+    Raises ModuleNotFoundError, saying what to install, where none of several is.
+    """
+    if len(fitting) == 1:
+        return fitting[0]  # its opener says what is missing
+    maker_first = sorted(fitting, key=lambda name: ENGINES[name].framework != spec.provenance.framework)
+    for name in maker_first:
+        if importlib.util.find_spec(ENGINES[name].package) is not None:  # imports nothing
+            return name
+    packages = " or ".join(ENGINES[name].package for name in maker_first)
+    extras = " or ".join(f"'keylite[{FRAMEWORKS[ENGINES[name].framework]}]'" for name in maker_first)
+    raise ModuleNotFoundError(
+        f"{path.name}: needs {packages}, neither is installed: install one with: pip install {extras}"
+    )

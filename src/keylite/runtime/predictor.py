@@ -58,8 +58,9 @@ class Predictor:
 
     >>> points = Predictor("faces.onnx")("photo.jpg", boxes=[[10, 20, 110, 140]])  # doctest: +SKIP
 
-    path: `.onnx` or `.safetensors`. engine, threads, device: see runtime/engines.py. batch: most crops an engine call
-    gets at once. Attributes: spec, engine_name, path.
+    path: `.onnx` or `.safetensors`. engine: onnx, pytorch or keras; None takes the one that made the file, if it is
+    installed. threads, device: see runtime/engines.py. batch: most crops an engine call gets at once. Attributes: spec,
+    engine_name, path.
     """
 
     path: Path | None = None

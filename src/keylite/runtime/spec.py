@@ -36,7 +36,10 @@ LITE = {
     "lite3": Lite((24, 32, 48, 96, 136, 232, 384), (1, 3, 3, 5, 5, 6, 1), 300, 6_916_096),
     "lite4": Lite((24, 32, 56, 112, 160, 272, 448), (1, 4, 4, 6, 6, 8, 1), 380, 11_725_568),
 }
-TOP_CHANNELS = 1280
+KERNELS = (3, 3, 5, 3, 5, 5, 3)  # and so on, by stage and the same in all five: the same builder's block arguments
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
+STEM_CHANNELS, TOP_CHANNELS = 32, 1280
 
 # Pixel values 0..255 become (value - 127) / 128: MEAN_RGB and STDDEV_RGB of Google's EfficientNet-Lite builders
 # ("for better post-quantization"). An int8 grid holds it exactly; timm's 127.5 is half a grey level away.

@@ -1,0 +1,75 @@
+"""What the frameworks share about fitting a checkpoint's tensors to a network, by name and shape alone.
+
+Works on anything with a `shape`: arrays and tensors. Knows no framework and never looks at a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from keylite.runtime.modelfile import KEY, safetensors_header
+
+UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
+TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
+NAMED = 4  # tensors that an error names
+
+
+class Shaped(Protocol):
+    """An array or a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+T = TypeVar("T", bound=Shaped)
+
+
+def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: str) -> None:
+    """Raise ValueError unless `loaded` has the names and shapes of `own`, torch's counters aside.
+
+    The error names `source` and the tensors that are missing, unexpected or of another shape.
+    """
+    given = {name for name in loaded if not name.endswith(UNCOUNTED)}
+    problems = [f"missing {name}" for name in sorted(own.keys() - given)]
+    problems += [f"unexpected {name}" for name in sorted(given - own.keys())]
+    problems += [
+        f"{name} is {tuple(loaded[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & given)
+        if tuple(loaded[name].shape) != tuple(own[name].shape)
+    ]
+    if problems:
+        more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:NAMED])}{more}")
+
+
+def starting_tensors(
+    path: Path,
+    loaded: Mapping[str, T],
+    own: Mapping[str, Shaped],
+    classifier: tuple[str, ...] = ("classifier.",),
+    pyramid: bool = False,
+    head: Set[str] | None = None,
+) -> tuple[dict[str, T], str]:
+    """The tensors of a pretrained file that a network starts from, and the sentence that says what was used.
+
+    path: a `.safetensors` file, `loaded` its tensors: ImageNet weights under timm's names, whose classifier (names that
+    begin so) is left out, or a keylite model file, whose head is used too where it has the same shapes. own: the
+    network's tensors. pyramid: whether its backbone does without the top. head: names of its head's tensors; None is
+    all that begin with "head.". Raises ValueError unless every tensor of the backbone is there, and no other.
+    """
+    head = {name for name in own if name.startswith("head.")} if head is None else head
+    backbone = own.keys() - head
+    loaded = {name: t for name, t in loaded.items() if not (pyramid and name.startswith(TOP))}
+    if KEY in safetensors_header(path).get("__metadata__", {}):
+        same_head = all(name in loaded and tuple(loaded[name].shape) == tuple(own[name].shape) for name in head)
+        used = backbone | (head if same_head else set())
+        wanted = {name: t for name, t in loaded.items() if name in used or not name.startswith("head.")}
+        said = f"model file {path.name}: backbone {'and head' if same_head else 'alone, its head is another'}"
+    else:
+        used = backbone
+        wanted = {name: t for name, t in loaded.items() if not name.startswith(classifier)}
+        said = f"ImageNet weights of {path.name}: {len(used)} tensors"
+    check_fit(wanted, {name: own[name] for name in used}, str(path))
+    return {name: wanted[name] for name in used}, said

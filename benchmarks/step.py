@@ -1,4 +1,4 @@
-"""Images a second of a training step of lite0 with the regression head: keylite's, and a plain one of the same network.
+"""Images a second of a training step of lite0 with the regression head: keylite's two, and plain ones beside them.
 
 Run `python benchmarks/step.py --help`; README.md says how to read it.
 """
@@ -10,9 +10,11 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import timm
+import tensorflow as tf
+import timm  # before tensorflow
 import torch
 from pipeline import figures, interleaved, machine, show, use_threads
 
@@ -20,7 +22,10 @@ from keylite.pytorch.losses import loss
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
 from keylite.pytorch.training import OPTIMIZERS
 from keylite.recipe import Recipe
+from keylite.runtime.heads import Regression
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.tensorflow import training as keras_training
+from keylite.tensorflow.model import use_threads as use_tensorflow_threads
 
 KEYPOINTS = 68
 BASE = "plain: contiguous float NCHW"  # every ratio is against this row
@@ -41,6 +46,22 @@ def keylite_step(batch: int, size: int) -> Step:
         optimizer.zero_grad()
         criterion(model(pixels), unit_xy, weight).backward()
         optimizer.step()
+
+    return step
+
+
+def tensorflow_step(batch: int, size: int) -> Step:
+    """As tensorflow/training.py does it, with the same loss and optimizer; no clipping, no moving average, as above."""
+    recipe = Recipe(framework="tensorflow", size=size, ema=0.0, clip=0.0)
+    spec = SimpleNamespace(mean=PIXEL_MEAN, std=PIXEL_STD, head=Regression(KEYPOINTS))
+    training = keras_training.Training(keras_training.EfficientNetLiteRegressor(KEYPOINTS), spec, recipe)
+    training.begin(frozen=False)
+    train_step = tf.function(training.train_step)
+    pixels, unit_xy = made_batch(batch, size)
+    data = tf.constant(pixels.numpy()), tf.constant(unit_xy.numpy()), tf.ones((batch, KEYPOINTS))
+
+    def step(_: int) -> None:
+        float(train_step(data)["loss"])
 
     return step
 
@@ -78,7 +99,8 @@ def made_batch(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 ROWS: dict[str, Callable[[int, int], Step]] = {
     BASE: plain_step,
-    "keylite: uint8 NHWC, channels_last": keylite_step,
+    "keylite, pytorch: uint8 NHWC, channels_last": keylite_step,
+    "keylite, tensorflow: uint8 NHWC": tensorflow_step,
     "timm classifier: contiguous float NCHW": timm_step,
 }
 
@@ -93,6 +115,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there too")
     choices = parser.parse_args()
     use_threads(choices.threads)
+    use_tensorflow_threads(choices.threads)
     torch.manual_seed(0)
     logging.getLogger("timm").setLevel(logging.ERROR)
     facts = machine(choices.threads) | {"size": choices.size, "keypoints": KEYPOINTS, "batches": {}}

@@ -39,8 +39,11 @@ from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, encode_spec
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for pattern in ("*.md", "docs/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
-GUIDES = ("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/evaluation.md", "docs/model-file.md")
-README, FORMATS, RECIPE, EVALUATION, MODEL_FILE = GUIDES
+GUIDES = (
+    *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
+    "docs/model-file.md",
+)
+README, FORMATS, RECIPE, TENSORFLOW, EVALUATION, MODEL_FILE = GUIDES
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -141,7 +144,7 @@ def test_make_targets_exist():
 
 def test_extras_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    named = {name for text in PAGES.values() for name in re.findall(r"\.\[(\w+)\]", text)}
+    named = {name for text in PAGES.values() for name in re.findall(r"\.\[([\w-]+)\]", text)}
     assert {"pytorch", "onnx"} <= named <= set(extras)
     table = PAGES[README].partition("| extra |")[2].partition("\n\n")[0]
     assert {name for name in extras if f"`{name}`" in table} == set(extras)
@@ -189,6 +192,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path, onnx
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: value.split("\n")[0][:40])
 def test_python_blocks_run(page: str, text: str, desk: Path):
+    for framework in ("torch", "tensorflow"):
+        if f"import {framework}" in text or f"{framework} import" in text:
+            pytest.importorskip(framework)
     exec(compile(text, page, "exec"), {"__name__": page})
 
 
@@ -299,6 +305,7 @@ NAMED = {
     "flags of reading": (FORMATS, [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cli.Reading)]),
     "files of a run": (README, (*RESULTS, "recipe.yaml", "data.json")),
     "choices that may change": (RECIPE, WITHOUT_EFFECT),
+    "what tensorflow refuses": (TENSORFLOW, ("precision", "timm:NAME")),
     "group fields": (FORMATS, GROUP_FIELDS),
     "first columns": (FORMATS, FILE_COLUMNS),
     "empty cells": (FORMATS, EMPTY - {""}),

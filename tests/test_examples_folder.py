@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,21 @@ ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_FRAMEWORKS = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("torch", "timm", "lightning", "tensorflow", "keras"))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+SAYS_WHAT_FIT_MOVED = """
+import json, runpy, sys
+import keras
+def fit(net, *arguments, original=keras.Model.fit, **options):
+    before = [variable.numpy() for variable in net.variables]
+    original(net, *arguments, **options)
+    moved = {}
+    for variable, value in zip(net.variables, before, strict=True):
+        part = ("head " if variable.path.startswith("head.") else "backbone ") + variable.name
+        moved.setdefault(part, set()).add(bool((variable.numpy() != value).any()))
+    print("moved", json.dumps({name: sorted(found) for name, found in moved.items()}))
+keras.Model.fit = fit
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -96,3 +112,31 @@ def test_an_own_loop_lowers_the_loss():
     losses, errors = (np.array([float(row[column]) for row in found]) for column in (1, 2))
     assert losses[-5:].mean() < 0.92 * losses[:5].mean()  # 0.83; 1.00 without the optimizer's step
     assert errors.max() < 6  # px of 32; an untrained network gives the mean shape, about 3.6
+
+
+def test_an_own_fit_trains_the_head_then_everything(make_spec, tmp_path: Path):
+    pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
+    from keylite.tensorflow import EfficientNetLiteRegressor, save_model
+
+    start = tmp_path / "start.safetensors"  # points in a corner: there is something to learn in a few steps
+    network = EfficientNetLiteRegressor(4, mean_shape=np.full((4, 2), 0.2))
+    save_model(network, make_spec(head=Regression(4, 256)), start)
+    script, flags = ROOT / "examples/own_loop_keras.py", ("--images", "40", "--size", "32", "--epochs", "6")
+    done = run("-c", SAYS_WHAT_FIT_MOVED, script, *flags, "--pretrained", start)
+    assert done.returncode == 0, done.stderr
+    layers = re.findall(r"\((\w+)\) +│ \([^│]*│ +([\d,]+) │", done.stdout)
+    assert layers == [
+        *(("InputLayer", "0"), ("Functional", "3,413,024"), ("GlobalAveragePooling2D", "0")),
+        *(("Dense", "327,936"), ("Dense", "2,056"), ("Reshape", "0")),
+    ]
+    assert "Trainable params: 329,992 " in done.stdout
+    frozen, everything = (json.loads(line) for line in re.findall(r"^moved (.*)$", done.stdout, re.MULTILINE))
+    assert frozen == {name: [name.startswith("head")] for name in frozen}  # normalisation and its statistics too
+    assert everything == {name: [True] for name in frozen}
+    assert "backbone moving_variance" in frozen
+    found = re.findall(
+        r"loss: ([\d.]+) - px: ([\d.]+) - val_loss: [\d.]+ - val_px: ([\d.]+)$", done.stdout, re.MULTILINE
+    )
+    losses, errors = (np.array([float(row[column]) for row in found]).reshape(2, 3) for column in (0, 2))
+    assert (losses[:, 2] < 0.8 * losses[:, 0]).all(), losses  # 17.8 to 11.4, 106 to 54
+    assert errors.max() < 20, errors  # px of 32: 14 at first, then 7 to 10

@@ -233,7 +233,7 @@ def write_log(history: list[dict[str, float]], out: Path) -> None:
     for axes, (name, title, factor) in zip(figure.subplots(1, 3), panels, strict=True):
         values = [factor * row[name] for row in history]
         axes.plot(epochs, values, marker="." if len(history) < 40 else "")
-        axes.set(title=title, xlabel="epoch", ylim=(0, 1.05 * max(values)))
+        axes.set(title=title, xlabel="epoch", ylim=(0, 1.05 * max(values) or 1))
         axes.grid(alpha=0.3)
     with replacing(out / "curves.png") as beside:
         figure.savefig(beside, format="png", dpi=110)

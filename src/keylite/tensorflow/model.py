@@ -1,0 +1,345 @@
+"""The network in Keras: an EfficientNet-Lite backbone, a head, and the checkpoint.
+
+Knows nothing of training or data sets. Layers bear the names that timm gives them, so a checkpoint's tensor
+`blocks.1.0.conv_dw.weight` is the kernel of the layer `blocks.1.0.conv_dw`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from safetensors.numpy import load_file, save
+
+from keylite.checkpoint import check_fit, starting_tensors
+from keylite.pretrained import find_pretrained
+from keylite.runtime.engines import Engine
+from keylite.runtime.files import write_bytes
+from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
+from keylite.runtime.modelfile import KEY, read_spec
+from keylite.runtime.spec import (
+    EXPANSIONS,
+    KERNELS,
+    LITE,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    STEM_CHANNELS,
+    STRIDES,
+    TOP_CHANNELS,
+    ModelSpec,
+    Three,
+    encode_spec,
+)
+
+log = logging.getLogger("keylite")
+
+LAST_STD = 0.001  # of the last layer's initial weights: the first prediction is the mean shape, nearly
+
+
+@keras.saving.register_keras_serializable("keylite")
+class EfficientNetLiteRegressor(keras.Model):
+    """Normalised float (B, H, W, 3) in, raw (B, K, C) out: unit coordinates for the `regression` head.
+
+    num_keypoints: K. backbone: lite0..lite4. pretrained: None, "imagenet" (or True), or a .safetensors path: ImageNet
+    weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold the backbone and
+    its normalisation statistics still; None freezes where pretrained weights are given. head: another head than
+    `regression`; `size` (W, H) is the input that it is for. mean_shape: (K, 2) unit coordinates that an untrained
+    `regression` head gives.
+    """
+
+    def __init__(
+        self,
+        num_keypoints: int,
+        backbone: str = "lite0",
+        pretrained: str | Path | bool | None = None,
+        hidden: int = 256,
+        freeze: bool | None = None,
+        *,
+        head: Head | None = None,
+        size: tuple[int, int] | None = None,
+        mean_shape: np.ndarray | None = None,
+        name: str = "keylite",
+    ) -> None:
+        weights = find_pretrained(pretrained, backbone)
+        head = head or Regression(num_keypoints, hidden)
+        if head.keypoints != num_keypoints:
+            raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
+        pyramid = isinstance(head, Heatmap)
+        if pyramid and size is None:
+            size = (head.grid[0] * STRIDE, head.grid[1] * STRIDE)
+        images = keras.Input((size[1], size[0], 3) if pyramid else (None, None, 3), name="images")
+        features = create_backbone(backbone, pyramid)
+        super().__init__(images, HEAD_LAYERS[type(head)](head, features(images), size), name=name)
+        self.backbone = features
+        self.options = {"num_keypoints": num_keypoints, "backbone": backbone, "head": head, "size": size}
+        if mean_shape is not None and not pyramid:
+            self.get_layer("head.points").bias.assign(np.asarray(mean_shape).reshape(-1))
+        if weights:
+            load_backbone(self, weights)
+        self.freeze(weights is not None if freeze is None else freeze)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Hold the backbone still, its normalisation statistics too, or let it train. Compile again afterwards."""
+        self.backbone.trainable = not frozen  # a normalisation layer that is not trainable runs in inference mode
+
+    def get_config(self) -> dict[str, Any]:
+        """What `keras.saving` makes the same network from; weights are apart."""
+        head = msgspec.to_builtins(self.options["head"])
+        return self.options | {"head": head, "freeze": not self.backbone.trainable, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> EfficientNetLiteRegressor:
+        size = config["size"] and tuple(config["size"])
+        return cls(**config | {"head": msgspec.convert(config["head"], Head), "size": size})
+
+
+# ---- layers
+
+
+def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
+    """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, 1280), or levels 8, 16 and 32 px."""
+    if name not in LITE:
+        more = "; timm:NAME needs --framework pytorch" if name.startswith("timm:") else ""
+        raise ValueError(f"backbone: expected one of {', '.join(LITE)}, got {name!r}{more}")
+    lite = LITE[name]
+    images = keras.Input((None, None, 3), name="images")
+    x = _norm(_conv(images, STEM_CHANNELS, 3, 2, "conv_stem"), "bn1")
+    ends = []  # of the stages
+    for stage, (channels, repeats) in enumerate(zip(lite.channels, lite.repeats, strict=True)):
+        for block in range(repeats):
+            stride = STRIDES[stage] if block == 0 else 1
+            x = _block(x, channels, KERNELS[stage], stride, EXPANSIONS[stage], f"blocks.{stage}.{block}")
+        ends.append(x)
+    outputs = [ends[stage] for stage in PYRAMID] if pyramid else _norm(_conv(x, TOP_CHANNELS, 1, 1, "conv_head"), "bn2")
+    return keras.Model(images, outputs, name="backbone")
+
+
+PYRAMID = (2, 4, 6)  # stages whose cells stand for 8, 16 and 32 px, finest first
+
+
+def _block(x: Any, channels: int, kernel: int, stride: int, expansion: int, name: str) -> Any:
+    """An inverted residual; without expansion its first convolution is left out, and timm counts names from there."""
+    before, width = x, x.shape[-1]
+    if expansion == 1:
+        x = _norm(_depthwise(x, kernel, stride, f"{name}.conv_dw"), f"{name}.bn1")
+        x = _norm(_conv(x, channels, 1, 1, f"{name}.conv_pw"), f"{name}.bn2", relu6=False)
+    else:
+        x = _norm(_conv(x, expansion * width, 1, 1, f"{name}.conv_pw"), f"{name}.bn1")
+        x = _norm(_depthwise(x, kernel, stride, f"{name}.conv_dw"), f"{name}.bn2")
+        x = _norm(_conv(x, channels, 1, 1, f"{name}.conv_pwl"), f"{name}.bn3", relu6=False)
+    return layers.Add(name=f"{name}.add")([x, before]) if stride == 1 and width == channels else x
+
+
+def _conv(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
+    return layers.Conv2D(
+        channels, kernel, stride, "same", use_bias=False, kernel_initializer=_spread(kernel**2 * channels), name=name
+    )(x)
+
+
+def _depthwise(x: Any, kernel: int, stride: int, name: str, start: keras.Initializer | None = None) -> Any:
+    return layers.DepthwiseConv2D(
+        kernel, stride, "same", use_bias=False, depthwise_initializer=start or _spread(kernel**2), name=name
+    )(x)
+
+
+def _spread(fan_out: int) -> keras.Initializer:
+    """As timm starts convolutions: normal, of variance 2 / fan out."""
+    return keras.initializers.RandomNormal(stddev=(2 / fan_out) ** 0.5)
+
+
+def _norm(x: Any, name: str, relu6: bool = True, epsilon: float = 1e-3) -> Any:
+    x = layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
+    return layers.ReLU(6.0, name=f"{name}.relu6")(x) if relu6 else x
+
+
+def _regression_layers(head: Regression, features: Any, size: tuple[int, int] | None) -> Any:
+    """Global average pooling, dense, ReLU, dense."""
+    x = layers.GlobalAveragePooling2D(name="pool")(features)
+    x = layers.Dense(head.hidden, "relu", **_even_both(x.shape[-1]), name="head.hidden")(x)
+    middle = keras.initializers.Constant(0.5)
+    small = keras.initializers.RandomNormal(stddev=LAST_STD)
+    x = layers.Dense(2 * head.keypoints, kernel_initializer=small, bias_initializer=middle, name="head.points")(x)
+    return layers.Reshape((head.keypoints, 2), name="unit_xy")(x)
+
+
+def _heatmap_layers(head: Heatmap, features: list[Any], size: tuple[int, int]) -> Any:
+    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint."""
+    rows_columns = [(-(-size[1] // stride), -(-size[0] // stride)) for stride in (STRIDE, 2 * STRIDE, 4 * STRIDE)]
+    if rows_columns[0] != (head.grid[1], head.grid[0]):
+        raise ValueError(f"head: a grid of {head.grid[0]}x{head.grid[1]} cells does not fit an input of {size}")
+
+    def lateral(level: int) -> Any:
+        x = _head_conv(features[level], head.width, f"head.lateral.{level}.0")
+        return _norm(x, f"head.lateral.{level}.1", relu6=False, epsilon=HEAD_EPSILON)
+
+    merged = lateral(2)
+    for level in (1, 0):
+        name = f"head.smooth.{level}"
+        larger = layers.UpSampling2D(2, name=f"{name}.larger")(merged)
+        surplus = [(0, have - want) for have, want in zip(larger.shape[1:3], rows_columns[level], strict=True)]
+        if any(end for _, end in surplus):
+            larger = layers.Cropping2D(surplus, name=f"{name}.cut")(larger)
+        x = layers.ReLU(6.0, name=f"{name}.0")(layers.Add(name=f"{name}.add")([larger, lateral(level)]))
+        x = _depthwise(x, 5, 1, f"{name}.1", _even(5**2))
+        x = _norm(x, f"{name}.2", relu6=False, epsilon=HEAD_EPSILON)
+        merged = _norm(_head_conv(x, head.width, f"{name}.3"), f"{name}.4", epsilon=HEAD_EPSILON)
+    maps = layers.Conv2D(head.keypoints, 1, **_even_both(head.width), name="head.maps")(merged)
+    return layers.Permute((2, 1), name="maps")(layers.Reshape((head.channels, head.keypoints), name="cells")(maps))
+
+
+def _head_conv(x: Any, channels: int, name: str) -> Any:
+    return layers.Conv2D(channels, 1, use_bias=False, kernel_initializer=_even(x.shape[-1]), name=name)(x)
+
+
+def _even(fan_in: int) -> keras.Initializer:
+    """As torch starts linear layers and convolutions: even between -1 and 1 over the root of the inputs."""
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def _even_both(fan_in: int) -> dict[str, keras.Initializer]:
+    return {"kernel_initializer": _even(fan_in), "bias_initializer": _even(fan_in)}  # one initializer repeats itself
+
+
+HEAD_EPSILON = 1e-5  # of the head's normalisation, torch's own
+HEAD_LAYERS: dict[type, Callable[..., Any]] = {Regression: _regression_layers, Heatmap: _heatmap_layers}
+
+
+# ---- pixels in
+
+
+def normalisation(backbone: str) -> tuple[Three, Three]:
+    """(mean, std) of pixel values 0..255 that a backbone's weights want."""
+    return PIXEL_MEAN, PIXEL_STD
+
+
+def normalised(pixels: tf.Tensor, mean: Three, std: Three) -> tf.Tensor:
+    """Pixels uint8 (B, H, W, 3) RGB as the network takes them."""
+    return (tf.cast(pixels, tf.float32) - tf.constant(mean)) / tf.constant(std)
+
+
+def as_engine(network: keras.Model, mean: Three, std: Three) -> Engine:
+    """The engine of a network in memory, in inference mode."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
+    def run(pixels: tf.Tensor) -> tf.Tensor:
+        return network(normalised(pixels, mean, std), training=False)
+
+    return lambda pixels: run(pixels).numpy()
+
+
+def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+    """The engine of a `.safetensors` model file."""
+    use_threads(threads or 0)
+    with tf.device(tensorflow_device(device)):
+        network, spec = load_model(path)
+        engine = as_engine(network, spec.mean, spec.std)
+
+    def on_device(pixels: np.ndarray) -> np.ndarray:
+        with tf.device(tensorflow_device(device)):
+            return engine(pixels)
+
+    return on_device
+
+
+def tensorflow_device(device: str) -> str:
+    """The TensorFlow device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
+    gpu = bool(tf.config.list_physical_devices("GPU")) if device != "cpu" else False
+    if device == "cuda" and not gpu:
+        raise ValueError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu")
+    return "/GPU:0" if gpu else "/CPU:0"
+
+
+def use_threads(threads: int) -> None:
+    """Let TensorFlow calculate on so many threads; 0 leaves it the choice. It settles this once in a process."""
+    if not threads or tf.config.threading.get_intra_op_parallelism_threads() == threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        log.warning("threads: TensorFlow is running already and keeps the number of threads that it started with")
+
+
+# ---- checkpoint
+
+SUFFIXES = {  # of a tensor's name, by that of the Keras variable
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def variables(network: EfficientNetLiteRegressor) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
+    """(tensor name, layer, variable) of everything in a checkpoint."""
+    for layer in (*network.backbone.layers, *network.layers):
+        if not isinstance(layer, keras.Model):
+            yield from ((f"{layer.name}.{SUFFIXES[v.name]}", layer, v) for v in layer.variables)
+
+
+def _to_torch(layer: keras.Layer, value: np.ndarray) -> np.ndarray:
+    """A kernel in torch's layout: (out, in) of a dense layer, (out, in, h, w) of a convolution."""
+    if isinstance(layer, layers.DepthwiseConv2D) and value.ndim == 4:
+        return value.transpose(2, 3, 0, 1)
+    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+
+
+def _from_torch(layer: keras.Layer, value: np.ndarray) -> np.ndarray:
+    if isinstance(layer, layers.DepthwiseConv2D) and value.ndim == 4:
+        return value.transpose(2, 3, 0, 1)
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def tensors(network: EfficientNetLiteRegressor) -> dict[str, np.ndarray]:
+    """The checkpoint's tensors in torch's layouts: the backbone under timm's names, the head under `head.`."""
+    return {
+        name: np.ascontiguousarray(_to_torch(layer, variable.numpy())) for name, layer, variable in variables(network)
+    }
+
+
+def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
+    """Write a model file, whole or not at all."""
+    write_bytes(path, save(tensors(network), metadata={KEY: encode_spec(spec)}))
+
+
+def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
+    """The network of a `.safetensors` model file and its spec.
+
+    Raises ValueError naming every tensor that is missing, unexpected or of another shape.
+    """
+    spec = read_spec(path)
+    network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
+    loaded = load_file(path)
+    check_fit(loaded, tensors(network), str(path))
+    assign(network, loaded)
+    return network, spec
+
+
+def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
+    """Load pretrained weights and say what was used.
+
+    path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
+    where it has the same shape. Strict: every backbone tensor must be there.
+    """
+    pyramid = isinstance(network.options["head"], Heatmap)
+    wanted, line = starting_tensors(path, load_file(path), tensors(network), pyramid=pyramid)
+    assign(network, wanted)
+    return line
+
+
+def assign(network: EfficientNetLiteRegressor, loaded: dict[str, np.ndarray]) -> None:
+    """Copy tensors, named and laid out as in a checkpoint, into the network."""
+    for name, layer, variable in variables(network):
+        if name in loaded:
+            variable.assign(_from_torch(layer, loaded[name]))

@@ -1,0 +1,368 @@
+"""Training with Keras: from examples to a model file, resumable after any interruption.
+
+Validation, files and warnings are the run's (run.py): here is the framework alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
+
+from keylite.checkpoint import check_fit
+from keylite.data.examples import Examples
+from keylite.recipe import Recipe
+from keylite.run import Run, ema_decay, lr_factor, require_finite
+from keylite.runtime.files import write_bytes
+from keylite.runtime.spec import ModelSpec
+from keylite.tensorflow.losses import head_sums, loss
+from keylite.tensorflow.model import (
+    EfficientNetLiteRegressor,
+    as_engine,
+    assign,
+    load_backbone,
+    normalised,
+    save_model,
+    tensorflow_device,
+    tensors,
+    use_threads,
+)
+
+log = logging.getLogger("keylite")
+
+FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
+
+
+class Batches(keras.utils.PyDataset):
+    """Examples in batches without end, epoch after epoch from `start`: batch i is of epoch start + i // batches.
+
+    A batch that cannot be made leaves its exception in `error`, for tf.data tells nothing but its text.
+    """
+
+    def __init__(self, examples: Examples, batch: int, start: int = 0, workers: int = 1) -> None:
+        super().__init__(workers=workers)
+        self.examples, self.batch, self.start = examples, batch, start
+        self.batches = len(examples) // batch  # another order every epoch: nothing is left out for good
+        self.order = functools.lru_cache(maxsize=2)(examples.order)
+        self.error: Exception | None = None
+
+    @property
+    def num_batches(self) -> None:
+        """None: Keras asks for as many as it wants."""
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, index = divmod(item, self.batches)
+        try:
+            items = self.order(self.start + epoch)[index * self.batch : (index + 1) * self.batch]
+            return self.examples.batch(items)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class Training(keras.Model):
+    """One step, the optimizers and the moving average; what a resume checkpoint holds.
+
+    The backbone has an optimizer of its own, whose count of steps begins when it is let go. Optimizers and moving
+    average work on a few long vectors, into which the network's variables are gathered: variable by variable their
+    updates would be two thirds of the graph, and take most of the time before the first step.
+    """
+
+    def __init__(self, network: EfficientNetLiteRegressor, spec: ModelSpec, recipe: Recipe) -> None:
+        super().__init__()
+        self.network, self.spec, self.recipe = network, spec, recipe
+        self.points = loss(
+            recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
+        )
+        network.freeze(False)
+        inside = {id(variable) for variable in network.backbone.trainable_variables}
+        self.groups: dict[str, list[keras.Variable]] = {group: [] for group in GROUPS}
+        for variable in network.trainable_variables:
+            part = "backbone" if id(variable) in inside else "head"
+            self.groups[f"{part} {'weights' if len(variable.shape) > 1 else 'biases'}"].append(variable)
+        self.vectors = {group: keras.Variable(gathered(own), name=group) for group, own in self.groups.items()}
+        self.optimizers = {part: OPTIMIZERS[recipe.optimizer](recipe) for part in ("backbone", "head")}
+        for part, optimizer in self.optimizers.items():
+            weights, biases = self.vectors[f"{part} weights"], self.vectors[f"{part} biases"]
+            if recipe.optimizer == "adamw":
+                optimizer.exclude_from_weight_decay(var_list=[biases])
+            optimizer.build([weights, biases])
+        self.averaged = EfficientNetLiteRegressor.from_config(network.get_config()) if recipe.ema else None
+        self.average = tf.Variable(gathered(network.variables) if recipe.ema else [], trainable=False)
+        self.decay = tf.Variable(0.0, trainable=False)
+        self.sums = tf.Variable(tf.zeros(4, tf.float64), trainable=False)
+        self.waiting: dict[str, tf.Variable] = {}  # gradients of the batches added up for the next optimizer step
+        self.weight = tf.Variable(0.0, trainable=False)  # of these batches
+        self.step_now = tf.Variable(True, trainable=False)
+        self.engine = as_engine(self.averaged or network, spec.mean, spec.std)
+        self.built = True
+
+    def result(self) -> EfficientNetLiteRegressor:
+        """The moving average of the weights as it is now, or the network itself without one; `engine` runs it."""
+        if self.averaged is None:
+            return self.network
+        spread(self.average, self.averaged.variables)
+        return self.averaged
+
+    def begin(self, frozen: bool) -> None:
+        """Prepare for epochs with the backbone held still, or let go."""
+        self.network.freeze(frozen)
+        self.trained = [group for group in GROUPS if not (frozen and group.startswith("backbone"))]
+        if self.recipe.accumulate > 1:
+            zeros = {group: tf.zeros_like(self.vectors[group]) for group in self.trained}
+            self.waiting = {group: tf.Variable(zero, trainable=False) for group, zero in zeros.items()}
+        self.compile(optimizer=None, jit_compile=False)  # XLA was 20 times slower on a CPU
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        pixels, unit_xy, weight = data
+        with tf.GradientTape() as tape:
+            raw = self.network(normalised(pixels, self.spec.mean, self.spec.std), training=True)
+            total, count, found_xy = head_sums(self.spec.head, self.points, raw, unit_xy, weight)
+        by_group = tape.gradient(total, {group: self.groups[group] for group in self.trained})
+        gradients = {group: gathered(own) for group, own in by_group.items()}
+        self._watch(found_xy, unit_xy, weight, total, count)
+        if not self.waiting:
+            self._step(gradients, count)
+        else:
+            for group, gradient in gradients.items():
+                self.waiting[group].assign_add(gradient)
+            self.weight.assign_add(count)
+            tf.cond(self.step_now, self._step_with_all, lambda: None)
+        return {"loss": total / tf.maximum(count, 1)}
+
+    def _step_with_all(self) -> None:
+        self._step({group: tf.identity(waiting) for group, waiting in self.waiting.items()}, self.weight)
+        for waiting in (*self.waiting.values(), self.weight):
+            waiting.assign(tf.zeros_like(waiting))
+
+    def _step(self, gradients: dict[str, tf.Tensor], weight: tf.Tensor) -> None:
+        """One mean over all points of all accumulated batches, whatever each of them holds."""
+        vectors = [gradient / tf.maximum(weight, 1) for gradient in gradients.values()]
+        if self.recipe.clip:
+            vectors, _ = tf.clip_by_global_norm(vectors, self.recipe.clip)
+        mean = dict(zip(gradients, vectors, strict=True))
+        if self.recipe.optimizer != "adamw":  # weights decay by way of the gradient, as in torch
+            for group in (group for group in mean if group.endswith("weights")):
+                mean[group] += self.recipe.weight_decay * self.vectors[group]
+        for part, optimizer in self.optimizers.items():
+            own = [group for group in GROUPS if group.startswith(part) and group in mean]
+            if own:
+                optimizer.apply([mean[group] for group in own])
+                for group in own:
+                    spread(self.vectors[group], self.groups[group])
+        if self.averaged is not None:
+            now = gathered(self.network.variables)
+            self.average.assign_sub((1 - self.decay) * (self.average - now))
+
+    def _watch(
+        self, found: tf.Tensor, unit_xy: tf.Tensor, weight: tf.Tensor, total: tf.Tensor, count: tf.Tensor
+    ) -> None:
+        """Add to the epoch's sums: loss, weight, errors below the loss's branch, errors."""
+        branch, below = self.points.branch(), 0.0
+        if branch is not None:
+            error, masked = self.points.errors(found, unit_xy, weight)
+            below = tf.math.count_nonzero((tf.abs(error) < branch) & (masked > 0)[..., tf.newaxis])
+        sums = (total, count, below, 2 * tf.math.count_nonzero(weight > 0))
+        self.sums.assign_add(tf.stack([tf.cast(value, tf.float64) for value in sums]))
+
+    # ---- the resume checkpoint
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that goes on changing."""
+        networks = {"network": self.network} | ({"averaged": self.result()} if self.averaged else {})
+        found = {f"{part}.{name}": t for part, network in networks.items() for name, t in tensors(network).items()}
+        return found | {name: np.asarray(variable.numpy()) for name, variable in self._optimizer_variables().items()}
+
+    def load_state(self, state: dict[str, np.ndarray], source: str) -> None:
+        """Go on from a state; ValueError where it is of another network or recipe."""
+        check_fit(state, self.state(), source)
+        for part, network in (("network.", self.network), ("averaged.", self.averaged)):
+            if network:
+                assign(network, {name[len(part) :]: t for name, t in state.items() if name.startswith(part)})
+        for group, own in self.groups.items():
+            self.vectors[group].assign(gathered(own))
+        if self.averaged:
+            self.average.assign(gathered(self.averaged.variables))
+        for name, variable in self._optimizer_variables().items():
+            variable.assign(state[name])
+
+    def _optimizer_variables(self) -> dict[str, keras.Variable]:
+        return {
+            f"{part}_optimizer.{index}": variable
+            for part, optimizer in self.optimizers.items()
+            for index, variable in enumerate(optimizer.variables)
+        }
+
+
+GROUPS = ("backbone weights", "backbone biases", "head weights", "head biases")  # decay is for weights alone
+
+
+def gathered(values: list[Any]) -> tf.Tensor:
+    """One vector of all values."""
+    return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
+
+
+def spread(vector: Any, variables: list[keras.Variable]) -> None:
+    """Assign a gathered vector to its variables again."""
+    pieces = tf.split(tf.convert_to_tensor(vector), [math.prod(variable.shape) for variable in variables])
+    for piece, variable in zip(pieces, variables, strict=True):
+        variable.assign(tf.reshape(piece, variable.shape))
+
+
+class Adam(keras.optimizers.Adam):
+    """As torch has it: epsilon is added to the corrected root. Keras adds it before, at first 30 times as much."""
+
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
+        first, second = self._momentums[index], self._velocities[index]
+        first.assign_add((1 - self.beta_1) * (gradient - first))
+        second.assign_add((1 - self.beta_2) * (tf.square(gradient) - second))
+        root = tf.sqrt(second) / tf.sqrt(1 - self.beta_2**step) + self.epsilon
+        variable.assign_sub(learning_rate / (1 - self.beta_1**step) * first / root)
+
+
+class SGD(keras.optimizers.SGD):
+    """As torch has it: momentum is of gradients. Keras' is of steps, which lag behind a changing learning rate."""
+
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+        if self.momentum:
+            moving = self.momentums[self._get_variable_index(variable)]
+            moving.assign(self.momentum * moving + gradient)
+            gradient = moving
+        variable.assign_sub(learning_rate * gradient)
+
+
+OPTIMIZERS = {
+    "adam": lambda recipe: Adam(epsilon=1e-8),  # torch's
+    "adamw": lambda recipe: Adam(epsilon=1e-8, weight_decay=recipe.weight_decay),
+    "sgd": lambda recipe: SGD(momentum=recipe.momentum),
+}
+
+
+class EpochEnd(keras.callbacks.Callback):
+    """Sets what each step needs to know, hands each epoch's end to the run, then writes the resume checkpoint."""
+
+    model: Training
+
+    def __init__(self, run: Run, batches: int) -> None:
+        super().__init__()
+        self.run, self.batches = run, batches
+        self.steps = math.ceil(batches / run.recipe.accumulate)  # of an epoch
+        self.epoch = 0
+        self.scalars = tf.summary.create_file_writer(str(run.out / "tensorboard"))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch = epoch
+        self.model.sums.assign(tf.zeros(4, tf.float64))
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        recipe, training = self.run.recipe, self.model
+        step = self.epoch * self.steps + batch // recipe.accumulate
+        lr = recipe.lr * lr_factor(recipe, step, self.steps)
+        training.optimizers["head"].learning_rate.assign(lr)
+        training.optimizers["backbone"].learning_rate.assign(lr * recipe.backbone_lr_factor)
+        if training.averaged:
+            training.decay.assign(ema_decay(recipe, step))
+        if training.waiting:
+            training.step_now.assign((batch + 1) % recipe.accumulate == 0 or batch + 1 == self.batches)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if batch % FINITE_EVERY == 0 and logs:
+            require_finite(self.run.recipe, self.epoch, float(logs["loss"]))
+            self.write(self.epoch * self.steps + batch // self.run.recipe.accumulate, loss=float(logs["loss"]))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        training, recipe, step = self.model, self.run.recipe, (epoch + 1) * self.steps
+        total, weight, below, errors = training.sums.numpy().tolist()
+        require_finite(recipe, epoch, total)
+        network = training.result()
+        row = self.run.end_epoch(
+            training.engine,
+            lambda spec, path: save_model(network, spec, path),
+            step=step,
+            lr=recipe.lr * lr_factor(recipe, step, self.steps),
+            loss=total / max(weight, 1),
+        )
+        shown = {name: row[name] for name in ("val_nme", "val_px")}
+        self.write(step, **shown)
+        if logs is not None:
+            logs |= shown  # for the progress bar, which looks at it next
+        history = json.dumps(self.run.history)
+        write_bytes(self.run.checkpoint, save(training.state(), metadata={"history": history}))
+        self.run.speak_up(training.points.branch(), below / max(errors, 1))
+        training.stop_training = training.stop_training or self.run.finished()
+
+    def write(self, step: int, **values: float) -> None:
+        """Scalars for TensorBoard. `tf.summary.scalar` fails in a process where PyTorch's TensorBoard came first."""
+        kind = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+        metadata = tf.compat.v1.SummaryMetadata(plugin_data=kind, data_class="DATA_CLASS_SCALAR")
+        with self.scalars.as_default():
+            for name, value in values.items():
+                tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)
+        self.scalars.flush()
+
+
+def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
+    """The network that a run starts from. Raises ValueError for weights, a device or a precision that do not fit.
+
+    shape: (K, 2) unit coordinates that its untrained head gives. weights: see `load_backbone`.
+    """
+    if recipe.precision != "32":
+        raise ValueError(
+            f"precision: framework tensorflow trains in 32, got {recipe.precision}; use 32, or --framework pytorch"
+        )
+    use_threads(recipe.threads)
+    with tf.device(tensorflow_device(recipe.device)):
+        keras.utils.set_random_seed(recipe.seed)
+        network = EfficientNetLiteRegressor(
+            spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape
+        )
+        if weights:
+            log.info("starting from %s", load_backbone(network, weights))
+    return network
+
+
+def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
+    """Train the network on augmented examples; the run's folder holds what comes of it.
+
+    resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after Ctrl-C.
+    """
+    recipe, device = run.recipe, tensorflow_device(run.recipe.device)
+    workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if "GPU" in device else 1)
+    batch = min(recipe.batch, len(examples))
+    with tf.device(device):
+        training = Training(network, run.spec, recipe)
+        if resume and run.checkpoint.is_file():
+            training.load_state(load_file(run.checkpoint), str(run.checkpoint))
+            with safe_open(run.checkpoint, "numpy") as file:
+                run.history = json.loads(file.metadata()["history"])
+        thaw = min(recipe.freeze_epochs, recipe.epochs)
+        for frozen, start, stop in ((True, 0, thaw), (False, thaw, recipe.epochs)):
+            start = max(start, len(run.history))
+            if start >= stop or run.finished():
+                continue
+            batches = Batches(examples, batch, start, max(1, workers))
+            training.begin(frozen)
+            try:
+                training.fit(
+                    batches,
+                    initial_epoch=start,
+                    epochs=stop,
+                    steps_per_epoch=batches.batches,
+                    shuffle=False,  # the examples know their order
+                    callbacks=[EpochEnd(run, batches.batches)],
+                    verbose=1 if sys.stdout.isatty() else 0,
+                )
+            except tf.errors.OpError:
+                raise batches.error or sys.exception() from None  # type: ignore[misc]

@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import tensorflow as tf
-import timm  # before tensorflow
+import timm
 import torch
 from pipeline import figures, interleaved, machine, show, use_threads
+
+# isort: split
+import tensorflow as tf  # after timm: see docs/tensorflow.md, "Both in one process"
 
 from keylite.pytorch.losses import loss
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
@@ -108,7 +110,7 @@ ROWS: dict[str, Callable[[int, int], Step]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of either framework (default 1)")
     parser.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
     parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
     parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")

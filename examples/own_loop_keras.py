@@ -38,21 +38,20 @@ class Gauges(keras.utils.PyDataset):
 
 
 def px(truth, found):
-    """Mean distance of the points, in px of the network's input."""
+    """Mean distance of the points, in px of the network's input; every point of a gauge is labelled."""
     return args.size * keras.ops.mean(keras.ops.norm(found - truth, axis=-1))
 
 
 keras.utils.set_random_seed(0)
 train, val = gauges(args.images).split(0.2)
 augmentation = Augmentation(rotate=15, scale=0.1, shift=0.05, brightness=0.2, brightness_p=0.5)
-examples, val_examples = Examples(train, size, augmentation=augmentation), Examples(val, size)
-train_set, val_set = Gauges(examples), Gauges(val_examples, batch=len(val))
-
-shape = examples.mean_shape()
+train_set = Gauges(Examples(train, size, augmentation=augmentation))
+val_set = Gauges(Examples(val, size), batch=len(val))
+shape = train_set.examples.mean_shape()
 net = EfficientNetLiteRegressor(len(shape), pretrained=args.pretrained, freeze=True, mean_shape=shape)
 net.summary()
 half = args.epochs // 2
-choices = {"loss": loss("huber", size), "metrics": [px], "jit_compile": False}  # XLA is slow on a CPU
+choices = {"loss": loss("huber", size), "metrics": [px]}
 net.compile(keras.optimizers.Adam(1e-3), **choices)
 net.fit(train_set, validation_data=val_set, epochs=half, shuffle=False, verbose=2)
 net.freeze(False)

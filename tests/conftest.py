@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch start threads, here and in subprocesses
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and the frameworks start threads, here and in subprocesses
+os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # TensorFlow's C++ tells stderr about the processor
+sys.modules.setdefault("triton", None)  # torchvision imports it; its LLVM, loaded after TensorFlow's, ends the process
 
 import msgspec
 import numpy as np

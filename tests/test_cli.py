@@ -19,6 +19,7 @@ from keylite.data.gauges import gauges
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.spec import encode_spec
 
+load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
 onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
 exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keylite[pytorch]")
 
@@ -369,6 +370,7 @@ BAD_CHOICES = {
     "missing weights": ({"pretrained": "none.safetensors"}, "none.safetensors"),
     "unknown timm model": ({"backbone": "timm:nothing"}, "timm:nothing"),
     "unknown device": ({"device": "toaster"}, "toaster"),
+    "unknown framework": ({"framework": "jax"}, "framework: expected one of pytorch, tensorflow, got 'jax'"),
     "mirror of an unknown name": ({"mirror": "centre:nose"}, "nose"),
     "normaliser of an unknown keypoint": ({"normalize": "0,9"}, "9"),
     "unknown flag": ({"epocs": "3"}, "--epochs"),
@@ -518,3 +520,120 @@ def test_the_gauges_are_written_and_read_back(capsys, tmp_path):
     made = keylite.gauges(3, "test")
     np.testing.assert_allclose(data.xy, made.xy, atol=1e-9)
     assert msgspec.structs.asdict(data.skeleton)["names"] == made.skeleton.names
+
+
+# ---- --framework tensorflow
+
+
+def figures(report: dict) -> dict[str, float]:
+    """Every number of a report, by its place."""
+    found = {}
+    for name, value in report.items():
+        parts = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else None
+        if parts is not None:
+            found |= {f"{name}.{part}": number for part, number in figures(parts).items()}
+        elif isinstance(value, int | float):
+            found[str(name)] = value
+    return found
+
+
+@pytest.fixture
+def tensorflow():
+    """TensorFlow, where it is installed."""
+    return pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
+
+
+def test_the_main_road_with_tensorflow(tensorflow, capsys, trained, gauge_files, tmp_path):
+    """From a PyTorch checkpoint, by TensorFlow, to ONNX through PyTorch: the same report from all."""
+    labels, out = gauge_files / "test/labels.json", tmp_path / "run"
+    choices = quick(framework="tensorflow", pretrained=trained / "model.safetensors", freeze_epochs=2)
+    code, said, err = run(
+        capsys, "train", "--data", gauge_files / "train/labels.json", "--val", labels, "--out", out, *choices
+    )
+    assert code == 0, err
+    assert f"best model: {out / 'model.safetensors'}" in said
+    assert "backbone and head" in err
+    assert "the backbone stays frozen for the whole run (freeze_epochs 2)" in err
+    assert read_spec(out / "model.safetensors").provenance.framework == "tensorflow"
+    before, after = load_file(trained / "model.safetensors"), load_file(out / "last.safetensors")
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {
+        f"head.{layer}.{part}" for layer in ("hidden", "points") for part in ("weight", "bias")
+    }
+
+    code, _, err = run(
+        capsys, "export", out / "model.safetensors", "--to", "onnx", "--data", labels, "--out", out / "model.onnx"
+    )
+    assert code == 0, err
+    reports = {}
+    for engine, name in (("keras", "model.safetensors"), ("pytorch", "model.safetensors"), ("onnx", "model.onnx")):
+        code, _, err = run(
+            capsys, "evaluate", out / name, "--data", labels, "--engine", engine, "--json", tmp_path / f"{engine}.json"
+        )
+        assert code == 0, err
+        reports[engine] = json.loads((tmp_path / f"{engine}.json").read_text())
+    assert [report["engine"] for report in reports.values()] == list(reports)
+    wanted = figures(reports["keras"])
+    assert wanted["per_keypoint.centre.x"] != 0
+    for engine in ("pytorch", "onnx"):
+        found = figures(reports[engine])
+        assert found.keys() == wanted.keys()
+        far = max(abs(found[name] - value) for name, value in wanted.items())
+        assert far < 1e-3, (engine, far)  # most of them px
+    code, _, err = run(capsys, "evaluate", out / "model.safetensors", "--data", labels, "--json", tmp_path / "own.json")
+    assert json.loads((tmp_path / "own.json").read_text()) == reports["keras"]  # what made the file, to the last digit
+
+
+REFUSED_BY_TENSORFLOW = {
+    "bf16": ({"precision": "bf16"}, "framework tensorflow trains in 32, got bf16"),
+    "16": ({"precision": "16"}, "framework tensorflow trains in 32, got 16"),
+    "a backbone of timm": ({"backbone": "timm:mobilenetv3_small_050"}, "timm:NAME needs --framework pytorch"),
+    "a checkpoint of another backbone": ({"backbone": "lite1", "pretrained": "TRAINED"}, "weights do not fit"),
+}
+
+
+@pytest.mark.parametrize(("choices", "words"), REFUSED_BY_TENSORFLOW.values(), ids=REFUSED_BY_TENSORFLOW)
+def test_what_tensorflow_cannot_do_is_one_line(tensorflow, choices, words, capsys, trained, gauge_files, tmp_path):
+    labels = gauge_files / "train/labels.json"
+    files = {"TRAINED": trained / "model.safetensors"}
+    made = quick(framework="tensorflow", **{name: files.get(value, value) for name, value in choices.items()})
+    line = refused(capsys, "train", "--data", labels, "--val", labels, "--out", tmp_path / "run", *made)
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_a_damaged_checkpoint_to_start_from_is_one_line(framework, capsys, trained, gauge_files, tmp_path):
+    pytest.importorskip(f"keylite.{framework}.training", reason=f"needs keylite[{framework}]")
+    damaged, labels = tmp_path / "damaged.safetensors", gauge_files / "train/labels.json"
+    damaged.write_bytes((trained / "model.safetensors").read_bytes()[:-1000])
+    made = quick(framework=framework, pretrained=damaged)
+    line = refused(capsys, "train", "--data", labels, "--val", labels, "--out", tmp_path / "run", *made)
+    assert "damaged.safetensors: expected" in line
+    assert not (tmp_path / "run").exists()
+
+
+NO_TENSORFLOW = {  # what cannot be imported, environment, words
+    "not installed": (("tensorflow",), {}, "pip install 'keylite[tensorflow-cpu]'"),
+    "another backend": (("torch",), {"KERAS_BACKEND": "torch"}, "KERAS_BACKEND: expected tensorflow, got 'torch'"),
+}
+
+
+@pytest.mark.parametrize(("missing", "environment", "words"), NO_TENSORFLOW.values(), ids=NO_TENSORFLOW)
+def test_without_tensorflow_training_is_refused_in_one_line(missing, environment, words, python, gauge_files, tmp_path):
+    labels = gauge_files / "train/labels.json"
+    choices = ["train", "--data", str(labels), "--out", str(tmp_path / "run"), *quick(framework="tensorflow")]
+    code = f"""
+import contextlib, io
+from keylite.cli import main
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    try:
+        main({choices!r})
+    except SystemExit as stop:
+        print(stop.code)
+print(said.getvalue().splitlines()[-1])
+"""
+    code, line = python(code, missing=missing, **environment).splitlines()
+    assert code == "2"
+    assert line.startswith("keylite: ")
+    assert words in line
+    assert not (tmp_path / "run").exists()

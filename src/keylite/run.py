@@ -115,6 +115,14 @@ class Run:
 # ---- what every framework does at a step
 
 
+FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
+
+
+def batch_of(recipe: Recipe, count: int) -> int:
+    """Objects in a batch of a data set of `count`; what is left over at an epoch's end waits for another order."""
+    return min(recipe.batch, count)
+
+
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The share of the peak learning rate at optimizer step `step`, counted from 0 over the whole run.
 

@@ -9,11 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
 
-from keylite.pytorch.losses import HEAD_SUMS, LOSSES, SIGMA, head_sums, loss
-from keylite.runtime.heads import HEADS, STRIDE, Heatmap, Regression
+from reference import BRANCHES, CLOSED, SIGMA, SIZE, THRESHOLDS, map_sums, point_sums, some_maps, some_points
 
-SIZE = (128, 96)
-DELTA, WIDTH, EPSILON = 1.5, 10.0, 2.0
+from keylite.pytorch.losses import HEAD_SUMS, LOSSES, head_sums, loss
+from keylite.runtime.heads import HEADS, Heatmap, Regression
 
 
 def of_errors(name: str, x_errors: list[float], **thresholds: float) -> list[float]:
@@ -26,23 +25,11 @@ def of_errors(name: str, x_errors: list[float], **thresholds: float) -> list[flo
     return found
 
 
-# Wing: equation 5 of Feng et al., w 10, epsilon 2. The others by hand: huber(1.5): .5 d^2 below, 1.5 (d - .75) above;
-# soft_wing(1.5, 10, 2): d below, 10 ln(1 + d/2) + 1.5 - 10 ln 1.75 above.
-CLOSED = {
-    "wing": {0.01: 0.049875, 0.1: 0.487902, 0.5: 2.231436, 1: 4.054651, 5: 12.52763, 10: 17.917595, 20: 27.917595},
-    "mse": {0: 0, 0.5: 0.25, 3: 9},
-    "mae": {0: 0, 0.5: 0.5, 3: 3},
-    "huber": {0: 0, 1: 0.5, 1.5: 1.125, 3: 3.375},
-    "smooth_l1": {0: 0, 1: 1 / 3, 1.5: 0.75, 3: 2.25},
-    "soft_wing": {0: 0, 1: 1, 1.5: 1.5, 3: 10 * math.log(2.5) + 1.5 - 10 * math.log(1.75)},
-}
-
-
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms(name: str):
     errors, expected = CLOSED[name].keys(), list(CLOSED[name].values())
     for sign in (1, -1):
-        found = of_errors(name, [sign * error for error in errors], delta=DELTA, width=WIDTH, epsilon=EPSILON)
+        found = of_errors(name, [sign * error for error in errors], **THRESHOLDS)
         assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -50,44 +37,15 @@ def test_every_loss_has_a_closed_form():
     assert set(CLOSED) == set(LOSSES)
 
 
-def reference(name: str, error: np.ndarray) -> np.ndarray:
-    """Elementwise, in numpy, written from the papers."""
-    size = np.abs(error)
-    constant = WIDTH - WIDTH * np.log(1 + WIDTH / EPSILON)
-    step = DELTA - WIDTH * np.log(1 + DELTA / EPSILON)
-    return {
-        "mse": size**2,
-        "mae": size,
-        "huber": np.where(size < DELTA, size**2 / 2, DELTA * (size - DELTA / 2)),
-        "smooth_l1": np.where(size < DELTA, size**2 / 2 / DELTA, size - DELTA / 2),
-        "wing": np.where(size < WIDTH, WIDTH * np.log(1 + size / EPSILON), size - constant),
-        "soft_wing": np.where(size < DELTA, size, WIDTH * np.log(1 + size / EPSILON) + step),
-    }[name]
-
-
-def some_points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions, truth with NaN, weights with 0 and parts: (5, 7, 2), (5, 7, 2), (5, 7)."""
-    generator = np.random.default_rng(0)
-    truth = generator.uniform(0, 1, (5, 7, 2))
-    unit_xy = truth + generator.normal(0, 0.05, truth.shape)
-    weight = generator.choice([0, 1, 0.5], (5, 7), p=[0.3, 0.5, 0.2])
-    truth[generator.uniform(size=(5, 7)) < 0.2] = np.nan
-    return unit_xy, truth, weight
-
-
 @pytest.mark.parametrize("weighted", [True, False], ids=["weights", "no weights"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_masked_means_are_numpys(name: str, weighted: bool):
-    unit_xy, truth, weight = some_points()
-    labelled = np.isfinite(truth).all(axis=2)
-    used = weight * labelled if weighted else labelled.astype(float)
-    per_point = reference(name, (unit_xy - np.where(np.isnan(truth), 0, truth)) * SIZE).mean(axis=2)
-    expected = (used * per_point).sum() / used.sum()
-    calculate = loss(name, SIZE, delta=DELTA, width=WIDTH, epsilon=EPSILON)
-    tensors = [torch.from_numpy(a) for a in (unit_xy, truth, weight)]
-    assert float(calculate(*tensors[: 3 if weighted else 2])) == pytest.approx(expected, rel=1e-9)
-    total, count = calculate.sums(*tensors[: 3 if weighted else 2])
-    assert float(total / count) == pytest.approx(expected, rel=1e-9)
+    given = some_points()[: 3 if weighted else 2]
+    total, count = point_sums(name, *given)
+    calculate = loss(name, SIZE, **THRESHOLDS)
+    tensors = [torch.from_numpy(a) for a in given]
+    assert float(calculate(*tensors)) == pytest.approx(total / count, rel=1e-9)
+    assert [float(s) for s in calculate.sums(*tensors)] == pytest.approx([total, count], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -134,15 +92,12 @@ def test_sides_are_width_then_height():
     assert float(loss("mae", SIZE)(torch.tensor([[[0.0, 0.5]]]), truth)) == pytest.approx(24)
 
 
-BRANCHES = {"mse": None, "mae": None, "huber": DELTA, "smooth_l1": DELTA, "wing": WIDTH, "soft_wing": DELTA}
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_whole_where_it_changes_branch(name: str):
-    branch = loss(name, SIZE, delta=DELTA, width=WIDTH, epsilon=EPSILON).branch()
+    branch = loss(name, SIZE, **THRESHOLDS).branch()
     assert branch == BRANCHES[name]
     if branch is not None:
-        below, above = of_errors(name, [branch - 1e-9, branch + 1e-9], delta=DELTA, width=WIDTH, epsilon=EPSILON)
+        below, above = of_errors(name, [branch - 1e-9, branch + 1e-9], **THRESHOLDS)
         assert below == pytest.approx(above, abs=1e-6)
 
 
@@ -156,29 +111,6 @@ def test_another_loss_is_refused():
 HEAD = Heatmap(7, (16, 12))  # of 128x96 px
 
 
-def some_maps(head: Heatmap = HEAD) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, truth with NaN, weights with 0 and parts: (5, 7, C), (5, 7, 2), (5, 7)."""
-    _, truth, weight = some_points()
-    return np.random.default_rng(1).normal(0, 2, (5, 7, head.channels)), truth, weight
-
-
-def heatmap_reference(name: str, raw: np.ndarray, truth: np.ndarray, weight: np.ndarray, head: Heatmap) -> list[float]:
-    """[sum of losses, sum of weights], point by point, in numpy."""
-    x, y = (np.arange(side) + 0.5 for side in head.grid)
-    cells = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1).reshape(-1, 2)
-    total = count = 0.0
-    for logits, point, share in zip(raw.reshape(-1, head.channels), truth.reshape(-1, 2), weight.ravel(), strict=True):
-        if share == 0 or np.isnan(point).any():
-            continue
-        found = np.exp(logits) / np.exp(logits).sum()
-        bell = np.exp(-((cells - point * head.grid) ** 2).sum(axis=1) / (2 * SIGMA**2))
-        surprise = -(bell / bell.sum() * np.log(found)).sum()
-        error = ((found[:, None] * cells).sum(axis=0) / head.grid - point) * SIZE
-        total += share * (surprise + reference(name, error).mean() / STRIDE)
-        count += share
-    return [total, count]
-
-
 def test_every_head_has_its_sums():
     assert set(HEAD_SUMS) == {type(make(1, 1, SIZE)) for make in HEADS.values()}
 
@@ -188,9 +120,9 @@ def test_every_head_has_its_sums():
 def test_sums_of_a_heatmap_are_numpys(name: str, grid: tuple[int, int]):
     head = Heatmap(7, grid)
     raw, truth, weight = some_maps(head)
-    points = loss(name, SIZE, delta=DELTA, width=WIDTH, epsilon=EPSILON)
+    points = loss(name, SIZE, **THRESHOLDS)
     total, count, unit_xy = head_sums(head, points, *(torch.from_numpy(a) for a in (raw, truth, weight)))
-    expected = heatmap_reference(name, raw, truth, weight, head)
+    expected = map_sums(name, raw, truth, weight, head)
     assert [float(total), float(count)] == pytest.approx(expected, rel=1e-6)  # the cells are float32
     np.testing.assert_allclose(unit_xy.numpy(), head.decode(raw)[0], atol=1e-6)
 
@@ -204,7 +136,7 @@ def test_sums_of_a_regression_are_those_of_its_points():
 
 
 def test_a_map_point_without_weight_has_no_say_and_no_gradient():
-    raw, truth, weight = (torch.from_numpy(a) for a in some_maps())
+    raw, truth, weight = (torch.from_numpy(a) for a in some_maps(HEAD))
     raw.requires_grad_()
     total, _, _ = head_sums(HEAD, loss("wing", SIZE), raw, truth, weight)
     total.backward()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import SIGMA, STRIDE, Head, Heatmap, Regression
 
 Elementwise = Callable[[torch.Tensor, float, float, float], torch.Tensor]
 
@@ -63,8 +63,8 @@ class PointLoss:
 
     name: mse, mae, huber, smooth_l1, wing or soft_wing. size: (W, H) px of the input. delta: px where huber, smooth_l1
     and soft_wing change branch. width, epsilon: px, of wing and soft_wing. Called with (unit_xy (B, K, 2), truth
-    (B, K, 2), weight (B, K) or None) it gives sum(weight * point loss) / max(sum(weight), 1); a point's loss is the
-    mean over x and y. NaN truth counts as weight 0.
+    (B, K, 2), weight (B, K) or (B,) or None) it gives sum(weight * point loss) / max(sum(weight), 1); a point's loss is
+    the mean over x and y. NaN truth counts as weight 0.
     """
 
     def __init__(
@@ -94,7 +94,10 @@ class PointLoss:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Errors (B, K, 2) in px, 0 where the weight (B, K), also given, is 0."""
         labelled = torch.isfinite(truth).all(dim=-1)
-        weight = labelled.to(unit_xy.dtype) if weight is None else weight * labelled
+        if weight is None:
+            weight = labelled.to(unit_xy.dtype)
+        else:
+            weight = labelled * (weight.unsqueeze(1) if weight.ndim == 1 else weight)
         counts = (weight > 0).unsqueeze(-1)
         truth = torch.where(counts, truth, unit_xy.detach())  # before any arithmetic: 0 * NaN is NaN
         return (unit_xy - truth) * unit_xy.new_tensor(self.size), weight
@@ -114,8 +117,6 @@ def loss(
 
 
 # ---- what a head is trained with
-
-SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

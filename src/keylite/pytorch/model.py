@@ -19,11 +19,9 @@ from keylite.checkpoint import UNCOUNTED, check_fit, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import write_bytes
-from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
-from keylite.runtime.modelfile import KEY, read_spec
+from keylite.runtime.heads import LAST_STD, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three, encode_spec
-
-LAST_STD = 0.001  # of the last layer's initial weights: the first prediction is the mean shape, nearly
 
 
 class EfficientNetLiteRegressor(nn.Module):
@@ -277,6 +275,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
     where it has the same shape. Strict: every backbone tensor must be there.
     """
+    safetensors_header(path)  # says in one line what is wrong with a damaged file
     used, said = starting_tensors(
         path,
         load_file(path),

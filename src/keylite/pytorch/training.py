@@ -34,14 +34,12 @@ from keylite.pytorch.model import (
     torch_device,
 )
 from keylite.recipe import Recipe
-from keylite.run import Run, ema_decay, lr_factor, require_finite
+from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
-
-FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
 
 
 class Batches(TorchDataset):
@@ -229,7 +227,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     recipe, device = run.recipe, torch_device(run.recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    batch = min(recipe.batch, len(examples))
+    batch = batch_of(recipe, len(examples))
+    log.info("arithmetic on %s", device)
     steps_per_epoch = math.ceil(len(examples) // batch / recipe.accumulate)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if device.type == "cuda" else 0)
     loader = DataLoader(
@@ -270,6 +269,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=False)
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError:
+            raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -61,6 +61,8 @@ class Heatmap(msgspec.Struct, frozen=True, tag_field="name", tag="heatmap", forb
 
 
 STRIDE = 8  # px of the input a heatmap cell stands for
+SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
+LAST_STD = 0.001  # of a regression's initial last weights: its first prediction is the mean shape, nearly
 
 Head = Regression | Heatmap
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import SIGMA, STRIDE, Head, Heatmap, Regression
 
 Elementwise = Callable[[tf.Tensor, float, float, float], tf.Tensor]
 
@@ -122,8 +122,6 @@ def loss(
 
 
 # ---- what a head is trained with
-
-SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
 
 Sums = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 

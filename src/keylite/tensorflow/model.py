@@ -6,6 +6,7 @@ Knows nothing of training or data sets. Layers bear the names that timm gives th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,8 @@ from keylite.checkpoint import check_fit, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import write_bytes
-from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression
-from keylite.runtime.modelfile import KEY, read_spec
+from keylite.runtime.heads import LAST_STD, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.spec import (
     EXPANSIONS,
     KERNELS,
@@ -39,8 +40,6 @@ from keylite.runtime.spec import (
 )
 
 log = logging.getLogger("keylite")
-
-LAST_STD = 0.001  # of the last layer's initial weights: the first prediction is the mean shape, nearly
 
 
 @keras.saving.register_keras_serializable("keylite")
@@ -252,7 +251,11 @@ def tensorflow_device(device: str) -> str:
     """The TensorFlow device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
-    gpu = bool(tf.config.list_physical_devices("GPU")) if device != "cpu" else False
+    gpus = tf.config.list_physical_devices("GPU")
+    for one in gpus:
+        with contextlib.suppress(RuntimeError):  # it calculates already
+            tf.config.experimental.set_memory_growth(one, True)  # or it takes the whole GPU at once
+    gpu = bool(gpus) and device != "cpu"
     if device == "cuda" and not gpu:
         raise ValueError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu")
     return "/GPU:0" if gpu else "/CPU:0"
@@ -332,6 +335,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
     where it has the same shape. Strict: every backbone tensor must be there.
     """
+    safetensors_header(path)  # says in one line what is wrong with a damaged file
     pyramid = isinstance(network.options["head"], Heatmap)
     wanted, line = starting_tensors(path, load_file(path), tensors(network), pyramid=pyramid)
     assign(network, wanted)

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save
 from keylite.checkpoint import check_fit
 from keylite.data.examples import Examples
 from keylite.recipe import Recipe
-from keylite.run import Run, ema_decay, lr_factor, require_finite
+from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
 from keylite.runtime.files import write_bytes
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.losses import head_sums, loss
@@ -40,8 +40,6 @@ from keylite.tensorflow.model import (
 )
 
 log = logging.getLogger("keylite")
-
-FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
 
 
 class Batches(keras.utils.PyDataset):
@@ -67,7 +65,7 @@ class Batches(keras.utils.PyDataset):
             items = self.order(self.start + epoch)[index * self.batch : (index + 1) * self.batch]
             return self.examples.batch(items)
         except Exception as error:
-            self.error = error
+            self.error = self.error or error
             raise
 
 
@@ -199,9 +197,9 @@ class Training(keras.Model):
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
         return {
-            f"{part}_optimizer.{index}": variable
+            f"{part}_optimizer.{variable.name}": variable
             for part, optimizer in self.optimizers.items()
-            for index, variable in enumerate(optimizer.variables)
+            for variable in optimizer.variables
         }
 
 
@@ -297,7 +295,7 @@ class EpochEnd(keras.callbacks.Callback):
         shown = {name: row[name] for name in ("val_nme", "val_px")}
         self.write(step, **shown)
         if logs is not None:
-            logs |= shown  # for the progress bar, which looks at it next
+            logs |= shown | {"loss": row["loss"]}  # for the progress bar, which looks at them next
         history = json.dumps(self.run.history)
         write_bytes(self.run.checkpoint, save(training.state(), metadata={"history": history}))
         self.run.speak_up(training.points.branch(), below / max(errors, 1))
@@ -340,7 +338,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     """
     recipe, device = run.recipe, tensorflow_device(run.recipe.device)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if "GPU" in device else 1)
-    batch = min(recipe.batch, len(examples))
+    batch = batch_of(recipe, len(examples))
+    log.info("arithmetic on %s", device)
     with tf.device(device):
         training = Training(network, run.spec, recipe)
         if resume and run.checkpoint.is_file():
@@ -364,5 +363,9 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
                     callbacks=[EpochEnd(run, batches.batches)],
                     verbose=1 if sys.stdout.isatty() else 0,
                 )
+            except tf.errors.ResourceExhaustedError:
+                raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
             except tf.errors.OpError:
                 raise batches.error or sys.exception() from None  # type: ignore[misc]
+            if training.stop_training:
+                break

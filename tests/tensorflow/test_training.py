@@ -1,0 +1,475 @@
+"""Training in Keras: what a recipe promises, what a kill leaves behind, and that both twins take the same steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
+
+import tensorflow as tf
+from safetensors.numpy import load_file
+
+import keylite
+from keylite.data.dataset import from_arrays
+from keylite.data.examples import Augmentation, Examples
+from keylite.data.formats import write_dataset
+from keylite.data.gauges import gauges
+from keylite.recipe import make_recipe, to_dict
+from keylite.run import ema_decay, lr_factor
+from keylite.runtime.heads import Regression
+from keylite.tensorflow import training
+from keylite.tensorflow.model import EfficientNetLiteRegressor, load_model, normalised, save_model
+
+HIDDEN = 16
+LR = 0.003
+PLAIN = {  # no augmentation, small and quick
+    "framework": "tensorflow",
+    "pretrained": "none",
+    "box": "image",
+    "size": 64,
+    "batch": 4,
+    "mirror": "off",
+    "hidden": HIDDEN,
+    "ema": 0.0,
+    **{name: 0.0 for name in keylite.Recipe.__struct_fields__ if name.endswith("_p")},
+}
+STILL = {"epochs": 2, "freeze_epochs": 9}  # the head alone learns: the quickest run there is
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return gauges(8, "train", seed=1, size=64), gauges(4, "test", seed=2, size=64)
+
+
+@pytest.fixture(scope="module")
+def start(parts, make_spec, tmp_path_factory):
+    """A model file to start from, whose normalisation statistics are those of the images."""
+    tf.keras.utils.set_random_seed(0)
+    examples = Examples(parts[0], (64, 64), box="image")
+    network = EfficientNetLiteRegressor(4, hidden=HIDDEN, mean_shape=examples.mean_shape())
+    norms = [layer for layer in network.backbone.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    spec = make_spec(head=Regression(4, HIDDEN), skeleton=parts[0].skeleton)
+    for norm in norms:
+        norm.momentum = 0.0
+    network.backbone(normalised(examples.batch(range(8))[0], spec.mean, spec.std), training=True)
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_model(network, spec, path)
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_graphs():
+    """Without TensorFlow's rewriting of graphs, which takes seconds a run."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture(autouse=True)
+def heard_and_undrawn(monkeypatch):
+    """The command line's tests leave the log deaf to others; drawing curves takes as long as some epochs here."""
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: path.write_bytes(b""))
+
+
+@pytest.fixture
+def eagerly():
+    """Without graphs: a few steps are over before one graph is made."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+unheeded = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+
+
+def recipe(**choices):
+    return make_recipe(PLAIN | choices)
+
+
+def rows_of(out: Path) -> list[dict[str, float]]:
+    lines = (out / "log.csv").read_text().splitlines()
+    return [dict(zip(lines[0].split(","), map(float, line.split(",")), strict=True)) for line in lines[1:]]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, two = load_file(a), load_file(b)
+    return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+# ---- one run: frozen for an epoch, then two with everything
+
+
+@dataclasses.dataclass
+class Whole:
+    """A run's folder, its recipe, what each step left, and copies of the folder as a kill would leave it."""
+
+    out: Path
+    recipe: keylite.Recipe
+    first: np.ndarray  # weights before the first step
+    steps: list[tuple[float, float, np.ndarray]]  # learning rates of head and backbone, weights after it
+    left: dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def whole(parts, start, tmp_path_factory):
+    out, made, now = tmp_path_factory.mktemp("whole"), {"steps": [], "left": {}}, training.gathered
+
+    def begins(self, epoch, logs=None, original=training.EpochEnd.on_epoch_begin):
+        made.setdefault("first", now(self.model.network.variables).numpy())
+        original(self, epoch, logs)
+
+    def leave(moment):
+        made["left"][moment] = shutil.copytree(out, tmp_path_factory.mktemp("left") / "run", copy_function=os.link)
+
+    def ends(self, batch, logs=None, original=training.EpochEnd.on_train_batch_end):
+        lrs = (float(self.model.optimizers[part].learning_rate) for part in ("head", "backbone"))
+        made["steps"].append((*lrs, now(self.model.network.variables).numpy()))
+        leave(f"step {len(made['steps'])}")
+        original(self, batch, logs)
+
+    def replace(source, target, original=os.replace):
+        leave(f"{Path(target).name} {len(made['steps']) // 2}")
+        original(source, target)
+
+    choices = recipe(
+        **{"epochs": 3, "freeze_epochs": 1, "pretrained": str(start), "ema": 0.3, "lr": LR, "rotate_p": 1.0},
+        **{"noise_p": 0.5, "backbone_lr_factor": 0.1},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.EpochEnd, "on_epoch_begin", begins)
+        patch.setattr(training.EpochEnd, "on_train_batch_end", ends)
+        patch.setattr(os, "replace", replace)
+        keylite.train(choices, *parts, out)
+    return Whole(out, choices, **made)
+
+
+def test_a_run_leaves_its_files(parts, whole):
+    names = {path.name for path in whole.out.iterdir()}
+    assert names == {
+        *("model.safetensors", "last.safetensors", "resume.ckpt", "recipe.yaml", "data.json"),
+        *("examples.jpg", "log.csv", "curves.png", "tensorboard"),
+    }
+    rows = rows_of(whole.out)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    _, spec = load_model(whole.out / "model.safetensors")
+    best = min(rows, key=lambda row: row["val_nme"])
+    assert spec.report is not None
+    assert spec.report["epoch"] == best["epoch"]
+    assert spec.provenance.framework == "tensorflow"
+    assert spec.provenance.recipe["epochs"] == 3
+
+
+def test_best_is_the_epoch_with_the_lowest_val_nme(parts, whole):
+    rows = rows_of(whole.out)
+    best = keylite.evaluate(whole.out / "model.safetensors", parts[1]).nme.mean
+    last = keylite.evaluate(whole.out / "last.safetensors", parts[1]).nme.mean
+    assert best == pytest.approx(min(row["val_nme"] for row in rows), rel=1e-5)
+    assert last == pytest.approx(rows[-1]["val_nme"], rel=1e-5)
+    assert best < 0.99 * last, "the last epoch must be another, else this means nothing"
+
+
+def test_every_step_sees_the_learning_rate_of_the_schedule(whole):
+    wanted = [LR * lr_factor(whole.recipe, step, 2) for step in range(6)]
+    head, backbone = ([step[part] for step in whole.steps] for part in (0, 1))
+    np.testing.assert_allclose(head, wanted, rtol=1e-6)
+    np.testing.assert_allclose(backbone, 0.1 * np.array(wanted), rtol=1e-6)
+    np.testing.assert_allclose([row["lr"] for row in rows_of(whole.out)], [wanted[2], wanted[4], 0], rtol=1e-6)
+
+
+def test_the_moving_average_follows_its_formula(whole):
+    """Statistics of the normalisation included."""
+    average = whole.first.astype(np.float64)
+    for step, (_, _, weights) in enumerate(whole.steps):
+        decay = ema_decay(whole.recipe, step)
+        average = decay * average + (1 - decay) * weights
+    network, _ = load_model(whole.out / "last.safetensors")
+    np.testing.assert_allclose(training.gathered(network.variables), average, rtol=1e-5, atol=1e-6)
+    assert np.abs(average - weights).max() > 1e-3, "an average that is the last weights means nothing"
+
+
+def test_frozen_epochs_leave_the_backbone_as_it_was(start, whole):
+    network, _ = load_model(start)
+    count = len(training.gathered(network.backbone.variables))
+    names = np.repeat(
+        [variable.name for variable in network.backbone.variables],
+        [int(np.prod(variable.shape)) for variable in network.backbone.variables],
+    )
+    (_, _, frozen), (_, _, thawed) = whole.steps[1], whole.steps[3]
+    variables = [id(variable) for variable in network.variables]
+    assert variables[: len(network.backbone.variables)] == [id(variable) for variable in network.backbone.variables]
+    assert np.array_equal(frozen[:count], whole.first[:count])  # normalisation and its statistics too
+    assert not np.array_equal(frozen[count:], whole.first[count:])
+    moved = {name: (thawed[:count] != frozen[:count])[names == name].mean() for name in np.unique(names)}
+    assert moved.keys() == {"kernel", "gamma", "beta", "moving_mean", "moving_variance"}
+    assert min(moved.values()) > 0.9, moved
+
+
+def test_tensorboard_holds_the_figures(whole):
+    from tensorflow.core.util import event_pb2
+
+    found = {}
+    for record in tf.data.TFRecordDataset([str(path) for path in (whole.out / "tensorboard").iterdir()]):
+        event = event_pb2.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    rows = rows_of(whole.out)
+    assert found.keys() == {"loss", "val_nme", "val_px"}
+    for name in ("val_nme", "val_px"):
+        assert found[name] == pytest.approx({int(row["step"]): row[name] for row in rows}, rel=1e-6)
+    assert found["loss"].keys() == {0, 2, 4}
+    assert all(np.isfinite(value) for value in found["loss"].values())
+
+
+def test_both_twins_go_the_same_way(parts, whole, tmp_path):
+    """Frozen exactly; then Adam blows rounding up, and validation sees torch's running variances, n / (n - 1) of ours."""
+    pytest.importorskip("torch", reason="needs keylite[pytorch]")
+    keylite.train(make_recipe({"framework": "pytorch"}, base=whole.recipe), *parts, tmp_path)
+    ours, theirs = rows_of(whole.out), rows_of(tmp_path)
+    for row, other, near in zip(ours, theirs, (1e-5, 1e-3, 1e-2), strict=True):  # measured 2e-6, 1.5e-4, 2e-3
+        assert (row["epoch"], row["step"]) == (other["epoch"], other["step"])
+        assert row["lr"] == pytest.approx(other["lr"], rel=1e-6)
+        assert row["loss"] == pytest.approx(other["loss"], rel=near)
+    assert ours[0]["val_nme"] == pytest.approx(theirs[0]["val_nme"], rel=1e-4)  # measured 8e-6
+
+
+# ---- interrupted
+
+KILLED_RUN = """
+import json, os, signal, sys
+import tensorflow as tf
+import keylite
+from keylite.data.gauges import gauges
+from keylite.recipe import make_recipe
+from keylite.tensorflow import training
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+steps = 0
+def counts(self, batch, logs=None, original=training.EpochEnd.on_train_batch_end):
+    global steps
+    steps += 1
+    if steps == 6 and sys.argv[3] == "step":
+        os.kill(os.getpid(), signal.SIGINT)
+    original(self, batch, logs)
+def dies(source, target, original=os.replace):
+    if steps == 4 and sys.argv[3] == os.path.basename(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(source, target)
+training.EpochEnd.on_train_batch_end, os.replace = counts, dies
+try:
+    keylite.train(make_recipe(json.loads(sys.argv[2])), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), sys.argv[1])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def killed(out: Path, recipe: keylite.Recipe, moment: str) -> int:
+    """The exit code of a process that trains until its second resume checkpoint, or its last step."""
+    command = [sys.executable, "-c", KILLED_RUN, str(out), json.dumps(to_dict(recipe)), moment]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert len(rows_of(out)) == 2, ended.stderr
+    return ended.returncode
+
+
+def resumes_to_the_same_end(parts, whole: Whole, out: Path, **choices: object) -> None:
+    for path in out.glob("*.safetensors"):
+        load_model(path)  # whole, whenever it is there
+    keylite.train(make_recipe(choices, base=whole.recipe), *parts, out, resume=True)
+    assert rows_of(out) == rows_of(whole.out)
+    for name in ("model.safetensors", "last.safetensors"):
+        assert same_weights(out / name, whole.out / name)
+
+
+def test_a_run_killed_before_its_first_epoch_ended_begins_again(parts, whole):
+    """As the first model file was moved into place. So two runs of one seed are equal."""
+    out = whole.left["model.safetensors 1"]
+    assert not (out / "resume.ckpt").exists()
+    assert list(out.glob(".model.safetensors.*"))
+    resumes_to_the_same_end(parts, whole, out)
+
+
+def test_a_run_killed_as_its_second_checkpoint_is_moved_goes_on_from_the_first(parts, whole, tmp_path):
+    assert killed(tmp_path, whole.recipe, "resume.ckpt") == -signal.SIGKILL
+    assert list(tmp_path.glob(".resume.ckpt.*"))
+    resumes_to_the_same_end(parts, whole, tmp_path)
+
+
+def test_ctrl_c_in_a_step_leaves_what_a_kill_leaves_and_ends_the_workers(parts, whole, tmp_path):
+    """How many workers there are is no matter."""
+    assert killed(tmp_path, make_recipe({"workers": 2}, base=whole.recipe), "step") == 130
+    assert (tmp_path / "resume.ckpt").read_bytes() == (whole.left["step 6"] / "resume.ckpt").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.left["step 6"].iterdir()}
+    resumes_to_the_same_end(parts, whole, tmp_path, workers=3)
+
+
+# ---- what each choice promises
+
+
+def test_both_twins_train_on_the_same_examples_in_the_same_order():
+    theirs = pytest.importorskip("keylite.pytorch.training", reason="needs keylite[pytorch]")
+    from torch.utils.data import DataLoader
+
+    augmentation = Augmentation(rotate=20, scale=0.2, noise=10, noise_p=0.5)
+    examples = Examples(gauges(10, "train", seed=1, size=64), (64, 48), augmentation=augmentation, seed=3)
+    ours, order = training.Batches(examples, 4, start=1), theirs.EpochOrder(examples)
+    loader = DataLoader(
+        theirs.Batches(examples), batch_size=4, sampler=order, drop_last=True, collate_fn=theirs._as_it_is
+    )
+    item = 0
+    for epoch in (1, 2):
+        order.set_epoch(epoch)
+        for batch in loader:
+            for mine, other in zip(ours[item], batch, strict=True):
+                assert mine.dtype == other.numpy().dtype
+                assert np.array_equal(mine, other.numpy())
+            item += 1
+    assert item == 4 == 2 * ours.batches
+    assert not np.array_equal(ours[0][0], ours[2][0])
+
+
+OPTIMIZERS = {
+    "adamw, averaged": {"optimizer": "adamw", "weight_decay": 1.0, "ema": 0.3},
+    "adam, the two batches of an epoch": {
+        "optimizer": "adam",
+        "weight_decay": 1e-4,
+        "backbone_lr_factor": 0.3,
+        "accumulate": 4,
+    },
+    "sgd, clipped": {"optimizer": "sgd", "weight_decay": 1e-3, "clip": 0.01},
+}
+
+
+@unheeded
+@pytest.mark.parametrize("choices", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_both_twins_take_the_same_steps(choices, start, eagerly, tmp_path):
+    """Three of the head, then one of everything: a second one would start from what Adam makes of gradients near 0."""
+    pytest.importorskip("torch", reason="needs keylite[pytorch]")
+    data = gauges(8 if "accumulate" in choices else 4, "train", seed=1, size=64)
+    common = {"epochs": 4, "freeze_epochs": 3, "pretrained": str(start), "warmup_epochs": 2}
+    for framework in ("tensorflow", "pytorch"):
+        made = recipe(**common, **choices, framework=framework)
+        keylite.train(made, data, data.subset([0, 1]), tmp_path / framework)
+        assert rows_of(tmp_path / framework)[-1]["step"] == 4
+    before, ours, theirs = (
+        load_file(path) for path in (start, *(tmp_path / f / "last.safetensors" for f in ("tensorflow", "pytorch")))
+    )
+    kept = 1 - (1 - made.ema) * (1 - 0.9 ** (len(data) // 4))  # of the statistics before
+    values = 4 * np.array([32, 16, 8, 4, 2]) ** 2  # of which a layer takes its statistics
+    off = {"head": [], "backbone": []}
+    for name, value in before.items():
+        if name.endswith("running_mean"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3, err_msg=name)
+        elif name.endswith("running_var"):
+            ratio = (theirs[name] - kept * value) / (ours[name] - kept * value)
+            assert np.abs(ratio[:, None] - values / (values - 1)).min(axis=1).max() < 3e-3, name  # measured 1e-3
+        else:
+            moved = np.abs(theirs[name] - value)
+            part = "head" if name.startswith("head.") else "backbone"
+            off[part].append((np.abs(ours[name] - theirs[name]) > 0.01 * moved + 1e-9).ravel())
+    assert np.concatenate(off["head"]).mean() < 0.02  # measured up to 0.005
+    assert np.concatenate(off["backbone"]).mean() < 0.05  # measured up to 0.012
+
+
+def test_a_network_at_random_follows_the_seed(make_spec):
+    spec = make_spec(head=Regression(4, HIDDEN))
+    one, same, other = (
+        training.gathered(training.new_network(recipe(seed=seed), spec, np.full((4, 2), 0.5), None).variables)
+        for seed in (5, 5, 6)
+    )
+    assert np.array_equal(one, same)
+    assert (one.numpy() != other.numpy()).mean() > 0.9
+
+
+def test_accumulated_batches_are_one_mean_over_all_their_points(tmp_path):
+    images = gauges(8, "train", seed=1, size=64)
+    xy = images.xy.copy()
+    xy[:3, 1:] = np.nan  # batches of 4 hold very different numbers of points
+    xy[5] = np.nan
+    xy[5, 0] = (10, 10)
+    data = from_arrays(images.images, xy, skeleton=images.skeleton)
+    common = STILL | {"optimizer": "sgd", "momentum": 0.0, "lr": 1e-4, "clip": 0.0}
+    for name, batch, accumulate in (("one", 8, 1), ("two", 4, 2)):
+        keylite.train(recipe(**common, batch=batch, accumulate=accumulate), data, images, tmp_path / name)
+    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    assert rows_of(tmp_path / "one")[-1]["step"] == rows_of(tmp_path / "two")[-1]["step"] == 2
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_the_heatmap_head_learns(parts, tmp_path):
+    """The same objects many times in one epoch: many steps, few validations."""
+    data = parts[0]
+    choices = recipe(box="annotation", head="heatmap", batch=8, epochs=2, lr=5e-3, loss="mae", weight_decay=0.0)
+    model = keylite.train(choices, data.subset(np.tile(np.arange(8), 20)), data, tmp_path)
+    assert keylite.evaluate(model, data).pixel_error.mean < 4.0  # of 64 px, a cell is 8; measured 1.8
+
+
+# ---- what is said, and what ends a run
+
+BRANCHES = {
+    "all errors above the threshold": ({"loss": "huber", "delta": 1e-4}, "above 0.0001 px, on one branch of huber"),
+    "all errors below the threshold": ({"loss": "wing", "wing_width": 500.0}, "below 500 px, on one branch of wing"),
+}
+
+
+@unheeded
+@pytest.mark.parametrize(("choices", "words"), BRANCHES.values(), ids=BRANCHES)
+def test_a_run_that_gets_no_better_stops_and_a_loss_of_one_branch_is_said(
+    choices, words, parts, eagerly, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "keylite")
+    keylite.train(recipe(**STILL | {"epochs": 6, "patience": 1, "lr": 1e-30} | choices), *parts, tmp_path)
+    assert len(rows_of(tmp_path)) == 2
+    assert "stopped early" in caplog.text
+    assert words in caplog.text
+
+
+@unheeded
+def test_a_loss_that_is_not_finite_stops_the_run(parts, eagerly, tmp_path):
+    choices = recipe(**STILL, optimizer="sgd", lr=1e30, warmup_epochs=0, clip=0.0, loss="mse")
+    with pytest.raises(ValueError, match="in epoch 1; lower lr"):
+        keylite.train(choices, *parts, tmp_path)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_half_precision_is_refused_by_name(precision, parts, tmp_path):
+    with pytest.raises(ValueError, match=f"^precision: framework tensorflow trains in 32, got {precision}; "):
+        keylite.train(recipe(precision=precision), *parts, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+SPOILT = {  # batch before which it happens, what happens to every image, error, words
+    "gone at once": (0, lambda path: path.unlink(), FileNotFoundError, "image_00000[0-7].png"),
+    "no image in the second epoch": (2, lambda path: path.write_text("text"), ValueError, "not an image"),
+}
+
+
+@unheeded
+@pytest.mark.parametrize(("when", "spoil", "error", "words"), SPOILT.values(), ids=SPOILT)
+def test_an_image_that_goes_bad_during_training_is_one_line(
+    when, spoil, error, words, parts, eagerly, tmp_path, monkeypatch
+):
+    def spoiling(self, item, original=training.Batches.__getitem__):
+        if item == when:
+            for path in (tmp_path / "data").glob("*.png"):
+                spoil(path)
+        return original(self, item)
+
+    write_dataset(parts[0], tmp_path / "data")
+    monkeypatch.setattr(training.Batches, "__getitem__", spoiling)
+    with pytest.raises(error, match=words) as raised:
+        keylite.train(recipe(**STILL), keylite.read_dataset(tmp_path / "data/labels.json"), parts[1], tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None, "no trace of TensorFlow"

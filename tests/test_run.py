@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import keylite
 from keylite.recipe import make_recipe
-from keylite.run import check_run, ema_decay, lr_factor, require_finite
+from keylite.run import check_run, ema_decay, lr_factor, open_run, require_finite
 from keylite.runtime.engines import FRAMEWORKS
 
 STEPS = 4  # an epoch, of 10
@@ -73,3 +74,32 @@ def test_a_missing_package_of_a_run_comes_with_the_extra_of_its_framework(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape(f"pip install 'keylite[{extra}]'")):
         check_run(tmp_path / "out", make_recipe({"framework": framework}), resume=False, overwrite=False)
+
+
+def test_what_a_killed_run_had_not_finished_writing_goes(tmp_path: Path):
+    gauges = keylite.gauges(4, size=64)
+    left = [tmp_path / name for name in (".resume.ckpt.7.part.ckpt", ".model.safetensors.7.part.safetensors")]
+    for path in (*left, tmp_path / "notes.txt"):
+        path.write_text("")
+    open_run(tmp_path, make_recipe({}), gauges, gauges, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "data.json", "recipe.yaml"}
+
+
+def test_another_framework_is_another_recipe_installed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gauges = keylite.gauges(4, size=64)
+    open_run(tmp_path, make_recipe({"framework": "tensorflow"}), gauges, gauges, resume=False)
+    for package in ("torch", "lightning", "keylite.pytorch.training", "keylite.pytorch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match="framework was 'tensorflow', is 'pytorch'"):
+        keylite.train(make_recipe({}), gauges, gauges, tmp_path, resume=True)
+
+
+def test_a_framework_that_is_missing_names_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gauges = keylite.gauges(4, size=64)
+    pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
+    for module in [name for name in sys.modules if name.startswith("keylite.pytorch")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModuleNotFoundError, match=r"torch is not installed: .*, or train with --framework tensorflow"):
+        keylite.train(make_recipe({}), gauges, gauges, tmp_path / "run")
+    assert not (tmp_path / "run/recipe.yaml").exists()

@@ -6,9 +6,11 @@ Frameworks are named in one table and imported when chosen.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -25,7 +27,7 @@ from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.recipe import Recipe, make_recipe, to_dict
 from keylite.run import Run, baseline_report, check_run, open_run
-from keylite.runtime.engines import FRAMEWORKS, require
+from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import require_writable, sha256, write_bytes, write_text
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
@@ -62,8 +64,8 @@ def train(
     """
     out = Path(out)
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
-    training = require(f"keylite.{recipe.framework}.training", FRAMEWORKS[recipe.framework])
     check_run(out, recipe, resume, overwrite)
+    training = _training(recipe.framework)
     _speak_of(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
     val = val.check_images(max_megapixels, skip_bad)
@@ -98,6 +100,17 @@ def train(
     return run.model
 
 
+def _training(framework: str) -> Any:
+    """The training module of a framework; where that is not installed, the error names one that is."""
+    try:
+        return require(f"keylite.{framework}.training", FRAMEWORKS[framework])
+    except ModuleNotFoundError as error:
+        kinds = [kind for kind in ENGINES.values() if kind.framework not in ("", framework)]
+        there = [kind.framework for kind in kinds if importlib.util.find_spec(kind.package)]
+        hint = f", or train with --framework {there[0]}, which is" if there else ""
+        raise ModuleNotFoundError(f"{error}{hint}", name=error.name) from None
+
+
 def _speak_of(recipe: Recipe, data: Dataset, val: Dataset) -> None:
     """Refuse parts that do not go together, and warn of a recipe or a split that cannot do what it seems to."""
     if data.skeleton.names != val.skeleton.names:
@@ -118,6 +131,10 @@ def _speak_of(recipe: Recipe, data: Dataset, val: Dataset) -> None:
             "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
             "warmup_epochs", recipe.warmup_epochs, recipe.epochs,
         )  # fmt: skip
+    if recipe.freeze_epochs and recipe.pretrained == "none":
+        log.warning(
+            "the backbone is frozen at random weights (pretrained none, freeze_epochs %d)", recipe.freeze_epochs
+        )
     if recipe.freeze_epochs >= recipe.epochs:
         log.warning("the backbone stays frozen for the whole run (freeze_epochs %d)", recipe.freeze_epochs)
 

@@ -186,7 +186,6 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     where the folder cannot be written to.
     """
     old_recipe = out / "recipe.yaml"
-    require("matplotlib.figure", FRAMEWORKS[recipe.framework])
     require_writable(out)
     if resume and overwrite:
         raise ValueError("resume, overwrite: expected one of them, got both")
@@ -202,6 +201,7 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
         if changed:
             told = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
             raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
+    require("matplotlib.figure", FRAMEWORKS[recipe.framework])
 
 
 def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool) -> None:
@@ -216,6 +216,8 @@ def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: boo
         raise ValueError(f"{out}: a run resumes with the data it began with; or choose another --out")
     if resume and not (out / "resume.ckpt").is_file():
         log.info("%s: no epoch was finished yet; starting from the beginning", out)
+    for part in out.glob(".*.part*"):  # what a killed run had not finished writing
+        part.unlink()
     if not resume:
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)

@@ -167,6 +167,8 @@ def test_neither_installed_says_what_to_install(described, monkeypatch: pytest.M
 
 def test_an_engine_that_is_asked_for_and_not_installed_is_not_replaced(described, monkeypatch: pytest.MonkeyPatch):
     install(monkeypatch, "torch")
+    for module in [name for name in sys.modules if name.startswith("keylite.tensorflow")]:
+        monkeypatch.delitem(sys.modules, module)  # another test may have imported it while there was a TensorFlow
     with pytest.raises(ModuleNotFoundError, match=r"^tensorflow is not installed: .*'keylite\[tensorflow-cpu\]'$"):
         open_engine(described("pytorch"), "keras")
 

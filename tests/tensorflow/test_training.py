@@ -473,3 +473,11 @@ def test_an_image_that_goes_bad_during_training_is_one_line(
         keylite.train(recipe(**STILL), keylite.read_dataset(tmp_path / "data/labels.json"), parts[1], tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None, "no trace of TensorFlow"
+
+
+def test_a_damaged_resume_checkpoint_is_one_line(parts, whole, tmp_path):
+    out, choices = shutil.copytree(whole.out, tmp_path / "run"), whole.recipe
+    content = (out / "resume.ckpt").read_bytes()
+    (out / "resume.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"resume\.ckpt: expected \d+ bytes, got \d+: the file is damaged"):
+        keylite.train(choices, *parts, out, resume=True)

@@ -25,6 +25,7 @@ from keylite.data.examples import Examples
 from keylite.recipe import Recipe
 from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
 from keylite.runtime.files import write_bytes
+from keylite.runtime.modelfile import safetensors_header
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.losses import head_sums, loss
 from keylite.tensorflow.model import (
@@ -343,6 +344,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     with tf.device(device):
         training = Training(network, run.spec, recipe)
         if resume and run.checkpoint.is_file():
+            safetensors_header(run.checkpoint)  # says in one line what is wrong with a damaged file
             training.load_state(load_file(run.checkpoint), str(run.checkpoint))
             with safe_open(run.checkpoint, "numpy") as file:
                 run.history = json.loads(file.metadata()["history"])

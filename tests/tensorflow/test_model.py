@@ -563,9 +563,9 @@ LINES = {  # environment and missing modules: what the command line says
         (),
         "KERAS_BACKEND: expected tensorflow, got 'jax'; unset it to use keylite.tensorflow",
     ),
-    "no TensorFlow": (
+    "no framework": (
         {},
-        ("tensorflow",),
+        ("tensorflow", "torch"),
         "tensorflow is not installed: install it with: pip install 'keylite[tensorflow-cpu]'",
     ),
 }

@@ -16,8 +16,8 @@ import keylite
 from keylite.cli import main
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges
-from keylite.runtime.modelfile import read_spec
-from keylite.runtime.spec import encode_spec
+from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
+from keylite.runtime.spec import FORMAT, encode_spec
 
 load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
 onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
@@ -144,6 +144,64 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
     assert json.loads(out)["skeleton"]["names"][0] == "centre"
 
 
+def test_a_benchmark_with_data_sets_accuracy_beside_time(capsys, exported, trained, gauge_files, tmp_path):
+    labels, out = gauge_files / "test/labels.json", tmp_path / "bench.json"
+    models = [exported, trained / "model.safetensors"]
+    code, shown, _ = run(capsys, "benchmark", *models, "--runs", 3, "--data", labels, "--json", out)
+    assert code == 0
+    result = json.loads(out.read_text())
+    want = keylite.evaluate(exported, keylite.read_dataset(labels)).nme.mean
+    for model in models:
+        facts = result["models"][str(model)]
+        assert facts["accuracy"]["nme"] == pytest.approx(want, abs=1e-4)
+        assert facts["accuracy"]["count"] == 6
+        assert f"{100 * want:.2f}" in shown
+        assert set(facts["ms"]) == {"read", "crop", "engine", "decode", "total"}
+        for spread in facts["ms"].values():
+            assert 0 < spread["p10"] <= spread["median"] <= spread["p90"]
+        held = facts["memory"]
+        assert held is None or 10 < held["before"] < held["peak"] < 10_000
+    chart = cv2.imread(str(tmp_path / "bench.png"))
+    assert chart.shape[1] > 600
+    assert len(np.unique(chart.reshape(-1, 3), axis=0)) > 20  # more than white
+
+
+def test_memory_is_that_of_each_file_alone(exported, trained):
+    from keylite.timing import benchmark
+
+    found = benchmark([exported, trained / "model.safetensors"], runs=3)["models"].values()
+    onnx, torch = (facts["memory"] for facts in found)
+    if onnx is None:
+        pytest.skip("needs a system that says how much memory a process holds")
+    assert onnx["before"] == pytest.approx(torch["before"], rel=0.1)
+    assert onnx["peak"] < torch["peak"]  # PyTorch itself is larger than ONNX Runtime
+
+
+BAD_BENCHMARKS = {
+    "nothing": ([], "expected model files"),
+    "two runs": (["MODEL", "--runs", 2], "at least 3"),
+    "a plot of nothing": (["MODEL", "--plot", "p.png"], "--data"),
+    "a divisor of nothing": (["MODEL", "--normalize", "box_side"], "--data"),
+    "a folder that is a file": (["MODEL", "--json", "MODEL/b.json"], "MODEL is a file"),
+    "a file twice": (["MODEL", "MODEL"], "named twice"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_BENCHMARKS.values(), ids=BAD_BENCHMARKS)
+def test_bad_benchmarks_are_one_line(arguments, words, capsys, exported):
+    told = [str(argument).replace("MODEL", str(exported)) for argument in arguments]
+    assert re.search(words.replace("MODEL", exported.name), refused(capsys, "benchmark", *told))
+
+
+def test_models_with_other_divisors_need_one_to_compare(capsys, exported, gauge_files, tmp_path):
+    other = tmp_path / "other.onnx"
+    shutil.copy(exported, other)
+    exporting.describe(other, msgspec.structs.replace(read_spec(other), normalize="box_side"))
+    line = refused(capsys, "benchmark", exported, other, "--data", gauge_files / "test/labels.json")
+    assert "box_side" in line
+    assert "choose one" in line
+
+
 @pytest.mark.parametrize("verb", ["train", "evaluate", "export"])
 def test_larger_images_are_refused_by_every_verb_that_reads_labels(verb, capsys, trained, gauge_files, tmp_path):
     """All are 96x96, 0.0092 megapixels."""
@@ -246,7 +304,7 @@ def test_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
 def test_an_export_over_its_budget_leaves_nothing_and_exits_3(
     capsys, trained, exported, gauge_files, tmp_path, monkeypatch
 ):
-    def damaged(parent, out, spec):
+    def damaged(parent, out, spec, calibration=None):
         proto = onnx.load(exported)
         (bias,) = (tensor for tensor in proto.graph.initializer if list(tensor.dims) == [2 * 4])
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
@@ -421,7 +479,7 @@ BAD_MODELS = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "damaged|cut short"),
     "garbage": (lambda path: path.write_bytes(b"\xff" * 500), "cut short"),
     "another format number": (
-        lambda path: path.write_bytes(path.read_bytes().replace(b'"format":1,', b'"format":7,')),
+        lambda path: path.write_bytes(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":7,')),
         "format 7",
     ),
 }
@@ -637,3 +695,258 @@ print(said.getvalue().splitlines()[-1])
     assert line.startswith("keylite: ")
     assert words in line
     assert not (tmp_path / "run").exists()
+
+
+# ---- exports in other formats and precisions: the files are the session's, in place of new ones
+
+
+@pytest.fixture(scope="module")
+def colour_files(make_colours, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """val/, train/ and few/ of patches of colour with labels.json."""
+    folder = tmp_path_factory.mktemp("colours")
+    for name, count in (("val", 20), ("train", 24), ("few", 15)):
+        write_dataset(make_colours(count, count), folder / name)
+    return folder
+
+
+@pytest.fixture
+def stocked(exported_finder, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Exporters that give the int8 file of their format, whatever the precision; (format, precision, images) asked."""
+    asked: list[tuple] = []
+    tensorflow_exporting = pytest.importorskip("keylite.tensorflow.exporting", reason="needs keylite[tensorflow-cpu]")
+
+    def stock(to, module):
+        ready = exported_finder(to, "int8")
+
+        def export(parent, out, spec, calibration=None):
+            asked.append((to, spec.precision, None if calibration is None else len(calibration.pixels)))
+            shutil.copy(ready, out)
+            module.describe(out, spec)
+
+        monkeypatch.setattr(module, "export", export)
+
+    stock("onnx", exporting)
+    stock("litert", tensorflow_exporting)
+    return asked
+
+
+BAD_EXPORTS = {
+    "int8 without images": (["--precision", "int8"], "int8 takes its ranges from images: give them (--calibration"),
+    "too few images": (["--precision", "int8", "--calibration", "FEW"], "expected at least 16 objects, got 15"),
+    "too few asked for": (
+        ["--precision", "int8", "--calibration", "TRAIN", "--calibration-count", "8"],
+        "expected at least 16 objects, got 8",
+    ),
+    "images of another kind": (
+        ["--precision", "int8", "--calibration", "GAUGES"],
+        "calibration: labels has 4 keypoints",
+    ),
+    "no such images": (["--precision", "int8", "--calibration", "none.json"], "none.json"),
+    "images that nothing uses": (["--calibration", "TRAIN"], "calibration: fp32 has no use for it"),
+    "a precision of another format": (["--precision", "fp16"], "precision: onnx is made in fp32, int8, got 'fp16'"),
+    "an unknown precision": (["--precision", "int4"], "fp32, int8, got 'int4'"),
+    "an unknown format": (["--to", "tensorrt"], "to: expected one of onnx, litert, got 'tensorrt'"),
+    "another format's suffix": (
+        ["--to", "litert"],
+        "expected a name that ends in .tflite for litert, got 'm.onnx', or choose --to onnx",
+    ),
+    "no budget": (["--budget", "0"], "budget: expected a number above 0, got 0.0"),
+    "no budget for the NME": (["--budget-nme", "-1"], "budget_nme: expected a number above 0, got -1.0"),
+    "all without images": (["--to", "all"], "calibration: all precisions include int8"),
+    "golden vectors of all": (
+        ["--to", "all", "--calibration", "TRAIN", "--golden", "GOLDEN"],
+        "golden: is of one file",
+    ),
+    "golden vectors where a file is": (["--golden", "FILE"], "cannot write to this folder"),
+    "a diagnosis in place of a model": (["--diagnose"], "expected a name that ends in .md, got 'm.onnx'"),
+    "all from too few": (["--to", "all", "--calibration", "FEW"], "expected at least 16 objects, got 15"),
+    "all with no budget": (["--to", "all", "--calibration", "TRAIN", "--budget", "nan"], "budget: expected a number"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_EXPORTS.values(), ids=BAD_EXPORTS)
+def test_a_bad_export_is_one_line_and_nothing_is_written(
+    flags, words, stocked, capsys, finder_file, colour_files, gauge_files, tmp_path
+):
+    files = {name.upper(): colour_files / name / "labels.json" for name in ("train", "few")}
+    files |= {"GAUGES": gauge_files / "train/labels.json", "GOLDEN": tmp_path / "golden", "FILE": finder_file}
+    data = ["--data", colour_files / "val/labels.json", "--out", tmp_path / "m.onnx"]
+    line = refused(capsys, "export", finder_file, *data, *(files.get(flag, flag) for flag in flags))
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
+    assert stocked == [], "refused before minutes of work"
+
+
+def test_an_export_starts_from_a_checkpoint(stocked, capsys, exported_finder, colour_files, tmp_path):
+    data = ["--data", colour_files / "val/labels.json", "--out", tmp_path / "m.onnx"]
+    line = refused(capsys, "export", exported_finder("onnx", "int8"), *data)
+    assert "exports start from a .safetensors model file" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_int8_export_with_golden_vectors(stocked, capsys, finder_file, colour_files, tmp_path):
+    labels, out, golden = colour_files / "val/labels.json", tmp_path / "new" / "m.tflite", tmp_path / "golden"
+    code, said, err = run(
+        capsys, "export", finder_file, "--to", "litert", "--precision", "int8", "--data", labels, "--out", out,
+        "--calibration", colour_files / "train/labels.json", "--calibration-count", 18, "--seed", 5,
+        "--budget", 9, "--budget-nme", 20, "--golden", golden,
+    )  # fmt: skip
+    assert code == 0, err
+    assert stocked == [("litert", "int8", 18), ("onnx", "fp32", None)], "the file, and what its time is held to"
+    assert "all points" in said and "budget 9 on p95" in " ".join(said.split())
+    assert "m.tflite.certificate.json and m.tflite.certificate.md" in said
+    assert {path.name for path in out.parent.iterdir()} == {
+        out.name,
+        *(f"{out.name}.certificate.{k}" for k in ("json", "md")),
+    }
+    spec, certificate = read_spec(out), json.loads((out.parent / "m.tflite.certificate.json").read_text())
+    assert (spec.precision, spec.calibration.count, spec.calibration.seed) == ("int8", 18, 5)
+    assert spec.certificate.drift_p95 == certificate["drift"]["p95"]
+    assert (certificate["budget"], certificate["budget_nme"], certificate["within_budget"]) == (9, 20, True)
+    assert certificate["latency"]["ratio"] > 0 and certificate["latency"]["ms"] > 0
+    assert json.loads((golden / "golden.json").read_text())["model"] == "m.tflite"
+    code, said, _ = run(capsys, "info", out)
+    assert code == 0 and "int8" in said and "budget 9" in said
+
+
+def test_past_the_nme_s_budget_nothing_is_written(stocked, capsys, finder_file, colour_files, tmp_path):
+    labels = colour_files / "val/labels.json"
+    code, said, err = run(
+        capsys, "export", finder_file, "--precision", "int8", "--calibration", colour_files / "train/labels.json",
+        "--data", labels, "--out", tmp_path / "m.onnx", "--budget", 60, "--budget-nme", 1e-6, "--golden", tmp_path / "g",
+    )  # fmt: skip
+    assert code == 3, (said, err)
+    assert "all points" in said
+    assert "NME rose by" in err and "nothing was written" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+EVERY = {
+    "finder.fp32.onnx": ("onnx", "fp32"),
+    "finder.int8.onnx": ("onnx", "int8"),
+    "finder.fp32.tflite": ("litert", "fp32"),
+    "finder.fp16.tflite": ("litert", "fp16"),
+    "finder.int8.tflite": ("litert", "int8"),
+}
+
+
+def test_all_formats_and_precisions_go_into_a_folder(stocked, capsys, finder_file, colour_files, tmp_path):
+    given = ["--to", "all", "--data", colour_files / "val/labels.json", "--out", tmp_path / "all"]
+    given += ["--calibration", colour_files / "train/labels.json", "--calibration-count", 16]
+    code, said, err = run(capsys, "export", finder_file, *given, "--budget", 60)
+    assert code == 0, err
+    certificates = {f"{name}.certificate.{kind}" for name in EVERY for kind in ("json", "md")}
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {*EVERY, *certificates}
+    for name, (_, precision) in EVERY.items():
+        assert read_spec(tmp_path / "all" / name).precision == precision
+        (row,) = [line for line in said.splitlines() if name in line]
+        assert precision in row and "accepted" in row
+    made = [ask for ask in stocked if ask[1] != "fp32" or ask[0] == "litert"]
+    assert made == [("onnx", "int8", 16), ("litert", "fp32", None), ("litert", "fp16", None), ("litert", "int8", 16)]
+
+
+def test_of_all_what_is_over_its_budget_is_left_out_and_said(stocked, capsys, finder_file, colour_files, tmp_path):
+    """The files are int8 whatever they say: too far from their parent for fp32 and fp16."""
+    monkeypatched = {"fp32": 0.02, "fp16": 0.1, "int8": 100.0}
+    given = ["--to", "all", "--data", colour_files / "val/labels.json", "--out", tmp_path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keylite.pipeline.DRIFT_BUDGET", monkeypatched)
+        code, said, err = run(
+            capsys, "export", finder_file, *given, "--calibration", colour_files / "train/labels.json"
+        )
+    assert code == 3
+    (line,) = [line for line in err.splitlines() if line.startswith("keylite: ")]
+    assert line == "keylite: refused: finder.fp32.onnx, finder.fp32.tflite, finder.fp16.tflite"
+    assert sorted(path.name for path in tmp_path.iterdir() if "certificate" not in path.name) == [
+        "finder.int8.onnx", "finder.int8.tflite",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir() if "fp" in path.name] == []
+    assert said.count("refused") == 3 and said.count("accepted") == 2
+
+
+# ---- evaluate --parent
+
+
+def test_a_child_is_held_to_its_parent_again(capsys, exported_finder, finder_file, colour_files, tmp_path):
+    child, labels = exported_finder("litert", "int8"), colour_files / "val/labels.json"
+    command = ["evaluate", child, "--parent", finder_file, "--data", labels]
+    code, said, err = run(capsys, *command, "--budget", 9, "--json", tmp_path / "c.json")
+    assert code == 0, err
+    certificate = json.loads((tmp_path / "c.json").read_text())
+    assert certificate["count"] == 20 and certificate["within_budget"] is True
+    shown = f"{100 * certificate['nme_parent']:.3f} % -> {100 * certificate['nme_child']:.3f} %"
+    assert shown in said and "PCK@0.05" in said and "MB; latency" in said and said.rstrip().endswith("Accepted")
+    assert shown in (tmp_path / "c.md").read_text()
+    assert certificate["notes"] == [] and "warning" not in err
+    code, said, err = run(capsys, *command)
+    assert code == 3
+    assert "budget 0.5 on p95" in " ".join(said.split()), "int8's at 64 px"
+    assert re.search(r"keylite: p95 drift .* is over the budget of 0.5 px", err)
+    code, _, err = run(capsys, *command, "--budget", 9, "--budget-nme", "1e-9")
+    assert (code == 3) == (certificate["nme_child"] > certificate["nme_parent"] * (1 + 1e-9))
+
+
+def test_a_child_of_others_is_refused(capsys, exported_finder, trained, colour_files):
+    child, labels = exported_finder("litert", "int8"), colour_files / "val/labels.json"
+    line = refused(capsys, "evaluate", child, "--parent", trained / "model.safetensors", "--data", labels)
+    assert "finder.int8.tflite is no child of model.safetensors: skeleton is" in line
+
+
+def test_a_child_of_another_parent_is_told(capsys, exported_finder, colour_files):
+    """Two files that came from one may be compared; neither is the other's child."""
+    child, parent = exported_finder("litert", "int8"), exported_finder("onnx", "fp32")
+    told = ["--data", colour_files / "val/labels.json", "--budget", 9]
+    code, _, err = run(capsys, "evaluate", child, "--parent", parent, *told)
+    assert code == 0
+    assert f"warning: {child.name} was not exported from {parent.name}" in err
+
+
+@pytest.mark.parametrize("flag", ["--normalize", "--engine", "--threads", "--seed", "--worst", "--draw", "--sigmas"])
+def test_flags_without_effect_on_a_comparison_are_refused(flag, capsys, exported_finder, finder_file, colour_files):
+    value = {"--normalize": "box_side", "--engine": "onnx", "--sigmas": "0.1"}.get(flag, "3")
+    told = ["--parent", finder_file, "--data", colour_files / "val/labels.json", flag, value]
+    assert f"{flag}: has no effect with --parent" in refused(capsys, "evaluate", exported_finder("onnx", "int8"), *told)
+
+
+def test_golden_vectors_of_a_diagnosis_are_refused(capsys, finder_file, colour_files, tmp_path):
+    told = ["--data", colour_files / "val/labels.json", "--diagnose", "--golden", tmp_path / "golden"]
+    assert "golden: is of one file" in refused(capsys, "export", finder_file, *told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_budgets_without_a_parent_are_refused(capsys, finder_file, colour_files):
+    for flag in ("--budget", "--budget-nme"):
+        line = refused(capsys, "evaluate", finder_file, "--data", colour_files / "val/labels.json", flag, "1")
+        assert "--parent" in line
+
+
+# ---- a .tflite without a description
+
+
+def test_a_file_without_a_description_takes_one_apart(capsys, exported_finder, colour_files, tmp_path):
+    whole, bare, apart = exported_finder("litert", "int8"), tmp_path / "bare.tflite", tmp_path / "spec.json"
+    bare.write_bytes(tflite_model(whole))
+    labels, pictures = colour_files / "val/labels.json", colour_files / "val"
+    for verb in (["evaluate", bare, "--data", labels], ["predict", bare, pictures], ["info", bare]):
+        assert "holds no keylite description: if" in refused(capsys, *verb)
+    code, said, _ = run(capsys, "info", whole, "--json")
+    apart.write_text(said)
+    found = []
+    for model, more in ((whole, []), (bare, ["--spec", apart])):
+        code, said, err = run(capsys, "predict", model, pictures, "--json", "-", *more)
+        assert code == 0, err
+        found.append(json.loads(said)["images"])
+        code, said, err = run(capsys, "evaluate", model, "--data", labels, *more)
+        assert code == 0, err
+    assert found[0] == found[1]
+    assert "no such description" in refused(capsys, "predict", bare, pictures, "--spec", tmp_path / "none.json")
+
+
+def test_a_damaged_tflite_file_is_one_line(capsys, exported_finder, colour_files, tmp_path):
+    path = tmp_path / "m.tflite"
+    whole = bytearray(exported_finder("litert", "int8").read_bytes())
+    whole[100_000] ^= 1
+    path.write_bytes(whole)
+    assert "the file is damaged" in refused(capsys, "predict", path, colour_files / "val")
+    write_tflite(path, b"\x1c\0\0\0TFL3" + bytes(400), read_spec(exported_finder("litert", "int8")))
+    assert "LiteRT cannot open this file" in refused(capsys, "predict", path, colour_files / "val")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,30 +23,37 @@ from cyclopts import CycloptsError
 
 import keylite
 from keylite import cli
-from keylite.certificate import Certificate, Drift
+from keylite.certificate import Certificate, Drift, Latency
 from keylite.cli_train import recipe_of
 from keylite.data import mirror, symmetry
+from keylite.data.dataset import Dataset
 from keylite.data.formats import write_dataset
 from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
 from keylite.evaluation import PCK_AT, Report
+from keylite.golden import CASES, write_golden
 from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
-from keylite.pipeline import DRIFT_BUDGET
+from keylite.pipeline import DRIFT_BUDGET, EXPORTERS
+from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.recipe import Recipe, make_recipe, to_dict
 from keylite.run import RESULTS, WITHOUT_EFFECT
-from keylite.runtime.engines import open_engine
-from keylite.runtime.heads import HEADS
+from keylite.runtime.engines import ENGINES, open_engine
+from keylite.runtime.geometry import crop_box
+from keylite.runtime.heads import HEADS, Head, Heatmap, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, encode_spec
+from keylite.runtime.modelfile import READERS, TFLITE_MEMBERS
+from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = [path for pattern in ("*.md", "docs/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]
+FILES = [path for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 GUIDES = (
     *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
-    "docs/model-file.md",
+    *("docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
+    *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md", "docs/targets/cpp.md"),
 )
-README, FORMATS, RECIPE, TENSORFLOW, EVALUATION, MODEL_FILE = GUIDES
+README, FORMATS, RECIPE, TENSORFLOW, EVALUATION, MODEL_FILE, EXPORTING, DIAGNOSIS, FIGURES, *TARGETS = GUIDES
+CPP = TARGETS[-1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -93,7 +103,7 @@ def test_the_readme_links_to_every_guide():
 
 
 def shown_commands() -> list[str]:
-    lines = [line for _, text in blocks("sh") for line in text.splitlines()]
+    lines = [line for _, text in blocks("sh") for line in text.replace("\\\n", " ").splitlines()]
     return [line.partition("  #")[0].strip() for line in lines if line.startswith("keylite ")]
 
 
@@ -153,24 +163,45 @@ def test_extras_exist():
 # ---- code
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path, onnx_file: Path) -> Path:
-    """The folder that the pages assume: labels, a photo, faces.onnx. train and export hand out files made before."""
+@pytest.fixture(scope="session")
+def objects(onnx_file: Path) -> Dataset:
+    """Six objects with the keypoints of `onnx_file`."""
     pytest.importorskip("onnxruntime")
     generator = np.random.default_rng(0)
-    images = [cv2.resize(generator.integers(0, 256, (12, 16, 3), np.uint8), (160, 120)) for _ in range(6)]
-    data = keylite.from_arrays(
-        images,
+    return keylite.from_arrays(
+        [cv2.resize(generator.integers(0, 256, (12, 16, 3), np.uint8), (160, 120)) for _ in range(6)],
         generator.uniform(30, 90, (6, 4, 2)),
         skeleton=keylite.Predictor(onnx_file).spec.skeleton,
         boxes=np.tile([[20.0, 15.0, 110.0, 105.0]], (6, 1)),
     )
-    labels = write_dataset(data, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def golden(onnx_file: Path, objects: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of golden vectors of `onnx_file`."""
+    return write_golden(onnx_file, objects, tmp_path_factory.mktemp("golden"), 2).parent
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model_file: Path,
+    onnx_file: Path,
+    objects: Dataset,
+    golden: Path,
+) -> Path:
+    """The folder that the pages assume: labels, a photo, faces.onnx, golden vectors.
+
+    train and export hand out files made before.
+    """
+    labels = write_dataset(objects, tmp_path)
     for name in ("train", "val", "test"):
         shutil.copy(labels, tmp_path / f"{name}.json")
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
-        cv2.imwrite(str(tmp_path / name), images[0][..., ::-1])
+        cv2.imwrite(str(tmp_path / name), objects.read_image(0)[..., ::-1])
     shutil.copy(onnx_file, tmp_path / "faces.onnx")
+    shutil.copytree(golden, tmp_path / "golden")
     signatures = {name: inspect.signature(getattr(keylite, name)) for name in ("train", "export")}
 
     def train(*values: object, **named: object) -> Path:
@@ -182,7 +213,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path, onnx
 
     def export(*values: object, **named: object) -> SimpleNamespace:
         assert Path(signatures["export"].bind(*values, **named).arguments["model"]).is_file()
-        return SimpleNamespace(drift=Drift(0.0, 0.0, 0.0))
+        return SimpleNamespace(drift=Drift(0.0, 0.0, 0.0, 0.0), nme_change=0.0)
 
     monkeypatch.setitem(vars(keylite), "train", train)
     monkeypatch.setitem(vars(keylite), "export", export)
@@ -199,7 +230,7 @@ def test_python_blocks_run(page: str, text: str, desk: Path):
 
 
 def test_pages_show_python():
-    assert {page for page, _ in blocks("python")} == set(GUIDES)
+    assert {page for page, _ in blocks("python")} == {*GUIDES} - {DIAGNOSIS, FIGURES, *TARGETS[1:]}
 
 
 class Session:
@@ -234,6 +265,126 @@ def test_the_points_without_keylite_are_the_predictor_s(desk: Path):
     points = keylite.Predictor("faces.onnx")("photo.jpg", boxes=[[20, 30, 100, 110]])
     assert np.ptp(points.xy[0], axis=0).min() > 1
     np.testing.assert_allclose(found["xy"], points.xy[0], atol=1e-3)
+
+
+def test_a_device_that_is_this_machine_gives_the_golden_points(desk: Path, capsys: pytest.CaptureFixture):
+    (text,) = [text for page, text in blocks("python") if page == TARGETS[0] and "golden" in text]
+    exec(text, {})
+    moved = re.findall(r"^crop_\d: (\d\.\d{4}) px$", capsys.readouterr().out, re.MULTILINE)
+    assert [float(px) < 1e-3 for px in moved] == [True, True]
+
+
+# ---- ports
+
+MAIN = """
+#include <iostream>
+int main() {
+    int width, height, keypoints, columns, rows, byte;
+    double padding;
+    std::array<double, 4> box;
+    Image image;
+    std::cin >> width >> height >> padding >> box[0] >> box[1] >> box[2] >> box[3] >> image.width >> image.height;
+    for (int i = 0; i < 3 * image.width * image.height; ++i) std::cin >> byte, image.rgb.push_back(byte);
+    std::cin >> keypoints >> columns >> rows;
+    std::vector<float> raw(keypoints * (columns ? columns * rows : 2));
+    for (float& value : raw) std::cin >> value;
+    const Crop crop = crop_of(box, width, height, padding);
+    std::cout.precision(12);
+    for (double value : {crop.scale, crop.shift_x, crop.shift_y}) std::cout << value << ' ';
+    for (const Point& point : columns ? decode(raw.data(), keypoints, columns, rows, crop, width, height)
+                                      : decode(raw.data(), keypoints, crop, width, height))
+        std::cout << point.x << ' ' << point.y << ' ';
+    for (int value : pixels_of(image, crop, width, height)) std::cout << value << ' ';
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def cpp_port(tmp_path_factory: pytest.TempPathFactory):
+    """A function: crop (scale, shift x, shift y), points and pixels by the code of the C++ page."""
+    compiler = shutil.which("g++") or shutil.which("clang++") or pytest.skip("needs a C++ compiler")
+    code = next(text for page, text in blocks("cpp") if page == CPP)
+    program = tmp_path_factory.mktemp("cpp") / "port"
+    program.with_suffix(".cpp").write_text(code + MAIN, encoding="utf-8")
+    strict = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *strict, "-o", program, program.with_suffix(".cpp")], check=True)
+
+    def run(size: tuple[int, int], padding: float, box: list[float], image: np.ndarray, head: Head, raw: np.ndarray):
+        columns, rows = head.grid if isinstance(head, Heatmap) else (0, 0)
+        given = [*size, padding, *box, *image.shape[1::-1], *image.ravel(), len(raw), columns, rows, *raw.ravel()]
+        text = " ".join(map(str, given))
+        finished = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
+        crop, xy, pixels = np.split(np.array(finished.stdout.split(), float), [3, 3 + 2 * len(raw)])
+        return crop, xy.reshape(-1, 2), pixels.reshape(size[1], size[0], 3)
+
+    return run
+
+
+BOXES = {
+    "enlarged": (0.25, [20.0, 15.0, 51.0, 40.0]),
+    "shrunk a little": (0.0, [3.5, 2.25, 90.0, 70.0]),
+    "beyond the image": (0.25, [-40.0, 60.0, 30.0, 130.0]),
+    "shrunk to a half": (0.0, [-8.0, -2.0, 120.0, 126.0]),
+    "shrunk to a quarter and less": (0.5, [-60.0, -30.0, 150.0, 150.0]),
+}
+
+
+@pytest.mark.parametrize(("padding", "box"), BOXES.values(), ids=BOXES)
+def test_the_cpp_port_is_the_predictor_s(padding: float, box: list[float], cpp_port):
+    generator = np.random.default_rng(0)
+    image = cv2.resize(generator.integers(0, 256, (25, 31, 3), np.uint8), (101, 75))  # odd sides: blocks reach beyond
+    head, size = Heatmap(3, (5, 4)), (40, 32)
+    raw = generator.normal(0, 3, (3, 20)).astype(np.float32)
+    crop, xy, pixels = cpp_port(size, padding, box, image, head, raw)
+    expected = crop_box(np.array(box), size, padding)
+    np.testing.assert_allclose(crop, expected.matrix[[0, 0, 1], [0, 2, 2]], rtol=1e-9)
+    np.testing.assert_allclose(xy, expected.from_unit(head.decode(raw[None])[0][0]), atol=1e-3)
+    assert np.abs(pixels - expected.warp(image)).max() <= 2  # of 255: other rounding
+
+
+def test_the_cpp_port_passes_the_golden_vectors(cpp_port, golden: Path, onnx_file: Path, objects: Dataset):
+    spec = keylite.Predictor(onnx_file).spec
+    facts = json.loads((golden / "golden.json").read_text())
+    for row, case in enumerate(facts["cases"]):
+        raw, box = np.array(case["raw"], np.float32), objects.box[row].tolist()
+        crop, xy, pixels = cpp_port(facts["size"], spec.padding, box, objects.read_image(row), Regression(4), raw)
+        stored = np.fromfile(golden / f"{case['crop']}.bin", np.uint8).reshape(pixels.shape)
+        (across, _, left), (_, _, top) = case["matrix"]  # as the exporting page reads it
+        np.testing.assert_allclose(crop, [1 / across, -left / across, -top / across], rtol=1e-6)
+        np.testing.assert_allclose(xy, case["xy"], atol=1e-3)
+        assert np.abs(pixels - stored).max() <= 2
+
+
+def test_the_exporting_page_names_all_of_a_golden_file(golden: Path):
+    facts = json.loads((golden / "golden.json").read_text())
+    table = PAGES[EXPORTING].partition("## Golden vectors")[2]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
+    assert named == facts.keys() | facts["cases"][0].keys()
+
+
+def test_targets_name_the_tensors_of_a_file(onnx_file: Path):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(onnx_file))
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.type, given.type) == ("tensor(uint8)", "tensor(float)")
+    for page in TARGETS:
+        assert f"`{taken.name}`, uint8" in PAGES[page], page
+        assert f"`{given.name}`, float32" in PAGES[page], page
+        if page != TARGETS[0]:  # keylite's own
+            code = "".join(text for _, text in FENCE.findall(PAGES[page]))
+            assert f'"{taken.name}"' in code and f'"{given.name}"' in code, page
+
+
+def test_the_table_of_files_is_the_exporters_s():
+    made = set()
+    for to, framework in EXPORTERS.items():
+        text = (ROOT / f"src/keylite/{framework}/exporting.py").read_text(encoding="utf-8")
+        precisions = ast.literal_eval(re.search(r"^PRECISIONS = (.*)$", text, re.MULTILINE)[1])
+        made |= {(ENGINES[to].suffix, precision) for precision in precisions}
+    assert set(re.findall(r"^\| `(\.\w+)` \| `(\w+)` \|", PAGES[EXPORTING], re.MULTILINE)) == made
+
+
+# ---- examples of label files
 
 
 def test_the_coco_example_reads(desk: Path):
@@ -295,7 +446,17 @@ def test_the_picture_is_of_today_s_gauges(tmp_path: Path):
 NAMED = {
     "fields of a report": (EVALUATION, Report.__struct_fields__),
     "fields of a spec": (MODEL_FILE, (*ModelSpec.__struct_fields__, *Provenance.__struct_fields__)),
-    "fields of a certificate": (MODEL_FILE, (*Certificate.__struct_fields__, *Drift.__struct_fields__)),
+    "fields of a calibration": (MODEL_FILE, Calibration.__struct_fields__),
+    "fields of a certificate": (
+        EVALUATION,
+        [name for part in (Certificate, Drift, Latency) for name in part.__struct_fields__],
+    ),
+    "a certificate in short": (
+        MODEL_FILE,
+        Held.__struct_fields__,
+    ),
+    "kinds of model file": (MODEL_FILE, READERS),
+    "members of a .tflite": (MODEL_FILE, TFLITE_MEMBERS),
     "heads of a model file": (MODEL_FILE, HEADS),
     "fields of heads": (
         MODEL_FILE,
@@ -320,14 +481,22 @@ def test_pages_name_what_there_is(page: str, names: tuple[str, ...]):
 
 SAID = {
     "wrong input": (README, f"{cli.WRONG_INPUT} wrong input"),
-    "over budget": (README, f"{cli.OVER_BUDGET} an\nexport over its budget"),
+    "over budget": (README, f"{cli.OVER_BUDGET} an export over its budget"),
     "interrupted": (README, f"{cli.INTERRUPTED} stopped by Ctrl-C"),
     "objects for a mirror": (FORMATS, f"fewer than {symmetry.MIN_OBJECTS} objects"),
     "objects without names": (FORMATS, f"fewer than {mirror.MIN_UNAIDED} objects"),
     "keypoints without sides": (FORMATS, f"fewer than {mirror.MIN_UNSIDED} keypoints"),
     "megapixels": (FORMATS, f"above {MAX_MEGAPIXELS:g} megapixels"),
     "format number": (MODEL_FILE, f"| `format` | number of this layout: {FORMAT} |"),
-    "budget": (MODEL_FILE, f"by default {DRIFT_BUDGET['fp32']:g} at 128 px"),
+    "budgets": (EXPORTING, " ".join(f"| `{name}` | {px:g} px |" for name, px in DRIFT_BUDGET.items())),
+    "calibration images": (EXPORTING, f"objects ({COUNT})"),
+    "fewest of them": (EXPORTING, f"Fewer than {FEWEST} are refused"),
+    "calibration images again": (DIAGNOSIS, f"The default of {COUNT} has"),
+    "images whose ranges are looked at": (DIAGNOSIS, f"on {LOOKS} images of `--data`, and warns"),
+    "values outside": (DIAGNOSIS, f"more than {100 * OUTSIDE:g} % of what a layer gives"),
+    "golden cases": (EXPORTING, f"the first {CASES} objects"),
+    "int8 input": (EXPORTING, f"the scale 1/{PIXEL_STD[0]:g} and the zero point {PIXEL_MEAN[0]:g}"),
+    "normalisation": (EXPORTING, f"(pixel - {PIXEL_MEAN[0]:g}) / {PIXEL_STD[0]:g}"),
     "failure": (EVALUATION, f"`failure_limit` ({FAILURE_LIMIT:.2f})"),
     "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
     "draws": (EVALUATION, f"{DRAWS} times"),
@@ -337,7 +506,7 @@ SAID = {
 
 @pytest.mark.parametrize(("page", "words"), SAID.values(), ids=SAID)
 def test_pages_say_the_code_s_numbers(page: str, words: str):
-    assert words in PAGES[page]
+    assert words in " ".join(PAGES[page].split())
 
 
 def test_the_changelog_is_of_this_version():

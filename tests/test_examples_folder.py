@@ -85,8 +85,10 @@ def colour_model(path: Path) -> None:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         precision="fp32",
+        calibration=None,
         provenance=Provenance("0", "never", "pytorch", "none", "none", "0", {}, {}, None),
         report=None,
+        certificate=None,
     )
     model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.helper.set_model_props(model, {KEY: encode_spec(spec)})

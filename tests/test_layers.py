@@ -25,9 +25,11 @@ BELOW_A_TWIN = {
     "draw",
     "checkpoint",
     "run",
+    "quantize",
+    "plots",
 } | RUNTIME
-PYTORCH = {"torch", "timm", "lightning", "safetensors", "onnx", "onnxscript", "matplotlib"}
-TENSORFLOW = {"tensorflow", "keras", "safetensors"}
+PYTORCH = {"torch", "timm", "lightning", "safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"}
+TENSORFLOW = {"tensorflow", "keras", "safetensors", "ai_edge_litert"}
 
 LAYERS = {  # layer: keylite layers and packages at the top of its modules, and those inside functions alone
     "runtime": ({"runtime"} | RUNTIME, set()),
@@ -37,22 +39,28 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "evaluation": ({"runtime", "data", "metrics"} | RUNTIME, set()),
     "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
     "draw": ({"runtime", "data"} | RUNTIME, set()),
-    "run": ({"runtime", "data", "metrics", "evaluation", "recipe"} | RUNTIME, {"matplotlib"}),
+    "plots": ({"runtime"}, {"matplotlib"}),
+    "run": ({"runtime", "data", "metrics", "evaluation", "recipe", "plots"} | RUNTIME, set()),
     "checkpoint": ({"runtime", "numpy"}, set()),
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),
     "tensorflow": ({"tensorflow"} | BELOW_A_TWIN | TENSORFLOW, set()),
     "environment": ({""}, set()),
     "points": ({"runtime"}, set()),
-    "certificate": ({"runtime", "data", "evaluation", "environment"} | RUNTIME, set()),
+    "quantize": ({"runtime", "data", "numpy"}, set()),
+    "golden": ({"runtime", "data", "evaluation", "numpy"}, set()),
+    "certificate": ({"runtime", "data", "metrics", "evaluation", "environment"} | RUNTIME, set()),
     "timing": ({"runtime", "environment"} | RUNTIME, set()),
     "pipeline": (
         {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "certificate"}
+        | {"quantize", "timing"}
         | RUNTIME,
         set(),
     ),
+    "diagnosis": ({"runtime", "data", "evaluation", "quantize", "timing", "certificate", "pipeline"} | RUNTIME, set()),
     "cli": (
         {"", "cyclopts"},
-        {"runtime", "data", "metrics", "evaluation", "draw", "points", "certificate", "timing", "pipeline", "rich"},
+        {"runtime", "data", "metrics", "evaluation", "draw", "points", "certificate", "timing", "pipeline", "rich"}
+        | {"golden", "diagnosis", "plots", "msgspec"},
     ),
     "cli_train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
     "": (set(), set()),  # keylite/__init__.py
@@ -117,6 +125,10 @@ FORBIDDEN = {
     "a framework in what twins share": ("checkpoint.py", "from safetensors.numpy import load_file"),
     "training in what twins share": ("checkpoint.py", "from keylite.run import Run"),
     "a framework in the pipeline": ("pipeline.py", "import lightning"),
+    "a quantiser in what exporters share": ("quantize.py", "import onnxruntime"),
+    "a file's maker in its certificate": ("certificate.py", "from keylite.pipeline import export"),
+    "the diagnosis in the pipeline": ("pipeline.py", "def f():\n    from keylite.diagnosis import diagnose"),
+    "a twin in the golden vectors": ("golden.py", "from keylite.pytorch.model import load_model"),
     "OpenCV when the command line starts": ("cli.py", "from keylite.runtime.predictor import Predictor"),
 }
 

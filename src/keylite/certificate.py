@@ -12,95 +12,210 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.environment import now, versions
-from keylite.evaluation import Predictions, Report, evaluate
-from keylite.runtime.files import sha256
+from keylite.evaluation import Predictions, Report, evaluate, object_nme
+from keylite.metrics import group_intervals
+from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.spec import Calibration, Held
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Distances between a child's points and its parent's, px of the model input."""
 
+    mean: float
     p50: float
     p95: float
     max: float
 
 
+class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Time of the engine alone, on one thread, in turns with the parent's fp32 ONNX: median ms and their ratio."""
+
+    ms: float
+    ratio: float
+    machine: str
+
+
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an export cost: the child's points held to its parent's on the same images.
 
-    drift: over all points of all objects, px of the model input; per_keypoint: the same by name. nme: fractions.
+    drift: over all points of all objects, px of the model input; per_keypoint: the same by name. nme: fractions;
+    nme_interval: 95 % of the paired difference child - parent, by group, or None with few groups. pck: by share of the
+    normaliser, [parent, child]. budget: px on the drift's p95; budget_nme: on the relative change of the NME, or None.
+    operators: how many of each kind the child has; latency: None where there was nothing to compare with. notes: what
+    to know of the comparison.
     """
 
     child: str
     child_sha256: str
     parent: str
     parent_sha256: str
+    engines: tuple[str, str]
     precision: str
+    calibration: Calibration | None
     size: tuple[int, int]
     budget: float
+    budget_nme: float | None
     within_budget: bool
     drift: Drift
     per_keypoint: dict[str, Drift]
     nme_parent: float
     nme_child: float
+    nme_interval: tuple[float, float] | None
     normalize: str
+    pck: dict[str, tuple[float, float]]
     count: int
+    groups: int
     dataset: str
     dataset_fingerprint: str
     bytes: int
+    operators: dict[str, int]
+    latency: Latency | None
+    notes: tuple[str, ...]
     created: str
     versions: dict[str, str]
+
+    @property
+    def nme_change(self) -> float:
+        """The relative change of the NME: 0.03 is 3 % worse."""
+        return nme_change(self.nme_parent, self.nme_child)
+
+
+def nme_change(parent: float, child: float) -> float:
+    """The relative change of the NME: 0.03 is 3 % worse; infinite where a parent without error has a child with."""
+    if parent == 0:
+        return np.inf if child > 0 else 0.0
+    return child / parent - 1
 
 
 class OverBudgetError(Exception):
     """An export moved points further than its budget allows; nothing was kept. `certificate` holds the figures."""
 
     def __init__(self, certificate: Certificate) -> None:
-        super().__init__(
-            f"refused: p95 drift {certificate.drift.p95:.4g} px is over the budget of {certificate.budget:g} px "
-            f"(NME {100 * certificate.nme_parent:.2f} % -> {100 * certificate.nme_child:.2f} %); nothing was written"
-        )
+        super().__init__(f"refused: {over_budget(certificate)}; nothing was written")
         self.certificate = certificate
 
 
-def certify(child: Path, parent: Path, data: Dataset, *, budget: float) -> Certificate:
-    """Hold a child to its parent: both predict `data`, and every point's distance counts."""
-    found: dict[Path, Predictions] = {}
-    reports: dict[Path, Report] = {}
+def over_budget(certificate: Certificate) -> str | None:
+    """In words, by what a child is past its budget; None where it is within."""
+    c = certificate
+    past = []
+    if not c.drift.p95 <= c.budget:  # NaN is over every budget
+        past.append(f"p95 drift {c.drift.p95:.4g} px is over the budget of {c.budget:g} px")
+    if c.budget_nme is not None and not c.nme_change <= c.budget_nme:
+        past.append(f"NME rose by {100 * c.nme_change:.2f} %, over the budget of {100 * c.budget_nme:g} %")
+    return f"{' and '.join(past)} (NME {100 * c.nme_parent:.2f} % -> {100 * c.nme_child:.2f} %)" if past else None
+
+
+def require_budgets(budget: float | None, budget_nme: float | None) -> None:
+    """ValueError for a budget that is no number above 0; None is a budget not given."""
+    for name, value in (("budget", budget), ("budget_nme", budget_nme)):
+        if value is not None and not 0 < value < np.inf:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def certify(
+    child: Path,
+    parent: Path,
+    data: Dataset,
+    *,
+    budget: float,
+    budget_nme: float | None = None,
+    operators: dict[str, int] | None = None,
+    latency: Latency | None = None,
+) -> Certificate:
+    """Hold a child to its parent: both predict `data`, and every point's distance counts.
+
+    Raises ValueError where they have other keypoints, another input or another crop.
+    """
+    require_budgets(budget, budget_nme)
+    specs = read_spec(parent), read_spec(child)
+    for what in ("skeleton", "size", "box", "padding"):
+        ours, theirs = (getattr(spec, what) for spec in specs)
+        if ours != theirs:
+            shown = [spec.skeleton.names[:3] if what == "skeleton" else getattr(spec, what) for spec in specs]
+            raise ValueError(
+                f"{child.name} is no child of {parent.name}: {what} is {shown[1]}, the parent's {shown[0]}; "
+                "compare a file with the model it was exported from"
+            )
+    found: list[Predictions] = []
+    reports: list[Report] = []
     for path in (parent, child):
         predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
-        reports[path] = evaluate(predictor, data, on_predictions=lambda p, path=path: found.update({path: p}))
-    spec = read_spec(child)
-    moved = (found[child].unit_xy - found[parent].unit_xy) * np.asarray(spec.size)
+        reports.append(evaluate(predictor, data, on_predictions=found.append))
+    spec = specs[1]
+    moved = (found[1].unit_xy - found[0].unit_xy) * np.asarray(spec.size)
     distance = np.hypot(moved[..., 0], moved[..., 1])
-    drift = _drift(distance)
-    return Certificate(
+    digest = sha256(parent)
+    made = Certificate(
         child=child.name,
         child_sha256=sha256(child),
         parent=parent.name,
-        parent_sha256=sha256(parent),
+        parent_sha256=digest,
+        engines=(reports[0].engine or "", reports[1].engine or ""),
         precision=spec.precision,
+        calibration=spec.calibration,
         size=spec.size,
         budget=budget,
-        within_budget=drift.p95 <= budget,
-        drift=drift,
+        budget_nme=budget_nme,
+        within_budget=True,
+        drift=_drift(distance),
         per_keypoint={name: _drift(distance[:, k]) for k, name in enumerate(spec.skeleton.names)},
-        nme_parent=reports[parent].nme.mean,
-        nme_child=reports[child].nme.mean,
-        normalize=reports[child].nme.normalize,
+        nme_parent=reports[0].nme.mean,
+        nme_child=reports[1].nme.mean,
+        nme_interval=_paired_interval(found, data, spec.normalize),
+        normalize=reports[1].nme.normalize,
+        pck={at: (reports[0].pck[at], reports[1].pck[at]) for at in reports[0].pck},
         count=len(data),
+        groups=len(data.groups),
         dataset=data.name,
         dataset_fingerprint=data.fingerprint(),
         bytes=child.stat().st_size,
+        operators=operators or (spec.certificate.operators if spec.certificate else {}),
+        latency=latency,
+        notes=() if spec.provenance.parent == digest else (f"{child.name} was not exported from {parent.name}",),
         created=now(),
         versions=versions(),
     )
+    return msgspec.structs.replace(made, within_budget=over_budget(made) is None)
+
+
+def _paired_interval(found: list[Predictions], data: Dataset, normalize: str) -> tuple[float, float] | None:
+    """95 % interval of the mean over objects of NME child - NME parent, groups drawn again."""
+    parent, child = (object_nme(predictions, data, normalize) for predictions in found)
+    counted = np.isfinite(parent)
+    difference = np.where(counted, child - parent, 0)[:, None]
+    interval = group_intervals(difference, counted, data.group_index, np.random.default_rng(0))
+    return None if interval is None else (float(interval[0, 0]), float(interval[0, 1]))
 
 
 def _drift(distance: np.ndarray) -> Drift:
     p50, p95, largest = np.percentile(distance, (50, 95, 100)).tolist()
-    return Drift(p50, p95, largest)
+    return Drift(float(distance.mean()), p50, p95, largest)
+
+
+def summary(certificate: Certificate) -> Held:
+    """What of a certificate goes into the file that it is about."""
+    c = certificate
+    return Held(
+        data=c.dataset,
+        data_fingerprint=c.dataset_fingerprint,
+        count=c.count,
+        drift_p95=c.drift.p95,
+        drift_max=c.drift.max,
+        budget=c.budget,
+        nme_parent=c.nme_parent,
+        nme_child=c.nme_child,
+        normalize=c.normalize,
+        operators=c.operators,
+    )
+
+
+def write_certificate(certificate: Certificate, path: Path) -> None:
+    """Write a certificate as JSON, and as a page of markdown beside it."""
+    write_text(path, msgspec.json.format(msgspec.json.encode(certificate), indent=2).decode() + "\n")
+    write_text(path.with_suffix(".md"), certificate_page(certificate))
 
 
 def certificate_path(model: Path) -> Path:
@@ -126,19 +241,56 @@ def certificate_page(certificate: Certificate) -> str:
     """The certificate as a page of markdown."""
     c = certificate
     rows = [("all points", c.drift), *c.per_keypoint.items()]
-    table = "\n".join(f"| {name} | {d.p50:.4f} | {d.p95:.4f} | {d.max:.4f} |" for name, d in rows)
+    table = "\n".join(f"| {name} | {d.mean:.4f} | {d.p50:.4f} | {d.p95:.4f} | {d.max:.4f} |" for name, d in rows)
+    facts = [f"child `{c.child}`, sha256 `{c.child_sha256}`, {c.bytes} bytes, {c.precision}, on {c.engines[1]}"]
+    facts += [f"parent `{c.parent}`, sha256 `{c.parent_sha256}`, on {c.engines[0]}"]
+    facts += [f"data fingerprint `{c.dataset_fingerprint}`"]
+    if c.calibration:
+        k = c.calibration
+        facts += [f"ranges from {k.count} objects of {k.data}, seed {k.seed}, fingerprint `{k.data_fingerprint}`"]
+    if c.operators:
+        facts += ["operators: " + ", ".join(f"{count} {name}" for name, count in c.operators.items())]
+    facts += [latency_line(c), *c.notes]
+    facts += [f"{', '.join(f'{name} {version}' for name, version in c.versions.items())}; {c.created}"]
+    lines = "\n".join(f"- {fact}" for fact in facts)
     return f"""# {c.child}: held to {c.parent}
 
-{"Accepted" if c.within_budget else "Refused"}: p95 drift {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input,
-budget {c.budget:g} px.
-NME ({c.normalize}) {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % on {c.count} objects of {c.dataset}.
+{verdict(c)}. Drift p95 {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input, budget {c.budget:g} px.
+NME ({c.normalize}) {nme_line(c)} on {c.count} objects of {c.dataset}.
+{pck_line(c)}.
 
-| keypoint | p50 px | p95 px | max px |
-|---|---|---|---|
+| keypoint | mean px | p50 px | p95 px | max px |
+|---|---|---|---|---|
 {table}
 
-- child sha256 `{c.child_sha256}`, {c.bytes} bytes, {c.precision}
-- parent sha256 `{c.parent_sha256}`
-- data fingerprint `{c.dataset_fingerprint}`
-- {", ".join(f"{name} {version}" for name, version in c.versions.items())}; {c.created}
+{lines}
 """
+
+
+def verdict(c: Certificate) -> str:
+    past = over_budget(c)
+    return f"Refused: {past}" if past else "Accepted"
+
+
+def nme_line(c: Certificate) -> str:
+    """The NME of parent and child in per cent, and the interval of their difference."""
+    between = ""
+    if c.nme_interval:
+        low, high = map(_points, c.nme_interval)
+        between = f" (difference {low} to {high} points, 95 %, {c.groups} groups)"
+    return f"{100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} %{between}"
+
+
+def pck_line(c: Certificate) -> str:
+    return ", ".join(f"PCK@{at} {100 * was:.2f} % -> {100 * now_:.2f} %" for at, (was, now_) in c.pck.items())
+
+
+def latency_line(c: Certificate) -> str:
+    if c.latency is None:
+        return "latency: not measured, for there was no fp32 ONNX of the parent to compare with (PyTorch makes it)"
+    ms, ratio = f"{c.latency.ms:.2f} ms", f"{c.latency.ratio:.2f} times the parent's fp32 ONNX beside it"
+    return f"latency: {ms}, {ratio}, one thread of {c.latency.machine}"
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.3f}"

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
     from keylite.evaluation import Predictions, Report
     from keylite.runtime.predictor import Keypoints
+    from keylite.runtime.spec import Held
 
 log = logging.getLogger("keylite")
 
+WORST = 16  # objects drawn
 WRONG_INPUT, OVER_BUDGET, INTERRUPTED = 2, 3, 130
 
 app = App(
@@ -93,8 +96,12 @@ def evaluate(
     sigmas: str | None = None,
     engine: str | None = None,
     threads: int | None = None,
+    parent: Path | None = None,
+    budget: float | None = None,
+    budget_nme: float | None = None,
+    spec: Path | None = None,
     json_path: Annotated[Path | None, Parameter(name="--json")] = None,
-    worst: int = 16,
+    worst: int = WORST,
     draw: Path | None = None,
     reading: As = Reading(),
 ) -> None:
@@ -103,7 +110,7 @@ def evaluate(
     Parameters
     ----------
     model
-        .safetensors or .onnx
+        .safetensors, .onnx or .tflite
     data
         labelled images: COCO keypoints JSON, or CSV
     normalize
@@ -117,11 +124,19 @@ def evaluate(
     sigmas
         OKS constants by keypoint, comma separated: adds OKS-AP
     engine
-        onnx, pytorch or keras; default: the one that made the file, if it is installed
+        onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
     threads
         of the engine; default: its own choice
+    parent
+        model file that MODEL was exported from: hold it to that one again, and show the certificate
+    budget
+        with --parent: most that 95 % of the points may move, px of the model input; default: as for keylite export
+    budget_nme
+        with --parent: most that the NME may rise, as a fraction of it; default: no limit
+    spec
+        JSON description of a file that holds none
     json_path
-        write the report here
+        write the report here, or with --parent the certificate, and its page of markdown beside it
     worst
         how many of the worst objects to draw
     draw
@@ -134,7 +149,17 @@ def evaluate(
     from keylite.metrics import point_errors
     from keylite.runtime.predictor import Predictor
 
-    predictor = Predictor(model, engine=engine, threads=threads)
+    if parent is None and (budget is not None or budget_nme is not None):
+        raise ValueError("budget: holds a model to the one that it was exported from; give that as --parent")
+    if parent:
+        others = {"--normalize": normalize, "--boxes": boxes, "--jitter-box": jitter_box, "--sigmas": sigmas}
+        others |= {"--engine": engine, "--threads": threads, "--spec": spec, "--draw": draw}
+        others |= {"--seed": seed, "--worst": worst != WORST}
+        if given := [flag for flag, value in others.items() if value]:
+            raise ValueError(f"{given[0]}: has no effect with --parent, which compares files as they are; leave it out")
+        _hold(model, parent, reading.dataset(data), budget, budget_nme, json_path)
+        return
+    predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
     dataset = reading.dataset(data)
@@ -158,14 +183,38 @@ def evaluate(
         print(f"worst objects drawn: {paths[0] if paths else 'none'}")
 
 
+def _hold(
+    model: Path, parent: Path, data: Dataset, budget: float | None, budget_nme: float | None, json_path: Path | None
+) -> None:
+    """Show a child's certificate on these data; exit 3 where it is over budget."""
+    from keylite.certificate import over_budget, write_certificate
+    from keylite.pipeline import hold
+
+    certificate = hold(model, parent, data, budget=budget, budget_nme=budget_nme)
+    for note in certificate.notes:
+        log.warning("%s", note)
+    show_certificate(certificate)
+    if json_path:
+        write_certificate(certificate, json_path)
+    if past := over_budget(certificate):
+        fail(past, OVER_BUDGET)
+
+
 @app.command
 def export(
     model: Path,
     *,
     data: Path,
-    out: Path,
+    out: Path | None = None,
     to: str = "onnx",
+    precision: str = "fp32",
+    calibration: Path | None = None,
+    calibration_count: int = 200,
+    seed: int = 0,
     budget: float | None = None,
+    budget_nme: float | None = None,
+    golden: Path | None = None,
+    diagnose: bool = False,
     reading: As = Reading(),
 ) -> None:
     """Write a model file in another format, held to its parent: refused where points move past the budget.
@@ -177,23 +226,131 @@ def export(
     data
         labelled images on which parent and child are compared
     out
-        file to write; its certificate is written beside it
+        file to write, or with --to all a folder; certificates are written beside the files
     to
-        format: onnx
+        format: onnx, litert, or all of them in every precision
+    precision
+        fp32, fp16 (litert alone) or int8
+    calibration
+        labelled images that int8 takes its ranges from
+    calibration_count
+        how many of them, drawn at random
+    seed
+        of the drawing
     budget
-        most that 95 % of the points may move, px of the model input; default: 0.02 at 128 px
+        most that 95 % of the points may move, px of the model input; default at 128 px: fp32 0.02, fp16 0.1, int8 1
+    budget_nme
+        most that the NME may rise, as a fraction of it: 0.03 is 3 %; default: no limit
+    golden
+        folder for vectors to test a port with: inputs, raw outputs and points of some objects
+    diagnose
+        export nothing: show where int8 hurts, what was tried against it and the cheapest within the budget, or write
+        that page to --out; takes minutes
     """
     from keylite.certificate import OverBudgetError, certificate_path
-    from keylite.pipeline import export
+    from keylite.golden import write_golden
+    from keylite.pipeline import export, export_all
+    from keylite.runtime.files import require_writable
 
+    if out is None and not diagnose:
+        raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
+    if diagnose and out and out.suffix != ".md":
+        raise ValueError(
+            f"out: --diagnose writes a page and no model: expected a name that ends in .md, got {out.name!r}"
+        )
+    if golden and (diagnose or to == "all"):
+        raise ValueError("golden: is of one file that is made; leave out --diagnose and --to all")
+    for folder in (golden, out.parent if out and diagnose else None):
+        if folder:
+            require_writable(folder)  # before minutes of work
+    compared = reading.dataset(data)
+    choices: dict[str, Any] = {
+        "calibration": reading.dataset(calibration) if calibration else None,
+        "calibration_count": calibration_count,
+        "seed": seed,
+        "budget": budget,
+        "budget_nme": budget_nme,
+    }
+    if diagnose:
+        given = {"data": data, "budget_nme": budget_nme}
+        _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, given, calibration, reading)
+        return
+    if to == "all":
+        made = export_all(model, compared, out, **choices)
+        show_table(list(EXPORT_COLUMNS), [export_row(certificate) for certificate in made], None)
+        refused = [certificate for certificate in made if not certificate.within_budget]
+        if refused:
+            fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
+        return
     try:
-        certificate = export(model, reading.dataset(data), out, to=to, budget=budget)
-    except OverBudgetError as refused:
-        show_certificate(refused.certificate)
-        fail(str(refused), OVER_BUDGET)
+        certificate = export(model, compared, out, to=to, precision=precision, **choices)
+    except OverBudgetError as refusal:
+        show_certificate(refusal.certificate)
+        fail(str(refusal), OVER_BUDGET)
     show_certificate(certificate)
     page = certificate_path(out)
     print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB), {page.name} and {page.with_suffix('.md').name}")
+    if golden:
+        print(f"wrote {write_golden(out, compared, golden)}")
+
+
+def _diagnose(
+    model: Path,
+    data: Dataset,
+    out: Path | None,
+    choices: dict[str, Any],
+    given: dict[str, Any],
+    calibration: Path | None,
+    reading: Reading,
+) -> None:
+    """Show or write the page of a diagnosis, which ends with a command of the flags given."""
+    from keylite.diagnosis import diagnose, diagnosis_page
+    from keylite.runtime.files import write_text
+
+    found = diagnose(model, data, **choices)
+    command = None
+    if found.recipe:
+        flags = {"to": found.to, "precision": found.recipe.precision}
+        if found.recipe.precision == "int8":
+            flags |= {"calibration": calibration, "calibration-count": found.recipe.images, "seed": choices["seed"]}
+        flags |= given | {"budget": found.budget} | dataclasses.asdict(reading)
+        flags["out"] = f"{model.stem}.{found.recipe.precision}{found.suffix}"
+        command = shlex.join(["keylite", "export", str(model), *as_flags(flags)])
+    page = diagnosis_page(found, command)
+    if out is None:
+        print(page)
+        return
+    write_text(out, page)
+    print(f"wrote {out}")
+
+
+def as_flags(choices: dict[str, Any]) -> list[str]:
+    """Choices as a command line; None, False and what a `Reading` does anyway are left out."""
+    usual = dataclasses.asdict(Reading())
+    flags = []
+    for name, value in choices.items():
+        if value is True:
+            flags.append(f"--{name.replace('_', '-')}")
+        elif value is not None and value is not False and (name not in usual or value != usual[name]):
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
+
+
+EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
+
+
+def export_row(certificate: Certificate) -> list[str]:
+    c = certificate
+    return [
+        c.child,
+        c.precision,
+        f"{c.bytes / 1e6:.1f}",
+        f"{c.drift.p95:.4f}",
+        f"{c.budget:g}",
+        f"{100 * c.nme_child:.3f}",
+        f"{c.latency.ratio:.2f}" if c.latency else "",
+        "accepted" if c.within_budget else "refused",
+    ]
 
 
 def _no_flag(type_: Any, value: str | None) -> None:
@@ -212,6 +369,7 @@ def predict(
     draw: Path | None = None,
     engine: str | None = None,
     threads: int | None = None,
+    spec: Path | None = None,
     max_megapixels: float = 100.0,
     skip_bad: bool = False,
 ) -> None:
@@ -220,7 +378,7 @@ def predict(
     Parameters
     ----------
     model
-        .onnx or .safetensors
+        .safetensors, .onnx or .tflite
     inputs
         images and folders of images
     boxes
@@ -232,9 +390,11 @@ def predict(
     draw
         folder for the images with their points
     engine
-        onnx, pytorch or keras; default: the one that made the file, if it is installed
+        onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
     threads
         of the engine; default: its own choice
+    spec
+        JSON description of a file that holds none
     max_megapixels
         larger images are refused
     skip_bad
@@ -247,7 +407,7 @@ def predict(
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.predictor import Predictor
 
-    predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels)
+    predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels, spec=spec)
     json_path = json_path or (None if draw else "-")  # points must go somewhere
     paths = image_paths(inputs)
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
@@ -294,9 +454,14 @@ def benchmark(
     threads: int = 1,
     runs: int = 50,
     image: Path | None = None,
+    data: Path | None = None,
+    normalize: str | None = None,
+    plot: Path | None = None,
+    spec: Path | None = None,
     json_path: Annotated[Path | None, Parameter(name="--json")] = None,
+    reading: As = Reading(),
 ) -> None:
-    """Milliseconds of each stage, read, crop, engine and decode, the files taking turns.
+    """Milliseconds of each stage, read, crop, engine and decode, the files taking turns, and memory.
 
     Parameters
     ----------
@@ -308,34 +473,107 @@ def benchmark(
         measured turns
     image
         an image file to use; default: a 640x480 JPEG made for it
+    data
+        labelled images: adds the NME of each file, and a plot of it against the time
+    normalize
+        with --data: NME divisor; default: the models'
+    plot
+        with --data: PNG to write; default: benchmark.png, or as --json
+    spec
+        JSON description of files that hold none
     json_path
         write the figures here
     """
+    import importlib.util
+
+    from keylite.runtime.files import require_writable
     from keylite.timing import STAGES, benchmark
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
-    result = benchmark(list(models), threads=threads, runs=runs, image=image)
+    if data is None and (normalize or plot):
+        raise ValueError("benchmark: --normalize and --plot are for accuracy; give labelled images as --data")
+    for path in (path for path in (plot, json_path) if path):
+        require_writable(path.parent)
+    can_plot = importlib.util.find_spec("matplotlib") is not None
+    if plot and not can_plot:
+        raise ModuleNotFoundError("plot: matplotlib is not installed: pip install matplotlib", name="matplotlib")
+    if twice := [str(model) for model in models if models.count(model) > 1]:
+        raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
+    accuracy = _accuracy(models, reading.dataset(data), normalize, threads, spec) if data else {}
+    result = benchmark(list(models), threads=threads, runs=runs, image=image, spec=spec)
+    for name, found in accuracy.items():
+        result["models"][name]["accuracy"] = found
     stages = (*STAGES, "total")
     rows = [
         [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
         + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
+        + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
+        + ([f"{100 * accuracy[name]['nme']:.2f}"] if accuracy else [])
         for name, facts in result["models"].items()
     ]
     title = f"ms: median (p10..p90) of {runs} turns, {threads} thread(s), {result['machine']}, {result['image']}"
-    show_table(["model", "engine", "MB", *stages], rows, title)
+    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if accuracy else [])]
+    show_table(columns, rows, title)
     if json_path:
         write_json(json_path, result)
+    if accuracy and can_plot:
+        plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
+        _plot_tradeoff(result, plot)
+        print(f"wrote {plot}")
+    elif accuracy:
+        log.warning("no plot: matplotlib is not installed (pip install matplotlib)")
+
+
+def _accuracy(
+    models: tuple[Path, ...], dataset: Dataset, normalize: str | None, threads: int, spec: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Each model's NME on these data, by the divisor that is given, or that all models have."""
+    from keylite.evaluation import evaluate
+    from keylite.runtime.predictor import Predictor
+
+    predictors = {str(model): Predictor(model, threads=threads, spec=spec) for model in models}
+    own = list(dict.fromkeys(predictor.spec.normalize for predictor in predictors.values()))
+    if normalize is None and len(own) > 1:
+        raise ValueError(f"normalize: these models have {', '.join(own)}, which do not compare; choose one")
+    found = {}
+    for name, predictor in predictors.items():
+        report = evaluate(predictor, dataset, normalize=normalize)
+        found[name] = {
+            "data": report.dataset.name,
+            "data_fingerprint": report.dataset.fingerprint,
+            "count": report.nme.count,
+            "normalize": report.nme.normalize,
+            "nme": report.nme.mean,
+            "nme_interval": report.nme.interval,
+        }
+    return found
+
+
+def _plot_tradeoff(result: dict[str, Any], path: Path) -> None:
+    from keylite.plots import Mark, plot_tradeoff
+
+    marks = []
+    for name, facts in result["models"].items():
+        ms, found = facts["ms"]["engine"], facts["accuracy"]
+        spread = ms["p10"], ms["p90"]
+        marks.append(Mark(Path(name).name, ms["median"], spread, found["nme"], found["nme_interval"]))
+    title = f"{found['count']} objects of {found['data']}; {result['threads']} thread(s) of {result['machine']}"
+    plot_tradeoff(marks, path, title=title, normalize=found["normalize"])
 
 
 @app.command
-def info(model: Path, *, json_output: Annotated[bool, Parameter(name="--json")] = False) -> None:
+def info(
+    model: Path, *, spec: Path | None = None, json_output: Annotated[bool, Parameter(name="--json")] = False
+) -> None:
     """What a model file says of itself.
 
     Parameters
     ----------
     model
-        .safetensors or .onnx
+        .safetensors, .onnx or .tflite
+    spec
+        JSON description of a file that holds none
     json_output
         print the whole description as JSON
     """
@@ -344,24 +582,25 @@ def info(model: Path, *, json_output: Annotated[bool, Parameter(name="--json")] 
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.spec import encode_spec
 
-    spec = read_spec(model)
+    said = read_spec(model, spec)
     if json_output:
-        print(json.dumps(json.loads(encode_spec(spec)), indent=2))
+        print(json.dumps(json.loads(encode_spec(said)), indent=2))
         return
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
-    made = spec.provenance
-    names = spec.skeleton.names
+    made = said.provenance
+    names = said.skeleton.names
     rows = [
-        ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {spec.precision}, sha256 {sha256(model)}"],
-        ["network", f"{spec.backbone}, {type(spec.head).__name__.lower()} head, {spec.size[0]}x{spec.size[1]} px"],
-        ["input", f"uint8 RGB; normalised inside, (pixel - {spec.mean[0]:g}) / {spec.std[0]:g}"],
-        ["crop", f"box {spec.box}" + (f", grown by {spec.padding:g}" if spec.box == "annotation" else "")],
+        ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {said.precision}, sha256 {sha256(model)}"],
+        ["network", f"{said.backbone}, {type(said.head).__name__.lower()} head, {said.size[0]}x{said.size[1]} px"],
+        ["input", f"uint8 RGB; normalised inside, (pixel - {said.mean[0]:g}) / {said.std[0]:g}"],
+        ["crop", f"box {said.box}" + (f", grown by {said.padding:g}" if said.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
-        ["NME divisor", spec.normalize],
-        ["figures", figures_line(spec.report) if spec.report else "none"],
+        ["NME divisor", said.normalize],
+        ["figures", figures_line(said.report) if said.report else "none"],
         ["trained on", f"{made.data}, fingerprint {made.data_fingerprint[:16]}, from {made.pretrained}"],
         ["parent", made.parent or "none: this is what training wrote"],
+        ["held to it", certificate_line(said.certificate) if said.certificate else "not exported"],
         ["made", f"{made.created} by keylite {made.keylite}, {made.framework}"],
     ]
     show_table(["", ""], rows, None)
@@ -409,6 +648,14 @@ def figures_line(report: dict[str, Any]) -> str:
     return (
         f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
         f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
+    )
+
+
+def certificate_line(held: Held) -> str:
+    """The summary of a certificate inside a model file as one line."""
+    return (
+        f"{held.data}: p95 drift {held.drift_p95:.4f} px, budget {held.budget:g}; NME {100 * held.nme_parent:.2f} % -> "
+        f"{100 * held.nme_child:.2f} %, {held.count} objects"
     )
 
 
@@ -466,15 +713,23 @@ def show_report(report: Report) -> None:
 
 
 def show_certificate(certificate: Certificate) -> None:
+    from keylite.certificate import latency_line, nme_line, pck_line, verdict
+
     c = certificate
-    rows = [["all points", *(f"{v:.4f}" for v in (c.drift.p50, c.drift.p95, c.drift.max))]]
-    rows += [[name, *(f"{v:.4f}" for v in (d.p50, d.p95, d.max))] for name, d in c.per_keypoint.items()]
+    drifts = {"all points": c.drift} | c.per_keypoint
+    rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
     title = (
-        f"{c.child} held to {c.parent} on {c.count} objects: "
-        f"NME {100 * c.nme_parent:.3f} % -> {100 * c.nme_child:.3f} % ({c.normalize}); "
-        f"drift in px of {c.size[0]}x{c.size[1]}, budget {c.budget:g} on p95"
+        f"{c.child} held to {c.parent} on {c.count} objects of {c.dataset}: drift in px of {c.size[0]}x{c.size[1]}, "
+        f"budget {c.budget:g} on p95"
     )
-    show_table(["keypoint", "p50", "p95", "max"], rows, title)
+    show_table(["keypoint", "mean", "p50", "p95", "max"], rows, title)
+    lines = [
+        f"NME ({c.normalize}) {nme_line(c)}",
+        pck_line(c),
+        f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
+        verdict(c),
+    ]
+    print("\n".join(lines))
 
 
 def fail(line: str, code: int) -> NoReturn:

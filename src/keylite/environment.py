@@ -11,7 +11,7 @@ import keylite
 
 PACKAGES = (
     *("torch", "timm", "lightning", "tensorflow", "tensorflow-cpu", "keras"),
-    *("onnx", "onnxruntime", "numpy", "opencv-python-headless"),
+    *("onnx", "onnxruntime", "ai-edge-litert", "numpy", "opencv-python-headless"),
 )
 
 
@@ -31,11 +31,14 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+CPUINFO = Path("/proc/cpuinfo")
+BOARD = Path("/proc/device-tree/model")  # of Linux on ARM
+
+
 def processor() -> str:
-    """The processor's model name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    """The processor's model name, where the system tells it; on ARM, where Linux tells none, the board's."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    board = BOARD.read_text().rstrip("\0\n") if BOARD.is_file() else ""
+    found = (facts.get("model name"), board, facts.get("Model"), platform.processor(), platform.machine())
+    return next((name for name in found if name), "unknown")

@@ -205,6 +205,12 @@ def report_of(
     )
 
 
+def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
+    """Each object's NME (N,), a fraction; NaN where it has no label or no normaliser."""
+    length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
+    return nme_of(point_errors(predictions.xy, dataset.xy), length)
+
+
 def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
     """(N, 4) xyxy px of the boxes before jitter."""
     return predictions.boxes if predictions.normaliser_boxes is None else predictions.normaliser_boxes

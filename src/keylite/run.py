@@ -21,9 +21,10 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation import Report, predict_dataset, report_of
+from keylite.plots import plot_history
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
-from keylite.runtime.files import replacing, require_writable, write_text
+from keylite.runtime.files import require_writable, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
@@ -228,22 +229,9 @@ def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: boo
 
 def write_log(history: list[dict[str, float]], out: Path) -> None:
     """`log.csv` and `curves.png` of all epochs so far."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     text = io.StringIO()
     writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(out / "log.csv", text.getvalue())
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    epochs = [row["epoch"] for row in history]
-    panels = (("loss", "training loss", 1), ("val_nme", "val NME, %", 100), ("lr", "learning rate", 1))
-    for axes, (name, title, factor) in zip(figure.subplots(1, 3), panels, strict=True):
-        values = [factor * row[name] for row in history]
-        axes.plot(epochs, values, marker="." if len(history) < 40 else "")
-        axes.set(title=title, xlabel="epoch", ylim=(0, 1.05 * max(values) or 1))
-        axes.grid(alpha=0.3)
-    with replacing(out / "curves.png") as beside:
-        figure.savefig(beside, format="png", dpi=110)
+    plot_history(history, out / "curves.png")

@@ -1,9 +1,12 @@
-"""How long a model file takes, stage by stage. Knows nothing of accuracy."""
+"""How long a model file takes, stage by stage, and in how much memory. Knows nothing of accuracy."""
 
 from __future__ import annotations
 
 import itertools
-import resource
+import json
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,18 @@ STAGES = ("read", "crop", "engine", "decode")
 
 
 def benchmark(
-    models: list[Path | str], *, threads: int = 1, runs: int = 50, image: Path | str | None = None
+    models: list[Path | str],
+    *,
+    threads: int = 1,
+    runs: int = 50,
+    image: Path | str | None = None,
+    spec: Path | str | None = None,
 ) -> dict[str, Any]:
     """Milliseconds of each stage for each file, the files taking turns: median, p10 and p90 over `runs`.
 
-    image: a file to read; None makes a 640x480 JPEG. Says which machine and how many threads.
+    image: a file to read; None makes a 640x480 JPEG. spec: a JSON description for files that hold none. memory: the
+    most that a process of its own holds that reads the image and runs the file, and what it held before it opened the
+    file, 10^6 bytes; None where the system does not say. Says which machine and how many threads.
     """
     if runs < 3:
         raise ValueError(f"runs: expected at least 3, got {runs}")
@@ -32,7 +42,7 @@ def benchmark(
         source: Any = cv2.imencode(".jpg", cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()
     else:
         source = Path(image).read_bytes()
-    predictors = {str(path): Predictor(path, threads=threads) for path in models}
+    predictors = {str(path): Predictor(path, threads=threads, spec=spec) for path in models}
     times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
     cv_threads = cv2.getNumThreads()
     cv2.setNumThreads(threads)
@@ -51,18 +61,70 @@ def benchmark(
         "runs": runs,
         "image": str(image) if image else "640x480 JPEG, made",
         "versions": versions(),
-        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # of the whole process
         "models": {
             name: {
                 "engine": predictor.engine_name,
                 "size": list(predictor.spec.size),
                 "bytes": Path(name).stat().st_size,
+                "memory": _memory(name, threads, spec, source),
                 "ms": {stage: _spread(values) for stage, values in times[name].items()}
                 | {"total": _spread([sum(row) for row in zip(*times[name].values(), strict=True)])},
             }
             for name, predictor in predictors.items()
         },
     }
+
+
+def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float, float]:
+    """(median ms of a file's engine, its ratio to that of a reference file), an image at a time, taking turns.
+
+    One thread. Both files have inputs of one size.
+    """
+    predictors = [Predictor(path, threads=1) for path in (model, reference)]
+    width, height = predictors[0].spec.size
+    pixels = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
+    seconds: list[list[float]] = [[], []]
+    for turn in range(runs + 3):
+        for predictor, taken in zip(predictors, seconds, strict=True):
+            start = time.perf_counter()
+            predictor.engine(pixels)
+            if turn >= 3:  # the first ones warm up
+                taken.append(time.perf_counter() - start)
+    ours, theirs = (float(np.median(taken)) for taken in seconds)
+    return 1e3 * ours, ours / theirs
+
+
+def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) -> dict[str, float] | None:
+    """What a fresh process holds before it opens a model file, and at most while it runs it, 10^6 bytes."""
+    code = "from keylite.timing import held_by; held_by()"
+    told = [model, str(threads), *([str(spec)] if spec else [])]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{model}: a process to measure its memory failed: {done.stderr.decode()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def held_by() -> None:
+    """The process of `_memory`: arguments are a model file, threads and perhaps a spec, standard input an image."""
+    source = sys.stdin.buffer.read()
+    start = _peak()
+    predictor = Predictor(sys.argv[1], threads=int(sys.argv[2]), spec=next(iter(sys.argv[3:]), None))
+    for _ in range(3):
+        _timed(predictor, source)
+    peak = _peak()
+    print(json.dumps({"before": start, "peak": peak} if start and peak else None))
+
+
+def _peak() -> float | None:
+    """The most memory that this process has held, 10^6 bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # of Linux, where ru_maxrss begins with that of the process that started this one
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1e6
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return None
 
 
 def _timed(predictor: Predictor, source: bytes) -> list[float]:

@@ -17,9 +17,11 @@ from keylite.runtime.predictor import Predictor
 
 FILES = {  # engine and head: fixture
     ("onnx", "regression"): "onnx_file",
+    ("litert", "regression"): "litert_file",
     ("pytorch", "regression"): "model_file",
     ("keras", "regression"): "model_file",
     ("onnx", "heatmap"): "heatmap_onnx_file",
+    ("litert", "heatmap"): "heatmap_litert_file",
     ("pytorch", "heatmap"): "heatmap_file",
     ("keras", "heatmap"): "heatmap_file",
 }
@@ -40,7 +42,7 @@ class Row(NamedTuple):
 def row_of(name: str, head: str, request: pytest.FixtureRequest) -> Row:
     """Skips where the engine's package is not installed."""
     package, framework = ENGINES[name].package, ENGINES[name].framework
-    pytest.importorskip(package, reason=f"needs keylite[{FRAMEWORKS.get(framework, 'onnx')}]")
+    pytest.importorskip(package, reason=f"needs keylite[{FRAMEWORKS.get(framework, name)}]")
     return Row(request.getfixturevalue(FILES[name, head]), name)
 
 
@@ -110,6 +112,77 @@ def test_all_engines_give_the_same_points(head: str, request: pytest.FixtureRequ
     for other in others:
         assert np.abs(one.xy - other.xy).max() < 0.01  # px; measured 4e-4
         np.testing.assert_allclose(one.score, other.score, rtol=1e-3)
+
+
+# ---- precisions: a network whose points mean something
+
+
+ROUNDED = {  # engine and precision: how far points may be from the float network's, px of 64: mean and p95; measured
+    ("litert", "fp16"): (0.6, 1.2),  # 0.31, 0.57
+    ("litert", "int8"): (3.5, 8.0),  # 2.9, 5.2; with red and blue swapped 8.4, 18.6, always the mean 11.7, 21.9
+    ("onnx", "int8"): (3.5, 8.0),  # 2.9, 5.4
+}
+SPREAD = 5.0  # px by which the finder's points differ between images, at least
+
+
+@pytest.fixture(params=ROUNDED, ids="-".join, scope="module")
+def rounded(request: pytest.FixtureRequest, exported_finder) -> tuple[Path, str, str]:
+    name, precision = request.param
+    return exported_finder(name, precision), name, precision
+
+
+@pytest.fixture(scope="module")
+def colours(make_colours) -> np.ndarray:
+    """Patches of colour that nothing was fitted to, uint8 (24, 64, 64, 3)."""
+    return np.stack(make_colours(24, 13).images)
+
+
+def test_every_precision_is_held_to_the_contract():
+    from keylite import pipeline
+
+    made = set()
+    for to in pipeline.EXPORTERS:
+        pytest.importorskip(f"keylite.{pipeline.EXPORTERS[to]}.exporting", reason="needs both frameworks")
+        made |= {(to, precision) for precision in pipeline.exporter(to, "fp32").PRECISIONS}
+    assert made == {*ROUNDED, *((name, "fp32") for name, _ in FILES if name in pipeline.EXPORTERS)}
+
+
+def test_a_rounded_file_keeps_the_contract(rounded, colours: np.ndarray):
+    path, name, precision = rounded
+    engine, opened, spec = open_engine(path, name)
+    assert (opened, spec.precision) == (name, precision)
+    given = colours.copy()
+    raw = engine(given)
+    assert np.array_equal(given, colours)
+    assert raw.dtype == np.float32
+    assert raw.shape == (len(colours), 4, 2)
+    one_by_one = np.concatenate([engine(colours[i : i + 1]) for i in range(len(colours))])
+    assert np.abs(one_by_one - raw).max() < 1e-5  # measured 0
+    assert np.abs(open_engine(path, threads=2)[0](colours) - raw).max() < 1e-5  # measured 0
+
+
+def test_a_rounded_file_gives_the_float_network_s_points(rounded, finder_file: Path, colours: np.ndarray):
+    path, name, precision = rounded
+    wanted = 64 * open_engine(finder_file)[0](colours)
+    assert wanted.std(axis=0).mean() > SPREAD, "another image must give other points"
+    far = np.linalg.norm(64 * open_engine(path, name)[0](colours) - wanted, axis=-1)
+    mean, p95 = ROUNDED[name, precision]
+    assert far.mean() < mean
+    assert np.percentile(far, 95) < p95
+    assert far.max() < 2 * p95  # measured 0.67 and 10.7, one point
+    assert far.max() > 1e-3, "it was rounded"
+
+
+def test_rounded_files_give_the_same_points_from_the_same_boxes(exported_finder, finder_file: Path, colours):
+    image = np.concatenate([np.concatenate(list(colours[:3]), axis=1), np.concatenate(list(colours[3:6]), axis=1)])
+    boxes = [[0, 0, 64, 64], [100, 20, 180, 100], [-10, 70, 60, 140]]
+    wanted = Predictor(finder_file)(image, boxes)
+    for name, precision in ROUNDED:
+        found = Predictor(exported_finder(name, precision))(image, boxes)
+        assert np.array_equal(found.boxes, wanted.boxes)
+        scale = np.array([64, 80, 70])[:, None] / 64
+        far = np.linalg.norm(found.xy - wanted.xy, axis=-1) / scale
+        assert far.max() < ROUNDED[name, precision][1], (name, precision, far.max())  # measured 0.66, 4.9, 4.7
 
 
 def test_a_heatmap_graph_is_plain_too(heatmap_onnx_file: Path):

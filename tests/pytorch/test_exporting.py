@@ -1,7 +1,8 @@
-"""An ONNX export takes pixels as they are, in any number, and says what it is."""
+"""An ONNX export takes pixels as they are, in any number, and says what it is; in int8 all but its ends is rounded."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
 torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
 
-from keylite.pytorch.exporting import OPSET, export
+from keylite.pytorch.exporting import OPSET, export, operators
 from keylite.runtime.engines import open_engine
 from keylite.runtime.modelfile import KEY, read_spec
 from keylite.runtime.spec import encode_spec
@@ -79,3 +80,114 @@ def test_a_spec_of_its_own_goes_into_the_file_and_a_missing_parent_writes_nothin
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such model file"):
         export(tmp_path / "none.safetensors", tmp_path / "a.onnx", make_spec())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_without_images_is_refused(patched, tmp_path: Path, make_spec, model_file: Path):
+    with pytest.raises(ValueError, match=r"^calibration: int8 needs images to take ranges from, got none$"):
+        export(model_file, tmp_path / "a.onnx", make_spec(precision="int8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def patched(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that the session has already made, in place of another export of the same network."""
+    monkeypatch.setattr("keylite.pytorch.exporting.float_graph", lambda parent, spec: onnx.load(onnx_file))
+
+
+# ---- int8
+
+
+@pytest.fixture(scope="module")
+def int8_file(exported_finder) -> Path:
+    return exported_finder("onnx", "int8")
+
+
+@pytest.fixture(scope="module")
+def int8(int8_file: Path):
+    return onnx.load(int8_file).graph
+
+
+@pytest.fixture(scope="module")
+def makers(int8) -> dict:
+    """tensor: the node that makes it."""
+    return {output: node for node in int8.node for output in node.output}
+
+
+@pytest.fixture(scope="module")
+def values(int8) -> dict[str, np.ndarray]:
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in int8.initializer}
+
+
+def kinds_before(name: str, makers: dict) -> list[str]:
+    """Operators from a tensor back to the input, along first inputs."""
+    kinds = []
+    while name in makers:
+        kinds.append(makers[name].op_type)
+        name = makers[name].input[0]
+    return kinds
+
+
+def test_int8_takes_bytes_in_any_number_and_gives_float(int8):
+    (pixels,), (raw,) = int8.input, int8.output
+    assert (pixels.type.tensor_type.elem_type, shape_of(pixels)) == (onnx.TensorProto.UINT8, ["batch", 64, 64, 3])
+    assert (raw.type.tensor_type.elem_type, shape_of(raw)) == (onnx.TensorProto.FLOAT, ["batch", 4, 2])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_batch_of_int8_is_free(int8_file: Path, crops: np.ndarray, count: int):
+    assert open_engine(int8_file)[0](crops[:count]).shape == (count, 4, 2)
+
+
+def test_int8_operators_are_the_network_s_in_qdq(int8, int8_file: Path):
+    kinds = Counter(node.op_type for node in int8.node)
+    assert operators(int8_file) == kinds
+    assert kinds["Conv"] == 49 and kinds["Gemm"] == 2 and kinds["Add"] == 9
+    assert kinds["Transpose"] == kinds["Cast"] == 1
+    assert not [kind for kind in kinds if kind.startswith(("QLinear", "Dynamic", "QGemm")) or kind in ("Clip", "Pad")]
+    assert {node.domain for node in int8.node} == {""}, "no operator of one runtime alone"
+
+
+def test_the_transpose_is_of_bytes_and_normalisation_of_float(int8, makers):
+    """What happens before the first convolution, in order, and nothing of it rounded in between."""
+    stem = next(node for node in int8.node if node.op_type == "Conv")
+    kinds = kinds_before(stem.input[0], makers)
+    assert kinds == ["DequantizeLinear", "QuantizeLinear", "Div", "Sub", "Cast", "Transpose"]
+    (transpose,) = [node for node in int8.node if node.op_type == "Transpose"]
+    assert transpose.input[0] == "pixels"
+    (cast,) = [node for node in int8.node if node.op_type == "Cast"]
+    assert cast.input[0] == transpose.output[0]
+
+
+def test_the_stem_s_input_is_bytes_exactly(int8, makers, values):
+    """Black and white are in the calibration, so a step is one of 255 and what the stem sees is what was normalised."""
+    stem = next(node for node in int8.node if node.op_type == "Conv")
+    quantise = makers[makers[stem.input[0]].input[0]]
+    scale, zero = (values[name] for name in quantise.input[1:])
+    assert float(scale) == pytest.approx(1 / 128, rel=1e-5)
+    assert (int(zero), zero.dtype) == (127, np.uint8)
+
+
+def test_every_convolution_works_on_8_bits_by_channel(int8, makers, values):
+    for node in int8.node:
+        if node.op_type != "Conv":
+            continue
+        made = [makers[name].op_type for name in node.input]
+        assert made == ["DequantizeLinear"] * 3, node.name
+        _, weight, bias = (makers[name] for name in node.input)
+        steps, scale = values[weight.input[0]], values[weight.input[1]]
+        assert steps.dtype == np.int8
+        assert scale.shape == (len(steps),), "one scale a channel"
+        assert values[bias.input[0]].dtype == np.int32
+        zero = values[makers[node.input[0]].input[2]]
+        assert zero.dtype == np.uint8
+
+
+def test_the_last_dense_layer_is_float(int8, makers, values):
+    last = [node for node in int8.node if node.op_type == "Gemm"][-1]
+    assert values[last.input[1]].dtype == values[last.input[2]].dtype == np.float32
+    assert values[last.input[1]].shape == (8, 32)
+    assert kinds_before("raw", makers)[:2] == ["Reshape", "Gemm"], "nothing rounds what it gives"
+
+
+def test_int8_takes_a_third_of_the_bytes(int8_file: Path, onnx_file: Path):
+    assert int8_file.stat().st_size < 0.34 * onnx_file.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import struct
 import sys
 from importlib.machinery import ModuleSpec
@@ -11,10 +12,13 @@ from pathlib import Path
 from types import ModuleType
 
 import msgspec
+import numpy as np
 import pytest
 
 from keylite.runtime.engines import ENGINES, open_engine, require
-from keylite.runtime.modelfile import KEY, read_spec
+from keylite.runtime.heads import Heatmap, Regression
+from keylite.runtime.modelfile import KEY, read_spec, write_tflite
+from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import encode_spec
 
 
@@ -67,6 +71,7 @@ def test_a_present_module_is_given_and_a_missing_one_named():
 
 
 MISSING = {  # package: file, engine, extra
+    "ai_edge_litert": ("tflite", None, "litert"),
     "onnxruntime": ("onnx_file", None, "onnx"),
     "torch": ("model_file", "pytorch", "pytorch"),
     "timm": ("model_file", None, "pytorch"),
@@ -85,7 +90,9 @@ except ModuleNotFoundError as error:
     print(error)
 """
     said = python(code, missing=(package,))
-    assert said == f"{package} is not installed: install it with: pip install 'keylite[{extra}]'\n"
+    # A package that is barred, not missing, is named with the module that was asked for.
+    wanted = rf"{package}(\.interpreter)? is not installed: install it with: pip install 'keylite\[{extra}\]'\n"
+    assert re.fullmatch(wanted, said), said
 
 
 # ---- a file that two engines open
@@ -192,3 +199,140 @@ print(default_engine(["pytorch", "keras"], path, read_spec(path)))
 print([name for name in ("torch", "tensorflow", "keras") if name in sys.modules])
 """
     assert python(code).splitlines()[1:] == ["[]"]
+
+
+# ---- .tflite
+
+
+@pytest.fixture
+def tflite(tmp_path: Path, make_spec) -> Path:
+    """A described file that is no model."""
+    path = tmp_path / "model.tflite"
+    write_tflite(path, b"\x1c\0\0\0TFL3" + bytes(400), make_spec())
+    return path
+
+
+def test_a_tflite_file_runs_on_litert_alone(tflite: Path):
+    for engine in ("onnx", "keras", "pytorch"):
+        with pytest.raises(ValueError, match=f"engine: model.tflite runs on litert, got {engine!r}"):
+            open_engine(tflite, engine)
+
+
+def test_a_tflite_file_that_is_no_model_is_refused(tflite: Path):
+    pytest.importorskip("ai_edge_litert", reason="needs keylite[litert]")
+    with pytest.raises(ValueError, match=r"model\.tflite: LiteRT cannot open this file: ") as caught:
+        open_engine(tflite)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_tflite_file_is_refused_before_it_is_run(tflite: Path):
+    pytest.importorskip("ai_edge_litert", reason="needs keylite[litert]")
+    whole = bytearray(tflite.read_bytes())
+    whole[100] ^= 1
+    tflite.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"model\.tflite: the file is damaged"):
+        open_engine(tflite)
+
+
+TENSORS = {  # dtypes of input and output, as a converter can be asked for
+    "float to float": (None, "float32", "float32"),
+    "int8 to int8": ("int8", "int8", "int8"),
+    "uint8 to uint8": ("int8", "uint8", "uint8"),
+    "uint8 to float": ("int8", "uint8", "float32"),
+    "float to int8": ("int8", "float32", "int8"),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """(Keras network of 8 px, an image takes 4 points; images uint8) to make files of all kinds from."""
+    keras = pytest.importorskip("keras", reason="needs keylite[tensorflow-cpu]")
+    pytest.importorskip("ai_edge_litert", reason="needs keylite[litert]")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), batch_size=1),
+            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(8),
+            layers.Reshape((4, 2)),
+        ]
+    )
+    return network, np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    return (images.astype(np.float32) - 127) / 128
+
+
+@pytest.mark.parametrize(("precision", "taken", "given"), TENSORS.values(), ids=TENSORS)
+def test_the_engine_takes_bytes_and_gives_float_whatever_the_file_does(
+    precision, taken, given, small, tmp_path: Path, make_spec
+):
+    """Files of other tools, or of other options: what is quantised in or out stays inside the engine."""
+    import tensorflow as tf
+
+    from keylite.tensorflow.exporting import quiet
+
+    network, images = small
+    options = {}
+    if precision:
+        options = {
+            "optimizations": [tf.lite.Optimize.DEFAULT],
+            "representative_dataset": lambda: ([normalised(image[None])] for image in images),
+            "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
+            "inference_input_type": getattr(tf, taken),
+            "inference_output_type": getattr(tf, given),
+        }
+    with quiet():
+        network.export(str(tmp_path / "flat.tflite"), format="litert", verbose=False, **options)
+    path = tmp_path / "small.tflite"
+    write_tflite(path, (tmp_path / "flat.tflite").read_bytes(), make_spec(size=(8, 8)))
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
+    assert interpreter.get_input_details()[0]["dtype"] == np.dtype(taken)
+    assert interpreter.get_output_details()[0]["dtype"] == np.dtype(given)
+    engine = open_engine(path)[0]
+    raw = engine(images)
+    assert raw.dtype == np.float32
+    wanted = np.concatenate([network(normalised(image[None])).numpy() for image in images])
+    far = np.abs(raw - wanted).max() / np.ptp(wanted)
+    assert far < (0.04 if precision else 1e-5)
+    one_by_one = np.concatenate([engine(images[i : i + 1]) for i in range(3)])
+    assert np.array_equal(one_by_one, raw[:3])
+
+
+def test_litert_says_which_pixels_it_takes_and_where_it_runs(small, tmp_path: Path, make_spec):
+    from keylite.tensorflow.exporting import quiet
+
+    network, images = small
+    with quiet():
+        network.export(str(tmp_path / "flat.tflite"), format="litert", verbose=False)
+    path = tmp_path / "small.tflite"
+    write_tflite(path, (tmp_path / "flat.tflite").read_bytes(), make_spec(size=(8, 8)))
+    engine = open_engine(path, device="cpu")[0]
+    with pytest.raises(ValueError, match=r"pixels: expected \(B, 8, 8, 3\), got \(2, 8, 9, 3\)"):
+        engine(np.zeros((2, 8, 9, 3), np.uint8))
+    assert engine(images[:0]).shape == (0, 4, 2)
+    with pytest.raises(ValueError, match="device: the litert engine runs on the cpu, got 'cuda'"):
+        open_engine(path, device="cuda")
+
+
+FOREIGN = {  # what a description of another file says: the file takes 64x64 and gives (1, 4, 2)
+    "other keypoints": {"head": Regression(3), "skeleton": Skeleton(("a", "b", "c"))},
+    "another size": {"size": (96, 64)},
+    "another head": {"head": Heatmap(4, (8, 8))},
+}
+
+
+@pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("kind", ["onnx_file", "litert_file"])
+def test_a_description_of_another_file_is_refused(kind: str, changes: dict, request, make_spec, tmp_path: Path):
+    path, apart = request.getfixturevalue(kind), tmp_path / "spec.json"
+    apart.write_text(encode_spec(make_spec(**changes)))
+    with pytest.raises(
+        ValueError, match=r"four\.\w+: expected one input \(B, .* and one output \(B, .*, got .*64, 64, 3"
+    ):
+        open_engine(path, spec=apart)
+    apart.write_text(encode_spec(make_spec()))
+    assert open_engine(path, spec=apart)[0](np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 4, 2)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
+import subprocess
+import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
-from keylite.runtime.spec import ModelSpec, encode_spec
+from keylite.runtime.modelfile import (
+    KEY,
+    TFLITE_MEMBERS,
+    read_spec,
+    safetensors_header,
+    tflite_model,
+    write_tflite,
+)
+from keylite.runtime.spec import FORMAT, ModelSpec, encode_spec
 
 
 def safetensors_bytes(metadata: dict | None, values: int = 6) -> bytes:
@@ -119,14 +130,14 @@ def test_garbage_is_refused(kind: str, data: bytes, tmp_path: Path):
 def test_a_file_that_describes_nothing_is_refused(kind: str, metadata: dict, tmp_path: Path):
     path = tmp_path / f"foreign{kind}"
     path.write_bytes(MAKERS[kind](metadata))
-    with pytest.raises(ValueError, match="holds no keylite description; only files made by keylite"):
+    with pytest.raises(ValueError, match=r"holds no keylite description: .*give one as --spec FILE"):
         read_spec(path)
 
 
 def test_a_description_of_another_format_is_refused(kind: str, spec: ModelSpec, tmp_path: Path):
     path = tmp_path / f"future{kind}"
-    path.write_bytes(MAKERS[kind]({KEY: encode_spec(spec).replace('"format":1', '"format":99', 1)}))
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: model file format 99, expected 1"):
+    path.write_bytes(MAKERS[kind]({KEY: encode_spec(spec).replace(f'"format":{FORMAT}', '"format":99', 1)}))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: model file format 99, expected {FORMAT}"):
         read_spec(path)
 
 
@@ -134,7 +145,7 @@ def test_a_description_of_another_format_is_refused(kind: str, spec: ModelSpec, 
 def test_another_suffix_is_refused(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(safetensors_bytes({}))
     with pytest.raises(
-        ValueError, match=r"expected a model file \(\.safetensors, \.onnx\), got '?(\.pt|\.zip|no suffix)'?"
+        ValueError, match=r"expected a model file \(\.safetensors, \.onnx, \.tflite\), got '?(\.pt|\.zip|no suffix)'?"
     ):
         read_spec(tmp_path / name)
 
@@ -149,3 +160,97 @@ def test_the_header_lists_the_tensors(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(safetensors_bytes(None))
     assert safetensors_header(path)["a"]["shape"] == [6]
+
+
+# ---- .tflite: the description in an archive behind the model
+
+FLAT = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 40
+
+
+@pytest.fixture
+def tflite(spec: ModelSpec, tmp_path: Path) -> Path:
+    path = tmp_path / "model.tflite"
+    write_tflite(path, FLAT, spec)
+    return path
+
+
+def test_a_tflite_file_is_the_model_with_an_archive_behind_it(tflite: Path, spec: ModelSpec):
+    assert tflite.read_bytes().startswith(FLAT)
+    assert tflite_model(tflite) == FLAT
+    assert read_spec(tflite) == read_spec(str(tflite)) == spec
+    assert [path.name for path in tflite.parent.iterdir()] == [tflite.name]
+    with zipfile.ZipFile(tflite) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == list(TFLITE_MEMBERS) == ["keylite.json", "model.sha256"]
+        assert archive.read("keylite.json").decode() == encode_spec(spec)
+
+
+def test_unzip_finds_the_description(tflite: Path, spec: ModelSpec):
+    program = shutil.which("unzip")
+    if program is None:
+        pytest.skip("needs unzip")
+    run = subprocess.run([program, "-p", str(tflite), "keylite.json"], capture_output=True, text=True, timeout=60)
+    assert run.stdout == encode_spec(spec)
+    assert run.returncode in (0, 1), "1: done, with a warning of the bytes before the archive"
+
+
+def test_writing_a_tflite_file_twice_gives_the_same_bytes_and_another_description_the_same_model(
+    tflite: Path, spec: ModelSpec, tmp_path: Path
+):
+    write_tflite(tmp_path / "again.tflite", FLAT, spec)
+    assert (tmp_path / "again.tflite").read_bytes() == tflite.read_bytes()
+    other = msgspec.structs.replace(spec, padding=0.5)
+    write_tflite(tflite, tflite_model(tflite), other)
+    assert read_spec(tflite) == other
+    assert tflite_model(tflite) == FLAT
+    with zipfile.ZipFile(tflite) as archive:
+        assert len(archive.namelist()) == 2
+
+
+@pytest.mark.parametrize("place", [0, 8, 500, len(FLAT) - 1])
+def test_a_changed_byte_of_a_tflite_model_is_noticed(tflite: Path, place: int):
+    whole = bytearray(tflite.read_bytes())
+    whole[place] ^= 0x40
+    tflite.write_bytes(whole)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tflite))}: the file is damaged: its sha256"):
+        tflite_model(tflite)
+
+
+def test_a_changed_description_of_a_tflite_model_is_noticed(tflite: Path):
+    whole = tflite.read_bytes()
+    tflite.write_bytes(whole.replace(b'"padding":0.25', b'"padding":0.75'))
+    assert tflite.read_bytes() != whole
+    with pytest.raises(ValueError, match=r"model\.tflite"):
+        read_spec(tflite)
+
+
+@pytest.mark.parametrize("left", [0, 4, 7, 8, 100, len(FLAT), len(FLAT) + 40, -30, -1])
+def test_a_tflite_file_cut_short_has_no_description(tflite: Path, left: int):
+    tflite.write_bytes(tflite.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"model\.tflite: (not a \.tflite file, or cut short|holds no keylite desc)"):
+        read_spec(tflite)
+
+
+def test_a_tflite_file_of_another_tool_is_read_with_a_description_apart(spec: ModelSpec, tmp_path: Path):
+    foreign, apart = tmp_path / "foreign.tflite", tmp_path / "spec.json"
+    foreign.write_bytes(FLAT)
+    with pytest.raises(ValueError, match=r"foreign\.tflite: holds no keylite description: .*give one as --spec FILE"):
+        read_spec(foreign)
+    assert tflite_model(foreign) == FLAT
+    with pytest.raises(FileNotFoundError, match=r"spec\.json: no such description"):
+        read_spec(foreign, apart)
+    apart.write_text("{}")
+    with pytest.raises(ValueError, match=rf"spec\.json: model file format None, expected {FORMAT}"):
+        read_spec(foreign, apart)
+    apart.write_text(encode_spec(spec))
+    assert read_spec(foreign, apart) == spec
+
+
+def test_a_description_apart_goes_before_the_one_inside(tflite: Path, spec: ModelSpec, tmp_path: Path):
+    other = msgspec.structs.replace(spec, padding=0.5)
+    (tmp_path / "spec.json").write_text(encode_spec(other))
+    assert read_spec(tflite, tmp_path / "spec.json") == other
+    with zipfile.ZipFile(tflite, "a") as archive:
+        archive.writestr("labels.txt", "other tools append, too")
+    assert read_spec(tflite) == spec
+    assert tflite_model(tflite) == FLAT

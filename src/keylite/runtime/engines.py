@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keylite.runtime.modelfile import read_spec
+from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.spec import ModelSpec
 
 Engine = Callable[[np.ndarray], np.ndarray]
@@ -49,12 +49,69 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ValueError(f"{path}: ONNX Runtime cannot open this file: {str(error).splitlines()[0]}") from None
-    name = session.get_inputs()[0].name
+    takes, gives = session.get_inputs(), session.get_outputs()
+    _require_fit(path, spec, [entry.shape for entry in takes], [entry.shape for entry in gives])
+    name = takes[0].name
 
     def engine(pixels: np.ndarray) -> np.ndarray:
         return session.run(None, {name: pixels})[0]
 
     return engine
+
+
+def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+    """A `.tflite` file in LiteRT, on the CPU, an image at a time; quantised inputs and outputs stay inside."""
+    interpreters = require("ai_edge_litert.interpreter", "litert")
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device: the litert engine runs on the cpu, got {device!r}")
+    try:
+        interpreter = interpreters.Interpreter(model_content=tflite_model(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: LiteRT cannot open this file: {str(error).splitlines()[0]}") from None
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    _require_fit(
+        path, spec, [entry["shape"].tolist() for entry in inputs], [entry["shape"].tolist() for entry in outputs]
+    )
+    taken, given = inputs[0], outputs[0]
+    (in_scale, in_zero), (out_scale, out_zero) = taken["quantization"], given["quantization"]
+    shape = (spec.size[1], spec.size[0], 3)
+    in_index, out_index, takes, gives = taken["index"], given["index"], taken["dtype"], given["dtype"]
+    none = np.empty((0, *given["shape"][1:]), gives)
+    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+
+    def as_taken(pixels: np.ndarray) -> np.ndarray:
+        if takes is np.uint8:
+            return pixels
+        images = (pixels.astype(np.float32) - mean) / std
+        if takes is np.float32:
+            return images
+        limits = np.iinfo(takes)
+        return np.clip(np.rint(images / in_scale) + in_zero, limits.min, limits.max).astype(takes)
+
+    def engine(pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[1:] != shape:
+            raise ValueError(f"pixels: expected (B, {shape[0]}, {shape[1]}, {shape[2]}), got {pixels.shape}")
+        found = []
+        for image in as_taken(pixels)[:, None]:
+            interpreter.set_tensor(in_index, image)
+            interpreter.invoke()
+            found.append(interpreter.get_tensor(out_index))
+        raw = found[0] if len(found) == 1 else np.concatenate([none, *found])
+        return raw if gives is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
+
+    return engine
+
+
+def _require_fit(path: Path, spec: ModelSpec, inputs: list[list], outputs: list[list]) -> None:
+    """ValueError where a file's tensors are not those that its spec describes, whatever the batch."""
+    wanted = [[spec.size[1], spec.size[0], 3]], [[spec.head.keypoints, spec.head.channels]]
+    if ([shape[1:] for shape in inputs], [shape[1:] for shape in outputs]) != wanted:
+        raise ValueError(
+            f"{path}: expected one input (B, {', '.join(map(str, wanted[0][0]))}) and one output "
+            f"(B, {', '.join(map(str, wanted[1][0]))}) as its description says, got {inputs} and {outputs}; "
+            "give the description of this file"
+        )
 
 
 def open_pytorch(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
@@ -81,6 +138,7 @@ class Kind(NamedTuple):
 
 ENGINES = {
     "onnx": Kind(".onnx", open_onnx, "onnxruntime", ""),
+    "litert": Kind(".tflite", open_litert, "ai_edge_litert", ""),
     "pytorch": Kind(".safetensors", open_pytorch, "torch", "pytorch"),
     "keras": Kind(".safetensors", open_keras, "tensorflow", "tensorflow"),
 }
@@ -88,21 +146,26 @@ ALIASES = {"tensorflow": "keras"}  # another name: the engine it means
 
 
 def open_engine(
-    path: Path, engine: str | None = None, threads: int | None = None, device: str = "auto"
+    path: Path,
+    engine: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    spec: Path | str | None = None,
 ) -> tuple[Engine, str, ModelSpec]:
     """The engine of a model file, its name, and the file's spec.
 
     engine: a name of ENGINES or ALIASES; None: see `default_engine`. threads: None leaves the choice to the engine.
+    spec: a JSON file that describes a model file that does not do so itself.
     """
     path = Path(path)
-    spec = read_spec(path)
+    described = read_spec(path, spec)
     fitting = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
-    name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, spec)
+    name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
         raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {engine!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
-    return ENGINES[name].open(path, spec, threads, device), name, spec
+    return ENGINES[name].open(path, described, threads, device), name, described
 
 
 def default_engine(fitting: list[str], path: Path, spec: ModelSpec) -> str:

@@ -1,26 +1,32 @@
-"""Reading the model description inside a model file.
+"""The model description inside a model file.
 
-`.safetensors` holds it in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key `keylite`.
-Reads with the standard library alone. Knows nothing of tensors, engines or frameworks.
+`.safetensors` holds it in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key `keylite`;
+`.tflite` in `keylite.json`, a member of a zip archive appended to it, beside the sha256 of what is before the archive.
+Works with the standard library alone. Knows nothing of tensors, engines or frameworks.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import mmap
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from keylite.runtime.spec import ModelSpec, decode_spec
+from keylite.runtime.files import write_bytes
+from keylite.runtime.spec import ModelSpec, decode_spec, encode_spec
 
 KEY = "keylite"
 ONNX_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
+TFLITE_MEMBERS = ("keylite.json", "model.sha256")
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 
-def read_spec(path: Path | str) -> ModelSpec:
-    """The model description inside a `.safetensors` or `.onnx` file.
+def read_spec(path: Path | str, spec: Path | str | None = None) -> ModelSpec:
+    """The model description inside a `.safetensors`, `.onnx` or `.tflite` file, or in `spec`, a JSON file apart.
 
     Raises FileNotFoundError, or ValueError for another kind of file, one that is cut short, or one without a
     description.
@@ -32,8 +38,15 @@ def read_spec(path: Path | str) -> ModelSpec:
     if reader is None:
         raise ValueError(f"{path}: expected a model file ({', '.join(READERS)}), got {path.suffix or 'no suffix'!r}")
     text = reader(path)
+    if spec is not None:
+        if not Path(spec).is_file():
+            raise FileNotFoundError(f"{spec}: no such description; keylite info MODEL --json prints one")
+        return decode_spec(Path(spec).read_bytes(), str(spec))
     if text is None:
-        raise ValueError(f"{path}: holds no keylite description; only files made by keylite can be used here")
+        raise ValueError(
+            f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, copy it again; "
+            "else give one as --spec FILE (keylite info MODEL --json prints one)"
+        )
     return decode_spec(text, str(path))
 
 
@@ -57,6 +70,42 @@ def safetensors_header(path: Path) -> dict:
 
 def _safetensors_text(path: Path) -> str | None:
     return safetensors_header(path).get("__metadata__", {}).get(KEY)
+
+
+def write_tflite(path: Path | str, model: bytes, spec: ModelSpec) -> None:
+    """Write a LiteRT model with its description appended, whole or not at all."""
+    buffer = io.BytesIO(model)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for name, text in zip(TFLITE_MEMBERS, (encode_spec(spec), hashlib.sha256(model).hexdigest()), strict=True):
+            archive.writestr(zipfile.ZipInfo(name), text)
+    write_bytes(path, buffer.getvalue())
+
+
+def tflite_model(path: Path) -> bytes:
+    """The LiteRT model without the archive; ValueError where it is not what was written."""
+    whole = path.read_bytes()
+    if whole[4:8] != b"TFL3":
+        raise ValueError(f"{path}: not a .tflite file, or cut short; copy or export it again")
+    try:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            model = whole[: min(member.header_offset for member in archive.infolist())]
+            digest = archive.read(TFLITE_MEMBERS[1]).decode()
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        return whole  # made by another tool
+    if hashlib.sha256(model).hexdigest() != digest:
+        raise ValueError(f"{path}: the file is damaged: its sha256 is not what was written; copy or export it again")
+    return model
+
+
+def _tflite_text(path: Path) -> bytes | None:
+    with open(path, "rb") as file:
+        if file.read(8)[4:] != b"TFL3":
+            raise ValueError(f"{path}: not a .tflite file, or cut short; copy or export it again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(TFLITE_MEMBERS[0])
+    except (zipfile.BadZipFile, KeyError):
+        return None
 
 
 def _onnx_text(path: Path) -> bytes | None:
@@ -106,4 +155,8 @@ def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
             raise ValueError("number too long")
 
 
-READERS: dict[str, Callable[[Path], str | bytes | None]] = {".safetensors": _safetensors_text, ".onnx": _onnx_text}
+READERS: dict[str, Callable[[Path], str | bytes | None]] = {
+    ".safetensors": _safetensors_text,
+    ".onnx": _onnx_text,
+    ".tflite": _tflite_text,
+}

@@ -58,9 +58,9 @@ class Predictor:
 
     >>> points = Predictor("faces.onnx")("photo.jpg", boxes=[[10, 20, 110, 140]])  # doctest: +SKIP
 
-    path: `.onnx` or `.safetensors`. engine: onnx, pytorch or keras; None takes the one that made the file, if it is
-    installed. threads, device: see runtime/engines.py. batch: most crops an engine call gets at once. Attributes: spec,
-    engine_name, path.
+    path: `.onnx`, `.tflite` or `.safetensors`. engine: onnx, litert, pytorch or keras; None takes the one that made the
+    file, if it is installed. threads, device: see runtime/engines.py. batch: most crops an engine call gets at once.
+    spec: a JSON description for a file that holds none. Attributes: spec, engine_name, path.
     """
 
     path: Path | None = None
@@ -77,9 +77,10 @@ class Predictor:
         device: str = "auto",
         batch: int = 32,
         max_megapixels: float = MAX_MEGAPIXELS,
+        spec: Path | str | None = None,
     ) -> None:
         self.path = Path(path)
-        self.engine, self.engine_name, self.spec = open_engine(self.path, engine, threads, device)
+        self.engine, self.engine_name, self.spec = open_engine(self.path, engine, threads, device, spec)
         self.batch = batch
         self.max_megapixels = max_megapixels
 

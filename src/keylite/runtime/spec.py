@@ -13,7 +13,7 @@ import msgspec
 from keylite.runtime.heads import Head
 from keylite.runtime.skeleton import Skeleton
 
-FORMAT = 1  # of the ModelSpec; another number is refused
+FORMAT = 2  # of the ModelSpec; another number is refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +68,41 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: str | None
 
 
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The images from which the ranges of an int8 file were taken: so many objects of a data set, drawn with a seed."""
+
+    count: int
+    seed: int
+    data: str
+    data_fingerprint: str
+
+
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an export cost, in short: a child's points held to its parent's on `count` objects of a data set.
+
+    drift_p95, drift_max, budget: px of the model input. nme: fractions by `normalize`. operators: how many of
+    each kind.
+    """
+
+    data: str
+    data_fingerprint: str
+    count: int
+    drift_p95: float
+    drift_max: float
+    budget: float
+    nme_parent: float
+    nme_child: float
+    normalize: str
+    operators: dict[str, int]
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that is needed to turn an image into named points with this file.
 
     size: (W, H) px of the input. box: what a crop is cut around; padding: fraction by which an annotation's box grows.
-    mean, std: of pixel values 0..255, for information: the graph holds them. precision: of weights and activations.
-    report: figures on the validation set, or None.
+    mean, std: of pixel values 0..255, for information: the graph holds them. precision: of weights (fp16), and of
+    activations too (int8). calibration: of an int8 file, else None. report: figures on the validation set, or None.
+    certificate: of an exported file, else None.
     """
 
     format: int
@@ -86,9 +115,11 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalize: str
     mean: Three
     std: Three
-    precision: str
+    precision: Literal["fp32", "fp16", "int8"]
+    calibration: Calibration | None
     provenance: Provenance
     report: dict[str, Any] | None
+    certificate: Held | None
 
     def __post_init__(self) -> None:
         if self.head.keypoints != len(self.skeleton):

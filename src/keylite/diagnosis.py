@@ -1,0 +1,328 @@
+"""Where int8 hurts a model file, layer by layer, what was tried against it, and the cheapest that is within the budget.
+
+Measures what exporters make and exports nothing. Knows no format and no framework: it asks the exporter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from keylite.certificate import nme_change
+from keylite.data.dataset import Dataset
+from keylite.evaluation import Predictions, object_nme, predict_dataset
+from keylite.pipeline import default_budget, exportable, exporter
+from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.runtime.engines import ENGINES
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.spec import Calibration
+from keylite.timing import engine_ratio
+
+log = logging.getLogger("keylite")
+
+COUNTS = (16, 50, 200, 500)  # calibration images
+MARKED = 5  # layers
+DEFAULT = "default"  # the variant that `export` makes
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One quantised layer.
+
+    low, high: of the float network's values. held: the range of the int8 file. clipped: share of the float values
+    beyond it. signal_to_noise: dB, of the int8 file against float at this layer. own: dB, of the noise that the layer
+    adds to what it is given; None where that is not known. hurts: one of the MARKED lowest by own.
+    """
+
+    name: str
+    operator: str
+    low: float
+    high: float
+    held: tuple[float, float]
+    clipped: float
+    signal_to_noise: float
+    own: float | None
+    hurts: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a file costs: drift from the parent in px of the model input, NME as a fraction, time by that of fp32."""
+
+    drift_mean: float
+    drift_p95: float
+    nme: float
+    ratio: float
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Something tried: a variant of the int8 file or another precision. cost: None where `note` says why there is none.
+
+    exportable: whether `export` makes it; usual: whether it does so unless told otherwise.
+    """
+
+    words: str
+    precision: str
+    images: int | None
+    note: str
+    exportable: bool
+    usual: bool
+    cost: Cost | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found. layers: from input to output. recipe: the cheapest exportable trial within the budget.
+
+    looked_at: images that noise and ranges are from. doubt: a line where the ranges do not fit the data, or None.
+    """
+
+    model: str
+    to: str
+    suffix: str
+    data: str
+    count: int
+    looked_at: int
+    calibration: Calibration
+    nme: float
+    normalize: str
+    size: tuple[int, int]
+    budget: float
+    budget_nme: float | None
+    layers: tuple[Layer, ...]
+    trials: tuple[Trial, ...]
+    recipe: Trial | None
+    doubt: str | None
+
+    def within(self, trial: Trial) -> bool:
+        """Whether a trial is within the budget."""
+        return _within(trial.cost, self.nme, self.budget, self.budget_nme)
+
+
+def diagnose(
+    model: Path | str,
+    data: Dataset,
+    *,
+    to: str,
+    calibration: Dataset | None,
+    precision: str = "int8",
+    calibration_count: int = COUNT,
+    seed: int = 0,
+    budget: float | None = None,
+    budget_nme: float | None = None,
+) -> Diagnosis:
+    """Measure an int8 export on `data` layer by layer, and ways to make it better or cheaper. Nothing is written.
+
+    Arguments: see `pipeline.export`. Takes minutes: a dozen files are made and measured.
+    """
+    model = Path(model)
+    if to == "all":
+        raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
+    if precision != "int8":
+        raise ValueError(f"diagnose: looks at int8 alone, got {precision!r}; add --precision int8")
+    spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
+    assert calibration is not None  # or that was refused
+    exporting, suffix = exporter(to, precision), ENGINES[to].suffix
+    usual = calibration_set(spec, calibration, calibration_count, seed)
+    budget = default_budget(msgspec.structs.replace(spec, precision="int8")) if budget is None else budget
+    parent = predict_dataset(Predictor(model, device="cpu"), data)
+    nme = float(np.nanmean(object_nme(parent, data, spec.normalize)))
+    pixels = some_crops(spec, data)
+    with tempfile.TemporaryDirectory() as folder:
+        log.info("diagnose: reading %s", model.name)
+        workshop = exporting.Workshop(model, spec, Path(folder), pixels)
+        reference = Path(folder) / f"reference{suffix}"
+        workshop.make(reference, "fp32")
+        child = Path(folder) / f"child{suffix}"
+        trials: list[Trial] = []
+
+        def tried(words: str, note: str, images: CalibrationSet | None, variant: str, precision: str = "int8") -> None:
+            log.info("diagnose: %s%s", words, f", {len(images.pixels)} images" if images else "")
+            default = variant == DEFAULT
+            made = child if default and images is usual else Path(folder) / f"trial{suffix}"
+            workshop.make(made, precision, images, variant)
+            cost = _cost(made, reference, parent, data, spec.normalize)
+            count = len(images.pixels) if images else None
+            trials.append(Trial(words, precision, count, note, default, default and images is usual, cost))
+
+        def impossible(words: str, images: int | None, reason: str) -> None:
+            trials.append(Trial(words, "int8", images, reason, False, False, None))
+
+        for name, (words, note, possible) in workshop.variants.items():
+            if possible:
+                tried(words, note, usual, name)
+            else:
+                impossible(words, None, note)
+        for count in (count for count in COUNTS if count != len(usual.pixels)):
+            words = f"{'fewer' if count < len(usual.pixels) else 'more'} images"
+            if count > len(calibration):
+                impossible(words, count, f"{calibration.name} has {len(calibration)} objects")
+            else:
+                tried(words, "", calibration_set(spec, calibration, count, seed), DEFAULT)
+        for other in exporting.PRECISIONS:
+            if other != "int8":
+                tried(f"{other} in place of int8", "", None, DEFAULT, other)
+        log.info("diagnose: layer by layer")
+        layers = _layers(exporting, child, pixels, reference, workshop.own_noise(child, usual))
+        doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.name)
+    recipe = _cheapest([trial for trial in trials if _within(trial.cost, nme, budget, budget_nme)])
+    return Diagnosis(
+        model=model.name,
+        to=to,
+        suffix=suffix,
+        data=data.name,
+        count=len(data),
+        looked_at=len(pixels),
+        calibration=usual.facts,
+        nme=nme,
+        normalize=spec.normalize,
+        size=spec.size,
+        budget=budget,
+        budget_nme=budget_nme,
+        layers=layers,
+        trials=tuple(trials),
+        recipe=recipe,
+        doubt=doubt,
+    )
+
+
+def _layers(
+    exporting: Any, child: Path, pixels: np.ndarray, reference: Path, own: dict[str, float]
+) -> tuple[Layer, ...]:
+    """One row a quantised layer, from what both files give for the same images."""
+    sums: dict[str, np.ndarray] = {}  # signal, noise, values, clipped
+    ends: dict[str, tuple[str, tuple[float, float], float, float]] = {}
+    for activations in exporting.watch(child, pixels, reference):
+        for layer, operator, low, high, values, exact in activations:
+            half = (high - low) / 510
+            found = exact.min(), exact.max()
+            _, _, lowest, highest = ends.get(layer, ("", (0, 0), *found))
+            ends[layer] = operator, (low, high), min(lowest, float(found[0])), max(highest, float(found[1]))
+            clipped = np.count_nonzero((exact < low - half) | (exact > high + half))
+            signal, noise = (np.square(x, dtype=np.float64).sum() for x in (exact, values - exact))
+            sums.setdefault(layer, np.zeros(4))[:] += signal, noise, exact.size, clipped
+    rows = []
+    for layer, (signal, noise, size, clipped) in sums.items():
+        operator, held, lowest, highest = ends[layer]
+        local = _decibel(signal, own[layer] * size) if layer in own else None
+        rows.append(Layer(layer, operator, lowest, highest, held, clipped / size, _decibel(signal, noise), local))
+    worst = sorted((row.own, row.name) for row in rows if row.own is not None)[:MARKED]
+    return tuple(dataclasses.replace(row, hurts=(row.own, row.name) in worst) for row in rows)
+
+
+def _decibel(signal: float, noise: float) -> float:
+    return float(10 * np.log10(signal / noise)) if signal and noise else float("inf" if signal else "-inf")
+
+
+def _cost(made: Path, reference: Path, parent: Predictions, data: Dataset, normalize: str) -> Cost:
+    predictor = Predictor(made, threads=1)
+    found = predict_dataset(predictor, data)
+    moved = (found.unit_xy - parent.unit_xy) * np.asarray(predictor.spec.size)
+    distance = np.hypot(moved[..., 0], moved[..., 1])
+    return Cost(
+        drift_mean=float(distance.mean()),
+        drift_p95=float(np.percentile(distance, 95)),
+        nme=float(np.nanmean(object_nme(found, data, normalize))),
+        ratio=engine_ratio(made, reference)[1],
+        bytes=made.stat().st_size,
+    )
+
+
+def _within(cost: Cost | None, nme: float, budget: float, budget_nme: float | None) -> bool:
+    if cost is None or not cost.drift_p95 <= budget:  # NaN is not
+        return False
+    return budget_nme is None or nme_change(nme, cost.nme) <= budget_nme
+
+
+def _cheapest(trials: list[Trial]) -> Trial | None:
+    """Of trials within the budget the default one, else the int8 file that drifts least, else fp16, else fp32."""
+    speed = ("int8", "fp16", "fp32")
+    exportable = [(trial, trial.cost) for trial in trials if trial.exportable and trial.cost]
+    ranked = [(speed.index(trial.precision), not trial.usual, cost.drift_p95) for trial, cost in exportable]
+    return exportable[ranked.index(min(ranked))][0] if ranked else None
+
+
+# ---- the page
+
+
+def diagnosis_page(diagnosis: Diagnosis, command: str | None) -> str:
+    """The diagnosis as a page of markdown. command: what makes its recipe, None where there is none."""
+    d = diagnosis
+    layers = _table(
+        ("", "layer", "operator", "float min", "max", "int8 min", "max", "clipped %", "SNR dB", "own dB"),
+        [
+            ["**!**" if row.hurts else "", row.name, row.operator]
+            + [f"{end:.2f}" for end in (row.low, row.high, *row.held)]
+            + [f"{100 * row.clipped:.3f}", f"{row.signal_to_noise:.1f}", "" if row.own is None else f"{row.own:.1f}"]
+            for row in d.layers
+        ],
+    )
+    trials = _table(
+        ("tried", "images", "drift mean px", "p95 px", "NME %", "time / fp32", "MB", "within budget", "how"),
+        [_trial_row(d, trial) for trial in d.trials],
+    )
+    limit = f"p95 drift {d.budget:g} px"
+    limit += f", NME up to {100 * d.budget_nme:g} % worse" if d.budget_nme is not None else ""
+    others = [trial for trial in d.trials if d.within(trial) and not trial.exportable]
+    if d.recipe and command:
+        end = f"{d.recipe.words}, {d.recipe.precision}:\n\n```\n{command}\n```"
+    else:
+        end = "Nothing that keylite export makes is within the budget."
+    if others and (d.recipe is None or d.recipe.precision != "int8"):
+        named = "; ".join(f"{trial.words} ({trial.note})" for trial in others)
+        end += f"\n\nWithin the budget, too, but not made by keylite export: {named}."
+    k = d.calibration
+    doubt = f"\n**{d.doubt}.**\n" if d.doubt else ""
+    return f"""# {d.model} in int8 ({d.to}): where it hurts, and what helps
+
+Parent: NME {100 * d.nme:.3f} % ({d.normalize}) on {d.count} objects of {d.data}. Ranges from
+{k.count} objects of {k.data}, seed {k.seed}.
+{doubt}
+## By layer, from input to output
+
+On {d.looked_at} images. SNR: float values against their difference to the int8 file's, with all noise from before. own:
+against the noise that this layer alone adds to what it is given. **!**: the {MARKED} lowest by own. clipped: share of
+the float values beyond the int8 range.
+
+{layers}
+
+## What was tried
+
+Drift from the parent in px of a {d.size[0]}x{d.size[1]} input; time beside the fp32 file of the same format, on one
+thread.
+
+{trials}
+
+## The cheapest within the budget ({limit})
+
+{end}
+"""
+
+
+def _trial_row(d: Diagnosis, trial: Trial) -> list[str]:
+    images = "" if trial.images is None else str(trial.images)
+    if trial.cost is None:
+        return [trial.words, images, "", "", "", "", "", "", f"not possible: {trial.note}"]
+    c = trial.cost
+    figures = [
+        f"{c.drift_mean:.3f}",
+        f"{c.drift_p95:.3f}",
+        f"{100 * c.nme:.3f}",
+        f"{c.ratio:.2f}",
+        f"{c.bytes / 1e6:.1f}",
+    ]
+    how = trial.note or "keylite export"
+    return [trial.words, images, *figures, "yes" if d.within(trial) else "no", how]
+
+
+def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

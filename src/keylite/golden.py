@@ -1,0 +1,63 @@
+"""Golden vectors: what a port of a model file must reproduce, from the pixels of a crop to points of the image.
+
+Knows no format and no framework: it asks the shipped predictor.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.evaluation import predict_dataset
+from keylite.runtime.files import make_folder, write_bytes, write_text
+from keylite.runtime.images import write_image
+from keylite.runtime.predictor import Predictor
+
+CASES = 8
+
+
+def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -> Path:
+    """Write `count` objects' crops, raw outputs and points to a folder, and give the path of its `golden.json`.
+
+    crop_N.png and crop_N.bin are the same pixels, uint8 (H, W, 3) RGB row by row. In golden.json, `raw` (K, C) is what
+    the engine gives for them, `unit_xy` (K, 2) the decoded points of the crop, `matrix` (2, 3) takes crop px to image
+    px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5.
+    """
+    predictor = Predictor(model, threads=1)
+    chosen = data.subset(np.arange(min(count, len(data))))
+    found = predict_dataset(predictor, chosen)
+    make_folder(folder)
+    cases = []
+    for row, crop in enumerate(found.crops):
+        pixels = crop.warp(chosen.read_image(chosen.image_index[row]))
+        write_image(folder / f"crop_{row}.png", pixels)
+        write_bytes(folder / f"crop_{row}.bin", pixels.tobytes())
+        raw = predictor.engine(pixels[None])[0]
+        unit_xy = predictor.spec.head.decode(raw[None])[0][0]
+        corners = crop.from_unit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        width, height = predictor.spec.size
+        matrix = np.column_stack([(corners[1] - corners[0]) / width, (corners[2] - corners[0]) / height, corners[0]])
+        cases.append(
+            {
+                "crop": f"crop_{row}",
+                "raw": np.round(raw.astype(float), 7).tolist(),
+                "unit_xy": unit_xy.astype(float).tolist(),
+                "matrix": matrix.tolist(),
+                "xy": crop.from_unit(unit_xy).tolist(),
+            }
+        )
+    spec = predictor.spec
+    facts = {
+        "model": model.name,
+        "sha256": predictor.sha256,
+        "engine": predictor.engine_name,
+        "size": list(spec.size),
+        "head": type(spec.head).__name__.lower(),
+        "keypoints": list(spec.skeleton.names),
+        "cases": cases,
+    }
+    write_text(folder / "golden.json", json.dumps(facts, indent=1) + "\n")
+    return folder / "golden.json"

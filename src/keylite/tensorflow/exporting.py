@@ -1,0 +1,338 @@
+"""From a model file to `.tflite`: pixels in, raw head out, the description inside.
+
+The one maker of LiteRT files, whatever framework trained the model. Knows nothing of budgets and certificates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
+
+from keylite.quantize import Activation, CalibrationSet, Variant
+from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
+from keylite.runtime.spec import LITE, ModelSpec
+from keylite.tensorflow.model import load_model
+
+PRECISIONS = ("fp32", "fp16", "int8")
+SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they compute nothing
+STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")  # of resource variables
+
+
+def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
+    """Write the network of a `.safetensors` model file as LiteRT with this spec inside, whole or not at all.
+
+    Input `pixels`: uint8 (1, H, W, 3) RGB. Output: float32 (1, K, C). A float graph casts and normalises; the input of
+    an int8 graph has the normalisation as its scale. calibration: for `spec.precision` int8, else None. Raises
+    ValueError for a backbone outside EfficientNet-Lite.
+    """
+    require_backbone(spec)
+    network, _ = load_model(parent)
+    width, height = spec.size
+    shape = (1, height, width, 3)
+    if spec.precision == "int8":
+        model, dtype = network, "float32"
+    else:
+        pixels = keras.Input(shape[1:], batch_size=1, name="pixels", dtype="uint8")
+        normalise = keras.layers.Rescaling(1 / spec.std[0], -spec.mean[0] / spec.std[0], name="normalise")
+        model, dtype = keras.Model(pixels, network(normalise(pixels))), "uint8"
+    signature = [keras.InputSpec(shape=shape, dtype=dtype, name="pixels")]
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        made = Path(folder) / "model.tflite"
+        options = converter_options(spec, calibration)
+        model.export(str(made), format="litert", verbose=False, input_signature=signature, **options)
+        flat = pixels_first(made.read_bytes())
+    if found := foreign_operators(flat):
+        raise ValueError(
+            f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
+            f"{', '.join(found)}; nothing was written; use --to onnx"
+        )
+    write_tflite(out, flat, spec)
+
+
+def pixels_first(flat: bytes) -> bytes:
+    """The same graph, with the operator that takes the pixels before all others.
+
+    Where the conversion of fp16 weights stands before it, LiteRT cuts the graph in two around it, for XNNPACK has no
+    CAST; so it gets the whole rest.
+    """
+    model = graph_of(flat)
+    graph = model.subgraphs[0]
+    graph.operators.sort(key=lambda operator: graph.inputs[0] not in operator.inputs)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def foreign_operators(flat: bytes) -> list[str]:
+    """Operators that LiteRT has not of its own, of which TensorFlow's begin with Flex, and those that keep a state."""
+    model = graph_of(flat)
+    own = [flatbuffer_utils.opcode_to_name(model, row) for row in range(len(model.operatorCodes))]
+    customs = [(code.customCode or b"").decode() for code in model.operatorCodes]
+    return sorted(custom or name for name, custom in zip(own, customs, strict=True) if custom or name in STATE)
+
+
+def graph_of(flat: bytes) -> Any:
+    """A LiteRT model as an object that can be changed."""
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
+
+
+def require_backbone(spec: ModelSpec) -> None:
+    """ValueError for a backbone that Keras has not."""
+    if spec.backbone not in LITE:
+        raise ValueError(
+            f"backbone: litert takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use --to onnx"
+        )
+
+
+def describe(path: Path, spec: ModelSpec) -> None:
+    """Change the description inside a file."""
+    write_tflite(path, tflite_model(path), spec)
+
+
+def converter_options(spec: ModelSpec, calibration: CalibrationSet | None) -> dict[str, Any]:
+    """What `tf.lite.TFLiteConverter` is told for a precision."""
+    if spec.precision == "fp32":
+        return {}
+    if spec.precision == "fp16":
+        return {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
+    if calibration is None:
+        raise ValueError("calibration: int8 needs images to take ranges from, got none")
+    return {
+        "optimizations": [tf.lite.Optimize.DEFAULT],
+        "representative_dataset": lambda: representative(calibration.pixels, spec),
+        "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
+        "inference_input_type": tf.uint8,
+        "inference_output_type": tf.float32,
+    }
+
+
+def representative(pixels: np.ndarray, spec: ModelSpec) -> Iterator[list[np.ndarray]]:
+    """Images as the converter wants them, normalised and one by one. Ranges are their minima and maxima."""
+    for image in pixels:
+        yield [(image[None].astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)]
+
+
+def operators(path: Path) -> dict[str, int]:
+    """How many operators of each kind a file holds."""
+    return dict(Counter(operator for operator, _ in steps(tflite_model(path))).most_common())
+
+
+def steps(flat: bytes) -> list[tuple[str, int]]:
+    """(operator, index of the tensor that it writes) of a LiteRT model, in order."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        tf.lite.experimental.Analyzer.analyze(model_content=flat)
+    found = re.findall(r"^ *Op#\d+ (\w+)\(.*\) -> \[T#(\d+)", said.getvalue(), re.MULTILINE)
+    return [(operator, int(index)) for operator, index in found]
+
+
+# ---- diagnosis: what is in an int8 file, and int8 files made in other ways
+
+
+def watch(child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[list[Activation]]:
+    """For each image uint8 (N, H, W, 3), what the quantised layers of an int8 file give, from input to output.
+
+    reference: a float file of the same network whose values go beside them. Runs LiteRT's own kernels: XNNPACK's, a
+    step of 8 bits away at most, show nothing of what is between input and output.
+    """
+    ours = _Watched(child)
+    theirs = _Watched(reference) if reference else None
+    for image in pixels:
+        ours.run(image)
+        if theirs:
+            theirs.run(image)
+        yield [
+            Activation(layer, operator, *ours.held(index), ours.values(index), theirs and theirs.of(layer))
+            for layer, (operator, index) in ours.layers.items()
+            if ours.held(index)
+        ]
+
+
+class _Watched:
+    """A LiteRT file all of whose tensors can be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.spec, flat = read_spec(path), tflite_model(path)
+        with quiet():  # a warning that tensors cost memory
+            self.interpreter = Interpreter(
+                model_content=flat,
+                num_threads=1,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                experimental_preserve_all_tensors=True,
+            )
+            self.interpreter.allocate_tensors()
+        self.details = {detail["index"]: detail for detail in self.interpreter.get_tensor_details()}
+        self.layers: dict[str, tuple[str, int]] = {}
+        for operator, index in steps(flat):
+            if operator not in SHUFFLERS:
+                name = layer_name(self.details[index]["name"])
+                self.layers[name + "'" * sum(have.rstrip("'") == name for have in self.layers)] = operator, index
+
+    def run(self, image: np.ndarray) -> None:
+        (taken,) = self.interpreter.get_input_details()
+        given = image[None] if taken["dtype"] == np.uint8 else next(representative(image[None], self.spec))[0]
+        self.interpreter.set_tensor(taken["index"], given)
+        self.interpreter.invoke()
+
+    def held(self, index: int) -> tuple[float, float] | None:
+        """The range of a quantised tensor."""
+        scale, zero = self.details[index]["quantization"]
+        return ((-128 - zero) * scale, (127 - zero) * scale) if self.details[index]["dtype"] == np.int8 else None
+
+    def values(self, index: int) -> np.ndarray:
+        scale, zero = self.details[index]["quantization"]
+        found = self.interpreter.get_tensor(index)
+        return found if found.dtype == np.float32 else np.float32(scale) * (found.astype(np.float32) - zero)
+
+    def of(self, layer: str) -> np.ndarray | None:
+        return self.values(self.layers[layer][1]) if layer in self.layers else None
+
+
+def layer_name(tensor: str) -> str:
+    """The Keras layer that a tensor of a converted file comes from, without the converter's numbering.
+
+    A tensor's name lists all that was folded into it; the layer with weights names it, where there is one.
+    """
+    parts = [part.split("/") for part in tensor.split(";")]
+    weighty = [part for part in parts if part[-1] in ("convolution", "depthwise", "MatMul")]
+    return re.sub(r"_\d+$", "", (weighty or parts)[0][-2 if len((weighty or parts)[0]) > 1 else -1])
+
+
+VARIANTS = {  # the default first; what `Workshop.make` makes
+    "default": Variant("minimum and maximum, weights by channel, every layer in int8"),
+    "percentile": Variant(
+        "percentile calibration", "TFLiteConverter takes minimum and maximum, and has no public switch for it", False
+    ),
+    "last-float": Variant("last layer in float", "by QuantizationDebugger alone, which leaves a float input"),
+    "first-float": Variant("first convolution in float", "by QuantizationDebugger alone, which leaves a float input"),
+    "ends-float": Variant("both of them in float", "by QuantizationDebugger alone, which leaves a float input"),
+    "per-tensor": Variant("one scale for all weights of a layer", "by a private switch of TFLiteConverter"),
+}
+FLOAT_LAYERS = {"last-float": (-1,), "first-float": (0,), "ends-float": (0, -1)}  # of those with weights
+WEIGHTY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+class Workshop:
+    """Makes files of one network in other ways than `export`, to see what int8 costs; none of them for users.
+
+    All but whole int8 files have a float input that the engine normalises. folder: for what is kept between files.
+    """
+
+    variants = VARIANTS
+
+    def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
+        """pixels: uint8 (N, H, W, 3), what noise is measured on."""
+        self.spec, self.network, self.pixels = spec, str(folder / "network"), pixels
+        self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
+        require_backbone(spec)
+        network, _ = load_model(parent)
+        signature = [keras.InputSpec(shape=(1, *pixels.shape[1:]), dtype="float32", name="pixels")]
+        with quiet():
+            network.export(self.network, format="tf_saved_model", verbose=False, input_signature=signature)
+
+    def make(
+        self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
+    ) -> None:
+        """Write a file. calibration, variant: of int8."""
+        spec = msgspec.structs.replace(
+            self.spec, precision=precision, calibration=None if calibration is None else calibration.facts
+        )
+        with quiet():
+            if variant in FLOAT_LAYERS and calibration is not None:
+                debugger, rows = self._debugger(calibration)
+                weighty = [row["tensor_name"] for row in rows if row["op_name"] in WEIGHTY]
+                debugger.options = tf.lite.experimental.QuantizationDebugOptions(
+                    denylisted_nodes=[weighty[place] for place in FLOAT_LAYERS[variant]]
+                )
+                flat = debugger.get_nondebug_quantized_model()
+            else:
+                converter = self._converter(spec, calibration)
+                if variant == "per-tensor":
+                    converter._experimental_disable_per_channel = True  # there is no public name for it
+                flat = converter.convert()
+        write_tflite(out, flat, spec)
+
+    def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
+        """Mean squared error that each layer of the default int8 file adds to faultless inputs."""
+        return {
+            layer_name(row["tensor_name"]): float(row["mean_squared_error"]) for row in self._debugger(calibration)[1]
+        }
+
+    def _converter(self, spec: ModelSpec, calibration: CalibrationSet | None) -> Any:
+        """A new one: none converts twice."""
+        converter = tf.lite.TFLiteConverter.from_saved_model(self.network)
+        for name, value in converter_options(spec, calibration).items():
+            if name == "target_spec":
+                for field, chosen in value.items():
+                    setattr(converter.target_spec, field, chosen)
+            else:
+                setattr(converter, name, value)
+        return converter
+
+    def _debugger(self, calibration: CalibrationSet) -> tuple[Any, list[dict[str, str]]]:
+        """TensorFlow's debugger for a calibration set, and what it found by layer."""
+        if self.debugged is None or self.debugged[0] is not calibration:
+            spec = msgspec.structs.replace(self.spec, precision="int8")
+            with quiet():
+                debugger = tf.lite.experimental.QuantizationDebugger(
+                    converter=self._converter(spec, calibration),
+                    debug_dataset=lambda: representative(self.pixels, spec),
+                )
+                debugger.run()
+            page = io.StringIO()
+            debugger.layer_statistics_dump(page)
+            page.seek(0)
+            self.debugged = calibration, debugger, list(csv.DictReader(page))
+        return self.debugged[1:]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the converter's lines, Python's and C++'s, and its warnings about its own internals."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            _without_standard_error(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_standard_error() -> Iterator[None]:
+    """Without what C++ writes to file descriptor 2; errors reach Python as exceptions."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,299 @@
+"""A LiteRT export takes pixels as they are, in plain operators, borders included, and runs in any interpreter."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
+interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs keylite[tensorflow-cpu]")
+
+from keylite.quantize import calibration_set
+from keylite.runtime.engines import open_engine
+from keylite.runtime.modelfile import read_spec, tflite_model
+from keylite.runtime.spec import LITE, encode_spec
+from keylite.tensorflow.exporting import PRECISIONS, export, foreign_operators, operators, steps
+from keylite.tensorflow.model import load_model
+
+RESIDUALS = sum(repeats - 1 for repeats in LITE["lite0"].repeats)
+PLAIN = {"CONV_2D": 33, "DEPTHWISE_CONV_2D": 16, "FULLY_CONNECTED": 2, "MEAN": 1, "RESHAPE": 1}
+GRAPHS = {  # precision: operators besides those of the network, whose additions are its residuals
+    "fp32": {"CAST": 1, "MUL": 1, "ADD": RESIDUALS + 1},
+    "fp16": {"CAST": 1, "MUL": 1, "ADD": RESIDUALS + 1, "DEQUANTIZE": 104},  # of weights, once, when a file is opened
+    "int8": {"QUANTIZE": 1, "ADD": RESIDUALS, "DEQUANTIZE": 1},
+}
+STEP = 1 / 128  # of int8 pixels: the normalisation
+
+
+@pytest.fixture(params=PRECISIONS)
+def file(request: pytest.FixtureRequest) -> Path:
+    if request.param == "fp32":
+        return request.getfixturevalue("litert_file")
+    return request.getfixturevalue("exported_finder")("litert", request.param)
+
+
+def opened(path: Path, **options: object):
+    """A stock interpreter on a file as it lies on the disk."""
+    interpreter = interpreters.Interpreter(model_path=str(path), num_threads=1, **options)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def keras_raw(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """What the Keras network itself gives for pixels."""
+    network, spec = load_model(path)
+    return network((pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std), training=False).numpy()
+
+
+def test_the_operators_are_the_network_s_and_no_more(file: Path):
+    assert operators(file) == PLAIN | GRAPHS[read_spec(file).precision]
+    assert foreign_operators(tflite_model(file)) == []
+
+
+def test_what_computes_nothing_stands_at_the_ends(file: Path):
+    kinds = [kind for kind, _ in steps(tflite_model(file))]
+    kinds = [kind for kind in kinds if kind != "DEQUANTIZE"] if read_spec(file).precision == "fp16" else kinds
+    start, end = (
+        (["QUANTIZE"], ["RESHAPE", "DEQUANTIZE"]) if "QUANTIZE" in kinds else (["CAST", "MUL", "ADD"], ["RESHAPE"])
+    )
+    assert kinds[: len(start) + 1] == [*start, "CONV_2D"]
+    assert kinds[-len(end) - 1 :] == ["FULLY_CONNECTED", *end]
+    assert not {"QUANTIZE", "DEQUANTIZE", "CAST", "MUL"} & set(kinds[len(start) : -len(end)])
+
+
+def delegated(path: Path) -> tuple[int, int]:
+    """Operators before XNNPACK's one part, and after it. AssertionError where it has several, or parts in between."""
+    interpreter = opened(path)
+    (part,) = [one for one in interpreter._get_ops_details() if one["op_name"] == "DELEGATE"]  # beside what it took
+    made = [index for _, index in steps(tflite_model(path))]
+    given = set(part["inputs"].tolist())
+    assert interpreter.get_input_details()[0]["index"] not in given
+    (first,) = given.intersection(made)  # one tensor from an operator: the rest are constants
+    (last,) = part["outputs"].tolist()
+    assert made[-1] == interpreter.get_output_details()[0]["index"]
+    return made.index(first) + 1, len(made) - 1 - made.index(last)
+
+
+def test_xnnpack_takes_it_in_one_piece(file: Path):
+    """All but the first operator, which makes numbers of bytes, up to the output itself."""
+    assert steps(tflite_model(file))[0][0] in ("CAST", "QUANTIZE")
+    assert delegated(file) == (1, 0)
+
+
+def test_a_stock_interpreter_takes_bytes(file: Path, crops: np.ndarray):
+    interpreter = opened(file)
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (taken["dtype"], taken["shape"].tolist()) == (np.uint8, [1, 64, 64, 3])
+    assert (given["dtype"], given["shape"].tolist()) == (np.float32, [1, 4, 2])
+    expected = (STEP, 127) if read_spec(file).precision == "int8" else (0.0, 0)
+    assert taken["quantization"] == expected
+    interpreter.set_tensor(taken["index"], crops[:1])
+    interpreter.invoke()
+    assert np.array_equal(interpreter.get_tensor(given["index"]), open_engine(file, threads=1)[0](crops[:1]))
+
+
+def test_the_description_is_in_the_archive(file: Path, model_file: Path, finder_file: Path):
+    with zipfile.ZipFile(file) as archive:
+        inside = archive.read("keylite.json").decode()
+    spec = read_spec(file)
+    assert inside == encode_spec(spec)
+    parent = read_spec(model_file if spec.precision == "fp32" else finder_file)
+    assert (spec.skeleton, spec.head, spec.size, spec.mean) == (parent.skeleton, parent.head, parent.size, parent.mean)
+
+
+SIZES = {"fp32": (3.9, 4.1), "fp16": (1.9, 2.1), "int8": (1.0, 1.25)}  # bytes a weight
+
+
+def test_a_weight_takes_as_many_bytes_as_its_precision_says(file: Path):
+    weights = LITE["lite0"].parameters + 1280 * 32
+    low, high = SIZES[read_spec(file).precision]
+    assert low < file.stat().st_size / weights < high
+
+
+# ---- images that find mistakes at borders and ends of ranges
+
+
+def plain(value: int) -> np.ndarray:
+    return np.full((64, 64, 3), value, np.uint8)
+
+
+def bordered(rows: slice | int, columns: slice | int, value: int, inside: int = 127) -> np.ndarray:
+    """An image of what normalises to nothing, with a line of another value."""
+    image = plain(inside)
+    image[rows, columns] = value
+    return image
+
+
+ALL = slice(None)
+IMAGES = {
+    "black": plain(0),
+    "white": plain(255),
+    "grey that normalises to 0": plain(127),
+    "first row": bordered(0, ALL, 255),
+    "last row": bordered(-1, ALL, 255),
+    "first column": bordered(ALL, 0, 0),
+    "last column": bordered(ALL, -1, 0),
+    "noise": np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8),
+}
+TONES = [name for name in IMAGES if name in ("black", "white")]  # far from all that int8 took ranges from
+FAR = {  # px of 64, largest of any point: of other images, of black and white; measured
+    "fp32": (0.001, 0.001),  # 0.0001, 0.0001
+    "fp16": (1.0, 0.6),  # 0.50, 0.30
+    "int8": (8.0, 12.0),  # 5.3, 9.4 (ONNX Runtime's int8 file: 6.5, 9.9)
+}
+PATCHES = {"fp32": 0.001, "fp16": 0.6, "int8": 3.5}  # mean, px; measured 0.00004, 0.31, 2.9
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.stack(list(IMAGES.values()))
+
+
+def far_from_keras(file: Path, model_file: Path, finder_file: Path, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(distance (N, 4), points of the Keras network (N, 4, 2)) in px of 64."""
+    wanted = 64 * keras_raw(model_file if read_spec(file).precision == "fp32" else finder_file, pixels)
+    return np.linalg.norm(64 * open_engine(file)[0](pixels) - wanted, axis=-1), wanted
+
+
+def test_points_are_the_keras_network_s(file: Path, model_file: Path, finder_file: Path, images: np.ndarray):
+    """Where int8 is coarse, the test of the stem below finds what is wrong at a border."""
+    far, wanted = far_from_keras(file, model_file, finder_file, images)
+    assert wanted[0].round(3).tolist() != wanted[1].round(3).tolist()
+    most, most_of_tones = FAR[read_spec(file).precision]
+    limits = {name: most_of_tones if name in TONES else most for name in IMAGES}
+    found = dict(zip(IMAGES, far.max(axis=1), strict=True))
+    assert found == {name: pytest.approx(0, abs=limit) for name, limit in limits.items()}
+
+
+def test_points_of_patches_are_the_keras_network_s(file: Path, model_file: Path, finder_file: Path, make_colours):
+    """In images of the kind that it was fitted to, which tell a wrong file from a rounded one."""
+    patches = np.stack(make_colours(24, 13).images)
+    limit = PATCHES[read_spec(file).precision]
+    far, wanted = far_from_keras(file, model_file, finder_file, patches)
+    assert far.mean() < limit
+    always_the_mean = np.linalg.norm(wanted - wanted.mean(axis=0), axis=-1)
+    assert always_the_mean.mean() > 2 * limit  # measured 11.7 for the finder, 8.4 for swapped colours
+
+
+def test_the_stem_of_an_int8_file_sees_the_bytes_as_they_are(exported_finder, finder_file: Path, images: np.ndarray):
+    """To a step of its 8 bits everywhere, last row and column included, where 'SAME' fills with what normalises to 0."""
+    import keras
+
+    path = exported_finder("litert", "int8")
+    interpreter = opened(
+        path,
+        experimental_op_resolver_type=interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    index = next(index for kind, index in steps(tflite_model(path)) if kind == "CONV_2D")
+    detail = next(detail for detail in interpreter.get_tensor_details() if detail["index"] == index)
+    scale, zero = detail["quantization"]
+    network, _ = load_model(finder_file)
+    activation = next(layer for layer in network.backbone.layers if isinstance(layer, keras.layers.ReLU))
+    stem = keras.Model(network.backbone.inputs[0], activation.output)
+    assert tuple(detail["shape"]) == (1, 32, 32, 32)
+    (taken,) = interpreter.get_input_details()
+    for name, image in IMAGES.items():
+        interpreter.set_tensor(taken["index"], image[None])
+        interpreter.invoke()
+        found = scale * (interpreter.get_tensor(index)[0].astype(np.float32) - zero)
+        wanted = stem((image[None].astype(np.float32) - 127) / 128, training=False).numpy()[0]
+        wanted = np.clip(wanted, (-128 - zero) * scale, (127 - zero) * scale)
+        far = np.abs(found - wanted).max(axis=-1)
+        assert far.max() < 2.5 * scale, (name, far.max() / scale)
+        edge = np.concatenate([far[-1], far[:, -1]]).max()
+        assert edge < 2.5 * scale, (name, edge / scale)
+
+
+# ---- what is refused, and larger ones
+
+
+def test_a_backbone_that_keras_has_not_is_refused_with_the_other_way(tmp_path: Path, make_spec, model_file: Path):
+    spec = make_spec(backbone="timm:mobilenetv3_small_050")
+    with pytest.raises(
+        ValueError, match=r"^backbone: litert takes lite0, .*got timm:mobilenetv3_small_050.*--to onnx$"
+    ):
+        export(model_file, tmp_path / "a.tflite", spec)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_without_images_is_refused(tmp_path: Path, make_spec, model_file: Path):
+    with pytest.raises(ValueError, match=r"^calibration: int8 needs images to take ranges from, got none$"):
+        export(model_file, tmp_path / "a.tflite", make_spec(precision="int8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_operators_of_tensorflow_alone_are_refused(tmp_path: Path, make_spec, monkeypatch: pytest.MonkeyPatch):
+    import keras
+    import tensorflow as tf
+
+    from keylite.tensorflow import exporting
+
+    class Inverse(keras.layers.Layer):
+        def call(self, pixels):
+            return tf.linalg.inv(pixels[..., 0])
+
+    spec = make_spec()
+    network = keras.Sequential([keras.Input((64, 64, 3), batch_size=1), Inverse()])
+    monkeypatch.setattr(exporting, "load_model", lambda _: (network, spec))
+    with pytest.raises(ValueError, match=r"^a.tflite: expected operators .*, got FlexMatrixInverse; nothing was"):
+        export(tmp_path / "none.safetensors", tmp_path / "a.tflite", spec)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_among_the_weights_is_no_operator(litert_file: Path):
+    flat, name = tflite_model(litert_file), b"FlexREAD_VARIABLE"
+    middle = len(flat) // 2
+    assert foreign_operators(flat[:middle] + name + flat[middle + len(name) :]) == []
+
+
+def test_resource_variables_are_refused():
+    import tensorflow as tf
+
+    from keylite.tensorflow.exporting import quiet
+
+    class Counting(tf.Module):
+        def __init__(self) -> None:
+            self.seen = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])
+        def __call__(self, pixels):
+            return pixels + self.seen.assign_add(1.0)
+
+    model = Counting()
+    with quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([model.__call__.get_concrete_function()], model)
+        converter.experimental_enable_resource_variables = True
+        flat = converter.convert()
+    assert foreign_operators(flat) == ["ASSIGN_VARIABLE", "CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE"]
+
+
+@pytest.mark.parametrize("lite", sorted(LITE.keys() - {"lite0"}))
+def test_another_backbone_is_converted_too(lite: str, tmp_path: Path, make_spec, make_colours):
+    """In int8, which has all that the others have."""
+    import keras
+
+    from keylite.tensorflow import exporting
+    from keylite.tensorflow.model import EfficientNetLiteRegressor
+
+    keras.utils.set_random_seed(0)
+    spec = make_spec(backbone=lite, precision="int8", box="image")
+    network = EfficientNetLiteRegressor(4, lite, head=spec.head, size=spec.size)
+    calibration = calibration_set(spec, make_colours(16, 1))
+    spec = msgspec.structs.replace(spec, calibration=calibration.facts)
+    path = tmp_path / "one.tflite"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "load_model", lambda _: (network, spec))
+        export(tmp_path / "none.safetensors", path, spec, calibration)
+    blocks = sum(LITE[lite].repeats)
+    residuals = sum(repeats - 1 for repeats in LITE[lite].repeats)
+    assert operators(path) == PLAIN | {
+        "CONV_2D": 2 + 2 * blocks - 1, "DEPTHWISE_CONV_2D": blocks, "QUANTIZE": 1, "ADD": residuals, "DEQUANTIZE": 1,
+    }  # fmt: skip
+    assert read_spec(path) == spec
+    assert delegated(path) == (1, 0)
+    assert open_engine(path)[0](calibration.pixels[:2]).shape == (2, 4, 2)

@@ -1,0 +1,315 @@
+"""A certificate's figures are those of the points, and past either budget it says so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from keylite import certificate as certificates
+from keylite.certificate import (
+    Certificate,
+    Drift,
+    Latency,
+    OverBudgetError,
+    certificate_doubt,
+    certificate_page,
+    certificate_path,
+    certify,
+    over_budget,
+    require_budgets,
+    summary,
+)
+from keylite.data.dataset import from_arrays
+from keylite.runtime.files import sha256
+from keylite.runtime.modelfile import write_tflite
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import Calibration, Held
+
+COUNT = 40
+
+
+def made_up(**changes: object) -> Certificate:
+    drift = Drift(0.2, 0.1, 0.5, 0.9)
+    made = Certificate(
+        child="m.tflite",
+        child_sha256="c" * 64,
+        parent="m.safetensors",
+        parent_sha256="p" * 64,
+        engines=("pytorch", "litert"),
+        precision="int8",
+        calibration=Calibration(200, 3, "train", "f" * 64),
+        size=(128, 96),
+        budget=1.0,
+        budget_nme=0.03,
+        within_budget=True,
+        drift=drift,
+        per_keypoint={"nose": drift, "chin": Drift(0.3, 0.2, 0.7, 1.1)},
+        nme_parent=0.04,
+        nme_child=0.041,
+        nme_interval=(-0.001, 0.0025),
+        normalize="0,1",
+        pck={"0.05": (0.9, 0.89)},
+        count=123,
+        groups=45,
+        dataset="val",
+        dataset_fingerprint="d" * 64,
+        bytes=4_000_000,
+        operators={"CONV_2D": 33, "ADD": 9},
+        latency=Latency(1.25, 0.4, "A processor"),
+        notes=("m.tflite was not exported from m.safetensors",),
+        created="2026-01-01T00:00:00+00:00",
+        versions={"keylite": "0.0.0"},
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+BUDGETS = {
+    "within both": ({}, None),
+    "just at the drift's": ({"budget": 0.5}, None),
+    "over the drift's": ({"budget": 0.4}, "p95 drift 0.5 px is over the budget of 0.4 px (NME 4.00 % -> 4.10 %)"),
+    "over the NME's": ({"budget_nme": 0.02}, "NME rose by 2.50 %, over the budget of 2 % (NME 4.00 % -> 4.10 %)"),
+    "no NME's": ({"budget_nme": None, "nme_child": 0.4}, None),
+    "a better NME": ({"nme_child": 0.01}, None),
+    "no number": (
+        {"drift": Drift(0.2, 0.1, float("nan"), 0.9)},
+        "p95 drift nan px is over the budget of 1 px (NME 4.00 % -> 4.10 %)",
+    ),
+    "an NME that is none": (
+        {"nme_child": float("nan"), "budget_nme": 0.1},
+        "NME rose by nan %, over the budget of 10 % (NME 4.00 % -> nan %)",
+    ),
+    "a parent without error": (
+        {"nme_parent": 0.0, "budget_nme": 0.1},
+        "NME rose by inf %, over the budget of 10 % (NME 0.00 % -> 4.10 %)",
+    ),
+    "over both": (
+        {"budget": 0.4, "budget_nme": 0.02},
+        "p95 drift 0.5 px is over the budget of 0.4 px and NME rose by 2.50 %, over the budget of 2 % "
+        "(NME 4.00 % -> 4.10 %)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), BUDGETS.values(), ids=BUDGETS)
+def test_past_either_budget_is_said(changes, words):
+    certificate = made_up(**changes)
+    assert over_budget(certificate) == words
+    page = certificate_page(certificate)
+    if words:
+        assert str(OverBudgetError(certificate)) == f"refused: {words}; nothing was written"
+        assert f"Refused: {words}." in page
+    else:
+        assert "\n\nAccepted. " in page
+
+
+def test_the_page_has_all_of_it():
+    page = certificate_page(made_up())
+    assert page.startswith("# m.tflite: held to m.safetensors\n")
+    for words in (
+        "Drift p95 0.5000 px of a 128x96 input, budget 1 px.",
+        "NME (0,1) 4.000 % -> 4.100 % (difference -0.100 to +0.250 points, 95 %, 45 groups) on 123 objects of val.",
+        "PCK@0.05 90.00 % -> 89.00 %.",
+        "| all points | 0.2000 | 0.1000 | 0.5000 | 0.9000 |",
+        "| nose | 0.2000 | 0.1000 | 0.5000 | 0.9000 |",
+        "| chin | 0.3000 | 0.2000 | 0.7000 | 1.1000 |",
+        f"- child `m.tflite`, sha256 `{'c' * 64}`, 4000000 bytes, int8, on litert",
+        f"- parent `m.safetensors`, sha256 `{'p' * 64}`, on pytorch",
+        f"- data fingerprint `{'d' * 64}`",
+        f"- ranges from 200 objects of train, seed 3, fingerprint `{'f' * 64}`",
+        "- operators: 33 CONV_2D, 9 ADD",
+        "- latency: 1.25 ms, 0.40 times the parent's fp32 ONNX beside it, one thread of A processor",
+        "- m.tflite was not exported from m.safetensors",
+        "- keylite 0.0.0; 2026-01-01",
+    ):
+        assert words in page, words
+
+
+def test_the_page_leaves_out_what_is_not_known():
+    page = certificate_page(made_up(calibration=None, latency=None, operators={}, nme_interval=None))
+    for words in ("ranges from", "operators", " ms, ", "difference"):
+        assert words not in page
+    assert "None" not in page
+    assert "latency: not measured" in page
+
+
+def test_json_and_back():
+    assert msgspec.json.decode(msgspec.json.encode(made_up()), type=Certificate) == made_up()
+    short = summary(made_up())
+    assert msgspec.json.decode(msgspec.json.encode(short), type=Held) == short
+    assert (short.drift_p95, short.budget, short.operators) == (0.5, 1.0, {"CONV_2D": 33, "ADD": 9})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["budget", "budget_nme"])
+def test_a_budget_is_a_number_above_0(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected a number above 0, got {value}$"):
+        require_budgets(**{"budget": None, "budget_nme": None} | {name: value})
+
+
+# ---- figures: two files whose points are known
+
+
+@pytest.fixture
+def held(monkeypatch, tmp_path, make_spec):
+    """A function: the certificate of two files that predict these unit points (N, 4, 2), right being `right`."""
+    spec = make_spec(box="image", size=(64, 32), normalize="10px")
+
+    def hold(right, parent, child, groups=None, child_spec=None, **limits):
+        paths = []
+        for name, of in (("parent", spec), ("child", child_spec or spec)):
+            paths.append(tmp_path / f"{name}.tflite")
+            write_tflite(paths[-1], b"\x1c\0\0\0TFL3" + name.encode(), of)
+
+        def predictor(path, **_):
+            points = {"parent": parent, "child": child}[path.stem]
+            made = Predictor.of(_Told(points), spec)
+            made.path, made.engine_name = path, "litert"
+            return made
+
+        monkeypatch.setattr(certificates, "Predictor", predictor)
+        images = [np.zeros((64, 128, 3), np.uint8)] * len(right)  # twice the input
+        data = from_arrays(images, np.asarray(right) * (128, 64), skeleton=spec.skeleton, groups=groups)
+        return certify(paths[1], paths[0], data, **{"budget": 1.0} | limits), data, paths
+
+    return hold
+
+
+class _Told:
+    """An engine that gives what it was told, in order."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        self.points, self.at = np.asarray(points, np.float32), 0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.at += len(pixels)
+        return self.points[self.at - len(pixels) : self.at]
+
+
+def test_drift_is_in_px_of_the_input_by_keypoint(held):
+    """Points move by (3, 4) px of 64x32 at the chin alone; errors in px of the image are twice that."""
+    right = np.full((COUNT, 4, 2), 0.5)
+    child = right.copy()
+    child[:, 3] += (3 / 64, 4 / 32)
+    made, data, paths = held(right, right + (1 / 64, 0), child)
+    chin, nose = made.per_keypoint["chin"], made.per_keypoint["nose"]
+    for value in (chin.mean, chin.p50, chin.p95, chin.max):
+        assert value == pytest.approx(math.hypot(2, 4), abs=1e-4)
+    for value in (nose.mean, nose.p50, nose.p95, nose.max, made.drift.p50):
+        assert value == pytest.approx(1, abs=1e-4)
+    assert made.drift.mean == pytest.approx((3 + math.hypot(2, 4)) / 4, abs=1e-4)
+    assert made.drift.p95 == made.drift.max == pytest.approx(math.hypot(2, 4), abs=1e-4)
+    assert made.nme_parent == pytest.approx(2 / 10, abs=1e-5)  # px of the image over 10 px
+    assert made.nme_child == pytest.approx(10 / 4 / 10, abs=1e-5)
+    assert made.nme_change == pytest.approx(0.25, abs=1e-4)
+    assert not made.within_budget
+    assert (made.count, made.groups, made.size) == (COUNT, COUNT, (64, 32))
+    assert (made.dataset, made.dataset_fingerprint) == (data.name, data.fingerprint())
+    assert (made.parent_sha256, made.child_sha256) == (sha256(paths[0]), sha256(paths[1]))
+    assert (made.parent, made.child, made.bytes) == ("parent.tflite", "child.tflite", paths[1].stat().st_size)
+
+
+def test_unlabelled_points_drift_but_have_no_error(held):
+    right = np.full((COUNT, 4, 2), 0.5)
+    child, right = right + (2 / 64, 0), right.copy()
+    parent = np.full((COUNT, 4, 2), 0.5)
+    right[:, 0] = np.nan
+    child[:, 0] = 0.5 + np.array([5 / 64, 0])
+    made, *_ = held(right, parent, child, budget=10.0)
+    assert made.per_keypoint["nose"].p50 == pytest.approx(5, abs=1e-4)
+    assert made.nme_child == pytest.approx(4 / 10, abs=1e-4)
+    assert made.within_budget
+
+
+def test_the_nme_has_a_budget_of_its_own(held):
+    right = np.full((COUNT, 4, 2), 0.5)
+    parent, child = right + (1 / 64, 0), right + (1.1 / 64, 0)
+    assert held(right, parent, child)[0].within_budget
+    assert held(right, parent, child, budget_nme=0.11)[0].within_budget
+    assert not held(right, parent, child, budget_nme=0.09)[0].within_budget
+
+
+def test_the_interval_is_of_the_paired_difference_by_group(held):
+    """Against drawing groups again one by one. Unpaired it would be as wide as the objects differ: far wider."""
+    rng = np.random.default_rng(0)
+    right = np.full((COUNT, 4, 2), 0.5)
+    hard = rng.uniform(2, 20, COUNT)  # how far both are off
+    group = np.arange(COUNT) // 4
+    worse = rng.normal(0.3, 0.5, COUNT // 4)[group] + rng.normal(0, 0.05, COUNT)
+    parent, child = right.copy(), right.copy()
+    parent[..., 0] += (hard / 64)[:, None]
+    child[..., 0] += ((hard + worse) / 64)[:, None]
+    made, *_ = held(right, parent, child, groups=[f"g{g}" for g in group])
+    difference = 2 * (np.abs(hard + worse) - hard) / 10
+    means = [difference.reshape(-1, 4)[rng.integers(0, COUNT // 4, COUNT // 4)].mean() for _ in range(4000)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert made.nme_interval == pytest.approx((low, high), abs=0.08 * (high - low))
+    assert made.nme_interval[0] < difference.mean() < made.nme_interval[1]
+    alone = difference[rng.integers(0, COUNT, (4000, COUNT))].mean(axis=1)
+    assert high - low > 1.5 * np.ptp(np.percentile(alone, [2.5, 97.5])), "objects drawn alone would tell another story"
+    assert made.groups == COUNT // 4
+
+
+def test_few_groups_have_no_interval(held):
+    right = np.full((COUNT, 4, 2), 0.5)
+    made, *_ = held(right, right + 0.01, right + 0.02, groups=["a", "b"] * (COUNT // 2))
+    assert made.nme_interval is None
+    assert made.groups == 2
+
+
+OTHERS = {
+    "other keypoints": (
+        {"skeleton": Skeleton(("a", "b", "c", "d"))},
+        "skeleton is ('a', 'b', 'c'), the parent's ('nose'",
+    ),
+    "another input": ({"size": (32, 32)}, "size is (32, 32), the parent's (64, 32)"),
+    "another box": ({"box": "annotation"}, "box is annotation, the parent's image"),
+    "another padding": ({"padding": 0.5}, "padding is 0.5, the parent's 0.25"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), OTHERS.values(), ids=OTHERS)
+def test_no_child_of_this_parent(changes, words, held, make_spec):
+    right = np.full((COUNT, 4, 2), 0.5)
+    spec = make_spec(box="image", size=(64, 32), normalize="10px")
+    with pytest.raises(ValueError, match="child.tflite is no child of parent.tflite") as caught:
+        held(right, right, right, child_spec=msgspec.structs.replace(spec, **changes))
+    assert words in str(caught.value)
+
+
+# ---- a real one
+
+
+def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder, finder_file: Path, make_colours):
+    path = exported_finder("litert", "int8")
+    beside = msgspec.json.decode(certificate_path(path).read_bytes(), type=Certificate)
+    assert certificate_path(path).with_suffix(".md").read_text() == certificate_page(beside)
+    assert (beside.child_sha256, beside.parent_sha256) == (sha256(path), sha256(finder_file))
+    assert beside.bytes == path.stat().st_size
+    assert beside.calibration == Calibration(24, 0, "calibration", make_colours(24, 11, "calibration").fingerprint())
+    assert beside.operators["CONV_2D"] == 33
+    again = certify(path, finder_file, make_colours(32, 9), budget=beside.budget)
+    moment = {"created": beside.created, "latency": beside.latency}
+    assert msgspec.structs.replace(again, **moment) == beside
+    assert Predictor(path).spec.certificate == summary(beside)
+    assert certificate_doubt(path) is None
+    assert again.nme_change != 0
+    other = certify(path, finder_file, make_colours(20, 77), budget=0.001)
+    assert not other.within_budget
+    assert other.dataset_fingerprint != beside.dataset_fingerprint
+
+
+def test_a_certificate_that_does_not_fit_is_doubted(tmp_path: Path, make_spec):
+    path = tmp_path / "m.tflite"
+    write_tflite(path, b"\x1c\0\0\0TFL3", make_spec())
+    assert certificate_doubt(path) is None, "there is none"
+    certificate_path(path).write_bytes(msgspec.json.encode(made_up(child_sha256=sha256(path))))
+    assert certificate_doubt(path) is None
+    certificate_path(path).write_bytes(msgspec.json.encode(made_up()))
+    assert "is the certificate of another file than m.tflite" in certificate_doubt(path)
+    certificate_path(path).write_text("{}")
+    assert "not a certificate" in certificate_doubt(path)

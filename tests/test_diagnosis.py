@@ -92,11 +92,10 @@ TRIED = {  # in words of the table: (images, whether there are figures)
         "fp32 in place of int8": (None, True),
     },
     "litert": {
-        "minimum and maximum, weights by channel, every layer in int8": (24, True),
+        "minimum and maximum, weights by channel": (24, True),
         "percentile calibration": (None, False),
-        "last layer in float": (24, True),
+        "last layer in int8, too": (24, True),
         "first convolution in float": (24, True),
-        "both of them in float": (24, True),
         "one scale for all weights of a layer": (24, True),
         "more images": (500, False),
         "fp32 in place of int8": (None, True),

@@ -287,7 +287,7 @@ def pck_line(c: Certificate) -> str:
 
 def latency_line(c: Certificate) -> str:
     if c.latency is None:
-        return "latency: not measured, for there was no fp32 ONNX of the parent to compare with (PyTorch makes it)"
+        return "latency: not measured"
     ms, ratio = f"{c.latency.ms:.2f} ms", f"{c.latency.ratio:.2f} times the parent's fp32 ONNX beside it"
     return f"latency: {ms}, {ratio}, one thread of {c.latency.machine}"
 

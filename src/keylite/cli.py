@@ -579,10 +579,12 @@ def info(
     """
     from keylite.certificate import certificate_doubt
     from keylite.runtime.files import sha256
-    from keylite.runtime.modelfile import read_spec
+    from keylite.runtime.modelfile import read_spec, tflite_model
     from keylite.runtime.spec import encode_spec
 
     said = read_spec(model, spec)
+    if model.suffix.lower() == ".tflite":
+        tflite_model(model)  # says where the file is damaged
     if json_output:
         print(json.dumps(json.loads(encode_spec(said)), indent=2))
         return
@@ -597,9 +599,10 @@ def info(
         ["crop", f"box {said.box}" + (f", grown by {said.padding:g}" if said.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
         ["NME divisor", said.normalize],
-        ["figures", figures_line(said.report) if said.report else "none"],
+        ["figures, as trained", figures_line(said.report) if said.report else "none"],
         ["trained on", f"{made.data}, fingerprint {made.data_fingerprint[:16]}, from {made.pretrained}"],
         ["parent", made.parent or "none: this is what training wrote"],
+        ["ranges from", f"{k.count} objects of {k.data}, seed {k.seed}" if (k := said.calibration) else "none"],
         ["held to it", certificate_line(said.certificate) if said.certificate else "not exported"],
         ["made", f"{made.created} by keylite {made.keylite}, {made.framework}"],
     ]

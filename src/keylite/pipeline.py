@@ -187,7 +187,7 @@ def new_spec(recipe: Recipe, data: Dataset, skeleton: Skeleton) -> ModelSpec:
         backbone=recipe.backbone,
         size=recipe.input_size,
         box=recipe.box,
-        padding=recipe.padding,
+        padding=recipe.padding if recipe.box == "annotation" else 0.0,  # a whole image does not grow
         head=HEADS[recipe.head](len(skeleton), recipe.hidden, recipe.input_size),
         skeleton=skeleton,
         normalize=recipe.normalize,
@@ -353,7 +353,8 @@ def exporter(to: str, precision: str) -> Any:
         raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {to!r}")
     exporting = require(f"keylite.{EXPORTERS[to]}.exporting", FRAMEWORKS[EXPORTERS[to]])
     if precision not in exporting.PRECISIONS:
-        raise ValueError(f"precision: {to} is made in {', '.join(exporting.PRECISIONS)}, got {precision!r}")
+        hint = "; --to litert makes it" if precision == "fp16" else ""
+        raise ValueError(f"precision: {to} is made in {', '.join(exporting.PRECISIONS)}, got {precision!r}{hint}")
     return exporting
 
 

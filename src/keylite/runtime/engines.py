@@ -64,8 +64,9 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
     interpreters = require("ai_edge_litert.interpreter", "litert")
     if device not in ("auto", "cpu"):
         raise ValueError(f"device: the litert engine runs on the cpu, got {device!r}")
+    flat = tflite_model(path)
     try:
-        interpreter = interpreters.Interpreter(model_content=tflite_model(path), num_threads=threads)
+        interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: LiteRT cannot open this file: {str(error).splitlines()[0]}") from None

@@ -6,6 +6,7 @@ The one maker of LiteRT files, whatever framework trained the model. Knows nothi
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import io
 import logging
@@ -26,6 +27,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
 
 from keylite.quantize import Activation, CalibrationSet, Variant
+from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.tensorflow.model import load_model
@@ -58,6 +60,8 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
         options = converter_options(spec, calibration)
         model.export(str(made), format="litert", verbose=False, input_signature=signature, **options)
         flat = pixels_first(made.read_bytes())
+    if spec.precision == "int8":
+        flat = last_dense_float(flat, network)
     if found := foreign_operators(flat):
         raise ValueError(
             f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
@@ -75,6 +79,37 @@ def pixels_first(flat: bytes) -> bytes:
     model = graph_of(flat)
     graph = model.subgraphs[0]
     graph.operators.sort(key=lambda operator: graph.inputs[0] not in operator.inputs)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def last_dense_float(flat: bytes, network: keras.Model) -> bytes:
+    """An int8 graph whose last dense layer has float weights and output; the same graph where it ends in another layer.
+
+    In 8 bits the output of a regression is a grid of places, half a px of 128 apart, and the layer costs nothing. No
+    option of TFLiteConverter does this; QuantizationDebugger does, and leaves a float input.
+    """
+    if not isinstance(network.options["head"], Regression):
+        return flat
+    model, kernel_and_bias = graph_of(flat), network.get_layer("head.points").get_weights()
+    graph = model.subgraphs[0]
+    *others, dense, reshape, last = graph.operators
+    names = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in (dense, reshape, last)]
+    if names != ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"]:
+        raise RuntimeError(f"an int8 graph of this TensorFlow ends in {', '.join(names)}, which keylite does not know")
+    features = copy.copy(graph.tensors[dense.inputs[0]])
+    features.name = b"features"
+    graph.tensors.append(features)
+    for index in (len(graph.tensors) - 1, *dense.inputs[1:], dense.outputs[0]):
+        tensor = graph.tensors[index]
+        tensor.type, tensor.quantization, tensor.buffer = flatbuffer_utils.schema_fb.TensorType.FLOAT32, None, 0
+    for index, values in zip(dense.inputs[1:], kernel_and_bias, strict=True):
+        buffer = flatbuffer_utils.schema_fb.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values.T, np.float32).tobytes(), np.uint8)
+        graph.tensors[index].buffer = len(model.buffers)
+        model.buffers.append(buffer)
+    reshape.outputs, last.inputs, last.outputs = last.outputs, [dense.inputs[0]], [len(graph.tensors) - 1]
+    dense.inputs = [len(graph.tensors) - 1, *dense.inputs[1:]]
+    graph.operators = [*others, last, dense, reshape]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
@@ -213,17 +248,14 @@ def layer_name(tensor: str) -> str:
 
 
 VARIANTS = {  # the default first; what `Workshop.make` makes
-    "default": Variant("minimum and maximum, weights by channel, every layer in int8"),
+    "default": Variant("minimum and maximum, weights by channel"),
     "percentile": Variant(
         "percentile calibration", "TFLiteConverter takes minimum and maximum, and has no public switch for it", False
     ),
-    "last-float": Variant("last layer in float", "by QuantizationDebugger alone, which leaves a float input"),
+    "last-int8": Variant("last layer in int8, too", "TFLiteConverter by itself"),
     "first-float": Variant("first convolution in float", "by QuantizationDebugger alone, which leaves a float input"),
-    "ends-float": Variant("both of them in float", "by QuantizationDebugger alone, which leaves a float input"),
     "per-tensor": Variant("one scale for all weights of a layer", "by a private switch of TFLiteConverter"),
 }
-FLOAT_LAYERS = {"last-float": (-1,), "first-float": (0,), "ends-float": (0, -1)}  # of those with weights
-WEIGHTY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 class Workshop:
@@ -232,17 +264,17 @@ class Workshop:
     All but whole int8 files have a float input that the engine normalises. folder: for what is kept between files.
     """
 
-    variants = VARIANTS
-
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
         """pixels: uint8 (N, H, W, 3), what noise is measured on."""
         self.spec, self.network, self.pixels = spec, str(folder / "network"), pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
-        network, _ = load_model(parent)
+        self.parent, _ = load_model(parent)
+        same = [] if isinstance(spec.head, Regression) else ["last-int8"]  # as the default
+        self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
         signature = [keras.InputSpec(shape=(1, *pixels.shape[1:]), dtype="float32", name="pixels")]
         with quiet():
-            network.export(self.network, format="tf_saved_model", verbose=False, input_signature=signature)
+            self.parent.export(self.network, format="tf_saved_model", verbose=False, input_signature=signature)
 
     def make(
         self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
@@ -252,18 +284,18 @@ class Workshop:
             self.spec, precision=precision, calibration=None if calibration is None else calibration.facts
         )
         with quiet():
-            if variant in FLOAT_LAYERS and calibration is not None:
+            if variant == "first-float" and calibration is not None:
                 debugger, rows = self._debugger(calibration)
-                weighty = [row["tensor_name"] for row in rows if row["op_name"] in WEIGHTY]
-                debugger.options = tf.lite.experimental.QuantizationDebugOptions(
-                    denylisted_nodes=[weighty[place] for place in FLOAT_LAYERS[variant]]
-                )
+                first = next(row["tensor_name"] for row in rows if row["op_name"] == "CONV_2D")
+                debugger.options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=[first])
                 flat = debugger.get_nondebug_quantized_model()
             else:
                 converter = self._converter(spec, calibration)
                 if variant == "per-tensor":
                     converter._experimental_disable_per_channel = True  # there is no public name for it
                 flat = converter.convert()
+        if calibration is not None and variant != "last-int8":
+            flat = last_dense_float(flat, self.parent)
         write_tflite(out, flat, spec)
 
     def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:

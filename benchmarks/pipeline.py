@@ -88,6 +88,21 @@ def show(facts: dict[str, Any], title: str, rows: dict[str, dict[str, Any]]) -> 
     print()
 
 
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The flags that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
+    parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    return parser
+
+
+def keep(path: Path | None, facts: dict[str, Any]) -> None:
+    """Write the figures as JSON, where that was asked for."""
+    if path:
+        path.write_text(json.dumps(facts, indent=2) + "\n")
+
+
 def use_threads(threads: int) -> None:
     """Hold OpenCV and torch to so many threads."""
     cv2.setNumThreads(threads)
@@ -146,12 +161,9 @@ def gauge_files(folder: Path, count: int) -> Dataset:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--data", type=Path, help="COCO JSON, one object an image; else rendered gauges")
     parser.add_argument("--images", type=int, default=256, help="images a round, in batches of 32 (default 256)")
-    parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
-    parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     choices = parser.parse_args()
     use_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -165,8 +177,7 @@ def main() -> None:
     facts = machine(threads=1) | {"data": data.name, "size": choices.size, "images": steps * BATCH}
     rows = figures(seconds, facts["images"], BASE)
     show(facts, f"{facts['images']} images a round of {data.name}, to {choices.size} px", rows)
-    if choices.json:
-        choices.json.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
+    keep(choices.json, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

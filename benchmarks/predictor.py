@@ -5,13 +5,9 @@ Run `python benchmarks/predictor.py --help`; README.md says how to read it.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import cv2
 import numpy as np
-from pipeline import figures, interleaved, machine, show, use_threads
+from pipeline import figures, interleaved, keep, machine, options, show, use_threads
 
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
@@ -22,11 +18,8 @@ BASE = "cv2.resize, INTER_AREA"  # every ratio is against this row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=200, help="images a round (default 200)")
-    parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     choices = parser.parse_args()
     use_threads(1)
     size = (choices.size, choices.size)
@@ -48,8 +41,7 @@ def main() -> None:
     facts = machine(threads=1) | {"image": [WIDTH, HEIGHT], "size": choices.size, "images": choices.images}
     found = figures(seconds, choices.images, BASE)
     show(facts, f"{choices.images} images a round, {WIDTH}x{HEIGHT} to {choices.size} px, {KEYPOINTS} keypoints", found)
-    if choices.json:
-        choices.json.write_text(json.dumps(facts | {"rows": found}, indent=2) + "\n")
+    keep(choices.json, facts | {"rows": found})
 
 
 if __name__ == "__main__":

@@ -5,17 +5,14 @@ Run `python benchmarks/step.py --help`; README.md says how to read it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import timm
 import torch
-from pipeline import figures, interleaved, machine, show, use_threads
+from pipeline import figures, interleaved, keep, machine, options, show, use_threads
 
 # isort: split
 import tensorflow as tf  # after timm: see docs/tensorflow.md, "Both in one process"
@@ -108,13 +105,10 @@ ROWS: dict[str, Callable[[int, int], Step]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
     parser.add_argument("--threads", type=int, default=1, help="of either framework (default 1)")
     parser.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
-    parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
-    parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     choices = parser.parse_args()
     use_threads(choices.threads)
     use_tensorflow_threads(choices.threads)
@@ -126,8 +120,7 @@ def main() -> None:
         found = figures(interleaved(rows, choices.steps, choices.rounds), batch * choices.steps, BASE)
         facts["batches"][batch] = found
         show(facts, f"batch {batch}, {choices.size} px, {KEYPOINTS} keypoints", found)
-    if choices.json:
-        choices.json.write_text(json.dumps(facts, indent=2) + "\n")
+    keep(choices.json, facts)
 
 
 if __name__ == "__main__":

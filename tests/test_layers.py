@@ -58,10 +58,11 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     ),
     "diagnosis": ({"runtime", "data", "evaluation", "quantize", "timing", "certificate", "pipeline"} | RUNTIME, set()),
     "cli": (
-        {"", "cyclopts"},
+        {"", "cyclopts", "cli_output"},
         {"runtime", "data", "metrics", "evaluation", "draw", "points", "certificate", "timing", "pipeline", "rich"}
         | {"golden", "diagnosis", "plots", "msgspec"},
     ),
+    "cli_output": (set(), {"certificate", "evaluation", "rich"}),
     "cli_train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
     "": (set(), set()),  # keylite/__init__.py
 }

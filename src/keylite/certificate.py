@@ -97,14 +97,23 @@ class OverBudgetError(Exception):
         self.certificate = certificate
 
 
-def over_budget(certificate: Certificate) -> str | None:
-    """In words, by what a child is past its budget; None where it is within."""
-    c = certificate
+def past_budgets(
+    drift_p95: float, nme_parent: float, nme_child: float, budget: float, budget_nme: float | None
+) -> list[str]:
+    """In words, each budget that these figures are past; NaN is past every one."""
     past = []
-    if not c.drift.p95 <= c.budget:  # NaN is over every budget
-        past.append(f"p95 drift {c.drift.p95:.4g} px is over the budget of {c.budget:g} px")
-    if c.budget_nme is not None and not c.nme_change <= c.budget_nme:
-        past.append(f"NME rose by {100 * c.nme_change:.2f} %, over the budget of {100 * c.budget_nme:g} %")
+    if not drift_p95 <= budget:
+        past.append(f"p95 drift {drift_p95:.4g} px is over the budget of {budget:g} px")
+    change = nme_change(nme_parent, nme_child)
+    if budget_nme is not None and not change <= budget_nme:
+        past.append(f"NME rose by {100 * change:.2f} %, over the budget of {100 * budget_nme:g} %")
+    return past
+
+
+def over_budget(certificate: Certificate) -> str | None:
+    """In words, by what a child is past its budgets; None where it is within."""
+    c = certificate
+    past = past_budgets(c.drift.p95, c.nme_parent, c.nme_child, c.budget, c.budget_nme)
     return f"{' and '.join(past)} (NME {100 * c.nme_parent:.2f} % -> {100 * c.nme_child:.2f} %)" if past else None
 
 
@@ -123,9 +132,8 @@ def certify(
     budget: float,
     budget_nme: float | None = None,
     operators: dict[str, int] | None = None,
-    latency: Latency | None = None,
 ) -> Certificate:
-    """Hold a child to its parent: both predict `data`, and every point's distance counts.
+    """Hold a child to its parent: both predict `data`, and every point's distance counts. Its time is not taken.
 
     Raises ValueError where they have other keypoints, another input or another crop.
     """
@@ -145,8 +153,7 @@ def certify(
         predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
         reports.append(evaluate(predictor, data, on_predictions=found.append))
     spec = specs[1]
-    moved = (found[1].unit_xy - found[0].unit_xy) * np.asarray(spec.size)
-    distance = np.hypot(moved[..., 0], moved[..., 1])
+    distance = point_drift(found[1], found[0], spec.size)
     digest = sha256(parent)
     made = Certificate(
         child=child.name,
@@ -173,7 +180,7 @@ def certify(
         dataset_fingerprint=data.fingerprint(),
         bytes=child.stat().st_size,
         operators=operators or (spec.certificate.operators if spec.certificate else {}),
-        latency=latency,
+        latency=None,
         notes=() if spec.provenance.parent == digest else (f"{child.name} was not exported from {parent.name}",),
         created=now(),
         versions=versions(),
@@ -188,6 +195,11 @@ def _paired_interval(found: list[Predictions], data: Dataset, normalize: str) ->
     difference = np.where(counted, child - parent, 0)[:, None]
     interval = group_intervals(difference, counted, data.group_index, np.random.default_rng(0))
     return None if interval is None else (float(interval[0, 0]), float(interval[0, 1]))
+
+
+def point_drift(child: Predictions, parent: Predictions, size: tuple[int, int]) -> np.ndarray:
+    """(N, K) distances between a child's points and its parent's, px of the model input of `size` (W, H)."""
+    return np.linalg.norm((child.unit_xy - parent.unit_xy) * np.asarray(size), axis=-1)
 
 
 def _drift(distance: np.ndarray) -> Drift:

@@ -1,4 +1,4 @@
-"""The command line: one function a verb, heavy imports inside; what a user gets to read and the exit codes.
+"""The command line: one function a verb, heavy imports inside; and the exit codes. cli_output.py has what a user reads.
 
 0 done, 2 wrong input (one line, no traceback), 3 an export over its budget, 130 stopped by Ctrl-C.
 `train` has a module of its own (cli_train.py), for its flags are made from the recipe.
@@ -18,13 +18,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 import keylite
+from keylite.cli_output import (
+    EXPORT_COLUMNS,
+    Lines,
+    certificate_line,
+    export_row,
+    figures_line,
+    show_certificate,
+    show_report,
+    show_table,
+)
 
 if TYPE_CHECKING:
-    from keylite.certificate import Certificate
     from keylite.data.dataset import Dataset
-    from keylite.evaluation import Predictions, Report
+    from keylite.evaluation import Predictions
     from keylite.runtime.predictor import Keypoints
-    from keylite.runtime.spec import Held
 
 log = logging.getLogger("keylite")
 
@@ -336,23 +344,6 @@ def as_flags(choices: dict[str, Any]) -> list[str]:
     return flags
 
 
-EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
-
-
-def export_row(certificate: Certificate) -> list[str]:
-    c = certificate
-    return [
-        c.child,
-        c.precision,
-        f"{c.bytes / 1e6:.1f}",
-        f"{c.drift.p95:.4f}",
-        f"{c.budget:g}",
-        f"{100 * c.nme_child:.3f}",
-        f"{c.latency.ratio:.2f}" if c.latency else "",
-        "accepted" if c.within_budget else "refused",
-    ]
-
-
 def _no_flag(type_: Any, value: str | None) -> None:
     """ValueError for a flag where a file name, or - for standard output, is expected."""
     if value and value != "-" and value.startswith("-"):
@@ -486,6 +477,7 @@ def benchmark(
     """
     import importlib.util
 
+    from keylite.plots import plot_tradeoff
     from keylite.runtime.files import require_writable
     from keylite.timing import STAGES, benchmark
 
@@ -519,7 +511,7 @@ def benchmark(
         write_json(json_path, result)
     if accuracy and can_plot:
         plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
-        _plot_tradeoff(result, plot)
+        plot_tradeoff(result, plot)
         print(f"wrote {plot}")
     elif accuracy:
         log.warning("no plot: matplotlib is not installed (pip install matplotlib)")
@@ -548,18 +540,6 @@ def _accuracy(
             "nme_interval": report.nme.interval,
         }
     return found
-
-
-def _plot_tradeoff(result: dict[str, Any], path: Path) -> None:
-    from keylite.plots import Mark, plot_tradeoff
-
-    marks = []
-    for name, facts in result["models"].items():
-        ms, found = facts["ms"]["engine"], facts["accuracy"]
-        spread = ms["p10"], ms["p90"]
-        marks.append(Mark(Path(name).name, ms["median"], spread, found["nme"], found["nme_interval"]))
-    title = f"{found['count']} objects of {found['data']}; {result['threads']} thread(s) of {result['machine']}"
-    plot_tradeoff(marks, path, title=title, normalize=found["normalize"])
 
 
 @app.command
@@ -646,22 +626,6 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     return drawings
 
 
-def figures_line(report: dict[str, Any]) -> str:
-    """The figures inside a model file as one line."""
-    return (
-        f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
-        f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
-    )
-
-
-def certificate_line(held: Held) -> str:
-    """The summary of a certificate inside a model file as one line."""
-    return (
-        f"{held.data}: p95 drift {held.drift_p95:.4f} px, budget {held.budget:g}; NME {100 * held.nme_parent:.2f} % -> "
-        f"{100 * held.nme_child:.2f} %, {held.count} objects"
-    )
-
-
 def numbers(text: str, what: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
@@ -695,58 +659,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def show_table(header: list[str], rows: list[list[str]], title: str | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=any(header))
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else 160  # a file or a pipe is not 80 columns wide
-    Console(width=width, markup=False, highlight=False).print(table)
-
-
-def show_report(report: Report) -> None:
-    from keylite.evaluation import KEYPOINT_COLUMNS, keypoint_rows, summary_rows
-
-    show_table(["", ""], [list(row) for row in summary_rows(report)], None)
-    show_table(list(KEYPOINT_COLUMNS), [list(row) for row in keypoint_rows(report)], None)
-
-
-def show_certificate(certificate: Certificate) -> None:
-    from keylite.certificate import latency_line, nme_line, pck_line, verdict
-
-    c = certificate
-    drifts = {"all points": c.drift} | c.per_keypoint
-    rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
-    title = (
-        f"{c.child} held to {c.parent} on {c.count} objects of {c.dataset}: drift in px of {c.size[0]}x{c.size[1]}, "
-        f"budget {c.budget:g} on p95"
-    )
-    show_table(["keypoint", "mean", "p50", "p95", "max"], rows, title)
-    lines = [
-        f"NME ({c.normalize}) {nme_line(c)}",
-        pck_line(c),
-        f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
-        verdict(c),
-    ]
-    print("\n".join(lines))
-
-
 def fail(line: str, code: int) -> NoReturn:
     """Print one line on standard error and leave with an exit code."""
     print(f"keylite: {' '.join(line.split())}", file=sys.stderr)
     raise SystemExit(code)
-
-
-class Lines(logging.Formatter):
-    """Log records as plain lines; a warning says that it is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return f"warning: {text}" if record.levelno >= logging.WARNING else text
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from keylite.certificate import nme_change
+from keylite.certificate import past_budgets, point_drift
 from keylite.data.dataset import Dataset
 from keylite.evaluation import Predictions, object_nme, predict_dataset
-from keylite.pipeline import default_budget, exportable, exporter
+from keylite.pipeline import EXPORTERS, default_budget, exportable, exporter
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.predictor import Predictor
@@ -167,7 +167,7 @@ def diagnose(
                 impossible(words, count, f"{calibration.name} has {len(calibration)} objects")
             else:
                 tried(words, "", calibration_set(spec, calibration, count, seed), DEFAULT)
-        for other in exporting.PRECISIONS:
+        for other in EXPORTERS[to].precisions:
             if other != "int8":
                 tried(f"{other} in place of int8", "", None, DEFAULT, other)
         log.info("diagnose: layer by layer")
@@ -225,8 +225,7 @@ def _decibel(signal: float, noise: float) -> float:
 def _cost(made: Path, reference: Path, parent: Predictions, data: Dataset, normalize: str) -> Cost:
     predictor = Predictor(made, threads=1)
     found = predict_dataset(predictor, data)
-    moved = (found.unit_xy - parent.unit_xy) * np.asarray(predictor.spec.size)
-    distance = np.hypot(moved[..., 0], moved[..., 1])
+    distance = point_drift(found, parent, predictor.spec.size)
     return Cost(
         drift_mean=float(distance.mean()),
         drift_p95=float(np.percentile(distance, 95)),
@@ -237,9 +236,7 @@ def _cost(made: Path, reference: Path, parent: Predictions, data: Dataset, norma
 
 
 def _within(cost: Cost | None, nme: float, budget: float, budget_nme: float | None) -> bool:
-    if cost is None or not cost.drift_p95 <= budget:  # NaN is not
-        return False
-    return budget_nme is None or nme_change(nme, cost.nme) <= budget_nme
+    return cost is not None and not past_budgets(cost.drift_p95, nme, cost.nme, budget, budget_nme)
 
 
 def _cheapest(trials: list[Trial]) -> Trial | None:

@@ -12,7 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
@@ -50,7 +50,18 @@ from keylite.timing import engine_ratio
 
 log = logging.getLogger("keylite")
 
-EXPORTERS = {"onnx": "pytorch", "litert": "tensorflow"}  # format: the framework that makes it
+
+class Exporter(NamedTuple):
+    """What makes a format: the framework whose package here has `exporting`, and the precisions that it knows."""
+
+    framework: str
+    precisions: tuple[str, ...]
+
+
+EXPORTERS = {
+    "onnx": Exporter("pytorch", ("fp32", "int8")),
+    "litert": Exporter("tensorflow", ("fp32", "fp16", "int8")),
+}
 DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # p95 px for an input of 128 px
 SHEET = 16  # augmented examples on the contact sheet
 
@@ -287,9 +298,10 @@ def export_all(
     model, out = Path(model), Path(out)
     if calibration is None:
         raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
-    wanted = [(to, precision) for to in EXPORTERS for precision in exporter(to, "fp32").PRECISIONS]
+    wanted = [(to, precision) for to, kind in EXPORTERS.items() for precision in kind.precisions]
     for to, precision in wanted:
-        spec = exportable(model, to, precision, precision == "int8", budget, budget_nme)
+        exportable(model, to, precision, precision == "int8", budget, budget_nme)
+    spec = read_spec(model)
     images = calibration_set(spec, calibration, calibration_count, seed)
     require_writable(out)
     found = []
@@ -351,11 +363,12 @@ def exporter(to: str, precision: str) -> Any:
     """The module that makes a format; ValueError for a format or precision that nothing makes."""
     if to not in EXPORTERS:
         raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {to!r}")
-    exporting = require(f"keylite.{EXPORTERS[to]}.exporting", FRAMEWORKS[EXPORTERS[to]])
-    if precision not in exporting.PRECISIONS:
-        hint = "; --to litert makes it" if precision == "fp16" else ""
-        raise ValueError(f"precision: {to} is made in {', '.join(exporting.PRECISIONS)}, got {precision!r}{hint}")
-    return exporting
+    framework, precisions = EXPORTERS[to]
+    if precision not in precisions:
+        others = [f"--to {name}" for name, kind in EXPORTERS.items() if precision in kind.precisions]
+        hint = f"; {' or '.join(others)} makes it" if others else ""
+        raise ValueError(f"precision: {to} is made in {', '.join(precisions)}, got {precision!r}{hint}")
+    return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
 
 
 def _export(

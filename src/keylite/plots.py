@@ -1,4 +1,4 @@
-"""Charts as PNG files, by matplotlib. Knows nothing of where the figures come from."""
+"""Charts as PNG files, by matplotlib. Computes nothing."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from keylite.runtime.files import replacing
-
-
-class Mark(NamedTuple):
-    """A model file on the chart of accuracy against latency. Intervals are (low, high) of the same unit, or None.
-
-    nme: a fraction. ms: median milliseconds.
-    """
-
-    name: str
-    ms: float
-    ms_interval: tuple[float, float]
-    nme: float
-    nme_interval: tuple[float, float] | None
 
 
 def plot_history(history: list[dict[str, float]], path: Path) -> None:
@@ -36,23 +23,28 @@ def plot_history(history: list[dict[str, float]], path: Path) -> None:
             axes.grid(alpha=0.3)
 
 
-def plot_tradeoff(marks: list[Mark], path: Path, *, title: str, normalize: str) -> None:
-    """NME with its 95 % interval against the engine's median time with p10 and p90, one mark a file."""
+def plot_tradeoff(result: dict[str, Any], path: Path) -> None:
+    """NME with its 95 % interval against the engine's median time with p10 and p90, one mark a file.
+
+    result: of `timing.benchmark`, each of whose models has got its `accuracy`.
+    """
     with _figure(path, 9, 5) as figure:
         axes = figure.subplots()
-        for mark, shape in zip(marks, itertools.cycle("osD^vPX*")):
-            ends = mark.nme_interval or (mark.nme, mark.nme)
-            spread = [[abs(mark.ms - end)] for end in mark.ms_interval]
-            bars = [[100 * abs(mark.nme - end)] for end in ends]
+        for (name, facts), shape in zip(result["models"].items(), itertools.cycle("osD^vPX*")):
+            ms, found = facts["ms"]["engine"], facts["accuracy"]
+            nme = found["nme"]
+            spread = [[abs(ms["median"] - ms[end])] for end in ("p10", "p90")]
+            bars = [[100 * abs(nme - end)] for end in found["nme_interval"] or (nme, nme)]
             axes.errorbar(
-                mark.ms, 100 * mark.nme, bars, spread, fmt=shape, markersize=7, capsize=3, elinewidth=0.8,
-                label=f"{mark.name}: {mark.ms:.2f} ms, {100 * mark.nme:.2f} %",
+                ms["median"], 100 * nme, bars, spread, fmt=shape, markersize=7, capsize=3, elinewidth=0.8,
+                label=f"{Path(name).name}: {ms['median']:.2f} ms, {100 * nme:.2f} %",
             )  # fmt: skip
         axes.set_xscale("log")
         for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             ticks("{x:g}")
         axes.tick_params(which="both", labelsize=9)
-        axes.set(title=title, xlabel="engine, ms an image", ylabel=f"NME by {normalize}, %")
+        title = f"{found['count']} objects of {found['data']}; {result['threads']} thread(s) of {result['machine']}"
+        axes.set(title=title, xlabel="engine, ms an image", ylabel=f"NME by {found['normalize']}, %")
         axes.grid(alpha=0.3, which="both")
         axes.margins(0.1)
         figure.legend(loc="outside right upper", fontsize=9)

@@ -96,7 +96,7 @@ def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float
 
 def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) -> dict[str, float] | None:
     """What a fresh process holds before it opens a model file, and at most while it runs it, 10^6 bytes."""
-    code = "from keylite.timing import held_by; held_by()"
+    code = "from keylite.timing import tell_memory; tell_memory()"
     told = [model, str(threads), *([str(spec)] if spec else [])]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)
     if done.returncode:
@@ -104,7 +104,7 @@ def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) ->
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def held_by() -> None:
+def tell_memory() -> None:
     """The process of `_memory`: arguments are a model file, threads and perhaps a spec, standard input an image."""
     source = sys.stdin.buffer.read()
     start = _peak()

@@ -12,11 +12,12 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs keylite[tensorflow-cpu]")
 
+from keylite.pipeline import EXPORTERS
 from keylite.quantize import calibration_set
 from keylite.runtime.engines import open_engine
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.spec import LITE, encode_spec
-from keylite.tensorflow.exporting import PRECISIONS, export, foreign_operators, operators, steps
+from keylite.tensorflow.exporting import export, foreign_operators, graph_of, operators, steps
 from keylite.tensorflow.model import load_model
 
 RESIDUALS = sum(repeats - 1 for repeats in LITE["lite0"].repeats)
@@ -29,7 +30,7 @@ GRAPHS = {  # precision: operators besides those of the network, whose additions
 STEP = 1 / 128  # of int8 pixels: the normalisation
 
 
-@pytest.fixture(params=PRECISIONS)
+@pytest.fixture(params=EXPORTERS["litert"].precisions)
 def file(request: pytest.FixtureRequest) -> Path:
     if request.param == "fp32":
         return request.getfixturevalue("litert_file")
@@ -51,11 +52,11 @@ def keras_raw(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 def test_the_operators_are_the_network_s_and_no_more(file: Path):
     assert operators(file) == PLAIN | GRAPHS[read_spec(file).precision]
-    assert foreign_operators(tflite_model(file)) == []
+    assert foreign_operators(graph_of(tflite_model(file))) == []
 
 
 def test_what_computes_nothing_stands_at_the_ends(file: Path):
-    kinds = [kind for kind, _ in steps(tflite_model(file))]
+    kinds = [kind for kind, _ in steps(graph_of(tflite_model(file)))]
     kinds = [kind for kind in kinds if kind != "DEQUANTIZE"] if read_spec(file).precision == "fp16" else kinds
     start, end = (
         (["QUANTIZE"], ["DEQUANTIZE", "FULLY_CONNECTED", "RESHAPE"])  # the last dense layer in float
@@ -71,7 +72,7 @@ def delegated(path: Path) -> tuple[int, int]:
     """Operators before XNNPACK's one part, and after it. AssertionError where it has several, or parts in between."""
     interpreter = opened(path)
     (part,) = [one for one in interpreter._get_ops_details() if one["op_name"] == "DELEGATE"]  # beside what it took
-    made = [index for _, index in steps(tflite_model(path))]
+    made = [index for _, index in steps(graph_of(tflite_model(path)))]
     given = set(part["inputs"].tolist())
     assert interpreter.get_input_details()[0]["index"] not in given
     (first,) = given.intersection(made)  # one tensor from an operator: the rest are constants
@@ -82,7 +83,7 @@ def delegated(path: Path) -> tuple[int, int]:
 
 def test_xnnpack_takes_it_in_one_piece(file: Path):
     """All but the first operator, which makes numbers of bytes, up to the output itself."""
-    assert steps(tflite_model(file))[0][0] in ("CAST", "QUANTIZE")
+    assert steps(graph_of(tflite_model(file)))[0][0] in ("CAST", "QUANTIZE")
     assert delegated(file) == (1, 0)
 
 
@@ -191,7 +192,7 @@ def test_the_stem_of_an_int8_file_sees_the_bytes_as_they_are(exported_finder, fi
         experimental_op_resolver_type=interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )
-    index = next(index for kind, index in steps(tflite_model(path)) if kind == "CONV_2D")
+    index = next(index for kind, index in steps(graph_of(tflite_model(path))) if kind == "CONV_2D")
     detail = next(detail for detail in interpreter.get_tensor_details() if detail["index"] == index)
     scale, zero = detail["quantization"]
     network, _ = load_model(finder_file)
@@ -250,7 +251,7 @@ def test_operators_of_tensorflow_alone_are_refused(tmp_path: Path, make_spec, mo
 def test_a_name_among_the_weights_is_no_operator(litert_file: Path):
     flat, name = tflite_model(litert_file), b"FlexREAD_VARIABLE"
     middle = len(flat) // 2
-    assert foreign_operators(flat[:middle] + name + flat[middle + len(name) :]) == []
+    assert foreign_operators(graph_of(flat[:middle] + name + flat[middle + len(name) :])) == []
 
 
 def test_resource_variables_are_refused():
@@ -271,7 +272,7 @@ def test_resource_variables_are_refused():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([model.__call__.get_concrete_function()], model)
         converter.experimental_enable_resource_variables = True
         flat = converter.convert()
-    assert foreign_operators(flat) == ["ASSIGN_VARIABLE", "CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE"]
+    assert foreign_operators(graph_of(flat)) == ["ASSIGN_VARIABLE", "CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE"]
 
 
 @pytest.mark.parametrize("lite", sorted(LITE.keys() - {"lite0"}))

@@ -31,7 +31,6 @@ from keylite.runtime.modelfile import KEY
 from keylite.runtime.spec import ModelSpec, encode_spec
 
 OPSET = 20
-PRECISIONS = ("fp32", "int8")
 SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that compute nothing
 
 

@@ -32,7 +32,6 @@ from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.tensorflow.model import load_model
 
-PRECISIONS = ("fp32", "fp16", "int8")
 SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they compute nothing
 STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")  # of resource variables
 
@@ -59,41 +58,49 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
         made = Path(folder) / "model.tflite"
         options = converter_options(spec, calibration)
         model.export(str(made), format="litert", verbose=False, input_signature=signature, **options)
-        flat = pixels_first(made.read_bytes())
+        graph = graph_of(made.read_bytes())
+    pixels_first(graph)
     if spec.precision == "int8":
-        flat = last_dense_float(flat, network)
-    if found := foreign_operators(flat):
+        last_dense_float(graph, network)
+    if found := foreign_operators(graph):
         raise ValueError(
             f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
             f"{', '.join(found)}; nothing was written; use --to onnx"
         )
-    write_tflite(out, flat, spec)
+    write_tflite(out, flat_of(graph), spec)
 
 
-def pixels_first(flat: bytes) -> bytes:
-    """The same graph, with the operator that takes the pixels before all others.
+def graph_of(flat: bytes) -> Any:
+    """A LiteRT model as an object that can be changed."""
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
+
+
+def flat_of(model: Any) -> bytes:
+    """The object of `graph_of` as the bytes of a file."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def pixels_first(model: Any) -> None:
+    """Put the operator that takes the pixels before all others.
 
     Where the conversion of fp16 weights stands before it, LiteRT cuts the graph in two around it, for XNNPACK has no
     CAST; so it gets the whole rest.
     """
-    model = graph_of(flat)
     graph = model.subgraphs[0]
     graph.operators.sort(key=lambda operator: graph.inputs[0] not in operator.inputs)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def last_dense_float(flat: bytes, network: keras.Model) -> bytes:
-    """An int8 graph whose last dense layer has float weights and output; the same graph where it ends in another layer.
+def last_dense_float(model: Any, network: keras.Model) -> None:
+    """Give the last dense layer of an int8 graph float weights and output; leave a graph that ends in another layer.
 
     In 8 bits the output of a regression is a grid of places, half a px of 128 apart, and the layer costs nothing. No
     option of TFLiteConverter does this; QuantizationDebugger does, and leaves a float input.
     """
     if not isinstance(network.options["head"], Regression):
-        return flat
-    model, kernel_and_bias = graph_of(flat), network.get_layer("head.points").get_weights()
-    graph = model.subgraphs[0]
+        return
+    graph, kernel_and_bias = model.subgraphs[0], network.get_layer("head.points").get_weights()
     *others, dense, reshape, last = graph.operators
-    names = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in (dense, reshape, last)]
+    names = [operator for operator, _ in steps(model)[-3:]]
     if names != ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"]:
         raise RuntimeError(f"an int8 graph of this TensorFlow ends in {', '.join(names)}, which keylite does not know")
     features = copy.copy(graph.tensors[dense.inputs[0]])
@@ -110,20 +117,13 @@ def last_dense_float(flat: bytes, network: keras.Model) -> bytes:
     reshape.outputs, last.inputs, last.outputs = last.outputs, [dense.inputs[0]], [len(graph.tensors) - 1]
     dense.inputs = [len(graph.tensors) - 1, *dense.inputs[1:]]
     graph.operators = [*others, last, dense, reshape]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def foreign_operators(flat: bytes) -> list[str]:
+def foreign_operators(model: Any) -> list[str]:
     """Operators that LiteRT has not of its own, of which TensorFlow's begin with Flex, and those that keep a state."""
-    model = graph_of(flat)
     own = [flatbuffer_utils.opcode_to_name(model, row) for row in range(len(model.operatorCodes))]
     customs = [(code.customCode or b"").decode() for code in model.operatorCodes]
     return sorted(custom or name for name, custom in zip(own, customs, strict=True) if custom or name in STATE)
-
-
-def graph_of(flat: bytes) -> Any:
-    """A LiteRT model as an object that can be changed."""
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
 
 
 def require_backbone(spec: ModelSpec) -> None:
@@ -164,15 +164,13 @@ def representative(pixels: np.ndarray, spec: ModelSpec) -> Iterator[list[np.ndar
 
 def operators(path: Path) -> dict[str, int]:
     """How many operators of each kind a file holds."""
-    return dict(Counter(operator for operator, _ in steps(tflite_model(path))).most_common())
+    return dict(Counter(operator for operator, _ in steps(graph_of(tflite_model(path)))).most_common())
 
 
-def steps(flat: bytes) -> list[tuple[str, int]]:
+def steps(model: Any) -> list[tuple[str, int]]:
     """(operator, index of the tensor that it writes) of a LiteRT model, in order."""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        tf.lite.experimental.Analyzer.analyze(model_content=flat)
-    found = re.findall(r"^ *Op#\d+ (\w+)\(.*\) -> \[T#(\d+)", said.getvalue(), re.MULTILINE)
-    return [(operator, int(index)) for operator, index in found]
+    done = model.subgraphs[0].operators
+    return [(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex), operator.outputs[0]) for operator in done]
 
 
 # ---- diagnosis: what is in an int8 file, and int8 files made in other ways
@@ -212,7 +210,7 @@ class _Watched:
             self.interpreter.allocate_tensors()
         self.details = {detail["index"]: detail for detail in self.interpreter.get_tensor_details()}
         self.layers: dict[str, tuple[str, int]] = {}
-        for operator, index in steps(flat):
+        for operator, index in steps(graph_of(flat)):
             if operator not in SHUFFLERS:
                 name = layer_name(self.details[index]["name"])
                 self.layers[name + "'" * sum(have.rstrip("'") == name for have in self.layers)] = operator, index
@@ -266,15 +264,15 @@ class Workshop:
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
         """pixels: uint8 (N, H, W, 3), what noise is measured on."""
-        self.spec, self.network, self.pixels = spec, str(folder / "network"), pixels
+        self.spec, self.saved, self.pixels = spec, str(folder / "network"), pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
-        self.parent, _ = load_model(parent)
+        self.network, _ = load_model(parent)
         same = [] if isinstance(spec.head, Regression) else ["last-int8"]  # as the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
         signature = [keras.InputSpec(shape=(1, *pixels.shape[1:]), dtype="float32", name="pixels")]
         with quiet():
-            self.parent.export(self.network, format="tf_saved_model", verbose=False, input_signature=signature)
+            self.network.export(self.saved, format="tf_saved_model", verbose=False, input_signature=signature)
 
     def make(
         self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
@@ -295,7 +293,9 @@ class Workshop:
                     converter._experimental_disable_per_channel = True  # there is no public name for it
                 flat = converter.convert()
         if calibration is not None and variant != "last-int8":
-            flat = last_dense_float(flat, self.parent)
+            graph = graph_of(flat)
+            last_dense_float(graph, self.network)
+            flat = flat_of(graph)
         write_tflite(out, flat, spec)
 
     def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
@@ -306,7 +306,7 @@ class Workshop:
 
     def _converter(self, spec: ModelSpec, calibration: CalibrationSet | None) -> Any:
         """A new one: none converts twice."""
-        converter = tf.lite.TFLiteConverter.from_saved_model(self.network)
+        converter = tf.lite.TFLiteConverter.from_saved_model(self.saved)
         for name, value in converter_options(spec, calibration).items():
             if name == "target_spec":
                 for field, chosen in value.items():

@@ -1,0 +1,92 @@
+"""What a user of the command line gets to read: tables, reports, certificates, log lines. Decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keylite.certificate import Certificate
+    from keylite.evaluation import Report
+    from keylite.runtime.spec import Held
+
+EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
+
+
+def export_row(certificate: Certificate) -> list[str]:
+    c = certificate
+    return [
+        c.child,
+        c.precision,
+        f"{c.bytes / 1e6:.1f}",
+        f"{c.drift.p95:.4f}",
+        f"{c.budget:g}",
+        f"{100 * c.nme_child:.3f}",
+        f"{c.latency.ratio:.2f}" if c.latency else "",
+        "accepted" if c.within_budget else "refused",
+    ]
+
+
+def figures_line(report: dict[str, Any]) -> str:
+    """The figures inside a model file as one line."""
+    return (
+        f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
+        f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
+    )
+
+
+def certificate_line(held: Held) -> str:
+    """The summary of a certificate inside a model file as one line."""
+    return (
+        f"{held.data}: p95 drift {held.drift_p95:.4f} px, budget {held.budget:g}; NME {100 * held.nme_parent:.2f} % -> "
+        f"{100 * held.nme_child:.2f} %, {held.count} objects"
+    )
+
+
+def show_table(header: list[str], rows: list[list[str]], title: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=any(header))
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 160  # a file or a pipe is not 80 columns wide
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+def show_report(report: Report) -> None:
+    from keylite.evaluation import KEYPOINT_COLUMNS, keypoint_rows, summary_rows
+
+    show_table(["", ""], [list(row) for row in summary_rows(report)], None)
+    show_table(list(KEYPOINT_COLUMNS), [list(row) for row in keypoint_rows(report)], None)
+
+
+def show_certificate(certificate: Certificate) -> None:
+    from keylite.certificate import latency_line, nme_line, pck_line, verdict
+
+    c = certificate
+    drifts = {"all points": c.drift} | c.per_keypoint
+    rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
+    title = (
+        f"{c.child} held to {c.parent} on {c.count} objects of {c.dataset}: drift in px of {c.size[0]}x{c.size[1]}, "
+        f"budget {c.budget:g} on p95"
+    )
+    show_table(["keypoint", "mean", "p50", "p95", "max"], rows, title)
+    lines = [
+        f"NME ({c.normalize}) {nme_line(c)}",
+        pck_line(c),
+        f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
+        verdict(c),
+    ]
+    print("\n".join(lines))
+
+
+class Lines(logging.Formatter):
+    """Log records as plain lines; a warning says that it is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text

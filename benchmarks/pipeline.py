@@ -31,6 +31,7 @@ from keylite.data.gauges import gauges
 from keylite.environment import processor, versions
 from keylite.pipeline import augmentation_of
 from keylite.recipe import Recipe
+from keylite.run import resolve
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
@@ -88,11 +89,15 @@ def show(facts: dict[str, Any], title: str, rows: dict[str, dict[str, Any]]) -> 
     print()
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """The flags that all benchmarks have."""
+def options(description: str | None, *, rounds: int | None = 7, size: int | None = 128) -> argparse.ArgumentParser:
+    """The flags that benchmarks share, with these defaults; one that is None is left out."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=7, help="5 or more for a figure to quote (default 7)")
-    parser.add_argument("--size", type=int, default=128, help="px of the input (default 128)")
+    if rounds:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help=f"5 or more for a figure to quote (default {rounds})"
+        )
+    if size:
+        parser.add_argument("--size", type=int, default=size, help=f"px of the input (default {size})")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     return parser
 
@@ -117,7 +122,7 @@ def pipelines(data: Dataset, size: int) -> dict[str, Callable[[int], torch.Tenso
 
     keylite gives uint8 pixels, since its networks normalise; one row does that too, to end where torchvision does.
     """
-    recipe = Recipe(size=size, box="image")
+    recipe = resolve(Recipe(size=size, box="image", strength=1.0), len(data))
     augmentation = augmentation_of(recipe, data.skeleton)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     transform = transforms.Compose(

@@ -1,4 +1,4 @@
-"""The table of training choices in recipe.md, from the recipe itself: `python docs/make_tables.py`."""
+"""The tables of presets and training choices in recipe.md, from the recipe itself: `python docs/make_tables.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from keylite.recipe import Recipe, descriptions
+from keylite.recipe import PRESETS, Recipe, descriptions
 from keylite.runtime.files import write_text
 
 PAGE = Path(__file__).parent / "recipe.md"
@@ -15,22 +15,34 @@ START, END = "<!-- made by docs/make_tables.py: start -->", "<!-- end -->"
 SECTIONS = {  # the first choice of each section
     "framework": "Model and data",
     "epochs": "Training",
-    "rotate": "Augmentation",
+    "strength": "Augmentation",
     "device": "Machine",
 }
 LIMITS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
+def preset_table() -> list[str]:
+    """Markdown: what each preset has in place of the defaults."""
+    lines = ["### Presets", "", "| `--preset` | choices |", "|---|---|"]
+    for name, choices in PRESETS.items():
+        told = ", ".join(f"{choice} {_shown(value)}" for choice, value in choices.items())
+        lines.append(f"| `{name}` | {told or 'the defaults'} |")
+    return lines
+
+
 def recipe_tables() -> str:
-    """Markdown: name, default, values and meaning of every choice, in order."""
-    lines = []
+    """Markdown: the presets; name, default, values and meaning of every choice, in order."""
+    lines = preset_table()
     schemas = msgspec.json.schema(Recipe)["$defs"]["Recipe"]["properties"]
     for name, (meaning, default) in descriptions().items():
         if name in SECTIONS:
             lines += ["", f"### {SECTIONS[name]}", "", "| name | default | values | meaning |", "|---|---|---|---|"]
-        shown = f"{default:g}" if isinstance(default, float) else str(default)
-        lines.append(f"| `{name}` | `{shown}` | {_values(name, schemas[name])} | {meaning} |")
+        lines.append(f"| `{name}` | `{_shown(default)}` | {_values(name, schemas[name])} | {meaning} |")
     return "\n".join(lines).strip()
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _values(name: str, schema: dict[str, Any]) -> str:
@@ -38,6 +50,9 @@ def _values(name: str, schema: dict[str, Any]) -> str:
     options = get_args(get_type_hints(Recipe)[name])
     if options and all(isinstance(option, str) for option in options):
         return ", ".join(options)
+    parts = schema.get("anyOf", ())
+    if {"enum": ["auto"]} in parts:
+        return f"auto, {_values(name, parts[0])}"
     if "minimum" in schema and "maximum" in schema:
         return f"{schema['minimum']:g} to {schema['maximum']:g}"
     return ", ".join(f"{words} {schema[key]:g}" for key, words in LIMITS.items() if key in schema)

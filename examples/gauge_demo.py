@@ -68,6 +68,7 @@ def main() -> None:
         epochs=arguments.epochs,
         batch=16,
         lr=3e-3,
+        warmup_epochs=1.0,
         threads=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         **GENTLE,
     )

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.runtime.heads import Heatmap, Regression
+from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
 
@@ -58,6 +58,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         calibration=None,
         provenance=provenance,
         report={"nme": 0.05},
+        confidence=None,
         certificate=None,
     )
     return msgspec.structs.replace(spec, **changes)
@@ -67,6 +68,9 @@ def four_point_spec(**changes: object) -> ModelSpec:
 def make_spec():
     """A function: the spec of four points at 64 px, with changed fields."""
     return four_point_spec
+
+
+LAST = {Regression: "points", Rle: "points", Simcc: "bins", Heatmap: "maps"}  # layer of a head
 
 
 def write_random_model(path: Path, spec: ModelSpec) -> Path:
@@ -82,7 +86,8 @@ def write_random_model(path: Path, spec: ModelSpec) -> Path:
             module.momentum = None  # the plain mean over the batches below
     pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
     model = PixelModel(network, spec.mean, spec.std).train()
-    last, times = (network.head.points, 50) if isinstance(spec.head, Regression) else (network.head.maps, 5)
+    last = getattr(network.head, LAST[type(spec.head)])
+    times = 5 if spec.head.pyramid else 50
     with torch.no_grad():
         last.weight.mul_(times)
         model(torch.from_numpy(pixels))
@@ -101,6 +106,20 @@ def heatmap_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of a heatmap head."""
     spec = four_point_spec(head=Heatmap(4, (8, 8), 16))
     return write_random_model(tmp_path_factory.mktemp("heatmap") / "maps.safetensors", spec)
+
+
+@pytest.fixture(scope="session")
+def rle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a regression head with scales."""
+    spec = four_point_spec(head=Rle(4, hidden=32), box="image")
+    return write_random_model(tmp_path_factory.mktemp("rle") / "scales.safetensors", spec)
+
+
+@pytest.fixture(scope="session")
+def simcc_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a head of two classifications."""
+    spec = four_point_spec(head=Simcc(4, (8, 8), (64, 64), 16), box="image")
+    return write_random_model(tmp_path_factory.mktemp("simcc") / "bins.safetensors", spec)
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +144,23 @@ def litert_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def heatmap_litert_file(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The LiteRT export of `heatmap_file`."""
     return exported_litert(heatmap_file, tmp_path_factory.mktemp("heatmap_litert") / "maps.tflite")
+
+
+@pytest.fixture(scope="session")
+def certified_random(
+    request: pytest.FixtureRequest, make_colours: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """A function: (format, fixture of a model file) -> what `keylite.export` makes of it in fp32, each once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def export(to: str, name: str) -> Path:
+        if (to, name) not in made:
+            path = folder / f"{name}.{'tflite' if to == 'litert' else 'onnx'}"
+            made[to, name] = certified(request.getfixturevalue(name), make_colours(8, 9), path, to=to)
+        return made[to, name]
+
+    folder = tmp_path_factory.mktemp("certified")
+    return export
 
 
 def exported_litert(model: Path, path: Path) -> Path:
@@ -157,26 +193,29 @@ def colour_points(images: np.ndarray) -> np.ndarray:
     return (0.5 + (images.mean((1, 2)) / 255 - 0.5) @ COLOUR_TO_POINT).reshape(-1, 4, 2)
 
 
+def half_points(images: np.ndarray) -> np.ndarray:
+    """Points whose x is what `colour_points` says of the left half, and whose y is its x of the right half."""
+    return np.stack([colour_points(half)[..., 0] for half in np.split(images, 2, axis=2)], axis=2)
+
+
 @pytest.fixture(scope="session")
 def make_colours() -> Callable[..., Dataset]:
     """A function: a data set of so many patches of colour, each an object of its own group."""
 
-    def make(count: int, seed: int, name: str = "colours") -> Dataset:
+    def make(count: int, seed: int, name: str = "colours", points: Callable = colour_points) -> Dataset:
         images = colour_images(count, seed)
-        return from_arrays(list(images), 64 * colour_points(images), skeleton=FOUR, name=name)
+        return from_arrays(list(images), 64 * points(images), skeleton=FOUR, name=name)
 
     return make
 
 
-@pytest.fixture(scope="session")
-def finder_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that finds `colour_points`: a random backbone that blurs, and dense layers fitted to them."""
+def blurred_features(network, spec: ModelSpec, layer, images: np.ndarray) -> np.ndarray:
+    """What `layer` of a random network is given for images, once the network blurs and does not saturate."""
     import torch
 
-    from keylite.pytorch.model import PixelModel, load_model, save_model
+    from keylite.pytorch.model import PixelModel
 
-    network, spec = load_model(model_file)
-    model, images, kept = PixelModel(network, spec.mean, spec.std), colour_images(96, 7), []
+    model, kept = PixelModel(network, spec.mean, spec.std), []
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d) and (module.groups > 1 or module.in_channels == 3):
             module.weight.data.abs_()
@@ -184,54 +223,123 @@ def finder_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             module.reset_running_stats()
             module.momentum = None
             module.bias.data.fill_(2.0)  # in the middle of ReLU6, nearly
-    hook = network.head.hidden.register_forward_hook(lambda _, given, __: kept.append(given[0].double().numpy()))
+    hook = layer.register_forward_hook(lambda _, given, __: kept.append(given[0].double().numpy()))
     with torch.no_grad():
         model.train()(torch.from_numpy(images))
         model.eval()(torch.from_numpy(images))
     hook.remove()
-    wanted = colour_points(images).reshape(-1, 8) - 0.1
-    middle, features = kept[-1].mean(axis=0), kept[-1] - kept[-1].mean(axis=0)
+    return kept[-1]
+
+
+def fitted(features: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(weights, offsets) of a linear function from features (N, F) to what is wanted (N, P), nearly."""
+    middle, features = features.mean(axis=0), features - features.mean(axis=0)
     alike = features @ features.T
     alike += 0.1 * np.trace(alike) / len(alike) * np.eye(len(alike))
     weights = features.T @ np.linalg.solve(alike, wanted - wanted.mean(axis=0))
-    for layer, weight, bias in (
-        (network.head.hidden, np.tile(weights.T, (4, 1)), np.tile(wanted.mean(axis=0) - middle @ weights, 4)),
-        (network.head.points, np.tile(np.eye(8), 4) / 4, np.full(8, 0.1)),
-    ):
-        layer.weight.data.copy_(torch.from_numpy(weight))
-        layer.bias.data.copy_(torch.from_numpy(bias))
-    path = tmp_path_factory.mktemp("finder") / "finder.safetensors"
-    save_model(network, msgspec.structs.replace(spec, box="image", report=None), path)
-    return path
+    return weights, wanted.mean(axis=0) - middle @ weights
+
+
+def find_with_dense(network, spec: ModelSpec, images: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Layers of a `regression` or `rle` head that finds `colour_points`: weights and biases."""
+    features = blurred_features(network, spec, network.head.hidden, images)
+    weights, offsets = fitted(features, colour_points(images).reshape(-1, 8) - 0.1)
+    rows, bias = np.zeros((4, spec.head.channels, 32)), np.full((4, spec.head.channels), SCALE_START)
+    rows[:, :2], bias[:, :2] = (np.tile(np.eye(8), 4) / 4).reshape(4, 2, 32), 0.1
+    return {"hidden": (np.tile(weights.T, (4, 1)), np.tile(offsets, 4)), "points": (rows.reshape(-1, 32), bias.ravel())}
+
+
+def find_with_bins(network, spec: ModelSpec, images: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same of a `simcc` head that finds `half_points`.
+
+    A map's mean over its left half is x, over its right half y, both from the middle; and the logits of a bell of 4 bins
+    around a place are linear in that place, but for what is the same for all bins.
+    """
+    features = blurred_features(network, spec, network.head.maps, images)
+    halves = np.split(features, 2, axis=3)
+    weights, offsets = fitted(
+        np.concatenate([half.mean((2, 3)) for half in halves]),
+        np.concatenate([*half_points(images).transpose(2, 0, 1)]) - 0.5,
+    )
+    places = np.arange(64) + 0.5 - 32
+    left = np.repeat(np.arange(8)[None] < 4, 8, axis=0).ravel() / 32
+    bins = np.concatenate([np.outer(64 * places / 4**2, half) for half in (left, left[::-1])])
+    return {"maps": (weights.T[..., None, None], offsets), "bins": (bins, np.tile(-(places**2) / 2 / 4**2, 2))}
+
+
+FINDERS = {  # head: its layers fitted, the points that it finds
+    "regression": (find_with_dense, colour_points),
+    "rle": (find_with_dense, colour_points),
+    "simcc": (find_with_bins, half_points),
+}
+
+
+@pytest.fixture(scope="session")
+def make_finder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function: head -> a model file that finds its points of FINDERS, each made once: a backbone that blurs."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
+        from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
+
+        if name not in made:
+            torch.manual_seed(0)
+            spec = four_point_spec(head=HEADS[name](4, 32, SIZE), box="image", report=None)
+            network = EfficientNetLiteRegressor(4, spec.backbone, head=spec.head, size=spec.size)
+            for layer, (weight, bias) in FINDERS[name][0](network, spec, colour_images(96, 7)).items():
+                getattr(network.head, layer).weight.data.copy_(torch.from_numpy(weight))
+                getattr(network.head, layer).bias.data.copy_(torch.from_numpy(bias))
+            made[name] = folder / ("finder.safetensors" if name == "regression" else f"{name}_finder.safetensors")
+            save_model(network, spec, made[name])
+        return made[name]
+
+    folder = tmp_path_factory.mktemp("finders")
+    return make
+
+
+@pytest.fixture(scope="session")
+def finder_file(make_finder: Callable[[str], Path]) -> Path:
+    """A model file that finds `colour_points`: a random backbone that blurs, and dense layers fitted to them."""
+    return make_finder("regression")
 
 
 @pytest.fixture(scope="session")
 def exported_finder(
-    finder_file: Path, make_colours: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Path]:
-    """A function: (format, precision) -> what `keylite.export` makes of `finder_file`, each once, certificate beside."""
-    import keylite
-    from keylite import pipeline
+    make_finder: Callable[[str], Path],
+    make_colours: Callable[..., Dataset],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """A function: (format, precision, head) -> what `keylite.export` makes of a finder, each once, certificate beside."""
+    made: dict[tuple[str, str, str], Path] = {}
 
-    made: dict[tuple[str, str], Path] = {}
-
-    def export(to: str, precision: str) -> Path:
-        for package in {"onnx": ("onnx", "onnxscript"), "litert": ("tensorflow", "ai_edge_litert")}[to]:
-            pytest.importorskip(package, reason=f"needs what makes {to}")
-        if (to, precision) not in made:
-            path = folder / f"finder.{precision}.{'tflite' if to == 'litert' else 'onnx'}"
-            calibration = make_colours(24, 11, "calibration") if precision == "int8" else None
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "_reference", lambda *_: None)  # the parent's ONNX again, each time
-                keylite.export(
-                    finder_file, make_colours(32, 9), path, to=to, precision=precision, calibration=calibration,
-                    budget=BUDGETS[precision],
-                )  # fmt: skip
-            made[to, precision] = path
-        return made[to, precision]
+    def export(to: str, precision: str, head: str = "regression") -> Path:
+        if (to, precision, head) not in made:
+            path = folder / f"{make_finder(head).stem}.{precision}.{'tflite' if to == 'litert' else 'onnx'}"
+            options = {}
+            if precision == "int8":
+                options["calibration"] = make_colours(24, 11, "calibration")
+            data = make_colours(32, 9, points=FINDERS[head][1])
+            made[to, precision, head] = certified(
+                make_finder(head), data, path, to=to, precision=precision, budget=BUDGETS[precision], **options
+            )
+        return made[to, precision, head]
 
     folder = tmp_path_factory.mktemp("exports")
     return export
+
+
+def certified(model: Path, data: Dataset, path: Path, *, to: str, **options: object) -> Path:
+    """What `keylite.export` makes of a model file, all but its time."""
+    for package in {"onnx": ("onnx", "onnxscript"), "litert": ("tensorflow", "ai_edge_litert")}[to]:
+        pytest.importorskip(package, reason=f"needs what makes {to}")
+    import keylite
+    from keylite import pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_reference", lambda *_: None)  # the parent's ONNX again, each time
+        keylite.export(model, data, path, to=to, **options)
+    return path
 
 
 def exported(model: Path, path: Path) -> Path:

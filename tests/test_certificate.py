@@ -24,6 +24,7 @@ from keylite.certificate import (
     summary,
 )
 from keylite.data.dataset import from_arrays
+from keylite.reliability import Decile, Reliability
 from keylite.runtime.files import sha256
 from keylite.runtime.modelfile import write_tflite
 from keylite.runtime.predictor import Predictor
@@ -54,6 +55,7 @@ def made_up(**changes: object) -> Certificate:
         nme_interval=(-0.001, 0.0025),
         normalize="0,1",
         pck={"0.05": (0.9, 0.89)},
+        confidence=(None, Reliability(0.4, 0.3, 0.2, -0.15, (Decile(1.0, 0.85, None, 60),), 60)),
         count=123,
         groups=45,
         dataset="val",

@@ -144,6 +144,83 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
     assert json.loads(out)["skeleton"]["names"][0] == "centre"
 
 
+@pytest.fixture(scope="module")
+def scored(gauge_files: Path) -> Path:
+    """The folder of a heatmap's run that validates on 50 gauges, enough to learn what its scores mean."""
+    write_dataset(gauges(50, "test", seed=3, size=64), gauge_files / "fifty")
+    out = gauge_files / "scored"
+    with pytest.raises(SystemExit) as stop:
+        main(
+            ["train", "--data", f"{gauge_files}/train/labels.json", "--val", f"{gauge_files}/fifty/labels.json"]
+            + ["--out", str(out), *quick(head="heatmap", epochs=1)]
+        )
+    assert not stop.value.code
+    return out
+
+
+def test_sigma_goes_from_training_to_prediction(capsys, scored, gauge_files, tmp_path):
+    labels, model = gauge_files / "fifty/labels.json", scored / "model.safetensors"
+    for name in ("model", "last"):
+        fitted = read_spec(scored / f"{name}.safetensors").confidence
+        assert (fitted.count, len(fitted.levels)) == (25, 4)
+    picture = sorted((gauge_files / "fifty").glob("*.png"))[0]
+    code, _, _ = run(capsys, "predict", model, picture, "--json", tmp_path / "points.json")
+    assert code == 0
+    (found,) = json.loads((tmp_path / "points.json").read_text())["images"][str(picture)]
+    assert all(0 < sigma < 64 for sigma in found["sigma"])
+
+    code, out, _ = run(
+        capsys, "evaluate", model, "--data", labels, "--json", tmp_path / "report.json",
+        "--reliability", tmp_path / "reliability.png",
+    )  # fmt: skip
+    assert code == 0
+    assert "errors by tenths of sigma" in out
+    assert "sigma was fitted on 25 of these objects and is judged by the other 25" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["confidence"]["count"] == 25 * 4
+    assert len(report["confidence"]["deciles"]) == 10
+    assert cv2.imread(str(tmp_path / "reliability.png")) is not None
+
+
+def test_an_export_learns_its_own_sigma(capsys, scored, gauge_files, tmp_path):
+    out = tmp_path / "m.onnx"
+    code, shown, told = run(
+        capsys, "export", scored / "model.safetensors", "--data", gauge_files / "fifty/labels.json", "--out", out
+    )
+    assert code == 0
+    assert "sigma fitted on 25 of 50 objects" in told
+    assert "child: sigma against error" in shown
+    ours, parents = read_spec(out).confidence, read_spec(scored / "model.safetensors").confidence
+    np.testing.assert_allclose(ours.factors, parents.factors, rtol=1e-3)
+    certificate = json.loads((tmp_path / "m.onnx.certificate.json").read_text())
+    parent, child = certificate["confidence"]
+    assert child["worst"] == pytest.approx(parent["worst"], abs=1e-3)
+    assert child["count"] == 25 * 4
+
+    code, _, told = run(
+        capsys, "export", scored / "model.safetensors", "--data", gauge_files / "test/labels.json", "--out", out
+    )
+    assert code == 0
+    assert "confidence: the parent's is kept: expected at least 50 labelled objects, got 6" in told
+    assert read_spec(out).confidence == parents
+
+
+def test_too_few_to_learn_what_scores_mean_is_said(capsys, gauge_files, trained, tmp_path):
+    code, _, told = run(
+        capsys, "train", "--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json",
+        "--out", tmp_path / "few", *quick(head="heatmap", epochs=1),
+    )  # fmt: skip
+    assert code == 0
+    assert "confidence: no sigma is fitted: expected at least 50 labelled objects, got 6" in told
+    assert read_spec(tmp_path / "few/model.safetensors").confidence is None
+    line = refused(
+        capsys, "evaluate", tmp_path / "few/model.safetensors", "--data", gauge_files / "test/labels.json",
+        "--reliability", tmp_path / "no.png",
+    )  # fmt: skip
+    assert "reliability: model.safetensors gives no sigma" in line
+    assert not (tmp_path / "no.png").exists()
+
+
 def test_a_benchmark_with_data_sets_accuracy_beside_time(capsys, exported, trained, gauge_files, tmp_path):
     labels, out = gauge_files / "test/labels.json", tmp_path / "bench.json"
     models = [exported, trained / "model.safetensors"]
@@ -286,11 +363,11 @@ def test_a_bad_flag_of_predict_is_one_line(flags, words, capsys, trained, gauge_
     assert words in refused(capsys, "predict", trained / "model.safetensors", gauge_files / "test", *flags)
 
 
-def test_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
+def test_a_preset_then_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("epochs: 9\nlr: 1e-4\nrotate: 5\nsize: 64\nbox: image\npretrained: none\nmirror: off\n")
     code, out, err = run(
-        capsys, "train", "--recipe", recipe, "--set", "epochs=8", "--set", "rotate=7", "--epochs", 1,
+        capsys, "train", "--preset", "fast", "--recipe", recipe, "--set", "epochs=8", "--set", "rotate=7", "--epochs", 1,
         "--data", gauge_files / "train/labels.json", "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 0, err
@@ -299,6 +376,35 @@ def test_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
     assert re.search(r"^epochs: 1$", written, re.M)
     assert re.search(r"^rotate: 7.0$", written, re.M)
     assert re.search(r"^lr: 0.0001$", written, re.M)
+    assert re.search(r"^size: 64$", written, re.M)
+    assert re.search(r"^effort: 0.5$", written, re.M)
+    assert re.search(r"^strength: 1.25$", written, re.M)  # of auto
+
+
+SAME_OR_NOT = {  # what is validated on: whether it is said to be the training data
+    "the file itself": ("train/labels.json", True),
+    "a copy under another name": ("train/val.json", True),
+    "other images": ("test/labels.json", False),
+}
+
+
+@pytest.mark.parametrize(("val", "same"), SAME_OR_NOT.values(), ids=SAME_OR_NOT)
+def test_validation_on_the_training_data_is_said(val, same, capsys, gauge_files, tmp_path, monkeypatch):
+    shutil.copytree(gauge_files / "train", tmp_path / "train")
+    shutil.copytree(gauge_files / "test", tmp_path / "test")
+    shutil.copy(tmp_path / "train/labels.json", tmp_path / "train/val.json")
+    monkeypatch.setattr("keylite.pytorch.training.fit", lambda *_, **__: None)
+    monkeypatch.setattr("keylite.pipeline._learn_of", lambda *_: None)
+    files = ["--data", tmp_path / "train/labels.json", "--val", tmp_path / val]
+    code, _, err = run(capsys, "train", *files, "--out", tmp_path / "run", *quick())
+    assert code == 0, err
+    warned = [line for line in err.splitlines() if line.startswith("warning: val")]
+    line = (
+        f"warning: val ({tmp_path / val}) holds the same labelled images as the training data "
+        f"({tmp_path / 'train/labels.json'}): its figures will flatter, and no honest choice of epoch is possible; "
+        "give other images as --val, or leave --val out"
+    )
+    assert warned == [line] * same
 
 
 def test_an_export_over_its_budget_leaves_nothing_and_exits_3(
@@ -422,7 +528,7 @@ def test_all_bad_images_are_named_at_once_and_can_be_skipped(capsys, gauge_files
 
 
 BAD_CHOICES = {
-    "wrong type": ({"epochs": "many"}, "epochs: expected int"),
+    "wrong type": ({"epochs": "many"}, "epochs: expected auto or int"),
     "impossible value": ({"lr": "-1"}, "lr: expected float > 0"),
     "unknown loss": ({"loss": "l7"}, "one of mse, mae"),
     "missing weights": ({"pretrained": "none.safetensors"}, "none.safetensors"),
@@ -434,6 +540,7 @@ BAD_CHOICES = {
     "unknown flag": ({"epocs": "3"}, "--epochs"),
     "unknown recipe key": ({"set": "epocs=3"}, "did you mean epochs"),
     "set without equals": ({"set": "epochs"}, "name=value"),
+    "unknown preset": ({"preset": "best"}, "preset: expected one of fast, balanced, accurate, got 'best'"),
     "missing recipe file": ({"recipe": "none.yaml"}, "none.yaml"),
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -30,15 +31,28 @@ from keylite.data.formats import write_dataset
 from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
 from keylite.evaluation import PCK_AT, Report
+from keylite.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.golden import CASES, write_golden
 from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.pipeline import DRIFT_BUDGET, EXPORTERS
 from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
-from keylite.recipe import Recipe, make_recipe, to_dict
-from keylite.run import RESULTS, WITHOUT_EFFECT
+from keylite.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
+from keylite.run import (
+    FEWEST_EPOCHS,
+    LONGEST_WARMUP,
+    MOST_EPOCHS,
+    RESULTS,
+    STRENGTHS,
+    USUAL_EPOCHS,
+    USUAL_OBJECTS,
+    WARMUP_SHARE,
+    WARMUP_STEPS,
+    WITHOUT_EFFECT,
+    resolve,
+)
 from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
-from keylite.runtime.heads import HEADS, Head, Heatmap, Regression
+from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import READERS, TFLITE_MEMBERS
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
@@ -123,7 +137,7 @@ def test_commands_in_blocks_parse(command: str):
     if function.__name__ == "train":  # its flags and --set are text to the parser: the recipe must take them too
         flags = bound.arguments.get("flags")
         given = {name: getattr(flags, name, None) for name in Recipe.__struct_fields__}
-        recipe_of(None, bound.arguments.get("set_", ()), given)
+        recipe_of(None, bound.arguments.get("set_", ()), given, bound.arguments.get("preset_"))
 
 
 def test_blocks_show_the_main_road():
@@ -131,10 +145,15 @@ def test_blocks_show_the_main_road():
     assert {"train", "evaluate", "export", "predict"} <= shown <= set(VERBS)
 
 
+BENCHMARK_FLAGS = {
+    flag for script in ROOT.glob("benchmarks/*.py") for flag in re.findall(r'add(?:_argument)?\(\s*"(--[a-z-]+)"', script.read_text())
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("page", GUIDES)
 def test_flags_in_lines_exist(page: str):
     of = {verb: flags_of(verb) | {"--help"} for verb in VERBS}
-    everywhere = set().union(*of.values())
+    everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page == FIGURES else ())
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= everywhere
     for code in re.findall(r"`(keylite[^`]*)`", FENCE.sub("", PAGES[page])):
         verb, *rest = code.split()[1:] or ["info"]
@@ -202,7 +221,7 @@ def desk(
     shutil.copy(onnx_file, tmp_path / "faces.onnx")
     shutil.copy(onnx_file, tmp_path / "four.onnx")  # the name that the golden vectors have
     shutil.copytree(golden, tmp_path / "golden")
-    signatures = {name: inspect.signature(getattr(keylite, name)) for name in ("train", "export")}
+    signatures = {name: inspect.signature(getattr(keylite, name)) for name in ("train", "train_folds", "export")}
 
     def train(*values: object, **named: object) -> Path:
         arguments = signatures["train"].bind(*values, **named).arguments
@@ -211,11 +230,17 @@ def desk(
         out.mkdir(parents=True)
         return Path(shutil.copy(model_file, out / "model.safetensors"))
 
+    def train_folds(*values: object, **named: object) -> SimpleNamespace:
+        make_recipe(to_dict(signatures["train_folds"].bind(*values, **named).arguments["recipe"]))
+        figures = FoldFigures(0.1, 0.1, 1.0, 0.0)
+        return SimpleNamespace(mean=figures, std=figures, pooled=keylite.evaluate(model_file, objects))
+
     def export(*values: object, **named: object) -> SimpleNamespace:
         assert Path(signatures["export"].bind(*values, **named).arguments["model"]).is_file()
         return SimpleNamespace(drift=Drift(0.0, 0.0, 0.0, 0.0), nme_change=0.0)
 
     monkeypatch.setitem(vars(keylite), "train", train)
+    monkeypatch.setitem(vars(keylite), "train_folds", train_folds)
     monkeypatch.setitem(vars(keylite), "export", export)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -279,20 +304,21 @@ def test_a_device_that_is_this_machine_gives_the_golden_points(desk: Path, capsy
 MAIN = """
 #include <iostream>
 int main() {
-    int width, height, keypoints, columns, rows, byte;
+    int width, height, keypoints, channels, columns, rows, bins_x, bins_y, byte;
     double padding;
     std::array<double, 4> box;
     Image image;
     std::cin >> width >> height >> padding >> box[0] >> box[1] >> box[2] >> box[3] >> image.width >> image.height;
     for (int i = 0; i < 3 * image.width * image.height; ++i) std::cin >> byte, image.rgb.push_back(byte);
-    std::cin >> keypoints >> columns >> rows;
-    std::vector<float> raw(keypoints * (columns ? columns * rows : 2));
+    std::cin >> keypoints >> channels >> columns >> rows >> bins_x >> bins_y;
+    std::vector<float> raw(keypoints * channels);
     for (float& value : raw) std::cin >> value;
     const Crop crop = crop_of(box, width, height, padding);
     std::cout.precision(12);
     for (double value : {crop.scale, crop.shift_x, crop.shift_y}) std::cout << value << ' ';
-    for (const Point& point : columns ? decode(raw.data(), keypoints, columns, rows, crop, width, height)
-                                      : decode(raw.data(), keypoints, crop, width, height))
+    for (const Point& point : bins_x    ? decode_bins(raw.data(), keypoints, bins_x, bins_y, crop, width, height)
+                              : columns ? decode(raw.data(), keypoints, columns, rows, crop, width, height)
+                                        : decode(raw.data(), keypoints, channels, crop, width, height))
         std::cout << point.x << ' ' << point.y << ' ';
     for (int value : pixels_of(image, crop, width, height)) std::cout << value << ' ';
 }
@@ -310,8 +336,8 @@ def cpp_port(tmp_path_factory: pytest.TempPathFactory):
     subprocess.run([compiler, *strict, "-o", program, program.with_suffix(".cpp")], check=True)
 
     def run(size: tuple[int, int], padding: float, box: list[float], image: np.ndarray, head: Head, raw: np.ndarray):
-        columns, rows = head.grid if isinstance(head, Heatmap) else (0, 0)
-        given = [*size, padding, *box, *image.shape[1::-1], *image.ravel(), len(raw), columns, rows, *raw.ravel()]
+        parts = [*raw.shape, *getattr(head, "grid", (0, 0)), *getattr(head, "bins", (0, 0))]
+        given = [*size, padding, *box, *image.shape[1::-1], *image.ravel(), *parts, *raw.ravel()]
         text = " ".join(map(str, given))
         finished = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
         crop, xy, pixels = np.split(np.array(finished.stdout.split(), float), [3, 3 + 2 * len(raw)])
@@ -333,12 +359,14 @@ BOXES = {
 def test_the_cpp_port_is_the_predictor_s(padding: float, box: list[float], cpp_port):
     generator = np.random.default_rng(0)
     image = cv2.resize(generator.integers(0, 256, (25, 31, 3), np.uint8), (101, 75))  # odd sides: blocks reach beyond
-    head, size = Heatmap(3, (5, 4)), (40, 32)
-    raw = generator.normal(0, 3, (3, 20)).astype(np.float32)
-    crop, xy, pixels = cpp_port(size, padding, box, image, head, raw)
+    size = (40, 32)
     expected = crop_box(np.array(box), size, padding)
-    np.testing.assert_allclose(crop, expected.matrix[[0, 0, 1], [0, 2, 2]], rtol=1e-9)
-    np.testing.assert_allclose(xy, expected.from_unit(head.decode(raw[None])[0][0]), atol=1e-3)
+    for make in HEADS.values():
+        head = make(3, 1, size)
+        raw = generator.normal(0, 3, (3, head.channels)).astype(np.float32)
+        crop, xy, pixels = cpp_port(size, padding, box, image, head, raw)
+        np.testing.assert_allclose(crop, expected.matrix[[0, 0, 1], [0, 2, 2]], rtol=1e-9)
+        np.testing.assert_allclose(xy, expected.from_unit(head.decode(raw[None])[0][0]), atol=1e-3)
     assert np.abs(pixels - expected.warp(image)).max() <= 2  # of 255: other rounding
 
 
@@ -426,6 +454,7 @@ def test_the_recipe_example_reads():
 def test_the_table_of_choices_is_the_recipe_s():
     tables = script("make_tables")
     assert set(tables.SECTIONS) <= set(Recipe.__struct_fields__)
+    assert re.findall(r"^\| `(\w+)` \| [^`]", tables.recipe_tables(), re.MULTILINE) == list(PRESETS)
     assert re.findall(r"^\| `(\w+)` \| `", tables.recipe_tables(), re.MULTILINE) == list(Recipe.__struct_fields__)
     assert tables.with_tables(PAGES[RECIPE]) == PAGES[RECIPE], "run: python docs/make_tables.py"
 
@@ -441,6 +470,15 @@ def test_the_picture_is_of_today_s_gauges(tmp_path: Path):
 
 NAMED = {
     "fields of a report": (EVALUATION, Report.__struct_fields__),
+    "fields of folds.json": (
+        EVALUATION,
+        [name for part in (FoldsReport, FoldReport, PartReport, FoldFigures) for name in part.__struct_fields__],
+    ),
+    "files of folds": (EVALUATION, (REPORT, MODEL)),
+    "file of folds": (README, ("fold-1", REPORT)),
+    "presets": (README, PRESETS),
+    "choices that may be auto": (RECIPE, AUTO),
+    "what strength is for": (RECIPE, (*GEOMETRY, PIXELS[0], PIXELS[-1])),
     "fields of a spec": (MODEL_FILE, (*ModelSpec.__struct_fields__, *Provenance.__struct_fields__)),
     "fields of a calibration": (MODEL_FILE, Calibration.__struct_fields__),
     "fields of a certificate": (
@@ -493,6 +531,23 @@ SAID = {
     "golden cases": (EXPORTING, f"the first {CASES} objects"),
     "int8 input": (EXPORTING, f"the scale 1/{PIXEL_STD[0]:g} and the zero point {PIXEL_MEAN[0]:g}"),
     "normalisation": (EXPORTING, f"(pixel - {PIXEL_MEAN[0]:g}) / {PIXEL_STD[0]:g}"),
+    "auto epochs": (
+        RECIPE,
+        f"| `epochs` | {USUAL_EPOCHS} · `effort` · √({USUAL_OBJECTS} / N), rounded, at least {FEWEST_EPOCHS} and at most "
+        f"{MOST_EPOCHS} |",
+    ),
+    "auto warm-up": (
+        RECIPE,
+        f"| {100 * WARMUP_SHARE:g} % of the steps, but at least {WARMUP_STEPS} steps, and at most "
+        f"{100 * LONGEST_WARMUP:g} % of the run |",
+    ),
+    "auto strength": (
+        RECIPE,
+        "| {} below {} objects, {} above {:,}, else {:g} |".format(
+            *(STRENGTHS[0], list(STRENGTHS)[1], list(STRENGTHS.values())[2], list(STRENGTHS)[2] - 1),
+            list(STRENGTHS.values())[1],
+        ),
+    ),
     "failure": (EVALUATION, f"`failure_limit` ({FAILURE_LIMIT:.2f})"),
     "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
     "draws": (EVALUATION, f"{DRAWS} times"),
@@ -503,6 +558,14 @@ SAID = {
 @pytest.mark.parametrize(("page", "words"), SAID.values(), ids=SAID)
 def test_pages_say_the_code_s_numbers(page: str, words: str):
     assert words in " ".join(PAGES[page].split())
+
+
+def test_the_line_of_what_is_settled_is_the_run_s(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    resolve(Recipe(), USUAL_OBJECTS)
+    assert (RECIPE, f"{caplog.messages[0]}\n") in blocks("")
 
 
 def test_the_changelog_is_of_this_version():

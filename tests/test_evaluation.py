@@ -283,7 +283,7 @@ def test_json_has_one_shape_and_comes_back() -> None:
     plain = json.loads(report.to_json())
     assert list(plain) == [
         *("nme", "failure_rate", "failure_limit", "pck", "auc", "pixel_error", "signed_error", "per_keypoint"),
-        *("count", "points", "groups", "oks_ap", "boxes", "model_sha256", "dataset", "engine", "notes"),
+        *("confidence", "count", "points", "groups", "oks_ap", "boxes", "model_sha256", "dataset", "engine", "notes"),
     ]
     assert list(plain["nme"]) == ["mean", "median", "interval", "normalize", "count"]
     assert list(plain["pck"]) == ["0.05", "0.1", "0.2"]
@@ -407,7 +407,12 @@ class Reader:
 
     def __init__(self, box: str = "annotation", skeleton: Skeleton | None = None, size: tuple[int, int] = (33, 21)):
         self.spec = SimpleNamespace(
-            skeleton=skeleton or Skeleton(NAMES), size=size, box=box, padding=0.25, normalize="box_side"
+            skeleton=skeleton or Skeleton(NAMES),
+            size=size,
+            box=box,
+            padding=0.25,
+            normalize="box_side",
+            confidence=None,
         )
         self.batches: list[int] = []
 
@@ -423,6 +428,9 @@ class Reader:
         middle = pixels[:, self.spec.size[1] // 2, self.spec.size[0] // 2]
         unit_xy = np.full((len(pixels), len(self.spec.skeleton), 2), 0.5, np.float32)
         return unit_xy, np.repeat(middle[:, 2:].astype(np.float32), len(self.spec.skeleton), axis=1)
+
+    def sigma(self, score: np.ndarray, crops: list) -> np.ndarray:
+        return score * np.array([crop.scale for crop in crops])[:, None]
 
 
 def numbered(objects: list[int], boxes: np.ndarray | None = None) -> Dataset:

@@ -101,6 +101,7 @@ def test_what_is_public():
         *(
             "Certificate",
             "Dataset",
+            "FoldsReport",
             "Keypoints",
             "OverBudgetError",
             "Predictor",
@@ -109,8 +110,8 @@ def test_what_is_public():
             "Sample",
             "Skeleton",
         ),
-        *("benchmark", "evaluate", "export", "from_arrays", "gauges", "read_dataset", "train"),
-        *("write_coco", "write_dataset"),
+        *("benchmark", "evaluate", "export", "from_arrays", "gauges", "preset", "read_dataset", "train"),
+        *("train_folds", "write_coco", "write_dataset"),
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):

@@ -36,10 +36,12 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "data": ({"runtime", "data"} | RUNTIME, set()),
     "pretrained": ({"runtime"}, set()),
     "metrics": ({"numpy"}, {"faster_coco_eval"}),
-    "evaluation": ({"runtime", "data", "metrics"} | RUNTIME, set()),
+    "reliability": ({"metrics", "numpy", "msgspec"}, set()),
+    "evaluation": ({"runtime", "data", "metrics", "reliability"} | RUNTIME, set()),
+    "confidence": ({"runtime", "data", "metrics", "reliability", "evaluation", "numpy", "msgspec"}, {"scipy"}),
     "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
     "draw": ({"runtime", "data"} | RUNTIME, set()),
-    "plots": ({"runtime"}, {"matplotlib"}),
+    "plots": ({"runtime"}, {"matplotlib", "reliability"}),
     "run": ({"runtime", "data", "metrics", "evaluation", "recipe", "plots"} | RUNTIME, set()),
     "checkpoint": ({"runtime", "numpy"}, set()),
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),
@@ -48,22 +50,31 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "points": ({"runtime"}, set()),
     "quantize": ({"runtime", "data", "numpy"}, set()),
     "golden": ({"runtime", "data", "evaluation", "numpy"}, set()),
-    "certificate": ({"runtime", "data", "metrics", "evaluation", "environment"} | RUNTIME, set()),
+    "certificate": ({"runtime", "data", "metrics", "reliability", "evaluation", "environment"} | RUNTIME, set()),
+    "flips": ({"runtime", "data", "metrics", "evaluation", "numpy", "msgspec"}, set()),
     "timing": ({"runtime", "environment"} | RUNTIME, set()),
     "pipeline": (
         {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "certificate"}
-        | {"quantize", "timing"}
+        | {"quantize", "timing", "confidence", "reliability", "evaluation", "flips"}
         | RUNTIME,
         set(),
     ),
     "diagnosis": ({"runtime", "data", "evaluation", "quantize", "timing", "certificate", "pipeline"} | RUNTIME, set()),
+    "folds": (
+        {"", "runtime", "data", "metrics", "evaluation", "recipe", "run", "environment", "pipeline"}
+        | {"numpy", "msgspec"},
+        set(),
+    ),
     "cli": (
         {"", "cyclopts", "cli_output"},
         {"runtime", "data", "metrics", "evaluation", "draw", "points", "certificate", "timing", "pipeline", "rich"}
-        | {"golden", "diagnosis", "plots", "msgspec"},
+        | {"golden", "diagnosis", "flips", "plots", "msgspec"},
     ),
-    "cli_output": (set(), {"certificate", "evaluation", "rich"}),
-    "cli_train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline"}),  # imported once `train` is asked for
+    "cli_output": (set(), {"certificate", "evaluation", "folds", "rich"}),
+    "cli_train": (  # imported once `train` is asked for
+        {"cli", "cli_output", "cyclopts", "recipe"},
+        {"runtime", "data", "pipeline", "folds"},
+    ),
     "": (set(), set()),  # keylite/__init__.py
 }
 EXPECTED_IMPORTS = 200  # the reading below found 326 when this was written: with fewer than this it misses some
@@ -128,6 +139,8 @@ FORBIDDEN = {
     "a framework in the pipeline": ("pipeline.py", "import lightning"),
     "a quantiser in what exporters share": ("quantize.py", "import onnxruntime"),
     "a file's maker in its certificate": ("certificate.py", "from keylite.pipeline import export"),
+    "folds in the pipeline": ("pipeline.py", "from keylite.folds import train_folds"),
+    "a twin in the folds": ("folds.py", "def f():\n    from keylite.pytorch import training"),
     "the diagnosis in the pipeline": ("pipeline.py", "def f():\n    from keylite.diagnosis import diagnose"),
     "a twin in the golden vectors": ("golden.py", "from keylite.pytorch.model import load_model"),
     "OpenCV when the command line starts": ("cli.py", "from keylite.runtime.predictor import Predictor"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -10,8 +11,24 @@ import msgspec
 import pytest
 import yaml
 
-from keylite.recipe import Recipe, descriptions, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.pipeline import augmentation_of
+from keylite.recipe import (
+    AUTO,
+    GEOMETRY,
+    PIXELS,
+    PRESETS,
+    Recipe,
+    Resolved,
+    descriptions,
+    make_recipe,
+    preset,
+    read_recipe,
+    to_dict,
+    write_recipe,
+)
 from keylite.runtime.engines import FRAMEWORKS
+from keylite.runtime.heads import HEADS
+from keylite.runtime.skeleton import Skeleton
 
 UNKNOWN = {
     "learning_rte": "recipe: unknown choice 'learning_rte'; docs/recipe.md lists them",
@@ -31,14 +48,20 @@ def test_an_unknown_choice_names_the_nearest(name: str, message: str):
 REFUSED = {
     "text for a number": ({"lr": "fast"}, "lr: expected", "'fast'"),
     "no number": ({"lr": None}, "lr: expected", "None"),
-    "a fraction of epochs": ({"epochs": 1.5}, "epochs: expected", "1.5"),
-    "no epochs": ({"epochs": 0}, "epochs: expected", "0"),
+    "a fraction of epochs": ({"epochs": 1.5}, "epochs: expected auto or int, got", "1.5"),
+    "no epochs": ({"epochs": 0}, "epochs: expected auto or int >= 1", "0"),
+    "a word for epochs": ({"epochs": "many"}, "epochs: expected auto or int, got", "'many'"),
+    "a word for the warm-up": ({"warmup_epochs": "off"}, "warmup_epochs: expected auto or float, got", "'off'"),
+    "a negative warm-up": ({"warmup_epochs": -1}, "warmup_epochs: expected auto or float >= 0", "-1"),
+    "too strong": ({"strength": "5"}, "strength: expected auto or float", "'5'"),
+    "no effort": ({"effort": 0}, "effort: expected float > 0", "0"),
+    "auto where it is none": ({"rotate": "auto"}, "rotate: expected float", "'auto'"),
     "lr of 0": ({"lr": 0}, "lr: expected", "0"),
     "negative": ({"weight_decay": -1}, "weight_decay: expected", "-1"),
     "probability": ({"flip_p": 1.5}, "flip_p: expected", "1.5"),
     "momentum of 1": ({"momentum": 1.0}, "momentum: expected", "1.0"),
     "loss": ({"loss": "l1"}, "loss: expected one of mse, mae, huber, smooth_l1, wing, soft_wing", "'l1'"),
-    "head": ({"head": "spatial"}, "head: expected one of regression, heatmap", "'spatial'"),
+    "head": ({"head": "spatial"}, "head: expected one of regression, rle, simcc, heatmap", "'spatial'"),
     "framework": ({"framework": "jax"}, "framework: expected one of pytorch, tensorflow", "'jax'"),
     "backbone": (
         {"backbone": "lite5"},
@@ -71,6 +94,8 @@ def test_an_impossible_value_is_named(choices: dict, expected: str, got: str):
 TEXTS = {
     "exponent": ("lr", "1e-3", 1e-3),
     "whole number": ("epochs", "30", 30),
+    "auto": ("epochs", "auto", "auto"),
+    "a number in place of auto": ("warmup_epochs", "2", 2.0),
     "float that is whole": ("rotate", "30", 30.0),
     "side": ("size", "128", 128),
     "width by height": ("size", "128x96", (128, 96)),
@@ -158,6 +183,10 @@ def test_a_missing_file_is_not_found(tmp_path: Path):
         read_recipe(tmp_path / "r.yaml")
 
 
+def test_every_head_can_be_chosen():
+    assert set(get_args(get_type_hints(Recipe)["head"])) == set(HEADS)
+
+
 def test_every_framework_has_an_extra_that_installs_it():
     assert get_args(get_type_hints(Recipe)["framework"]) == tuple(FRAMEWORKS)
 
@@ -175,3 +204,67 @@ def test_a_recipe_cannot_be_changed():
     with pytest.raises(AttributeError):
         Recipe().lr = 1.0
     assert msgspec.structs.replace(Recipe(), lr=0.5).lr == 0.5
+
+
+# ---- presets
+
+PRESET_CHOICES = {name: {**choices} for name, choices in PRESETS.items()}
+
+
+@pytest.mark.parametrize(("name", "choices"), PRESET_CHOICES.items())
+def test_a_preset_is_the_defaults_but_for_its_choices(name: str, choices: dict):
+    recipe, usual = preset(name), to_dict(Recipe())
+    assert {key for key, value in to_dict(recipe).items() if value != usual[key]} == choices.keys()
+    assert make_recipe({"lr": 0.5}, base=recipe) == make_recipe({**choices, "lr": 0.5})
+
+
+def test_balanced_is_the_defaults_and_the_others_lie_around_it():
+    assert preset("balanced") == Recipe()
+    efforts = [preset(name).effort for name in ("fast", "balanced", "accurate")]
+    assert efforts == sorted(set(efforts))
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="^preset: expected one of fast, balanced, accurate, got 'fest'$"):
+        preset("fest")
+
+
+# ---- what is left to auto, and strength
+
+
+def resolved(**choices: object) -> Resolved:
+    return Resolved(**{"epochs": 1, "warmup_epochs": 0.0, "strength": 1.0} | choices)
+
+
+@pytest.mark.parametrize("name", AUTO)
+def test_nothing_of_a_resolved_recipe_is_auto(name: str):
+    assert getattr(Recipe(), name) == "auto"
+    with pytest.raises(ValueError, match=f"^recipe: {name}: expected (int|float), got 'auto'$"):
+        resolved(**{name: "auto"})
+
+
+STRENGTHS = {  # strength, choices: what they become
+    "as it stands": (1.0, {"rotate": 20.0, "noise_p": 0.2}, {"rotate": 20.0, "noise_p": 0.2}),
+    "stronger": (1.25, {"rotate": 20.0, "scale": 0.2, "aspect": 0.04}, {"rotate": 25.0, "scale": 0.25, "aspect": 0.05}),
+    "weaker": (0.75, {"shift": 0.08, "jpeg_p": 0.2}, {"shift": 0.06, "jpeg_p": 0.15}),
+    "a probability is 1 at most": (2.0, {"grey_p": 0.6, "blur_p": 0.4}, {"grey_p": 1.0, "blur_p": 0.8}),
+    "a turn is a whole one at most": (1.25, {"rotate": 180.0}, {"rotate": 180.0}),
+    "none": (0.0, {}, dict.fromkeys((*GEOMETRY, *PIXELS), 0.0)),
+}
+
+
+@pytest.mark.parametrize(("strength", "given", "wanted"), STRENGTHS.values(), ids=STRENGTHS)
+def test_strength_multiplies_the_augmentation(strength: float, given: dict, wanted: dict):
+    made = augmentation_of(resolved(strength=strength, **given), Skeleton(("a", "b"), mirror=(1, 0)))
+    assert {name: getattr(made, name) for name in wanted} == pytest.approx(wanted)
+
+
+def test_strength_leaves_everything_else_as_it_is():
+    recipe = resolved(strength=0.5, flip_offset=0.01)
+    made = augmentation_of(recipe, Skeleton(("a", "b"), mirror=(1, 0)))
+    changed = {
+        field.name for field in dataclasses.fields(made) if getattr(made, field.name) != getattr(recipe, field.name)
+    }
+    assert changed == {*GEOMETRY, *PIXELS}
+    chances = {field.name for field in dataclasses.fields(made) if field.name.endswith("_p")}
+    assert chances - set(PIXELS) == {"flip_p", *(f"{name}_p" for name in GEOMETRY)}

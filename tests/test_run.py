@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.recipe import make_recipe
-from keylite.run import check_run, ema_decay, lr_factor, open_run, require_finite
+from keylite.recipe import Resolved, make_recipe
+from keylite.run import check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
 from keylite.runtime.engines import FRAMEWORKS
 
 STEPS = 4  # an epoch, of 10
@@ -38,6 +39,50 @@ LEARNING = {  # choices, step, share of the peak
 def test_the_learning_rate_rises_then_follows_the_schedule(choices: dict, step: int, share: float):
     recipe = make_recipe({"epochs": 10, "warmup_epochs": 1} | choices)
     assert lr_factor(recipe, step, STEPS) == pytest.approx(share, abs=1e-15)
+
+
+SETTLED = {  # objects, choices: epochs, warm-up in epochs, strength
+    "what the rule is made of": (2795, {}, (20, 1.0, 1.0)),
+    "half the effort": (2795, {"effort": 0.5}, (10, 1.0 / 2, 1.0)),
+    "twice the effort": (2795, {"effort": 2.0}, (40, 2.0, 1.0)),
+    "a quarter of the objects": (699, {}, (40, 2.0, 1.0)),
+    "100 objects": (100, {}, (106, 20 / 3, 1.25)),  # 318 steps: 20 are more than 5 %
+    "very few": (4, {}, (300, 20.0, 1.25)),  # a step an epoch
+    "very many": (10**6, {}, (6, 0.3, 0.75)),
+    "little effort": (2795, {"effort": 0.01}, (6, 0.3, 1.0)),
+    "no step left over": (8, {"batch": 4, "epochs": 3}, (3, 0.6, 1.25)),  # a fifth of 6 steps
+    "at least 20 steps": (480, {"epochs": 10}, (10, 20 / 15, 1.25)),
+    "two batches a step": (2795, {"accumulate": 2}, (20, 1.0, 1.0)),
+    "one below 500": (499, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.25)),
+    "500": (500, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.0)),
+    "20,000": (20_000, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.0)),
+    "one more": (20_001, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 0.75)),
+    "all given": (8, {"epochs": 2, "warmup_epochs": 7, "strength": 0.5, "effort": 9}, (2, 7.0, 0.5)),
+}
+
+
+@pytest.mark.parametrize(("count", "choices", "wanted"), SETTLED.values(), ids=SETTLED)
+def test_what_is_left_to_auto_follows_the_size_of_the_data(count: int, choices: dict, wanted: tuple):
+    recipe = make_recipe({"size": [96, 64], "mirror": [["a", "b"]]} | choices)
+    found = resolve(recipe, count)
+    assert type(found) is Resolved
+    assert (found.epochs, found.warmup_epochs, found.strength) == pytest.approx(wanted, abs=5e-5)
+    assert type(found.epochs) is int
+    rest = {"epochs": found.epochs, "warmup_epochs": found.warmup_epochs, "strength": found.strength}
+    assert make_recipe(rest, base=recipe) == make_recipe({}, base=found), "nothing else changes"
+    assert resolve(found, 10 * count) == found, "what is settled stays"
+
+
+def test_what_is_settled_is_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    resolve(make_recipe({}), 2795)
+    resolve(make_recipe({"batch": 64, "accumulate": 2}), 100)
+    assert caplog.messages == [
+        "2795 objects: 20 epochs (1,740 steps of 32), warm-up 1 epochs, augmentation x1",
+        "100 objects: 106 epochs (106 steps of 128), warm-up 20 epochs, augmentation x1.25",
+    ]
 
 
 DECAYS = {
@@ -81,13 +126,13 @@ def test_what_a_killed_run_had_not_finished_writing_goes(tmp_path: Path):
     left = [tmp_path / name for name in (".resume.ckpt.7.part.ckpt", ".model.safetensors.7.part.safetensors")]
     for path in (*left, tmp_path / "notes.txt"):
         path.write_text("")
-    open_run(tmp_path, make_recipe({}), gauges, gauges, resume=True)
+    open_run(tmp_path, resolve(make_recipe({}), 4), gauges, gauges, resume=True)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "data.json", "recipe.yaml"}
 
 
 def test_another_framework_is_another_recipe_installed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     gauges = keylite.gauges(4, size=64)
-    open_run(tmp_path, make_recipe({"framework": "tensorflow"}), gauges, gauges, resume=False)
+    open_run(tmp_path, resolve(make_recipe({"framework": "tensorflow"}), 4), gauges, gauges, resume=False)
     for package in ("torch", "lightning", "keylite.pytorch.training", "keylite.pytorch"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match="framework was 'tensorflow', is 'pytorch'"):
@@ -103,3 +148,42 @@ def test_a_framework_that_is_missing_names_the_other(tmp_path: Path, monkeypatch
     with pytest.raises(ModuleNotFoundError, match=r"torch is not installed: .*, or train with --framework tensorflow"):
         keylite.train(make_recipe({}), gauges, gauges, tmp_path / "run")
     assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+RESUMED = {  # choices of the run, of its resumption, objects then: what is said, if anything
+    "the same": ({}, {}, 4, None),
+    "auto for what it had settled": ({"epochs": 300}, {}, 4, None),
+    "what it had settled, as a number": ({}, {"epochs": 300, "strength": 1.25}, 4, None),
+    "another number than it had settled": ({}, {"epochs": 9}, 4, "epochs was 300, is 9"),
+    "auto for another number": ({"epochs": 9}, {}, 4, "epochs was 9, is 300"),
+    "another effort": ({}, {"effort": 2}, 4, "effort was 1.0, is 2.0"),
+    "the mirror of auto": ({"mirror": "off"}, {}, 4, "mirror was 'off', is 'auto'"),
+    "other data, which settle it otherwise": ({}, {}, 3, "the data it began with"),
+    "what has no effect": ({}, {"threads": 3, "cache": "ram"}, 4, None),
+}
+
+
+@pytest.mark.parametrize(("began", "goes_on", "count", "words"), RESUMED.values(), ids=RESUMED)
+def test_a_run_resumes_with_what_it_began_with(began: dict, goes_on: dict, count: int, words: str, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    gauges = keylite.gauges(4, size=64)
+    open_run(tmp_path, resolve(make_recipe(began), 4), gauges, gauges, resume=False)
+    recipe, part = make_recipe(goes_on), gauges.subset(range(count))
+
+    def resumes() -> None:
+        check_run(tmp_path, recipe, resume=True, overwrite=False)
+        check_resumed(tmp_path, resolve(recipe, count), part, gauges)
+
+    if words is None:
+        resumes()
+        return
+    with pytest.raises(ValueError, match=re.escape(words)):
+        resumes()
+
+
+def test_a_folder_of_folds_is_not_a_run_s(tmp_path: Path):
+    (tmp_path / "fold-1").mkdir()
+    (tmp_path / "fold-1/recipe.yaml").write_text("")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="holds folds; go on with --folds, or choose another --out"):
+            check_run(tmp_path, make_recipe({}), resume=False, overwrite=overwrite)

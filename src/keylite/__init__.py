@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from keylite.data.formats import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
     from keylite.evaluation import Report, evaluate
+    from keylite.folds import FoldsReport, train_folds
     from keylite.pipeline import export, train
-    from keylite.recipe import Recipe
+    from keylite.recipe import Recipe, preset
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
     from keylite.timing import benchmark
@@ -26,6 +27,7 @@ PUBLIC = {
     "Certificate": "keylite.certificate",
     "Dataset": "keylite.data.dataset",
     "OverBudgetError": "keylite.certificate",
+    "FoldsReport": "keylite.folds",
     "Keypoints": "keylite.runtime.predictor",
     "Predictor": "keylite.runtime.predictor",
     "Recipe": "keylite.recipe",
@@ -37,8 +39,10 @@ PUBLIC = {
     "export": "keylite.pipeline",
     "from_arrays": "keylite.data.dataset",
     "gauges": "keylite.data.gauges",
+    "preset": "keylite.recipe",
     "read_dataset": "keylite.data.formats",
     "train": "keylite.pipeline",
+    "train_folds": "keylite.folds",
     "write_coco": "keylite.data.formats",
     "write_dataset": "keylite.data.formats",
 }

@@ -14,6 +14,7 @@ from keylite.data.dataset import Dataset
 from keylite.environment import now, versions
 from keylite.evaluation import Predictions, Report, evaluate, object_nme
 from keylite.metrics import group_intervals
+from keylite.reliability import Reliability, reliability_rows
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
@@ -65,6 +66,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nme_interval: tuple[float, float] | None
     normalize: str
     pck: dict[str, tuple[float, float]]
+    confidence: tuple[Reliability | None, Reliability | None]
     count: int
     groups: int
     dataset: str
@@ -174,6 +176,7 @@ def certify(
         nme_interval=_paired_interval(found, data, spec.normalize),
         normalize=reports[1].nme.normalize,
         pck={at: (reports[0].pck[at], reports[1].pck[at]) for at in reports[0].pck},
+        confidence=(reports[0].confidence, reports[1].confidence),
         count=len(data),
         groups=len(data.groups),
         dataset=data.name,
@@ -262,6 +265,7 @@ def certificate_page(certificate: Certificate) -> str:
         facts += [f"ranges from {k.count} objects of {k.data}, seed {k.seed}, fingerprint `{k.data_fingerprint}`"]
     if c.operators:
         facts += ["operators: " + ", ".join(f"{count} {name}" for name, count in c.operators.items())]
+    facts += confidence_lines(c)
     facts += [latency_line(c), *c.notes]
     facts += [f"{', '.join(f'{name} {version}' for name, version in c.versions.items())}; {c.created}"]
     lines = "\n".join(f"- {fact}" for fact in facts)
@@ -295,6 +299,15 @@ def nme_line(c: Certificate) -> str:
 
 def pck_line(c: Certificate) -> str:
     return ", ".join(f"PCK@{at} {100 * was:.2f} % -> {100 * now_:.2f} %" for at, (was, now_) in c.pck.items())
+
+
+def confidence_lines(c: Certificate) -> list[str]:
+    """How sigma holds, a line each for parent and child, where they have one."""
+    return [
+        f"{whose}: " + "; ".join(f"{label} {value}" for label, value in reliability_rows(found))
+        for whose, found in zip(("parent", "child"), c.confidence, strict=True)
+        if found
+    ]
 
 
 def latency_line(c: Certificate) -> str:

@@ -31,8 +31,8 @@ from keylite.cli_output import (
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
-    from keylite.evaluation import Predictions
-    from keylite.runtime.predictor import Keypoints
+    from keylite.evaluation import Predictions, Report
+    from keylite.runtime.predictor import Keypoints, Predictor
 
 log = logging.getLogger("keylite")
 
@@ -102,6 +102,8 @@ def evaluate(
     jitter_box: float = 0.0,
     seed: int = 0,
     sigmas: str | None = None,
+    flips: bool = False,
+    reliability: Path | None = None,
     engine: str | None = None,
     threads: int | None = None,
     parent: Path | None = None,
@@ -131,6 +133,10 @@ def evaluate(
         of the jitter and the bootstrap
     sigmas
         OKS constants by keypoint, comma separated: adds OKS-AP
+    flips
+        hold the points to those of the mirrored images: how far labels sit beside their place, and what flips cost
+    reliability
+        PNG to draw: errors found against the sigma promised
     engine
         onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
     threads
@@ -162,7 +168,7 @@ def evaluate(
     if parent:
         others = {"--normalize": normalize, "--boxes": boxes, "--jitter-box": jitter_box, "--sigmas": sigmas}
         others |= {"--engine": engine, "--threads": threads, "--spec": spec, "--draw": draw}
-        others |= {"--seed": seed, "--worst": worst != WORST}
+        others |= {"--flips": flips, "--reliability": reliability, "--seed": seed, "--worst": worst != WORST}
         if given := [flag for flag, value in others.items() if value]:
             raise ValueError(f"{given[0]}: has no effect with --parent, which compares files as they are; leave it out")
         _hold(model, parent, reading.dataset(data), budget, budget_nme, json_path)
@@ -183,12 +189,44 @@ def evaluate(
         on_predictions=kept.append,
     )
     show_report(report)
+    written = json.loads(report.to_json())
+    if flips:
+        written["flips"] = _flips(predictor, dataset, kept[0], report.nme.normalize, seed)
     if json_path:
-        write_json(json_path, json.loads(report.to_json()))
+        write_json(json_path, written)
+    if reliability:
+        _draw_reliability(model, report, reliability)
     if draw:
         errors = point_errors(kept[0].xy, dataset.xy)
         paths = draw_worst(dataset, kept[0], errors, worst, draw)
         print(f"worst objects drawn: {paths[0] if paths else 'none'}")
+
+
+def _draw_reliability(model: Path, report: Report, path: Path) -> None:
+    from keylite.plots import plot_reliability
+
+    if report.confidence is None:
+        raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
+    plot_reliability({model.name: report.confidence}, path)
+    print(f"wrote {path}")
+
+
+def _flips(predictor: Predictor, data: Dataset, predictions: Predictions, normalize: str, seed: int) -> dict[str, Any]:
+    """Show what flips cost, and give it for the JSON."""
+    import msgspec
+
+    from keylite.data.mirror import choose_mirror
+    from keylite.flips import flip_report, flip_rows
+
+    mirror = predictor.spec.skeleton.mirror
+    if mirror is None:
+        found = choose_mirror(data, None, seed)
+        if found.permutation is None:
+            raise ValueError(f"flips: neither the model nor the data says what a flip swaps: {found.line}")
+        mirror = found.permutation
+    report = flip_report(predictor, data, mirror, plain=predictions, normalize=normalize, seed=seed)
+    show_table(["", ""], [list(row) for row in flip_rows(report)], None)
+    return msgspec.to_builtins(report)
 
 
 def _hold(
@@ -667,7 +705,7 @@ def fail(line: str, code: int) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    handler = logging.StreamHandler()
+    handler, before = logging.StreamHandler(), (log.handlers, log.propagate, log.level)
     handler.setFormatter(Lines())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
@@ -683,3 +721,6 @@ def main(arguments: list[str] | None = None) -> None:
         fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
         fail("stopped", INTERRUPTED)
+    finally:  # whoever calls this from Python has a log of their own
+        log.handlers, log.propagate = before[0], before[1]
+        log.setLevel(before[2])

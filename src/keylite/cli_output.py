@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keylite.certificate import Certificate
     from keylite.evaluation import Report
+    from keylite.folds import FoldsReport
     from keylite.runtime.spec import Held
 
 EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
@@ -64,8 +65,20 @@ def show_report(report: Report) -> None:
     show_table(list(KEYPOINT_COLUMNS), [list(row) for row in keypoint_rows(report)], None)
 
 
+def show_folds(report: FoldsReport) -> None:
+    from keylite.folds import COLUMNS, fold_rows
+
+    nme = report.pooled.nme
+    title = f"{report.dataset.name}: each fold by its last epoch's weights; NME by {nme.normalize}"
+    show_table(list(COLUMNS), [list(row) for row in fold_rows(report)], title)
+    interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}] by group" if nme.interval else "(no interval)"
+    print(f"all held-out objects pooled: NME {nme.mean:.2%} {interval}")
+    for note in report.pooled.notes:
+        print(note)
+
+
 def show_certificate(certificate: Certificate) -> None:
-    from keylite.certificate import latency_line, nme_line, pck_line, verdict
+    from keylite.certificate import confidence_lines, latency_line, nme_line, pck_line, verdict
 
     c = certificate
     drifts = {"all points": c.drift} | c.per_keypoint
@@ -78,6 +91,7 @@ def show_certificate(certificate: Certificate) -> None:
     lines = [
         f"NME ({c.normalize}) {nme_line(c)}",
         pck_line(c),
+        *confidence_lines(c),
         f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
         verdict(c),
     ]

@@ -10,9 +10,12 @@ from typing import Annotated, Any, get_args
 from cyclopts import Parameter
 
 from keylite.cli import INTERRUPTED, As, Reading, fail
-from keylite.recipe import Recipe, descriptions, field_types, make_recipe, read_recipe
+from keylite.cli_output import show_folds
+from keylite.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset, read_recipe
 
 log = logging.getLogger("keylite")
+
+VAL_FRACTION = 0.15
 
 
 def _shown(value: object) -> str:
@@ -41,11 +44,16 @@ def train(
     data: Path,
     out: Path,
     val: Path | None = None,
+    preset_: Annotated[
+        str | None, Parameter(name="--preset", help=f"{', '.join(PRESETS)}: what the recipe starts from")
+    ] = None,
     recipe: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     resume: bool = False,
     overwrite: bool = False,
-    val_fraction: float = 0.15,
+    val_fraction: float = VAL_FRACTION,
+    folds: int | None = None,
+    blocks: bool = False,
     reading: As = Reading(),  # noqa: B008 - frozen
     flags: Annotated[Any, Parameter(name="*")] = None,
 ) -> None:
@@ -60,7 +68,7 @@ def train(
     val
         labelled images to validate on; without it a part of the data is held out, by group
     recipe
-        YAML of training choices
+        YAML of training choices, over the preset's
     set_
         name=value: one choice, over the recipe file's
     resume
@@ -69,10 +77,47 @@ def train(
         start anew in a folder that holds a run
     val_fraction
         share held out without --val
+    folds
+        train so many models, each measured on a part of the groups that it has not seen, into OUT/fold-1 and so on
+    blocks
+        with --folds: hold out runs of frames in the order of their names, for a single video
     """
+    made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
+    options: dict[str, Any] = {
+        "resume": resume,
+        "overwrite": overwrite,
+        "skip_bad": reading.skip_bad,
+        "max_megapixels": reading.max_megapixels,
+    }
+    if blocks and folds is None:
+        raise ValueError("blocks: cuts a video into folds; say into how many with --folds")
+    if folds is not None and (val is not None or val_fraction != VAL_FRACTION):
+        given = "val" if val is not None else "val-fraction"
+        raise ValueError(f"{given}: has no effect with --folds, which hold out each part in turn; leave it out")
+    try:
+        if folds is None:
+            _train(made, data, val, val_fraction, out, reading, options)
+        else:
+            _train_folds(made, data, folds, blocks, out, reading, options)
+    except KeyboardInterrupt:
+        fail("stopped; the same command with --resume goes on from the last whole epoch", INTERRUPTED)
+
+
+train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
+
+
+def _train(
+    made: Recipe,
+    data: Path,
+    val: Path | None,
+    val_fraction: float,
+    out: Path,
+    reading: Reading,
+    options: dict[str, Any],
+) -> None:
+    """One model."""
     from keylite.pipeline import train
 
-    made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags))
     training = reading.labels(data)
     if val is None:
         training, validation = training.split(val_fraction, seed=made.seed)
@@ -82,28 +127,26 @@ def train(
         )  # fmt: skip
     else:
         validation = reading.labels(val)
-    try:
-        path = train(
-            made,
-            training,
-            validation,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            skip_bad=reading.skip_bad,
-            max_megapixels=reading.max_megapixels,
-        )
-    except KeyboardInterrupt:
-        fail("stopped; the same command with --resume goes on from the last whole epoch", INTERRUPTED)
+    path = train(made, training, validation, out, **options)
     print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
 
 
-train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
+def _train_folds(
+    made: Recipe, data: Path, folds: int, blocks: bool, out: Path, reading: Reading, options: dict[str, Any]
+) -> None:
+    """A model a fold, and their table."""
+    from keylite.folds import REPORT, train_folds
+
+    show_folds(train_folds(made, reading.labels(data), out, folds, blocks=blocks, **options))
+    print(f"wrote {out / REPORT}; a model to use: the same command without --folds")
 
 
-def recipe_of(path: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None]) -> Recipe:
-    """The recipe file's choices, then --set, then flags; the last one wins."""
-    recipe = make_recipe(read_recipe(path), str(path)) if path else Recipe()
+def recipe_of(
+    path: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None], name: str | None = None
+) -> Recipe:
+    """The preset's choices, then the recipe file's, then --set, then flags; the last one wins."""
+    recipe = preset(name) if name else Recipe()
+    recipe = make_recipe(read_recipe(path), str(path), recipe) if path else recipe
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:

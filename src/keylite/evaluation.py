@@ -28,6 +28,7 @@ from keylite.metrics import (
     pck_of,
     point_errors,
 )
+from keylite.reliability import Reliability, halves, reliability_of, reliability_rows
 from keylite.runtime.geometry import Crop, as_boxes, jitter_boxes, whole_box
 from keylite.runtime.skeleton import Skeleton
 
@@ -45,7 +46,7 @@ class Predictions:
     xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
     boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them.
     normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is none, or
-    whole images; never jittered. None takes `boxes`.
+    whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for all.
     """
 
     xy: np.ndarray
@@ -54,6 +55,7 @@ class Predictions:
     boxes: np.ndarray
     crops: tuple[Crop, ...]
     normaliser_boxes: np.ndarray | None = None
+    sigma: np.ndarray | None = None
 
 
 class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +108,8 @@ class DatasetReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model does on a data set; fields are written to JSON as they stand, None as null.
 
-    count: objects. points: labelled points. Rates are fractions. boxes: where the boxes came from.
+    count: objects. points: labelled points. Rates are fractions. confidence: how sigma held, px of the original image,
+    or None. boxes: where the boxes came from.
     Two reports compare only if `comparable` accepts them.
     """
 
@@ -118,6 +121,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pixel_error: PixelReport
     signed_error: SignedReport
     per_keypoint: dict[str, KeypointReport]
+    confidence: Reliability | None
     count: int
     points: int
     groups: int
@@ -147,11 +151,13 @@ def report_of(
     box_source: str = "annotation",
     model_sha256: str | None = None,
     engine: str | None = None,
+    judges: np.ndarray | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """The report on predictions that are already made; no model is needed.
 
-    normalize: see `normaliser`. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap.
+    normalize: see `normaliser`. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap. judges: indices of
+    the objects that sigma was not fitted on; None is all.
     Raises ValueError where no object has a label or none has a normaliser, or where predictions are not finite.
     """
     errors = point_errors(predictions.xy, dataset.xy)
@@ -193,6 +199,7 @@ def report_of(
         per_keypoint={
             name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(dataset.skeleton.names)
         },
+        confidence=_confidence(predictions, errors, dataset, judges, seed),
         count=len(dataset),
         points=int(labelled.sum()),
         groups=len(dataset.groups),
@@ -203,6 +210,16 @@ def report_of(
         engine=engine,
         notes=(*notes, *_count_notes(labelled, counted, dataset, normalize, nme_range is None)),
     )
+
+
+def _confidence(
+    predictions: Predictions, errors: np.ndarray, dataset: Dataset, judges: np.ndarray | None, seed: int
+) -> Reliability | None:
+    """How sigma held on the objects that judge it."""
+    if predictions.sigma is None:
+        return None
+    of = slice(None) if judges is None else judges
+    return reliability_of(predictions.sigma[of], errors[of], dataset.group_index[of], seed)
 
 
 def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
@@ -290,6 +307,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("pixel error", f"mean {pixel.mean:.2f} px, p50 {pixel.p50:.2f}, p90 {pixel.p90:.2f}, p95 {pixel.p95:.2f}"),
         ("largest error", f"{pixel.max:.2f} px"),
         ("signed error", f"x {_signed(signed.x, signed.x_interval)}, y {_signed(signed.y, signed.y_interval)} px"),
+        *(reliability_rows(report.confidence) if report.confidence else ()),
         ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
         ("boxes", report.boxes),
         ("data", f"{report.dataset.name} ({report.dataset.fingerprint[:12]})"),
@@ -332,13 +350,16 @@ def predict_dataset(
     boxes: np.ndarray | None = None,
     jitter_box: float = 0.0,
     generator: np.random.Generator | None = None,
+    mirror: Sequence[int] | None = None,
     batch: int = 32,
     on_batch: Callable[[int, int], object] | None = None,
 ) -> Predictions:
     """The points of every object, through the predictor's own crop, engine and decode; each image is read once.
 
     boxes: (N, 4) xyxy px, say a detector's; None takes the annotations' or whole images, as the model's spec says.
-    jitter_box: moves them by that fraction of their sides with `generator`. on_batch: called with (done, N).
+    jitter_box: moves them by that fraction of their sides with `generator`. mirror: (K) the keypoint that each becomes
+    in a flip; the model then sees mirrored images, and its points are given back where and what they are in the
+    original. on_batch: called with (done, N).
     Raises ValueError where the number of keypoints differs, or a box is needed and missing.
     """
     spec = predictor.spec
@@ -368,6 +389,7 @@ def predict_dataset(
         if on_batch is not None:
             on_batch(done, count)
 
+    flip = np.array([[-1.0, 0, spec.size[0]], [0, 1, 0]])
     boxed = _boxed(dataset)
     by_image = np.argsort(dataset.image_index, kind="stable")
     for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
@@ -380,7 +402,7 @@ def predict_dataset(
         if jitter_box and generator is not None:
             used[objects] = jitter_boxes(used[objects], jitter_box, generator)
         for i, crop in zip(objects.tolist(), predictor.crops(image, used[objects]), strict=True):
-            crops[i] = crop
+            crops[i] = crop = crop if mirror is None else crop.then(flip, mirrored=True)
             pixels[len(waiting)] = crop.warp(image)
             waiting.append(i)
             if len(waiting) == len(pixels):
@@ -388,8 +410,10 @@ def predict_dataset(
     if waiting:
         run()
     kept = tuple(crop for crop in crops if crop is not None)
+    if mirror is not None:
+        unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]
     xy = np.stack([crop.from_unit(points) for crop, points in zip(kept, unit_xy, strict=True)])
-    return Predictions(xy, unit_xy, score, used, kept, measured)
+    return Predictions(xy, unit_xy, score, used, kept, measured, predictor.sigma(score, kept))
 
 
 def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.ndarray | None:
@@ -460,6 +484,10 @@ def evaluate(
     lacking = len(dataset) - int(_boxed(dataset).sum())
     if boxes is not None and lacking and spec.box == "annotation" and (normalize or spec.normalize) in BOX_NORMALISERS:
         notes.append(f"{lacking} of {len(dataset)} objects have no annotated box: their NME is by the given one")
+    judges, fitted = None, spec.confidence
+    if fitted and fitted.data_fingerprint == dataset.fingerprint() and (parts := halves(dataset.group_index)):
+        judges = parts[1]
+        notes.append(f"sigma was fitted on {fitted.count} of these objects and is judged by the other {len(judges)}")
     source = spec.box if boxes is None else "file"
     return report_of(
         predictions,
@@ -470,6 +498,7 @@ def evaluate(
         box_source=f"{source}, jitter {jitter_box:g} seed {seed}" if jitter_box else source,
         model_sha256=predictor.sha256,
         engine=predictor.engine_name,
+        judges=judges,
         notes=notes,
     )
 

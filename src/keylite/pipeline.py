@@ -29,21 +29,26 @@ from keylite.certificate import (
     summary,
     write_certificate,
 )
+from keylite.confidence import learn_confidence
 from keylite.data.dataset import Dataset, listed
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
 from keylite.environment import now, processor, versions
+from keylite.evaluation import Predictions, predict_dataset
+from keylite.flips import flip_doubt, flip_report
 from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
-from keylite.recipe import Recipe, make_recipe, to_dict
-from keylite.run import Run, baseline_report, check_run, open_run
+from keylite.recipe import Recipe, Resolved, make_recipe, strengthened, to_dict
+from keylite.reliability import reliability_rows
+from keylite.run import Run, baseline_report, check_resumed, check_run, open_run, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import require_writable, sha256, write_bytes
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
-from keylite.runtime.modelfile import read_spec
+from keylite.runtime.modelfile import describe_safetensors, read_spec
+from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
 from keylite.timing import engine_ratio
@@ -82,20 +87,48 @@ def train(
 ) -> Path:
     """Train a model and give the path of its file, `out/model.safetensors`: the best epoch by val NME.
 
-    Beside it: last.safetensors, resume.ckpt, recipe.yaml, data.json, examples.jpg (augmented samples), log.csv,
-    curves.png, tensorboard/. resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out.
+    What the recipe leaves to auto is settled by the number of objects in `data`. Beside the model: last.safetensors,
+    resume.ckpt, recipe.yaml, data.json, examples.jpg (augmented samples), log.csv, curves.png, tensorboard/.
+    resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out.
     Raises ValueError for data, recipe or folder that do not go together, KeyboardInterrupt after a clean stop.
     """
-    out = Path(out)
+    return prepare(
+        recipe,
+        data,
+        val,
+        Path(out),
+        resume=resume,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        max_megapixels=max_megapixels,
+    )()
+
+
+def prepare(
+    recipe: Recipe,
+    data: Dataset,
+    val: Dataset,
+    out: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    skip_bad: bool,
+    max_megapixels: float,
+) -> Callable[[], Path]:
+    """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here."""
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
     check_run(out, recipe, resume, overwrite)
     training = _training(recipe.framework)
-    _speak_of(recipe, data, val)
+    _speak_of_parts(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
     val = val.check_images(max_megapixels, skip_bad)
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
+    resolved = resolve(recipe, len(data))
+    _speak_of_lengths(resolved)
+    if resume:
+        check_resumed(out, resolved, data, val)
     skeleton = _with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
     examples = Examples(
@@ -103,25 +136,61 @@ def train(
         recipe.input_size,
         box=recipe.box,
         padding=recipe.padding,
-        augmentation=augmentation_of(recipe, skeleton),
+        augmentation=augmentation_of(resolved, skeleton),
         seed=recipe.seed,
         cache=recipe.cache == "ram",
     )
     shape = examples.mean_shape()
-    spec = new_spec(recipe, data, skeleton)
+    spec = new_spec(resolved, data, skeleton)
     going_on = resume and (out / "resume.ckpt").is_file()
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
-    network = training.new_network(recipe, spec, shape, weights)
-    baseline = baseline_report(shape, spec, val)
-    open_run(out, recipe, data, val, resume)
-    write_image(out / "examples.jpg", examples_sheet(examples))
-    log.info(
-        "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
-        recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val), out / "examples.jpg",
-    )  # fmt: skip
-    run = Run(recipe, spec, val, out, baseline)
-    training.fit(run, network, examples, resume=resume)
-    return run.model
+    network = training.new_network(resolved, spec, shape, weights)
+    run = Run(resolved, spec, val, out, baseline_report(shape, spec, val))
+
+    def go() -> Path:
+        open_run(out, resolved, data, val, resume)
+        sheet = out / "examples.jpg"
+        write_image(sheet, examples_sheet(examples))
+        log.info(
+            "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
+            recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val), sheet,
+        )  # fmt: skip
+        training.fit(run, network, examples, resume=resume)
+        _learn_of(run, skeleton)
+        return run.model
+
+    return go
+
+
+def _learn_of(run: Run, skeleton: Skeleton) -> None:
+    """After training: learn from the validation set what scores mean, and warn of labels that flips contradict."""
+    recipe = run.recipe
+    for path in (run.out / "last.safetensors", run.model):
+        predictor = Predictor(path, threads=recipe.threads or None, device=recipe.device)
+        predictions = predict_dataset(predictor, run.val)
+        told = _learn_scores(predictor, run.val, describe_safetensors, predictions)
+    log.info("%s", told)
+    if skeleton.mirror is not None and recipe.flip_p:
+        report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)
+        if doubt := flip_doubt(report, recipe.flip_offset):
+            log.warning("%s", doubt)
+
+
+def _learn_scores(
+    predictor: Predictor,
+    data: Dataset,
+    describe: Callable[[Path, ModelSpec], None],
+    predictions: Predictions | None = None,
+) -> str:
+    """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds."""
+    learnt = learn_confidence(predictor, data, predictions)
+    if learnt.confidence is None:
+        kept = "the parent's is kept" if predictor.spec.confidence else "no sigma is fitted"
+        return f"confidence: {kept}: {learnt.why}"
+    describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
+    rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
+    fitted = learnt.confidence.count
+    return f"confidence: sigma fitted on {fitted} of {len(data)} objects of {data.name}; on the others {rows}"
 
 
 def _training(framework: str) -> Any:
@@ -135,8 +204,8 @@ def _training(framework: str) -> Any:
         raise ModuleNotFoundError(f"{error}{hint}", name=error.name) from None
 
 
-def _speak_of(recipe: Recipe, data: Dataset, val: Dataset) -> None:
-    """Refuse parts that do not go together, and warn of a recipe or a split that cannot do what it seems to."""
+def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
+    """Refuse parts that do not go together, and warn of a split that cannot do what it seems to."""
     if data.skeleton.names != val.skeleton.names:
         raise ValueError(
             f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
@@ -148,8 +217,18 @@ def _speak_of(recipe: Recipe, data: Dataset, val: Dataset) -> None:
     if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
         raise ValueError("batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64")
     shared = data.shared_groups(val)
-    if shared:
+    if data.fingerprint() == val.fingerprint():
+        log.warning(
+            "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and no "
+            "honest choice of epoch is possible; give other images as --val, or leave --val out",
+            val.source or val.name, data.source or data.name,
+        )  # fmt: skip
+    elif shared:
         log.warning(listed(f"val shares {len(shared)} groups with the training data: its figures will flatter", shared))
+
+
+def _speak_of_lengths(recipe: Resolved) -> None:
+    """Warn of a recipe that cannot do what it seems to."""
     if recipe.warmup_epochs >= recipe.epochs:
         log.warning(
             "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
@@ -171,7 +250,7 @@ def _brief(skeleton: Skeleton) -> str:
 def _with_mirror(recipe: Recipe, data: Dataset) -> Skeleton:
     """The skeleton with the mirror that training will use, said aloud."""
     skeleton = data.skeleton
-    if recipe.mirror == "off" or recipe.flip_p == 0:
+    if recipe.mirror == "off":
         log.info("mirror: off, as the recipe says; no image is flipped")
         return msgspec.structs.replace(skeleton, mirror=None)
     given = None if isinstance(recipe.mirror, str) else from_pairs(recipe.mirror, skeleton.names)
@@ -183,13 +262,14 @@ def _with_mirror(recipe: Recipe, data: Dataset) -> Skeleton:
     return skeleton
 
 
-def augmentation_of(recipe: Recipe, skeleton: Skeleton) -> Augmentation:
-    """The recipe's augmentation; no flip without mirror pairs."""
+def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
+    """The recipe's augmentation in its strength; no flip without mirror pairs."""
     choices = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)}
+    choices |= strengthened(recipe)
     return Augmentation(**choices | ({"flip_p": 0.0} if skeleton.mirror is None else {}))
 
 
-def new_spec(recipe: Recipe, data: Dataset, skeleton: Skeleton) -> ModelSpec:
+def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton) -> ModelSpec:
     """The description of a model that this recipe makes from this data, without figures yet."""
     model = require(f"keylite.{recipe.framework}.model", FRAMEWORKS[recipe.framework])
     mean, std = model.normalisation(recipe.backbone)
@@ -218,6 +298,7 @@ def new_spec(recipe: Recipe, data: Dataset, skeleton: Skeleton) -> ModelSpec:
             parent=None,
         ),
         report=None,
+        confidence=None,
         certificate=None,
     )
 
@@ -395,6 +476,8 @@ def _export(
             doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.name)
             if doubt:
                 log.warning("%s", doubt)
+        log.info("%s", _learn_scores(Predictor(made, device="cpu"), data, exporting.describe))
+        child_spec = read_spec(made)
         limits = {"budget": budget, "budget_nme": budgets[1]}
         certificate = certify(made, model, data, **limits, operators=exporting.operators(made))
         if not certificate.within_budget:

@@ -6,9 +6,14 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keylite.runtime.files import replacing
+
+if TYPE_CHECKING:
+    from keylite.reliability import Reliability
+
+TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade: near enough for a short axis, apart enough for a long one
 
 
 def plot_history(history: list[dict[str, float]], path: Path) -> None:
@@ -48,6 +53,74 @@ def plot_tradeoff(result: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3, which="both")
         axes.margins(0.1)
         figure.legend(loc="outside right upper", fontsize=9)
+
+
+def plot_reliability(models: dict[str, Reliability], path: Path) -> None:
+    """Mean error found, with its 95 % interval, against the sigma promised, by tenths; one line a model."""
+    with _figure(path, 5.6, 4.6) as figure:
+        axes = figure.subplots()
+        largest = 0.0
+        for (name, found), shape in zip(models.items(), itertools.cycle("osD^v"), strict=False):
+            at, errors = [d.sigma for d in found.deciles], [d.error for d in found.deciles]
+            ends = [d.interval or (d.error, d.error) for d in found.deciles]
+            bars = [[abs(e - low) for e, (low, _) in zip(errors, ends, strict=True)]]
+            bars += [[abs(high - e) for e, (_, high) in zip(errors, ends, strict=True)]]
+            ranks = "" if found.spearman is None else f", Spearman {found.spearman:.2f}"
+            axes.errorbar(at, errors, bars, fmt=f"{shape}-", capsize=3, elinewidth=0.8, label=f"{name}{ranks}")
+            largest = max(largest, *at, *(high for _, high in ends))
+        axes.plot([0, largest], [0, largest], color="grey", linewidth=0.8)
+        axes.fill_between([0, largest], [0, 0.8 * largest], [0, 1.2 * largest], color="grey", alpha=0.12)
+        axes.set(
+            xlabel="sigma promised, px of the image", ylabel="mean error found, px", xlim=(0, None), ylim=(0, None)
+        )
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+
+
+class Mark(NamedTuple):
+    """A point of a line, the interval of its y, and a word beside it."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    text: str = ""
+
+
+def plot_lines(
+    lines: dict[tuple[str, str], list[Mark]], path: Path, *, title: str, xlabel: str, ylabel: str, log: str = "x"
+) -> None:
+    """Lines through marks with their intervals.
+
+    A line's name is two words: lines that share the first share a colour, those that share the second a shape. log:
+    which axes are logarithmic, x or xy.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    colours, shapes = (list(dict.fromkeys(name[part] for name in lines)) for part in (0, 1))
+    with _figure(path, 9, 5) as figure:
+        axes = figure.subplots()
+        for (colour, shape), marks in lines.items():
+            bars = [[abs(mark.y - mark.low) for mark in marks], [abs(mark.high - mark.y) for mark in marks]]
+            look, rank = f"C{colours.index(colour) % 10}", shapes.index(shape)
+            axes.errorbar(
+                [mark.x for mark in marks], [mark.y for mark in marks], bars, color=look, marker="osD^vPX*"[rank % 8],
+                linestyle=("-", "--", ":", "-.")[rank % 4], markersize=6, capsize=3, elinewidth=0.8, linewidth=1,
+                label=", ".join(word for word in (colour, shape) if word),
+            )  # fmt: skip
+            for mark in marks:
+                axes.annotate(mark.text, (mark.x, mark.y), (4, 4), textcoords="offset points", fontsize=7, color=look)
+        for scale, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+            if scale in log:
+                getattr(axes, f"set_{scale}scale")("log")
+                axis.set_major_locator(LogLocator(subs=TICKS))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
+        axes.tick_params(labelsize=8)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axes.grid(alpha=0.3)
+        axes.margins(0.1)
+        figure.legend(loc="outside right upper", fontsize=8)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Recipe: every choice of a training run in one flat, strict value; YAML in and out.
+"""Recipe: every choice of a training run in one flat, strict value; YAML in and out; presets.
 
-The command line's flags and docs/recipe.md are made from these fields. Knows nothing of frameworks.
+The command line's flags and docs/recipe.md are made from these fields. Knows nothing of frameworks or data.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ def _is(description: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=description, **limits)
 
 
+Epochs = Annotated[int, msgspec.Meta(ge=1)]
+WarmupEpochs = Annotated[float, msgspec.Meta(ge=0)]
+Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
+AUTO = ("epochs", "warmup_epochs", "strength")  # choices that may be left to the size of the data set
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Training choices. Lengths are px of the model input unless a field says otherwise."""
 
     framework: Annotated[Literal["pytorch", "tensorflow"], _is("what trains")] = "pytorch"
     backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
-    head: Annotated[Literal["regression", "heatmap"], _is("how features become points")] = "regression"
+    head: Annotated[Literal["regression", "rle", "simcc", "heatmap"], _is("how features become points")] = "regression"
     hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256
     size: Annotated[int | tuple[int, int], _is("model input: side, or width x height as 160x128")] = 128
     box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (
@@ -43,7 +49,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str | tuple[tuple[str | int, str | int], ...], _is("pairs a flip swaps: auto, off, or left:right,...")
     ] = "auto"
 
-    epochs: Annotated[int, _is("passes over the training set", ge=1)] = 20
+    epochs: Annotated[Epochs | Literal["auto"], _is("passes over the training set; auto follows its size")] = "auto"
+    effort: Annotated[float, _is("how many times as long as usual an auto run trains", gt=0, le=100)] = 1.0
     batch: Annotated[int, _is("objects in a step of one device", ge=1)] = 32
     accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1)] = 1
     loss: Annotated[Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"], _is("loss, of errors in px")] = (
@@ -58,7 +65,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     momentum: Annotated[float, _is("of sgd", ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, _is("on weights, not on biases and normalisation", ge=0)] = 1e-2
     schedule: Annotated[Literal["cosine", "constant"], _is("of the learning rate after the warm-up")] = "cosine"
-    warmup_epochs: Annotated[float, _is("epochs of rising learning rate", ge=0)] = 1.0
+    warmup_epochs: Annotated[
+        WarmupEpochs | Literal["auto"], _is("epochs of rising learning rate; auto follows the run's length")
+    ] = "auto"
     freeze_epochs: Annotated[int, _is("epochs with the backbone frozen, normalisation statistics too", ge=0)] = 0
     ema: Annotated[float, _is("decay of the moving average of weights; 0 is none", ge=0, lt=1)] = 0.999
     clip: Annotated[float, _is("largest gradient norm; 0 is none", ge=0)] = 5.0
@@ -66,6 +75,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precision: Annotated[Literal["32", "bf16", "16"], _is("arithmetic of training; 16 needs a GPU")] = "32"
     seed: Annotated[int, _is("of weights, order and augmentation", ge=0)] = 0
 
+    strength: Annotated[
+        Strength | Literal["auto"], _is("factor on ranges of geometry and on chances of changed pixels; auto, by size")
+    ] = "auto"
     rotate: Annotated[float, _is("degrees, both ways", ge=0, le=180)] = 20.0
     rotate_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
     scale: Annotated[float, _is("scale between 1/(1+s) and 1+s", ge=0, le=4)] = 0.15
@@ -75,6 +87,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     aspect: Annotated[float, _is("width against height between 1/(1+a) and 1+a", ge=0, le=1)] = 0.05
     aspect_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
     flip_p: Annotated[float, _is("probability of a horizontal flip, where mirror pairs are known", ge=0, le=1)] = 0.5
+    flip_offset: Annotated[
+        float, _is("fraction of the box's width by which labels sit right of their place", ge=-0.1, le=0.1)
+    ] = 0.0
     brightness: Annotated[float, _is("fraction of full range, both ways", ge=0, le=1)] = 0.2
     brightness_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.3
     contrast: Annotated[float, _is("contrast between 1/(1+c) and 1+c", ge=0, le=4)] = 0.3
@@ -99,12 +114,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache: Annotated[Literal["off", "ram"], _is("ram keeps decoded images in memory")] = "off"
 
     def __post_init__(self) -> None:
-        for name, hint in field_types().items():
+        for name, hint in field_types(type(self)).items():
             value = getattr(self, name)
             try:
                 msgspec.convert(msgspec.to_builtins(value), hint)
             except msgspec.ValidationError as error:
-                raise ValueError(f"recipe: {name}: expected {expected_by(name, error)}, got {value!r}") from None
+                expected = expected_by(name, error, type(self))
+                raise ValueError(f"recipe: {name}: expected {expected}, got {value!r}") from None
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"recipe: {name}: expected a finite number, got {value!r}")
         for name, expected in impossible(self):
@@ -114,6 +130,47 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def input_size(self) -> tuple[int, int]:
         """(W, H) px of the model input."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recipe of which nothing is left to the data set: what a run trains by."""
+
+    epochs: Epochs
+    warmup_epochs: WarmupEpochs
+    strength: Strength
+
+
+# ---- presets
+
+PRESETS: dict[str, dict[str, Any]] = {  # what each has in place of the defaults
+    "fast": {"size": 96, "effort": 0.5},
+    "balanced": {},
+    "accurate": {"size": 224, "effort": 2.0},
+}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of a name in PRESETS."""
+    if name not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return make_recipe(PRESETS[name], f"preset {name}")
+
+
+# ---- the strength of augmentation
+
+GEOMETRY = ("rotate", "scale", "shift", "aspect")  # ranges
+PIXELS = (  # probabilities
+    *("brightness_p", "contrast_p", "saturation_p", "hue_p", "grey_p", "blur_p", "noise_p", "jpeg_p", "occlude_p"),
+)
+
+
+def strengthened(recipe: Resolved) -> dict[str, float]:
+    """The choices of GEOMETRY and PIXELS times the recipe's strength, each at most what the recipe takes."""
+    limits = {name: field_types()[name].__metadata__[0].le for name in (*GEOMETRY, *PIXELS)}
+    return {name: min(getattr(recipe, name) * recipe.strength, limit) for name, limit in limits.items()}
+
+
+# ---- checks
 
 
 def impossible(recipe: Recipe) -> list[tuple[str, str]]:
@@ -126,6 +183,9 @@ def impossible(recipe: Recipe) -> list[tuple[str, str]]:
     if isinstance(recipe.mirror, str) and recipe.mirror not in ("auto", "off"):
         found.append(("mirror", "auto, off, or a list of pairs"))
     return found
+
+
+# ---- in and out
 
 
 def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe | None = None) -> Recipe:
@@ -157,18 +217,21 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         raise ValueError(f"{source}: {field}: expected {expected_by(field, error)}, got {got!r}") from None
 
 
-def expected_by(name: str, error: msgspec.ValidationError) -> str:
+def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = Recipe) -> str:
     """What a field takes, for a sentence that ends in what came instead."""
-    options = get_args(get_type_hints(Recipe)[name])
+    options = get_args(get_type_hints(kind)[name])
     if options and all(isinstance(option, str) for option in options):
         return f"one of {', '.join(options)}"
-    return str(error).partition(" - at ")[0].partition(", got")[0].removeprefix("Expected ").replace("`", "")
+    said = str(error).partition(" - at ")[0].partition(", got")[0].removeprefix("Expected ").replace("`", "")
+    if options and options[-1] == Literal["auto"]:
+        return f"auto or {said if '=' in said else options[0].__name__}"  # msgspec's own words: int | str
+    return said
 
 
 @functools.cache
-def field_types() -> dict[str, Any]:
+def field_types(kind: type[Recipe] = Recipe) -> dict[str, Any]:
     """The annotation of every field, with its limits."""
-    return get_type_hints(Recipe, include_extras=True)
+    return get_type_hints(kind, include_extras=True)
 
 
 def _size_from_text(text: str) -> Any:

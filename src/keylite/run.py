@@ -22,7 +22,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation import Report, predict_dataset, report_of
 from keylite.plots import plot_history
-from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.recipe import AUTO, Recipe, Resolved, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
 from keylite.runtime.files import require_writable, write_text
 from keylite.runtime.heads import Regression
@@ -33,6 +33,7 @@ log = logging.getLogger("keylite")
 
 WITHOUT_EFFECT = ("device", "threads", "workers", "cache")  # choices that a resumed run may change
 BRANCH_SHARE = 1e-4  # fewer errors than this on one branch of the loss: the loss is not what its name says
+FIRST_FOLD = "fold-1"  # what tells a folder of folds
 RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png", "examples.jpg")
 
 
@@ -40,7 +41,7 @@ RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "c
 class Run:
     """A run in progress. history: a row an epoch, as in log.csv; baseline: the val report of the mean shape."""
 
-    recipe: Recipe
+    recipe: Resolved
     spec: ModelSpec
     val: Dataset
     out: Path
@@ -113,6 +114,35 @@ class Run:
             )  # fmt: skip
 
 
+# ---- choices that follow the size of the data set; all numbers were chosen by the figures in docs/results.md
+
+USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795  # so many epochs for so many objects; more by the root of what others lack
+FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
+WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # of all steps; at least; of all steps, at most
+STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # from so many objects on
+
+
+def resolve(recipe: Recipe, count: int) -> Resolved:
+    """The recipe with what it leaves to auto settled for `count` training objects, and said in one line."""
+    epochs, warmup, strength = (getattr(recipe, name) for name in AUTO)
+    if epochs == "auto":
+        wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
+        epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
+    batch = batch_of(recipe, count)
+    each = math.ceil(count // batch / recipe.accumulate)
+    steps = epochs * each
+    if warmup == "auto":
+        warmup = round(min(max(WARMUP_SHARE * steps, WARMUP_STEPS), LONGEST_WARMUP * steps) / each, 4)
+    if strength == "auto":
+        strength = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
+    log.info(
+        "%d objects: %d epochs (%s steps of %d), warm-up %g epochs, augmentation x%g",
+        count, epochs, f"{steps:,}", batch * recipe.accumulate, warmup, strength,
+    )  # fmt: skip
+    settled = dict(zip(AUTO, (epochs, warmup, strength), strict=True))
+    return msgspec.convert(to_dict(recipe) | settled, Resolved)
+
+
 # ---- what every framework does at a step
 
 
@@ -124,7 +154,7 @@ def batch_of(recipe: Recipe, count: int) -> int:
     return min(recipe.batch, count)
 
 
-def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+def lr_factor(recipe: Resolved, step: int, steps_per_epoch: int) -> float:
     """The share of the peak learning rate at optimizer step `step`, counted from 0 over the whole run.
 
     It rises evenly through the warm-up, then follows the recipe's schedule.
@@ -192,29 +222,50 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
         raise ValueError("resume, overwrite: expected one of them, got both")
     if resume and not old_recipe.is_file():
         raise ValueError(f"{out}: no run to resume here; leave --resume out to begin one")
+    if (out / FIRST_FOLD / "recipe.yaml").is_file():
+        raise ValueError(f"{out}: holds folds; go on with --folds, or choose another --out")
     if old_recipe.is_file() and not (resume or overwrite):
         raise ValueError(
             f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
         )
-    if resume and old_recipe.is_file():
-        old, new = to_dict(make_recipe(read_recipe(old_recipe), str(old_recipe))), to_dict(recipe)
-        changed = [name for name in new if old[name] != new[name] and name not in WITHOUT_EFFECT]
-        if changed:
-            told = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
-            raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
+    if resume:
+        _require_same_recipe(out, recipe)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])
 
 
-def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: bool) -> None:
-    """Make the folder of a run, without what an overwritten one left.
-
-    Raises ValueError where a resumed run's data are others.
-    """
-    parts = {"train": data, "val": val}
-    facts = {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in parts.items()}
-    old_facts = out / "data.json"
-    if resume and old_facts.is_file() and json.loads(old_facts.read_text()) != facts:
+def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> None:
+    """Raises ValueError where the run in `out` began with other data, or another recipe once auto is settled."""
+    if not began_with(out, data, val):
         raise ValueError(f"{out}: a run resumes with the data it began with; or choose another --out")
+    _require_same_recipe(out, recipe)
+
+
+def began_with(out: Path, data: Dataset, val: Dataset) -> bool:
+    """Whether the run in `out` is of these data, as far as it says."""
+    old_facts = out / "data.json"
+    return not old_facts.is_file() or json.loads(old_facts.read_text()) == data_facts(data, val)
+
+
+def _require_same_recipe(out: Path, recipe: Recipe) -> None:
+    """Raises ValueError where the run in `out` has another recipe; auto is not compared."""
+    path = out / "recipe.yaml"
+    old, new = to_dict(make_recipe(read_recipe(path), str(path))), to_dict(recipe)
+    open_yet = [name for name in AUTO if new[name] == "auto"]
+    compared = [name for name in new if name not in (*WITHOUT_EFFECT, *open_yet)]
+    changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in compared if old[name] != new[name]]
+    if changed:
+        told = "; ".join(changed)
+        raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
+
+
+def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:
+    """Name, count and fingerprint of both parts, as in `data.json`."""
+    parts = {"train": data, "val": val}
+    return {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in parts.items()}
+
+
+def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: bool) -> None:
+    """Make the folder of a run, without what an overwritten one left."""
     if resume and not (out / "resume.ckpt").is_file():
         log.info("%s: no epoch was finished yet; starting from the beginning", out)
     for part in out.glob(".*.part*"):  # what a killed run had not finished writing
@@ -223,7 +274,7 @@ def open_run(out: Path, recipe: Recipe, data: Dataset, val: Dataset, resume: boo
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
-    write_text(old_facts, json.dumps(facts, indent=2))
+    write_text(out / "data.json", json.dumps(data_facts(data, val), indent=2))
     write_recipe(recipe, out / "recipe.yaml")
 
 

@@ -76,6 +76,74 @@ def test_split_needs_groups() -> None:
     assert [len(part) for part in two.split(0.1)] == [20, 20]
 
 
+@pytest.mark.parametrize("folds", [2, 3, 7])
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_are_of_whole_groups_and_about_equal_size(folds: int, seed: int) -> None:
+    data = made(400, groups=60, seed=seed)
+    part = data.fold_of(folds, seed)
+    sizes = np.bincount(part)[1:]
+    assert sizes.sum() == 400, "numbered from 1, every object in one"
+    assert len(sizes) == folds
+    assert len({*zip(data.group_index.tolist(), part.tolist(), strict=True)}) == len(data.groups), "no group is cut"
+    assert np.ptp(sizes) <= 4  # measured 3; the largest groups, dealt out first, have 12 and more
+    first = [int(data.group_index[part == number].min()) for number in range(1, folds + 1)]
+    assert first == sorted(first)
+
+
+def test_folds_follow_their_seed() -> None:
+    data = made(400, groups=60)
+    np.testing.assert_array_equal(data.fold_of(5, 3), data.fold_of(5, 3))
+    assert (data.fold_of(5, 3) != data.fold_of(5, 4)).mean() > 0.5
+
+
+def test_one_group_of_most_objects_leaves_the_rest_to_the_other_folds() -> None:
+    data = from_arrays([np.zeros((2, 2, 3), np.uint8)] * 12, np.ones((12, 1, 2)), groups=[*"aaaaaaaabbcc"])
+    assert np.bincount(data.fold_of(3)).tolist() == [0, 8, 2, 2]
+
+
+TOO_FEW = {
+    "a single group": (1, "all 12 objects are of one group, so folds by group are impossible.*--group.*--blocks"),
+    "fewer groups than folds": (3, "3 groups do not make 4 folds; ask for 3 at most"),
+}
+
+
+@pytest.mark.parametrize(("groups", "words"), TOO_FEW.values(), ids=TOO_FEW)
+def test_folds_need_groups(groups: int, words: str) -> None:
+    data = from_arrays([np.zeros((2, 2, 3), np.uint8)] * 12, np.ones((12, 1, 2)))
+    with pytest.raises(ValueError, match=words):
+        data.regrouped([f"g{i % groups}" for i in range(12)]).fold_of(4)
+
+
+def frames(count: int, seed: int) -> Dataset:
+    """So many frames of one video in any order, x the number of the frame."""
+    numbers = np.random.default_rng(seed).permutation(count)
+    return from_arrays([f"video/img{n}.png" for n in numbers], numbers[:, None, None] * np.ones((1, 1, 2)))
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(12, 3), (116, 5), (11, 4), (5, 5), (7, 6)])
+def test_blocks_are_runs_of_frames_by_number(count: int, blocks: int) -> None:
+    data = frames(count, seed=0).in_blocks(blocks)
+    in_order = data.group_index[np.argsort(data.xy[:, 0, 0])]
+    assert (np.diff(in_order) >= 0).all(), "img2 before img10"
+    sizes = np.bincount(in_order)
+    assert len(sizes) == len(data.groups) == blocks
+    assert np.ptp(sizes) <= 1
+    assert not data.groups_named
+    np.testing.assert_array_equal(data.fold_of(blocks), data.group_index + 1)  # a block a fold, in order
+
+
+def test_objects_of_one_image_stay_in_a_block_and_blocks_are_of_objects() -> None:
+    alone, crowd = frames(8, 0).subset(np.arange(4)), 4
+    image_index = np.array([0] * crowd + [1, 2, 3], np.int32)
+    data = dataclasses.replace(alone.subset(image_index), images=alone.images, image_names=alone.image_names)
+    data = dataclasses.replace(data, image_names=("0", "1", "2", "3"), image_index=image_index).in_blocks(2)
+    assert data.group_index.tolist() == [0] * crowd + [1, 1, 1]
+
+
+def test_more_blocks_than_frames_are_as_many_as_frames() -> None:
+    assert len(frames(3, 0).in_blocks(7).groups) == 3
+
+
 def test_subset_keeps_columns_together() -> None:
     data = made()
     part = data.subset([30, 2, 7])

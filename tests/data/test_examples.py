@@ -164,6 +164,25 @@ def test_geometry_moves_points_with_pixels_and_swaps_pairs_when_flipped(data: Da
     assert 40 < flips < 80
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.05, -0.03])
+def test_labels_that_sit_to_one_side_do_so_in_mirrored_examples_too(data: Dataset, offset: float):
+    """Labels are put `offset` of the box's width right of the dots: as far right of them in every example."""
+    width = data.box[0, 2] - data.box[0, 0]
+    beside = dataclasses.replace(data, xy=data.xy + np.array([offset * width, 0]))
+    flips = Augmentation(flip_p=0.5, flip_offset=offset)
+    examples = Examples(beside, (96, 96), augmentation=flips, seed=0, padding=0.6)
+    mirrored = 0
+    for item in range(24):
+        pixels, unit_xy, _ = examples[item]
+        found = centroids(pixels)
+        flipped = found[1, 0] > found[2, 0]
+        mirrored += flipped
+        order = list(MIRROR) if flipped else [0, 1, 2]
+        expected = found[order] + (offset / 1.6, 0)  # the crop is 1.6 times as wide as the box
+        assert np.abs((expected - unit_xy) * 96).max() < 0.25, item
+    assert 4 < mirrored < 20
+
+
 ALONE = {
     "rotate": (
         Augmentation(rotate=30),

@@ -189,5 +189,40 @@ def test_the_last_dense_layer_is_float(int8, makers, values):
     assert kinds_before("raw", makers)[:2] == ["Reshape", "Gemm"], "nothing rounds what it gives"
 
 
+ENDS = {  # head: operators from the output back, the weights of the last of them that has some
+    "regression": (["Reshape", "Gemm", "DequantizeLinear"], (8, 32)),
+    "rle": (["Reshape", "Gemm", "DequantizeLinear"], (16, 32)),
+    "simcc": (["Add", "MatMul", "DequantizeLinear"], (64, 128)),
+}
+
+
+@pytest.mark.parametrize("head", ENDS)
+def test_the_last_dense_layer_of_every_head_is_float_with_its_bias(head: str, exported_finder):
+    path = exported_finder("onnx", "int8", head)
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    kinds, shape = ENDS[head]
+    assert kinds_before("raw", makers)[: len(kinds)] == kinds
+    last = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")][-1]
+    assert (values[last.input[1]].dtype, values[last.input[1]].shape) == (np.float32, shape)
+
+
+def test_a_simcc_graph_is_plain_and_of_8_bits_but_for_its_ends(exported_finder):
+    path = exported_finder("onnx", "int8", "simcc")
+    kinds = operators(path)
+    assert (kinds["Conv"], kinds["MatMul"], kinds["Resize"], kinds["Transpose"], kinds["Cast"]) == (56, 1, 2, 1, 1)
+    assert kinds["Add"] == 9 + 2 + 1, "residuals, levels, bias"
+    plain = {"Conv", "MatMul", "Resize", "Transpose", "Cast", "Add", "Sub", "Div", "Reshape", "Shape", "Concat"}
+    assert set(kinds) == plain | {"QuantizeLinear", "DequantizeLinear"}
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    convolutions = [[makers[name].op_type for name in node.input] for node in graph.node if node.op_type == "Conv"]
+    assert convolutions == [["DequantizeLinear"] * 3] * 56
+    assert shape_of(graph.output[0]) == ["batch", 4, 128]
+    for count in (1, 3):
+        assert open_engine(path)[0](np.zeros((count, 64, 64, 3), np.uint8)).shape == (count, 4, 128)
+
+
 def test_int8_takes_a_third_of_the_bytes(int8_file: Path, onnx_file: Path):
     assert int8_file.stat().st_size < 0.34 * onnx_file.stat().st_size

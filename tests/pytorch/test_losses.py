@@ -9,10 +9,24 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
 
-from reference import BRANCHES, CLOSED, SIGMA, SIZE, THRESHOLDS, map_sums, point_sums, some_maps, some_points
+from reference import (
+    BIN_SIGMA,
+    BRANCHES,
+    CLOSED,
+    SIGMA,
+    SIZE,
+    SOME_HEADS,
+    THRESHOLDS,
+    flow_density,
+    point_sums,
+    some_flow,
+    some_points,
+    some_raw,
+    sums_of,
+)
 
-from keylite.pytorch.losses import HEAD_SUMS, LOSSES, head_sums, loss
-from keylite.runtime.heads import HEADS, Heatmap, Regression
+from keylite.pytorch.losses import HEAD_SUMS, LOSSES, Flow, head_sums, loss, new_flow
+from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
 
 
 def of_errors(name: str, x_errors: list[float], **thresholds: float) -> list[float]:
@@ -108,23 +122,38 @@ def test_another_loss_is_refused():
 
 # ---- what a head is trained with
 
-HEAD = Heatmap(7, (16, 12))  # of 128x96 px
+heads = pytest.mark.parametrize("head", SOME_HEADS.values(), ids=SOME_HEADS)
+
+
+def flow_of(head: Head, weights: dict[str, np.ndarray] | None = None) -> Flow | None:
+    """The flow that a head's loss trains, in float64, with these weights or those of `some_flow`."""
+    flow = new_flow(head)
+    if flow:
+        flow.double().load_state_dict({name: torch.from_numpy(w) for name, w in (weights or some_flow()).items()})
+    return flow
+
+
+def sums(head: Head, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, name: str = "wing") -> tuple:
+    return head_sums(head, loss(name, SIZE, **THRESHOLDS), raw, truth, weight, flow_of(head))
 
 
 def test_every_head_has_its_sums():
     assert set(HEAD_SUMS) == {type(make(1, 1, SIZE)) for make in HEADS.values()}
+    assert {type(head) for head in SOME_HEADS.values()} == set(HEAD_SUMS)
+
+
+def test_one_head_has_a_flow():
+    assert [name for name, make in HEADS.items() if new_flow(make(1, 1, SIZE))] == ["rle"]
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("grid", [(16, 12), (13, 9)], ids=["cells of 8 px", "of another size"])
-def test_sums_of_a_heatmap_are_numpys(name: str, grid: tuple[int, int]):
-    head = Heatmap(7, grid)
-    raw, truth, weight = some_maps(head)
-    points = loss(name, SIZE, **THRESHOLDS)
-    total, count, unit_xy = head_sums(head, points, *(torch.from_numpy(a) for a in (raw, truth, weight)))
-    expected = map_sums(name, raw, truth, weight, head)
-    assert [float(total), float(count)] == pytest.approx(expected, rel=1e-6)  # the cells are float32
-    np.testing.assert_allclose(unit_xy.numpy(), head.decode(raw)[0], atol=1e-6)
+@heads
+def test_sums_of_a_head_are_numpys(name: str, head: Head):
+    raw, truth, weight = some_raw(head)
+    total, count, unit_xy = sums(head, *(torch.from_numpy(a) for a in (raw, truth, weight)), name)
+    expected = sums_of(name, head, raw, truth, weight)
+    assert [total.item(), count.item()] == pytest.approx(expected, rel=1e-6)  # cells and bins are float32
+    np.testing.assert_allclose(unit_xy.detach().numpy(), head.decode(raw)[0], atol=1e-6)
 
 
 def test_sums_of_a_regression_are_those_of_its_points():
@@ -135,42 +164,49 @@ def test_sums_of_a_regression_are_those_of_its_points():
     assert found is unit_xy
 
 
-def test_a_map_point_without_weight_has_no_say_and_no_gradient():
-    raw, truth, weight = (torch.from_numpy(a) for a in some_maps(HEAD))
+@heads
+def test_a_head_s_point_without_weight_has_no_say_and_no_gradient(head: Head):
+    raw, truth, weight = (torch.from_numpy(a) for a in some_raw(head))
     raw.requires_grad_()
-    total, _, _ = head_sums(HEAD, loss("wing", SIZE), raw, truth, weight)
+    total, _, _ = sums(head, raw, truth, weight)
     total.backward()
     silent = (weight == 0) | truth.isnan().any(dim=2)
     assert torch.isfinite(raw.grad).all()
     assert (raw.grad[silent] == 0).all()
     assert (raw.grad[~silent].abs().sum(dim=1) > 0).all()
     elsewhere = torch.where(silent.unsqueeze(-1) & truth.isfinite(), torch.tensor(1e6, dtype=truth.dtype), truth)
-    assert head_sums(HEAD, loss("wing", SIZE), raw, elsewhere, weight)[0].item() == total.item()
+    assert sums(head, raw, elsewhere, weight)[0].item() == total.item()
 
 
 @pytest.mark.parametrize("why", ["NaN", "weight 0"])
-def test_maps_with_nothing_visible_give_0_and_finite_gradients(why: str):
-    raw = torch.randn(2, 7, HEAD.channels, requires_grad=True)
+@heads
+def test_a_head_with_nothing_visible_gives_0_and_finite_gradients(why: str, head: Head):
+    raw = torch.randn(2, 7, head.channels, dtype=torch.float64, requires_grad=True)
     truth = torch.full((2, 7, 2), math.nan) if why == "NaN" else torch.rand(2, 7, 2)
     weight = torch.ones(2, 7) if why == "NaN" else torch.zeros(2, 7)
-    total, count, unit_xy = head_sums(HEAD, loss("wing", SIZE), raw, truth, weight)
+    flow = flow_of(head)
+    total, count, unit_xy = head_sums(head, loss("wing", SIZE), raw, truth.double(), weight.double(), flow)
     total.backward()
     assert (total.item(), count.item()) == (0, 0)
     assert (raw.grad == 0).all()
     assert torch.isfinite(unit_xy).all()
+    assert not flow or all((p.grad == 0).all() for p in flow.parameters())
 
 
 FAR = {
-    "logits of a thousand": (1000.0, 0.5),
+    "raw of a thousand": (1000.0, 0.5),
     "a point in the corner": (1.0, 0.0),
     "a point outside": (1.0, 3.0),
 }
 
 
 @pytest.mark.parametrize(("times", "place"), FAR.values(), ids=FAR)
-def test_losses_of_maps_stay_finite(times: float, place: float):
-    raw = (times * torch.randn(2, 7, HEAD.channels)).requires_grad_()
-    total, _, _ = head_sums(HEAD, loss("wing", SIZE), raw, torch.full((2, 7, 2), place), torch.ones(2, 7))
+@heads
+def test_losses_of_heads_stay_finite(times: float, place: float, head: Head):
+    raw = (times * torch.randn(2, 7, head.channels)).requires_grad_()
+    total, _, _ = head_sums(
+        head, loss("wing", SIZE), raw, torch.full((2, 7, 2), place), torch.ones(2, 7), new_flow(head)
+    )
     total.backward()
     assert torch.isfinite(total)
     assert torch.isfinite(raw.grad).all()
@@ -178,11 +214,67 @@ def test_losses_of_maps_stay_finite(times: float, place: float):
 
 def test_the_best_map_is_the_bell():
     """At the bell the cross-entropy is its entropy, least of all; its point is right, so nothing pulls."""
-    x, y = (np.arange(side) + 0.5 for side in HEAD.grid)
+    head = Heatmap(7, (16, 12))
+    x, y = (np.arange(side) + 0.5 for side in head.grid)
     squares = ((x[None, :] - 8) ** 2 + (y[:, None] - 6) ** 2).ravel()
-    bell = torch.from_numpy(-squares / (2 * SIGMA**2)).expand(1, 7, -1).clone().requires_grad_()
+    require_the_best(head, -squares / (2 * SIGMA**2), math.log(2 * math.pi * math.e * SIGMA**2))
+
+
+def test_the_best_bins_are_two_bells():
+    places = [np.arange(side) + 0.5 - side / 2 for side in SIZE]
+    bells = np.concatenate([-(place**2) / (2 * BIN_SIGMA**2) for place in places])
+    require_the_best(SOME_HEADS["simcc"], bells, math.log(2 * math.pi * math.e * BIN_SIGMA**2))
+
+
+def require_the_best(head: Heatmap | Simcc, logits: np.ndarray, entropy: float) -> None:
+    """Of a point in the middle."""
+    raw = torch.from_numpy(logits).expand(1, 7, -1).clone().requires_grad_()
     truth, weight = torch.full((1, 7, 2), 0.5, dtype=torch.float64), torch.ones(1, 7, dtype=torch.float64)
-    total, _, _ = head_sums(HEAD, loss("mse", SIZE), bell, truth, weight)
+    total, _, _ = head_sums(head, loss("mse", SIZE), raw, truth, weight)
     total.backward()
-    assert bell.grad.abs().max() < 1e-6
-    assert total.item() / 7 == pytest.approx(math.log(2 * math.pi * math.e * SIGMA**2), abs=1e-3)
+    assert raw.grad.abs().max() < 1e-6
+    assert total.item() / 7 == pytest.approx(entropy, abs=1e-3)
+
+
+# ---- the scales of rle
+
+
+def test_with_a_gaussian_flow_the_loss_is_a_closed_form():
+    """Of the error e and the scale s, px: |e| / s + ln 2s + (e / s)^2 / 2 + ln(2 pi) / 2, for x and for y."""
+    head, still = Rle(1), {name: 0 * w for name, w in some_flow().items()}
+    for error, scale in ((0.0, 1.0), (3.0, 2.0), (-7.0, 0.5), (0.1, 30.0)):
+        px = torch.tensor(SIZE, dtype=torch.float64)
+        raw = torch.cat([0.5 + error / px, torch.log(scale / px)]).reshape(1, 1, 4)
+        truth, weight = torch.full((1, 1, 2), 0.5, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+        total, _, _ = head_sums(head, loss("mse", SIZE), raw, truth, weight, flow_of(head, still))
+        size = abs(error) / scale
+        expected = 2 * (size + math.log(2 * scale) + size**2 / 2 + math.log(2 * math.pi) / 2)
+        assert total.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_choice_of_a_loss_has_no_say_in_it():
+    given = [torch.from_numpy(a) for a in some_raw(Rle(7))]
+    assert len({sums(Rle(7), *given, name)[0].item() for name in LOSSES}) == 1
+
+
+def test_a_flow_is_numpys_and_a_density():
+    """Of some weights, far from a Gaussian, its integral over nearly all that it reaches is 1."""
+    line, step = np.linspace(-14, 14, 141, retstep=True)
+    grid = np.stack(np.meshgrid(line, line), axis=-1)
+    with torch.no_grad():
+        logarithm = flow_of(Rle(1))(torch.from_numpy(grid)).numpy()
+    assert logarithm.shape == grid.shape[:-1]
+    np.testing.assert_allclose(logarithm.ravel(), flow_density(some_flow(), grid.reshape(-1, 2)), rtol=1e-9)
+    density = np.exp(logarithm)
+    assert density.sum() * step**2 == pytest.approx(1, abs=1e-3)  # measured 0.9995
+    gaussian = np.exp(-(grid**2).sum(axis=-1) / 2) / (2 * math.pi)
+    assert np.abs(density - gaussian).sum() * step**2 > 0.5, "of 2, were they wholly apart"  # measured 0.75
+
+
+def test_a_new_flow_is_nearly_a_gaussian():
+    torch.manual_seed(0)
+    residual = torch.from_numpy(np.random.default_rng(0).uniform(-5, 5, (1000, 2))).float()
+    gaussian = -math.log(2 * math.pi) - residual.square().sum(dim=1) / 2
+    with torch.no_grad():
+        apart = new_flow(Rle(1))(residual) - gaussian
+    assert 0 < apart.abs().max() < 1e-3

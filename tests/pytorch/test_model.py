@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
     PixelModel,
+    SimccHead,
     as_engine,
     create_backbone,
     feature_shapes,
@@ -25,9 +26,9 @@ from keylite.pytorch.model import (
     save_model,
     tensors,
 )
-from keylite.runtime.heads import HEADS, Heatmap, Regression
-from keylite.runtime.modelfile import read_spec
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
+from keylite.runtime.heads import HEADS, SCALE_START, Head, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.modelfile import KEY, read_spec
+from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS, encode_spec
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,9 +46,6 @@ def network(model_file: Path) -> EfficientNetLiteRegressor:
 
 def changed(path: Path, source: Path, change) -> Path:
     """The model file `source` after `change` of its tensors, under its own description."""
-    from keylite.runtime.modelfile import KEY
-    from keylite.runtime.spec import encode_spec
-
     loaded = load_file(source)
     save_file(change(loaded) or loaded, path, metadata={KEY: encode_spec(read_spec(source))})
     return path
@@ -141,15 +139,16 @@ def test_normalisation_is_the_weights():
 # ---- heads
 
 
-def test_an_untrained_network_gives_the_mean_shape_nearly():
-    head = Regression(5, 16)
+@pytest.mark.parametrize("head", [Regression(5, 16), Rle(5, 16)], ids=["regression", "rle"])
+def test_an_untrained_network_gives_the_mean_shape_nearly(head: Regression | Rle):
     shape = np.random.default_rng(0).uniform(0, 1, (5, 2)).astype(np.float32)
     network = EfficientNetLiteRegressor(5, head=head, size=(64, 96), mean_shape=shape)
     with torch.no_grad():
         raw = network(torch.randn(4, 3, 96, 64)).numpy()  # in training: statistics of the batch
-    assert raw.shape == (4, 5, 2)
-    assert np.abs(raw - shape).max() < 0.02
-    assert np.abs(raw - shape).max() > 0, "features have a say from the start"
+    assert raw.shape == (4, 5, head.channels)
+    start = np.concatenate([shape, np.full((5, 2), SCALE_START)], axis=1)[:, : head.channels]
+    assert np.abs(raw - start).max() < 0.02
+    assert (np.abs(raw - start).max(axis=(0, 1)) > 0).all(), "features have a say from the start"
 
 
 def test_without_a_mean_shape_points_start_in_the_middle():
@@ -159,10 +158,28 @@ def test_without_a_mean_shape_points_start_in_the_middle():
 def test_a_head_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="head: expected 4 keypoints, got 3"):
         EfficientNetLiteRegressor(4, head=Regression(3))
-    with pytest.raises(ValueError, match=r"head: a grid of 8x8 cells does not fit an input of \(96, 64\)"):
-        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8)), size=(96, 64))
-    with pytest.raises(ValueError, match=r"head: a grid of 8x12 cells does not fit an input of \(96, 64\)"):
-        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 12)), size=(96, 64))  # columns and rows changed round
+
+
+OTHER_SIZES = {  # head: what is said of it for an input of 96x64 px
+    "cells": (Heatmap(4, (8, 8)), "grid of 12x8 .* 96x64 px, got 8x8"),
+    "columns and rows changed round": (Heatmap(4, (8, 12)), "grid of 12x8 .*, got 8x12"),
+    "bins": (Simcc(4, (12, 8), (64, 64)), "bins of 96x64 .*, got 64x64"),
+    "cells of bins": (Simcc(4, (8, 8), (96, 64)), "grid of 12x8 .*, got 8x8"),
+}
+
+
+@pytest.mark.parametrize(("head", "message"), OTHER_SIZES.values(), ids=OTHER_SIZES)
+def test_a_head_of_another_size_is_refused(head: Heatmap | Simcc, message: str):
+    with pytest.raises(ValueError, match=f"^head: expected {message}"):
+        EfficientNetLiteRegressor(4, head=head, size=(96, 64))
+
+
+def test_without_a_size_a_pyramid_is_for_that_of_its_head():
+    for head in (Heatmap(2, (12, 8), 8), Simcc(2, (12, 8), (96, 64), 8), Simcc(2, (13, 9), (100, 68), 8)):
+        width, height = getattr(head, "bins", (96, 64))
+        with torch.no_grad():
+            raw = EfficientNetLiteRegressor(2, head=head).eval()(torch.zeros(1, 3, height, width))
+        assert raw.shape == (1, 2, head.channels)
 
 
 def test_a_backbone_without_a_stride_of_8_has_no_heatmap():
@@ -170,9 +187,15 @@ def test_a_backbone_without_a_stride_of_8_has_no_heatmap():
         EfficientNetLiteRegressor(4, "timm:vit_tiny_patch16_224", head=Heatmap(4, (28, 28)), size=(224, 224))
 
 
+def test_a_backbone_of_other_cells_is_refused():
+    with pytest.raises(ValueError, match=r"^backbone: expected features of 12x12 cells at stride 8, got 9x9; choose"):
+        EfficientNetLiteRegressor(4, "timm:inception_v3", head=HEADS["simcc"](4, 0, (96, 96)))
+
+
+@pytest.mark.parametrize("name", ["heatmap", "simcc"])
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (100, 68)], ids=["square", "oblong", "not divisible"])
-def test_an_untrained_heatmap_is_around_the_middle(size: tuple[int, int]):
-    head = HEADS["heatmap"](3, 16, size)
+def test_an_untrained_pyramid_is_around_the_middle(size: tuple[int, int], name: str):
+    head = HEADS[name](3, 16, size)
     network = EfficientNetLiteRegressor(3, head=head, size=size)
     with torch.no_grad():
         raw = network(torch.randn(2, 3, size[1], size[0])).numpy()
@@ -203,6 +226,17 @@ def test_cells_are_row_by_row_as_the_decode_takes_them():
     with torch.no_grad():
         xy, _ = HEADS["heatmap"](1, 16, (96, 64)).decode(100 * network.head(levels).numpy())
     np.testing.assert_allclose(xy[0, 0], [9.5 / 12, 2.5 / 8], atol=1e-3)
+
+
+def test_bins_are_a_dense_layer_over_each_keypoint_s_cells():
+    head = HEADS["simcc"](3, 16, (96, 64))
+    network = EfficientNetLiteRegressor(3, head=head).eval()
+    levels = [torch.randn(2, *shape) for shape in feature_shapes(network.backbone, (96, 64))]
+    with torch.no_grad():
+        maps, found = super(SimccHead, network.head).forward(levels).numpy(), network.head(levels).numpy()
+    weight, bias = (getattr(network.head.bins, name).detach().numpy() for name in ("weight", "bias"))
+    assert (weight.shape, bias.shape, found.shape) == ((160, 96), (160,), (2, 3, 160))
+    assert np.abs(maps @ weight.T + bias - found).max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [(96, 64), (100, 68)], ids=["halves", "not divisible"])
@@ -275,7 +309,14 @@ def test_a_heatmaps_keys_are_timms_without_the_top_and_the_heads(heatmap_file: P
     }
 
 
-@pytest.mark.parametrize("file", ["model_file", "heatmap_file"])
+def test_other_heads_have_the_same_keys_and_bins(
+    model_file: Path, heatmap_file: Path, rle_file: Path, simcc_file: Path
+):
+    assert load_file(rle_file).keys() == load_file(model_file).keys()
+    assert load_file(simcc_file).keys() == load_file(heatmap_file).keys() | {"head.bins.weight", "head.bins.bias"}
+
+
+@pytest.mark.parametrize("file", ["model_file", "rle_file", "simcc_file", "heatmap_file"])
 def test_saved_and_loaded_is_byte_identical(file: str, request: pytest.FixtureRequest, tmp_path: Path):
     path = request.getfixturevalue(file)
     save_model(*load_model(path), tmp_path / "again.safetensors")
@@ -289,9 +330,10 @@ def test_a_loaded_model_is_ready_for_inference(model_file: Path):
     assert (network.backbone.bn1.running_var != 1).any()
 
 
+@pytest.mark.parametrize("name", ["heatmap", "simcc"])
 @pytest.mark.parametrize("size", [(96, 64), (100, 68)], ids=["oblong", "not divisible"])
-def test_a_heatmap_model_of_any_size_comes_back(size: tuple[int, int], make_spec, tmp_path: Path):
-    spec = make_spec(head=HEADS["heatmap"](4, 0, size), size=size)
+def test_a_pyramid_s_model_of_any_size_comes_back(size: tuple[int, int], name: str, make_spec, tmp_path: Path):
+    spec = make_spec(head=HEADS[name](4, 0, size), size=size)
     network = EfficientNetLiteRegressor(4, head=spec.head, size=spec.size).eval()
     save_model(network, spec, tmp_path / "s.safetensors")
     again, found = load_model(tmp_path / "s.safetensors")
@@ -329,6 +371,31 @@ def test_tensors_that_do_not_fit_are_named(change, message: str, model_file: Pat
     with pytest.raises(
         ValueError, match=re.escape(f"{path}: weights do not fit this network: ") + ".*" + re.escape(message)
     ):
+        load_model(path)
+
+
+OTHERS = {  # file, head in its description: the first line about it
+    "a regression's with scales": ("model_file", Rle(4, 32), r"head\.points\.bias is \(8,\), expected \(16,\)"),
+    "one with scales without": ("rle_file", Regression(4, 32), r"head\.points\.bias is \(16,\), expected \(8,\)"),
+    "a regression's with maps": ("model_file", Heatmap(4, (8, 8), 16), r"missing head\.lateral.*more"),
+    "a heatmap's with bins": (
+        "heatmap_file",
+        Simcc(4, (8, 8), (64, 64), 16),
+        r"missing head\.bins\.bias; missing head\.bi",
+    ),
+    "bins' without": ("simcc_file", Heatmap(4, (8, 8), 16), r"unexpected head\.bins\.bias; unexpected head\.bi"),
+    "another width": ("simcc_file", Simcc(4, (8, 8), (64, 64), 32), r"head\.lateral\.0\.0\.weight is .*more"),
+}
+
+
+@pytest.mark.parametrize(("file", "head", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_description_of_another_head_is_refused(
+    file: str, head: Head, message: str, make_spec, request: pytest.FixtureRequest, tmp_path: Path
+):
+    path = tmp_path / "other.safetensors"
+    metadata = {KEY: encode_spec(make_spec(head=head))}
+    save_file(load_file(request.getfixturevalue(file)), path, metadata=metadata)
+    with pytest.raises(ValueError, match=f"weights do not fit this network: {message}"):
         load_model(path)
 
 
@@ -407,6 +474,23 @@ def test_a_heatmap_model_gives_its_head_where_it_fits(heatmap_file: Path):
     assert all(torch.equal(t, theirs[name]) for name, t in tensors(same).items())
     own = tensors(other)
     assert all(torch.equal(own[name], t) for name, t in theirs.items() if not name.startswith("head."))
+
+
+def test_bins_start_from_a_heatmap_models_backbone_and_from_bins_of_the_same_size(heatmap_file: Path, simcc_file: Path):
+    options = {"head": Simcc(4, (8, 8), (64, 64), 16), "size": (64, 64)}
+    same, larger = (
+        EfficientNetLiteRegressor(4, **options),
+        EfficientNetLiteRegressor(4, head=HEADS["simcc"](4, 0, (96, 64))),
+    )
+    assert load_backbone(same, heatmap_file) == "model file maps.safetensors: backbone alone, its head is another"
+    assert load_backbone(same, simcc_file) == "model file bins.safetensors: backbone and head"
+    assert load_backbone(larger, simcc_file) == "model file bins.safetensors: backbone alone, its head is another"
+
+
+def test_scales_start_from_a_regression_model_s_backbone_alone(model_file: Path, rle_file: Path):
+    network = EfficientNetLiteRegressor(4, head=Rle(4, 32))
+    assert load_backbone(network, model_file) == "model file four.safetensors: backbone alone, its head is another"
+    assert load_backbone(network, rle_file) == "model file scales.safetensors: backbone and head"
 
 
 def test_a_heatmap_starts_from_a_regression_models_backbone_alone(model_file: Path):

@@ -23,8 +23,10 @@ import keylite.pytorch
 from keylite.data.dataset import from_arrays
 from keylite.data.examples import Examples
 from keylite.data.gauges import gauges
+from keylite.pytorch import training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
-from keylite.recipe import make_recipe, to_dict
+from keylite.recipe import make_recipe, read_recipe, to_dict
+from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
 PLAIN = {  # no augmentation, small and quick
@@ -84,13 +86,22 @@ def over_and_over(data, times: int):
     return data.subset(np.tile(np.arange(len(data)), times))
 
 
-def test_the_heatmap_head_learns_and_exports(parts, tmp_path):
-    data = parts[0]
+LEARNT = {  # head: input, px of 64 that its error is below after 60 steps; the mean shape is 6.6 off
+    "heatmap": ("64", 4.0),  # measured 0.95; a cell is 8 px
+    "simcc": ("96x64", 2.0),  # measured 0.29
+    "rle": ("64", 5.5),  # measured 3.8
+}
+
+
+@pytest.mark.parametrize("head", LEARNT)
+def test_a_head_learns_and_exports(head: str, parts, tmp_path):
+    data, (size, px) = parts[0], LEARNT[head]
     choices = recipe(
-        box="annotation", head="heatmap", batch=8, epochs=2, lr=5e-3, ema=0.0, loss="mae", weight_decay=0.0
+        **{"box": "annotation", "head": head, "size": size, "hidden": 64, "batch": 8, "epochs": 2, "lr": 5e-3},
+        **{"ema": 0.0, "loss": "mae", "weight_decay": 0.0},
     )
     model = keylite.train(choices, over_and_over(data, 30), data, tmp_path)
-    assert keylite.evaluate(model, data).pixel_error.mean < 4.0  # of 64 px, a cell is 8; measured 0.95
+    assert keylite.evaluate(model, data).pixel_error.mean < px
     certificate = keylite.export(model, data, tmp_path / "m.onnx")
     assert certificate.drift.max < 0.01
 
@@ -149,24 +160,34 @@ except KeyboardInterrupt:
 
 # 2 steps an epoch; each epoch renames 5 files or so, the last of them the resume checkpoint
 KILLS = {
-    "before any epoch is done": ("step", 2),
-    "in the second epoch": ("step", 4),
-    "as the first model file is moved into place": ("rename", 4),
-    "as the second resume checkpoint is moved into place": ("rename", 13),
-    "by Ctrl-C": ("interrupt", 4),
+    "before any epoch is done": ("step", 2, "regression"),
+    "in the second epoch": ("step", 4, "regression"),
+    "in the second epoch, with a flow": ("step", 4, "rle"),
+    "as the first model file is moved into place": ("rename", 4, "regression"),
+    "as the second resume checkpoint is moved into place": ("rename", 13, "regression"),
+    "by Ctrl-C": ("interrupt", 4, "regression"),
 }
+WHOLE = {"regression": "whole_run", "rle": "whole_rle"}  # head: its unbroken run
+MOVED = {"rotate_p": 1.0, "noise_p": 0.5}
 
 
 @pytest.fixture(scope="module")
 def whole_run(parts, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    keylite.train(recipe(rotate_p=1.0, noise_p=0.5), *parts, out)
+    keylite.train(recipe(**MOVED), *parts, out)
     return out
 
 
-@pytest.mark.parametrize(("moment", "number"), KILLS.values(), ids=KILLS)
-def test_a_killed_run_resumes_to_the_same_end(moment, number, parts, whole_run, tmp_path):
-    choices = recipe(rotate_p=1.0, noise_p=0.5)
+@pytest.fixture(scope="module")
+def whole_rle(parts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole_rle")
+    keylite.train(recipe(**MOVED, head="rle"), *parts, out)
+    return out
+
+
+@pytest.mark.parametrize(("moment", "number", "head"), KILLS.values(), ids=KILLS)
+def test_a_killed_run_resumes_to_the_same_end(moment, number, head, parts, request, tmp_path):
+    choices, whole_run = recipe(**MOVED, head=head), request.getfixturevalue(WHOLE[head])
     command = [sys.executable, "-c", KILLED_RUN, str(tmp_path), json.dumps(to_dict(choices)), moment, str(number)]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == (130 if moment == "interrupt" else -signal.SIGKILL), killed.stderr
@@ -176,10 +197,49 @@ def test_a_killed_run_resumes_to_the_same_end(moment, number, parts, whole_run, 
     assert rows_of(tmp_path) == rows_of(whole_run)
     for name in ("model.safetensors", "last.safetensors"):
         assert same_weights(tmp_path / name, whole_run / name)
+    if head == "rle":
+        assert flow_and_its_moments(tmp_path) == flow_and_its_moments(whole_run)
+
+
+def flow_and_its_moments(out: Path) -> list[list[float]]:
+    """Every tensor of the flow in a resume checkpoint, and what the optimizer keeps of it."""
+    state = torch.load(out / "resume.ckpt", weights_only=False)
+    flow = flow_of(out).values()
+    optimizer = state["optimizer_states"][0]
+    moments = [optimizer["state"][index] for index in optimizer["param_groups"][-1]["params"]]
+    assert [kept["exp_avg"].shape for kept in moments] == [t.shape for t in flow]
+    return [t.flatten().tolist() for t in (*flow, *(t for kept in moments for t in kept.values()))]
+
+
+def test_a_flow_is_trained_and_in_the_resume_checkpoint_alone(whole_rle):
+    found = flow_and_its_moments(whole_rle)
+    assert len(found) == 72 * 4, "weights and biases; two moments and a count of steps of each"
+    assert all(any(values) for values in found), "all of it moved"
+    for name in ("model.safetensors", "last.safetensors"):
+        assert {key for key in load_file(whole_rle / name) if key.startswith("head.")} == {
+            f"head.{layer}.{part}" for layer in ("hidden", "points") for part in ("weight", "bias")
+        }
+        assert not [key for key in load_file(whole_rle / name) if "flow" in key or key.startswith(("scale", "shift"))]
+
+
+def test_what_is_left_to_auto_is_settled_in_all_that_a_run_leaves(parts, tmp_path):
+    choices = recipe(epochs="auto", effort=0.001, size=32, batch=8)
+    model = keylite.train(choices, *parts, tmp_path)
+    settled = {"epochs": 6, "warmup_epochs": 1.2, "strength": 1.25, "effort": 0.001}
+    _, spec = load_model(model)
+    written = read_recipe(tmp_path / "recipe.yaml")
+    assert {name: written[name] for name in settled} == settled
+    assert {name: spec.provenance.recipe[name] for name in settled} == settled
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert rows_of(tmp_path)[0]["lr"] == pytest.approx(1e-3)  # the warm-up is a step: the next is at the peak
+    keylite.train(choices, *parts, tmp_path, resume=True)
+    assert len(rows_of(tmp_path)) == 6
+    with pytest.raises(ValueError, match="epochs was 6, is 7"):
+        keylite.train(make_recipe({"epochs": 7}, base=choices), *parts, tmp_path, resume=True)
 
 
 def test_resume_with_another_recipe_or_other_data_is_refused(parts, whole_run):
-    choices = recipe(rotate_p=1.0, noise_p=0.5)
+    choices = recipe(**MOVED)
     with pytest.raises(ValueError, match="lr was"):
         keylite.train(make_recipe({"lr": 0.5}, base=choices), *parts, whole_run, resume=True)
     with pytest.raises(ValueError, match="resumes with the data"):
@@ -201,7 +261,8 @@ def test_frozen_epochs_leave_the_backbone_as_it_was(parts, tmp_path):
     assert not torch.equal(before["bn1.running_mean"], thawed["bn1.running_mean"])
 
 
-def test_accumulated_batches_are_one_mean_over_all_their_points(tmp_path):
+@pytest.mark.parametrize("head", WHOLE)
+def test_accumulated_batches_are_one_mean_over_all_their_points(head, tmp_path):
     images = gauges(8, "train", seed=1, size=64)
     xy = images.xy.copy()
     xy[:3, 1:] = np.nan  # batches of 4 hold very different numbers of points
@@ -209,12 +270,20 @@ def test_accumulated_batches_are_one_mean_over_all_their_points(tmp_path):
     xy[5, 0] = (10, 10)
     data = from_arrays(images.images, xy, skeleton=images.skeleton)
     common = {"optimizer": "sgd", "momentum": 0.0, "lr": 1e-4, "freeze_epochs": 2, "epochs": 2, "ema": 0.0, "clip": 0.0}
+    common["head"] = head
     for name, batch, accumulate in (("one", 8, 1), ("two", 4, 2)):
         keylite.train(recipe(**common, batch=batch, accumulate=accumulate), data, images, tmp_path / name)
     one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
     assert rows_of(tmp_path / "one")[-1]["step"] == rows_of(tmp_path / "two")[-1]["step"] == 2
+    one, two = ({**part, **flow_of(tmp_path / name)} for part, name in ((one, "one"), (two, "two")))
+    assert len([name for name in one if name.startswith("flow.")]) == (72 if head == "rle" else 0)
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+
+
+def flow_of(out: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(out / "resume.ckpt", weights_only=False)["state_dict"]
+    return {name: t for name, t in state.items() if name.startswith("flow.")}
 
 
 def test_early_stopping_ends_the_run(parts, tmp_path, caplog):
@@ -247,6 +316,11 @@ def test_a_run_that_looks_wrong_is_said_aloud(choices, words, parts, tmp_path, c
     assert words in caplog.text
 
 
+def test_of_a_loss_that_a_flow_replaces_nothing_is_said(parts, tmp_path, caplog):
+    keylite.train(recipe(epochs=1, head="rle", loss="wing", wing_width=500.0), *parts, tmp_path)
+    assert "one branch" not in caplog.text
+
+
 def test_a_sound_run_says_nothing(parts, tmp_path, caplog):
     keylite.train(recipe(epochs=2, loss="mae", lr=1e-5), *parts, tmp_path)
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -268,9 +342,21 @@ def test_half_precision_without_a_gpu_is_refused(parts, tmp_path):
         keylite.train(recipe(precision="16", device="cpu"), *parts, tmp_path)
 
 
-def test_bf16_trains(parts, tmp_path):
-    keylite.train(recipe(epochs=1, precision="bf16"), *parts, tmp_path)
+@pytest.mark.parametrize("head", HEADS)
+def test_bf16_trains_and_its_losses_are_of_float32(head, parts, tmp_path, monkeypatch):
+    seen = []
+
+    def sums(head, points, raw, *given, original=training.head_sums):
+        found = original(head, points, raw, *given)
+        seen.append((raw.detach().clone(), found[2].detach()))
+        return found
+
+    monkeypatch.setattr(training, "head_sums", sums)
+    keylite.train(recipe(epochs=1, precision="bf16", head=head), *parts, tmp_path)
     assert np.isfinite(rows_of(tmp_path)[0]["loss"])
+    for raw, unit_xy in seen:
+        expected = HEADS[head](4, 16, (64, 64)).decode(raw.numpy())[0]
+        np.testing.assert_allclose(unit_xy.numpy(), expected, atol=1e-5)  # a mean in bfloat16 is 1e-3 off
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(parts, tmp_path):

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.runtime.heads import HEADS, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import HEADS, STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 
 BELL = 1.2  # cells: sigma of the logit bells here
 
@@ -26,6 +26,26 @@ def test_coordinates_are_given_back_as_they_are():
     assert np.array_equal(xy, raw), "points outside the crop are not clipped"
     assert score.shape == (3, 5)
     assert np.isnan(score).all(), "no notion of confidence, so none is made up"
+
+
+SCALES = {  # logarithms of the scales of x and y: score
+    "sharp": ((-40.0, -40.0), 1.0),
+    "a twentieth": ((np.log(0.05), np.log(0.05)), 0.95),
+    "one of both": ((np.log(0.5), np.log(0.1)), 0.7),
+    "as wide as the crop": ((0.0, 0.0), 0.0),
+    "wider than the crop": ((3.0, 100.0), 0.0),
+    "wider in x alone": ((5.0, np.log(0.2)), 0.4),
+}
+
+
+@pytest.mark.parametrize(("logarithms", "expected"), SCALES.values(), ids=SCALES)
+def test_scales_beside_coordinates_are_the_score(logarithms: tuple[float, float], expected: float):
+    head = Rle(5)
+    assert head.channels == 4
+    xy = np.random.default_rng(0).uniform(-1, 2, (3, 5, 2)).astype(np.float32)
+    found, score = head.decode(np.concatenate([xy, np.full_like(xy, logarithms)], axis=2))
+    assert np.array_equal(found, xy), "whatever the scales, points outside the crop are not clipped"
+    np.testing.assert_allclose(score, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -106,7 +126,76 @@ def test_a_sharper_map_has_a_higher_score_and_a_shift_of_all_logits_has_no_say()
         np.testing.assert_allclose(head.decode(raw + np.float32(shift))[0], head.decode(raw)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("head", [Regression(4, 64), Heatmap(4, (16, 12), 32)], ids=["regression", "heatmap"])
+# ---- two classifications
+
+
+def bins_of(head: Simcc, x: float, y: float, sigma: float = 2.0) -> np.ndarray:
+    """Logits (1, 1, C), first those of x, of bells around a point in bins."""
+    places = [(np.arange(bins) + 0.5 - at) / sigma for bins, at in zip(head.bins, (x, y), strict=True)]
+    return np.concatenate([-0.5 * place**2 for place in places]).reshape(1, 1, -1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("size", "grid"), GRIDS.values(), ids=GRIDS)
+def test_there_is_a_bin_for_each_pixel(size: tuple[int, int], grid: tuple[int, int]):
+    head = HEADS["simcc"](4, 256, size)
+    assert head == Simcc(4, grid, size)
+    assert head.channels == size[0] + size[1]
+    for centres, bins in zip(head.centres(), size, strict=True):
+        assert centres.dtype == np.float32
+        np.testing.assert_allclose(bins * centres, np.arange(bins) + 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bins", [(160, 128), (65, 64)], ids=["oblong", "odd"])
+def test_bells_over_bins_decode_to_their_point(bins: tuple[int, int]):
+    head = HEADS["simcc"](1, 0, bins)
+    for x, y in np.random.default_rng(0).uniform(10, np.array(bins) - 10, (50, 2)):
+        xy, score = head.decode(bins_of(head, x, y))
+        np.testing.assert_allclose(xy[0, 0] * bins, [x, y], atol=1e-3)  # bins; measured 3e-5
+        assert 0.19 < score[0, 0] < 0.2  # 1 / (sigma sqrt(2 pi)) at the most, less between bins
+
+
+def test_x_is_before_y_and_the_outermost_place_is_the_centre_of_the_outermost_bin():
+    head = Simcc(1, (5, 3), (40, 20))
+    for column, row in ((0, 0), (39, 0), (0, 19), (7, 12)):
+        raw = np.full((1, 1, 60), -100, np.float32)
+        raw[0, 0, [column, 40 + row]] = 100
+        xy, score = head.decode(raw)
+        np.testing.assert_allclose(xy[0, 0], [(column + 0.5) / 40, (row + 0.5) / 20], atol=1e-6)
+        assert score[0, 0] == 1
+
+
+def test_even_bins_are_the_middle_and_have_the_least_score():
+    xy, score = Simcc(2, (8, 4), (64, 32)).decode(np.full((1, 2, 96), 7, np.float32))
+    np.testing.assert_allclose(xy, 0.5, atol=1e-6)
+    np.testing.assert_allclose(score, 1 / 64, rtol=1e-5)  # the lesser of 1/64 and 1/32
+
+
+def test_the_score_is_that_of_the_axis_that_is_less_sure_and_a_shift_of_its_logits_has_no_say():
+    head = Simcc(1, (8, 8), (64, 64))
+    sharp, blunt = bins_of(head, 20.5, 30.5, 0.5), bins_of(head, 20.5, 30.5, 4)
+    mixed = np.concatenate([sharp[..., :64], blunt[..., 64:]], axis=2)
+    scores = [float(head.decode(raw)[1][0, 0]) for raw in (blunt, mixed, sharp)]
+    assert scores[0] == scores[1] < scores[2] < 1
+    for shift in (-1e4, 50, 1e4):  # an exponential of such logits would overflow
+        moved = mixed + np.float32(shift) * (np.arange(128) < 64)  # of one axis alone
+        np.testing.assert_allclose(head.decode(moved.astype(np.float32))[0], head.decode(mixed)[0], atol=1e-4)
+
+
+# ---- as a description
+
+SOME = {
+    "regression": Regression(4, 64),
+    "rle": Rle(4, 64),
+    "simcc": Simcc(4, (16, 12), (128, 96), 32),
+    "heatmap": Heatmap(4, (16, 12), 32),
+}
+
+
+def test_there_is_one_of_each():
+    assert SOME.keys() == HEADS.keys()
+
+
+@pytest.mark.parametrize("head", SOME.values(), ids=SOME)
 def test_heads_survive_json_by_their_name(head: Head):
     fields = msgspec.to_builtins(head)
     assert type(HEADS[fields["name"]](4, 64, (128, 96))) is type(head)
@@ -124,6 +213,10 @@ REFUSED = {
     "an empty grid": {"name": "heatmap", "keypoints": 4, "grid": [8, 0]},
     "a grid of one side": {"name": "heatmap", "keypoints": 4, "grid": [8]},
     "width 0": {"name": "heatmap", "keypoints": 4, "grid": [8, 8], "width": 0},
+    "no bins": {"name": "simcc", "keypoints": 4, "grid": [8, 8]},
+    "0 bins": {"name": "simcc", "keypoints": 4, "grid": [8, 8], "bins": [64, 0]},
+    "bins of a heatmap": {"name": "heatmap", "keypoints": 4, "grid": [8, 8], "bins": [64, 64]},
+    "features, which are the head's own": {"name": "rle", "keypoints": 4, "pyramid": True},
 }
 
 
@@ -131,3 +224,35 @@ REFUSED = {
 def test_other_descriptions_are_refused(fields: dict):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(fields, Head)
+
+
+FOR = {"regression": None, "rle": None, "simcc": (128, 96), "heatmap": (128, 96)}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_pyramid_is_for_inputs_of_one_size(name: str):
+    head = SOME[name]
+    assert size_for(head) == FOR[name]
+    assert head.pyramid == (FOR[name] is not None)
+    assert size_for(HEADS["simcc"](4, 0, (100, 68))) == (100, 68), "not a multiple of a cell"
+    require_size(head, (128, 96))
+    if not head.pyramid:
+        require_size(head, (33, 500))
+
+
+OTHERS = {  # head, (W, H): what is said
+    "another size": (SOME["heatmap"], (96, 64), "grid of 12x8 for an input of 96x64 px, got 16x12"),
+    "columns and rows changed round": (Heatmap(4, (12, 16)), (128, 96), "grid of 16x12 .*, got 12x16"),
+    "a row too many": (Heatmap(4, (16, 13)), (128, 96), "grid of 16x12 .*, got 16x13"),
+    "as many cells": (Heatmap(4, (8, 24)), (128, 96), "grid of 16x12 .*, got 8x24"),
+    "bins of another size": (Simcc(4, (16, 12), (64, 48)), (128, 96), "bins of 128x96 for .* 128x96 px, got 64x48"),
+    "as many bins": (Simcc(4, (16, 12), (96, 128)), (128, 96), "bins of 128x96 .*, got 96x128"),
+    "cells of another size": (Simcc(4, (8, 6), (128, 96)), (128, 96), "grid of 16x12 .*, got 8x6"),
+    "a size of the same grid": (HEADS["simcc"](4, 0, (128, 96)), (127, 96), "bins of 127x96 .*, got 128x96"),
+}
+
+
+@pytest.mark.parametrize(("head", "size", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_pyramid_of_another_size_is_refused(head: Head, size: tuple[int, int], message: str):
+    with pytest.raises(ValueError, match=f"^head: expected {message}; such a head is for one size of input$"):
+        require_size(head, size)

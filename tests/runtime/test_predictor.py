@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from keylite.runtime.geometry import whole_box
 from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Keypoints, Predictor
+from keylite.runtime.spec import Confidence
 
 DOTS = np.array([[60.5, 40.5], [90.5, 45.5], [75.5, 70.5], [100.5, 80.5]])  # of four keypoints
 GREYS = (60, 110, 180, 255)  # that tell them apart
@@ -119,14 +121,35 @@ def test_plain_values_for_json(finder: Predictor):
     assert entry["box"] == [30, 30, 130, 95]
     assert entry["xy"] == found.xy[0].tolist()
     assert entry["score"] == [None] * 4, "NaN is null"
+    assert entry["sigma"] == [None] * 4, "no score, no sigma"
 
 
 def test_an_unknown_point_is_null(finder: Predictor):
     xy = np.array([[[1.5, 2.5], [np.nan, np.nan], [3, 4], [5, 6]]])
     score = np.array([[0.5, np.nan, 1, 0]], np.float32)
-    (entry,) = Keypoints(xy, score, whole_box(picture())[None], finder.spec.skeleton).to_dict()["objects"]
+    sigma = np.array([[2.0, np.nan, 0.5, 4]])
+    (entry,) = Keypoints(xy, score, sigma, whole_box(picture())[None], finder.spec.skeleton).to_dict()["objects"]
     assert entry["xy"] == [[1.5, 2.5], [None, None], [3, 4], [5, 6]]
     assert entry["score"] == [0.5, None, 1, 0]
+    assert entry["sigma"] == [2, None, 0.5, 4]
+
+
+def test_sigma_is_in_px_of_the_image(finder: Predictor):
+    """The longer side of the crop is 100 and 200 px of the image: the same score promises twice the distance."""
+    knots = ((0.5, 0.04), (1.0, 0.02))
+    fitted = Confidence((0.2, 0.2, 0.4, 0.4), knots, (1.0, 2.0, 1.0, 2.0), 60, "val", "f" * 64)
+    spec = msgspec.structs.replace(finder.spec, confidence=fitted, padding=0.0)
+    scores = np.array([[0.2, 0.1, 0.6, np.nan]] * 2, np.float32)  # 1, 0.5 and 1.5 times the usual ones
+    known = Predictor.of(finder.engine, spec)
+    crops = known.crops(picture(), [[0, 0, 100, 60], [0, 0, 100, 200]])
+    sides = [max(crop.size) / crop.scale for crop in crops]
+    found = known.sigma(scores, crops)
+    each = np.array([0.02, 2 * 0.04, 0.02, np.nan])
+    np.testing.assert_allclose(found, each * np.array(sides)[:, None], rtol=1e-6)
+    assert sides[1] == pytest.approx(max(spec.size) / min(spec.size[0] / 100, spec.size[1] / 200))
+    assert np.isnan(finder.sigma(scores, crops)).all()
+    dimmer = known.sigma(0.9 * scores, crops)  # stands at 0.9 ** 3 of where it stood
+    np.testing.assert_allclose(dimmer[:, 0] / found[:, 0], (0.02 + (1 - 0.9**3) * 0.04) / 0.02, rtol=1e-5)
 
 
 def test_a_predictor_in_memory_has_no_file(finder: Predictor):

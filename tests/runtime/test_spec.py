@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 
-from keylite.runtime.heads import Regression
+from keylite.runtime.heads import HEADS, Heatmap, Regression, Simcc
 from keylite.runtime.spec import FORMAT, LITE, ModelSpec, Provenance, decode_spec, encode_spec
 
 OUTER, INNER = ModelSpec.__struct_fields__, Provenance.__struct_fields__
@@ -81,6 +81,31 @@ def test_what_is_no_description_is_refused(text: str | bytes):
 def test_head_and_skeleton_agree(make_spec):
     with pytest.raises(ValueError, match="spec: head of 5 keypoints, skeleton of 4"):
         make_spec(head=Regression(5))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_is_read_back(name: str, make_spec):
+    spec = make_spec(head=HEADS[name](4, 32, (160, 128)), size=(160, 128))
+    assert decode_spec(encode_spec(spec), "x") == spec
+
+
+UNFIT = {  # head: what is said of it in a file of 64x64 px
+    "cells of another input": (Heatmap(4, (8, 4)), "grid of 8x8 for an input of 64x64 px, got 8x4"),
+    "bins of another input": (Simcc(4, (8, 8), (64, 32)), "bins of 64x64 for an input of 64x64 px, got 64x32"),
+    "bins in another grid": (Simcc(4, (4, 4), (64, 64)), "grid of 8x8 for an input of 64x64 px, got 4x4"),
+}
+
+
+@pytest.mark.parametrize(("head", "message"), UNFIT.values(), ids=UNFIT)
+def test_head_and_input_agree(head: Heatmap | Simcc, message: str, make_spec, fields: dict):
+    with pytest.raises(ValueError, match=f"^head: expected {message}"):
+        make_spec(head=head)
+    text = json.dumps(fields | {"head": msgspec.to_builtins(head)})
+    with pytest.raises(
+        ValueError, match=f"^file: the model description .* is damaged: head: expected {message}"
+    ) as caught:
+        decode_spec(text, "file")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_text_is_readable_json(make_spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from keylite.tensorflow.exporting import export, foreign_operators, graph_of, op
 from keylite.tensorflow.model import load_model
 
 RESIDUALS = sum(repeats - 1 for repeats in LITE["lite0"].repeats)
+PYRAMID = {"CONV_2D": 38, "DEPTHWISE_CONV_2D": 18, "TILE": 4, "TRANSPOSE": 1, "RESHAPE": 7}  # and two more additions
 PLAIN = {"CONV_2D": 33, "DEPTHWISE_CONV_2D": 16, "FULLY_CONNECTED": 2, "MEAN": 1, "RESHAPE": 1}
 GRAPHS = {  # precision: operators besides those of the network, whose additions are its residuals
     "fp32": {"CAST": 1, "MUL": 1, "ADD": RESIDUALS + 1},
@@ -55,9 +57,14 @@ def test_the_operators_are_the_network_s_and_no_more(file: Path):
     assert foreign_operators(graph_of(tflite_model(file))) == []
 
 
+def kinds_of(path: Path) -> list[str]:
+    """Operators in order, without the conversion of fp16 weights."""
+    kinds = [kind for kind, _ in steps(graph_of(tflite_model(path)))]
+    return [kind for kind in kinds if kind != "DEQUANTIZE"] if read_spec(path).precision == "fp16" else kinds
+
+
 def test_what_computes_nothing_stands_at_the_ends(file: Path):
-    kinds = [kind for kind, _ in steps(graph_of(tflite_model(file)))]
-    kinds = [kind for kind in kinds if kind != "DEQUANTIZE"] if read_spec(file).precision == "fp16" else kinds
+    kinds = kinds_of(file)
     start, end = (
         (["QUANTIZE"], ["DEQUANTIZE", "FULLY_CONNECTED", "RESHAPE"])  # the last dense layer in float
         if "QUANTIZE" in kinds
@@ -66,6 +73,62 @@ def test_what_computes_nothing_stands_at_the_ends(file: Path):
     assert kinds[: len(start) + 1] == [*start, "CONV_2D"]
     assert kinds[-len(end) - 1 :] == ["FULLY_CONNECTED", *end]
     assert not {"QUANTIZE", "DEQUANTIZE", "CAST", "MUL"} & set(kinds[len(start) : -len(end)])
+
+
+OTHERS = {  # head: its operators besides the residuals' additions, constants that fp16 converts, its end in float, in int8
+    "rle": (
+        PLAIN,
+        104,
+        ["FULLY_CONNECTED", "FULLY_CONNECTED", "RESHAPE"],
+        ["FULLY_CONNECTED", "DEQUANTIZE", "FULLY_CONNECTED", "RESHAPE"],
+    ),
+    "simcc": (
+        PYRAMID | {"FULLY_CONNECTED": 1, "ADD": 2},
+        116,
+        ["CONV_2D", "RESHAPE", "TRANSPOSE", "FULLY_CONNECTED"],
+        ["CONV_2D", "RESHAPE", "TRANSPOSE", "DEQUANTIZE", "FULLY_CONNECTED"],
+    ),
+}
+
+
+@pytest.fixture(params=itertools.product(OTHERS, EXPORTERS["litert"].precisions), ids="-".join)
+def other(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A head and its file, made by `keylite.export`."""
+    head, precision = request.param
+    if precision == "fp32":
+        return head, request.getfixturevalue("certified_random")("litert", f"{head}_file")
+    return head, request.getfixturevalue("exported_finder")("litert", precision, head)
+
+
+def test_other_heads_have_their_own_operators_alone_and_end_in_float(other: tuple[str, Path]):
+    """A dense layer over the cells of a map is one operator, for all keypoints at once."""
+    head, path = other
+    own, converted, float_end, int8_end = OTHERS[head]
+    precision = read_spec(path).precision
+    graph = GRAPHS[precision] | {"ADD": GRAPHS[precision]["ADD"] + own.get("ADD", 0)}
+    assert operators(path) == own | graph | ({"DEQUANTIZE": converted} if precision == "fp16" else {})
+    assert foreign_operators(graph_of(tflite_model(path))) == []
+    end = int8_end if precision == "int8" else float_end
+    assert kinds_of(path)[-len(end) :] == end
+
+
+def test_other_heads_give_the_keras_network_s_points_in_a_stock_interpreter(
+    other: tuple[str, Path], make_finder, request
+):
+    head, path = other
+    spec = read_spec(path)
+    parent = request.getfixturevalue(f"{head}_file") if spec.precision == "fp32" else make_finder(head)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    interpreter = opened(path)
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (taken["dtype"], given["dtype"]) == (np.uint8, np.float32)
+    interpreter.set_tensor(taken["index"], pixels)
+    interpreter.invoke()
+    raw = interpreter.get_tensor(given["index"])
+    assert raw.shape == (1, 4, spec.head.channels)
+    assert np.array_equal(raw, open_engine(path, threads=1)[0](pixels))
+    found, wanted = (spec.head.decode(given)[0] for given in (raw, keras_raw(parent, pixels)))
+    assert np.linalg.norm(64 * (found - wanted), axis=2).max() < FAR[spec.precision][0]
 
 
 def delegated(path: Path) -> tuple[int, int]:

@@ -10,11 +10,26 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 
 import keras
-from reference import BRANCHES, CLOSED, SIGMA, SIZE, THRESHOLDS, map_sums, point_sums, some_maps, some_points
+from reference import (
+    BIN_SIGMA,
+    BRANCHES,
+    CLOSED,
+    SIGMA,
+    SIZE,
+    SOME_HEADS,
+    THRESHOLDS,
+    flow_density,
+    point_sums,
+    some_flow,
+    some_points,
+    some_raw,
+    sums_of,
+)
 
 import keylite.tensorflow
-from keylite.runtime.heads import HEADS, Heatmap, Regression
-from keylite.tensorflow.losses import HEAD_SUMS, LOSSES, head_sums, loss
+from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
+from keylite.tensorflow.losses import HEAD_SUMS, LOSSES, Flow, head_sums, loss, new_flow
+from keylite.tensorflow.model import assign, tensors
 
 
 def of_errors(name: str, x_errors: list[float], **thresholds: float) -> list[float]:
@@ -163,23 +178,52 @@ def test_a_loss_comes_back_from_its_configuration(name: str):
 
 # ---- what a head is trained with
 
-HEAD = Heatmap(7, (16, 12))  # of 128x96 px
+heads = pytest.mark.parametrize("head", SOME_HEADS.values(), ids=SOME_HEADS)
+
+
+def flow_of(head: Head, weights: dict[str, np.ndarray] | None = None, kind: str = "float64") -> Flow | None:
+    """The flow that a head's loss trains, with these weights or those of `some_flow`."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(kind)
+    keras.config.set_dtype_policy(kind)
+    try:
+        flow = new_flow(head)
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+    if flow:
+        assert tensors(flow).keys() == some_flow().keys(), "under torch's names"
+        assign(flow, some_flow() if weights is None else weights)
+    return flow
+
+
+def sums(head: Head, raw: np.ndarray, truth: np.ndarray, weight: np.ndarray, name: str = "wing") -> tuple:
+    """(sum of losses, sum of weights, points, gradients of the sum by raw and by the flow's weights), in numpy."""
+    given, flow = tf.constant(raw), flow_of(head, kind=raw.dtype.name)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        found = head_sums(head, loss(name, SIZE, **THRESHOLDS), given, tf.constant(truth), tf.constant(weight), flow)
+    by_raw, by_flow = tape.gradient(found[0], [given, flow.trainable_variables if flow else []])
+    return *(part.numpy() for part in found), by_raw.numpy(), [gradient.numpy() for gradient in by_flow]
 
 
 def test_every_head_has_its_sums():
     assert set(HEAD_SUMS) == {type(make(1, 1, SIZE)) for make in HEADS.values()}
+    assert {type(head) for head in SOME_HEADS.values()} == set(HEAD_SUMS)
+
+
+def test_one_head_has_a_flow():
+    assert [name for name, make in HEADS.items() if new_flow(make(1, 1, SIZE))] == ["rle"]
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("grid", [(16, 12), (13, 9)], ids=["cells of 8 px", "of another size"])
-def test_sums_of_a_heatmap_are_numpys(name: str, grid: tuple[int, int]):
-    head = Heatmap(7, grid)
-    raw, truth, weight = some_maps(head)
-    points = loss(name, SIZE, **THRESHOLDS)
-    total, count, unit_xy = head_sums(head, points, *(tf.constant(a) for a in (raw, truth, weight)))
-    expected = map_sums(name, raw, truth, weight, head)
-    assert [float(total), float(count)] == pytest.approx(expected, rel=1e-6)  # the cells are float32
-    np.testing.assert_allclose(unit_xy.numpy(), head.decode(raw)[0], atol=1e-6)
+@heads
+def test_sums_of_a_head_are_numpys(name: str, head: Head):
+    raw, truth, weight = some_raw(head)
+    total, count, unit_xy, *_ = sums(head, raw, truth, weight, name)
+    expected = sums_of(name, head, raw, truth, weight)
+    assert [total, count] == pytest.approx(expected, rel=1e-6)  # cells and bins are float32
+    np.testing.assert_allclose(unit_xy, head.decode(raw)[0], atol=1e-6)
 
 
 def test_sums_of_a_regression_are_those_of_its_points():
@@ -190,56 +234,105 @@ def test_sums_of_a_regression_are_those_of_its_points():
     assert found is unit_xy
 
 
-def map_gradient(raw: np.ndarray, truth: np.ndarray, weight: np.ndarray, name: str = "wing") -> tuple:
-    """(sum of losses, sum of weights, points, gradient of the sum by the logits), in numpy."""
-    logits = tf.constant(raw)
-    with tf.GradientTape() as tape:
-        tape.watch(logits)
-        found = head_sums(HEAD, loss(name, SIZE), logits, tf.constant(truth), tf.constant(weight))
-    return *(part.numpy() for part in found), tape.gradient(found[0], logits).numpy()
-
-
-def test_a_map_point_without_weight_has_no_say_and_no_gradient():
-    raw, truth, weight = some_maps(HEAD)
-    total, _, _, gradient = map_gradient(raw, truth, weight)
+@heads
+def test_a_head_s_point_without_weight_has_no_say_and_no_gradient(head: Head):
+    raw, truth, weight = some_raw(head)
+    total, _, _, gradient, _ = sums(head, raw, truth, weight)
     silent = (weight == 0) | np.isnan(truth).any(axis=2)
     assert np.isfinite(gradient).all()
     assert (gradient[silent] == 0).all()
     assert (np.abs(gradient[~silent]).sum(axis=1) > 0).all()
     elsewhere = np.where(silent[..., None] & np.isfinite(truth), 1e6, truth)
-    assert map_gradient(raw, elsewhere, weight)[0] == total
+    assert sums(head, raw, elsewhere, weight)[0] == total
 
 
 @pytest.mark.parametrize("why", ["NaN", "weight 0"])
-def test_maps_with_nothing_visible_give_0_and_finite_gradients(why: str):
-    raw, truth, weight = (a.astype(np.float32) for a in some_maps(HEAD))
+@heads
+def test_a_head_with_nothing_visible_gives_0_and_finite_gradients(why: str, head: Head):
+    raw, truth, weight = (a.astype(np.float32) for a in some_raw(head))
     truth = np.full_like(truth, np.nan) if why == "NaN" else np.nan_to_num(truth, nan=0.5)
-    total, count, unit_xy, gradient = map_gradient(raw, truth, np.full_like(weight, why == "NaN"))
+    total, count, unit_xy, gradient, by_flow = sums(head, raw, truth, np.full_like(weight, why == "NaN"))
     assert (total, count) == (0, 0)
     assert (gradient == 0).all()
     assert np.isfinite(unit_xy).all()
+    assert all((by_weight == 0).all() for by_weight in by_flow)
 
 
 FAR = {
-    "logits of a thousand": (1000.0, 0.5),
+    "raw of a thousand": (1000.0, 0.5),
     "a point in the corner": (1.0, 0.0),
     "a point outside": (1.0, 3.0),
 }
 
 
 @pytest.mark.parametrize(("times", "place"), FAR.values(), ids=FAR)
-def test_losses_of_maps_stay_finite(times: float, place: float):
-    raw, truth, weight = (a.astype(np.float32) for a in some_maps(HEAD))
-    total, _, _, gradient = map_gradient(times * raw, np.full_like(truth, place), np.ones_like(weight))
+@heads
+def test_losses_of_heads_stay_finite(times: float, place: float, head: Head):
+    raw, truth, weight = (a.astype(np.float32) for a in some_raw(head))
+    total, _, _, gradient, _ = sums(head, times * raw, np.full_like(truth, place), np.ones_like(weight))
     assert np.isfinite(total)
     assert np.isfinite(gradient).all()
 
 
 def test_the_best_map_is_the_bell():
     """At the bell the cross-entropy is its entropy, least of all; its point is right, so nothing pulls."""
-    x, y = (np.arange(side) + 0.5 for side in HEAD.grid)
+    head = Heatmap(7, (16, 12))
+    x, y = (np.arange(side) + 0.5 for side in head.grid)
     squares = ((x[None, :] - 8) ** 2 + (y[:, None] - 6) ** 2).ravel()
-    bell = np.tile(-squares / (2 * SIGMA**2), (1, 7, 1))
-    total, _, _, gradient = map_gradient(bell, np.full((1, 7, 2), 0.5), np.ones((1, 7)), "mse")
+    require_the_best(head, -squares / (2 * SIGMA**2), math.log(2 * math.pi * math.e * SIGMA**2))
+
+
+def test_the_best_bins_are_two_bells():
+    places = [np.arange(side) + 0.5 - side / 2 for side in SIZE]
+    bells = np.concatenate([-(place**2) / (2 * BIN_SIGMA**2) for place in places])
+    require_the_best(SOME_HEADS["simcc"], bells, math.log(2 * math.pi * math.e * BIN_SIGMA**2))
+
+
+def require_the_best(head: Heatmap | Simcc, logits: np.ndarray, entropy: float) -> None:
+    """Of a point in the middle."""
+    raw = np.tile(logits, (1, 7, 1))
+    total, _, _, gradient, _ = sums(head, raw, np.full((1, 7, 2), 0.5), np.ones((1, 7)), "mse")
     assert np.abs(gradient).max() < 1e-6
-    assert total / 7 == pytest.approx(math.log(2 * math.pi * math.e * SIGMA**2), abs=1e-3)
+    assert total / 7 == pytest.approx(entropy, abs=1e-3)
+
+
+# ---- the scales of rle
+
+
+def test_with_a_gaussian_flow_the_loss_is_a_closed_form():
+    """Of the error e and the scale s, px: |e| / s + ln 2s + (e / s)^2 / 2 + ln(2 pi) / 2, for x and for y."""
+    head, px = Rle(1), np.array(SIZE, float)
+    flow = flow_of(head, {name: 0 * w for name, w in some_flow().items()})
+    for error, scale in ((0.0, 1.0), (3.0, 2.0), (-7.0, 0.5), (0.1, 30.0)):
+        raw = tf.constant(np.concatenate([0.5 + error / px, np.log(scale / px)]).reshape(1, 1, 4))
+        truth, weight = tf.fill((1, 1, 2), tf.constant(0.5, tf.float64)), tf.ones((1, 1), tf.float64)
+        total, _, _ = head_sums(head, loss("mse", SIZE), raw, truth, weight, flow)
+        size = abs(error) / scale
+        expected = 2 * (size + math.log(2 * scale) + size**2 / 2 + math.log(2 * math.pi) / 2)
+        assert float(total) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_choice_of_a_loss_has_no_say_in_it():
+    assert len({float(sums(Rle(7), *some_raw(Rle(7)), name)[0]) for name in LOSSES}) == 1
+
+
+def test_a_flow_is_numpys_and_a_density():
+    """Of some weights, far from a Gaussian, its integral over nearly all that it reaches is 1."""
+    line, step = np.linspace(-14, 14, 141, retstep=True)
+    grid = np.stack(np.meshgrid(line, line), axis=-1)
+    logarithm = flow_of(Rle(1))(tf.constant(grid)).numpy()
+    assert logarithm.shape == grid.shape[:-1]
+    expected = flow_density(some_flow(), grid.reshape(-1, 2))
+    np.testing.assert_allclose(logarithm.ravel(), expected, rtol=1e-9)
+    density = np.exp(logarithm)
+    assert density.sum() * step**2 == pytest.approx(1, abs=1e-3)  # measured 0.9995
+    gaussian = np.exp(-(grid**2).sum(axis=-1) / 2) / (2 * math.pi)
+    assert np.abs(density - gaussian).sum() * step**2 > 0.5, "of 2, were they wholly apart"  # measured 0.75
+
+
+def test_a_new_flow_is_nearly_a_gaussian():
+    keras.utils.set_random_seed(0)
+    residual = np.random.default_rng(0).uniform(-5, 5, (1000, 2)).astype(np.float32)
+    gaussian = -math.log(2 * math.pi) - (residual**2).sum(axis=1) / 2
+    apart = np.abs(new_flow(Rle(1))(tf.constant(residual)).numpy() - gaussian)
+    assert 0 < apart.max() < 1e-3

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import keylite.tensorflow
 from keylite.runtime.engines import open_engine
-from keylite.runtime.heads import HEADS, Heatmap, Regression
+from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import KEY, read_spec
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS, encode_spec
 from keylite.tensorflow.model import (
@@ -209,20 +209,21 @@ def test_the_head_pools_over_all_places(network: Network):
     hidden = np.maximum(features.mean(axis=(1, 2)) @ w["hidden.weight"].T + w["hidden.bias"], 0)
     expected = (hidden @ w["points.weight"].T + w["points.bias"]).reshape(2, 10, 2)
     found = features
-    for name in ("pool", "head.hidden", "head.points", "unit_xy"):
+    for name in ("pool", "head.hidden", "head.points", "raw"):
         found = network.get_layer(name)(found)
     assert np.abs(found.numpy() - expected).max() < 1e-5
     assert np.abs(expected - 0.5).max() > 1e-4
 
 
-def test_an_untrained_network_gives_the_mean_shape_nearly():
-    head = Regression(5, 16)
+@pytest.mark.parametrize("head", [Regression(5, 16), Rle(5, 16)], ids=["regression", "rle"])
+def test_an_untrained_network_gives_the_mean_shape_nearly(head: Regression | Rle):
     shape = np.random.default_rng(0).uniform(0, 1, (5, 2)).astype(np.float32)
     network = EfficientNetLiteRegressor(5, head=head, size=(64, 96), mean_shape=shape)
     raw = network(tf.random.normal((4, 96, 64, 3)), training=True).numpy()  # statistics of the batch
-    assert raw.shape == (4, 5, 2)
-    assert np.abs(raw - shape).max() < 0.02
-    assert np.abs(raw - shape).max() > 0, "features have a say from the start"
+    assert raw.shape == (4, 5, head.channels)
+    start = np.concatenate([shape, np.full((5, 2), SCALE_START)], axis=1)[:, : head.channels]
+    assert np.abs(raw - start).max() < 0.02
+    assert (np.abs(raw - start).max(axis=(0, 1)) > 0).all(), "features have a say from the start"
 
 
 def test_without_a_mean_shape_points_start_in_the_middle(network: Network):
@@ -232,15 +233,35 @@ def test_without_a_mean_shape_points_start_in_the_middle(network: Network):
 def test_a_head_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="head: expected 4 keypoints, got 3"):
         EfficientNetLiteRegressor(4, head=Regression(3))
-    with pytest.raises(ValueError, match=r"head: a grid of 8x8 cells does not fit an input of \(96, 64\)"):
-        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8)), size=(96, 64))
-    with pytest.raises(ValueError, match=r"head: a grid of 8x12 cells does not fit an input of \(96, 64\)"):
-        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 12)), size=(96, 64))  # columns and rows changed round
 
 
+OTHER_SIZES = {  # head: what is said of it for an input of 96x64 px
+    "cells": (Heatmap(4, (8, 8)), "grid of 12x8 .* 96x64 px, got 8x8"),
+    "columns and rows changed round": (Heatmap(4, (8, 12)), "grid of 12x8 .*, got 8x12"),
+    "bins": (Simcc(4, (12, 8), (64, 64)), "bins of 96x64 .*, got 64x64"),
+    "cells of bins": (Simcc(4, (8, 8), (96, 64)), "grid of 12x8 .*, got 8x8"),
+}
+
+
+@pytest.mark.parametrize(("head", "message"), OTHER_SIZES.values(), ids=OTHER_SIZES)
+def test_a_head_of_another_size_is_refused(head: Heatmap | Simcc, message: str):
+    with pytest.raises(ValueError, match=f"^head: expected {message}"):
+        EfficientNetLiteRegressor(4, head=head, size=(96, 64))
+
+
+def test_without_a_size_a_pyramid_is_for_that_of_its_head():
+    for head, shape in ((Heatmap(2, (12, 8), 8), (64, 96, 3)), (Simcc(2, (13, 9), (100, 68), 8), (68, 100, 3))):
+        network = EfficientNetLiteRegressor(2, head=head)
+        assert network.input_shape == (None, *shape)
+        assert network.output_shape == (None, 2, head.channels)
+
+
+@pytest.mark.parametrize("name", ["heatmap", "simcc"])
 @pytest.mark.parametrize("size", [(64, 64), (100, 68)], ids=["square", "oblong and not divisible"])
-def test_an_untrained_heatmap_is_around_the_middle_and_comes_back(size: tuple[int, int], make_spec, tmp_path: Path):
-    spec = make_spec(head=HEADS["heatmap"](4, 0, size), size=size)
+def test_an_untrained_pyramid_is_around_the_middle_and_comes_back(
+    size: tuple[int, int], name: str, make_spec, tmp_path: Path
+):
+    spec = make_spec(head=HEADS[name](4, 0, size), size=size)
     network = EfficientNetLiteRegressor(4, head=spec.head, size=size)
     images = tf.random.normal((2, size[1], size[0], 3))
     raw = network(images, training=True).numpy()
@@ -250,6 +271,17 @@ def test_an_untrained_heatmap_is_around_the_middle_and_comes_back(size: tuple[in
     again, found = load_model(tmp_path / "s.safetensors")
     assert found == spec
     assert np.array_equal(again(images), network(images))
+
+
+def test_bins_are_a_dense_layer_over_each_keypoint_s_cells():
+    head = HEADS["simcc"](3, 16, (96, 64))
+    network = EfficientNetLiteRegressor(3, head=head)
+    graph = keras.Model(network.input, [network.get_layer("head.maps").output, network.output])
+    maps, found = (part.numpy() for part in graph(tf.random.normal((2, 64, 96, 3)), training=False))
+    weight, bias = (tensors(network)[f"head.bins.{name}"] for name in ("weight", "bias"))
+    assert (maps.shape, weight.shape, bias.shape, found.shape) == ((2, 8, 12, 3), (160, 96), (160,), (2, 3, 160))
+    by_keypoint = maps.reshape(2, 96, 3).transpose(0, 2, 1)
+    assert np.abs(by_keypoint @ weight.T + bias - found).max() < 1e-5
 
 
 # ---- engines
@@ -370,6 +402,8 @@ OTHERS = {  # change of the description: the first line about it
     "another backbone": ({"backbone": "lite1"}, r"missing blocks\.1\.2\..*more"),
     "another head": ({"head": Heatmap(4, (8, 8), 16)}, r"missing head\.lateral.*more"),
     "another width": ({"head": Regression(4, hidden=16)}, r"head\.hidden\.bias is \(32,\), expected \(16,\)"),
+    "scales": ({"head": Rle(4, hidden=32)}, r"head\.points\.bias is \(8,\), expected \(16,\)"),
+    "bins": ({"head": Simcc(4, (8, 8), (64, 64), 16)}, r"missing head\.bins\.bias; missing head\.bins\.weight; .*more"),
 }
 
 
@@ -379,6 +413,22 @@ def test_a_description_of_another_network_is_refused(
 ):
     path = tmp_path / "other.safetensors"
     save_file(load_file(regression_file), path, metadata={KEY: encode_spec(make_spec(**change))})
+    with pytest.raises(ValueError, match=f"weights do not fit this network: {message}"):
+        load_model(path)
+
+
+OF_MAPS = {  # head in the description of a heatmap: the first line about it
+    "bins": (Simcc(4, (8, 8), (64, 64), 16), r"missing head\.bins\.bias; missing head\.bins\.weight$"),
+    "another width": (Heatmap(4, (8, 8), 8), r"head\.lateral\.0\.0\.weight is .*more"),
+}
+
+
+@pytest.mark.parametrize(("head", "message"), OF_MAPS.values(), ids=OF_MAPS)
+def test_a_description_of_another_pyramid_is_refused(
+    head: Heatmap | Simcc, message: str, make_spec, maps_file: Path, tmp_path: Path
+):
+    path = tmp_path / "other.safetensors"
+    save_file(load_file(maps_file), path, metadata={KEY: encode_spec(make_spec(head=head))})
     with pytest.raises(ValueError, match=f"weights do not fit this network: {message}"):
         load_model(path)
 
@@ -513,13 +563,15 @@ def test_a_frozen_backbone_does_not_move_in_fit_and_a_thawed_one_does_and_keras_
 
 
 @saving
-def test_keras_saves_a_heatmap_too(maps_file: Path, tmp_path: Path):
-    network, spec = load_model(maps_file)
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "regression"])
+def test_keras_saves_other_heads_too(name: str, tmp_path: Path):
+    head = HEADS[name](4, 16, (96, 64))
+    network = shaken(EfficientNetLiteRegressor(4, head=head, size=(96, 64)))
     network.save(tmp_path / "n.keras")
     again = keras.saving.load_model(tmp_path / "n.keras")
-    assert same(load_file(maps_file), tensors(again))
-    assert again.options["head"] == spec.head
-    assert again.options["size"] == spec.size
+    assert same(tensors(network), tensors(again))
+    assert again.options["head"] == head
+    assert again.options["size"] == (96, 64)
 
 
 # ---- what is installed, and what Keras runs on

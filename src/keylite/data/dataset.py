@@ -48,7 +48,7 @@ class Dataset:
     and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced.
     max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
     where unknown; None: none is known. groups_named: whether equal group names in two data sets mean the same subject;
-    names of images and of blocks of them do not.
+    names of images and of blocks of them do not. source: the label file, for messages; empty where there is none.
     """
 
     skeleton: Skeleton
@@ -66,6 +66,7 @@ class Dataset:
     max_megapixels: float = MAX_MEGAPIXELS
     image_sizes: np.ndarray | None = None
     groups_named: bool = True
+    source: str = ""
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -163,6 +164,41 @@ class Dataset:
         return rest, *(
             quiet.subset(np.flatnonzero(parts == part), names[part - 1]) for part in range(1, len(names) + 1)
         )
+
+    def fold_of(self, folds: int, seed: int = 0) -> np.ndarray:
+        """(N,) numbers from 1: which of `folds` parts holds each object, cut between groups, of about equal size.
+
+        Groups are dealt out the largest first, each to the part that has the fewest objects; `seed` shuffles equals.
+        Parts are numbered by the first group in them. Raises ValueError where there are fewer groups than parts.
+        """
+        count = len(self.groups)
+        if count == 1:
+            raise ValueError(
+                f"{self.name}: all {len(self)} objects are of one group, so folds by group are impossible; name finer "
+                "groups with --group, or cut the frames of one video into runs with --blocks"
+            )
+        if count < folds:
+            raise ValueError(f"{self.name}: {count} groups do not make {folds} folds; ask for {count} at most")
+        sizes = np.bincount(self.group_index, minlength=count)
+        shuffled = np.random.default_rng(seed).permutation(count)
+        part_of_group, filled = np.zeros(count, np.int64), np.zeros(folds, np.int64)
+        for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+            part_of_group[group] = np.argmin(filled)
+            filled[part_of_group[group]] += sizes[group]
+        _, first = np.unique(part_of_group, return_index=True)
+        return (np.argsort(np.argsort(first)) + 1)[part_of_group][self.group_index]
+
+    def in_blocks(self, blocks: int) -> Dataset:
+        """The same objects in that many groups: runs of images in name order, img2 before img10, of about equal size.
+
+        An image with more objects than a run should have leaves fewer groups.
+        """
+        ranks = sorted(range(len(self.images)), key=lambda image: _natural(self.image_names[image]))
+        objects = np.bincount(self.image_index, minlength=len(self.images))[ranks]
+        middle = np.cumsum(objects) - objects / 2
+        block = np.empty(len(ranks), np.int64)
+        block[ranks] = np.floor(blocks * middle / len(self))
+        return self.regrouped([f"block {number:05d}" for number in block[self.image_index]], named=False)
 
     def regrouped(self, names_per_object: Sequence[str], named: bool = True) -> Dataset:
         """The same objects with one group name each; named: see `groups_named`."""

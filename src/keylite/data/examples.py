@@ -36,6 +36,7 @@ class Augmentation:
     aspect: float = 0.0
     aspect_p: float = 1.0
     flip_p: float = 0.0
+    flip_offset: float = 0.0
     brightness: float = 0.0
     brightness_p: float = 0.0
     contrast: float = 0.0
@@ -99,7 +100,10 @@ class Examples:
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
         pixels = augmented_pixels(crop.warp(image), self.augmentation, generator)
-        return pixels, *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+        xy = self.dataset.xy[index]
+        if crop.mirrored:  # what sits right of its place in the image sits left of it in the mirrored one
+            xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
+        return pixels, *targets(crop, xy, self.dataset.skeleton)
 
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the items of an epoch, counted from 0, in the order of training: another one each epoch."""

@@ -90,6 +90,7 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
         name=labels.path.stem,
         notes=tuple(notes),
         image_sizes=_whole(labels.sizes[used]),
+        source=str(labels.path),
     )
     names, named = _groups(labels, rows, group)
     return dataset.regrouped(names, named)

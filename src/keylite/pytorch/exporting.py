@@ -32,6 +32,7 @@ from keylite.runtime.spec import ModelSpec, encode_spec
 
 OPSET = 20
 SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that compute nothing
+WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers
 
 
 def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
@@ -103,10 +104,17 @@ def prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def float_nodes(proto: onnx.ModelProto) -> list[str]:
-    """Nodes that stay float: all before the first convolution, and the last dense layer."""
+    """Nodes that stay float: all before the first convolution, and the last layer where it is a dense one."""
     kinds = [node.op_type for node in proto.graph.node]
-    dense = [node.name for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")]
-    return [node.name for node in proto.graph.node][: kinds.index("Conv")] + dense[-1:]
+    last = last_layer(proto)
+    dense = kinds[-len(last)] != "Conv"
+    return [node.name for node in proto.graph.node][: kinds.index("Conv")] + (last if dense else [])
+
+
+def last_layer(proto: onnx.ModelProto) -> list[str]:
+    """The last node that has weights, and what follows it: its bias may be an addition of its own."""
+    nodes = list(proto.graph.node)
+    return [node.name for node in nodes[max(i for i, node in enumerate(nodes) if node.op_type in WEIGHTY) :]]
 
 
 class Pixels(quantization.CalibrationDataReader):
@@ -250,12 +258,12 @@ class Workshop:
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
         self.spec, self.pixels, self.proto = spec, pixels, prepared(float_graph(parent, spec))
-        weighty = [node.name for node in self.proto.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-        usual = float_nodes(self.proto)
+        first = next(node.name for node in self.proto.graph.node if node.op_type in WEIGHTY)
+        usual, last = float_nodes(self.proto), last_layer(self.proto)
         self.excluded = {
-            "last-float": sorted({*usual, weighty[-1]}),
-            "last-int8": sorted({*usual} - {weighty[-1]}),
-            "first-float": sorted({*usual, weighty[0]}),
+            "last-float": sorted({*usual, *last}),
+            "last-int8": sorted({*usual} - {*last}),
+            "first-float": sorted({*usual, first}),
         }
         same = [name for name, nodes in self.excluded.items() if nodes == sorted(usual)]  # as the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}

@@ -6,8 +6,22 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
-from keylite.runtime.heads import SIGMA, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import (
+    BIN_SIGMA,
+    FLOW_LAYERS,
+    FLOW_START,
+    FLOW_WIDTH,
+    LOG_SCALES,
+    SIGMA,
+    STRIDE,
+    Head,
+    Heatmap,
+    Regression,
+    Rle,
+    Simcc,
+)
 
 Elementwise = Callable[[torch.Tensor, float, float, float], torch.Tensor]
 
@@ -122,13 +136,13 @@ Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _regression_sums(
-    head: Head, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor
+    head: Head, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
 ) -> Sums:
     return *points.sums(raw, truth, weight), raw
 
 
 def _heatmap_sums(
-    head: Heatmap, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor
+    head: Heatmap, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
 ) -> Sums:
     cells = torch.as_tensor(head.cells()).to(raw)
     logarithm = raw.log_softmax(dim=2)
@@ -142,13 +156,94 @@ def _heatmap_sums(
     return total, weight.sum(), unit_xy
 
 
-HEAD_SUMS: dict[type, Callable[..., Sums]] = {Regression: _regression_sums, Heatmap: _heatmap_sums}
+class Flow(nn.Module):
+    """The density of residuals that a scale leaves over: `rle`'s loss trains it, and no model file holds it.
+
+    A RealNVP (Dinh et al., "Density estimation using Real NVP", ICLR 2017) of FLOW_LAYERS couplings, by turns of x by y
+    and of y by x, over a unit Gaussian: residuals (..., 2) in, log density (...) out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.ModuleList(_coupling() for _ in range(FLOW_LAYERS))
+        self.shift = nn.ModuleList(_coupling() for _ in range(FLOW_LAYERS))
+
+    def forward(self, residual: torch.Tensor) -> torch.Tensor:
+        logarithm = residual.new_full(residual.shape[:-1], -math.log(2 * math.pi))
+        parts = list(residual.split(1, dim=-1))
+        for layer, (scale, shift) in enumerate(zip(self.scale, self.shift, strict=True)):
+            kept, moved = parts[layer % 2], 1 - layer % 2
+            factor = torch.tanh(scale(kept))
+            parts[moved] = (parts[moved] - shift(kept)) * torch.exp(-factor)
+            logarithm = logarithm - factor.squeeze(-1)
+        return logarithm - 0.5 * (parts[0].square() + parts[1].square()).squeeze(-1)
 
 
-def head_sums(head: Head, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> Sums:
+def _coupling() -> nn.Sequential:
+    layers = (nn.Linear(1, FLOW_WIDTH), nn.Linear(FLOW_WIDTH, FLOW_WIDTH), nn.Linear(FLOW_WIDTH, 1))
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight, gain=FLOW_START)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.LeakyReLU(), layers[1], nn.LeakyReLU(), layers[2])
+
+
+FLOWS: dict[type, Callable[[], Flow]] = {Rle: Flow}
+
+
+def _rle_sums(
+    head: Rle, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: Flow
+) -> Sums:
+    unit_xy, logarithm = raw[..., :2], raw[..., 2:].clamp(*LOG_SCALES)
+    error, weight = points.errors(unit_xy, truth, weight)
+    scale = logarithm.exp() * raw.new_tensor(points.size)
+    residual = error / scale
+    surprise = (residual.abs() + (2 * scale).log()).sum(dim=-1) - flow(residual)  # of a Laplace law, times the flow's
+    return (weight * surprise).sum(), weight.sum(), unit_xy
+
+
+def _simcc_sums(
+    head: Simcc, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
+) -> Sums:
+    logarithms = [logits.log_softmax(dim=2) for logits in raw.split(head.bins, dim=2)]
+    centres = [torch.as_tensor(axis).to(raw) for axis in head.centres()]
+    unit_xy = torch.stack([one.exp() @ axis for one, axis in zip(logarithms, centres, strict=True)], dim=2)
+    error, weight = points.errors(unit_xy, truth, weight)
+    true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
+    surprise = raw.new_zeros(())
+    for axis, logarithm in enumerate(logarithms):
+        distance = (true_xy[..., axis : axis + 1] - centres[axis]) * points.size[axis]
+        bell = torch.softmax(-0.5 * (distance / BIN_SIGMA).square(), dim=2)
+        surprise = surprise - (bell * logarithm).sum(dim=2)
+    total = (weight * (surprise + points.of(error) / STRIDE)).sum()
+    return total, weight.sum(), unit_xy
+
+
+HEAD_SUMS: dict[type, Callable[..., Sums]] = {
+    Regression: _regression_sums,
+    Rle: _rle_sums,
+    Simcc: _simcc_sums,
+    Heatmap: _heatmap_sums,
+}
+
+
+def new_flow(head: Head) -> Flow | None:
+    """What a head's loss trains beside the network: a flow for `rle`, else nothing."""
+    make = FLOWS.get(type(head))
+    return make() if make else None
+
+
+def head_sums(
+    head: Head,
+    points: PointLoss,
+    raw: torch.Tensor,
+    truth: torch.Tensor,
+    weight: torch.Tensor,
+    flow: Flow | None = None,
+) -> Sums:
     """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) of a head's raw output (B, K, C).
 
-    regression: the point loss. heatmap: cross-entropy of its map to a bell around the point, plus the point loss of the
-    map's mean place divided by STRIDE.
+    regression: the point loss. rle: what the errors in px surprise a Laplace law of the head's scales times a `flow`.
+    simcc: cross-entropies of its bins to bells of BIN_SIGMA px around the point, plus the point loss of their mean
+    place divided by STRIDE. heatmap: the same of its map, with a bell of SIGMA cells.
     """
-    return HEAD_SUMS[type(head)](head, points, raw, truth, weight)
+    return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)

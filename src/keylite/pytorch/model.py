@@ -19,7 +19,18 @@ from keylite.checkpoint import UNCOUNTED, check_fit, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import write_bytes
-from keylite.runtime.heads import LAST_STD, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import (
+    LAST_STD,
+    SCALE_START,
+    STRIDE,
+    Head,
+    Heatmap,
+    Regression,
+    Rle,
+    Simcc,
+    require_size,
+    size_for,
+)
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three, encode_spec
 
@@ -31,7 +42,7 @@ class EfficientNetLiteRegressor(nn.Module):
     path: ImageNet weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold
     the backbone and its normalisation statistics still; None freezes where pretrained weights are given. head: another
     head than `regression`; `size` (W, H) is the input that it is for. mean_shape: (K, 2) unit coordinates that an
-    untrained `regression` head gives.
+    untrained `regression` or `rle` head gives.
     """
 
     def __init__(
@@ -51,7 +62,10 @@ class EfficientNetLiteRegressor(nn.Module):
         head = head or Regression(num_keypoints, hidden)
         if head.keypoints != num_keypoints:
             raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
-        self.backbone = create_backbone(backbone, pyramid=isinstance(head, Heatmap))
+        size = size or size_for(head)
+        if size:
+            require_size(head, size)
+        self.backbone = create_backbone(backbone, head.pyramid)
         self.head = MODULES[type(head)](head, self.backbone, size)
         shape = torch.full((num_keypoints, 2), 0.5) if mean_shape is None else torch.as_tensor(mean_shape)
         self.head.start_at(shape)
@@ -79,30 +93,35 @@ class EfficientNetLiteRegressor(nn.Module):
 class RegressionHead(nn.Module):
     """Global average pooling, dense, ReLU, dense."""
 
-    def __init__(self, head: Regression, backbone: nn.Module, size: tuple[int, int] | None) -> None:
+    def __init__(self, head: Regression | Rle, backbone: nn.Module, size: tuple[int, int] | None) -> None:
         super().__init__()
-        self.keypoints = head.keypoints
+        self.shape = (head.keypoints, head.channels)
         self.hidden = nn.Linear(feature_shapes(backbone, size)[0][0], head.hidden)
-        self.points = nn.Linear(head.hidden, 2 * head.keypoints)
+        self.points = nn.Linear(head.hidden, head.keypoints * head.channels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.points(torch.relu(self.hidden(features.mean(dim=(2, 3))))).unflatten(1, (self.keypoints, 2))
+        return self.points(torch.relu(self.hidden(features.mean(dim=(2, 3))))).unflatten(1, self.shape)
 
     def start_at(self, shape: torch.Tensor) -> None:
         """Let the untrained head give `shape` (K, 2) unit, nearly."""
         nn.init.normal_(self.points.weight, std=LAST_STD)
         with torch.no_grad():
-            self.points.bias.copy_(shape.flatten())
+            bias = self.points.bias.view(self.shape)
+            bias.fill_(SCALE_START)
+            bias[:, :2] = shape
 
 
 class HeatmapHead(nn.Module):
     """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint."""
 
-    def __init__(self, head: Heatmap, backbone: nn.Module, size: tuple[int, int] | None) -> None:
+    def __init__(self, head: Heatmap | Simcc, backbone: nn.Module, size: tuple[int, int] | None) -> None:
         super().__init__()
-        shapes = feature_shapes(backbone, size or (head.grid[0] * STRIDE, head.grid[1] * STRIDE))
+        shapes = feature_shapes(backbone, size)
         if shapes[0][1:] != (head.grid[1], head.grid[0]):
-            raise ValueError(f"head: a grid of {head.grid[0]}x{head.grid[1]} cells does not fit an input of {size}")
+            raise ValueError(
+                f"backbone: expected features of {head.grid[0]}x{head.grid[1]} cells at stride {STRIDE}, got "
+                f"{shapes[0][2]}x{shapes[0][1]}; choose another backbone, or head regression"
+            )
         self.lateral = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, head.width, 1, bias=False), nn.BatchNorm2d(head.width))
             for channels, _, _ in shapes
@@ -121,6 +140,17 @@ class HeatmapHead(nn.Module):
         """Nothing: a map that knows nothing is even."""
 
 
+class SimccHead(HeatmapHead):
+    """As the heatmap, with a dense layer from each keypoint's map to its bins, the same for all keypoints."""
+
+    def __init__(self, head: Simcc, backbone: nn.Module, size: tuple[int, int] | None) -> None:
+        super().__init__(head, backbone, size)
+        self.bins = nn.Linear(head.grid[0] * head.grid[1], head.channels)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.bins(super().forward(features))
+
+
 def _separable(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.ReLU6(),
@@ -132,7 +162,12 @@ def _separable(width: int) -> nn.Sequential:
     )
 
 
-MODULES: dict[type, Any] = {Regression: RegressionHead, Heatmap: HeatmapHead}
+MODULES: dict[type, Any] = {
+    Regression: RegressionHead,
+    Rle: RegressionHead,
+    Simcc: SimccHead,
+    Heatmap: HeatmapHead,
+}
 PYRAMID = (STRIDE, 16, 32)  # px of the input a cell of each level stands for
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
-from keylite.pytorch.losses import head_sums, loss
+from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
     PixelModel,
@@ -81,6 +81,7 @@ class Training(lightning.LightningModule):
         super().__init__()
         self.model, self.head, self.recipe = model, head, recipe
         self.steps_per_epoch = steps_per_epoch
+        self.flow = new_flow(head)
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval() if recipe.ema else None
         self.loss = loss(
             recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
@@ -97,14 +98,19 @@ class Training(lightning.LightningModule):
         """The moving average of the weights, or the weights themselves without one."""
         return self.averaged or self.model
 
+    def branch(self) -> float | None:
+        """The px at which the loss changes branch; None where it has one branch, or a flow takes its place."""
+        return None if self.flow is not None else self.loss.branch()
+
     def on_train_epoch_start(self) -> None:
         self.network.freeze(self.current_epoch < self.recipe.freeze_epochs)
         self.sums.zero_()
 
     def training_step(self, batch: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:
         pixels, unit_xy, weight = batch
-        raw = self.model(pixels)
-        total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight)
+        raw = self.model(pixels).float()
+        with torch.autocast(raw.device.type, enabled=False):  # a mean over bins in bfloat16 is px off
+            total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight, self.flow)
         self._watch(found_xy.detach(), unit_xy, weight, total.detach(), count)
         if index % FINITE_EVERY == 0:
             require_finite(self.recipe, self.current_epoch, float(total.detach()))
@@ -117,7 +123,7 @@ class Training(lightning.LightningModule):
     ) -> None:
         """Add to the epoch's sums: loss, weight, errors below the loss's branch, errors."""
         below = found.new_zeros(())
-        branch = self.loss.branch()
+        branch = self.branch()
         if branch is not None:
             error, masked = self.loss.errors(found, unit_xy, weight)
             below = ((error.abs() < branch) & (masked > 0).unsqueeze(-1)).sum()
@@ -125,7 +131,8 @@ class Training(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """One mean over all points of all accumulated batches, whatever each of them holds."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_div_(gradients, float(self.weight.clamp(min=1)))
         self.weight = torch.zeros_like(self.weight)
 
@@ -151,6 +158,8 @@ class Training(lightning.LightningModule):
                 parameters = [p for p in module.parameters() if (p.ndim > 1) == decays]
                 decay = recipe.weight_decay if decays else 0.0
                 groups.append({"params": parameters, "lr": recipe.lr * factor, "weight_decay": decay})
+        if self.flow is not None:
+            groups.append({"params": list(self.flow.parameters()), "lr": recipe.lr, "weight_decay": 0.0})
         fused = recipe.precision == "32"  # Lightning clips no gradients of a fused optimizer in mixed precision
         optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe, fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -198,7 +207,7 @@ class EpochEnd(lightning.Callback):
             training.log(name, row[name], prog_bar=True)
         with replacing(self.run.checkpoint) as beside:
             trainer.save_checkpoint(beside)
-        self.run.speak_up(training.loss.branch(), below / max(errors, 1))
+        self.run.speak_up(training.branch(), below / max(errors, 1))
         trainer.should_stop = trainer.should_stop or self.run.finished()
 
 

@@ -44,6 +44,11 @@ class Crop:
         """Unit coordinates (..., 2) -> image px (..., 2)."""
         return self.to_image(unit_xy * np.asarray(self.size, np.float64))
 
+    @property
+    def scale(self) -> float:
+        """Crop px to an image px: the root of the areas' ratio."""
+        return math.sqrt(abs(float(np.linalg.det(self.matrix[:, :2]))))
+
     def then(self, matrix: np.ndarray, mirrored: bool = False) -> Crop:
         """The crop followed by another (2, 3) crop px -> crop px matrix; still one resampling."""
         return Crop(compose(matrix, self.matrix), self.size, self.mirrored != mirrored)

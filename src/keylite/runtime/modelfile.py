@@ -68,6 +68,16 @@ def safetensors_header(path: Path) -> dict:
     return header
 
 
+def describe_safetensors(path: Path, spec: ModelSpec) -> None:
+    """Change the description inside a `.safetensors` file; its tensors stay as they are."""
+    header, whole = safetensors_header(path), path.read_bytes()
+    tensors = whole[8 + struct.unpack("<Q", whole[:8])[0] :]
+    header["__metadata__"] = header.get("__metadata__", {}) | {KEY: encode_spec(spec)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8, as the format asks
+    write_bytes(path, struct.pack("<Q", len(text)) + text + tensors)
+
+
 def _safetensors_text(path: Path) -> str | None:
     return safetensors_header(path).get("__metadata__", {}).get(KEY)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from keylite.runtime.spec import ModelSpec
 class Keypoints:
     """Points of N objects in one image.
 
-    xy: (N, K, 2) float64 continuous image px. score: (N, K) float32, NaN where the head has none. boxes: (N, 4) xyxy
-    px, as asked for. N is 0 for an empty list of boxes.
+    xy: (N, K, 2) float64 continuous image px. score: (N, K) float32, NaN where the head has none. sigma: (N, K) the
+    distance to expect between a point and its true place, image px; NaN where the model file does not say. boxes:
+    (N, 4) xyxy px, as asked for. N is 0 for an empty list of boxes.
     """
 
     xy: np.ndarray
     score: np.ndarray
+    sigma: np.ndarray
     boxes: np.ndarray
     skeleton: Skeleton
 
@@ -43,8 +46,8 @@ class Keypoints:
             "origin": "corner",
             "keypoints": list(self.skeleton.names),
             "objects": [
-                {"box": box.tolist(), "xy": _plain(xy), "score": _plain(score)}
-                for box, xy, score in zip(self.boxes, self.xy, self.score, strict=True)
+                {"box": box.tolist(), "xy": _plain(xy), "score": _plain(score), "sigma": _plain(sigma)}
+                for box, xy, score, sigma in zip(self.boxes, self.xy, self.score, self.sigma, strict=True)
             ],
         }
 
@@ -101,10 +104,11 @@ class Predictor:
         crops = self.crops(pixels, boxes)
         if not crops:
             count = len(self.spec.skeleton)
-            return Keypoints(np.zeros((0, count, 2)), np.zeros((0, count), np.float32), asked, self.spec.skeleton)
+            none = np.zeros((0, count), np.float32)
+            return Keypoints(np.zeros((0, count, 2)), none, none.astype(np.float64), asked, self.spec.skeleton)
         unit_xy, score = self.run(np.stack([crop.warp(pixels) for crop in crops]))
         xy = np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)])
-        return Keypoints(xy, score, asked, self.spec.skeleton)
+        return Keypoints(xy, score, self.sigma(score, crops), asked, self.spec.skeleton)
 
     def crops(self, image: np.ndarray, boxes: object = None) -> list[Crop]:
         """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""
@@ -116,6 +120,16 @@ class Predictor:
         """Crops uint8 (B, H, W, 3) -> unit xy (B, K, 2), score (B, K)."""
         raw = [self.engine(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]
         return self.spec.head.decode(np.concatenate(raw))
+
+    def sigma(self, score: np.ndarray, crops: Sequence[Crop]) -> np.ndarray:
+        """Scores (N, K) -> the distance to expect between a point and its true place (N, K), px of the image.
+
+        NaN where the spec does not say what a score means.
+        """
+        if self.spec.confidence is None:
+            return np.full(score.shape, np.nan)
+        side = np.array([max(crop.size) / crop.scale for crop in crops])
+        return self.spec.confidence.sigma(score) * side[:, None]
 
     @functools.cached_property
     def sha256(self) -> str | None:

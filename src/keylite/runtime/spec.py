@@ -9,11 +9,12 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
-from keylite.runtime.heads import Head
+from keylite.runtime.heads import Head, require_size
 from keylite.runtime.skeleton import Skeleton
 
-FORMAT = 2  # of the ModelSpec; another number is refused
+FORMAT = 3  # of the ModelSpec; another number is refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +97,44 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operators: dict[str, int]
 
 
+class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How large an error a score means, as `count` labelled objects of a data set have shown.
+
+    levels: (K,) each keypoint's usual score. knots: (`standing`, expected distance to the label as a fraction of the
+    crop's longer side), standings rising, distances not. factors: (K,) of the distance, by keypoint.
+    """
+
+    levels: tuple[float, ...]
+    knots: tuple[tuple[float, float], ...]
+    factors: tuple[float, ...]
+    count: int
+    data: str
+    data_fingerprint: str
+
+    def sigma(self, score: np.ndarray) -> np.ndarray:
+        """Scores (..., K) -> expected distances (..., K), fractions of the crop's longer side; NaN stays NaN."""
+        at, distances = np.array(self.knots).T
+        return np.interp(standing(score, np.array(self.levels)), at, distances) * np.array(self.factors)
+
+
+def standing(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """What scores (..., K) count: their share of the usual ones (K,), times the square of their object's mean share.
+
+    For most of what makes a point hard (blur, pose, occlusion) makes its neighbours hard.
+    """
+    share = score / levels
+    known = np.isfinite(share)
+    mean = np.where(known, share, 0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    return share * mean**2
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that is needed to turn an image into named points with this file.
 
     size: (W, H) px of the input. box: what a crop is cut around; padding: fraction by which an annotation's box grows.
     mean, std: of pixel values 0..255, for information: the graph holds them. precision: of weights (fp16), and of
     activations too (int8). calibration: of an int8 file, else None. report: figures on the validation set, or None.
-    certificate: of an exported file, else None.
+    confidence: what its scores mean, or None. certificate: of an exported file, else None.
     """
 
     format: int
@@ -119,11 +151,16 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration | None
     provenance: Provenance
     report: dict[str, Any] | None
+    confidence: Confidence | None
     certificate: Held | None
 
     def __post_init__(self) -> None:
         if self.head.keypoints != len(self.skeleton):
             raise ValueError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
+        require_size(self.head, self.size)
+        fitted = self.confidence
+        if fitted and not len(fitted.levels) == len(fitted.factors) == len(self.skeleton):
+            raise ValueError(f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}")
 
 
 def encode_spec(spec: ModelSpec) -> str:

@@ -27,12 +27,12 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
 
 from keylite.quantize import Activation, CalibrationSet, Variant
-from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.tensorflow.model import load_model
 
 SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they compute nothing
+ENDS = (["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"], ["FULLY_CONNECTED", "DEQUANTIZE"])  # of int8 graphs, as converted
 STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")  # of resource variables
 
 
@@ -91,32 +91,37 @@ def pixels_first(model: Any) -> None:
 
 
 def last_dense_float(model: Any, network: keras.Model) -> None:
-    """Give the last dense layer of an int8 graph float weights and output; leave a graph that ends in another layer.
+    """Give the last dense layer of an int8 graph float weights and output; leave a graph without dense layers.
 
     In 8 bits the output of a regression is a grid of places, half a px of 128 apart, and the layer costs nothing. No
     option of TFLiteConverter does this; QuantizationDebugger does, and leaves a float input.
     """
-    if not isinstance(network.options["head"], Regression):
+    layers = [layer for layer in network.layers if isinstance(layer, keras.layers.Dense)]
+    if not layers:
         return
-    graph, kernel_and_bias = model.subgraphs[0], network.get_layer("head.points").get_weights()
-    *others, dense, reshape, last = graph.operators
-    names = [operator for operator, _ in steps(model)[-3:]]
-    if names != ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"]:
-        raise RuntimeError(f"an int8 graph of this TensorFlow ends in {', '.join(names)}, which keylite does not know")
+    graph, names = model.subgraphs[0], [operator for operator, _ in steps(model)]
+    place = len(names) - 1 - names[::-1].index("FULLY_CONNECTED")
+    if names[place:] not in ENDS:
+        raise RuntimeError(
+            f"an int8 graph of this TensorFlow ends in {', '.join(names[place:])}, which keylite does not know"
+        )
+    *others, dense = graph.operators[: place + 1]
+    *reshape, last = graph.operators[place + 1 :]
     features = copy.copy(graph.tensors[dense.inputs[0]])
     features.name = b"features"
     graph.tensors.append(features)
     for index in (len(graph.tensors) - 1, *dense.inputs[1:], dense.outputs[0]):
         tensor = graph.tensors[index]
         tensor.type, tensor.quantization, tensor.buffer = flatbuffer_utils.schema_fb.TensorType.FLOAT32, None, 0
-    for index, values in zip(dense.inputs[1:], kernel_and_bias, strict=True):
+    for index, values in zip(dense.inputs[1:], layers[-1].get_weights(), strict=True):
         buffer = flatbuffer_utils.schema_fb.BufferT()
         buffer.data = np.frombuffer(np.ascontiguousarray(values.T, np.float32).tobytes(), np.uint8)
         graph.tensors[index].buffer = len(model.buffers)
         model.buffers.append(buffer)
-    reshape.outputs, last.inputs, last.outputs = last.outputs, [dense.inputs[0]], [len(graph.tensors) - 1]
+    (reshape or [dense])[-1].outputs = last.outputs
+    last.inputs, last.outputs = [dense.inputs[0]], [len(graph.tensors) - 1]
     dense.inputs = [len(graph.tensors) - 1, *dense.inputs[1:]]
-    graph.operators = [*others, last, dense, reshape]
+    graph.operators = [*others, last, dense, *reshape]
 
 
 def foreign_operators(model: Any) -> list[str]:
@@ -268,7 +273,8 @@ class Workshop:
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
         self.network, _ = load_model(parent)
-        same = [] if isinstance(spec.head, Regression) else ["last-int8"]  # as the default
+        dense = any(isinstance(layer, keras.layers.Dense) for layer in self.network.layers)
+        same = [] if dense else ["last-int8"]  # as the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
         signature = [keras.InputSpec(shape=(1, *pixels.shape[1:]), dtype="float32", name="pixels")]
         with quiet():

@@ -8,7 +8,20 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from keylite.runtime.heads import SIGMA, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import (
+    BIN_SIGMA,
+    FLOW_LAYERS,
+    FLOW_START,
+    FLOW_WIDTH,
+    LOG_SCALES,
+    SIGMA,
+    STRIDE,
+    Head,
+    Heatmap,
+    Regression,
+    Rle,
+    Simcc,
+)
 
 Elementwise = Callable[[tf.Tensor, float, float, float], tf.Tensor]
 
@@ -126,11 +139,15 @@ def loss(
 Sums = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def _regression_sums(head: Head, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor) -> Sums:
+def _regression_sums(
+    head: Head, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: None
+) -> Sums:
     return *points.sums(raw, truth, weight), raw
 
 
-def _heatmap_sums(head: Heatmap, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor) -> Sums:
+def _heatmap_sums(
+    head: Heatmap, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: None
+) -> Sums:
     cells = tf.constant(head.cells(), raw.dtype)
     truth = tf.cast(truth, raw.dtype)
     logarithm = tf.nn.log_softmax(raw, axis=2)
@@ -144,13 +161,102 @@ def _heatmap_sums(head: Heatmap, points: PointLoss, raw: tf.Tensor, truth: tf.Te
     return total, tf.reduce_sum(weight), unit_xy
 
 
-HEAD_SUMS: dict[type, Callable[..., Sums]] = {Regression: _regression_sums, Heatmap: _heatmap_sums}
+class Flow(keras.Model):
+    """The density of residuals that a scale leaves over: `rle`'s loss trains it, and no model file holds it.
+
+    A RealNVP (Dinh et al., "Density estimation using Real NVP", ICLR 2017) of FLOW_LAYERS couplings, by turns of x by y
+    and of y by x, over a unit Gaussian: residuals (..., 2) in, log density (...) out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="flow")
+        self.scale = [_coupling(f"scale.{layer}") for layer in range(FLOW_LAYERS)]
+        self.shift = [_coupling(f"shift.{layer}") for layer in range(FLOW_LAYERS)]
+        self.built = True
+
+    def call(self, residual: tf.Tensor) -> tf.Tensor:
+        logarithm = tf.fill(tf.shape(residual)[:-1], tf.constant(-math.log(2 * math.pi), residual.dtype))
+        parts = tf.split(residual, 2, axis=-1)
+        for layer, (scale, shift) in enumerate(zip(self.scale, self.shift, strict=True)):
+            kept, moved = parts[layer % 2], 1 - layer % 2
+            factor = tf.tanh(_through(scale, kept))
+            parts[moved] = (parts[moved] - _through(shift, kept)) * tf.exp(-factor)
+            logarithm -= tf.squeeze(factor, -1)
+        return logarithm - 0.5 * tf.squeeze(tf.square(parts[0]) + tf.square(parts[1]), -1)
 
 
-def head_sums(head: Head, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor) -> Sums:
+def _coupling(name: str) -> list[keras.layers.Dense]:
+    """Three dense layers, under the names that torch gives them."""
+    made = []
+    for place, (inputs, outputs) in enumerate([(1, FLOW_WIDTH), (FLOW_WIDTH, FLOW_WIDTH), (FLOW_WIDTH, 1)]):
+        end = FLOW_START * math.sqrt(6 / (inputs + outputs))  # Glorot's, FLOW_START times
+        start = keras.initializers.RandomUniform(-end, end)
+        made.append(keras.layers.Dense(outputs, kernel_initializer=start, name=f"{name}.{2 * place}"))
+        made[-1].build((None, inputs))
+    return made
+
+
+def _through(coupling: list[keras.layers.Dense], x: tf.Tensor) -> tf.Tensor:
+    *hidden, last = coupling
+    for layer in hidden:
+        x = layer(x)
+        x = tf.where(x > 0, x, 0.01 * x)  # torch's slope
+    return last(x)
+
+
+FLOWS: dict[type, Callable[[], Flow]] = {Rle: Flow}
+
+
+def _rle_sums(head: Rle, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: Flow) -> Sums:
+    unit_xy, logarithm = raw[..., :2], tf.clip_by_value(raw[..., 2:], *LOG_SCALES)
+    error, weight = points.errors(unit_xy, truth, weight)
+    scale = tf.exp(logarithm) * tf.constant(points.size, raw.dtype)
+    residual = error / scale
+    surprise = tf.reduce_sum(tf.abs(residual) + tf.math.log(2 * scale), axis=-1) - flow(residual)  # Laplace, times flow
+    return tf.reduce_sum(weight * surprise), tf.reduce_sum(weight), unit_xy
+
+
+def _simcc_sums(
+    head: Simcc, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: None
+) -> Sums:
+    truth = tf.cast(truth, raw.dtype)
+    logarithms = [tf.nn.log_softmax(logits, axis=2) for logits in tf.split(raw, head.bins, axis=2)]
+    centres = [tf.constant(axis, raw.dtype) for axis in head.centres()]
+    unit_xy = tf.stack(
+        [tf.linalg.matvec(tf.exp(one), axis) for one, axis in zip(logarithms, centres, strict=True)], axis=2
+    )
+    error, weight = points.errors(unit_xy, truth, weight)
+    true_xy = tf.where((weight > 0)[..., tf.newaxis], truth, 0.5)
+    surprise = tf.zeros((), raw.dtype)
+    for axis, logarithm in enumerate(logarithms):
+        distance = (true_xy[..., axis : axis + 1] - centres[axis]) * points.size[axis]
+        bell = tf.nn.softmax(-0.5 * tf.square(distance / BIN_SIGMA), axis=2)
+        surprise -= tf.reduce_sum(bell * logarithm, axis=2)
+    total = tf.reduce_sum(weight * (surprise + points.of(error) / STRIDE))
+    return total, tf.reduce_sum(weight), unit_xy
+
+
+HEAD_SUMS: dict[type, Callable[..., Sums]] = {
+    Regression: _regression_sums,
+    Rle: _rle_sums,
+    Simcc: _simcc_sums,
+    Heatmap: _heatmap_sums,
+}
+
+
+def new_flow(head: Head) -> Flow | None:
+    """What a head's loss trains beside the network: a flow for `rle`, else nothing."""
+    make = FLOWS.get(type(head))
+    return make() if make else None
+
+
+def head_sums(
+    head: Head, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: Flow | None = None
+) -> Sums:
     """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) of a head's raw output (B, K, C).
 
-    regression: the point loss. heatmap: cross-entropy of its map to a bell around the point, plus the point loss of the
-    map's mean place divided by STRIDE.
+    regression: the point loss. rle: what the errors in px surprise a Laplace law of the head's scales times a `flow`.
+    simcc: cross-entropies of its bins to bells of BIN_SIGMA px around the point, plus the point loss of their mean
+    place divided by STRIDE. heatmap: the same of its map, with a bell of SIGMA cells.
     """
-    return HEAD_SUMS[type(head)](head, points, raw, truth, weight)
+    return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)

@@ -23,7 +23,18 @@ from keylite.checkpoint import check_fit, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import write_bytes
-from keylite.runtime.heads import LAST_STD, STRIDE, Head, Heatmap, Regression
+from keylite.runtime.heads import (
+    LAST_STD,
+    SCALE_START,
+    STRIDE,
+    Head,
+    Heatmap,
+    Regression,
+    Rle,
+    Simcc,
+    require_size,
+    size_for,
+)
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.spec import (
     EXPANSIONS,
@@ -50,7 +61,7 @@ class EfficientNetLiteRegressor(keras.Model):
     weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold the backbone and
     its normalisation statistics still; None freezes where pretrained weights are given. head: another head than
     `regression`; `size` (W, H) is the input that it is for. mean_shape: (K, 2) unit coordinates that an untrained
-    `regression` head gives.
+    `regression` or `rle` head gives.
     """
 
     def __init__(
@@ -70,16 +81,18 @@ class EfficientNetLiteRegressor(keras.Model):
         head = head or Regression(num_keypoints, hidden)
         if head.keypoints != num_keypoints:
             raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
-        pyramid = isinstance(head, Heatmap)
-        if pyramid and size is None:
-            size = (head.grid[0] * STRIDE, head.grid[1] * STRIDE)
-        images = keras.Input((size[1], size[0], 3) if pyramid else (None, None, 3), name="images")
-        features = create_backbone(backbone, pyramid)
+        size = size or size_for(head)
+        if size:
+            require_size(head, size)
+        images = keras.Input((size[1], size[0], 3) if head.pyramid else (None, None, 3), name="images")
+        features = create_backbone(backbone, head.pyramid)
         super().__init__(images, HEAD_LAYERS[type(head)](head, features(images), size), name=name)
         self.backbone = features
         self.options = {"num_keypoints": num_keypoints, "backbone": backbone, "head": head, "size": size}
-        if mean_shape is not None and not pyramid:
-            self.get_layer("head.points").bias.assign(np.asarray(mean_shape).reshape(-1))
+        if not head.pyramid:
+            start = np.full((num_keypoints, head.channels), SCALE_START, np.float32)
+            start[:, :2] = 0.5 if mean_shape is None else mean_shape
+            self.get_layer("head.points").bias.assign(start.reshape(-1))
         if weights:
             load_backbone(self, weights)
         self.freeze(weights is not None if freeze is None else freeze)
@@ -158,21 +171,18 @@ def _norm(x: Any, name: str, relu6: bool = True, epsilon: float = 1e-3) -> Any:
     return layers.ReLU(6.0, name=f"{name}.relu6")(x) if relu6 else x
 
 
-def _regression_layers(head: Regression, features: Any, size: tuple[int, int] | None) -> Any:
+def _regression_layers(head: Regression | Rle, features: Any, size: tuple[int, int] | None) -> Any:
     """Global average pooling, dense, ReLU, dense."""
     x = layers.GlobalAveragePooling2D(name="pool")(features)
     x = layers.Dense(head.hidden, "relu", **_even_both(x.shape[-1]), name="head.hidden")(x)
-    middle = keras.initializers.Constant(0.5)
     small = keras.initializers.RandomNormal(stddev=LAST_STD)
-    x = layers.Dense(2 * head.keypoints, kernel_initializer=small, bias_initializer=middle, name="head.points")(x)
-    return layers.Reshape((head.keypoints, 2), name="unit_xy")(x)
+    x = layers.Dense(head.keypoints * head.channels, kernel_initializer=small, name="head.points")(x)
+    return layers.Reshape((head.keypoints, head.channels), name="raw")(x)
 
 
-def _heatmap_layers(head: Heatmap, features: list[Any], size: tuple[int, int]) -> Any:
-    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint."""
+def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int, int]) -> Any:
+    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint: (B, K, cells)."""
     rows_columns = [(-(-size[1] // stride), -(-size[0] // stride)) for stride in (STRIDE, 2 * STRIDE, 4 * STRIDE)]
-    if rows_columns[0] != (head.grid[1], head.grid[0]):
-        raise ValueError(f"head: a grid of {head.grid[0]}x{head.grid[1]} cells does not fit an input of {size}")
 
     def lateral(level: int) -> Any:
         x = _head_conv(features[level], head.width, f"head.lateral.{level}.0")
@@ -190,7 +200,14 @@ def _heatmap_layers(head: Heatmap, features: list[Any], size: tuple[int, int]) -
         x = _norm(x, f"{name}.2", relu6=False, epsilon=HEAD_EPSILON)
         merged = _norm(_head_conv(x, head.width, f"{name}.3"), f"{name}.4", epsilon=HEAD_EPSILON)
     maps = layers.Conv2D(head.keypoints, 1, **_even_both(head.width), name="head.maps")(merged)
-    return layers.Permute((2, 1), name="maps")(layers.Reshape((head.channels, head.keypoints), name="cells")(maps))
+    cells = head.grid[0] * head.grid[1]
+    return layers.Permute((2, 1), name="maps")(layers.Reshape((cells, head.keypoints), name="cells")(maps))
+
+
+def _simcc_layers(head: Simcc, features: list[Any], size: tuple[int, int]) -> Any:
+    """As the heatmap, with a dense layer from each keypoint's map to its bins, the same for all keypoints."""
+    maps = _heatmap_layers(head, features, size)
+    return layers.Dense(head.channels, **_even_both(maps.shape[-1]), name="head.bins")(maps)
 
 
 def _head_conv(x: Any, channels: int, name: str) -> Any:
@@ -207,7 +224,12 @@ def _even_both(fan_in: int) -> dict[str, keras.Initializer]:
 
 
 HEAD_EPSILON = 1e-5  # of the head's normalisation, torch's own
-HEAD_LAYERS: dict[type, Callable[..., Any]] = {Regression: _regression_layers, Heatmap: _heatmap_layers}
+HEAD_LAYERS: dict[type, Callable[..., Any]] = {
+    Regression: _regression_layers,
+    Rle: _regression_layers,
+    Simcc: _simcc_layers,
+    Heatmap: _heatmap_layers,
+}
 
 
 # ---- pixels in
@@ -284,10 +306,12 @@ SUFFIXES = {  # of a tensor's name, by that of the Keras variable
 }
 
 
-def variables(network: EfficientNetLiteRegressor) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
-    """(tensor name, layer, variable) of everything in a checkpoint."""
-    for layer in (*network.backbone.layers, *network.layers):
-        if not isinstance(layer, keras.Model):
+def variables(network: keras.Model) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
+    """(tensor name, layer, variable) of everything in a network, from input to output."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from variables(layer)
+        else:
             yield from ((f"{layer.name}.{SUFFIXES[v.name]}", layer, v) for v in layer.variables)
 
 
@@ -304,7 +328,7 @@ def _from_torch(layer: keras.Layer, value: np.ndarray) -> np.ndarray:
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 
-def tensors(network: EfficientNetLiteRegressor) -> dict[str, np.ndarray]:
+def tensors(network: keras.Model) -> dict[str, np.ndarray]:
     """The checkpoint's tensors in torch's layouts: the backbone under timm's names, the head under `head.`."""
     return {
         name: np.ascontiguousarray(_to_torch(layer, variable.numpy())) for name, layer, variable in variables(network)
@@ -336,13 +360,13 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     where it has the same shape. Strict: every backbone tensor must be there.
     """
     safetensors_header(path)  # says in one line what is wrong with a damaged file
-    pyramid = isinstance(network.options["head"], Heatmap)
+    pyramid = network.options["head"].pyramid
     wanted, line = starting_tensors(path, load_file(path), tensors(network), pyramid=pyramid)
     assign(network, wanted)
     return line
 
 
-def assign(network: EfficientNetLiteRegressor, loaded: dict[str, np.ndarray]) -> None:
+def assign(network: keras.Model, loaded: dict[str, np.ndarray]) -> None:
     """Copy tensors, named and laid out as in a checkpoint, into the network."""
     for name, layer, variable in variables(network):
         if name in loaded:

@@ -27,7 +27,7 @@ from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, requi
 from keylite.runtime.files import write_bytes
 from keylite.runtime.modelfile import safetensors_header
 from keylite.runtime.spec import ModelSpec
-from keylite.tensorflow.losses import head_sums, loss
+from keylite.tensorflow.losses import head_sums, loss, new_flow
 from keylite.tensorflow.model import (
     EfficientNetLiteRegressor,
     as_engine,
@@ -84,12 +84,15 @@ class Training(keras.Model):
         self.points = loss(
             recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
         )
+        self.flow = new_flow(spec.head)
         network.freeze(False)
         inside = {id(variable) for variable in network.backbone.trainable_variables}
         self.groups: dict[str, list[keras.Variable]] = {group: [] for group in GROUPS}
         for variable in network.trainable_variables:
             part = "backbone" if id(variable) in inside else "head"
             self.groups[f"{part} {'weights' if len(variable.shape) > 1 else 'biases'}"].append(variable)
+        if self.flow:
+            self.groups["head biases"] += self.flow.trainable_variables  # nothing of it decays
         self.vectors = {group: keras.Variable(gathered(own), name=group) for group, own in self.groups.items()}
         self.optimizers = {part: OPTIMIZERS[recipe.optimizer](recipe) for part in ("backbone", "head")}
         for part, optimizer in self.optimizers.items():
@@ -114,6 +117,10 @@ class Training(keras.Model):
         spread(self.average, self.averaged.variables)
         return self.averaged
 
+    def branch(self) -> float | None:
+        """The px at which the loss changes branch; None where it has one branch, or a flow takes its place."""
+        return None if self.flow else self.points.branch()
+
     def begin(self, frozen: bool) -> None:
         """Prepare for epochs with the backbone held still, or let go."""
         self.network.freeze(frozen)
@@ -127,7 +134,7 @@ class Training(keras.Model):
         pixels, unit_xy, weight = data
         with tf.GradientTape() as tape:
             raw = self.network(normalised(pixels, self.spec.mean, self.spec.std), training=True)
-            total, count, found_xy = head_sums(self.spec.head, self.points, raw, unit_xy, weight)
+            total, count, found_xy = head_sums(self.spec.head, self.points, raw, unit_xy, weight, self.flow)
         by_group = tape.gradient(total, {group: self.groups[group] for group in self.trained})
         gradients = {group: gathered(own) for group, own in by_group.items()}
         self._watch(found_xy, unit_xy, weight, total, count)
@@ -168,7 +175,7 @@ class Training(keras.Model):
         self, found: tf.Tensor, unit_xy: tf.Tensor, weight: tf.Tensor, total: tf.Tensor, count: tf.Tensor
     ) -> None:
         """Add to the epoch's sums: loss, weight, errors below the loss's branch, errors."""
-        branch, below = self.points.branch(), 0.0
+        branch, below = self.branch(), 0.0
         if branch is not None:
             error, masked = self.points.errors(found, unit_xy, weight)
             below = tf.math.count_nonzero((tf.abs(error) < branch) & (masked > 0)[..., tf.newaxis])
@@ -179,22 +186,27 @@ class Training(keras.Model):
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that goes on changing."""
-        networks = {"network": self.network} | ({"averaged": self.result()} if self.averaged else {})
-        found = {f"{part}.{name}": t for part, network in networks.items() for name, t in tensors(network).items()}
+        self.result()  # the moving average as it is now
+        parts = self._networks().items()
+        found = {f"{part}.{name}": t for part, network in parts for name, t in tensors(network).items()}
         return found | {name: np.asarray(variable.numpy()) for name, variable in self._optimizer_variables().items()}
 
     def load_state(self, state: dict[str, np.ndarray], source: str) -> None:
         """Go on from a state; ValueError where it is of another network or recipe."""
         check_fit(state, self.state(), source)
-        for part, network in (("network.", self.network), ("averaged.", self.averaged)):
-            if network:
-                assign(network, {name[len(part) :]: t for name, t in state.items() if name.startswith(part)})
+        for part, network in self._networks().items():
+            own = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
+            assign(network, own)
         for group, own in self.groups.items():
             self.vectors[group].assign(gathered(own))
         if self.averaged:
             self.average.assign(gathered(self.averaged.variables))
         for name, variable in self._optimizer_variables().items():
             variable.assign(state[name])
+
+    def _networks(self) -> dict[str, keras.Model]:
+        networks = {"network": self.network, "averaged": self.averaged, "flow": self.flow}
+        return {part: network for part, network in networks.items() if network}
 
     def _optimizer_variables(self) -> dict[str, keras.Variable]:
         return {
@@ -299,7 +311,7 @@ class EpochEnd(keras.callbacks.Callback):
             logs |= shown | {"loss": row["loss"]}  # for the progress bar, which looks at them next
         history = json.dumps(self.run.history)
         write_bytes(self.run.checkpoint, save(training.state(), metadata={"history": history}))
-        self.run.speak_up(training.points.branch(), below / max(errors, 1))
+        self.run.speak_up(training.branch(), below / max(errors, 1))
         training.stop_training = training.stop_training or self.run.finished()
 
     def write(self, step: int, **values: float) -> None:

@@ -1,0 +1,420 @@
+"""Heads and input sizes held to each other: NME in float and in int8, beside the time that each file takes.
+
+Trains what a plan lists, exports it, measures every file on one split, and times all files in turns. Everything is
+kept as it is made, so the same command goes on where it stopped. README.md says how to use it in steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pipeline import interleaved, machine
+from runs import (
+    DOCS,
+    FACES,
+    SMOKE,
+    Facts,
+    Parts,
+    Run,
+    Section,
+    carry_out,
+    finished,
+    kept,
+    listing,
+    log,
+    machine_line,
+    measured,
+    named,
+    not_yet,
+    over_seeds,
+    paragraph,
+    percent,
+    read_parts,
+    recipe_in,
+    require_folders,
+    run_options,
+    sets,
+    size_text,
+    smoke_parts,
+    spread,
+    table,
+    told,
+    weights_line,
+    with_interval,
+    write_part,
+)
+
+import keylite
+from keylite.certificate import OverBudgetError, nme_change
+from keylite.plots import Mark, plot_lines
+from keylite.recipe import Recipe, make_recipe, to_dict
+from keylite.run import WITHOUT_EFFECT
+from keylite.runtime.engines import ENGINES
+from keylite.runtime.files import sha256, write_text
+from keylite.runtime.modelfile import read_spec
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.spec import LITE
+
+# The plan where no other is given: the choices of all runs, and those of each. `seeds` makes a run of each seed; null
+# in place of choices takes a folder of --out as it is.
+PLAN: dict[str, dict[str, Any]] = {
+    "base": FACES,
+    "runs": {
+        f"{head}-{size}": {"head": head, "size": size} | ({"seeds": [0, 1, 2]} if size == 128 else {"seed": 0})
+        for size in (96, 128, 192)
+        for head in ("regression", "rle", "simcc", "heatmap")
+    },
+}
+SMOKE_PLAN = {
+    "base": SMOKE,
+    "runs": {"regression-64": {"head": "regression", "seeds": [0, 1]}, "heatmap-64": {"head": "heatmap"}},
+}
+PLAN_READERS: dict[str, Callable[[str], Any]] = {
+    **{".toml": tomllib.loads, ".yaml": yaml.safe_load},
+    **{".yml": yaml.safe_load, ".json": json.loads},
+}
+FILES = {  # what is exported of each run: (format, precision)
+    "onnx fp32": ("onnx", "fp32"),
+    "onnx int8": ("onnx", "int8"),
+    "litert int8": ("litert", "int8"),
+}
+SMOKE_FILES = "onnx fp32", "onnx int8"  # LiteRT takes a quarter of a minute each
+RULERS = {"to_int8": "litert int8", "to_fp32": "onnx fp32"}  # the plain regression's files that times are held to
+PLAIN = "regression"
+JITTER, DRAWS = 0.1, 5  # of boxes: fraction of the sides, and how many seeds
+SAID = ("head", "backbone", "size", "epochs", "seed", "pretrained", "normalize")  # choices that the page tells anyway
+
+
+# ---- the plan
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A plan of YAML, TOML or JSON: `base`, choices of all runs, and `runs`, choices by name."""
+    if path.suffix not in PLAN_READERS:
+        raise ValueError(f"{path}: expected a plan in {listing(PLAN_READERS)}, got {path.suffix or 'no suffix'}")
+    try:
+        plan = PLAN_READERS[path.suffix](path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from None
+    if not isinstance(plan, dict) or not set(plan) <= {"base", "runs"} or not isinstance(plan.get("runs"), dict):
+        raise ValueError(f"{path}: expected `runs` with choices by name, and perhaps `base`; got {plan!r:.80}")
+    for name, given in {"base": plan.get("base"), **plan["runs"]}.items():
+        if not isinstance(given, dict | None) or not isinstance((given or {}).get("seeds", []), list):
+            raise ValueError(f"{path}: {name}: expected choices by name, where `seeds` is a list; got {given!r:.80}")
+    return plan
+
+
+def planned(plan: dict[str, Any], overrides: dict[str, str], out: Path, parts: Parts) -> list[Run]:
+    """The runs of a plan in order, one a seed; overrides are over `base` and under a run's own choices."""
+    base = {**(plan.get("base") or {}), **overrides}
+    found = []
+    for name, given in plan["runs"].items():
+        if given is None:
+            found.append(as_it_is(out / name, parts))
+            continue
+        choices = base | given
+        seeds = choices.pop("seeds", None)
+        for seed in seeds or [choices.get("seed")]:
+            own = choices if seed is None else choices | {"seed": seed}
+            folder = out / (f"{name}-seed{seed}" if seeds else name)
+            recipe = make_recipe(own, f"plan: {name}")
+            found.append(Run(folder.name, name, folder, recipe, tuple(own), lambda: (parts.train, parts.val)))
+    return found
+
+
+def as_it_is(folder: Path, parts: Parts) -> Run:
+    """A run that was trained elsewhere."""
+    if not finished(folder):
+        raise ValueError(f"{folder}: expected a finished run, since no plan says how to train it")
+    return Run(folder.name, folder.name, folder, recipe_in(folder), (), lambda: (parts.train, parts.val))
+
+
+def chosen(runs: list[Run], names: Sequence[str], out: Path, parts: Parts) -> list[Run]:
+    """The runs of these names, which may be finished folders in `out` that no plan knows; all without names."""
+    known = {name for run in runs for name in (run.name, run.plan)}
+    others = [name for name in names if name not in known and (out / name / "recipe.yaml").is_file()]
+    return named([*runs, *(as_it_is(out / name, parts) for name in others)], names)
+
+
+# ---- exports
+
+
+def exported(run: Run, kind: str, parts: Parts) -> tuple[Path | None, str]:
+    """An exported file of a run, made once and certified on val; or None and why its budget refused it."""
+    to, precision = FILES[kind]
+    made = run.folder / "exports" / f"model.{precision}{ENGINES[to].suffix}"
+    digest = sha256(run.model)
+    if made.is_file() and read_spec(made).provenance.parent == digest:
+        return made, ""
+    refusal = made.with_name(f"{made.name}.refused.json")
+    if refusal.is_file() and (held := json.loads(refusal.read_text()))["model"] == digest:
+        return None, held["words"]
+    log.info("%s: exporting %s", run.name, made.name)
+    calibration = parts.train if precision == "int8" else None
+    try:
+        keylite.export(run.model, parts.val, made, to=to, precision=precision, calibration=calibration)
+    except OverBudgetError as error:
+        log.warning("%s: %s", run.name, error)
+        made.unlink(missing_ok=True)  # of weights that were trained anew since
+        write_text(refusal, json.dumps({"model": digest, "words": str(error)}) + "\n")
+        return None, str(error)
+    return made, ""
+
+
+# ---- figures
+
+
+def rows_of(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but their seed, together, in order."""
+    rows: dict[str, list[Run]] = {}
+    for run in runs:
+        recipe = to_dict(recipe_in(run.folder)) | dict.fromkeys((*WITHOUT_EFFECT, "seed"))
+        recipe["pretrained"] = Path(recipe["pretrained"]).name
+        rows.setdefault(json.dumps(recipe), []).append(run)
+    return list(rows.values())
+
+
+def seconds_of(files: dict[str, Path], rounds: int, images: int, out: Path) -> dict[str, list[float]]:
+    """Seconds of each round for each file: engine and decode of `images` crops on one thread, files in turns.
+
+    One process. Kept in `out`, and taken anew where the files, the machine or the flags are others.
+    """
+    key = {"files": {name: sha256(path) for name, path in files.items()}, "rounds": rounds, "images": images}
+
+    def make() -> Facts:
+        log.info("timing %d files in turns, %d rounds of %d images", len(files), rounds, images)
+        predictors = {name: Predictor(path, threads=1) for name, path in files.items()}
+        noise = np.random.default_rng(0)
+        pixels = {
+            p.spec.size: noise.integers(0, 256, (1, *p.spec.size[::-1], 3), np.uint8) for p in predictors.values()
+        }
+        rows: dict[str, Callable[[int], object]] = {
+            name: lambda _, predictor=predictor: predictor.run(pixels[predictor.spec.size])
+            for name, predictor in predictors.items()
+        }
+        return interleaved(rows, images, rounds)
+
+    return kept(out / "latency.json", key | machine(1), make)
+
+
+def figures_of(runs: Sequence[Run], parts: Parts, choices: argparse.Namespace, normalize: str) -> Facts:
+    """All figures of finished runs: exports first, then one look at the split, then the times."""
+    rows = rows_of(runs)
+    kinds = choices.files
+    exports = {run.name: {kind: exported(run, kind, parts) for kind in kinds} for run in runs}
+    data: Any = getattr(parts, choices.split)
+    found = [_row(row, exports, data, choices.split, normalize) for row in rows]
+    timed = {
+        f"{facts['name']} {kind}": next(exports[run.name][kind][0] for run in row if exports[run.name][kind][0])
+        for row, facts in zip(rows, found, strict=True)
+        for kind in kinds
+        if "nme" in facts["files"][kind]
+    }
+    _add_times(found, seconds_of(timed, choices.rounds, choices.images, choices.out), choices.images)
+    return {
+        **{"data": parts.name, "split": choices.split, "fingerprint": data.fingerprint()},
+        **{"count": len(data), "groups": len(data.groups), "normalize": normalize},
+        **{"jitter": JITTER, "draws": DRAWS, "rounds": choices.rounds, "images": choices.images},
+        **_choices_apart([recipe_in(row[0].folder) for row in rows], found),
+        "rows": found,
+    }
+
+
+def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: str) -> Facts:
+    """The figures of runs that differ in their seed."""
+    recipes = [recipe_in(run.folder) for run in row]
+    specs = [read_spec(run.model) for run in row]
+    float_found = [measured(run.model, data, run.folder / "figures", split, normalize) for run in row]
+    jittered = [
+        measured(run.model, data, run.folder / "figures", split, normalize, JITTER, seed)["report"]["nme"]["mean"]
+        for run in row
+        for seed in range(DRAWS)
+    ]
+    files = {}
+    for kind in exports[row[0].name]:
+        made = {run.name: exports[run.name][kind] for run in row}
+        there = [run for run in row if made[run.name][0]]
+        files[kind] = {"refused": {run.name: words for run in row if (words := made[run.name][1])}}
+        if there:
+            own = [measured(made[run.name][0], data, run.folder / "figures", split, normalize) for run in there]
+            parents = [facts for run, facts in zip(row, float_found, strict=True) if run in there]
+            nme, parent = (over_seeds(facts, data)["nme"] for facts in (own, parents))
+            size = made[there[0].name][0].stat().st_size
+            files[kind] |= {"nme": nme, "change": nme_change(parent, nme), "bytes": size, "runs": len(there)}
+    return {
+        **{"name": row[0].name, "head": recipes[0].head, "backbone": recipes[0].backbone},
+        **{"size": list(recipes[0].input_size), "epochs": recipes[0].epochs},
+        **{"seeds": [recipe.seed for recipe in recipes], "best_epochs": [spec.report["epoch"] for spec in specs]},
+        "pretrained": sorted({spec.provenance.pretrained for spec in specs}),
+        "float": over_seeds(float_found, data) | {"bytes": row[0].model.stat().st_size},
+        "jittered": {"nme": statistics.mean(jittered), "of_draws": jittered},
+        "files": files,
+    }
+
+
+def _add_times(rows: list[Facts], seconds: dict[str, list[float]], images: int) -> None:
+    """Add to each file its ms, and the median of its ratios round by round to RULERS of the plain head at its size."""
+    of_file = {(row["name"], kind): seconds.get(f"{row['name']} {kind}") for row in rows for kind in row["files"]}
+    for row in rows:
+        plain = [other for other in rows if other["size"] == row["size"] and other["head"] == PLAIN]
+        ruler = min(plain, key=lambda other: [*LITE, other["backbone"]].index(other["backbone"]), default=None)
+        for kind, file in row["files"].items():
+            own = of_file[row["name"], kind]
+            if own is None:
+                continue
+            file["ms"] = 1e3 * statistics.median(own) / images
+            for name, of_kind in RULERS.items():
+                base = ruler and of_file.get((ruler["name"], of_kind))
+                if base:
+                    file[name] = statistics.median(mine / other for mine, other in zip(own, base, strict=True))
+
+
+def _choices_apart(recipes: Sequence[Recipe], rows: list[Facts]) -> Facts:
+    """Choices that are not the default: `common` to all rows, and into each row, as `choices`, those of some."""
+    plain = to_dict(Recipe())
+    held = [to_dict(recipe) for recipe in recipes]
+    names = [name for name in plain if name not in (*SAID, *WITHOUT_EFFECT)]
+    common = {name: held[0][name] for name in names if all(recipe[name] == held[0][name] for recipe in held)}
+    for recipe, row in zip(held, rows, strict=True):
+        row["choices"] = {n: recipe[n] for n in names if n not in common and recipe[n] != plain[n]}
+    return {"common": {name: value for name, value in common.items() if value != plain[name]}}
+
+
+# ---- the page
+
+ACCURACY = (
+    *("epochs", "seeds", "NME (95 %, by group)", "lowest, highest seed"),
+    *("median", "NME > 10 %", "boxes jittered"),
+)
+COST = "file", "MB", "NME", "change", "ms", *(f"to {PLAIN}'s {kind}" for kind in RULERS.values())
+
+
+def text(facts: Facts | None) -> str:
+    """The part of the page."""
+    if facts is None:
+        return not_yet("accuracy")
+    rows = facts["rows"]
+    names = ("head", "backbone", "px", *_where_any(rows, ("other choices",)))
+    common = listing(f"{name} {_shown(value)}" for name, value in facts["common"].items()) or "the default recipe"
+    parts = [
+        paragraph(
+            f"{facts['split']} of {facts['data']}: {facts['count']} objects, {facts['groups']} groups; NME by "
+            f"{facts['normalize']}. All runs: {common}; the epoch was chosen on val.",
+            weights_line(name for row in rows for name in row["pretrained"]),
+            "Figures of several seeds are their means: the interval tells of other objects, the lowest and highest",
+            f"seed of other runs. Jittered: boxes moved and scaled by up to {100 * facts['jitter']:g} %, mean of",
+            f"{facts['draws']} draws.",
+        ),
+        table((*names, *ACCURACY), [_accuracy_cells(row, rows) for row in rows]),
+        paragraph(
+            "What an export costs: each file on the same split, beside its own run in float; and the time of engine",
+            f"and decode for one crop on one thread, in {facts['rounds']} rounds of {facts['images']} crops, all files",
+            f"in turns. A ratio is the median of the rounds', to the {PLAIN} head's file of that size.",
+        ),
+        table((*names, *COST), [_file_cells(row, rows, *file) for row in rows for file in row["files"].items()]),
+        "![NME against time](images/accuracy.png)",
+        paragraph(machine_line(facts)),
+    ]
+    if facts["missing"]:
+        parts.append(paragraph(not_yet("accuracy", facts["missing"])))
+    return "\n\n".join(parts)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _where_any(rows: list[Facts], cells: tuple[str, ...]) -> tuple[str, ...]:
+    """The cells of other choices, where any row has some."""
+    return cells if any(row["choices"] for row in rows) else ()
+
+
+def _names(row: Facts, rows: list[Facts]) -> tuple[str, ...]:
+    told = listing(f"{name} {_shown(value)}" for name, value in row["choices"].items())
+    return row["head"], row["backbone"], size_text(row["size"]), *_where_any(rows, (told,))
+
+
+def _accuracy_cells(row: Facts, rows: list[Facts]) -> tuple[str, ...]:
+    found = row["float"]
+    return (
+        *_names(row, rows),
+        *(str(row["epochs"]), listing(row["seeds"]), with_interval(found), spread(found)),
+        *(percent(value) for value in (found["median"], found["failure_rate"], row["jittered"]["nme"])),
+    )
+
+
+def _file_cells(row: Facts, rows: list[Facts], kind: str, file: Facts) -> tuple[str, ...]:
+    if "nme" not in file:
+        return (*_names(row, rows), kind, "", "refused: over its budget", *[""] * (len(COST) - 3))
+    refused = f", {len(file['refused'])} of {len(row['seeds'])} refused" if file["refused"] else ""
+    change = round(100 * file["change"], 1) + 0.0  # no -0.0
+    return (
+        *(*_names(row, rows), kind, f"{file['bytes'] / 1e6:.2f}", percent(file["nme"]) + refused, f"{change:+.1f} %"),
+        *(f"{file[name]:.2f}" if name in file else "" for name in ("ms", *RULERS)),
+    )
+
+
+def plot(facts: Facts, path: Path) -> None:
+    """NME against time: a line through the sizes of each head and file."""
+    lines: dict[tuple[str, str], list[Mark]] = {}
+    for row in facts["rows"]:
+        label = " ".join((row["head"], row["backbone"], *(f"{n} {_shown(v)}" for n, v in row["choices"].items())))
+        low, high = row["float"]["interval"] or (row["float"]["nme"],) * 2
+        for kind, file in row["files"].items():
+            if "ms" in file:  # the interval is that of the float model, moved
+                ends = [100 * (file["nme"] + end - row["float"]["nme"]) for end in (low, high)]
+                mark = Mark(file["ms"], 100 * file["nme"], *ends, size_text(row["size"]))
+                lines.setdefault((label, kind), []).append(mark)
+    for marks in lines.values():
+        marks.sort()
+    title = f"{facts['split']} of {facts['data']}, {facts['count']} objects; one thread of {facts['machine']}"
+    ylabel = f"NME by {facts['normalize']}, %"
+    plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)
+
+
+SECTION = Section("accuracy", text, plot)
+
+
+# ---- the command line
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = run_options(__doc__, rounds=5)
+    made.add_argument("--plan", type=Path, help="YAML, TOML or JSON; else the table at the top of this script")
+    made.add_argument("--split", choices=("val", "test"), default="val", help="what is measured (default val)")
+    made.add_argument("--files", nargs="+", choices=tuple(FILES), help=f"what is exported (default {listing(FILES)})")
+    made.add_argument("--images", type=int, default=40, help="crops of a file in a round of timing (default 40)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    choices = parser().parse_args(arguments)
+    if choices.page:
+        write_part(SECTION, DOCS)
+        return
+    require_folders(choices)
+    choices.files = choices.files or (SMOKE_FILES if choices.smoke else tuple(FILES))
+    plan = read_plan(choices.plan) if choices.plan else SMOKE_PLAN if choices.smoke else PLAN
+    parts = smoke_parts() if choices.smoke else read_parts(choices.data)
+    overrides = sets(choices.set)
+    base = make_recipe({**(plan.get("base") or {}), **overrides}, "plan: base")
+    runs = chosen(planned(plan, overrides, choices.out, parts), choices.only, choices.out, parts)
+    for run in runs:
+        if run.recipe.box != base.box:
+            raise ValueError(
+                f"{run.name}: box {run.recipe.box}, the plan's base has {base.box}; figures do not compare"
+            )
+    carry_out(choices, SECTION, runs, lambda done: figures_of(done, parts, choices, base.normalize))
+
+
+if __name__ == "__main__":
+    told(main)

@@ -1,0 +1,88 @@
+"""What a score is worth: a falling map from scores to expected errors, fitted on one half of labelled images.
+
+The other half judges it. Knows nothing of training, files or how a report is shown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.evaluation import Predictions, predict_dataset
+from keylite.metrics import point_errors
+from keylite.reliability import Reliability, halves, no_halves, reliability_of
+from keylite.runtime.spec import Confidence, standing
+
+if TYPE_CHECKING:
+    from keylite.runtime.predictor import Predictor
+
+KNOTS = 16  # of the map, at most
+POINTS_PER_KNOT = 60
+SMALLEST = 1e-9  # error, of the crop's side: a perfect model divides nothing by 0
+PRIOR = 10  # points by which a keypoint's own factor is drawn to that of all
+
+
+class Learnt(msgspec.Struct, frozen=True):
+    """A map and how it holds on the half that it was not fitted on; both None where there is none, `why` says it."""
+
+    confidence: Confidence | None
+    reliability: Reliability | None
+    why: str
+
+
+def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictions | None = None) -> Learnt:
+    """Learn from a half of labelled images, by group, what a predictor's scores mean; see `halves`.
+
+    predictions: of these data, where they are there already.
+    """
+    parts = halves(data.group_index)
+    if parts is None:
+        return Learnt(None, None, no_halves(data.group_index))
+    predictions = predictions or predict_dataset(predictor, data)
+    side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
+    error = point_errors(predictions.xy, data.xy) / side
+    fit, judge = parts
+    facts = (len(fit), data.name, data.fingerprint())
+    confidence = fit_confidence(predictions.score[fit], error[fit], *facts)
+    if confidence is None:
+        return Learnt(None, None, f"the {type(predictor.spec.head).__name__.lower()} head gives no score")
+    sigma = confidence.sigma(predictions.score[judge])
+    return Learnt(confidence, reliability_of(sigma, error[judge], data.group_index[judge]), "")
+
+
+def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:
+    """The map from scores (N, K) to errors (N, K), fractions of the crop's longer side with NaN where unlabelled.
+
+    A score counts by its `standing`, each keypoint's median being its usual one, and an error by its keypoint's factor;
+    the mean errors of bands of like standing are then made falling (isotonic regression). count, data, fingerprint: of
+    the N objects. None where no score is known.
+    """
+    from scipy.optimize import isotonic_regression
+
+    known = np.isfinite(score) & np.isfinite(error) & (score > 0)
+    if not known.any():
+        return None
+    error = np.where(known, np.maximum(error, SMALLEST), SMALLEST)
+    factors = _factors(error / error[known].mean(), known)
+    levels = np.array([np.median(score[of, k]) if of.any() else 1.0 for k, of in enumerate(known.T)])
+    at, found = standing(np.where(known, score, np.nan), levels)[known], (error / factors)[known]
+    order = np.argsort(at, kind="stable")
+    bands = np.array_split(order, max(1, min(KNOTS, len(order) // POINTS_PER_KNOT)))
+    places = np.array([at[band].mean() for band in bands])
+    heights = np.array([found[band].mean() for band in bands])
+    falling = isotonic_regression(heights, weights=[len(band) for band in bands], increasing=False).x
+    places, first = np.unique(places, return_index=True)
+    knots = tuple(zip(places.tolist(), falling[first].tolist(), strict=True))
+    fitted = Confidence(tuple(levels.tolist()), knots, tuple(factors.tolist()), count, data, fingerprint)
+    promised = fitted.sigma(score)  # what the map misses of each keypoint's mean goes to its factor
+    again = factors * _factors(error / np.where(known, promised, 1.0), known)
+    return msgspec.structs.replace(fitted, factors=tuple(again.tolist()))
+
+
+def _factors(share: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(K,) mean shares of each keypoint, drawn to 1 where it has few points."""
+    total = np.where(known, share, 0).sum(axis=0)
+    return (total + PRIOR) / (known.sum(axis=0) + PRIOR)

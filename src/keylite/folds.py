@@ -1,0 +1,311 @@
+"""Folds: every object of a data set measured by a model that never saw its group, through the normal training.
+
+A fold's folder is an ordinary run's. Knows no framework, and nothing of how figures are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import keylite
+from keylite.data.dataset import Dataset, listed
+from keylite.environment import now
+from keylite.evaluation import DatasetReport, Predictions, Report, evaluate, report_of
+from keylite.metrics import normaliser
+from keylite.pipeline import prepare
+from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
+from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, resolve
+from keylite.runtime.files import write_bytes
+from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.modelfile import read_spec
+
+log = logging.getLogger("keylite")
+
+REPORT = "folds.json"
+MODEL = "last.safetensors"  # the best epoch was chosen on the images that are reported
+
+
+class PartReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One side of a fold."""
+
+    count: int
+    groups: int
+    fingerprint: str
+
+
+class FoldReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One fold: `report` is of the last epoch's model on `held_out`. seed: of its training."""
+
+    fold: int
+    model: str
+    seed: int
+    train: PartReport
+    held_out: PartReport
+    report: Report
+
+
+class FoldFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """NME and failure rate as fractions, pixel error in px of the original image."""
+
+    nme: float
+    nme_median: float
+    pixel_error: float
+    failure_rate: float
+
+
+class FoldsReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All folds, as in folds.json. mean, std: over folds (std with n - 1). pooled: over all objects, each by its fold's
+    model, with intervals by group. blocks: whether groups are runs of frames. seed: that groups were dealt out by."""
+
+    keylite: str
+    created: str
+    dataset: DatasetReport
+    blocks: bool
+    seed: int
+    recipe: dict[str, Any]
+    folds: tuple[FoldReport, ...]
+    mean: FoldFigures
+    std: FoldFigures
+    pooled: Report
+
+    def to_json(self) -> bytes:
+        """The report as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """A fold to be done: where, what to train on, what to measure on, and the places of these objects in the whole."""
+
+    number: int
+    folder: Path
+    train: Dataset
+    held_out: Dataset
+    places: np.ndarray
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / "recipe.yaml").is_file()
+
+    def finished(self, recipe: Resolved) -> bool:
+        """Whether its last epoch is there."""
+        model = self.folder / MODEL
+        figures = read_spec(model).report if self.begun and model.is_file() else None
+        return figures is not None and figures.get("epoch") == recipe.epochs
+
+
+def train_folds(
+    recipe: Recipe,
+    data: Dataset,
+    out: Path | str,
+    folds: int = 5,
+    *,
+    blocks: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> FoldsReport:
+    """Train `folds` models, each without one part of the groups, and measure each on that part.
+
+    The runs are `out/fold-1` and so on, the report is `out/folds.json`, written when all are done. Figures are of the
+    last epoch's weights: the best epoch would be chosen on the very images that are reported. What the recipe leaves
+    to auto is settled once, for all folds. blocks: groups are runs of frames in the order of their names, one a fold.
+    resume: go on at the first fold that is not finished. The rest, and errors: see `train`.
+    """
+    out = Path(out)
+    recipe = make_recipe(to_dict(recipe))
+    if recipe.patience:
+        raise ValueError(
+            f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images that it reports"
+        )
+    if (out / "recipe.yaml").is_file():
+        raise ValueError(f"{out}: holds a run that is no fold; choose another --out")
+    check_run(out / FIRST_FOLD, recipe, resume, overwrite)
+    _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be
+    data = data.check_images(max_megapixels, skip_bad)
+    for note in data.notes:
+        log.info("%s: %s", data.name, note)
+    data, part = _dealt(dataclasses.replace(data, notes=()), folds, blocks, recipe)
+    _speak_of_groups(data, blocks)
+    resolved = resolve(recipe, round(len(data) * (folds - 1) / folds))
+    log.info("folds are measured with their last epoch's weights: the best would be chosen on the images reported")
+    plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
+    for fold in plan:
+        if resume and fold.begun:
+            if not began_with(fold.folder, fold.train, fold.held_out):
+                raise ValueError(
+                    f"{fold.folder}: began with another part of the data; resume with the same --data, --group, "
+                    "--folds and --blocks, or choose another --out"
+                )
+            check_resumed(fold.folder, resolved, fold.train, fold.held_out)
+    reports: list[Report] = []
+    predictions: list[Predictions] = []
+    cleared = not overwrite
+    for fold in plan:
+        log.info(
+            "fold %d of %d: %d objects of %d groups held out, %d of %d to train on", fold.number, folds,
+            len(fold.held_out), len(fold.held_out.groups), len(fold.train), len(fold.train.groups),
+        )  # fmt: skip
+        if resume and fold.finished(resolved):
+            log.info("fold %d was finished already", fold.number)
+        else:
+            train = prepare(
+                resolved,
+                fold.train,
+                fold.held_out,
+                fold.folder,
+                resume=resume and fold.begun,
+                overwrite=overwrite,
+                skip_bad=False,
+                max_megapixels=max_megapixels,
+            )
+            if not cleared:  # only once nothing can be refused any more
+                _clear(out)
+                cleared = True
+            train()
+        model, threads = fold.folder / MODEL, resolved.threads or None
+        reports.append(evaluate(model, fold.held_out, threads=threads, on_predictions=predictions.append))
+    report = _report(
+        plan, reports, _pooled(data, plan, predictions, resolved, reports[0].engine), resolved, data, blocks
+    )
+    write_bytes(out / REPORT, report.to_json() + b"\n")
+    return report
+
+
+# ---- parts
+
+
+def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dataset, np.ndarray]:
+    """The data set, in blocks where asked for, and which fold (N,) holds out each object.
+
+    Raises ValueError where there are too few groups, or a fold could not be measured.
+    """
+    if folds < 2:
+        raise ValueError(f"folds: expected at least 2, got {folds}")
+    if blocks:
+        if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
+            line = listed(f"blocks: {data.name} has {len(data.groups)} groups already", data.groups)
+            raise ValueError(f"{line}; leave --blocks out to fold by them, or pass --group image")
+        data = data.in_blocks(folds)
+    part = data.fold_of(folds, recipe.seed)
+    anywhere = np.tile([0.0, 0, 1, 1], (len(data), 1))  # boxes have lengths once images are read
+    length = normaliser(recipe.normalize, data.xy, anywhere, data.skeleton.names)
+    for number in range(1, folds + 1):
+        if not (length[part == number] > 0).any():
+            raise ValueError(
+                f"{data.name}: normalize {recipe.normalize!r} is unlabelled or 0 px in all objects of fold {number}; "
+                "choose another pair, box_side, or a constant such as 100px"
+            )
+    return data, part
+
+
+def _speak_of_groups(data: Dataset, blocks: bool) -> None:
+    """Say where groups may be too fine, or are as coarse as the folds."""
+    if blocks:
+        log.info("blocks: each fold holds out one run of frames; those at its ends have neighbours in training")
+    elif not data.groups_named and len(data.groups) == len(data.images):
+        log.info(
+            "every image is a group of its own: frames of one video, or photos of one subject, would lie on both "
+            "sides; then name groups with --group, or cut a video with --blocks"
+        )
+
+
+def _fold(data: Dataset, part: np.ndarray, number: int, out: Path) -> Fold:
+    places = np.flatnonzero(part == number)
+    rest = data.subset(part != number, f"{data.name} without fold {number}")
+    return Fold(number, out / f"fold-{number}", rest, data.subset(places, f"{data.name}, fold {number}"), places)
+
+
+def _clear(out: Path) -> None:
+    """Remove the folds that `out` holds, and their report."""
+    (out / REPORT).unlink(missing_ok=True)
+    for folder in out.glob("fold-*"):
+        if re.fullmatch(r"fold-\d+", folder.name) and (folder / "recipe.yaml").is_file():
+            shutil.rmtree(folder)
+
+
+# ---- the report
+
+
+def _pooled(
+    data: Dataset, plan: list[Fold], predictions: list[Predictions], recipe: Resolved, engine: str | None
+) -> Report:
+    """The report on all objects, each predicted by the model of its fold."""
+    order = np.argsort(np.concatenate([fold.places for fold in plan]))
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in predictions])[order]
+
+    arrays = ("xy", "unit_xy", "score", "boxes", "normaliser_boxes")
+    crops = [crop for part in predictions for crop in part.crops]
+    everything = Predictions(**{name: joined(name) for name in arrays}, crops=tuple(crops[i] for i in order))
+    note = f"pooled over {len(plan)} models, each on objects whose groups it was not trained on"
+    return report_of(everything, data, recipe.normalize, box_source=recipe.box, engine=engine, notes=[note])
+
+
+def _report(
+    plan: list[Fold], reports: list[Report], pooled: Report, recipe: Resolved, data: Dataset, blocks: bool
+) -> FoldsReport:
+    figures = np.array([figures_of(report) for report in reports])
+    done = [
+        FoldReport(
+            fold=fold.number,
+            model=f"{fold.folder.name}/{MODEL}",
+            seed=recipe.seed,
+            train=_part_report(fold.train),
+            held_out=_part_report(fold.held_out),
+            report=report,
+        )
+        for fold, report in zip(plan, reports, strict=True)
+    ]
+    return FoldsReport(
+        keylite=keylite.__version__,
+        created=now(),
+        dataset=DatasetReport(data.name, data.fingerprint()),
+        blocks=blocks,
+        seed=recipe.seed,
+        recipe=read_spec(plan[0].folder / MODEL).provenance.recipe,  # without paths of this machine
+        folds=tuple(done),
+        mean=FoldFigures(*figures.mean(axis=0).tolist()),
+        std=FoldFigures(*figures.std(axis=0, ddof=1).tolist()),
+        pooled=pooled,
+    )
+
+
+def figures_of(report: Report) -> tuple[float, float, float, float]:
+    """The figures of a report that folds are compared by, in the order of FoldFigures."""
+    return report.nme.mean, report.nme.median, report.pixel_error.mean, report.failure_rate
+
+
+def _part_report(part: Dataset) -> PartReport:
+    return PartReport(len(part), len(part.groups), part.fingerprint())
+
+
+# ---- as texts
+
+COLUMNS = ("fold", "objects", "groups", "NME", "NME median", "pixel error", "failures")
+
+
+def fold_rows(report: FoldsReport) -> list[tuple[str, ...]]:
+    """Texts under COLUMNS: a row a fold, then mean and standard deviation over folds, then all objects pooled."""
+
+    def texts(nme: float, median: float, px: float, failures: float) -> tuple[str, ...]:
+        return f"{nme:.2%}", f"{median:.2%}", f"{px:.2f} px", f"{failures:.2%}"
+
+    rows = [
+        (str(fold.fold), str(fold.report.count), str(fold.report.groups), *texts(*figures_of(fold.report)))
+        for fold in report.folds
+    ]
+    for name, figures in (("mean", report.mean), ("std", report.std)):
+        rows.append((name, "", "", *texts(*msgspec.structs.astuple(figures))))
+    pooled = report.pooled
+    return [*rows, ("pooled", str(pooled.count), str(pooled.groups), *texts(*figures_of(pooled)))]

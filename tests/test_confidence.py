@@ -1,0 +1,117 @@
+"""Confidence: maps from scores to errors are found again on made-up errors, and only where there is enough to go by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keylite.confidence import fit_confidence, learn_confidence
+from keylite.data.dataset import from_arrays
+from keylite.reliability import reliability_of
+from keylite.runtime.heads import Heatmap, Regression
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.skeleton import Skeleton
+
+N, K = 400, 4
+USUAL = np.array([0.1, 0.2, 0.4, 0.8])
+FACTORS = np.array([1.0, 2.0, 1.0, 0.5])
+
+
+def made_up(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(score, mean error, error): a score's share of the usual one sets the mean error, by keypoint."""
+    generator = np.random.default_rng(seed)
+    share = np.repeat(generator.uniform(0.7, 1.3, (N, 1)), K, axis=1)
+    mean = 0.02 * (2.5 - 1.5 * share) * FACTORS
+    return share * USUAL, mean, mean * generator.rayleigh(np.sqrt(2 / np.pi), (N, K))
+
+
+def test_the_map_is_found_again():
+    score, _, error = made_up(0)
+    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    fresh, mean, found = made_up(1)
+    np.testing.assert_allclose(fitted.sigma(fresh), mean, rtol=0.35)
+    assert np.median(np.abs(fitted.sigma(fresh) / mean - 1)) < 0.06
+    judged = reliability_of(fitted.sigma(fresh), found, np.arange(N))
+    assert abs(judged.worst) < 0.2
+    assert judged.spearman > judged.constant + 0.1
+    assert (fitted.count, fitted.data, fitted.data_fingerprint) == (N, "val", "f" * 64)
+
+
+def test_a_higher_score_never_promises_a_larger_error():
+    score, _, error = made_up(2)
+    fitted = fit_confidence(score, error[::-1], N, "val", "f" * 64)  # errors that do not belong to the scores
+    rising = np.linspace(0, 2, 200)[:, None] * USUAL
+    assert (np.diff(fitted.sigma(rising), axis=0) <= 0).all()
+    places = [place for place, _ in fitted.knots]
+    assert places == sorted(set(places))
+
+
+def test_unlabelled_points_and_missing_scores_count_nowhere():
+    score, _, error = made_up(3)
+    whole = fit_confidence(score[: N // 2], error[: N // 2], N, "val", "f" * 64)
+    error[N // 2 :], score[-1] = np.nan, np.nan
+    assert fit_confidence(score, error, N, "val", "f" * 64) == whole
+
+
+def test_a_keypoint_seldom_labelled_takes_the_factor_of_all():
+    score, _, error = made_up(4)
+    error[1:, 0] = np.nan
+    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    assert np.isfinite(fitted.sigma(score)).all()
+    assert 0.3 < fitted.factors[0] / np.mean(fitted.factors[1:]) < 3
+
+
+@pytest.mark.parametrize("scores", [np.nan, 0.0], ids=["unknown", "nought"])
+def test_without_a_score_there_is_no_map(scores: float):
+    _, _, error = made_up(5)
+    assert fit_confidence(np.full((N, K), scores), error, N, "val", "f" * 64) is None
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-12], ids=["perfect", "nearly"])
+def test_a_perfect_model_promises_nothing(error: float):
+    score, _, _ = made_up(6)
+    sigma = fit_confidence(score, np.full((N, K), error), N, "val", "f" * 64).sigma(score)
+    assert np.isfinite(sigma).all()
+    assert sigma.max() < 1e-6
+
+
+# ---- from a predictor and a data set
+
+SKELETON = Skeleton(("nose", "left_eye", "right_eye", "chin"))
+
+
+def data_of(count: int, groups: int):
+    images = [np.full((40, 60, 3), i % 250, np.uint8) for i in range(count)]
+    xy = np.random.default_rng(0).uniform(10, 30, (count, 4, 2))
+    data = from_arrays(images, xy, skeleton=SKELETON, name="val")
+    return data.regrouped([f"g{i % groups}" for i in range(count)])
+
+
+def bells(pixels: np.ndarray) -> np.ndarray:
+    """Logits of an 8x8 grid that are the sharper the brighter the image."""
+    sharp = pixels.mean(axis=(1, 2, 3))[:, None, None] / 64 + 0.5
+    return np.broadcast_to(-sharp * np.arange(64) / 8, (len(pixels), 4, 64)).astype(np.float32)
+
+
+def test_half_of_the_objects_are_learnt_from_and_the_others_judge(make_spec):
+    spec = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON)
+    data = data_of(80, 20)
+    learnt = learn_confidence(Predictor.of(bells, spec), data)
+    assert learnt.confidence.count == 40
+    assert learnt.reliability.count == 4 * 40
+    assert learnt.confidence.data_fingerprint == data.fingerprint()
+
+
+NOTHING = {
+    "too few": (data_of(49, 49), Heatmap(4, (8, 8)), bells, "at least 50 labelled objects, got 49"),
+    "one group": (data_of(60, 1), Heatmap(4, (8, 8)), bells, "of one group"),
+    "no score": (data_of(60, 20), Regression(4), lambda p: np.full((len(p), 4, 2), 0.5), "regression head gives no"),
+}
+
+
+@pytest.mark.parametrize(("data", "head", "engine", "why"), NOTHING.values(), ids=NOTHING)
+def test_where_nothing_can_be_learnt_it_says_why(data, head, engine, why: str, make_spec):
+    spec = make_spec(head=head, size=(64, 64), box="image", skeleton=SKELETON)
+    learnt = learn_confidence(Predictor.of(engine, spec), data)
+    assert (learnt.confidence, learnt.reliability) == (None, None)
+    assert why in learnt.why

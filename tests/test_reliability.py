@@ -1,0 +1,98 @@
+"""Reliability: ranks, tenths and halves on made-up errors whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from keylite.reliability import FEWEST, halves, no_halves, reliability_of, reliability_rows
+
+N, K = 300, 5
+GROUPS = np.arange(N) // 10
+
+
+def made_up(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(sigma, error) of points whose errors have that mean, by object and by keypoint."""
+    generator = np.random.default_rng(seed)
+    sigma = np.exp(generator.normal(0, 0.5, (N, 1))) * np.linspace(1, 2, K)
+    return sigma, sigma * generator.rayleigh(np.sqrt(2 / np.pi), (N, K))
+
+
+def test_an_honest_sigma_holds_in_every_tenth():
+    sigma, error = made_up()
+    found = reliability_of(sigma, error, GROUPS)
+    assert found.count == N * K == sum(decile.count for decile in found.deciles)
+    assert len(found.deciles) == 10
+    assert abs(found.worst) < 0.15  # 150 Rayleigh errors a tenth: the mean of each is within 4 % (1 sigma)
+    for decile in found.deciles:
+        assert decile.interval[0] < decile.sigma < decile.interval[1]
+    assert [d.sigma for d in found.deciles] == sorted(d.sigma for d in found.deciles)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_sigma_that_flatters_or_frightens_is_told(factor: float):
+    sigma, error = made_up()
+    found = reliability_of(factor * sigma, error, GROUPS)
+    assert found.worst == pytest.approx(1 / factor - 1, abs=0.3)
+    assert ("over it" if factor < 1 else "under it") in dict(reliability_rows(found))["errors by tenths of sigma"]
+
+
+def test_ranks_are_scipys():
+    sigma, error = made_up(1)
+    sigma = np.round(sigma, 1)  # with ties
+    error[3, 2] = sigma[7, 1] = np.nan
+    found = reliability_of(sigma, error, GROUPS)
+    known = np.isfinite(sigma) & np.isfinite(error)
+    assert found.spearman == pytest.approx(spearmanr(sigma[known], error[known])[0], abs=1e-12)
+    each = [spearmanr(sigma[known[:, k], k], error[known[:, k], k])[0] for k in range(K)]
+    assert found.within == pytest.approx(np.median(each), abs=1e-12)
+    means = np.broadcast_to(np.nanmean(np.where(known, error, np.nan), axis=0), error.shape)
+    assert found.constant == pytest.approx(spearmanr(means[known], error[known])[0], abs=1e-12)
+
+
+def test_what_does_not_vary_has_no_ranks():
+    _, error = made_up()
+    found = reliability_of(np.ones((N, K)), error, GROUPS)
+    assert (found.spearman, found.within) == (None, None)
+    assert found.constant is not None
+    assert "all points -" in reliability_rows(found)[0][1]
+
+
+def test_no_sigma_no_reliability():
+    _, error = made_up()
+    assert reliability_of(np.full((N, K), np.nan), error, GROUPS) is None
+
+
+def test_few_groups_have_no_interval():
+    sigma, error = made_up()
+    assert reliability_of(sigma, error, np.zeros(N, np.int64)).deciles[0].interval is None
+
+
+HALVES = {
+    "one an object": np.arange(100),
+    "of tens": np.arange(100) // 10,
+    "one large group": np.repeat([0, 1, 2, 3], [70, 10, 10, 10]),
+    "two": np.repeat([0, 1], [95, 5]),
+    "just enough": np.arange(FEWEST) % 7,
+}
+
+
+@pytest.mark.parametrize("groups", HALVES.values(), ids=HALVES)
+def test_halves_share_no_group(groups: np.ndarray):
+    fit, judge = halves(groups)
+    assert not set(groups[fit]) & set(groups[judge])
+    assert sorted([*fit, *judge]) == list(range(len(groups)))
+    assert min(len(fit), len(judge)) > 0
+    if np.bincount(groups).max() <= len(groups) / 5:
+        assert abs(len(fit) - len(judge)) <= 2 * np.bincount(groups).max()
+
+
+@pytest.mark.parametrize(
+    ("groups", "why"),
+    [(np.arange(FEWEST - 1), "at least 50 labelled objects, got 49"), (np.zeros(80, np.int64), "of one group")],
+    ids=["too few", "one group"],
+)
+def test_where_there_are_no_halves_it_says_why(groups: np.ndarray, why: str):
+    assert halves(groups) is None
+    assert why in no_halves(groups)

@@ -23,9 +23,9 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.evaluation import object_nme
 from keylite.metrics import group_intervals
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict
+from keylite.report import object_nme
 from keylite.run import WITHOUT_EFFECT
 from keylite.runtime.files import sha256, write_text
 

@@ -111,14 +111,14 @@ def heatmap_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of a regression head with scales."""
-    spec = four_point_spec(head=Rle(4, hidden=32), box="image")
+    spec = four_point_spec(head=Rle(4, hidden=32))
     return write_random_model(tmp_path_factory.mktemp("rle") / "scales.safetensors", spec)
 
 
 @pytest.fixture(scope="session")
 def simcc_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of a head of two classifications."""
-    spec = four_point_spec(head=Simcc(4, (8, 8), (64, 64), 16), box="image")
+    spec = four_point_spec(head=Simcc(4, (8, 8), (64, 64), 16))
     return write_random_model(tmp_path_factory.mktemp("simcc") / "bins.safetensors", spec)
 
 
@@ -148,7 +148,7 @@ def heatmap_litert_file(heatmap_file: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def certified_random(
-    request: pytest.FixtureRequest, make_colours: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
     """A function: (format, fixture of a model file) -> what `keylite.export` makes of it in fp32, each once."""
     made: dict[tuple[str, str], Path] = {}
@@ -156,9 +156,12 @@ def certified_random(
     def export(to: str, name: str) -> Path:
         if (to, name) not in made:
             path = folder / f"{name}.{'tflite' if to == 'litert' else 'onnx'}"
-            made[to, name] = certified(request.getfixturevalue(name), make_colours(8, 9), path, to=to)
+            made[to, name] = certified(request.getfixturevalue(name), data, path, to=to)
         return made[to, name]
 
+    images = colour_images(8, 9)
+    boxes = np.tile([4.0, 4.0, 60.0, 60.0], (len(images), 1))
+    data = from_arrays(list(images), 64 * colour_points(images), skeleton=FOUR, boxes=boxes)
     folder = tmp_path_factory.mktemp("certified")
     return export
 
@@ -334,10 +337,10 @@ def certified(model: Path, data: Dataset, path: Path, *, to: str, **options: obj
     for package in {"onnx": ("onnx", "onnxscript"), "litert": ("tensorflow", "ai_edge_litert")}[to]:
         pytest.importorskip(package, reason=f"needs what makes {to}")
     import keylite
-    from keylite import pipeline
+    from keylite import exports
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reference", lambda *_: None)  # the parent's ONNX again, each time
+        patch.setattr(exports, "_reference", lambda *_: None)  # the parent's ONNX again, each time
         keylite.export(model, data, path, to=to, **options)
     return path
 

@@ -22,7 +22,7 @@ import runs
 import small_data
 
 import keylite
-from keylite import pipeline
+from keylite import exports
 from keylite.certificate import OverBudgetError
 from keylite.data.dataset import Dataset
 from keylite.data.gauges import gauges
@@ -46,7 +46,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     accuracy.main(["--smoke", "--out", str(out), "--only", "regression-64-seed0"])
     assert not list(out.rglob("figures")) and not (out / "docs").exists()  # training looks at no figure
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reference", lambda *_: None)  # certificates need no time here
+        patch.setattr(exports, "_reference", lambda *_: None)  # certificates need no time here
         accuracy.main(report(out, "--only", "regression-64-seed0"))
     shutil.copytree(out / "regression-64-seed0", out / "regression-64-seed1")
     recipe = make_recipe({"seed": 1}, base=runs.recipe_in(out / "regression-64-seed0"))

@@ -664,15 +664,16 @@ def test_fine_tuning_from_a_model_file(capsys, trained, gauge_files, tmp_path):
     assert str(trained) not in encode_spec(read_spec(tmp_path / "run/model.safetensors"))  # no path of this machine
 
 
-def test_a_heatmap_from_a_regression_model(capsys, trained, gauge_files, tmp_path):
+@pytest.mark.parametrize(("head", "size"), [("heatmap", "64"), ("simcc", "96x64"), ("rle", "64")])
+def test_another_head_from_a_regression_model(head, size, capsys, trained, gauge_files, tmp_path):
     data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
     model = tmp_path / "run/model.safetensors"
-    choices = quick(head="heatmap", epochs=1, pretrained=trained / "model.safetensors")
+    choices = quick(head=head, size=size, epochs=1, pretrained=trained / "model.safetensors")
     code, _, err = run(capsys, "train", *data, "--out", tmp_path / "run", *choices)
     assert code == 0, err
     assert "backbone alone, its head is another" in err
     code, out, _ = run(capsys, "info", model)
-    assert "heatmap head" in out
+    assert f"{head} head" in out
     code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
     (points, *_) = json.loads(out)["images"].values()
     assert all(0 < score < 1 for score in points[0]["score"])
@@ -957,7 +958,7 @@ def test_of_all_what_is_over_its_budget_is_left_out_and_said(stocked, capsys, fi
     monkeypatched = {"fp32": 0.02, "fp16": 0.1, "int8": 100.0}
     given = ["--to", "all", "--data", colour_files / "val/labels.json", "--out", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keylite.pipeline.DRIFT_BUDGET", monkeypatched)
+        patch.setattr("keylite.exports.DRIFT_BUDGET", monkeypatched)
         code, said, err = run(
             capsys, "export", finder_file, *given, "--calibration", colour_files / "train/labels.json"
         )

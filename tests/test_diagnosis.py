@@ -48,9 +48,12 @@ def grey(model_file: Path):
 
 
 @pytest.fixture(scope="module")
-def patched(model_file: Path, onnx_file: Path, heatmap_file: Path, heatmap_onnx_file: Path):
+def patched(
+    model_file: Path, onnx_file: Path, heatmap_file: Path, heatmap_onnx_file: Path, simcc_file: Path, certified_random
+):
     """The ONNX graphs that the session has already made, in place of other exports of the same networks."""
     exporting, made = exporter("onnx"), {model_file: onnx_file, heatmap_file: heatmap_onnx_file}
+    made[simcc_file] = certified_random("onnx", "simcc_file")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "float_graph", lambda parent, spec: importlib.import_module("onnx").load(made[parent]))
         yield
@@ -198,11 +201,19 @@ def test_a_file_alone_tells_when_its_ranges_do_not_fit(to: str, patched, model_f
     assert moved["grey"] > 1.3 * moved.get("noise", 0.01)
 
 
-def test_layers_of_a_heatmap_are_named_too(patched, heatmap_file, noise, tmp_path):
-    exporting, spec = exporter("onnx"), read_spec(heatmap_file)
+OTHER_HEADS = {  # file: the variant that its default is not
+    "heatmap_file": "last-float",  # its last layer, a convolution, is int8
+    "simcc_file": "last-int8",  # its last layer, a dense one, is float
+}
+
+
+@pytest.mark.parametrize(("file", "variant"), OTHER_HEADS.items())
+def test_layers_of_other_heads_are_named_too(file, variant, patched, noise, request, tmp_path):
+    model = request.getfixturevalue(file)
+    exporting, spec = exporter("onnx"), read_spec(model)
     pixels = some_crops(spec, noise, 4)
-    workshop = exporting.Workshop(heatmap_file, spec, tmp_path, pixels)
-    assert "last-float" in workshop.variants and "last-int8" not in workshop.variants, "its last layer is int8"
+    workshop = exporting.Workshop(model, spec, tmp_path, pixels)
+    assert {"last-float", "last-int8"} & workshop.variants.keys() == {variant}
     child, reference = tmp_path / "child.onnx", tmp_path / "reference.onnx"
     calibration = calibration_set(spec, noise, 16)
     workshop.make(child, "int8", calibration)
@@ -210,19 +221,24 @@ def test_layers_of_a_heatmap_are_named_too(patched, heatmap_file, noise, tmp_pat
     seen = next(exporting.watch(child, pixels, reference))
     names = [activation.layer for activation in seen]
     assert names[0] == "conv_stem" and names[-1] == "head.maps"
+    other = tmp_path / "other.onnx"
+    workshop.make(other, "int8", calibration, variant)
+    assert (len(exporting.quantised(importlib.import_module("onnx").load(other))) > len(names)) == (
+        variant == "last-int8"
+    )
     assert workshop.own_noise(child, calibration).keys() == set(names)
     assert all(activation.values.shape == activation.reference.shape for activation in seen)
 
 
 def test_export_warns_of_ranges_that_do_not_fit(patched, model_file, noise, grey, tmp_path, caplog, monkeypatch):
-    from keylite import pipeline
+    from keylite import exports
 
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])  # the command line's, of another test
-    monkeypatch.setattr(pipeline, "_reference", lambda *given: None)
+    monkeypatch.setattr(exports, "_reference", lambda *given: None)
     for data, warned in ((noise, False), (grey, True)):
         caplog.clear()
-        pipeline.export(
+        exports.export(
             model_file, noise, tmp_path / f"{data.name}.onnx", precision="int8", calibration=data,
             calibration_count=24, budget=1000.0,
         )  # fmt: skip
@@ -283,13 +299,13 @@ def test_out_is_asked_for_where_something_is_exported(model_file, capsys):
 def test_the_command_line_writes_the_page_with_a_command_that_runs(
     patched, model_file, noise, tmp_path, capsys, monkeypatch
 ):
-    from keylite import cli, diagnosis, pipeline
+    from keylite import cli, diagnosis, exports
     from keylite.data.formats import write_dataset
 
     monkeypatch.setattr(diagnosis, "COUNTS", ())
     exporting = exporter("onnx")
     monkeypatch.setattr(exporting, "VARIANTS", {"default": exporting.VARIANTS["default"]})
-    monkeypatch.setattr(pipeline, "_reference", lambda *given: None)
+    monkeypatch.setattr(exports, "_reference", lambda *given: None)
     monkeypatch.chdir(tmp_path)
     labels = str(write_dataset(noise, tmp_path / "with space"))
     given = ["export", str(model_file), "--data", labels, "--precision", "int8", "--calibration", labels]

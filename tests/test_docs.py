@@ -20,23 +20,23 @@ import numpy as np
 import pytest
 import yaml
 from cyclopts import CycloptsError
+from keylite.cli_train import recipe_of
 
 import keylite
 from keylite import cli
 from keylite.certificate import Certificate, Drift, Latency
-from keylite.cli_train import recipe_of
 from keylite.data import mirror, symmetry
 from keylite.data.dataset import Dataset
 from keylite.data.formats import write_dataset
 from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
-from keylite.evaluation import PCK_AT, Report
+from keylite.exports import DRIFT_BUDGET, EXPORTERS
 from keylite.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.golden import CASES, write_golden
 from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
-from keylite.pipeline import DRIFT_BUDGET, EXPORTERS
 from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
+from keylite.report import PCK_AT, Report
 from keylite.run import (
     FEWEST_EPOCHS,
     LONGEST_WARMUP,

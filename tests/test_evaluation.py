@@ -13,8 +13,8 @@ import pytest
 
 from keylite import evaluation, metrics
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.evaluation import Predictions, Report, report_of
 from keylite.metrics import point_errors
+from keylite.report import Predictions, Report, report_of
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.skeleton import Skeleton
 

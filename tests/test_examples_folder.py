@@ -119,8 +119,11 @@ def test_an_own_loop_lowers_the_loss():
 
 def test_an_own_fit_trains_the_head_then_everything(make_spec, tmp_path: Path):
     pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
+    import keras
+
     from keylite.tensorflow import EfficientNetLiteRegressor, save_model
 
+    keras.utils.set_random_seed(1)  # what a head can learn from frozen random features is luck: 0.73 to 0.86
     start = tmp_path / "start.safetensors"  # points in a corner: there is something to learn in a few steps
     network = EfficientNetLiteRegressor(4, mean_shape=np.full((4, 2), 0.2))
     save_model(network, make_spec(head=Regression(4, 256)), start)
@@ -141,5 +144,5 @@ def test_an_own_fit_trains_the_head_then_everything(make_spec, tmp_path: Path):
         r"loss: ([\d.]+) - px: ([\d.]+) - val_loss: [\d.]+ - val_px: ([\d.]+)$", done.stdout, re.MULTILINE
     )
     losses, errors = (np.array([float(row[column]) for row in found]).reshape(2, 3) for column in (0, 2))
-    assert (losses[:, 2] < 0.95 * losses[:, 0]).all(), losses  # 17.8 to 11.4 and 106 to 54; 18.0 to 15.8 on busy cores
-    assert errors.max() < 20, errors  # px of 32: 14 at first, then 7 to 10
+    assert (losses[:, 2] < 0.8 * losses[:, 0]).all(), losses  # 17.9 to 12.9, and 44 to 12
+    assert errors.max() < 20, errors  # px of 32: 14 at first, then less

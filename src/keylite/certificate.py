@@ -12,9 +12,10 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.environment import now, versions
-from keylite.evaluation import Predictions, Report, evaluate, object_nme
+from keylite.evaluation import evaluate
 from keylite.metrics import group_intervals
 from keylite.reliability import Reliability, reliability_rows
+from keylite.report import Predictions, Report, object_nme
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor

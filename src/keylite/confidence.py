@@ -1,20 +1,23 @@
 """What a score is worth: a falling map from scores to expected errors, fitted on one half of labelled images.
 
-The other half judges it. Knows nothing of training, files or how a report is shown.
+The other half judges it. Knows nothing of training or how a report is shown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation import Predictions, predict_dataset
+from keylite.evaluation import predict_dataset
 from keylite.metrics import point_errors
-from keylite.reliability import Reliability, halves, no_halves, reliability_of
-from keylite.runtime.spec import Confidence, standing
+from keylite.reliability import Reliability, halves, no_halves, reliability_of, reliability_rows
+from keylite.report import Predictions
+from keylite.runtime.spec import Confidence, ModelSpec, standing
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -51,6 +54,23 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
         return Learnt(None, None, f"the {type(predictor.spec.head).__name__.lower()} head gives no score")
     sigma = confidence.sigma(predictions.score[judge])
     return Learnt(confidence, reliability_of(sigma, error[judge], data.group_index[judge]), "")
+
+
+def write_confidence(
+    predictor: Predictor,
+    data: Dataset,
+    describe: Callable[[Path, ModelSpec], None],
+    predictions: Predictions | None = None,
+) -> str:
+    """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds."""
+    learnt = learn_confidence(predictor, data, predictions)
+    if learnt.confidence is None:
+        kept = "the parent's is kept" if predictor.spec.confidence else "no sigma is fitted"
+        return f"confidence: {kept}: {learnt.why}"
+    describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
+    rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
+    fitted = learnt.confidence.count
+    return f"confidence: sigma fitted on {fitted} of {len(data)} objects of {data.name}; on the others {rows}"
 
 
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:

@@ -16,9 +16,10 @@ import numpy as np
 
 from keylite.certificate import past_budgets, point_drift
 from keylite.data.dataset import Dataset
-from keylite.evaluation import Predictions, object_nme, predict_dataset
-from keylite.pipeline import EXPORTERS, default_budget, exportable, exporter
+from keylite.evaluation import predict_dataset
+from keylite.exports import EXPORTERS, default_budget, exportable, exporter
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.report import Predictions, object_nme
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration
@@ -121,7 +122,7 @@ def diagnose(
 ) -> Diagnosis:
     """Measure an int8 export on `data` layer by layer, and ways to make it better or cheaper. Nothing is written.
 
-    Arguments: see `pipeline.export`. Takes minutes: a dozen files are made and measured.
+    Arguments: see `exports.export`. Takes minutes: a dozen files are made and measured.
     """
     model = Path(model)
     if to == "all":

@@ -18,10 +18,11 @@ import numpy as np
 import keylite
 from keylite.data.dataset import Dataset, listed
 from keylite.environment import now
-from keylite.evaluation import DatasetReport, Predictions, Report, evaluate, report_of
+from keylite.evaluation import evaluate
 from keylite.metrics import normaliser
 from keylite.pipeline import prepare
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
+from keylite.report import DatasetReport, Predictions, Report, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, resolve
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS

@@ -1,4 +1,4 @@
-"""The verbs that make files: train, and export with its gate.
+"""Training: from labelled images and a recipe to a model file.
 
 Frameworks are named in one table and imported when chosen.
 """
@@ -6,72 +6,41 @@ Frameworks are named in one table and imported when chosen.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import msgspec
 import numpy as np
 
 import keylite
-from keylite.certificate import (
-    Certificate,
-    Latency,
-    OverBudgetError,
-    certificate_path,
-    certify,
-    require_budgets,
-    summary,
-    write_certificate,
-)
-from keylite.confidence import learn_confidence
+from keylite.confidence import write_confidence
 from keylite.data.dataset import Dataset, listed
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
-from keylite.environment import now, processor, versions
-from keylite.evaluation import Predictions, predict_dataset
+from keylite.environment import now, versions
+from keylite.evaluation import predict_dataset
 from keylite.flips import flip_doubt, flip_report
 from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
-from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.recipe import Recipe, Resolved, make_recipe, strengthened, to_dict
-from keylite.reliability import reliability_rows
 from keylite.run import Run, baseline_report, check_resumed, check_run, open_run, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
-from keylite.runtime.files import require_writable, sha256, write_bytes
+from keylite.runtime.files import sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
-from keylite.runtime.modelfile import describe_safetensors, read_spec
+from keylite.runtime.modelfile import describe_safetensors
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
-from keylite.timing import engine_ratio
 
 log = logging.getLogger("keylite")
 
-
-class Exporter(NamedTuple):
-    """What makes a format: the framework whose package here has `exporting`, and the precisions that it knows."""
-
-    framework: str
-    precisions: tuple[str, ...]
-
-
-EXPORTERS = {
-    "onnx": Exporter("pytorch", ("fp32", "int8")),
-    "litert": Exporter("tensorflow", ("fp32", "fp16", "int8")),
-}
-DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # p95 px for an input of 128 px
 SHEET = 16  # augmented examples on the contact sheet
-
-
-# ---- train
 
 
 def train(
@@ -168,29 +137,12 @@ def _learn_of(run: Run, skeleton: Skeleton) -> None:
     for path in (run.out / "last.safetensors", run.model):
         predictor = Predictor(path, threads=recipe.threads or None, device=recipe.device)
         predictions = predict_dataset(predictor, run.val)
-        told = _learn_scores(predictor, run.val, describe_safetensors, predictions)
+        told = write_confidence(predictor, run.val, describe_safetensors, predictions)
     log.info("%s", told)
     if skeleton.mirror is not None and recipe.flip_p:
         report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)
         if doubt := flip_doubt(report, recipe.flip_offset):
             log.warning("%s", doubt)
-
-
-def _learn_scores(
-    predictor: Predictor,
-    data: Dataset,
-    describe: Callable[[Path, ModelSpec], None],
-    predictions: Predictions | None = None,
-) -> str:
-    """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds."""
-    learnt = learn_confidence(predictor, data, predictions)
-    if learnt.confidence is None:
-        kept = "the parent's is kept" if predictor.spec.confidence else "no sigma is fitted"
-        return f"confidence: {kept}: {learnt.why}"
-    describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
-    rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
-    fitted = learnt.confidence.count
-    return f"confidence: sigma fitted on {fitted} of {len(data)} objects of {data.name}; on the others {rows}"
 
 
 def _training(framework: str) -> Any:
@@ -322,186 +274,3 @@ def examples_sheet(examples: Examples) -> np.ndarray:
         xy = np.where(weight[:, None] > 0, unit_xy, np.nan) * (width * enlarge, height * enlarge)
         tiles.append(draw_points(large, xy, examples.dataset.skeleton))
     return contact_sheet(tiles, 4)
-
-
-# ---- export
-
-
-def export(
-    model: Path | str,
-    data: Dataset,
-    out: Path | str,
-    *,
-    to: str = "onnx",
-    precision: str = "fp32",
-    calibration: Dataset | None = None,
-    calibration_count: int = COUNT,
-    seed: int = 0,
-    budget: float | None = None,
-    budget_nme: float | None = None,
-) -> Certificate:
-    """Write a model file in another format, once it has been held to its parent on `data`.
-
-    to: onnx or litert. precision: fp32, fp16 (litert) or int8, which takes its ranges from `calibration_count` objects
-    of `calibration`, drawn with `seed`. budget: p95 px of the model input; None takes DRIFT_BUDGET, scaled to the
-    input. budget_nme: most that the NME may rise, as a fraction of it; None is no limit. The certificate lies beside
-    the file as JSON and markdown. Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
-    """
-    model, out = Path(model), Path(out)
-    if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
-        ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
-        hint = f", or choose --to {ways[0]}" if ways else ""
-        raise ValueError(f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {out.name!r}{hint}")
-    spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
-    images = None if calibration is None else calibration_set(spec, calibration, calibration_count, seed)
-    require_writable(out.parent)
-    with tempfile.TemporaryDirectory() as folder:
-        reference = functools.cache(lambda: _reference(model, Path(folder)))
-        return _export(model, spec, data, out, to, precision, images, (budget, budget_nme), reference)
-
-
-def export_all(
-    model: Path | str,
-    data: Dataset,
-    out: Path | str,
-    *,
-    calibration: Dataset | None = None,
-    calibration_count: int = COUNT,
-    seed: int = 0,
-    budget: float | None = None,
-    budget_nme: float | None = None,
-) -> list[Certificate]:
-    """Every format in every precision, as `OUT/NAME.PRECISION.SUFFIX`, with one certificate each.
-
-    Arguments: see `export`. All are checked before the first file is made. A file that is refused is not there; its
-    certificate says by what.
-    """
-    model, out = Path(model), Path(out)
-    if calibration is None:
-        raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
-    wanted = [(to, precision) for to, kind in EXPORTERS.items() for precision in kind.precisions]
-    for to, precision in wanted:
-        exportable(model, to, precision, precision == "int8", budget, budget_nme)
-    spec = read_spec(model)
-    images = calibration_set(spec, calibration, calibration_count, seed)
-    require_writable(out)
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        reference = functools.cache(lambda: _reference(model, Path(folder)))
-        for to, precision in wanted:
-            made = out / f"{model.stem}.{precision}{ENGINES[to].suffix}"
-            ours = images if precision == "int8" else None
-            try:
-                found.append(_export(model, spec, data, made, to, precision, ours, (budget, budget_nme), reference))
-            except OverBudgetError as refusal:
-                log.warning("%s", refusal)
-                found.append(refusal.certificate)
-    return found
-
-
-def hold(
-    child: Path | str,
-    parent: Path | str,
-    data: Dataset,
-    *,
-    budget: float | None = None,
-    budget_nme: float | None = None,
-) -> Certificate:
-    """The certificate of an exported file again, on any data. budget: None takes that of its precision."""
-    child, parent = Path(child), Path(parent)
-    limit = default_budget(read_spec(child)) if budget is None else budget
-    certificate = certify(child, parent, data, budget=limit, budget_nme=budget_nme)
-    with tempfile.TemporaryDirectory() as folder:
-        reference = _reference(parent, Path(folder)) if parent.suffix == ".safetensors" else None
-        return msgspec.structs.replace(certificate, latency=_latency(child, reference))
-
-
-def exportable(
-    model: Path, to: str, precision: str, calibrated: bool, budget: float | None, budget_nme: float | None
-) -> ModelSpec:
-    """The spec of a model file that can be exported so; ValueError, or what is missing, where it cannot."""
-    exporting = exporter(to, precision)
-    spec = read_spec(model)
-    if model.suffix != ".safetensors":
-        raise ValueError(f"{model}: exports start from a .safetensors model file")
-    require_budgets(budget, budget_nme)
-    if calibrated != (precision == "int8"):
-        raise ValueError(
-            f"calibration: {precision} has no use for it"
-            if calibrated
-            else "calibration: int8 takes its ranges from images: give them (--calibration train.json)"
-        )
-    exporting.require_backbone(spec)
-    return spec
-
-
-def default_budget(spec: ModelSpec) -> float:
-    """DRIFT_BUDGET for a file's precision and input: p95 px."""
-    return DRIFT_BUDGET[spec.precision] * max(spec.size) / 128
-
-
-def exporter(to: str, precision: str) -> Any:
-    """The module that makes a format; ValueError for a format or precision that nothing makes."""
-    if to not in EXPORTERS:
-        raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {to!r}")
-    framework, precisions = EXPORTERS[to]
-    if precision not in precisions:
-        others = [f"--to {name}" for name, kind in EXPORTERS.items() if precision in kind.precisions]
-        hint = f"; {' or '.join(others)} makes it" if others else ""
-        raise ValueError(f"precision: {to} is made in {', '.join(precisions)}, got {precision!r}{hint}")
-    return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
-
-
-def _export(
-    model: Path,
-    spec: ModelSpec,
-    data: Dataset,
-    out: Path,
-    to: str,
-    precision: str,
-    images: CalibrationSet | None,
-    budgets: tuple[float | None, float | None],
-    reference: Callable[[], Path | None],
-) -> Certificate:
-    """`export`, all of whose arguments are good. reference: gives the parent's fp32 ONNX to be timed by, or None."""
-    exporting = exporter(to, precision)
-    made_from = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
-    facts = None if images is None else images.facts
-    child_spec = msgspec.structs.replace(spec, precision=precision, calibration=facts, provenance=made_from)
-    budget = default_budget(child_spec) if budgets[0] is None else budgets[0]
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / out.name
-        exporting.export(model, made, child_spec, images)
-        if images is not None:
-            doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.name)
-            if doubt:
-                log.warning("%s", doubt)
-        log.info("%s", _learn_scores(Predictor(made, device="cpu"), data, exporting.describe))
-        child_spec = read_spec(made)
-        limits = {"budget": budget, "budget_nme": budgets[1]}
-        certificate = certify(made, model, data, **limits, operators=exporting.operators(made))
-        if not certificate.within_budget:
-            raise OverBudgetError(certificate)
-        exporting.describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
-        certificate = msgspec.structs.replace(
-            certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=_latency(made, reference())
-        )
-        write_certificate(certificate, certificate_path(out))
-        write_bytes(out, made.read_bytes())  # last: no file lies there without its certificate
-    return certificate
-
-
-def _reference(parent: Path, folder: Path) -> Path | None:
-    """The parent's fp32 ONNX, which all latencies are told by; None where PyTorch is not there to make it."""
-    made = folder / "reference.onnx"
-    try:
-        exporter("onnx", "fp32").export(parent, made, read_spec(parent))
-    except ModuleNotFoundError as error:
-        log.info("no latency in the certificate: %s", error)
-        return None
-    return made
-
-
-def _latency(made: Path, reference: Path | None) -> Latency | None:
-    """A file's time beside the reference."""
-    return None if reference is None else Latency(*engine_ratio(made, reference), processor())

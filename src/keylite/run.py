@@ -20,9 +20,10 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation import Report, predict_dataset, report_of
+from keylite.evaluation import predict_dataset
 from keylite.plots import plot_history
 from keylite.recipe import AUTO, Recipe, Resolved, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.report import Report, report_of
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
 from keylite.runtime.files import require_writable, write_text
 from keylite.runtime.heads import Regression

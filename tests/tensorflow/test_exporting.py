@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs keylite[tensorflow-cpu]")
 
-from keylite.pipeline import EXPORTERS
+from keylite.exports import EXPORTERS
 from keylite.quantize import calibration_set
 from keylite.runtime.engines import open_engine
 from keylite.runtime.modelfile import read_spec, tflite_model

@@ -100,10 +100,10 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
     if not layers:
         return
     graph, names = model.subgraphs[0], [operator for operator, _ in steps(model)]
-    place = len(names) - 1 - names[::-1].index("FULLY_CONNECTED")
+    place = max((i for i, name in enumerate(names) if name == "FULLY_CONNECTED"), default=0)
     if names[place:] not in ENDS:
         raise RuntimeError(
-            f"an int8 graph of this TensorFlow ends in {', '.join(names[place:])}, which keylite does not know"
+            f"an int8 graph of this TensorFlow ends in {', '.join(names[-3:])}, which keylite does not know"
         )
     *others, dense = graph.operators[: place + 1]
     *reshape, last = graph.operators[place + 1 :]

@@ -9,8 +9,8 @@ from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
 
-from keylite.cli import INTERRUPTED, As, Reading, fail
-from keylite.cli_output import show_folds
+from keylite.cli.output import show_folds
+from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
 from keylite.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset, read_recipe
 
 log = logging.getLogger("keylite")
@@ -54,7 +54,7 @@ def train(
     val_fraction: float = VAL_FRACTION,
     folds: int | None = None,
     blocks: bool = False,
-    reading: As = Reading(),  # noqa: B008 - frozen
+    reading: As = USUAL,
     flags: Annotated[Any, Parameter(name="*")] = None,
 ) -> None:
     """Train a model on labelled images; the best epoch by val NME is OUT/model.safetensors.

@@ -1,0 +1,119 @@
+"""`keylite benchmark`: time, memory and accuracy of model files, side by side."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from keylite.cli.output import show_table
+from keylite.cli.shared import USUAL, As, write_json
+
+if TYPE_CHECKING:
+    from keylite.data.dataset import Dataset
+
+log = logging.getLogger("keylite")
+
+
+def benchmark(
+    *models: Path,
+    threads: int = 1,
+    runs: int = 50,
+    image: Path | None = None,
+    data: Path | None = None,
+    normalize: str | None = None,
+    plot: Path | None = None,
+    spec: Path | None = None,
+    json_path: Annotated[Path | None, Parameter(name="--json")] = None,
+    reading: As = USUAL,
+) -> None:
+    """Milliseconds of each stage, read, crop, engine and decode, the files taking turns, and memory.
+
+    Parameters
+    ----------
+    models
+        model files
+    threads
+        of the engine
+    runs
+        measured turns
+    image
+        an image file to use; default: a 640x480 JPEG made for it
+    data
+        labelled images: adds the NME of each file, and a plot of it against the time
+    normalize
+        with --data: NME divisor; default: the models'
+    plot
+        with --data: PNG to write; default: benchmark.png, or as --json
+    spec
+        JSON description of files that hold none
+    json_path
+        write the figures here
+    """
+    import importlib.util
+
+    from keylite.plots import plot_tradeoff
+    from keylite.runtime.files import require_writable
+    from keylite.timing import STAGES, benchmark
+
+    if not models:
+        raise ValueError("benchmark: expected model files, got none")
+    if data is None and (normalize or plot):
+        raise ValueError("benchmark: --normalize and --plot are for accuracy; give labelled images as --data")
+    for path in (path for path in (plot, json_path) if path):
+        require_writable(path.parent)
+    can_plot = importlib.util.find_spec("matplotlib") is not None
+    if plot and not can_plot:
+        raise ModuleNotFoundError("plot: matplotlib is not installed: pip install matplotlib", name="matplotlib")
+    if twice := [str(model) for model in models if models.count(model) > 1]:
+        raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
+    accuracy = _accuracy(models, reading.dataset(data), normalize, threads, spec) if data else {}
+    result = benchmark(list(models), threads=threads, runs=runs, image=image, spec=spec)
+    for name, found in accuracy.items():
+        result["models"][name]["accuracy"] = found
+    stages = (*STAGES, "total")
+    rows = [
+        [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
+        + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
+        + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
+        + ([f"{100 * accuracy[name]['nme']:.2f}"] if accuracy else [])
+        for name, facts in result["models"].items()
+    ]
+    title = f"ms: median (p10..p90) of {runs} turns, {threads} thread(s), {result['machine']}, {result['image']}"
+    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if accuracy else [])]
+    show_table(columns, rows, title)
+    if json_path:
+        write_json(json_path, result)
+    if accuracy and can_plot:
+        plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
+        plot_tradeoff(result, plot)
+        print(f"wrote {plot}")
+    elif accuracy:
+        log.warning("no plot: matplotlib is not installed (pip install matplotlib)")
+
+
+def _accuracy(
+    models: tuple[Path, ...], dataset: Dataset, normalize: str | None, threads: int, spec: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Each model's NME on these data, by the divisor that is given, or that all models have."""
+    from keylite.evaluation import evaluate
+    from keylite.runtime.predictor import Predictor
+
+    predictors = {str(model): Predictor(model, threads=threads, spec=spec) for model in models}
+    own = list(dict.fromkeys(predictor.spec.normalize for predictor in predictors.values()))
+    if normalize is None and len(own) > 1:
+        raise ValueError(f"normalize: these models have {', '.join(own)}, which do not compare; choose one")
+    found = {}
+    for name, predictor in predictors.items():
+        report = evaluate(predictor, dataset, normalize=normalize)
+        found[name] = {
+            "data": report.dataset.name,
+            "data_fingerprint": report.dataset.fingerprint,
+            "count": report.nme.count,
+            "normalize": report.nme.normalize,
+            "nme": report.nme.mean,
+            "nme_interval": report.nme.interval,
+        }
+    return found

@@ -1,0 +1,182 @@
+"""`keylite evaluate`: a model file measured on labelled images, or held to its parent."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from keylite.cli.output import show_certificate, show_report, show_table
+from keylite.cli.shared import OVER_BUDGET, USUAL, As, fail, write_json
+
+if TYPE_CHECKING:
+    from keylite.data.dataset import Dataset
+    from keylite.report import Predictions, Report
+    from keylite.runtime.predictor import Predictor
+
+log = logging.getLogger("keylite")
+
+WORST = 16  # objects drawn
+
+
+def evaluate(
+    model: Path,
+    *,
+    data: Path,
+    normalize: str | None = None,
+    boxes: Path | None = None,
+    jitter_box: float = 0.0,
+    seed: int = 0,
+    sigmas: str | None = None,
+    flips: bool = False,
+    reliability: Path | None = None,
+    engine: str | None = None,
+    threads: int | None = None,
+    parent: Path | None = None,
+    budget: float | None = None,
+    budget_nme: float | None = None,
+    spec: Path | None = None,
+    json_path: Annotated[Path | None, Parameter(name="--json")] = None,
+    worst: int = WORST,
+    draw: Path | None = None,
+    reading: As = USUAL,
+) -> None:
+    """Measure a model file on labelled images: NME, PCK, AUC, px, by keypoint, with 95 % intervals.
+
+    Parameters
+    ----------
+    model
+        .safetensors, .onnx or .tflite
+    data
+        labelled images: COCO keypoints JSON, or CSV
+    normalize
+        NME divisor: a keypoint pair (36,45), box_diagonal, box_side, or 100px; default: the model's
+    boxes
+        JSON of boxes to use instead of the annotations': {"photo.jpg": [[x0, y0, x1, y1], ...]}
+    jitter_box
+        move and scale boxes by up to this fraction, to stand in for a detector
+    seed
+        of the jitter and the bootstrap
+    sigmas
+        OKS constants by keypoint, comma separated: adds OKS-AP
+    flips
+        hold the points to those of the mirrored images: how far labels sit beside their place, and what flips cost
+    reliability
+        PNG to draw: errors found against the sigma promised
+    engine
+        onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
+    threads
+        of the engine; default: its own choice
+    parent
+        model file that MODEL was exported from: hold it to that one again, and show the certificate
+    budget
+        with --parent: most that 95 % of the points may move, px of the model input; default: as for keylite export
+    budget_nme
+        with --parent: most that the NME may rise, as a fraction of it; default: no limit
+    spec
+        JSON description of a file that holds none
+    json_path
+        write the report here, or with --parent the certificate, and its page of markdown beside it
+    worst
+        how many of the worst objects to draw
+    draw
+        folder for pictures of the worst objects
+    """
+    from keylite.certificate import certificate_doubt
+    from keylite.data.boxes import dataset_boxes, read_boxes
+    from keylite.draw import draw_worst
+    from keylite.evaluation import evaluate
+    from keylite.metrics import point_errors
+    from keylite.runtime.predictor import Predictor
+
+    if parent is None and (budget is not None or budget_nme is not None):
+        raise ValueError("budget: holds a model to the one that it was exported from; give that as --parent")
+    if parent:
+        others = {"--normalize": normalize, "--boxes": boxes, "--jitter-box": jitter_box, "--sigmas": sigmas}
+        others |= {"--engine": engine, "--threads": threads, "--spec": spec, "--draw": draw}
+        others |= {"--flips": flips, "--reliability": reliability, "--seed": seed, "--worst": worst != WORST}
+        if given := [flag for flag, value in others.items() if value]:
+            raise ValueError(f"{given[0]}: has no effect with --parent, which compares files as they are; leave it out")
+        _hold(model, parent, reading.dataset(data), budget, budget_nme, json_path)
+        return
+    predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
+    if doubt := certificate_doubt(model):
+        log.warning("%s", doubt)
+    dataset = reading.dataset(data)
+    kept: list[Predictions] = []
+    report = evaluate(
+        predictor,
+        dataset,
+        normalize=normalize,
+        boxes=dataset_boxes(read_boxes(boxes), dataset) if boxes else None,
+        jitter_box=jitter_box,
+        seed=seed,
+        sigmas=numbers(sigmas, "sigmas") if sigmas else None,
+        on_predictions=kept.append,
+    )
+    show_report(report)
+    written = json.loads(report.to_json())
+    if flips:
+        written["flips"] = _flips(predictor, dataset, kept[0], report.nme.normalize, seed)
+    if json_path:
+        write_json(json_path, written)
+    if reliability:
+        _draw_reliability(model, report, reliability)
+    if draw:
+        errors = point_errors(kept[0].xy, dataset.xy)
+        paths = draw_worst(dataset, kept[0], errors, worst, draw)
+        print(f"worst objects drawn: {paths[0] if paths else 'none'}")
+
+
+def _draw_reliability(model: Path, report: Report, path: Path) -> None:
+    from keylite.plots import plot_reliability
+
+    if report.confidence is None:
+        raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
+    plot_reliability({model.name: report.confidence}, path)
+    print(f"wrote {path}")
+
+
+def _flips(predictor: Predictor, data: Dataset, predictions: Predictions, normalize: str, seed: int) -> dict[str, Any]:
+    """Show what flips cost, and give it for the JSON."""
+    import msgspec
+
+    from keylite.data.mirror import choose_mirror
+    from keylite.flips import flip_report, flip_rows
+
+    mirror = predictor.spec.skeleton.mirror
+    if mirror is None:
+        found = choose_mirror(data, None, seed)
+        if found.permutation is None:
+            raise ValueError(f"flips: neither the model nor the data says what a flip swaps: {found.line}")
+        mirror = found.permutation
+    report = flip_report(predictor, data, mirror, plain=predictions, normalize=normalize, seed=seed)
+    show_table(["", ""], [list(row) for row in flip_rows(report)], None)
+    return msgspec.to_builtins(report)
+
+
+def _hold(
+    model: Path, parent: Path, data: Dataset, budget: float | None, budget_nme: float | None, json_path: Path | None
+) -> None:
+    """Show a child's certificate on these data; exit 3 where it is over budget."""
+    from keylite.certificate import over_budget, write_certificate
+    from keylite.exports import hold
+
+    certificate = hold(model, parent, data, budget=budget, budget_nme=budget_nme)
+    for note in certificate.notes:
+        log.warning("%s", note)
+    show_certificate(certificate)
+    if json_path:
+        write_certificate(certificate, json_path)
+    if past := over_budget(certificate):
+        fail(past, OVER_BUDGET)
+
+
+def numbers(text: str, what: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{what}: expected numbers separated by commas, got {text!r}") from None

@@ -1,0 +1,149 @@
+"""`keylite export`: a model file in another format, its certificate, golden vectors, and where int8 hurts."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keylite.cli.output import EXPORT_COLUMNS, export_row, show_certificate, show_table
+from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, fail
+
+if TYPE_CHECKING:
+    from keylite.data.dataset import Dataset
+
+
+def export(
+    model: Path,
+    *,
+    data: Path,
+    out: Path | None = None,
+    to: str = "onnx",
+    precision: str = "fp32",
+    calibration: Path | None = None,
+    calibration_count: int = 200,
+    seed: int = 0,
+    budget: float | None = None,
+    budget_nme: float | None = None,
+    golden: Path | None = None,
+    diagnose: bool = False,
+    reading: As = USUAL,
+) -> None:
+    """Write a model file in another format, held to its parent: refused where points move past the budget.
+
+    Parameters
+    ----------
+    model
+        .safetensors
+    data
+        labelled images on which parent and child are compared
+    out
+        file to write, or with --to all a folder; certificates are written beside the files
+    to
+        format: onnx, litert, or all of them in every precision
+    precision
+        fp32, fp16 (litert alone) or int8
+    calibration
+        labelled images that int8 takes its ranges from
+    calibration_count
+        how many of them, drawn at random
+    seed
+        of the drawing
+    budget
+        most that 95 % of the points may move, px of the model input; default at 128 px: fp32 0.02, fp16 0.1, int8 1
+    budget_nme
+        most that the NME may rise, as a fraction of it: 0.03 is 3 %; default: no limit
+    golden
+        folder for vectors to test a port with: inputs, raw outputs and points of some objects
+    diagnose
+        export nothing: show where int8 hurts, what was tried against it and the cheapest within the budget, or write
+        that page to --out; takes minutes
+    """
+    from keylite.certificate import OverBudgetError, certificate_path
+    from keylite.exports import export, export_all
+    from keylite.golden import write_golden
+    from keylite.runtime.files import require_writable
+
+    if out is None and not diagnose:
+        raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
+    if diagnose and out and out.suffix != ".md":
+        raise ValueError(
+            f"out: --diagnose writes a page and no model: expected a name that ends in .md, got {out.name!r}"
+        )
+    if golden and (diagnose or to == "all"):
+        raise ValueError("golden: is of one file that is made; leave out --diagnose and --to all")
+    for folder in (golden, out.parent if out and diagnose else None):
+        if folder:
+            require_writable(folder)  # before minutes of work
+    compared = reading.dataset(data)
+    choices: dict[str, Any] = {
+        "calibration": reading.dataset(calibration) if calibration else None,
+        "calibration_count": calibration_count,
+        "seed": seed,
+        "budget": budget,
+        "budget_nme": budget_nme,
+    }
+    if diagnose:
+        given = {"data": data, "budget_nme": budget_nme}
+        _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, given, calibration, reading)
+        return
+    if to == "all":
+        made = export_all(model, compared, out, **choices)
+        show_table(list(EXPORT_COLUMNS), [export_row(certificate) for certificate in made], None)
+        refused = [certificate for certificate in made if not certificate.within_budget]
+        if refused:
+            fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
+        return
+    try:
+        certificate = export(model, compared, out, to=to, precision=precision, **choices)
+    except OverBudgetError as refusal:
+        show_certificate(refusal.certificate)
+        fail(str(refusal), OVER_BUDGET)
+    show_certificate(certificate)
+    page = certificate_path(out)
+    print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB), {page.name} and {page.with_suffix('.md').name}")
+    if golden:
+        print(f"wrote {write_golden(out, compared, golden)}")
+
+
+def _diagnose(
+    model: Path,
+    data: Dataset,
+    out: Path | None,
+    choices: dict[str, Any],
+    given: dict[str, Any],
+    calibration: Path | None,
+    reading: Reading,
+) -> None:
+    """Show or write the page of a diagnosis, which ends with a command of the flags given."""
+    from keylite.diagnosis import diagnose, diagnosis_page
+    from keylite.runtime.files import write_text
+
+    found = diagnose(model, data, **choices)
+    command = None
+    if found.recipe:
+        flags = {"to": found.to, "precision": found.recipe.precision}
+        if found.recipe.precision == "int8":
+            flags |= {"calibration": calibration, "calibration-count": found.recipe.images, "seed": choices["seed"]}
+        flags |= given | {"budget": found.budget} | dataclasses.asdict(reading)
+        flags["out"] = f"{model.stem}.{found.recipe.precision}{found.suffix}"
+        command = shlex.join(["keylite", "export", str(model), *as_flags(flags)])
+    page = diagnosis_page(found, command)
+    if out is None:
+        print(page)
+        return
+    write_text(out, page)
+    print(f"wrote {out}")
+
+
+def as_flags(choices: dict[str, Any]) -> list[str]:
+    """Choices as a command line; None, False and what a `Reading` does anyway are left out."""
+    usual = dataclasses.asdict(USUAL)
+    flags = []
+    for name, value in choices.items():
+        if value is True:
+            flags.append(f"--{name.replace('_', '-')}")
+        elif value is not None and value is not False and (name not in usual or value != usual[name]):
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags

@@ -1,0 +1,75 @@
+"""What verbs share: the flags that say how labelled images are read, exit codes, and how a verb fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from keylite.data.dataset import Dataset
+
+log = logging.getLogger("keylite")
+
+WRONG_INPUT, OVER_BUDGET, INTERRUPTED = 2, 3, 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How labelled images are read, the same for every verb that takes --data."""
+
+    images: Annotated[Path | None, Parameter(help="folder of the images, where they do not lie beside the labels")] = (
+        None
+    )
+    category: Annotated[str | None, Parameter(help="of a COCO file with several kinds of object")] = None
+    group: Annotated[
+        str, Parameter(help="what belongs together (subject, clip): auto, image, block:N, field:NAME or regex:PATTERN")
+    ] = "auto"
+    pixel_origin: Annotated[
+        Literal["index", "corner"], Parameter(help="index: 0 is the centre of the first pixel; corner: its edge")
+    ] = "index"
+    max_megapixels: Annotated[float, Parameter(help="larger images are refused")] = 100.0
+    skip_bad: Annotated[bool, Parameter(help="leave out images and annotations that cannot be used, and say which")] = (
+        False
+    )
+
+    def labels(self, path: Path) -> Dataset:
+        """The data set of a label file; its images are not looked at yet."""
+        from keylite.data.formats import read_dataset
+
+        return read_dataset(
+            path,
+            images=self.images,
+            category=self.category,
+            group=self.group,
+            pixel_origin=self.pixel_origin,
+            skip_bad=self.skip_bad,
+        )
+
+    def dataset(self, path: Path) -> Dataset:
+        """The data set of a label file with every image read once, and what was skipped or replaced said."""
+        dataset = self.labels(path).check_images(self.max_megapixels, self.skip_bad)
+        for note in dataset.notes:
+            log.info("%s: %s", dataset.name, note)
+        return dataset
+
+
+As = Annotated[Reading, Parameter(name="*")]
+USUAL = Reading()
+
+
+def write_json(path: Path, value: Any) -> None:
+    from keylite.runtime.files import write_text
+
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def fail(line: str, code: int) -> NoReturn:
+    """Print one line on standard error and leave with an exit code."""
+    print(f"keylite: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(code)

@@ -38,7 +38,7 @@ MARKS = "<!-- made by benchmarks/{}.py: start -->", "<!-- end -->"
 MODEL = "model.safetensors"
 FACES = {"box": "image", "normalize": "36,45"}  # faces68: a box made from the labels would tell where they are
 SMOKE = {  # a run that only shows that everything runs
-    **{"box": "annotation", "pretrained": "none", "mirror": "off", "size": 64, "hidden": 32},
+    **{"head": "regression", "hidden": 32, "size": 64, "box": "annotation", "pretrained": "none", "mirror": "off"},
     **{"epochs": 1, "batch": 8, "threads": 1, "workers": 0},
 }
 SMOKE_OBJECTS = 24, 8, 8  # of train, val and test

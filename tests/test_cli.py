@@ -26,7 +26,8 @@ exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keyli
 
 def quick(**choices: object) -> list[str]:
     """Flags of a run of seconds; `choices` go over them."""
-    flags = {"size": 64, "batch": 4, "hidden": 16, "epochs": 2, "box": "image", "pretrained": "none", "mirror": "off"}
+    flags = {"size": 64, "batch": 4, "epochs": 2, "box": "image", "pretrained": "none", "mirror": "off"}
+    flags |= {"head": "regression", "hidden": 16}
     return [part for name, value in (flags | choices).items() for part in (f"--{name}", str(value))]
 
 
@@ -529,7 +530,7 @@ def test_all_bad_images_are_named_at_once_and_can_be_skipped(capsys, gauge_files
 
 BAD_CHOICES = {
     "wrong type": ({"epochs": "many"}, "epochs: expected auto or int"),
-    "impossible value": ({"lr": "-1"}, "lr: expected float > 0"),
+    "impossible value": ({"lr": "-1"}, "lr: expected auto or float > 0"),
     "unknown loss": ({"loss": "l7"}, "one of mse, mae"),
     "missing weights": ({"pretrained": "none.safetensors"}, "none.safetensors"),
     "unknown timm model": ({"backbone": "timm:nothing"}, "timm:nothing"),

@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 import yaml
 from cyclopts import CycloptsError
-from keylite.cli_train import recipe_of
 
 import keylite
 from keylite import cli
 from keylite.certificate import Certificate, Drift, Latency
+from keylite.cli import shared
+from keylite.cli.train import recipe_of
 from keylite.data import mirror, symmetry
 from keylite.data.dataset import Dataset
 from keylite.data.formats import write_dataset
@@ -497,7 +498,10 @@ NAMED = {
         {name for make in HEADS.values() for name in make(1, 1, (64, 64)).__struct_fields__},
     ),
     "heads of a recipe": (RECIPE, HEADS),
-    "flags of reading": (FORMATS, [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cli.Reading)]),
+    "flags of reading": (
+        FORMATS,
+        [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(shared.Reading)],
+    ),
     "files of a run": (README, (*RESULTS, "recipe.yaml", "data.json")),
     "choices that may change": (RECIPE, WITHOUT_EFFECT),
     "what tensorflow refuses": (TENSORFLOW, ("precision", "timm:NAME")),
@@ -514,9 +518,9 @@ def test_pages_name_what_there_is(page: str, names: tuple[str, ...]):
 
 
 SAID = {
-    "wrong input": (README, f"{cli.WRONG_INPUT} wrong input"),
-    "over budget": (README, f"{cli.OVER_BUDGET} an export over its budget"),
-    "interrupted": (README, f"{cli.INTERRUPTED} stopped by Ctrl-C"),
+    "wrong input": (README, f"{shared.WRONG_INPUT} wrong input"),
+    "over budget": (README, f"{shared.OVER_BUDGET} an export over its budget"),
+    "interrupted": (README, f"{shared.INTERRUPTED} stopped by Ctrl-C"),
     "objects for a mirror": (FORMATS, f"fewer than {symmetry.MIN_OBJECTS} objects"),
     "objects without names": (FORMATS, f"fewer than {mirror.MIN_UNAIDED} objects"),
     "keypoints without sides": (FORMATS, f"fewer than {mirror.MIN_UNSIDED} keypoints"),

@@ -25,7 +25,10 @@ from keylite.run import open_run, resolve
 from keylite.runtime.images import write_image
 
 pytest.importorskip("torch", reason="needs keylite[pytorch]")
-QUICK = {"size": 32, "batch": 4, "hidden": 16, "epochs": 1, "box": "image", "pretrained": "none", "mirror": "off"}
+QUICK = {
+    **{"head": "regression", "hidden": 16, "size": 32, "batch": 4, "epochs": 1},
+    **{"box": "image", "pretrained": "none", "mirror": "off"},
+}
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", str(value))]
 
 

@@ -233,7 +233,7 @@ def test_an_unknown_preset_is_refused():
 
 
 def resolved(**choices: object) -> Resolved:
-    return Resolved(**{"epochs": 1, "warmup_epochs": 0.0, "strength": 1.0} | choices)
+    return Resolved(**{"epochs": 1, "lr": 1e-3, "warmup_epochs": 0.0, "strength": 1.0} | choices)
 
 
 @pytest.mark.parametrize("name", AUTO)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.recipe import Resolved, make_recipe
-from keylite.run import check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
+from keylite.recipe import AUTO, Resolved, make_recipe
+from keylite.run import LRS, check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
 from keylite.runtime.engines import FRAMEWORKS
+from keylite.runtime.heads import HEADS
 
 STEPS = 4  # an epoch, of 10
 LEARNING = {  # choices, step, share of the peak
@@ -68,7 +69,8 @@ def test_what_is_left_to_auto_follows_the_size_of_the_data(count: int, choices: 
     assert type(found) is Resolved
     assert (found.epochs, found.warmup_epochs, found.strength) == pytest.approx(wanted, abs=5e-5)
     assert type(found.epochs) is int
-    rest = {"epochs": found.epochs, "warmup_epochs": found.warmup_epochs, "strength": found.strength}
+    assert found.lr == 3e-3
+    rest = {name: getattr(found, name) for name in AUTO}
     assert make_recipe(rest, base=recipe) == make_recipe({}, base=found), "nothing else changes"
     assert resolve(found, 10 * count) == found, "what is settled stays"
 
@@ -80,9 +82,21 @@ def test_what_is_settled_is_one_line(caplog: pytest.LogCaptureFixture, monkeypat
     resolve(make_recipe({}), 2795)
     resolve(make_recipe({"batch": 64, "accumulate": 2}), 100)
     assert caplog.messages == [
-        "2795 objects: 20 epochs (1,740 steps of 32), warm-up 1 epochs, augmentation x1",
-        "100 objects: 106 epochs (106 steps of 128), warm-up 20 epochs, augmentation x1.25",
+        "2795 objects: 20 epochs (1,740 steps of 32), lr 0.003 after 1 epochs of warm-up, augmentation x1",
+        "100 objects: 106 epochs (106 steps of 128), lr 0.003 after 20 epochs of warm-up, augmentation x1.25",
     ]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_has_its_learning_rate(head: str):
+    assert resolve(make_recipe({"head": head, "optimizer": "adam"}), 100).lr == LRS[head]
+    assert resolve(make_recipe({"head": head, "lr": 0.5}), 100).lr == 0.5
+
+
+def test_sgd_needs_a_learning_rate_of_its_own():
+    with pytest.raises(ValueError, match="^lr: auto is for adam and adamw; give one for sgd"):
+        resolve(make_recipe({"optimizer": "sgd"}), 100)
+    assert resolve(make_recipe({"optimizer": "sgd", "lr": 0.01}), 100).lr == 0.01
 
 
 DECAYS = {

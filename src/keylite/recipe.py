@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -25,8 +26,9 @@ def _is(description: str, **limits: Any) -> msgspec.Meta:
 
 Epochs = Annotated[int, msgspec.Meta(ge=1)]
 WarmupEpochs = Annotated[float, msgspec.Meta(ge=0)]
+Lr = Annotated[float, msgspec.Meta(gt=0)]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
-AUTO = ("epochs", "warmup_epochs", "strength")  # choices that may be left to the size of the data set
+AUTO = ("epochs", "lr", "warmup_epochs", "strength")  # choices that may be left open until the data set is there
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +36,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     framework: Annotated[Literal["pytorch", "tensorflow"], _is("what trains")] = "pytorch"
     backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
-    head: Annotated[Literal["regression", "rle", "simcc", "heatmap"], _is("how features become points")] = "regression"
+    head: Annotated[Literal["regression", "rle", "simcc", "heatmap"], _is("how features become points")] = "heatmap"
     hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256
     size: Annotated[int | tuple[int, int], _is("model input: side, or width x height as 160x128")] = 128
     box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (
@@ -54,13 +56,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch: Annotated[int, _is("objects in a step of one device", ge=1)] = 32
     accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1)] = 1
     loss: Annotated[Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"], _is("loss, of errors in px")] = (
-        "wing"
+        "mae"
     )
     delta: Annotated[float, _is("px where huber, smooth_l1 and soft_wing change branch", gt=0)] = 2.0
     wing_width: Annotated[float, _is("px: w of wing, omega2 of soft_wing", gt=0)] = 10.0
     wing_epsilon: Annotated[float, _is("px: curvature of wing and soft_wing", gt=0)] = 2.0
     optimizer: Annotated[Literal["adam", "adamw", "sgd"], _is("sgd uses momentum")] = "adamw"
-    lr: Annotated[float, _is("peak learning rate of the head", gt=0)] = 1e-3
+    lr: Annotated[Lr | Literal["auto"], _is("peak learning rate of the head's layers; auto is for adam and adamw")] = (
+        "auto"
+    )
     backbone_lr_factor: Annotated[float, _is("the backbone's share of the learning rate", gt=0)] = 1.0
     momentum: Annotated[float, _is("of sgd", ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, _is("on weights, not on biases and normalisation", ge=0)] = 1e-2
@@ -133,9 +137,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe of which nothing is left to the data set: what a run trains by."""
+    """A recipe of which nothing is left open: what a run trains by."""
 
     epochs: Epochs
+    lr: Lr
     warmup_epochs: WarmupEpochs
     strength: Strength
 
@@ -224,7 +229,7 @@ def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = 
         return f"one of {', '.join(options)}"
     said = str(error).partition(" - at ")[0].partition(", got")[0].removeprefix("Expected ").replace("`", "")
     if options and options[-1] == Literal["auto"]:
-        return f"auto or {said if '=' in said else options[0].__name__}"  # msgspec's own words: int | str
+        return f"auto or {said if re.search('[<>]', said) else options[0].__name__}"  # msgspec's own words: int | str
     return said
 
 

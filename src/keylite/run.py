@@ -115,20 +115,28 @@ class Run:
             )  # fmt: skip
 
 
-# ---- choices that follow the size of the data set; all numbers were chosen by the figures in docs/results.md
+# ---- choices that follow the size of the data set, or the head; numbers were chosen by the figures in docs/results.md
 
 USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795  # so many epochs for so many objects; more by the root of what others lack
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
 WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # of all steps; at least; of all steps, at most
+LRS = {"regression": 1e-3, "rle": 1e-3, "simcc": 3e-3, "heatmap": 3e-3}  # of adam and adamw, by head
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # from so many objects on
 
 
 def resolve(recipe: Recipe, count: int) -> Resolved:
-    """The recipe with what it leaves to auto settled for `count` training objects, and said in one line."""
-    epochs, warmup, strength = (getattr(recipe, name) for name in AUTO)
+    """The recipe with what it leaves to auto settled for `count` training objects, and said in one line.
+
+    Raises ValueError for a learning rate that is left to auto with an optimizer that needs another.
+    """
+    epochs, lr, warmup, strength = (getattr(recipe, name) for name in AUTO)
     if epochs == "auto":
         wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
         epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
+    if lr == "auto":
+        if recipe.optimizer == "sgd":
+            raise ValueError("lr: auto is for adam and adamw; give one for sgd: 0.01 is where to begin")
+        lr = LRS[recipe.head]
     batch = batch_of(recipe, count)
     each = math.ceil(count // batch / recipe.accumulate)
     steps = epochs * each
@@ -137,10 +145,10 @@ def resolve(recipe: Recipe, count: int) -> Resolved:
     if strength == "auto":
         strength = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
     log.info(
-        "%d objects: %d epochs (%s steps of %d), warm-up %g epochs, augmentation x%g",
-        count, epochs, f"{steps:,}", batch * recipe.accumulate, warmup, strength,
+        "%d objects: %d epochs (%s steps of %d), lr %g after %g epochs of warm-up, augmentation x%g",
+        count, epochs, f"{steps:,}", batch * recipe.accumulate, lr, warmup, strength,
     )  # fmt: skip
-    settled = dict(zip(AUTO, (epochs, warmup, strength), strict=True))
+    settled = dict(zip(AUTO, (epochs, lr, warmup, strength), strict=True))
     return msgspec.convert(to_dict(recipe) | settled, Resolved)
 
 

@@ -37,6 +37,7 @@ PLAIN = {  # no augmentation, small and quick
     "epochs": 3,
     "threads": 1,
     "mirror": "off",
+    "head": "regression",
     "hidden": 16,
     **{name: 0.0 for name in keylite.Recipe.__struct_fields__ if name.endswith("_p")},
 }

@@ -40,6 +40,7 @@ PLAIN = {  # no augmentation, small and quick
     "size": 64,
     "batch": 4,
     "mirror": "off",
+    "head": "regression",
     "hidden": HIDDEN,
     "ema": 0.0,
     "warmup_epochs": 1.0,

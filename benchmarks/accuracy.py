@@ -14,17 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import yaml
 from pipeline import interleaved, machine
 from runs import (
-    DOCS,
     FACES,
     SMOKE,
     Facts,
     Parts,
     Run,
     Section,
+    Work,
     carry_out,
     finished,
     kept,
@@ -36,26 +37,24 @@ from runs import (
     not_yet,
     over_seeds,
     paragraph,
+    parts_of,
     percent,
-    read_parts,
     recipe_in,
-    require_folders,
     run_options,
     sets,
     size_text,
-    smoke_parts,
     spread,
     table,
     told,
     weights_line,
     with_interval,
-    write_part,
 )
 
 import keylite
 from keylite.certificate import OverBudgetError, nme_change
-from keylite.plots import Mark, plot_lines
+from keylite.plots import Mark, plot_lines, plot_reliability
 from keylite.recipe import Recipe, make_recipe, to_dict
+from keylite.reliability import Reliability
 from keylite.run import WITHOUT_EFFECT
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import sha256, write_text
@@ -89,6 +88,7 @@ FILES = {  # what is exported of each run: (format, precision)
 SMOKE_FILES = "onnx fp32", "onnx int8"  # LiteRT takes a quarter of a minute each
 RULERS = {"to_int8": "litert int8", "to_fp32": "onnx fp32"}  # the plain regression's files that times are held to
 PLAIN = "regression"
+RELIABILITY = "images/reliability.png"  # below docs/
 JITTER, DRAWS = 0.1, 5  # of boxes: fraction of the sides, and how many seeds
 SAID = ("head", "backbone", "size", "epochs", "seed", "pretrained", "normalize")  # choices that the page tells anyway
 
@@ -247,6 +247,7 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
             own = [measured(made[run.name][0], data, run.folder / "figures", split, normalize) for run in there]
             parents = [facts for run, facts in zip(row, float_found, strict=True) if run in there]
             nme, parent = (over_seeds(facts, data)["nme"] for facts in (own, parents))
+            files[kind]["sigma"] = of_sigma(own)
             size = made[there[0].name][0].stat().st_size
             files[kind] |= {"nme": nme, "change": nme_change(parent, nme), "bytes": size, "runs": len(there)}
     return {
@@ -254,10 +255,20 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
         **{"size": list(recipes[0].input_size), "epochs": recipes[0].epochs},
         **{"seeds": [recipe.seed for recipe in recipes], "best_epochs": [spec.report["epoch"] for spec in specs]},
         "pretrained": sorted({spec.provenance.pretrained for spec in specs}),
-        "float": over_seeds(float_found, data) | {"bytes": row[0].model.stat().st_size},
+        "float": over_seeds(float_found, data) | {"bytes": row[0].model.stat().st_size, "sigma": of_sigma(float_found)},
         "jittered": {"nme": statistics.mean(jittered), "of_draws": jittered},
         "files": files,
     }
+
+
+def of_sigma(found: Sequence[Facts]) -> Facts | None:
+    """How sigma held: ranks, as means over the runs; their worst tenth; the first run's tenths. None without sigma."""
+    held = [facts["report"]["confidence"] for facts in found]
+    if None in held:
+        return None
+    ranks = {name: [one[name] for one in held] for name in RANKS}
+    means = {name: None if None in values else statistics.mean(values) for name, values in ranks.items()}
+    return means | {"worst": max((one["worst"] for one in held), key=abs), "reliability": held[0]}
 
 
 def _add_times(rows: list[Facts], seconds: dict[str, list[float]], images: int) -> None:
@@ -294,6 +305,8 @@ ACCURACY = (
     *("epochs", "seeds", "NME (95 %, by group)", "lowest, highest seed"),
     *("median", "NME > 10 %", "boxes jittered"),
 )
+RANKS = "spearman", "within", "constant"  # of a Reliability
+SIGMA = "file", "Spearman, all points", "within a keypoint", "one sigma a keypoint", "worst tenth"
 COST = "file", "MB", "NME", "change", "ms", *(f"to {PLAIN}'s {kind}" for kind in RULERS.values())
 
 
@@ -321,11 +334,37 @@ def text(facts: Facts | None) -> str:
         ),
         table((*names, *COST), [_file_cells(row, rows, *file) for row in rows for file in row["files"].items()]),
         "![NME against time](images/accuracy.png)",
+        *_sigma_parts(rows, names),
         paragraph(machine_line(facts)),
     ]
     if facts["missing"]:
         parts.append(paragraph(not_yet("accuracy", facts["missing"])))
     return "\n\n".join(parts)
+
+
+def _sigma_parts(rows: list[Facts], names: tuple[str, ...]) -> list[str]:
+    """What sigma is worth, where any row has one."""
+    found = [
+        (row, kind, file["sigma"])
+        for row in rows
+        for kind, file in {"float": row["float"], **row["files"]}.items()
+        if file.get("sigma")
+    ]
+    if not found:
+        return []
+    return [
+        paragraph(
+            "What sigma is worth: its rank correlation with the errors found (Spearman), over all points and, as a",
+            "median over keypoints, within one; what one sigma for each keypoint would reach; and of the tenths of the",
+            "points by sigma the one whose mean error is furthest from what was promised, of all seeds.",
+        ),
+        table((*names, *SIGMA), [(*_names(row, rows), kind, *_sigma_cells(sigma)) for row, kind, sigma in found]),
+        f"![errors found against sigma promised]({RELIABILITY})",
+    ]
+
+
+def _sigma_cells(sigma: Facts) -> tuple[str, ...]:
+    return *("" if sigma[name] is None else f"{sigma[name]:.2f}" for name in RANKS), f"{100 * sigma['worst']:+.0f} %"
 
 
 def _shown(value: object) -> str:
@@ -378,6 +417,12 @@ def plot(facts: Facts, path: Path) -> None:
     title = f"{facts['split']} of {facts['data']}, {facts['count']} objects; one thread of {facts['machine']}"
     ylabel = f"NME by {facts['normalize']}, %"
     plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)
+    promising = [row for row in facts["rows"] if row["float"]["sigma"]]
+    if promising:
+        best = min(promising, key=lambda row: row["float"]["nme"])
+        of = {kind: file["sigma"] for kind, file in {"float": best["float"], **best["files"]}.items()}
+        drawn = {f"{best['name']}, {kind}": sigma["reliability"] for kind, sigma in of.items() if sigma}
+        plot_reliability(msgspec.convert(drawn, dict[str, Reliability]), path.with_name(Path(RELIABILITY).name))
 
 
 SECTION = Section("accuracy", text, plot)
@@ -396,16 +441,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    choices = parser().parse_args(arguments)
-    if choices.page:
-        write_part(SECTION, DOCS)
-        return
-    require_folders(choices)
+def work(choices: argparse.Namespace) -> Work:
+    """What the flags ask for."""
     choices.files = choices.files or (SMOKE_FILES if choices.smoke else tuple(FILES))
     plan = read_plan(choices.plan) if choices.plan else SMOKE_PLAN if choices.smoke else PLAN
-    parts = smoke_parts() if choices.smoke else read_parts(choices.data)
-    overrides = sets(choices.set)
+    parts, overrides = parts_of(choices), sets(choices.set)
     base = make_recipe({**(plan.get("base") or {}), **overrides}, "plan: base")
     runs = chosen(planned(plan, overrides, choices.out, parts), choices.only, choices.out, parts)
     for run in runs:
@@ -413,7 +453,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(
                 f"{run.name}: box {run.recipe.box}, the plan's base has {base.box}; figures do not compare"
             )
-    carry_out(choices, SECTION, runs, lambda done: figures_of(done, parts, choices, base.normalize))
+    return runs, lambda done: figures_of(done, parts, choices, base.normalize)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    carry_out(parser().parse_args(arguments), SECTION, work)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from runs import (
-    DOCS,
     FACES,
     SMOKE,
     Facts,
     Parts,
     Run,
     Section,
+    Work,
     carry_out,
     listing,
     machine_line,
@@ -30,20 +30,17 @@ from runs import (
     not_yet,
     over_seeds,
     paragraph,
+    parts_of,
     percent,
-    read_parts,
     recipe_in,
-    require_folders,
     run_options,
     sets,
     size_text,
-    smoke_parts,
     spread,
     table,
     told,
     weights_line,
     with_interval,
-    write_part,
 )
 
 from keylite.data.dataset import Dataset
@@ -198,17 +195,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    choices = parser().parse_args(arguments)
-    if choices.page:
-        write_part(SECTION, DOCS)
-        return
-    require_folders(choices)
+def work(choices: argparse.Namespace) -> Work:
+    """What the flags ask for."""
     if choices.counts and min(choices.counts) < 1:
         raise ValueError(f"--counts: expected at least 1 image, got {min(choices.counts)}")
-    parts = smoke_parts() if choices.smoke else read_parts(choices.data)
+    parts = parts_of(choices)
     runs = named(planned(choices, parts), choices.only)
-    carry_out(choices, SECTION, runs, lambda done: figures_of(done, parts, choices.split))
+    return runs, lambda done: figures_of(done, parts, choices.split)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    carry_out(parser().parse_args(arguments), SECTION, work)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,11 @@ def read_parts(folder: Path) -> Parts:
     return Parts(folder.resolve().name, *(read_dataset(folder / f"{part}.json") for part in ("train", "val", "test")))
 
 
+def parts_of(choices: argparse.Namespace) -> Parts:
+    """The parts that the flags name."""
+    return smoke_parts() if choices.smoke else read_parts(choices.data)
+
+
 def smoke_parts() -> Parts:
     """A few rendered gauges."""
     train, val, test = SMOKE_OBJECTS
@@ -352,20 +357,24 @@ def run_options(description: str | None, *, rounds: int | None = None) -> argpar
     return parser
 
 
-def require_folders(choices: argparse.Namespace) -> None:
-    """Raise ValueError where the flags do not say what to read or where to write."""
+Work = tuple[Sequence[Run], Callable[[list[Run]], Facts]]  # the runs, and the figures of those that are finished
+
+
+def carry_out(choices: argparse.Namespace, section: Section, work: Callable[[argparse.Namespace], Work]) -> None:
+    """Train what is missing of the runs, then measure those that are finished and publish it, as the flags say.
+
+    Raises ValueError where the flags do not say what to read or where to write.
+    """
+    if choices.page:
+        write_part(section, DOCS)
+        return
     if choices.out is None:
         raise ValueError("--out: expected a folder for runs and figures")
     if choices.data is None and not choices.smoke:
         raise ValueError("--data: expected the folder of the labels, or --smoke for rendered gauges")
     if choices.smoke and choices.publish:
         raise ValueError("--publish: a smoke run has no figure worth publishing; leave one of them out")
-
-
-def carry_out(
-    choices: argparse.Namespace, section: Section, runs: Sequence[Run], figures: Callable[[list[Run]], Facts]
-) -> None:
-    """Train what is missing of `runs`, then measure those that are finished and publish it, as the flags say."""
+    runs, figures = work(choices)
     for run in runs:
         if (run.folder / "recipe.yaml").is_file():
             require_same(run)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from runs import (
-    DOCS,
     SMOKE,
     Facts,
     Run,
     Section,
+    Work,
     carry_out,
     kept,
     listing,
@@ -28,18 +28,16 @@ from runs import (
     not_yet,
     paragraph,
     recipe_in,
-    require_folders,
     run_options,
     sets,
     size_text,
     table,
     told,
     weights_line,
-    write_part,
 )
 
 import keylite
-from keylite.data.dataset import Dataset, group_by_name
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
@@ -95,22 +93,11 @@ class Row(NamedTuple):
     note: str
 
 
-def in_blocks(data: Dataset, folds: int) -> list[np.ndarray]:
-    """The objects of each fold: runs of frames in the order of their names, as even as whole images allow."""
-    names = [data.image_names[image] for image in data.image_index]
-    place = np.unique(group_by_name(names, "block:1"), return_inverse=True)[1]  # of each object's frame in that order
-    frames = place.max() + 1
-    if not 2 <= folds <= frames:
-        raise ValueError(f"{data.name}: {frames} frames cannot be cut into {folds} folds; expected 2 to {frames}")
-    fold = place * folds // frames
-    return [np.flatnonzero(fold == number) for number in range(folds)]
-
-
 def folded(name: str, data: Callable[[], Dataset], folds: int, recipe: dict[str, Any], out: Path) -> list[Run]:
     """A run a fold, validated on the block that it is held out for."""
 
     def parts(number: int) -> tuple[Dataset, Dataset]:
-        held = in_blocks(data(), folds)[number]
+        held = np.flatnonzero(data().in_blocks(folds).group_index == number)
         rest = np.setdiff1d(np.arange(len(data())), held)
         return data().subset(rest), data().subset(held, f"{data().name}, fold {number + 1}")
 
@@ -298,15 +285,15 @@ def parser() -> argparse.ArgumentParser:
     return run_options(__doc__)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    choices = parser().parse_args(arguments)
-    if choices.page:
-        write_part(SECTION, DOCS)
-        return
-    require_folders(choices)
+def work(choices: argparse.Namespace) -> Work:
+    """What the flags ask for."""
     rows = rows_of(choices)
     runs = named([run for row in rows.values() for run in row.runs], choices.only)
-    carry_out(choices, SECTION, runs, lambda done: figures_of(done, rows))
+    return runs, lambda done: figures_of(done, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    carry_out(parser().parse_args(arguments), SECTION, work)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,9 +23,9 @@ import small_data
 import keylite
 from keylite import exports
 from keylite.certificate import OverBudgetError
-from keylite.data.dataset import Dataset
 from keylite.data.gauges import gauges
 from keylite.recipe import Recipe, make_recipe, to_dict, write_recipe
+from keylite.runtime.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data}
@@ -381,22 +380,6 @@ def test_the_fall_of_a_power_law():
     assert learning_curve.fall(rows) == pytest.approx(0.8)
 
 
-def video(count: int, **changes: object) -> Dataset:
-    data = gauges(count, size=32)
-    return SimpleNamespace(**{"image_names": data.image_names, "image_index": data.image_index, "name": "v"} | changes)
-
-
-def test_folds_are_blocks_in_the_order_of_names():
-    names = ("img10", "img2", "img1", "img20", "img3")
-    found = small_data.in_blocks(video(5, image_names=names), 2)
-    assert [[names[i] for i in block] for block in found] == [["img2", "img1", "img3"], ["img10", "img20"]]
-    two_a_frame = video(5, image_names=("b", "a"), image_index=np.array([0, 0, 1, 1, 0]))
-    assert [block.tolist() for block in small_data.in_blocks(two_a_frame, 2)] == [[2, 3], [0, 1, 4]]
-    for folds in (1, 6):
-        with pytest.raises(ValueError, match="v: 5 frames cannot be cut into"):
-            small_data.in_blocks(video(5), folds)
-
-
 def test_the_step_of_labels():
     generator = np.random.default_rng(0)
     free = generator.uniform(0, 300, (60, 4, 2))
@@ -479,6 +462,34 @@ def test_the_weights_are_named(names: list[str], words: str, warned: bool):
     assert ('no figure here may be read as "timm pretrained"' in line) is warned
 
 
+def reliability(of: float) -> dict:
+    deciles = [{"sigma": s, "error": of * s, "interval": [s / 2, 2 * s], "count": 9} for s in (1.0, 2.0, 3.0)]
+    ranks = {"spearman": 0.4, "within": 0.3 * of, "constant": 0.2}
+    return ranks | {"worst": of - 1, "deciles": deciles, "count": 27}
+
+
+def test_sigma_over_seeds():
+    found = accuracy.of_sigma([{"report": {"confidence": reliability(of)}} for of in (0.8, 1.1)])
+    assert (found["spearman"], found["within"], found["worst"]) == pytest.approx((0.4, 0.285, -0.2))
+    assert found["reliability"] == reliability(0.8)
+    assert accuracy.of_sigma([{"report": {"confidence": None}}, {"report": {"confidence": reliability(1)}}]) is None
+    unvaried = reliability(1) | {"within": None}
+    assert accuracy.of_sigma([{"report": {"confidence": unvaried}}])["within"] is None
+
+
+def test_sigma_has_a_table_and_a_picture(smoke: Path, tmp_path: Path):
+    facts = json.loads((smoke / "docs/results/accuracy.json").read_text())
+    assert "reliability.png" not in accuracy.text(facts)
+    sigma = accuracy.of_sigma([{"report": {"confidence": reliability(0.9)}}])
+    facts["rows"][0]["float"]["sigma"] = facts["rows"][0]["files"]["onnx int8"]["sigma"] = sigma
+    told = accuracy.text(facts)
+    assert "| regression | lite0 | 64 | float | 0.40 | 0.27 | 0.20 | -10 % |" in told
+    assert "| regression | lite0 | 64 | onnx int8 | 0.40 | 0.27 | 0.20 | -10 % |" in told
+    assert f"({accuracy.RELIABILITY})" in told
+    accuracy.plot(facts, tmp_path / "accuracy.png")
+    assert read_image(tmp_path / "reliability.png").ndim == 3
+
+
 def test_the_table_says_what_was_measured(smoke: Path):
     facts = json.loads((smoke / "docs/results/accuracy.json").read_text())
     row = facts["rows"][0]
@@ -528,7 +539,7 @@ def test_the_page_is_made_from_the_committed_figures(script):
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_the_page_alone_can_be_made_again(script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(script, "DOCS", tmp_path)
+    monkeypatch.setattr(runs, "DOCS", tmp_path)
     mark = f"<!-- made by benchmarks/{script.SECTION.name}.py: start -->"
     (tmp_path / "results.md").write_text(f"before\n{mark}\nold\n<!-- end -->\nafter\n")
     script.main(["--page"])

@@ -47,12 +47,12 @@ SETTLED = {  # objects, choices: epochs, warm-up in epochs, strength
     "half the effort": (2795, {"effort": 0.5}, (10, 1.0 / 2, 1.0)),
     "twice the effort": (2795, {"effort": 2.0}, (40, 2.0, 1.0)),
     "a quarter of the objects": (699, {}, (40, 2.0, 1.0)),
-    "100 objects": (100, {}, (106, 20 / 3, 1.25)),  # 318 steps: 20 are more than 5 %
+    "100 objects": (100, {}, (106, 5.3, 1.25)),  # 5 % of 636 steps
     "very few": (4, {}, (300, 20.0, 1.25)),  # a step an epoch
     "very many": (10**6, {}, (6, 0.3, 0.75)),
     "little effort": (2795, {"effort": 0.01}, (6, 0.3, 1.0)),
     "no step left over": (8, {"batch": 4, "epochs": 3}, (3, 0.6, 1.25)),  # a fifth of 6 steps
-    "at least 20 steps": (480, {"epochs": 10}, (10, 20 / 15, 1.25)),
+    "at least 20 steps": (480, {"epochs": 10}, (10, 20 / 30, 1.25)),
     "two batches a step": (2795, {"accumulate": 2}, (20, 1.0, 1.0)),
     "one below 500": (499, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.25)),
     "500": (500, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.0)),
@@ -82,7 +82,7 @@ def test_what_is_settled_is_one_line(caplog: pytest.LogCaptureFixture, monkeypat
     resolve(make_recipe({}), 2795)
     resolve(make_recipe({"batch": 64, "accumulate": 2}), 100)
     assert caplog.messages == [
-        "2795 objects: 20 epochs (1,740 steps of 32), lr 0.003 after 1 epochs of warm-up, augmentation x1",
+        "2795 objects: 20 epochs (3,480 steps of 16), lr 0.003 after 1 epochs of warm-up, augmentation x1",
         "100 objects: 106 epochs (106 steps of 128), lr 0.003 after 20 epochs of warm-up, augmentation x1.25",
     ]
 

@@ -53,7 +53,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     epochs: Annotated[Epochs | Literal["auto"], _is("passes over the training set; auto follows its size")] = "auto"
     effort: Annotated[float, _is("how many times as long as usual an auto run trains", gt=0, le=100)] = 1.0
-    batch: Annotated[int, _is("objects in a step of one device", ge=1)] = 32
+    batch: Annotated[int, _is("objects in a step of one device", ge=1)] = 16
     accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1)] = 1
     loss: Annotated[Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"], _is("loss, of errors in px")] = (
         "mae"

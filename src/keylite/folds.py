@@ -22,7 +22,7 @@ from keylite.evaluation import evaluate
 from keylite.metrics import normaliser
 from keylite.pipeline import prepare
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
-from keylite.report import DatasetReport, Predictions, Report, report_of
+from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, resolve
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
@@ -241,14 +241,8 @@ def _pooled(
     data: Dataset, plan: list[Fold], predictions: list[Predictions], recipe: Resolved, engine: str | None
 ) -> Report:
     """The report on all objects, each predicted by the model of its fold."""
-    order = np.argsort(np.concatenate([fold.places for fold in plan]))
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in predictions])[order]
-
-    arrays = ("xy", "unit_xy", "score", "boxes", "normaliser_boxes")
-    crops = [crop for part in predictions for crop in part.crops]
-    everything = Predictions(**{name: joined(name) for name in arrays}, crops=tuple(crops[i] for i in order))
+    everything = joined(predictions, np.argsort(np.concatenate([fold.places for fold in plan])))
+    everything = dataclasses.replace(everything, sigma=None)  # it was learnt from some of these very objects
     note = f"pooled over {len(plan)} models, each on objects whose groups it was not trained on"
     return report_of(everything, data, recipe.normalize, box_source=recipe.box, engine=engine, notes=[note])
 

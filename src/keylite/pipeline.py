@@ -27,6 +27,7 @@ from keylite.evaluation import predict_dataset
 from keylite.flips import flip_doubt, flip_report
 from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
+from keylite.processes import processes, run_all, speaks, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, strengthened, to_dict
 from keylite.run import Run, baseline_report, check_resumed, check_run, open_run, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
@@ -86,7 +87,11 @@ def prepare(
 ) -> Callable[[], Path]:
     """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here."""
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
-    check_run(out, recipe, resume, overwrite)
+    first = speaks(recipe)
+    if not first:
+        log.setLevel(logging.ERROR)  # the first process speaks for all
+    if first:
+        check_run(out, recipe, resume, overwrite)
     training = _training(recipe.framework)
     _speak_of_parts(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
@@ -96,7 +101,7 @@ def prepare(
             log.info("%s: %s", part.name, note)
     resolved = resolve(recipe, len(data))
     _speak_of_lengths(resolved)
-    if resume:
+    if resume and first:
         check_resumed(out, resolved, data, val)
     skeleton = _with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
@@ -117,6 +122,9 @@ def prepare(
     run = Run(resolved, spec, val, out, baseline_report(shape, spec, val))
 
     def go() -> Path:
+        if not first:
+            training.fit(run, network, examples, resume=resume)
+            return run.model
         open_run(out, resolved, data, val, resume)
         sheet = out / "examples.jpg"
         write_image(sheet, examples_sheet(examples))
@@ -124,11 +132,20 @@ def prepare(
             "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
             recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val), sheet,
         )  # fmt: skip
-        training.fit(run, network, examples, resume=resume)
+        if world_of(recipe) is None:
+            run_all(_fit, (run, shape, weights, examples, resume), processes(recipe))
+        else:
+            training.fit(run, network, examples, resume=resume)
         _learn_of(run, skeleton)
         return run.model
 
     return go
+
+
+def _fit(run: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:
+    """One of several processes that train."""
+    training = _training(run.recipe.framework)
+    training.fit(run, training.new_network(run.recipe, run.spec, shape, weights), examples, resume=resume)
 
 
 def _learn_of(run: Run, skeleton: Skeleton) -> None:

@@ -113,6 +113,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     occlude_p: Annotated[float, _is("probability of one rectangle", ge=0, le=1)] = 0.2
 
     device: Annotated[Literal["auto", "cpu", "cuda"], _is("auto takes a GPU where there is one")] = "auto"
+    devices: Annotated[int, _is("processes on this machine: a GPU each, or parts of the CPU", ge=1, le=1024)] = 1
+    nodes: Annotated[int, _is("machines, each with a launcher (torchrun, srun)", ge=1, le=1024)] = 1
+    compile: Annotated[
+        Literal["auto", "on", "off"], _is("compiled step, PyTorch; auto: long runs on a CPU with a C++ compiler")
+    ] = "auto"
     threads: Annotated[int, _is("of the arithmetic on a CPU; 0 leaves it to the framework", ge=0)] = 0
     workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1)] = -1
     cache: Annotated[Literal["off", "ram"], _is("ram keeps decoded images in memory")] = "off"

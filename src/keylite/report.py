@@ -50,6 +50,17 @@ class Predictions:
     sigma: np.ndarray | None = None
 
 
+def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
+    """Predictions of several parts of a data set one after the other, then in this order (N,)."""
+    arrays = ("xy", "unit_xy", "score", "boxes", "normaliser_boxes", "sigma")
+    found = {name: [getattr(part, name) for part in parts] for name in arrays}
+    crops = [crop for part in parts for crop in part.crops]
+    return Predictions(
+        **{name: None if any(part is None for part in of) else np.concatenate(of)[order] for name, of in found.items()},
+        crops=tuple(crops[i] for i in order),
+    )
+
+
 class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """NME as fractions, over the `count` objects that have a normaliser; interval: 95 % by group, or None."""
 

@@ -22,8 +22,9 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset
 from keylite.plots import plot_history
+from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, make_recipe, read_recipe, to_dict, write_recipe
-from keylite.report import Report, report_of
+from keylite.report import Report, joined, report_of
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
 from keylite.runtime.files import require_writable, write_text
 from keylite.runtime.heads import Regression
@@ -32,9 +33,11 @@ from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
 
-WITHOUT_EFFECT = ("device", "threads", "workers", "cache")  # choices that a resumed run may change
+WITHOUT_EFFECT = ("device", "compile", "threads", "workers", "cache")  # choices that a resumed run may change
 BRANCH_SHARE = 1e-4  # fewer errors than this on one branch of the loss: the loss is not what its name says
 FIRST_FOLD = "fold-1"  # what tells a folder of folds
+TOGETHER = ("batch", "devices", "nodes")  # whose product is what a step is made of
+ALONE = World()
 RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png", "examples.jpg")
 
 
@@ -60,10 +63,20 @@ class Run:
         return self.out / "resume.ckpt"
 
     def end_epoch(
-        self, engine: Engine, save: Callable[[ModelSpec, Path], None], *, step: int, lr: float, loss: float
+        self,
+        engine: Engine,
+        save: Callable[[ModelSpec, Path], None],
+        *,
+        step: int,
+        lr: float,
+        loss: float,
+        world: World = ALONE,
     ) -> dict[str, float]:
-        """Validate the network behind `engine`, write best, last, log and curves, and give the epoch's row."""
-        report = validate(engine, self.spec, self.val)
+        """Validate the network behind `engine`, write best, last, log and curves, and give the epoch's row.
+
+        world: of several processes each validates its share, the same network, and the first one writes.
+        """
+        report = validate(engine, self.spec, self.val, world)
         row = {
             "epoch": len(self.history) + 1,
             "step": step,
@@ -74,6 +87,8 @@ class Run:
         }
         best = row["val_nme"] < min((past["val_nme"] for past in self.history), default=math.inf)
         self.history.append(row)
+        if not world.first:
+            return row
         spec = with_figures(self.spec, report, len(self.history))
         if best:
             save(spec, self.model)
@@ -138,7 +153,7 @@ def resolve(recipe: Recipe, count: int) -> Resolved:
             raise ValueError("lr: auto is for adam and adamw; give one for sgd: 0.01 is where to begin")
         lr = LRS[recipe.head]
     batch = batch_of(recipe, count)
-    each = math.ceil(count // batch / recipe.accumulate)
+    each = math.ceil(count // (batch * processes(recipe)) / recipe.accumulate)
     steps = epochs * each
     if warmup == "auto":
         warmup = round(min(max(WARMUP_SHARE * steps, WARMUP_STEPS), LONGEST_WARMUP * steps) / each, 4)
@@ -146,7 +161,7 @@ def resolve(recipe: Recipe, count: int) -> Resolved:
         strength = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
     log.info(
         "%d objects: %d epochs (%s steps of %d), lr %g after %g epochs of warm-up, augmentation x%g",
-        count, epochs, f"{steps:,}", batch * recipe.accumulate, lr, warmup, strength,
+        count, epochs, f"{steps:,}", batch * processes(recipe) * recipe.accumulate, lr, warmup, strength,
     )  # fmt: skip
     settled = dict(zip(AUTO, (epochs, lr, warmup, strength), strict=True))
     return msgspec.convert(to_dict(recipe) | settled, Resolved)
@@ -159,8 +174,8 @@ FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
 
 
 def batch_of(recipe: Recipe, count: int) -> int:
-    """Objects in a batch of a data set of `count`; what is left over at an epoch's end waits for another order."""
-    return min(recipe.batch, count)
+    """Objects in the batch of a process, of a data set of `count`; what is left waits for another epoch."""
+    return max(1, min(recipe.batch, count // processes(recipe)))
 
 
 def lr_factor(recipe: Resolved, step: int, steps_per_epoch: int) -> float:
@@ -192,9 +207,16 @@ def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
 # ---- the end of an epoch
 
 
-def validate(engine: Engine, spec: ModelSpec, val: Dataset) -> Report:
-    """The report of an engine in memory, without OKS, which needs a package of its own."""
-    return report_of(predict_dataset(Predictor.of(engine, spec), val), val, spec.normalize)
+def validate(engine: Engine, spec: ModelSpec, val: Dataset, world: World = ALONE) -> Report:
+    """The report of an engine in memory, without OKS, which needs a package of its own.
+
+    world: each process predicts its share of the objects, none of them twice, and all have the whole report.
+    """
+    shares = [np.arange(rank, len(val), world.size) for rank in range(world.size)]
+    own, predictor = shares[world.rank], Predictor.of(engine, spec)
+    parts = world.gather(predict_dataset(predictor, val.subset(own)) if len(own) else None)
+    found = joined([part for part in parts if part is not None], np.argsort(np.concatenate(shares)))
+    return report_of(found, val, spec.normalize)
 
 
 def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
@@ -260,8 +282,12 @@ def _require_same_recipe(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.yaml"
     old, new = to_dict(make_recipe(read_recipe(path), str(path))), to_dict(recipe)
     open_yet = [name for name in AUTO if new[name] == "auto"]
-    compared = [name for name in new if name not in (*WITHOUT_EFFECT, *open_yet)]
+    compared = [name for name in new if name not in (*WITHOUT_EFFECT, *open_yet, *TOGETHER)]
     changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in compared if old[name] != new[name]]
+    together = [[one[name] for name in TOGETHER] for one in (old, new)]
+    if math.prod(together[0]) != math.prod(together[1]):  # else other processes may go on with it
+        was, now = (" x ".join(map(str, values)) for values in together)
+        changed.append(f"{' x '.join(TOGETHER)} was {was}, is {now}")
     if changed:
         told = "; ".join(changed)
         raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")

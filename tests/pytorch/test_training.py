@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from safetensors.torch import load_file
 
 import keylite
 import keylite.pytorch
-from keylite.data.dataset import from_arrays
+from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.data.gauges import gauges
+from keylite.processes import World
 from keylite.pytorch import training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.recipe import make_recipe, read_recipe, to_dict
@@ -366,3 +368,62 @@ def test_a_folder_that_cannot_be_written_is_one_line(parts, tmp_path):
     with pytest.raises(OSError, match="file"):
         keylite.train(recipe(), *parts, blocked / "run")
     assert os.listdir(tmp_path) == ["file"]
+
+
+# ---- several processes
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Dataset:
+    """Ten objects whose batches hold very different numbers of points."""
+    images = gauges(10, "train", seed=1, size=64)
+    xy = images.xy.copy()
+    xy[:3, 1:] = np.nan
+    xy[5:7] = np.nan
+    xy[7, 0] = (10, 10)
+    return from_arrays(images.images, xy, skeleton=images.skeleton)
+
+
+TOGETHER = {"optimizer": "sgd", "lr": 1e-3, "freeze_epochs": 20, "epochs": 20, "ema": 0.9, "clip": 0.5}
+
+
+@pytest.fixture(scope="module")
+def by_two(uneven: Dataset, tmp_path_factory) -> Path:
+    """A run of two processes; 20 steps of 8 objects, of which 2 are left over in each epoch."""
+    out = tmp_path_factory.mktemp("by_two")
+    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, gauges(5, "test", seed=2, size=64), out)
+    return out
+
+
+def test_two_processes_take_the_steps_of_one(by_two: Path, uneven: Dataset, tmp_path: Path):
+    keylite.train(recipe(**TOGETHER, batch=8), uneven, gauges(5, "test", seed=2, size=64), tmp_path)
+    for name in ("model.safetensors", "last.safetensors"):
+        one, two = load_file(tmp_path / name), load_file(by_two / name)
+        for tensor in one:
+            torch.testing.assert_close(two[tensor], one[tensor], rtol=1e-5, atol=1e-6)
+    ours, theirs = rows_of(by_two), rows_of(tmp_path)
+    assert ours[-1]["step"] == theirs[-1]["step"] == 20
+    for row, other in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)  # loss and every validation object are counted once
+    assert list((by_two / "tensorboard").glob("events*"))
+
+
+def test_one_process_goes_on_where_two_stopped(by_two: Path, uneven: Dataset, tmp_path: Path):
+    """And the other way round is refused where the batches are not as large together."""
+    shutil.copytree(by_two, tmp_path, dirs_exist_ok=True)
+    val = gauges(5, "test", seed=2, size=64)
+    keylite.train(recipe(**TOGETHER, batch=8), uneven, val, tmp_path, resume=True)
+    assert rows_of(tmp_path) == rows_of(by_two)
+    with pytest.raises(ValueError, match="batch x devices x nodes was 8 x 1 x 1, is 8 x 2 x 1"):
+        keylite.train(recipe(**TOGETHER, batch=8, devices=2), uneven, val, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 1), (0, 2), (1, 2), (2, 3)])
+def test_processes_share_an_epoch(rank: int, size: int, uneven: Dataset):
+    examples = Examples(uneven, (32, 32), box="image")
+    order = training.EpochOrder(examples, 2, World(rank, size))
+    order.set_epoch(3)
+    steps = 10 // (2 * size)
+    whole = examples.order(3)[: steps * 2 * size].reshape(steps, size, 2)
+    assert list(order) == whole[:, rank].ravel().tolist()
+    assert len(order) == steps * 2

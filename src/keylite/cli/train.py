@@ -117,6 +117,7 @@ def _train(
 ) -> None:
     """One model."""
     from keylite.pipeline import train
+    from keylite.processes import speaks
 
     training = reading.labels(data)
     if val is None:
@@ -128,7 +129,8 @@ def _train(
     else:
         validation = reading.labels(val)
     path = train(made, training, validation, out, **options)
-    print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
+    if speaks(made):
+        print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
 
 
 def _train_folds(

@@ -6,6 +6,7 @@ Validation, files and warnings are the run's (run.py): here is the framework alo
 from __future__ import annotations
 
 import copy
+import datetime
 import logging
 import math
 import os
@@ -20,10 +21,12 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
+from keylite.processes import World, world_of
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
@@ -34,7 +37,7 @@ from keylite.pytorch.model import (
     torch_device,
 )
 from keylite.recipe import Recipe
-from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
+from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
 from keylite.runtime.spec import ModelSpec
@@ -59,27 +62,35 @@ class Batches(TorchDataset):
 
 
 class EpochOrder(Sampler[int]):
-    """The examples' order of the epoch that Lightning sets."""
+    """The examples' order of the epoch that Lightning sets, in whole batches; of several processes each has its share.
 
-    def __init__(self, examples: Examples) -> None:
-        self.examples, self.epoch = examples, 0
+    What the processes have of a step is what one alone has in a batch as large as theirs together.
+    """
+
+    def __init__(self, examples: Examples, batch: int, world: World) -> None:
+        self.examples, self.batch, self.world, self.epoch = examples, batch, world, 0
+        self.steps = len(examples) // (batch * world.size)  # another order every epoch: nothing is left out for good
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return self.steps * self.batch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.examples.order(self.epoch).tolist())
+        shape = self.steps, self.world.size, self.batch
+        order = self.examples.order(self.epoch)[: math.prod(shape)].reshape(shape)
+        return iter(order[:, self.world.rank].ravel().tolist())
 
 
 class Training(lightning.LightningModule):
     """One step, the optimizer and the moving average; what a resume checkpoint holds."""
 
-    def __init__(self, model: PixelModel, head: Head, recipe: Recipe, steps_per_epoch: int) -> None:
+    def __init__(
+        self, model: PixelModel, head: Head, recipe: Recipe, steps_per_epoch: int, world: World = ALONE
+    ) -> None:
         super().__init__()
-        self.model, self.head, self.recipe = model, head, recipe
+        self.model, self.head, self.recipe, self.world = model, head, recipe, world
         self.steps_per_epoch = steps_per_epoch
         self.flow = new_flow(head)
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval() if recipe.ema else None
@@ -130,10 +141,14 @@ class Training(lightning.LightningModule):
         self.sums += torch.stack([total, count, below, 2 * (weight > 0).sum()]).to(self.sums)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """One mean over all points of all accumulated batches, whatever each of them holds."""
+        """One mean over all points of all accumulated batches and all processes, whatever each of them holds."""
+        weight = self.weight.clone()
+        if self.world.size > 1:  # gradients are means over processes by now
+            torch.distributed.all_reduce(weight)
+            weight /= self.world.size
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_div_(gradients, float(self.weight.clamp(min=1)))
+        torch._foreach_div_(gradients, float(weight.clamp(min=1 / self.world.size)))
         self.weight = torch.zeros_like(self.weight)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -174,6 +189,8 @@ OPTIMIZERS = {
     "sgd": lambda groups, recipe, fused: torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused),
 }
 
+WAIT = datetime.timedelta(minutes=30)  # for another process, at most
+WORTH_COMPILING = 2000  # steps from which on compiling for a CPU takes less time than it saves
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -193,21 +210,31 @@ class EpochEnd(lightning.Callback):
         trainer.should_stop = self.run.finished()  # a run that had ended is not resumed for one more epoch
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Training) -> None:  # type: ignore[override]
+        world = training.world
+        if world.size > 1:
+            torch.distributed.all_reduce(training.sums)
+            for statistics in training.result.buffers():  # each process had its own; the first one's are written
+                torch.distributed.broadcast(statistics, 0)
         total, weight, below, errors = training.sums.tolist()
         require_finite(training.recipe, training.current_epoch, total)
         network: EfficientNetLiteRegressor = training.result.network  # type: ignore[assignment]
-        row = self.run.end_epoch(
-            as_engine(training.result),
-            lambda spec, path: save_model(network, spec, path),
-            step=trainer.global_step,
-            lr=trainer.optimizers[0].param_groups[-1]["lr"],
-            loss=total / max(weight, 1),
-        )
+        with torch.compiler.set_stance("force_eager"):  # validation has batches of other sizes
+            row = self.run.end_epoch(
+                as_engine(training.result),
+                lambda spec, path: save_model(network, spec, path),
+                step=trainer.global_step,
+                lr=trainer.optimizers[0].param_groups[-1]["lr"],
+                loss=total / max(weight, 1),
+                world=world,
+            )
         for name in ("val_nme", "val_px"):
             training.log(name, row[name], prog_bar=True)
-        with replacing(self.run.checkpoint) as beside:
-            trainer.save_checkpoint(beside)
-        self.run.speak_up(training.branch(), below / max(errors, 1))
+        if world.first:
+            with replacing(self.run.checkpoint) as beside:
+                trainer.save_checkpoint(beside)
+            self.run.speak_up(training.branch(), below / max(errors, 1))
+        else:
+            trainer.save_checkpoint(self.run.checkpoint)  # waits for the first, which alone writes
         trainer.should_stop = trainer.should_stop or self.run.finished()
 
 
@@ -233,18 +260,19 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
 
     resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
     """
-    recipe, device = run.recipe, torch_device(run.recipe.device)
+    recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
+    world = world._replace(gather=_gathered) if world.size > 1 else world
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
-    steps_per_epoch = math.ceil(len(examples) // batch / recipe.accumulate)
+    order = EpochOrder(examples, batch, world)
+    steps_per_epoch = math.ceil(order.steps / recipe.accumulate)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if device.type == "cuda" else 0)
     loader = DataLoader(
         Batches(examples),
         batch_size=batch,
-        sampler=EpochOrder(examples),
-        drop_last=True,  # another order every epoch: nothing is left out for good
+        sampler=order,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         collate_fn=_as_it_is,
@@ -254,7 +282,11 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        strategy=_strategy(recipe, device) if world.size > 1 else "auto",
+        sync_batchnorm=world.size > 1 and device.type == "cuda",
+        use_distributed_sampler=False,
         max_epochs=recipe.epochs,
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=recipe.accumulate,
@@ -274,12 +306,48 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)
         try:
-            training = Training(model, run.spec.head, recipe, steps_per_epoch)
+            training = Training(model, run.spec.head, recipe, steps_per_epoch, world)
+            if _compiles(recipe, device, steps_per_epoch * recipe.epochs):
+                model.compile()
+            network.freeze(False)  # so that processes find all parameters; each epoch's start freezes what it must
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=False)
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
         except torch.OutOfMemoryError:
             raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
+
+
+def _strategy(recipe: Recipe, device: torch.device) -> DDPStrategy:
+    """Gradients are averaged over processes after each step; a wait for another process ends after WAIT."""
+    return DDPStrategy(
+        process_group_backend="nccl" if device.type == "cuda" else "gloo",
+        timeout=WAIT,
+        find_unused_parameters=recipe.freeze_epochs > 0,
+    )
+
+
+def _gathered(mine: Any) -> list[Any]:
+    """What every process has, by rank."""
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
+def _compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
+    """Whether the step is to be compiled; said where it is. Raises ValueError where it must be and cannot."""
+    if recipe.compile == "off" or (recipe.compile == "auto" and (device.type != "cpu" or steps < WORTH_COMPILING)):
+        return False
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, which nobody asked for
+    try:
+        torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of a compiler that is missing or fails, in many kinds
+        line = str(error).strip().splitlines()[0]
+        if recipe.compile == "on":
+            raise ValueError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
+        log.info("compile: off, for it does not work here (%s)", line)
+        return False
+    log.info("the step is compiled at first, which takes a minute; --compile off leaves it out")
+    return True
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -289,6 +357,7 @@ def _as_it_is(batch: Any) -> Any:
 # What Lightning says of things that are meant here, by message.
 IGNORED = (
     r".*does not have many workers.*",
+    r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # every process logs the same
     r".*The number of training batches.*is smaller than the logging interval.*",
     r".*Found \d+ module\(s\) in eval mode.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",

@@ -333,6 +333,9 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
         raise ValueError(
             f"precision: framework tensorflow trains in 32, got {recipe.precision}; use 32, or --framework pytorch"
         )
+    if recipe.devices * recipe.nodes > 1 or recipe.compile == "on":
+        name = "compile" if recipe.compile == "on" else "devices, nodes"
+        raise ValueError(f"{name}: framework tensorflow trains in one process, as it is; use --framework pytorch")
     use_threads(recipe.threads)
     with tf.device(tensorflow_device(recipe.device)):
         keras.utils.set_random_seed(recipe.seed)

@@ -1,0 +1,207 @@
+"""Several processes that train one model: which of them this is, and how they are started and watched.
+
+Knows neither frameworks nor training. Processes are started here on one machine; on several, a launcher does
+(torchrun, srun), and tells each of them its place by the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple
+
+from keylite.recipe import Recipe
+
+log = logging.getLogger("keylite")
+
+PATIENCE = 20.0  # seconds in which a process that was told to stop has to do so
+LAUNCHERS = {  # variables that name a process's place and how many there are
+    "torchrun": ("RANK", "WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_NTASKS"),
+}
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+class World(NamedTuple):
+    """This process among those that train together. gather: what each of them gives -> a list of it, by rank."""
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine]
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+
+def processes(recipe: Recipe) -> int:
+    """How many processes train together."""
+    return recipe.devices * recipe.nodes
+
+
+def world_of(recipe: Recipe) -> World | None:
+    """This process among those that a launcher started; None where nothing did, and this one is to start them.
+
+    Raises ValueError for a launcher that started another number, or for several machines without one.
+    """
+    wanted = processes(recipe)
+    if wanted == 1:
+        return World()
+    for launcher, (rank, size) in LAUNCHERS.items():
+        if rank in os.environ and os.environ.get(size, "1") != "1":
+            started = int(os.environ[size])
+            if started != wanted:
+                raise ValueError(
+                    f"devices, nodes: {recipe.devices} x {recipe.nodes} are {wanted} processes, but {launcher} started "
+                    f"{started}; give both the same number"
+                )
+            return World(int(os.environ[rank]), started)
+    if recipe.nodes > 1:
+        raise ValueError(
+            f"nodes: {recipe.nodes} machines need a launcher, torchrun or srun, that starts keylite on each; "
+            "docs/scaling.md has the commands"
+        )
+    return None
+
+
+def speaks(recipe: Recipe) -> bool:
+    """Whether this process is the one that writes and speaks: any that was not launched as another's companion."""
+    world = world_of(recipe)
+    return world is None or world.first
+
+
+def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
+    """Call `target(*arguments)` in so many new processes and wait for all of them.
+
+    Log lines of the first are this process's. Raises ValueError in the words of the first that fails, OSError for one
+    that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
+    """
+    context = multiprocessing.get_context("spawn")
+    lines = context.Queue()
+    listener = logging.handlers.QueueListener(lines, _Again())
+    port = _free_port()
+    ends = [context.Pipe(duplex=False) for _ in range(count)]
+    started = [
+        context.Process(target=_one, args=(rank, count, port, lines, mouth, target, arguments), name=f"process {rank}")
+        for rank, (_, mouth) in enumerate(ends)
+    ]
+    listener.start()
+    try:
+        with _stopped_at_the_end(started):
+            for process in started:
+                process.start()
+            for _, mouth in ends:
+                mouth.close()  # the children's ends alone are open now
+            failed = _first_to_fail(started)
+            if failed is not None:
+                raise _error_of(failed, started[failed], ends[failed][0], count)
+    finally:
+        listener.stop()
+        lines.close()
+
+
+class _Again(logging.Handler):
+    """Gives records of another process to this process's logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.handle(record)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(started: list[SpawnProcess]) -> Iterator[None]:
+    """None of the processes is left running."""
+    try:
+        yield
+    except KeyboardInterrupt:  # they have had it too, and end by themselves
+        for process in started:
+            process.join(PATIENCE)
+        raise
+    finally:
+        for stop in (SpawnProcess.terminate, SpawnProcess.kill):
+            running = [process for process in started if process.pid is not None and process.is_alive()]
+            for process in running:
+                stop(process)
+            for process in running:
+                process.join(PATIENCE)
+
+
+def _first_to_fail(started: list[SpawnProcess]) -> int | None:
+    """Wait until all processes are done, or one of them fails: which."""
+    waiting = {process.sentinel: rank for rank, process in enumerate(started)}
+    while waiting:
+        for sentinel in multiprocessing.connection.wait(list(waiting)):
+            rank = waiting.pop(sentinel)  # type: ignore[call-overload]
+            started[rank].join()
+            if started[rank].exitcode:
+                return rank
+    return None
+
+
+def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> BaseException:
+    """What a failed process leaves to raise here."""
+    code = process.exitcode or 0
+    if code == INTERRUPTED:
+        return KeyboardInterrupt()
+    again = "the others were stopped; the same command with --resume goes on from the last whole epoch"
+    try:
+        words = ear.recv() if ear.poll() else ""
+    except EOFError:
+        words = ""
+    if words:
+        return ValueError(words)
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}, see above"
+    return OSError(f"training: process {rank + 1} of {count} {how}; {again}")
+
+
+def _one(
+    rank: int,
+    count: int,
+    port: int,
+    lines: Any,
+    mouth: Connection,
+    target: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
+    """What each new process runs."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    log.handlers = [logging.handlers.QueueHandler(lines)] if rank == 0 else [logging.NullHandler()]
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    if rank:
+        warnings.simplefilter("ignore")  # the first one gives them
+    try:
+        target(*arguments)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError) as error:
+        mouth.send(str(error))
+        sys.exit(2)
+
+
+def _end_with_the_parent() -> None:
+    """A killed parent leaves no process behind that trains on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

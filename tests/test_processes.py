@@ -1,0 +1,130 @@
+"""Processes that are started together, watched, and told apart."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from keylite.processes import World, run_all, speaks, world_of
+from keylite.recipe import make_recipe
+
+TARGETS = """
+import logging
+import os
+import signal
+import threading
+
+
+def place() -> int:
+    return int(os.environ["RANK"])
+
+
+def says(word: str) -> None:
+    logging.getLogger("keylite").info("%s %d of %s", word, place(), os.environ["WORLD_SIZE"])
+
+
+def refuses(rank: int) -> None:
+    if place() == rank:
+        raise ValueError(f"batch: expected less in {rank}")
+    threading.Event().wait()  # until it is stopped
+
+
+def is_killed(rank: int) -> None:
+    if place() == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait()
+
+
+def stops(rank: int) -> None:
+    if place() == rank:
+        raise KeyboardInterrupt
+    threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module that new processes find by the path."""
+    (tmp_path / "targets_of_processes.py").write_text(TARGETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "targets_of_processes", raising=False)
+    return importlib.import_module("targets_of_processes")
+
+
+def test_all_are_run_and_the_first_one_speaks(
+    targets: ModuleType, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    run_all(targets.says, ("this is",), 2)
+    assert caplog.messages == ["this is 0 of 2"]
+    assert "RANK" not in os.environ
+
+
+FAILURES = {
+    "the first refuses": ("refuses", 0, ValueError, "batch: expected less in 0"),
+    "the second refuses": ("refuses", 1, ValueError, "batch: expected less in 1"),
+    "the second is killed": (
+        "is_killed",
+        1,
+        OSError,
+        "training: process 2 of 2 was ended by SIGKILL; the others were stopped; the same command with --resume goes on "
+        "from the last whole epoch",
+    ),
+    "the first is interrupted": ("stops", 0, KeyboardInterrupt, ""),
+}
+
+
+@pytest.mark.parametrize(("target", "rank", "kind", "words"), FAILURES.values(), ids=FAILURES)
+def test_where_one_fails_all_stop(target: str, rank: int, kind: type[BaseException], words: str, targets: ModuleType):
+    with pytest.raises(kind, match=f"^{re.escape(words)}$"):
+        run_all(getattr(targets, target), (rank,), 2)
+
+
+PLACES = {  # recipe, environment: (rank, size), or what is refused; None where this process is to start the others
+    "one alone": ({}, {}, (0, 1)),
+    "one, whatever started it": ({}, {"RANK": "3", "WORLD_SIZE": "8"}, (0, 1)),
+    "two to be started": ({"devices": 2}, {}, None),
+    "two to be started in a job": ({"devices": 2}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+    "torchrun's second of four": ({"devices": 2, "nodes": 2}, {"RANK": "1", "WORLD_SIZE": "4"}, (1, 4)),
+    "srun's third of four": ({"devices": 2, "nodes": 2}, {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}, (2, 4)),
+    "torchrun in a job": (
+        {"devices": 2},
+        {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "7"},
+        (1, 2),
+    ),
+    "too many": (
+        {"devices": 2},
+        {"RANK": "1", "WORLD_SIZE": "4"},
+        "devices, nodes: 2 x 1 are 2 processes, but torchrun started 4",
+    ),
+    "machines without a launcher": ({"nodes": 2}, {}, "nodes: 2 machines need a launcher"),
+}
+
+
+@pytest.mark.parametrize(("choices", "environment", "wanted"), PLACES.values(), ids=PLACES)
+def test_a_process_knows_its_place(choices: dict, environment: dict, wanted, monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(wanted, str):
+        with pytest.raises(ValueError, match=f"^{re.escape(wanted)}"):
+            world_of(make_recipe(choices))
+        return
+    found = world_of(make_recipe(choices))
+    assert (None if found is None else found[:2]) == wanted
+    assert speaks(make_recipe(choices)) is (wanted is None or wanted[0] == 0)
+
+
+def test_one_alone_gathers_what_it_has():
+    assert World().gather("mine") == ["mine"]
+    assert World().first and not World(1, 2).first

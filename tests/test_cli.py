@@ -546,6 +546,20 @@ BAD_CHOICES = {
 }
 
 
+def test_a_profile_says_where_a_step_s_time_goes(capsys, gauge_files, tmp_path):
+    data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
+    code, _, err = run(capsys, "train", *data, "--out", tmp_path, *quick(epochs=3), "--profile")
+    assert code == 0, err
+    found = json.loads((tmp_path / "profile.json").read_text())
+    assert list(found["shares"]) == ["data", "forward", "backward", "optimizer", "logging"]
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert min(found["shares"].values()) >= 0
+    assert (found["steps"], found["step_ms"] > 0, found["epoch_end_ms"] > 0) == (1, True, True)  # 5 of 6 warm up
+    assert "profile of 1 steps: " in err
+    line = refused(capsys, "train", *data, "--out", tmp_path / "folds", *quick(), "--profile", "--folds", 2)
+    assert "profile: is of one run" in line or "val: " in line
+
+
 @pytest.mark.parametrize(("choices", "words"), BAD_CHOICES.values(), ids=BAD_CHOICES)
 def test_a_bad_choice_is_one_line_and_nothing_is_written(choices, words, capsys, gauge_files, tmp_path):
     data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]

@@ -24,6 +24,7 @@ BELOW_A_TWIN = {
     "recipe",
     "draw",
     "checkpoint",
+    "processes",
     "run",
     "quantize",
     "plots",
@@ -46,7 +47,8 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
     "draw": ({"runtime", "data"} | RUNTIME, set()),
     "plots": ({"runtime"}, {"matplotlib", "reliability"}),
-    "run": ({"runtime", "data", "metrics", "report", "evaluation", "recipe", "plots"} | RUNTIME, set()),
+    "processes": ({"recipe"}, set()),
+    "run": ({"runtime", "data", "metrics", "report", "evaluation", "recipe", "plots", "processes"} | RUNTIME, set()),
     "checkpoint": ({"runtime", "numpy"}, set()),
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),
     "tensorflow": ({"tensorflow"} | BELOW_A_TWIN | TENSORFLOW, set()),
@@ -61,7 +63,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "flips": ({"runtime", "data", "metrics", "report", "evaluation", "numpy", "msgspec"}, set()),
     "timing": ({"runtime", "environment"} | RUNTIME, set()),
     "pipeline": (
-        {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment"}
+        {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "processes"}
         | {"confidence", "evaluation", "flips"}
         | RUNTIME,
         set(),
@@ -84,7 +86,8 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
         {"runtime", "data", "metrics", "report", "evaluation", "draw", "points", "certificate", "timing", "rich"}
         | {"pipeline", "exports", "golden", "diagnosis", "flips", "folds", "plots", "msgspec"},
     ),
-    "cli.train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline", "folds"}),
+    "cli.train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline", "processes", "folds"}),
+    "__main__": ({"cli"}, set()),
     "": (set(), set()),  # keylite/__init__.py
 }
 EXPECTED_IMPORTS = 200  # the reading below found 326 when this was written: with fewer than this it misses some

@@ -54,12 +54,14 @@ def train(
     overwrite: bool = False,
     skip_bad: bool = False,
     max_megapixels: float = MAX_MEGAPIXELS,
+    profile: bool = False,
 ) -> Path:
     """Train a model and give the path of its file, `out/model.safetensors`: the best epoch by val NME.
 
     What the recipe leaves to auto is settled by the number of objects in `data`. Beside the model: last.safetensors,
     resume.ckpt, recipe.yaml, data.json, examples.jpg (augmented samples), log.csv, curves.png, tensorboard/.
-    resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out.
+    resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out. profile: write profile.json,
+    where a step's time goes.
     Raises ValueError for data, recipe or folder that do not go together, KeyboardInterrupt after a clean stop.
     """
     return prepare(
@@ -71,6 +73,7 @@ def train(
         overwrite=overwrite,
         skip_bad=skip_bad,
         max_megapixels=max_megapixels,
+        profile=profile,
     )()
 
 
@@ -84,6 +87,7 @@ def prepare(
     overwrite: bool,
     skip_bad: bool,
     max_megapixels: float,
+    profile: bool = False,
 ) -> Callable[[], Path]:
     """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here."""
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
@@ -93,6 +97,8 @@ def prepare(
     if first:
         check_run(out, recipe, resume, overwrite)
     training = _training(recipe.framework)
+    if profile and recipe.framework != "pytorch":
+        raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
     _speak_of_parts(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
     val = val.check_images(max_megapixels, skip_bad)
@@ -119,7 +125,7 @@ def prepare(
     going_on = resume and (out / "resume.ckpt").is_file()
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(resolved, spec, shape, weights)
-    run = Run(resolved, spec, val, out, baseline_report(shape, spec, val))
+    run = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
 
     def go() -> Path:
         if not first:

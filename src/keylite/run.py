@@ -35,21 +35,26 @@ log = logging.getLogger("keylite")
 
 WITHOUT_EFFECT = ("device", "compile", "threads", "workers", "cache")  # choices that a resumed run may change
 BRANCH_SHARE = 1e-4  # fewer errors than this on one branch of the loss: the loss is not what its name says
+PROFILE = "profile.json"
 FIRST_FOLD = "fold-1"  # what tells a folder of folds
 TOGETHER = ("batch", "devices", "nodes")  # whose product is what a step is made of
 ALONE = World()
-RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png", "examples.jpg")
+RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png", "examples.jpg", PROFILE)
 
 
 @dataclasses.dataclass
 class Run:
-    """A run in progress. history: a row an epoch, as in log.csv; baseline: the val report of the mean shape."""
+    """A run in progress.
+
+    history: a row an epoch, as in log.csv. baseline: the val report of the mean shape. profile: whether to take times.
+    """
 
     recipe: Resolved
     spec: ModelSpec
     val: Dataset
     out: Path
     baseline: Report
+    profile: bool = False
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     @property
@@ -311,6 +316,20 @@ def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: b
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
     write_text(out / "data.json", json.dumps(data_facts(data, val), indent=2))
     write_recipe(recipe, out / "recipe.yaml")
+
+
+def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: float) -> None:
+    """`profile.json`, and the same as a table in the log.
+
+    spent: mean seconds of a step's parts, over so many steps. epoch_end: mean seconds of validation and writing.
+    """
+    whole = sum(spent.values())
+    shares = {name: seconds / whole for name, seconds in spent.items()}
+    facts = {"steps": steps, "step_ms": 1e3 * whole, "shares": shares, "epoch_end_ms": 1e3 * epoch_end}
+    write_text(out / PROFILE, json.dumps(facts, indent=2) + "\n")
+    rows = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    log.info("profile of %d steps: %.1f ms each: %s", steps, facts["step_ms"], rows)
+    log.info("at an epoch's end, validation and files: %.0f ms; all figures: %s", facts["epoch_end_ms"], out / PROFILE)
 
 
 def write_log(history: list[dict[str, float]], out: Path) -> None:

@@ -54,6 +54,7 @@ def train(
     val_fraction: float = VAL_FRACTION,
     folds: int | None = None,
     blocks: bool = False,
+    profile: bool = False,
     reading: As = USUAL,
     flags: Annotated[Any, Parameter(name="*")] = None,
 ) -> None:
@@ -81,6 +82,8 @@ def train(
         train so many models, each measured on a part of the groups that it has not seen, into OUT/fold-1 and so on
     blocks
         with --folds: hold out runs of frames in the order of their names, for a single video
+    profile
+        take times of a step's parts: data, forward, backward, optimizer, logging; OUT/profile.json
     """
     made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
     options: dict[str, Any] = {
@@ -91,12 +94,14 @@ def train(
     }
     if blocks and folds is None:
         raise ValueError("blocks: cuts a video into folds; say into how many with --folds")
+    if profile and folds is not None:
+        raise ValueError("profile: is of one run; leave out --folds")
     if folds is not None and (val is not None or val_fraction != VAL_FRACTION):
         given = "val" if val is not None else "val-fraction"
         raise ValueError(f"{given}: has no effect with --folds, which hold out each part in turn; leave it out")
     try:
         if folds is None:
-            _train(made, data, val, val_fraction, out, reading, options)
+            _train(made, data, val, val_fraction, out, reading, options | {"profile": profile})
         else:
             _train_folds(made, data, folds, blocks, out, reading, options)
     except KeyboardInterrupt:

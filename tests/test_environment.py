@@ -54,3 +54,18 @@ def test_the_machine_s_kind_where_platform_has_no_name_either(
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert environment.processor() == expected
+
+
+MEMINFO = {
+    "what Linux tells": ("MemTotal:       24576 kB\nMemAvailable:   2048 kB\n", 2048 * 1024),
+    "an old kernel": ("MemTotal:       24576 kB\n", None),
+    "no such file": (None, None),
+}
+
+
+@pytest.mark.parametrize(("text", "free"), MEMINFO.values(), ids=MEMINFO)
+def test_free_memory_is_what_the_system_tells(text: str | None, free: int | None, tmp_path, monkeypatch):
+    if text is not None:
+        (tmp_path / "meminfo").write_text(text)
+    monkeypatch.setattr(environment, "MEMINFO", tmp_path / "meminfo")
+    assert environment.free_memory() == free

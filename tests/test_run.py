@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import keylite
+from keylite import pipeline
 from keylite.recipe import AUTO, Resolved, make_recipe
 from keylite.run import LRS, check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
 from keylite.runtime.engines import FRAMEWORKS
@@ -201,3 +202,25 @@ def test_a_folder_of_folds_is_not_a_run_s(tmp_path: Path):
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="holds folds; go on with --folds, or choose another --out"):
             check_run(tmp_path, make_recipe({}), resume=False, overwrite=overwrite)
+
+
+MEMORY = {  # choice, bytes free, devices: whether images are kept, and whether that is said
+    "enough": ("auto", 4 * 49_152, 1, True, True),
+    "too little": ("auto", 4 * 49_152 - 4, 1, False, False),
+    "too little for two": ("auto", 4 * 49_152, 2, False, False),
+    "unknown": ("auto", None, 1, False, False),
+    "asked for": ("ram", 0, 1, True, False),
+    "not wanted": ("off", 10**12, 1, False, False),
+}
+
+
+@pytest.mark.parametrize(("cache", "free", "devices", "kept", "said"), MEMORY.values(), ids=MEMORY)
+def test_images_are_kept_where_memory_allows(
+    cache: str, free: int | None, devices: int, kept: bool, said: bool, monkeypatch, caplog
+):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    monkeypatch.setattr(pipeline, "free_memory", lambda: free)
+    assert pipeline._cached(make_recipe({"cache": cache, "devices": devices}), keylite.gauges(4, size=64)) is kept
+    assert ("decoded images are kept in memory" in caplog.text) is said

@@ -31,6 +31,14 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that this machine has to spare; None where the system does not tell."""
+    lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
+    facts = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    return int(facts["MemAvailable"][0]) * 1024 if "MemAvailable" in facts else None
+
+
+MEMINFO = Path("/proc/meminfo")
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")  # of Linux on ARM
 

@@ -19,10 +19,10 @@ import numpy as np
 import keylite
 from keylite.confidence import write_confidence
 from keylite.data.dataset import Dataset, listed
-from keylite.data.examples import Augmentation, Examples
+from keylite.data.examples import Augmentation, Examples, decoded_bytes
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
-from keylite.environment import now, versions
+from keylite.environment import free_memory, now, versions
 from keylite.evaluation import predict_dataset
 from keylite.flips import flip_doubt, flip_report
 from keylite.metrics import normaliser
@@ -41,6 +41,7 @@ from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
 
 log = logging.getLogger("keylite")
 
+SHARE_OF_MEMORY = 0.25  # that decoded images may take
 SHEET = 16  # augmented examples on the contact sheet
 
 
@@ -118,7 +119,7 @@ def prepare(
         padding=recipe.padding,
         augmentation=augmentation_of(resolved, skeleton),
         seed=recipe.seed,
-        cache=recipe.cache == "ram",
+        cache=_cached(recipe, data),
     )
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton)
@@ -166,6 +167,21 @@ def _learn_of(run: Run, skeleton: Skeleton) -> None:
         report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)
         if doubt := flip_doubt(report, recipe.flip_offset):
             log.warning("%s", doubt)
+
+
+def _cached(recipe: Recipe, data: Dataset) -> bool:
+    """Whether decoded images are kept in memory; said where keylite chose it."""
+    if recipe.cache != "auto":
+        return recipe.cache == "ram"
+    free = free_memory()
+    if free is None:
+        return False
+    needed = decoded_bytes(data) * recipe.devices
+    if needed > SHARE_OF_MEMORY * free:
+        return False
+    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; --cache off leaves that out",
+             needed / 1e9, free / 1e9)  # fmt: skip
+    return True
 
 
 def _training(framework: str) -> Any:

@@ -120,7 +120,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "auto"
     threads: Annotated[int, _is("of the arithmetic on a CPU; 0 leaves it to the framework", ge=0)] = 0
     workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1)] = -1
-    cache: Annotated[Literal["off", "ram"], _is("ram keeps decoded images in memory")] = "off"
+    cache: Annotated[
+        Literal["auto", "ram", "off"], _is("ram keeps decoded images in memory; auto where a quarter of it is enough")
+    ] = "auto"
 
     def __post_init__(self) -> None:
         for name, hint in field_types(type(self)).items():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, targets
+from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, decoded_bytes, targets
 from keylite.data.formats import read_dataset, write_coco
+from keylite.data.gauges import gauges
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.skeleton import Skeleton
@@ -87,18 +88,19 @@ def test_workers_give_what_one_process_gives(data: Dataset):
     pytest.importorskip("lightning", reason="needs keylite[pytorch]")
     from torch.utils.data import DataLoader
 
+    from keylite.processes import World
     from keylite.pytorch.training import Batches, EpochOrder
 
     examples = Examples(data, (32, 32), augmentation=EVERYTHING, seed=1)
     loaded = {}
     for workers in (0, 2):
-        order = EpochOrder(examples)
+        order = EpochOrder(examples, 3, World())
         order.set_epoch(2)
-        loader = DataLoader(Batches(examples), batch_size=4, sampler=order, num_workers=workers, collate_fn=lambda b: b)
+        loader = DataLoader(Batches(examples), batch_size=3, sampler=order, num_workers=workers, collate_fn=lambda b: b)
         loaded[workers] = [[part.numpy() for part in batch] for batch in loader]
         items = list(order)
     assert sorted(items) == list(range(12, 18)), "items name their epoch"
-    expected = [examples.batch(items[:4]), examples.batch(items[4:])]
+    expected = [examples.batch(items[:3]), examples.batch(items[3:])]
     for workers, batches in loaded.items():
         assert len(batches) == 2, workers
         assert all(same(tuple(batch), right) for batch, right in zip(batches, expected, strict=True)), workers
@@ -127,13 +129,40 @@ def test_cached_images_give_the_same(data: Dataset, tmp_path: Path):
         write_image(path, image)
     on_disk = dataclasses.replace(data, images=tuple(paths))
     plain, cached = (Examples(on_disk, (64, 64), augmentation=EVERYTHING, cache=cache) for cache in (False, True))
+    for item in (3, 0):
+        assert same(plain[item], cached[item])
     for path in paths[:3]:
         path.unlink()
     for item in (3, 4, 5):
         assert same(plain[item], cached[item])
-    assert cached[0][0].any(), "kept in memory"
-    with pytest.raises(FileNotFoundError):
-        _ = plain[0]
+    assert same(cached[0], Examples(data, (64, 64), augmentation=EVERYTHING)[0]), "kept since its first use"
+    for examples, item in ((plain, 0), (cached, 1)):
+        with pytest.raises(FileNotFoundError):
+            _ = examples[item]
+
+
+def test_all_can_be_kept_at_once(data: Dataset, tmp_path: Path):
+    paths = [tmp_path / f"{i}.png" for i in range(len(data))]
+    for path, image in zip(paths, data.images, strict=True):
+        write_image(path, image)
+    on_disk = dataclasses.replace(data, images=tuple(paths))
+    examples = Examples(on_disk, (64, 64), cache=True)
+    examples.keep_all()
+    Examples(on_disk, (64, 64)).keep_all()  # nothing is to be kept
+    for path in paths:
+        path.unlink()
+    for item in range(len(data)):
+        assert same(examples[item], Examples(data, (64, 64))[item])
+
+
+def test_the_memory_that_images_take_is_told_from_headers(data: Dataset, tmp_path: Path):
+    write_image(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
+    write_image(tmp_path / "b.png", np.zeros((20, 30, 3), np.uint8))
+    two = dataclasses.replace(data.subset([0, 1]), images=(tmp_path / "a.png", tmp_path / "b.png"))
+    assert decoded_bytes(two) == 3 * (200 + 600)
+    many = gauges(3, size=32)
+    names = tuple(map(str, range(900)))
+    assert decoded_bytes(dataclasses.replace(many, images=many.images * 300, image_names=names)) == 900 * 3 * 32 * 32
 
 
 # ---- points lie on their pixels

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 
 import cv2
@@ -20,6 +21,7 @@ from keylite.runtime.geometry import Crop, crop_box, whole_box
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton
 
+LOOKS = 200  # images, to tell the size of all
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as in cv2.cvtColor
 
 
@@ -61,7 +63,8 @@ class Examples:
 
     Item `i` is object `i % N` as augmented in epoch `i // N`: (image uint8 (H, W, 3) RGB, unit_xy (K, 2) float32 with
     NaN where unlabelled, weight (K,) float32: 0 where unlabelled or outside the crop). Without an augmentation every
-    epoch is the same. A flip needs `dataset.skeleton.mirror`. cache keeps decoded images in memory.
+    epoch is the same. A flip needs `dataset.skeleton.mirror`. cache keeps decoded images in memory, each from its first
+    use on; `keep_all` reads them at once, for processes that share them.
     """
 
     def __init__(
@@ -75,10 +78,8 @@ class Examples:
         seed: int = 0,
         cache: bool = False,
     ) -> None:
-        if cache:
-            decoded = tuple(dataset.read_image(image) for image in range(len(dataset.images)))
-            dataset = dataclasses.replace(dataset, images=decoded)
         self.dataset = dataset
+        self.kept: dict[int, np.ndarray] | None = {} if cache else None
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
@@ -92,7 +93,7 @@ class Examples:
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, len(self))
-        image = self.dataset.read_image(self.dataset.image_index[index])
+        image = self._image(int(self.dataset.image_index[index]))
         box = whole_box(image) if self.boxes is None else self.boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
@@ -104,6 +105,21 @@ class Examples:
         if crop.mirrored:  # what sits right of its place in the image sits left of it in the mirrored one
             xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
         return pixels, *targets(crop, xy, self.dataset.skeleton)
+
+    def _image(self, number: int) -> np.ndarray:
+        if self.kept is None:
+            return self.dataset.read_image(number)
+        image = self.kept.get(number)
+        if image is None:
+            image = self.kept[number] = self.dataset.read_image(number)
+        return image
+
+    def keep_all(self) -> None:
+        """Read what is to be kept in memory now."""
+        if self.kept is not None:
+            with ThreadPoolExecutor() as threads:
+                for _ in threads.map(self._image, range(len(self.dataset.images))):
+                    pass
 
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the items of an epoch, counted from 0, in the order of training: another one each epoch."""
@@ -137,6 +153,14 @@ class Examples:
             total += np.where(weight[:, None] > 0, unit_xy, 0)
             count += weight[:, None] > 0
         return np.where(count > 0, total / np.maximum(count, 1), 0.5).astype(np.float32)
+
+
+def decoded_bytes(dataset: Dataset) -> int:
+    """About how much memory all images take once they are decoded, from the headers of LOOKS of them."""
+    count = len(dataset.images)
+    looks = np.linspace(0, count - 1, min(count, LOOKS)).astype(int)
+    sides = [image_size(dataset.images[image]) for image in looks]
+    return round(count * float(np.mean([3 * width * height for width, height in sides])))
 
 
 def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:

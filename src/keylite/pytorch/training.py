@@ -325,6 +325,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     order = EpochOrder(examples, batch, world)
     steps_per_epoch = math.ceil(order.steps / recipe.accumulate)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if device.type == "cuda" else 0)
+    if workers:
+        examples.keep_all()  # once, in memory that they share
     loader = DataLoader(
         Batches(examples),
         batch_size=batch,

@@ -64,10 +64,10 @@ class SmallSet(NamedTuple):
 VIDEO = {"head": "heatmap", "box": "image", "batch": 16, "epochs": 100}
 SETS = {
     "openfield_mouse": SmallSet(
-        "openfield_mouse/labeled-data/m4s1/CollectedData_Pranav.csv", {**VIDEO, "size": "320x240"}
+        "openfield_mouse/labeled-data/m4s1/CollectedData_Pranav.csv", {**VIDEO, "size": "192x144"}
     ),
     "mirror_mouse": SmallSet(  # both cameras stand still and the mouse faces right: a flip shows what never happens
-        "mirror_mouse/CollectedData.csv", {**VIDEO, "size": 256, "mirror": "off"}, ("_top", "_bot")
+        "mirror_mouse/CollectedData.csv", {**VIDEO, "size": 192, "mirror": "off"}, ("_top", "_bot")
     ),
 }
 FOLDS = 5

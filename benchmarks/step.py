@@ -5,6 +5,7 @@ Run `python benchmarks/step.py --help`; README.md says how to read it.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -31,11 +32,13 @@ BASE = "plain: contiguous float NCHW"  # every ratio is against this row
 Step = Callable[[int], None]
 
 
-def keylite_step(batch: int, size: int) -> Step:
+def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
     """As pytorch/training.py does it: uint8 NHWC pixels, channels_last, the recipe's loss and optimizer."""
     recipe = Recipe(size=size)
     network = EfficientNetLiteRegressor(KEYPOINTS)
     model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last)
+    if compiled:
+        model.compile()
     criterion = loss(recipe.loss, recipe.input_size)
     optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters())}], recipe, True)
     pixels, unit_xy = made_batch(batch, size)
@@ -99,6 +102,7 @@ def made_batch(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 ROWS: dict[str, Callable[[int, int], Step]] = {
     BASE: plain_step,
     "keylite, pytorch: uint8 NHWC, channels_last": keylite_step,
+    "keylite, pytorch: the same, compiled": functools.partial(keylite_step, compiled=True),
     "keylite, tensorflow: uint8 NHWC": tensorflow_step,
     "timm classifier: contiguous float NCHW": timm_step,
 }

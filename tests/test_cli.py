@@ -27,7 +27,7 @@ exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keyli
 def quick(**choices: object) -> list[str]:
     """Flags of a run of seconds; `choices` go over them."""
     flags = {"size": 64, "batch": 4, "epochs": 2, "box": "image", "pretrained": "none", "mirror": "off"}
-    flags |= {"head": "regression", "hidden": 16}
+    flags |= {"head": "regression", "hidden": 16, "lr": 1e-3}
     return [part for name, value in (flags | choices).items() for part in (f"--{name}", str(value))]
 
 

@@ -26,7 +26,7 @@ from keylite.runtime.images import write_image
 
 pytest.importorskip("torch", reason="needs keylite[pytorch]")
 QUICK = {
-    **{"head": "regression", "hidden": 16, "size": 32, "batch": 4, "epochs": 1},
+    **{"head": "regression", "hidden": 16, "lr": 1e-3, "size": 32, "batch": 4, "epochs": 1},
     **{"box": "image", "pretrained": "none", "mirror": "off"},
 }
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", str(value))]

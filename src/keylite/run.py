@@ -140,7 +140,7 @@ class Run:
 USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795  # so many epochs for so many objects; more by the root of what others lack
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
 WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # of all steps; at least; of all steps, at most
-LRS = {"regression": 1e-3, "rle": 1e-3, "simcc": 3e-3, "heatmap": 3e-3}  # of adam and adamw, by head
+LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # of adam and adamw, by head
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # from so many objects on
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from safetensors.torch import load_file
 
 import keylite
 import keylite.pytorch
+from keylite import pipeline
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
+from keylite.data.formats import read_dataset, write_dataset
 from keylite.data.gauges import gauges
 from keylite.processes import World
 from keylite.pytorch import training
@@ -41,6 +44,7 @@ PLAIN = {  # no augmentation, small and quick
     "mirror": "off",
     "head": "regression",
     "hidden": 16,
+    "lr": 1e-3,
     **{name: 0.0 for name in keylite.Recipe.__struct_fields__ if name.endswith("_p")},
 }
 
@@ -427,3 +431,37 @@ def test_processes_share_an_epoch(rank: int, size: int, uneven: Dataset):
     whole = examples.order(3)[: steps * 2 * size].reshape(steps, size, 2)
     assert list(order) == whole[:, rank].ravel().tolist()
     assert len(order) == steps * 2
+
+
+# ---- what fails on the way
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Dataset:
+    """Eight gauges as files."""
+    write_dataset(gauges(8, "train", seed=1, size=64), tmp_path / "data")
+    return read_dataset(tmp_path / "data/labels.json")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 1 worker processes")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanishes_is_named(workers: int, on_disk: Dataset, parts, tmp_path: Path, monkeypatch):
+    gone = Path(on_disk.images[5])
+    monkeypatch.setattr(pipeline, "examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(gone))}: no such image file"):
+        keylite.train(recipe(workers=workers, cache="off"), on_disk, parts[1], tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 1 worker processes")
+def test_a_worker_that_dies_ends_the_run_in_one_line(parts, tmp_path: Path, monkeypatch):
+    alone, batch = os.getpid(), Examples.batch
+
+    def killed(examples: Examples, items: list[int]):
+        if os.getpid() != alone:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch(examples, items)
+
+    monkeypatch.setattr(Examples, "batch", killed)
+    monkeypatch.setattr(training, "STUCK", 5)  # seconds, where no signal tells of it
+    with pytest.raises(OSError, match="^workers: a process that prepares batches has ended .* with --resume"):
+        keylite.train(recipe(workers=1), *parts, tmp_path)

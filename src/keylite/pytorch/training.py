@@ -47,7 +47,7 @@ log = logging.getLogger("keylite")
 
 
 class Batches(TorchDataset):
-    """Examples, a list of items at a time."""
+    """Examples, a list of items at a time; what cannot be read comes as its exception, not through a worker's."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
@@ -58,8 +58,11 @@ class Batches(TorchDataset):
     def __getitem__(self, item: int) -> tuple[np.ndarray, ...]:
         return self.examples[item]
 
-    def __getitems__(self, items: list[int]) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.from_numpy(part) for part in self.examples.batch(items))
+    def __getitems__(self, items: list[int]) -> tuple[torch.Tensor, ...] | Exception:
+        try:
+            return tuple(torch.from_numpy(part) for part in self.examples.batch(items))
+        except (ValueError, OSError) as error:
+            return error
 
 
 class EpochOrder(Sampler[int]):
@@ -118,7 +121,9 @@ class Training(lightning.LightningModule):
         self.network.freeze(self.current_epoch < self.recipe.freeze_epochs)
         self.sums.zero_()
 
-    def training_step(self, batch: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:
+    def training_step(self, batch: tuple[torch.Tensor, ...] | Exception, index: int) -> torch.Tensor:
+        if isinstance(batch, Exception):
+            raise batch
         pixels, unit_xy, weight = batch
         raw = self.model(pixels).float()
         with torch.autocast(raw.device.type, enabled=False):  # a mean over bins in bfloat16 is px off
@@ -191,6 +196,7 @@ OPTIMIZERS = {
 }
 
 WAIT = datetime.timedelta(minutes=30)  # for another process, at most
+STUCK = 300.0  # seconds without a batch after which workers are given up
 WORTH_COMPILING = 2000  # steps from which on compiling for a CPU takes less time than it saves
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -334,6 +340,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         num_workers=workers,
         pin_memory=device.type == "cuda",
         collate_fn=_as_it_is,
+        timeout=STUCK if workers else 0,
     )
     model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -375,6 +382,14 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             raise KeyboardInterrupt from None
         except torch.OutOfMemoryError:
             raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            line = str(error).splitlines()[0]
+            raise OSError(
+                f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
+                "and with fewer workers or 0 where memory, or shared memory (/dev/shm), is short"
+            ) from None
     if times is not None and world.first and run.history:
         write_profile(run.out, *times.parts())
 

@@ -185,7 +185,19 @@ def test_interval_in_pieces_covers_all_draws(monkeypatch: pytest.MonkeyPatch) ->
     whole = metrics.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
     monkeypatch.setattr(metrics, "CHUNK", 7 * 60)  # 2000 is no multiple of 7
     pieces = metrics.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
-    np.testing.assert_array_equal(whole, pieces)
+    np.testing.assert_allclose(whole, pieces, rtol=1e-12)  # sums of another order
+
+
+@pytest.mark.parametrize("groups", [5, 400])
+def test_an_interval_is_of_the_groups_drawn_one_by_one(groups: int) -> None:
+    """Published intervals hang on the draws of the generator."""
+    made = np.random.default_rng(0)
+    sums, counts, group = made.normal(3, 1, (900, 2)), made.integers(1, 18, 900), np.arange(900) % groups
+    found = metrics.group_intervals(sums, counts, group, np.random.default_rng(3))
+    of = [group == g for g in range(groups)]
+    table = np.array([[*sums[own].sum(axis=0), counts[own].sum()] for own in of])
+    drawn = table[np.random.default_rng(3).integers(0, groups, (metrics.DRAWS, groups))].sum(axis=1)
+    np.testing.assert_allclose(found, np.percentile(drawn[:, :2] / drawn[:, 2:], [2.5, 97.5], axis=0).T, rtol=1e-12)
 
 
 # ---- report
@@ -478,6 +490,31 @@ def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dataset, "read_image", read)
     evaluation.predict_dataset(Reader(), numbered([2, 0, 1, 2, 0], boxes_of(5)), batch=2)
     assert reads == [0, 10, 20]
+
+
+@pytest.mark.parametrize("box", ["annotation", "image"])
+def test_one_answer_for_every_crop_needs_no_image(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, reader = numbered([2, 0, 1, 2], boxes_of(4)), Reader(box)
+    unit_xy = np.random.default_rng(0).uniform(-0.2, 1.2, (4, 2)).astype(np.float32)
+    reader.run = lambda pixels: (np.tile(unit_xy, (len(pixels), 1, 1)), np.full((len(pixels), 4), np.nan))
+    want = evaluation.predict_dataset(reader, data)
+    data = dataclasses.replace(data, image_sizes=np.full((3, 2), (60, 40)))
+    monkeypatch.setattr(Dataset, "read_image", lambda *_: pytest.fail("an image was read"))
+    found = evaluation.predict_shape(unit_xy, reader.spec, data)
+    for name in ("xy", "unit_xy", "score", "boxes"):
+        np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=1e-12, err_msg=name)
+    one, other = (report_of(predictions, data, "box_side") for predictions in (found, want))
+    assert one.nme.mean == pytest.approx(other.nme.mean, rel=1e-12)
+
+
+def test_one_answer_for_every_crop_needs_boxes_where_the_model_does() -> None:
+    with pytest.raises(ValueError, match="the model crops by a box, and 2 of 2 objects lack one"):
+        evaluation.predict_shape(np.zeros((4, 2)), Reader().spec, numbered([0, 1]))
+
+
+def test_objects_without_a_box_are_named_up_to_ten() -> None:
+    with pytest.raises(ValueError, match=r"12 of 12 objects lack one: image_000000#0; .*#9; and 2 more; train"):
+        evaluation.predict_dataset(Reader(), numbered([0] * 12))
 
 
 def test_whole_images_need_no_box() -> None:

@@ -78,10 +78,15 @@ def machine(threads: int) -> dict[str, Any]:
     return {"machine": processor(), "cores": os.cpu_count(), "threads": threads, "versions": packages}
 
 
+def heading(facts: dict[str, Any], title: str) -> str:
+    """What stands above a table: the title, then machine and versions."""
+    packages = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
+    return f"{title}\n{facts['machine']}, {facts['cores']} cores, {facts['threads']} thread(s) used; {packages}\n"
+
+
 def show(facts: dict[str, Any], title: str, rows: dict[str, dict[str, Any]]) -> None:
     """Print a markdown table under a line that names machine and versions."""
-    print(f"{title}\n{facts['machine']}, {facts['cores']} cores, {facts['threads']} thread(s) used;", end=" ")
-    print(", ".join(f"{package} {version}" for package, version in facts["versions"].items()), end="\n\n")
+    print(heading(facts, title))
     print("| row | images/s | ratio | ratio of each round |\n|---|---|---|---|")
     for name, row in rows.items():
         each = " ".join(f"{ratio:.2f}" for ratio in row["ratio_of_each_round"])

@@ -14,7 +14,17 @@ import pytest
 from keylite import evaluation, metrics
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.metrics import point_errors
-from keylite.report import Predictions, Report, report_of
+from keylite.report import (
+    KEYPOINT_COLUMNS,
+    KeypointReport,
+    NmeReport,
+    Predictions,
+    Report,
+    comparable,
+    keypoint_rows,
+    report_of,
+    summary_rows,
+)
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.skeleton import Skeleton
 
@@ -185,7 +195,19 @@ def test_interval_in_pieces_covers_all_draws(monkeypatch: pytest.MonkeyPatch) ->
     whole = metrics.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
     monkeypatch.setattr(metrics, "CHUNK", 7 * 60)  # 2000 is no multiple of 7
     pieces = metrics.group_intervals(values, np.ones(60), group, np.random.default_rng(3))
-    np.testing.assert_array_equal(whole, pieces)
+    np.testing.assert_allclose(whole, pieces, rtol=1e-12)  # sums of another order
+
+
+@pytest.mark.parametrize("groups", [5, 400])
+def test_an_interval_is_of_the_groups_drawn_one_by_one(groups: int) -> None:
+    """Published intervals hang on the draws of the generator."""
+    made = np.random.default_rng(0)
+    sums, counts, group = made.normal(3, 1, (900, 2)), made.integers(1, 18, 900), np.arange(900) % groups
+    found = metrics.group_intervals(sums, counts, group, np.random.default_rng(3))
+    of = [group == g for g in range(groups)]
+    table = np.array([[*sums[own].sum(axis=0), counts[own].sum()] for own in of])
+    drawn = table[np.random.default_rng(3).integers(0, groups, (metrics.DRAWS, groups))].sum(axis=1)
+    np.testing.assert_allclose(found, np.percentile(drawn[:, :2] / drawn[:, 2:], [2.5, 97.5], axis=0).T, rtol=1e-12)
 
 
 # ---- report
@@ -194,7 +216,7 @@ def test_interval_in_pieces_covers_all_draws(monkeypatch: pytest.MonkeyPatch) ->
 def test_report_of_a_known_shift() -> None:
     data = face()
     report = report_of(shifted(data, (3, -4)), data, "10px", seed=0)
-    assert report.nme == evaluation.NmeReport(0.5, 0.5, (0.5, 0.5), "10px", 12)
+    assert report.nme == NmeReport(0.5, 0.5, (0.5, 0.5), "10px", 12)
     assert (report.failure_rate, report.auc) == (1, 0)
     assert report.pck == {"0.05": 0, "0.1": 0, "0.2": 0}
     assert (report.count, report.points, report.groups) == (12, 44, 6)
@@ -238,8 +260,8 @@ def test_an_unlabelled_keypoint_has_no_figures() -> None:
     data = face()
     data.xy[:, 0] = NAN
     report = report_of(shifted(data, (1, 0)), data, "100px")
-    assert report.per_keypoint["nose"] == evaluation.KeypointReport(None, None, None, None, None, 0)
-    assert evaluation.keypoint_rows(report)[0] == ("nose", "-", "-", "-", "-", "-", "0")
+    assert report.per_keypoint["nose"] == KeypointReport(None, None, None, None, None, 0)
+    assert keypoint_rows(report)[0] == ("nose", "-", "-", "-", "-", "-", "0")
 
 
 def test_few_groups_have_no_interval_and_a_note() -> None:
@@ -248,7 +270,7 @@ def test_few_groups_have_no_interval_and_a_note() -> None:
     report = report_of(shifted(data, (1, 0)), data, "100px")
     assert (report.nme.interval, report.signed_error.x_interval) == (None, None)
     assert report.notes[1:] == ("no interval: 4 group(s) with an NME, and a bootstrap needs at least 5",)
-    assert ("NME", "1.00% (no interval) by 100px") in evaluation.summary_rows(report)
+    assert ("NME", "1.00% (no interval) by 100px") in summary_rows(report)
 
 
 def test_the_seed_fixes_the_interval() -> None:
@@ -300,24 +322,24 @@ def test_json_has_one_shape_and_comes_back() -> None:
 
 def test_rows_name_the_normaliser_and_the_interval() -> None:
     data = face()
-    rows = evaluation.summary_rows(report_of(shifted(data, (3, -4)), data, "100px", notes=["careful"]))
+    rows = summary_rows(report_of(shifted(data, (3, -4)), data, "100px", notes=["careful"]))
     assert rows[0] == ("NME", "5.00% [5.00%, 5.00%] by 100px")
     assert ("signed error", "x +3.00 [+3.00, +3.00], y -4.00 [-4.00, -4.00] px") in rows
     assert rows[-1] == ("note", "careful")
     assert not [label for label, _ in rows if label in ("OKS-AP", "model", "engine")]  # unknown here
-    keypoints = evaluation.keypoint_rows(report_of(shifted(data, (3, -4)), data, "100px"))
+    keypoints = keypoint_rows(report_of(shifted(data, (3, -4)), data, "100px"))
     assert keypoints[3] == ("chin", "5.00%", "5.00", "5.00", "+3.00", "-4.00", "12")
-    assert {len(row) for row in keypoints} == {len(evaluation.KEYPOINT_COLUMNS)}
+    assert {len(row) for row in keypoints} == {len(KEYPOINT_COLUMNS)}
 
 
 def test_reports_compare_only_on_the_same_data_and_normaliser() -> None:
     data, other = face(), face(seed=1)
     report = report_of(shifted(data, (1, 0)), data, "100px")
-    evaluation.comparable(report, report_of(shifted(data, (2, 0)), data, "100px"))
+    comparable(report, report_of(shifted(data, (2, 0)), data, "100px"))
     with pytest.raises(ValueError, match="expected one data set, got faces"):
-        evaluation.comparable(report, report_of(shifted(other, (1, 0)), other, "100px"))
+        comparable(report, report_of(shifted(other, (1, 0)), other, "100px"))
     with pytest.raises(ValueError, match="expected one normaliser, got 100px and box_side"):
-        evaluation.comparable(report, report_of(shifted(data, (1, 0)), data, "box_side"))
+        comparable(report, report_of(shifted(data, (1, 0)), data, "box_side"))
 
 
 # ---- OKS
@@ -352,7 +374,7 @@ def test_oks_ap_by_hand(oks: float, expected: float, area: float | None) -> None
     found = dataclasses.replace(shifted(data, (distance, 0)), boxes=data.box * 3)  # the annotation's box goes first
     report = report_of(found, data, "100px", sigmas=[0.05] * 4)
     assert report.oks_ap == pytest.approx(expected)
-    assert ("OKS-AP", f"{report.oks_ap:.4f}") in evaluation.summary_rows(report)
+    assert ("OKS-AP", f"{report.oks_ap:.4f}") in summary_rows(report)
 
 
 def test_oks_ap_ranks_by_the_mean_score_and_leaves_out_the_unlabelled() -> None:
@@ -478,6 +500,31 @@ def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dataset, "read_image", read)
     evaluation.predict_dataset(Reader(), numbered([2, 0, 1, 2, 0], boxes_of(5)), batch=2)
     assert reads == [0, 10, 20]
+
+
+@pytest.mark.parametrize("box", ["annotation", "image"])
+def test_one_answer_for_every_crop_needs_no_image(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, reader = numbered([2, 0, 1, 2], boxes_of(4)), Reader(box)
+    unit_xy = np.random.default_rng(0).uniform(-0.2, 1.2, (4, 2)).astype(np.float32)
+    reader.run = lambda pixels: (np.tile(unit_xy, (len(pixels), 1, 1)), np.full((len(pixels), 4), np.nan))
+    want = evaluation.predict_dataset(reader, data)
+    data = dataclasses.replace(data, image_sizes=np.full((3, 2), (60, 40)))
+    monkeypatch.setattr(Dataset, "read_image", lambda *_: pytest.fail("an image was read"))
+    found = evaluation.predict_shape(unit_xy, reader.spec, data)
+    for name in ("xy", "unit_xy", "score", "boxes"):
+        np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=1e-12, err_msg=name)
+    one, other = (report_of(predictions, data, "box_side") for predictions in (found, want))
+    assert one.nme.mean == pytest.approx(other.nme.mean, rel=1e-12)
+
+
+def test_one_answer_for_every_crop_needs_boxes_where_the_model_does() -> None:
+    with pytest.raises(ValueError, match="the model crops by a box, and 2 of 2 objects lack one"):
+        evaluation.predict_shape(np.zeros((4, 2)), Reader().spec, numbered([0, 1]))
+
+
+def test_objects_without_a_box_are_named_up_to_ten() -> None:
+    with pytest.raises(ValueError, match=r"12 of 12 objects lack one: image_000000#0; .*#9; and 2 more; train"):
+        evaluation.predict_dataset(Reader(), numbered([0] * 12))
 
 
 def test_whole_images_need_no_box() -> None:

@@ -1,10 +1,12 @@
-"""What a figure or a file depends on beside the code: package versions, the processor, the time."""
+"""What a figure or a file depends on beside the code: package versions, the processor, the time, memory."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import platform
+import re
+import sys
 from pathlib import Path
 
 import keylite
@@ -50,3 +52,15 @@ def processor() -> str:
     board = BOARD.read_text().rstrip("\0\n") if BOARD.is_file() else ""
     found = (facts.get("model name"), board, facts.get("Model"), platform.processor(), platform.machine())
     return next((name for name in found if name), "unknown")
+
+
+def peak_memory() -> float | None:
+    """The most memory that this process has held, 10^6 bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # of Linux, where ru_maxrss begins with that of the process that started this one
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1e6
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return None

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, listed
+from keylite.data.dataset import SHOWN, Dataset, listed
 from keylite.metrics import BOX_NORMALISERS
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
-from keylite.runtime.geometry import Crop, as_boxes, jitter_boxes, whole_box
+from keylite.runtime.geometry import Crop, as_boxes, from_units, jitter_boxes, whole_box
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import ModelSpec
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -96,6 +97,18 @@ def predict_dataset(
     return Predictions(xy, unit_xy, score, used, kept, measured, predictor.sigma(score, kept))
 
 
+def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Predictions:
+    """What a model of this spec would give that answers the same (K, 2) for every crop; no image is read.
+
+    Raises ValueError where a box is needed and missing.
+    """
+    given = _boxes_given(dataset, None, spec.box)
+    boxes = dataset.whole_boxes() if given is None else given
+    xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if given is None else spec.padding)
+    score = np.full(xy.shape[:2], np.nan, np.float32)
+    return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, ())
+
+
 def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.ndarray | None:
     """The boxes (N, 4) known before any image is read: the caller's or the annotations', None for whole images."""
     if boxes is not None:
@@ -108,7 +121,7 @@ def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.nda
     bad = np.flatnonzero(~boxed(dataset))
     if len(bad):
         line = f"{dataset.name}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
-        names = listed(line, [dataset.sample_name(int(i)) for i in bad])
+        names = listed(line, [dataset.sample_name(int(i)) for i in bad[:SHOWN]], len(bad))
         raise ValueError(f"{names}; train with --box image, or pass --boxes FILE")
     return dataset.box
 

@@ -128,12 +128,17 @@ def group_intervals(
     if len(table) < FEWEST_GROUPS:
         return None
     rows = max(1, CHUNK // len(table))
-    drawn = [
-        table[generator.integers(0, len(table), (min(rows, DRAWS - start), len(table)))].sum(axis=1)
-        for start in range(0, DRAWS, rows)
-    ]
-    totals = np.concatenate(drawn)
+    totals = np.concatenate(
+        [_drawn(len(table), min(rows, DRAWS - start), generator) @ table for start in range(0, DRAWS, rows)]
+    )
     return np.percentile(totals[:, :-1] / totals[:, -1:], [2.5, 97.5], axis=0).T
+
+
+def _drawn(count: int, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """(draws, count): how often each of `count` things comes when as many are drawn with replacement, as float64."""
+    things = generator.integers(0, count, (draws, count))
+    things += count * np.arange(draws)[:, None]  # each draw counts in a row of its own
+    return np.bincount(things.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
 
 
 def mean_scores(score: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ class Predictions:
     """The points that a model gives for N objects.
 
     xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
-    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them.
+    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them, or
+    none where no image was cropped.
     normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is none, or
     whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for all.
     """

@@ -20,14 +20,13 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation import predict_dataset
+from keylite.evaluation import predict_dataset, predict_shape
 from keylite.plots import plot_history
 from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.report import Report, joined, report_of
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
 from keylite.runtime.files import require_writable, write_text
-from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
 
@@ -226,8 +225,7 @@ def validate(engine: Engine, spec: ModelSpec, val: Dataset, world: World = ALONE
 
 def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
     """The report of giving the same (K, 2) unit coordinates for every crop: what a model must beat."""
-    plain = msgspec.structs.replace(spec, head=Regression(len(shape)))
-    return validate(lambda pixels: np.broadcast_to(shape, (len(pixels), *shape.shape)), plain, val)
+    return report_of(predict_shape(shape, spec, val), val, spec.normalize)
 
 
 def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:

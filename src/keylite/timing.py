@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from keylite.environment import processor, versions
+from keylite.environment import peak_memory, processor, versions
 from keylite.runtime.images import read_image
 from keylite.runtime.predictor import Predictor
 
@@ -107,24 +106,12 @@ def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) ->
 def tell_memory() -> None:
     """The process of `_memory`: arguments are a model file, threads and perhaps a spec, standard input an image."""
     source = sys.stdin.buffer.read()
-    start = _peak()
+    start = peak_memory()
     predictor = Predictor(sys.argv[1], threads=int(sys.argv[2]), spec=next(iter(sys.argv[3:]), None))
     for _ in range(3):
         _timed(predictor, source)
-    peak = _peak()
+    peak = peak_memory()
     print(json.dumps({"before": start, "peak": peak} if start and peak else None))
-
-
-def _peak() -> float | None:
-    """The most memory that this process has held, 10^6 bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # of Linux, where ru_maxrss begins with that of the process that started this one
-        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1e6
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return None
 
 
 def _timed(predictor: Predictor, source: bytes) -> list[float]:

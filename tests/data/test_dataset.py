@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import threading
 from pathlib import Path
 
@@ -233,6 +234,23 @@ def test_fingerprint_does_not_change_with_the_folder() -> None:
     assert made().fingerprint() == made().fingerprint()
 
 
+def test_fingerprint_is_a_hash_of_texts_and_columns() -> None:
+    """Model files, reports and resumed runs hold it: it must stay what it is."""
+    data = dataclasses.replace(made(count=3, groups=2), image_names=("a.png", "\u00e4.png", ""))
+    digest = hashlib.sha256()
+    for texts in (data.skeleton.names, data.image_names, data.groups):
+        digest.update(f"{len(texts)} ".encode())
+        for text in texts:
+            digest.update(text.encode() + b"\0")
+    columns = (data.image_index, data.xy.astype(">f8").astype("<f8"), data.visible, data.box, data.group_index)
+    for array in (*columns, *data.images):
+        digest.update(array.tobytes())
+    assert data.fingerprint() == digest.hexdigest()
+    turned = dataclasses.replace(data, xy=np.asfortranarray(data.xy), images=tuple(i[:, ::-1] for i in data.images))
+    assert not turned.xy.flags.c_contiguous
+    assert turned.fingerprint() == data.fingerprint(), "pictures of one colour each"
+
+
 def test_fingerprint_knows_where_a_list_ends() -> None:
     data = from_arrays(["a.png"], np.ones((1, 1, 2)), groups=["b"], skeleton=Skeleton(("k",)))
     other = dataclasses.replace(data, images=(Path("a.png"), Path("b")), image_names=("a.png", "b"), groups=())
@@ -313,14 +331,14 @@ def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path
 def test_ctrl_c_does_not_wait_for_the_images_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     released, finished = threading.Event(), []
 
-    def read(data: Dataset, image: int) -> np.ndarray:
+    def check(data: Dataset, image: int) -> tuple[int, int]:
         if image == 0:
             raise KeyboardInterrupt
         released.wait(10)
         finished.append(image)
-        return data.images[image]
+        return 6, 4
 
-    monkeypatch.setattr(Dataset, "read_image", read)
+    monkeypatch.setattr(Dataset, "check_image", check)
     with pytest.raises(KeyboardInterrupt):
         made(200).check_images()
     assert finished == []
@@ -440,6 +458,46 @@ def test_from_arrays_refuses(arguments: dict, words: str) -> None:
         from_arrays(**({"images": ["a.png"], "xy": np.ones((1, 1, 2))} | arguments))
 
 
+def test_whole_boxes_are_of_known_sizes_then_of_headers(tmp_path: Path) -> None:
+    for name, width in (("a.png", 9), ("b.png", 7)):
+        write_image(tmp_path / name, np.zeros((5, width, 3), np.uint8))
+    data = from_arrays([tmp_path / name for name in ("a.png", "b.png", "none.png")], np.ones((3, 1, 2)))
+    data = dataclasses.replace(data.subset([2, 1, 0, 1]), image_sizes=np.array([[30, 20], [7, 0], [0, 0]]))
+    with pytest.raises(FileNotFoundError, match=r"none.png: no such image"):
+        data.whole_boxes()
+    rest = data.subset([1, 2, 3])
+    assert rest.whole_boxes().tolist() == [[0, 0, 7, 5], [0, 0, 30, 20], [0, 0, 7, 5]], "a known size is not looked up"
+    whole = dataclasses.replace(rest, image_sizes=None)
+    assert whole.whole_boxes().tolist() == [[0, 0, 7, 5], [0, 0, 9, 5], [0, 0, 7, 5]]
+    assert whole.check_images().image_sizes.tolist() == [[9, 5], [7, 5]], "kept, so that no header is read again"
+
+
+def test_images_are_checked_in_runs_and_named_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made(50)
+    bad = {3, 17, 31, 32, 49}
+
+    def check(data: Dataset, image: int) -> tuple[int, int]:
+        if image in bad:
+            raise ValueError(f"{image} is bad")
+        return 6, 4
+
+    monkeypatch.setattr(Dataset, "check_image", check)
+    with pytest.raises(ValueError, match="5 of 50 images cannot be used: 3 is bad; 17 is bad; 31 .*; 32 .*; 49 is bad"):
+        data.check_images()
+    kept = data.check_images(skip_bad=True)
+    assert kept.image_names == tuple(name for i, name in enumerate(data.image_names) if i not in bad)
+    assert kept.image_sizes.tolist() == [[6, 4]] * 45
+
+
+def test_bad_boxes_are_named_up_to_ten(tmp_path: Path) -> None:
+    data = labelled_at(tmp_path, [(0, 0)] * 13)
+    data.box[1:] = [8, 0, 9, 5]
+    with pytest.raises(ValueError, match=r"12 of 13 objects .*10.png: box \[8.0.* image; and 2 more; mend"):
+        data.check_images()
+
+
 def test_listed_counts_the_rest() -> None:
+    assert listed("bad", [str(i) for i in range(10)], 10) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9"
+    assert listed("bad", [str(i) for i in range(10)], 12) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"
     assert listed("bad", ["a", "b"]) == "bad: a; b"
     assert listed("bad", [str(i) for i in range(12)]) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"

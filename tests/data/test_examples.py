@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from keylite.data import examples as examples_module
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, decoded_bytes, targets
 from keylite.data.formats import read_dataset, write_coco
@@ -337,6 +338,27 @@ def test_the_mean_shape_is_of_labelled_points_in_the_crop(data: Dataset):
         shape = examples.mean_shape()
         assert shape.dtype == np.float32
         assert np.abs(shape - [*expected, [0.5, 0.5]]).max() < 1e-6, box
+
+
+@pytest.mark.parametrize("box", ["annotation", "image"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 64)], ids=str)
+def test_the_mean_shape_is_that_of_the_crops_one_by_one(
+    box: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(examples_module, "AT_ONCE", 7)  # 23 is no multiple of it
+    generator = np.random.default_rng(0)
+    xy = generator.uniform(-20, 150, (23, 3, 2))  # some outside their crop
+    xy[generator.random((23, 3)) < 0.3] = np.nan
+    boxes = np.concatenate([generator.uniform(0, 40, (23, 2)), generator.uniform(60, 130, (23, 2))], axis=1)
+    images = [np.zeros((*generator.integers(40, 150, 2), 3), np.uint8) for _ in range(23)]
+    examples = Examples(from_arrays(images, xy, skeleton=SKELETON, boxes=boxes), size, box=box, padding=0.1)
+    total, count = np.zeros((3, 2)), np.zeros((3, 1))
+    for item in range(23):
+        _, unit_xy, weight = examples[item]
+        total[weight > 0] += unit_xy[weight > 0]
+        count[weight > 0] += 1
+    assert 23 > count.min() >= 3
+    assert np.array_equal(examples.mean_shape(), (total / count).astype(np.float32))
 
 
 def test_the_whole_image_is_the_crop_without_padding(data: Dataset):

@@ -466,6 +466,36 @@ def test_groups_are_refused(change, group: str, words: str, tmp_path: Path) -> N
         read_dataset(coco(tmp_path, change), group=group)
 
 
+ODD_NAMES = {
+    "not ASCII": "gr\u00fcppe",
+    "a word of Python": "class",
+    "a field that is read anyway": "image_id",
+    "with a space": "the clip",
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES)
+def test_any_field_may_be_the_group(name: str, tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for annotation in data["annotations"]:
+            annotation.setdefault(name, annotation["id"] % 2)
+
+    data = read_dataset(coco(tmp_path, change), group=f"field:{name}")
+    expected = ["7", "7", "8"] if name == "image_id" else ["1", "0", "1"]
+    assert [data.groups[i] for i in data.group_index] == expected
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "\u00fc\n", ""], ids=["quote", "backslash", "control", "none"])
+def test_a_field_that_cannot_be_is_refused_as_one_that_is_not_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"3 of 3 objects have no field '.*; choose another --group"):
+        read_dataset(coco(tmp_path), group=f"field:{name}")
+
+
+def test_groups_by_name_count_image_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'\^b' does not match 1 image names: a.png"):  # of two objects
+        read_dataset(coco(tmp_path), group="regex:^b")
+
+
 def test_read_write_read_is_identical(tmp_path: Path) -> None:
     first = read_dataset(coco(tmp_path, subjects))
     write_coco(first, tmp_path / "again.json")

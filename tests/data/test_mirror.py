@@ -349,6 +349,20 @@ def test_the_half_that_judges_shares_no_group_with_the_half_that_proposed(groups
     assert abs(len(halves[0]) - len(halves[1])) <= 120 / clusters
 
 
+def test_groups_are_dealt_to_the_emptier_half() -> None:
+    dataset = data(bugs(120, np.random.default_rng(0))).regrouped([str(i * i % 23) for i in range(120)])
+    usable = np.flatnonzero(np.arange(120) % 7)
+    clusters, halves, _ = _halves(dataset, usable, np.random.default_rng(5))
+    present, sizes = np.unique(clusters[usable], return_counts=True)
+    dealt, filled = ([], []), [0, 0]
+    for position in np.random.default_rng(5).permutation(len(present)):
+        half = int(filled[1] < filled[0])
+        dealt[half].append(present[position])
+        filled[half] += sizes[position]
+    for own, half in zip(dealt, halves, strict=True):
+        assert half.tolist() == [i for i in usable.tolist() if clusters[i] in own]
+
+
 # --- real labels ---
 
 

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from keylite.runtime import geometry
-from keylite.runtime.geometry import Crop, as_boxes, compose, crop_box, jitter_boxes, largest_scale, whole_box
+from keylite.runtime.geometry import (
+    Crop,
+    as_boxes,
+    compose,
+    crop_box,
+    from_units,
+    jitter_boxes,
+    largest_scale,
+    to_units,
+    whole_box,
+)
 
 FLIP = np.array([[-1.0, 0, 64], [0, 1, 0]])  # of a crop 64 px wide
 
@@ -59,6 +69,24 @@ def block_means(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 # ---- points
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (40, 56)], ids=str)
+def test_points_of_many_boxes_are_moved_as_by_their_crops(size: tuple[int, int]):
+    generator = np.random.default_rng(0)
+    corner = generator.uniform(-500, 2000, (20, 2))
+    boxes = np.concatenate([corner, corner + generator.uniform(5, 3000, (20, 2))], axis=1)
+    xy = generator.uniform(-1000, 5000, (20, 7, 2))
+    xy[3, 2] = np.nan
+    crops = [crop_box(box, size, 0.3) for box in boxes]
+    unit_xy = to_units(xy, boxes, size, 0.3)
+    assert np.array_equal(unit_xy, [crop.to_unit(p) for crop, p in zip(crops, xy, strict=True)], equal_nan=True)
+    for given in (unit_xy, unit_xy[0]):  # one for all
+        every = np.broadcast_to(given, unit_xy.shape)
+        expected = [crop.from_unit(unit) for crop, unit in zip(crops, every, strict=True)]
+        assert np.allclose(from_units(given, boxes, size, 0.3), expected, rtol=1e-12, atol=1e-9, equal_nan=True)
+    with pytest.raises(ValueError, match=re.escape("got [5.0, 0.0, 5.0, 9.0]")):
+        to_units(xy[:2], np.array([[0, 0, 9, 9.0], [5, 0, 5, 9]]), size)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+from keylite.runtime import images
 from keylite.runtime.files import write_bytes
-from keylite.runtime.images import image_size, read_image, write_image
+from keylite.runtime.images import check_image, image_size, read_image, write_image
 
 HEIGHT, WIDTH = 48, 64
 
@@ -107,7 +108,7 @@ def test_reads_as_rgb(kind: str, tmp_path: Path) -> None:
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(image.astype(int) - expected()).mean() <= mean_error
     assert np.array_equal(image, read_image(make())), "bytes read as the file does"
-    assert image_size(tmp_path / "picture") == (WIDTH, HEIGHT)
+    assert image_size(tmp_path / "picture") == check_image(tmp_path / "picture") == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("make", [jpeg_with_exif, png_with_exif])
@@ -125,7 +126,7 @@ def test_exif_orientation_is_applied(make, orientation: int, upright) -> None:
     data = make(orientation)
     image, expected = read_image(data), upright(read_image(make(1)))
     assert np.array_equal(image, expected)
-    assert image_size(data) == (expected.shape[1], expected.shape[0])
+    assert image_size(data) == check_image(data) == (expected.shape[1], expected.shape[0])
 
 
 def png() -> bytes:
@@ -217,6 +218,39 @@ def test_refuses(kind: str, tmp_path: Path) -> None:
         read_image(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(caught.value))}$"):
+        check_image(path)
+
+
+def test_a_check_refuses_what_reading_refuses() -> None:
+    """JPEGs with random damage: what is decoded small tells as much as what is decoded whole."""
+    generator, refused = np.random.default_rng(0), 0
+    large = cv2.resize(picture(), (83, 61))
+    sources = [encoded(large, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, progressive) for progressive in (0, 1)]
+    for number in range(60):
+        data = bytearray(sources[number % 2])
+        for at in generator.integers(2, len(data), 4):
+            data[at] = generator.integers(0, 256)
+        try:
+            height, width = read_image(bytes(data)).shape[:2]
+        except ValueError as error:
+            refused += 1
+            with pytest.raises(ValueError, match=f"^{re.escape(str(error))}$"):
+                check_image(bytes(data))
+        else:
+            assert check_image(bytes(data)) == (width, height)
+    assert 5 < refused < 55
+
+
+def test_a_large_jpeg_is_checked_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the usual limit the decoder has limits of its own, on the size that it makes."""
+    made = []
+    monkeypatch.setattr(images, "_decoded", lambda name, data, flags: made.append(flags) or picture())
+    for limit, flags in ((100.0, cv2.IMREAD_REDUCED_COLOR_8), (1e-3, cv2.IMREAD_COLOR_RGB)):
+        monkeypatch.setattr(images, "MAX_MEGAPIXELS", limit)
+        assert check_image(jpeg(), 100.0) == (WIDTH, HEIGHT)
+        assert made[0] == flags
+        made.clear()
 
 
 def test_still_gif_is_read() -> None:

@@ -66,8 +66,9 @@ def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset) -> np.ndarray:
     """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object."""
     boxes = np.zeros((len(dataset), 4))
     boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked)
-    for image, name in enumerate(dataset.image_names):
-        objects = np.flatnonzero(dataset.image_index == image)
+    by_image = np.argsort(dataset.image_index, kind="stable")
+    starts = np.searchsorted(dataset.image_index[by_image], np.arange(1, len(dataset.images)))
+    for name, objects in zip(dataset.image_names, np.split(by_image, starts), strict=True):
         given = boxes_by_path[Path(name)]
         if len(given) != len(objects):
             raise ValueError(f"boxes: {name} has {len(objects)} labelled objects, got {len(given)} boxes")

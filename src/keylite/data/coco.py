@@ -6,9 +6,11 @@ them never exist as Python objects at once. Knows nothing of images on disk or o
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ from keylite.runtime.skeleton import Skeleton, unnamed
 
 Id = int | str
 Number = float | None  # null is NaN
+FieldsReader = Callable[[msgspec.Raw], list[str | None]]
+NO_BOX: list[Number] = [None] * 4
 NOT_JSON = re.compile(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])")  # what Python's json writes all the same
+ESCAPED = re.compile(r'["\\\x00-\x1f]')  # what no key holds as it is written in JSON
 DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
 
 
@@ -79,8 +84,11 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
             raise ValueError(listed(f"{path}: no category is named {category!r}; the names are", names))
 
     bad: list[str] = []
-    fields = tuple(name for name in fields if not name.isascii() or f'"{name}"'.encode() in data)
-    names, sizes, image_of, image_fields = _images(path, file.images, fields, bad)
+    fields = tuple(
+        name for name in fields if not ESCAPED.search(name) and (not name.isascii() or f'"{name}"'.encode() in data)
+    )
+    fields_of = _fields_reader(path, fields)
+    names, sizes, image_of, image_fields = _images(file.images, fields_of if fields else None, bad)
     decode = msgspec.json.Decoder(Annotation).decode
     values, lengths, boxes, areas, image_index = array("d"), array("l"), array("d"), array("d"), array("i")
     ids: list[Id | None] = []
@@ -88,6 +96,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     group_values: dict[str, list[str | None]] = {name: [] for name in fields}
     seen: set[Id] = set()
     left_out: Counter[str] = Counter()
+    raw = msgspec.Raw()
     for number, raw in enumerate(file.annotations, start=1):
         try:
             entry = decode(raw)
@@ -109,19 +118,18 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
             continue
         if entry.id is not None:
             seen.add(entry.id)
-        points = _floats(entry.keypoints)
-        values.extend(points)
-        lengths.append(len(points))
-        boxes.extend(_floats(entry.bbox or (None,) * 4))
+        _extend(values, entry.keypoints)
+        lengths.append(len(entry.keypoints))
+        _extend(boxes, list(entry.bbox) if entry.bbox else NO_BOX)
         areas.append(entry.area if entry.area is not None else float("nan"))
         image_index.append(at)
         ids.append(entry.id if entry.id is not None else f"number {number}")
         category_ids.append(entry.category_id)
         if fields:
-            for name, of_image, own in zip(fields, image_fields[at], _fields(path, raw, fields), strict=True):
+            for name, of_image, own in zip(fields, image_fields[at], fields_of(raw), strict=True):
                 group_values[name].append(of_image if of_image is not None else own)
     total = len(file.annotations)
-    del data, file  # the text is large, and no longer needed
+    del data, file, raw  # the text is large, no longer needed, and held by each of its parts
 
     notes += [f"{count} {what} left out" for what, count in left_out.items()]
     if not ids:
@@ -252,15 +260,15 @@ def _plain(error: Exception) -> str:
 
 
 def _images(
-    path: Path, raws: list[msgspec.Raw], fields: tuple[str, ...], bad: list[str]
+    raws: list[msgspec.Raw], fields_of: FieldsReader | None, bad: list[str]
 ) -> tuple[list[str], np.ndarray, dict[Id, int], list[list[str | None]]]:
-    """Names, sizes (M, 2) with NaN where unknown, id -> index, and group fields.
+    """Names, sizes (M, 2) with NaN where unknown, id -> index, and group fields where there is a reader for them.
 
     An id used twice is bad and stands for no image.
     """
     decode = msgspec.json.Decoder(Image).decode
     names: list[str] = []
-    sizes: list[tuple[float, float]] = []
+    sizes = array("d")
     image_of: dict[Id, int] = {}
     twice: set[Id] = set()
     values: list[list[str | None]] = []
@@ -275,10 +283,13 @@ def _images(
             twice.add(entry.id)
         image_of.setdefault(entry.id, len(names))
         names.append(entry.file_name)
-        values.append(_fields(path, raw, fields) if fields else [])
-        sizes.append((entry.width or np.nan, entry.height or np.nan))  # 0 is a placeholder
-    image_of = {key: index for key, index in image_of.items() if key not in twice}
-    return names, np.array(sizes, np.float64).reshape(-1, 2), image_of, values
+        if fields_of is not None:
+            values.append(fields_of(raw))
+        sizes.append(entry.width or math.nan)  # 0 is a placeholder
+        sizes.append(entry.height or math.nan)
+    for key in twice:
+        del image_of[key]
+    return names, np.array(sizes).reshape(-1, 2), image_of, values
 
 
 def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories: dict[Id, Category]) -> str:
@@ -291,11 +302,12 @@ def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories:
     return f"{name}: its id is used twice"
 
 
-def _floats(values: list[Number] | tuple[Number, ...]) -> array[float]:
+def _extend(column: array[float], values: list[Number]) -> None:
+    """Append the values, all or none; null is NaN."""
     try:
-        return array("d", values)  # type: ignore[arg-type] - None in it is the TypeError
+        column.fromlist(values)  # type: ignore[arg-type] - None in it is the TypeError
     except TypeError:
-        return array("d", [float("nan") if value is None else value for value in values])
+        column.fromlist([math.nan if value is None else value for value in values])
 
 
 def _reshaped(values: array[float], lengths: array[int], width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -307,17 +319,25 @@ def _reshaped(values: array[float], lengths: array[int], width: int) -> tuple[np
     return kept, flat.reshape(-1, width // 3, 3)
 
 
-def _fields(path: Path, raw: msgspec.Raw, names: tuple[str, ...]) -> list[str | None]:
-    """The values of these fields of one entry, as text; None where there is none."""
-    try:
-        entry = msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return [None] * len(names)  # already among the bad
-    values = [entry.get(name) for name in names]
-    for name, value in zip(names, values, strict=True):
-        if isinstance(value, (list, dict)):
-            raise ValueError(f"{path}: group: expected the field {name!r} to be a text or a number, got {value!r}")
-    return [None if value is None else str(value) for value in values]
+def _fields_reader(path: Path, names: tuple[str, ...]) -> FieldsReader:
+    """A function that gives the values of these fields of one entry, as text; None where there is none."""
+    keys = [f"field{number}" for number in range(len(names))]
+    wanted = msgspec.defstruct(
+        "Fields", [(key, Any, None) for key in keys], rename=dict(zip(keys, names, strict=True)), gc=False
+    )
+    decode = msgspec.json.Decoder(wanted).decode
+
+    def fields_of(raw: msgspec.Raw) -> list[str | None]:
+        try:
+            values = msgspec.structs.astuple(decode(raw))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return [None] * len(names)  # already among the bad
+        for name, value in zip(names, values, strict=True):
+            if isinstance(value, (list, dict)):
+                raise ValueError(f"{path}: group: expected the field {name!r} to be a text or a number, got {value!r}")
+        return [None if value is None else str(value) for value in values]
+
+    return fields_of
 
 
 def _skeleton(
@@ -330,8 +350,8 @@ def _skeleton(
     """The one skeleton of all used categories; ValueError with their names where they differ."""
     used = {key: categories[key] for key in dict.fromkeys(category_ids)}
     widths: dict[Id, Counter[int]] = {key: Counter() for key in used}
-    for key, length in zip(category_ids, lengths, strict=True):
-        widths[key][length] += 1
+    for (key, length), count in Counter(zip(category_ids, lengths, strict=True)).items():
+        widths[key][length] = count
     distinct: dict[str, Category] = {}
     for key, entry in used.items():
         if not entry.keypoints:

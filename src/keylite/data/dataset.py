@@ -17,10 +17,11 @@ from typing import overload
 
 import numpy as np
 
-from keylite.runtime.images import MAX_MEGAPIXELS, read_image
+from keylite.runtime.images import MAX_MEGAPIXELS, check_image, image_size, read_image
 from keylite.runtime.skeleton import Skeleton, unnamed
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
+RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Dataset:
     is none. area: (N,) float64 px^2 for OKS, NaN where unknown. image_index, group_index: (N,) int32 into `images`
     and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced.
     max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
-    where unknown; None: none is known. groups_named: whether equal group names in two data sets mean the same subject;
-    names of images and of blocks of them do not. source: the label file, for messages; empty where there is none.
+    where unknown; None: none is known; once images are checked, theirs. groups_named: whether equal group names in two
+    data sets mean the same subject; names of images and of blocks of them do not. source: the label file, for messages;
+    empty where there is none.
     """
 
     skeleton: Skeleton
@@ -107,6 +109,17 @@ class Dataset:
         """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""
         return read_image(self.images[image], self.max_megapixels)
 
+    def check_image(self, image: int) -> tuple[int, int]:
+        """Width and height of image number `image`, whose data is all decoded; errors as those of `read_image`."""
+        return check_image(self.images[image], self.max_megapixels)
+
+    def whole_boxes(self) -> np.ndarray:
+        """(N, 4) float64 xyxy px: the whole image of each object, by its known size, else by its header."""
+        sizes = np.zeros((len(self.images), 2)) if self.image_sizes is None else self.image_sizes.astype(np.float64)
+        for image in np.flatnonzero((sizes <= 0).any(axis=1)).tolist():
+            sizes[image] = image_size(self.images[image])
+        return np.concatenate([np.zeros_like(sizes), sizes], axis=1)[self.image_index]
+
     def sample_name(self, index: int) -> str:
         """The image name of object `index`, with the object's number where its image holds several."""
         image = self.image_index[index]
@@ -122,14 +135,14 @@ class Dataset:
         used_groups, group_index = np.unique(self.group_index[indices], return_inverse=True)
         return dataclasses.replace(
             self,
-            images=tuple(self.images[i] for i in used_images),
-            image_names=tuple(self.image_names[i] for i in used_images),
+            images=tuple(self.images[i] for i in used_images.tolist()),
+            image_names=tuple(self.image_names[i] for i in used_images.tolist()),
             image_index=image_index.astype(np.int32),
             xy=self.xy[indices],
             visible=self.visible[indices],
             box=self.box[indices],
             area=self.area[indices],
-            groups=tuple(self.groups[i] for i in used_groups),
+            groups=tuple(self.groups[i] for i in used_groups.tolist()),
             group_index=group_index.astype(np.int32),
             name=name or self.name,
             image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
@@ -228,13 +241,10 @@ class Dataset:
         digest = hashlib.sha256()
         for texts in (self.skeleton.names, self.image_names, self.groups):
             digest.update(f"{len(texts)} ".encode())
-            for text in texts:
-                digest.update(text.encode() + b"\0")
-        for array in (self.image_index, self.xy, self.visible, self.box, self.group_index):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        for image in self.images:
-            if isinstance(image, np.ndarray):
-                digest.update(np.ascontiguousarray(image).tobytes())
+            digest.update("".join(f"{text}\0" for text in texts).encode())
+        pixels = (image for image in self.images if isinstance(image, np.ndarray))
+        for array in (self.image_index, self.xy, self.visible, self.box, self.group_index, *pixels):
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return digest.hexdigest()
 
     def check_images(self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False) -> Dataset:
@@ -246,27 +256,42 @@ class Dataset:
         """
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
 
-        def look(index: int) -> tuple[str, tuple[int, int]]:
-            """What is wrong with an image, and its (width, height)."""
-            try:
-                height, width = dataset.read_image(index).shape[:2]
-            except (ValueError, OSError) as error:
-                return str(error), (0, 0)
-            return dataset._size_problem(index, width, height), (width, height)
+        sizes = np.zeros((len(self.images), 2), np.int64)
+        problems: dict[int, str] = {}
+        stopped = False
+
+        def look(images: range) -> None:
+            """Note the (width, height) of each image, or what is wrong with it."""
+            for image in images:
+                if stopped:
+                    return
+                try:
+                    sizes[image] = dataset.check_image(image)
+                    problem = dataset._size_problem(image, *sizes[image].tolist())
+                except (ValueError, OSError) as error:
+                    problem = str(error)
+                if problem:
+                    problems[image] = problem
 
         pool = ThreadPoolExecutor()
+        runs = [range(start, min(start + RUN, len(sizes))) for start in range(0, len(sizes), RUN)]
         try:
-            problems, sizes = zip(*pool.map(look, range(len(self.images))), strict=True)
+            for _ in pool.map(look, runs):
+                pass
         finally:
+            stopped = True
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
-        bad_images = np.array([bool(problem) for problem in problems])
+        dataset = dataclasses.replace(dataset, image_sizes=sizes)
+        bad_images = np.zeros(len(sizes), bool)
+        bad_images[list(problems)] = True
         bad = bad_images[self.image_index]
-        limit = np.array(sizes, np.float64)[self.image_index]
+        limit = sizes[self.image_index].astype(np.float64)
         outside = ~bad & boxes_outside(self.box, limit)
         beyond = int(points_outside(self.xy, limit)[~bad & ~outside].sum())
-        texts = [problem for problem in problems if problem]
+        texts = [problem for _, problem in sorted(problems.items())]
         texts += [
-            f"{self.sample_name(i)}: {outside_words(self.box[i], limit[i])}" for i in np.flatnonzero(outside).tolist()
+            f"{self.sample_name(i)}: {outside_words(self.box[i], limit[i])}"
+            for i in np.flatnonzero(outside)[:SHOWN].tolist()
         ]
         note = f"{beyond} labelled points lie outside their image"
         if beyond and note not in self.notes:
@@ -275,7 +300,7 @@ class Dataset:
             return dataset
         counts = [f"{bad_images.sum()} of {len(self.images)} images"] if bad_images.any() else []
         counts += [f"{outside.sum()} of {len(self)} objects"] if outside.any() else []
-        line = listed(f"{self.name}: {' and '.join(counts)} cannot be used", texts)
+        line = listed(f"{self.name}: {' and '.join(counts)} cannot be used", texts, len(problems) + int(outside.sum()))
         if not skip_bad:
             raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
         kept = np.flatnonzero(~bad & ~outside)
@@ -439,7 +464,8 @@ def _places(images: Sequence[Path | np.ndarray]) -> list[str | int]:
     return places
 
 
-def listed(line: str, items: Sequence[str]) -> str:
-    """The line, then the first items, then how many more there are."""
-    more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
+    """The line, then the first items, then how many more there are; count: of all, where the items are the first."""
+    count = len(items) if count is None else count
+    more = f"; and {count - SHOWN} more" if count > SHOWN else ""
     return f"{line}: {'; '.join(items[:SHOWN])}{more}"

@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.runtime.geometry import Crop, crop_box, whole_box
+from keylite.runtime.geometry import Crop, crop_box, to_units, whole_box
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton
 
 LOOKS = 200  # images, to tell the size of all
+AT_ONCE = 50_000  # objects whose points are moved at once: a million's would be copied whole, several times
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as in cv2.cvtColor
 
 
@@ -141,17 +142,15 @@ class Examples:
 
         0.5 for a keypoint that is never labelled.
         """
+        boxes = self.dataset.whole_boxes() if self.boxes is None else self.boxes
         total = np.zeros((len(self.dataset.skeleton), 2))
         count = np.zeros((len(self.dataset.skeleton), 1))
-        for index in range(len(self)):
-            if self.boxes is None:
-                box = np.array([0, 0, *image_size(self.dataset.images[self.dataset.image_index[index]])], np.float64)
-            else:
-                box = self.boxes[index]
-            crop = crop_box(box, self.size, self.padding)
-            unit_xy, weight = targets(crop, self.dataset.xy[index], self.dataset.skeleton)
-            total += np.where(weight[:, None] > 0, unit_xy, 0)
-            count += weight[:, None] > 0
+        for start in range(0, len(self), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            unit_xy = to_units(self.dataset.xy[part], boxes[part], self.size, self.padding)
+            counted = np.all((unit_xy >= 0) & (unit_xy <= 1), axis=2, keepdims=True)  # as `targets` weighs them
+            total += np.where(counted, unit_xy, 0).astype(np.float32).sum(axis=0, dtype=np.float64)
+            count += counted.sum(axis=0)
         return np.where(count > 0, total / np.maximum(count, 1), 0.5).astype(np.float32)
 
 

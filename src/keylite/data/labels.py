@@ -7,6 +7,7 @@ shifted to continuous px, their images found and their groups named. Knows nothi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,21 +69,21 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
     if len(rows) == 0:
         raise ValueError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
 
-    labelled = v[rows] > 0
+    visible = v[rows].astype(np.uint8)  # 0, 1 or 2: all else is bad
     xy = labels.points[rows, :, :2]  # a copy: the columns may be large, so it is changed in place
     xy += ORIGINS[pixel_origin]
-    xy[~labelled] = np.nan
+    xy[visible == 0] = np.nan
     image_index = labels.image_index[rows]
     used, image_index = np.unique(image_index, return_inverse=True)
     if len(used) < len(labels.image_names):
         notes.append(f"{len(labels.image_names) - len(used)} of {len(labels.image_names)} images have no object")
     dataset = Dataset(
         skeleton=labels.skeleton,
-        images=tuple(paths[i] for i in used),
-        image_names=tuple(labels.image_names[i] for i in used),
+        images=tuple(paths[i] for i in used.tolist()),
+        image_names=tuple(labels.image_names[i] for i in used.tolist()),
         image_index=image_index.astype(np.int32),
         xy=xy,
-        visible=np.where(labelled, v[rows], 0).astype(np.uint8),
+        visible=visible,
         box=labels.box[rows],
         area=labels.area[rows],
         groups=("",),
@@ -149,8 +150,10 @@ def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bo
         found = [field for field in GROUP_FIELDS if any(value is not None for value in labels.fields.get(field, ()))]
         kind, name = ("field", found[0]) if found else ("image", "")
     if kind != "field":
-        image_names = [labels.image_names[i] for i in labels.image_index[rows].tolist()]
-        return group_by_name(image_names, "image" if group == "auto" else group), kind == "regex"
+        used, image_index = np.unique(labels.image_index[rows], return_inverse=True)
+        image_names = [labels.image_names[i] for i in used.tolist()]
+        of_image = group_by_name(image_names, "image" if group == "auto" else group)
+        return [of_image[i] for i in image_index.tolist()], kind == "regex"
     values = labels.fields.get(name) or [None] * len(labels.points)
     missing = [labels.where(row) for row in rows.tolist() if values[row] is None]
     if missing:
@@ -168,7 +171,7 @@ def _with_images(
     beside = labels.path.parent
     above = labels.path.absolute().parents[1 : CLIMB + 1] if labels.climb else ()
     roots = [Path(images)] if images is not None else [beside, beside / "images", *above]
-    used = sorted(set(labels.image_index[rows].tolist()))
+    used = np.unique(labels.image_index[rows]).tolist()
     found, replaced = find_images([labels.image_names[i] for i in used], roots)
     paths: list[Path | None] = [None] * len(labels.image_names)
     for i, path in zip(used, found, strict=True):
@@ -194,26 +197,33 @@ def find_images(names: Sequence[str], roots: Sequence[Path]) -> tuple[list[Path 
     The first root that has the very name wins; only where none has it, the one image of the same stem is taken.
     Folders are listed once each, not asked once per image.
     """
-    listings: dict[str, dict[str, list[str]]] = {}
+    as_path = functools.cache(Path)
 
-    def listing(folder: str) -> dict[str, list[str]]:
-        """Name -> itself, and stem -> its images."""
-        if folder not in listings:
-            entries: dict[str, list[str]] = {}
-            for entry in os.listdir(folder) if os.path.isdir(folder) else ():
-                stem, suffix = os.path.splitext(entry)
-                if suffix.lower() in IMAGE_SUFFIXES:
-                    entries.setdefault(stem + "/", []).append(entry)  # no file name holds a slash
-                entries[entry] = [entry]
-            listings[folder] = entries
-        return listings[folder]
+    @functools.cache
+    def names_in(folder: str) -> set[str]:
+        return set(os.listdir(folder) if os.path.isdir(folder) else ())
 
-    def look(name: str, by_stem: bool) -> Path | None:
+    @functools.cache
+    def images_by_stem(folder: str) -> dict[str, list[str]]:
+        entries: dict[str, list[str]] = {}
+        for entry in names_in(folder):
+            stem, suffix = os.path.splitext(entry)
+            if suffix.lower() in IMAGE_SUFFIXES:
+                entries.setdefault(stem, []).append(entry)
+        return entries
+
+    def itself(folder: str, base: str) -> str | None:
+        return base if base in names_in(folder) else None
+
+    def only_one_of_its_stem(folder: str, base: str) -> str | None:
+        entries = images_by_stem(folder).get(os.path.splitext(base)[0], ())
+        return entries[0] if len(entries) == 1 else None
+
+    def look(name: str, entry: Callable[[str, str], str | None]) -> Path | None:
         for root in root_names:
             folder, base = os.path.split(os.path.join(root, name))
-            entries = listing(folder).get(os.path.splitext(base)[0] + "/" if by_stem else base, ())
-            if len(entries) == 1:
-                return Path(folder, entries[0])
+            if there := entry(folder, base):
+                return as_path(folder) / there
         return None
 
     root_names = [str(root) for root in roots]
@@ -221,9 +231,9 @@ def find_images(names: Sequence[str], roots: Sequence[Path]) -> tuple[list[Path 
     replaced: dict[str, Path] = {}
     for name in names:
         portable = name.replace("\\", "/")  # written on Windows
-        path = look(portable, by_stem=False)
+        path = look(portable, itself)
         if path is None:
-            path = look(portable, by_stem=True)
+            path = look(portable, only_one_of_its_stem)
             if path is not None:
                 replaced[name] = path
         found.append(path)

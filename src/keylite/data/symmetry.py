@@ -97,8 +97,7 @@ def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -
         return f"{len(usable)} objects with 3 or more labels are too few to check a symmetry, {MIN_OBJECTS} are needed"
     generator = np.random.default_rng(seed)
     clusters, halves, unit = _halves(dataset, usable, generator)
-    z = np.where(labelled, dataset.xy[..., 0] + 1j * dataset.xy[..., 1], 0)
-    parts = [(z[half], labelled[half], clusters[half]) for half in halves]
+    parts = [(_complex(dataset.xy[half], labelled[half]), labelled[half], clusters[half]) for half in halves]
     for _, mask, _ in parts:
         scarce = np.flatnonzero(mask.sum(axis=0) < MIN_LABELLED)
         if len(scarce):
@@ -131,13 +130,14 @@ def _halves(
         clusters = np.zeros(len(dataset), np.int64)
         clusters[usable] = np.arange(len(usable)) * min(20, len(usable)) // len(usable)
         unit = "runs of objects"
-    present, sizes = np.unique(clusters[usable], return_counts=True)
-    filled, half_of = [0, 0], {}
-    for position in generator.permutation(len(present)):
+    _, cluster, sizes = np.unique(clusters[usable], return_inverse=True, return_counts=True)
+    filled, half_of = [0, 0], [0] * len(sizes)
+    size_of = sizes.tolist()
+    for position in generator.permutation(len(sizes)).tolist():
         half = int(filled[1] < filled[0])
-        half_of[int(present[position])] = half
-        filled[half] += int(sizes[position])
-    side = np.array([half_of[int(cluster)] for cluster in clusters[usable]])
+        half_of[position] = half
+        filled[half] += size_of[position]
+    side = np.array(half_of)[cluster]
     halves = []
     for half in (0, 1):
         own = usable[side == half]
@@ -145,6 +145,11 @@ def _halves(
             own = np.sort(generator.choice(own, MAX_OBJECTS, replace=False))
         halves.append(own)
     return clusters, halves, unit
+
+
+def _complex(xy: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Points (N, K, 2) as x + iy (N, K), 0 where unlabelled."""
+    return np.where(labelled, xy[..., 0] + 1j * xy[..., 1], 0)
 
 
 # --- shapes ---

@@ -116,6 +116,32 @@ def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Cr
     return Crop(matrix, (int(size[0]), int(size[1])))
 
 
+def to_units(xy: np.ndarray, boxes: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> np.ndarray:
+    """Image px (N, K, 2) -> unit coordinates, each object's of the crop around its box (N, 4) xyxy px.
+
+    It is what `crop_box` and `Crop.to_unit` give, for all objects at once.
+    """
+    scale, shift = _placed(boxes, size, padding)
+    return (xy * scale + shift) / np.asarray(size, np.float64)
+
+
+def from_units(unit_xy: np.ndarray, boxes: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> np.ndarray:
+    """Unit coordinates (K, 2) or (N, K, 2) of the crops around boxes (N, 4) xyxy px -> image px (N, K, 2)."""
+    scale, shift = _placed(boxes, size, padding)
+    return (unit_xy * np.asarray(size, np.float64) - shift) / scale
+
+
+def _placed(boxes: np.ndarray, size: tuple[int, int], padding: float) -> tuple[np.ndarray, np.ndarray]:
+    """The crops around boxes (N, 4): crop px = image px * scale (N, 1, 1) + shift (N, 1, 2)."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    flat = np.flatnonzero(~(sides > 0).all(axis=1))
+    if len(flat):
+        crop_box(boxes[flat[0]], size, padding)  # says what is wrong
+    scale = np.min(np.asarray(size, np.float64) / sides, axis=1)[:, None, None] / (1 + padding)
+    centre = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    return scale, np.asarray(size, np.float64) / 2 - scale * centre
+
+
 def whole_box(image: np.ndarray) -> np.ndarray:
     """The box (4,) xyxy px of a whole (H, W, ...) image."""
     return np.array([0, 0, image.shape[1], image.shape[0]], np.float64)

@@ -1,0 +1,30 @@
+"""Boxes of a file go to the objects that they are for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from keylite.data.boxes import dataset_boxes
+from keylite.data.dataset import Dataset, from_arrays
+
+
+def interleaved() -> Dataset:
+    """Five objects in three images, in no order; the second image holds none."""
+    data = from_arrays([f"{name}.png" for name in "abcd"], np.ones((4, 1, 2))).subset([2, 0, 2, 3, 0])
+    kept = dataclasses.replace(data, images=data.images[:1] + data.images, image_names=("a.png", "b.png", *"cd"))
+    return dataclasses.replace(kept, image_index=np.array([2, 0, 2, 3, 0], np.int32), image_names=tuple("abcd"))
+
+
+def test_the_nth_box_of_an_image_is_for_its_nth_object() -> None:
+    asked = {"a": np.array([[0, 0, 1, 1], [0, 0, 2, 2]]), "b": np.zeros((0, 4)), "d": np.array([[0, 0, 3, 3]])}
+    asked["c"] = np.array([[0, 0, 4, 4], [0, 0, 5, 5]])
+    assert dataset_boxes(asked, interleaved())[:, 2].tolist() == [4, 1, 5, 3, 2]
+
+
+def test_another_number_of_boxes_is_refused() -> None:
+    asked = {name: np.array([[0, 0, 1, 1.0]]) for name in "abcd"}
+    with pytest.raises(ValueError, match="a has 2 labelled objects, got 1 boxes"):
+        dataset_boxes(asked, interleaved())

@@ -107,15 +107,15 @@ def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) ->
 def tell_memory() -> None:
     """The process of `_memory`: arguments are a model file, threads and perhaps a spec, standard input an image."""
     source = sys.stdin.buffer.read()
-    start = _peak()
+    start = peak_memory()
     predictor = Predictor(sys.argv[1], threads=int(sys.argv[2]), spec=next(iter(sys.argv[3:]), None))
     for _ in range(3):
         _timed(predictor, source)
-    peak = _peak()
+    peak = peak_memory()
     print(json.dumps({"before": start, "peak": peak} if start and peak else None))
 
 
-def _peak() -> float | None:
+def peak_memory() -> float | None:
     """The most memory that this process has held, 10^6 bytes."""
     status = Path("/proc/self/status")
     if status.is_file():  # of Linux, where ru_maxrss begins with that of the process that started this one

@@ -1,46 +1,156 @@
-"""Images a second of what a predictor does around its engine, crop and decode, with one `cv2.resize` beside it.
+"""Images a second of a predictor: of what it does around its engine, and of a folder, one by one and as a stream.
 
-Run `python benchmarks/predictor.py --help`; README.md says how to read it.
+The first table has crop and decode beside one `cv2.resize`; the second `Predictor.stream` beside a call an image, and
+the third the memory of `keylite predict` over many images and over few. Run `python benchmarks/predictor.py --help`;
+README.md says how to read it.
 """
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 from pipeline import figures, interleaved, keep, machine, options, show, use_threads
 
+from keylite.data.gauges import gauges
+from keylite.pytorch.exporting import export
+from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
+from keylite.runtime.images import write_image
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
 
 KEYPOINTS = 68
 WIDTH, HEIGHT = 640, 480
 BASE = "cv2.resize, INTER_AREA"  # every ratio is against this row
+ONE_BY_ONE = "one by one, {} thread(s)"  # and of the second table against this one, of as many threads of the engine
+FILES = 32  # JPEG files, listed again and again
+FEW, MANY = 100, 10_000  # images whose memory is compared
+
+PEAK = """
+import sys
+from keylite.cli import main
+from keylite.environment import peak_memory
+try:
+    main(["predict", *sys.argv[1:]])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print(peak_memory())
+"""
 
 
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--images", type=int, default=200, help="images a round (default 200)")
-    choices = parser.parse_args()
-    use_threads(1)
-    size = (choices.size, choices.size)
+def stages(size: tuple[int, int]) -> dict[str, Callable[[int], object]]:
+    """Rows of the first table, an image a step: what Predictor does, less the engine."""
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8), (WIDTH, HEIGHT))
     heads = {name: make(KEYPOINTS, 128, size) for name, make in HEADS.items()}
     raws = {name: rng.normal(size=(1, KEYPOINTS, head.channels)).astype(np.float32) for name, head in heads.items()}
 
     def predict(name: str) -> np.ndarray:
-        """What Predictor does, less the engine."""
         crop = crop_box(whole_box(image), size, 0.0)
         crop.warp(image)
         unit_xy, _ = heads[name].decode(raws[name])
         return crop.from_unit(unit_xy[0])
 
     rows = {BASE: lambda _: cv2.resize(image, size, interpolation=cv2.INTER_AREA)}
-    rows |= {f"crop and decode, {name}": lambda _, name=name: predict(name) for name in heads}
-    seconds = interleaved(rows, choices.images, choices.rounds)
+    return rows | {f"crop and decode, {name}": lambda _, name=name: predict(name) for name in heads}
+
+
+def streams(model: Path, files: list[Path], threads: int) -> dict[str, Callable[[int], object]]:
+    """Rows of the second table, all files a step. threads: of the engine; readers come on top of them."""
+    predictor, single = (Predictor(model, threads=threads, batch=batch) for batch in (32, 1))
+
+    def stream(of: Predictor, readers: int) -> Callable[[int], object]:
+        return lambda _: list(of.stream(files, readers=readers))
+
+    rows: dict[str, Callable[[int], object]] = {
+        ONE_BY_ONE.format(threads): lambda _: [predictor(path) for path in files],
+        "stream, batch 1, 1 reader": stream(single, 1),
+    }
+    return rows | {f"stream, batch 32, {readers} reader(s)": stream(predictor, readers) for readers in (1, 2, 4)}
+
+
+def predict_memory(model: Path, files: list[Path], images: int, folder: Path) -> float:
+    """The most memory that `keylite predict --format jsonl` holds over so many images, 10^6 bytes."""
+    listing = folder / "images.txt"
+    listing.write_text("".join(f"{files[number % len(files)]}\n" for number in range(images)))
+    asked = [model, listing, "--threads", "1", "--format", "jsonl", "--json", folder / "points.jsonl"]
+    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, asked)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def random_model(folder: Path, size: tuple[int, int]) -> Path:
+    """An `.onnx` file of lite0 and the default head with random weights."""
+    spec = ModelSpec(
+        format=FORMAT,
+        backbone="lite0",
+        size=size,
+        box="image",
+        padding=0.0,
+        head=HEADS["heatmap"](KEYPOINTS, 256, size),
+        skeleton=Skeleton(tuple(f"k{number}" for number in range(KEYPOINTS))),
+        normalize="box_diagonal",
+        mean=PIXEL_MEAN,
+        std=PIXEL_STD,
+        precision="fp32",
+        calibration=None,
+        provenance=Provenance("0", "", "pytorch", "none", "", "", {}, {}, None),
+        report=None,
+        confidence=None,
+        certificate=None,
+    )
+    network = EfficientNetLiteRegressor(KEYPOINTS, spec.backbone, head=spec.head, size=size)
+    save_model(network, spec, folder / "random.safetensors")
+    export(folder / "random.safetensors", folder / "random.onnx", spec)
+    return folder / "random.onnx"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = options(__doc__)
+    parser.add_argument("--images", type=int, default=200, help="images a round of crop and decode (default 200)")
+    parser.add_argument("--model", type=Path, help="for the stream; else lite0 of random weights as .onnx")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", help="of the engine, for the stream (default 1 and all cores)"
+    )
+    parser.add_argument("--side", type=int, default=640, help="px of the square JPEG files (default 640)")
+    parser.add_argument("--memory", type=int, default=MANY, help=f"images beside {FEW}; 0: none (default {MANY})")
+    choices = parser.parse_args(arguments)
+    size = (choices.size, choices.size)
+    opencv_threads = cv2.getNumThreads()
+    use_threads(1)
+    seconds = interleaved(stages(size), choices.images, choices.rounds)
     facts = machine(threads=1) | {"image": [WIDTH, HEIGHT], "size": choices.size, "images": choices.images}
     found = figures(seconds, choices.images, BASE)
     show(facts, f"{choices.images} images a round, {WIDTH}x{HEIGHT} to {choices.size} px, {KEYPOINTS} keypoints", found)
+    cv2.setNumThreads(opencv_threads)  # its own choice, as in a prediction
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = choices.model or random_model(folder, size)
+        files = [folder / f"gauge_{number:02d}.jpg" for number in range(FILES)]
+        for path, image in zip(files, gauges(FILES, size=choices.side).images, strict=True):
+            write_image(path, np.asarray(image))
+        for threads in choices.threads or sorted({1, os.cpu_count() or 1}):
+            rows = streams(model, files, threads)
+            of = figures(interleaved(rows, 1, choices.rounds), FILES, ONE_BY_ONE.format(threads))
+            title = f"{FILES} JPEG files of {choices.side} px a round, {model.name}, {threads} thread(s) of the engine"
+            show(facts | {"threads": threads}, title, of)
+            facts |= {f"stream, {threads} thread(s)": of}
+        if choices.memory:
+            counts = (FEW, choices.memory)
+            facts["memory"] = {str(count): predict_memory(model, files, count, folder) for count in counts}
+            few, many = facts["memory"].values()
+            print(
+                f"memory of keylite predict: {many:.0f} MB over {counts[1]} images, {few:.0f} MB over {FEW}:", end=" "
+            )
+            print(f"{many / few:.3f} times\n")
     keep(choices.json, facts | {"rows": found})
 
 

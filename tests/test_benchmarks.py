@@ -1,4 +1,7 @@
-"""The accuracy benchmarks: plans, runs that go on, figures measured once, and the parts of the page that they make."""
+"""The benchmarks of accuracy: plans, runs that go on, figures measured once, and the parts of the page that they make.
+
+And that of the predictor.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ pytest.importorskip("PIL", reason="needs Pillow")
 
 import accuracy
 import learning_curve
+import predictor
 import runs
 import small_data
 
@@ -25,7 +29,7 @@ from keylite import exports
 from keylite.certificate import OverBudgetError
 from keylite.data.gauges import gauges
 from keylite.recipe import Recipe, make_recipe, to_dict, write_recipe
-from keylite.runtime.images import read_image
+from keylite.runtime.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data}
@@ -573,3 +577,27 @@ def test_the_plan_that_is_shown_reads(tmp_path: Path):
     found = accuracy.planned(plan, {}, tmp_path, runs.smoke_parts())
     assert [run.name for run in found] == [*(f"heatmap-128-seed{seed}" for seed in (0, 1, 2)), "heatmap-160x128"]
     assert {to_dict(run.recipe)["mirror"] for run in found} == {"off"}
+
+
+# ---- the predictor
+
+
+def test_the_predictor_s_rows_find_the_same(onnx_file: Path, tmp_path: Path):
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, image in zip(files, gauges(3).images, strict=True):
+        write_image(path, np.asarray(image))
+    one_by_one, *streams = (row(0) for row in predictor.streams(onnx_file, files, 1).values())
+    assert len(streams) == 4
+    for found in streams:
+        assert [one.source for one in found] == files
+        for one, points in zip(found, one_by_one, strict=True):
+            np.testing.assert_allclose(one.points.xy, points.xy, atol=0.01)
+    assert 10 < predictor.predict_memory(onnx_file, files, 4, tmp_path) < 2000  # MB
+    assert len((tmp_path / "points.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_predictor_s_own_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(predictor, "export", lambda model, path, spec: path.touch())  # tests of the exporter make one
+    assert predictor.random_model(tmp_path, (64, 64)).is_file()
+    found = keylite.Predictor(tmp_path / "random.safetensors", engine="pytorch")(np.zeros((32, 32, 3), np.uint8))
+    assert found.xy.shape == (1, predictor.KEYPOINTS, 2)

@@ -351,7 +351,9 @@ def test_ctrl_c_is_one_line_and_exits_130(capsys, gauge_files, tmp_path, monkeyp
 
 
 BAD_PREDICTIONS = {
-    "format": (["--format", "yaml"], '"keylite", "coco"'),
+    "format": (["--format", "yaml"], '"keylite", "coco", "jsonl"'),
+    "a folder that cannot be made": (["--json", "FILE/p.json"], "cannot write to this folder"),
+    "a folder of drawings that cannot be made": (["--draw", "FILE/drawn"], "cannot write to this folder"),
     "a flag for a file": (["--json", "--draw", "out"], "expected a file name or -, got --draw"),
     "no file": (["--json"], "--json requires an argument"),
     "engine": (["--engine", "tpu"], "tpu"),
@@ -361,7 +363,9 @@ BAD_PREDICTIONS = {
 
 @pytest.mark.parametrize(("flags", "words"), BAD_PREDICTIONS.values(), ids=BAD_PREDICTIONS)
 def test_a_bad_flag_of_predict_is_one_line(flags, words, capsys, trained, gauge_files):
-    assert words in refused(capsys, "predict", trained / "model.safetensors", gauge_files / "test", *flags)
+    model = trained / "model.safetensors"
+    flags = [flag.replace("FILE", str(model)) for flag in flags]
+    assert words in refused(capsys, "predict", model, gauge_files / "test", *flags)
 
 
 def test_a_preset_then_a_recipe_file_then_set_then_flags(capsys, gauge_files, tmp_path):
@@ -628,18 +632,91 @@ def test_the_wrong_number_of_keypoints_is_one_line(capsys, exported, gauge_files
     assert "4 keypoints" in refused(capsys, "evaluate", exported, "--data", labels)
 
 
-def test_prediction_of_bad_images_names_them_all(capsys, exported, gauge_files, tmp_path):
+@pytest.fixture
+def spoilt(gauge_files: Path, tmp_path: Path) -> Path:
+    """Six pictures of gauges, and three files that are none, the first and the last by name among them."""
     folder = tmp_path / "images"
     shutil.copytree(gauge_files / "test", folder)
     (folder / "a.jpg").write_bytes(b"")
-    (folder / "b.png").write_bytes(b"text")
-    line = refused(capsys, "predict", exported, folder, "--json", tmp_path / "p.json")
-    assert "a.jpg" in line
-    assert "b.png" in line
-    assert not (tmp_path / "p.json").exists()
-    code, out, _ = run(capsys, "predict", exported, folder, "--json", tmp_path / "p.json", "--skip-bad")
+    (folder / "gauge_00002_.png").write_bytes(b"text")
+    (folder / "z.png").write_bytes(b"text")
+    return folder
+
+
+FORMATS = {"keylite": "p.json", "coco": "p.json", "jsonl": "p.jsonl"}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_prediction_of_bad_images_names_them_all(form, capsys, exported, spoilt, tmp_path):
+    """And nothing is written, on standard output neither."""
+    asked = ["predict", exported, spoilt, "--format", form]
+    before = sorted(tmp_path.iterdir())
+    out = ["--json", tmp_path / "new" / FORMATS[form], "--draw", tmp_path / "deep" / "drawn"]
+    for flags in (out, []):
+        line = refused(capsys, *asked, *flags)
+        assert "3 of 9 images cannot be used" in line
+        assert all(name in line for name in ("a.jpg", "gauge_00002_.png", "z.png", "--skip-bad"))
+        made = [path for path in tmp_path.iterdir() if path not in before]
+        assert [list(path.iterdir()) for path in made] in ([], [[]]), "a folder for the points, at most"
+    assert not (tmp_path / "deep").exists()
+    code, said, err = run(capsys, *asked, *out, "--skip-bad")
     assert code == 0
-    assert "6 images" in out
+    assert "6 objects in 6 images" in said
+    assert "skipped: 3 of 9" in err and "z.png" in err
+    assert len(list((tmp_path / "deep/drawn").iterdir())) == 6
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [FORMATS[form]]
+    code, said, _ = run(capsys, *asked, "--skip-bad")
+    assert code == 0
+    found = json.loads(said)["images"] if form != "jsonl" else said.splitlines()
+    assert len(found) == 6
+
+
+def test_little_is_looked_for_once_an_image_is_bad(capsys, exported, gauge_files, spoilt, monkeypatch):
+    """What was taken before it was known to be bad; the rest is read to be named."""
+    looked, run_one = [], keylite.Predictor.run
+    monkeypatch.setattr(keylite.Predictor, "run", lambda *given: looked.append(len(given[1])) or run_one(*given))
+    pictures = [spoilt / "a.jpg", *[next((gauge_files / "test").glob("*.png"))] * 300, spoilt / "z.png"]
+    (spoilt / "list.txt").write_text("\n".join(map(str, pictures)))
+    line = refused(capsys, "predict", exported, spoilt / "list.txt")
+    assert "a.jpg" in line and "z.png" in line
+    assert 0 < sum(looked) <= 3 * 32
+
+
+def test_lines_are_the_same_points(capsys, exported, gauge_files, tmp_path):
+    pictures = sorted((gauge_files / "test").glob("*.png"))
+    listing, boxes = tmp_path / "pictures.txt", tmp_path / "boxes.json"
+    listing.write_text("\n".join(map(str, pictures)) + "\n\n")
+    boxes.write_text(json.dumps({path.name: [[0, 0, 96, 96]] * number for number, path in enumerate(pictures)}))
+    code, out, _ = run(capsys, "predict", exported, gauge_files / "test", "--boxes", boxes)
+    assert code == 0
+    whole = json.loads(out)
+    wanted = [
+        {"image": name, "width": 96, "height": 96, "model": "model.onnx", "origin": "corner"}
+        | {"keypoints": whole["keypoints"], "objects": objects}
+        for name, objects in whole["images"].items()
+    ]
+    assert [len(line["objects"]) for line in wanted] == list(range(6))
+    asked = ["predict", exported, listing, "--boxes", boxes, "--format", "jsonl", "--json"]
+    for flags in (["-"], ["-", "--skip-bad"]):
+        code, out, _ = run(capsys, *asked, *flags)
+        assert code == 0
+        assert [json.loads(line) for line in out.splitlines()] == wanted
+    code, out, _ = run(capsys, *asked, tmp_path / "p.jsonl")
+    assert f"15 objects in 6 images: {tmp_path / 'p.jsonl'}" in out
+    assert [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()] == wanted
+
+
+BAD_LISTS = {
+    "empty": (b"\n \n", "expected the path of an image a line, got none"),
+    "no text": (b"\xff\xfe\0", "expected a text file in UTF-8"),
+    "a path that leads nowhere": (b"nowhere.png\n", "nowhere.png: no such image file"),
+}
+
+
+@pytest.mark.parametrize(("data", "words"), BAD_LISTS.values(), ids=BAD_LISTS)
+def test_a_bad_list_of_images_is_one_line(data, words, capsys, exported, tmp_path):
+    (tmp_path / "list.txt").write_bytes(data)
+    assert words in refused(capsys, "predict", exported, tmp_path / "list.txt")
 
 
 BAD_BOXES = {

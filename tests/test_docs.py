@@ -14,6 +14,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import get_args, get_type_hints
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ import keylite
 from keylite import cli
 from keylite.certificate import Certificate, Drift, Latency
 from keylite.cli import shared
+from keylite.cli.predict import predict
 from keylite.cli.train import recipe_of
 from keylite.data import mirror, symmetry
 from keylite.data.dataset import Dataset
@@ -35,6 +37,7 @@ from keylite.exports import DRIFT_BUDGET, EXPORTERS
 from keylite.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.golden import CASES, write_golden
 from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
+from keylite.points import points_line
 from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
 from keylite.report import PCK_AT, Report
@@ -55,7 +58,9 @@ from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.modelfile import READERS, TFLITE_MEMBERS
+from keylite.runtime.modelfile import READERS as SPEC_READERS
+from keylite.runtime.modelfile import TFLITE_MEMBERS
+from keylite.runtime.predictor import READERS, Found, Keypoints
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,10 +68,12 @@ FILES = [path for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md") for pat
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 GUIDES = (
     *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
-    *("docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
+    *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
     *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md", "docs/targets/cpp.md"),
 )
-README, FORMATS, RECIPE, TENSORFLOW, EVALUATION, MODEL_FILE, EXPORTING, DIAGNOSIS, FIGURES, *TARGETS = GUIDES
+README, FORMATS, RECIPE, TENSORFLOW, EVALUATION, PREDICTION, MODEL_FILE, EXPORTING, DIAGNOSIS, FIGURES, *TARGETS = (
+    GUIDES
+)
 CPP = TARGETS[-1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -469,6 +476,8 @@ def test_the_picture_is_of_today_s_gauges(tmp_path: Path):
     assert np.abs(old - new).mean() < 2, "run: python docs/make_pictures.py"  # 0; other gauges differ by 40 and more
 
 
+POINTS = Keypoints(np.zeros((1, 1, 2)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 4)), keylite.Skeleton(("k0",)))
+
 NAMED = {
     "fields of a report": (EVALUATION, Report.__struct_fields__),
     "fields of folds.json": (
@@ -482,6 +491,12 @@ NAMED = {
     "what strength is for": (RECIPE, (*GEOMETRY, PIXELS[0], PIXELS[-1])),
     "fields of a spec": (MODEL_FILE, (*ModelSpec.__struct_fields__, *Provenance.__struct_fields__)),
     "fields of a calibration": (MODEL_FILE, Calibration.__struct_fields__),
+    "fields of a line of points": (
+        PREDICTION,
+        (*points_line("", POINTS, (1, 1), Path()), *POINTS.to_dict()["objects"][0], *Found._fields),
+    ),
+    "formats of points": (PREDICTION, get_args(get_type_hints(predict)["format"])),
+    "choices of a stream": (PREDICTION, ("threads", "batch", "readers", "on_bad")),
     "fields of a certificate": (
         EVALUATION,
         [name for part in (Certificate, Drift, Latency) for name in part.__struct_fields__],
@@ -490,7 +505,7 @@ NAMED = {
         MODEL_FILE,
         Held.__struct_fields__,
     ),
-    "kinds of model file": (MODEL_FILE, READERS),
+    "kinds of model file": (MODEL_FILE, SPEC_READERS),
     "members of a .tflite": (MODEL_FILE, TFLITE_MEMBERS),
     "heads of a model file": (MODEL_FILE, HEADS),
     "fields of heads": (
@@ -553,6 +568,8 @@ SAID = {
         ),
     ),
     "failure": (EVALUATION, f"`failure_limit` ({FAILURE_LIMIT:.2f})"),
+    "crops of a batch": (PREDICTION, f"of several images; {keylite.Predictor.batch} |"),
+    "readers of a stream": (PREDICTION, f"beside the engine; {READERS}, or as many"),
     "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
     "draws": (EVALUATION, f"{DRAWS} times"),
     "groups": (EVALUATION, f"fewer than {FEWEST_GROUPS} groups"),

@@ -1,4 +1,4 @@
-"""Predicted points as JSON: keylite's own form, continuous and by image, and COCO's, in pixel indices."""
+"""Predicted points as JSON: keylite's own form, continuous, for all images or for one, and COCO's, in pixel indices."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path
     """All points as plain lists, by image."""
     images = {name: points.to_dict()["objects"] for name, points in found.items()}
     return {"model": model.name, "origin": "corner", "keypoints": list(names), "images": images}
+
+
+def points_line(name: str, points: Keypoints, size: tuple[int, int], model: Path) -> dict[str, Any]:
+    """The points of one image as plain lists: a line of JSON Lines, which needs no other. size: (width, height) px."""
+    return {"image": name, "width": size[0], "height": size[1], "model": model.name} | points.to_dict()
 
 
 def points_coco(found: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], skeleton: Skeleton) -> dict[str, Any]:

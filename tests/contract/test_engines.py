@@ -85,6 +85,16 @@ def test_batch_of_one_is_batch_of_many(engine: Engine, crops: np.ndarray):
     assert np.abs(one_by_one - engine(crops)).max() < 1e-4  # measured 1e-5
 
 
+def test_a_stream_is_image_by_image(row: Row, engine: Engine, crops: np.ndarray):
+    predictor = Predictor.of(engine, read_spec(row.path), batch=4)
+    wanted = [predictor(image) for image in crops]
+    found = [one.points for one in predictor.stream(crops)]
+    assert max(np.abs(a.xy - b.xy).max() for a, b in zip(found, wanted, strict=True)) < 0.01  # px
+    assert np.ptp([points.xy for points in wanted], axis=0).min() > 0.1, "another image must give other points"
+    if row.engine == "litert":  # an image at a time, whatever the batch
+        assert all(np.array_equal(a.xy, b.xy) for a, b in zip(found, wanted, strict=True))
+
+
 def test_threads_do_not_change_the_figures(row: Row, engine: Engine, crops: np.ndarray):
     assert np.abs(row.open(threads=2)(crops[:2]) - engine(crops[:2])).max() < 1e-4
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from keylite.runtime import files as module
-from keylite.runtime.files import replacing, sha256, write_text
+from keylite.runtime.files import replacing, replacing_within, sha256, write_text
 
 
 def test_sha256_is_of_the_bytes(tmp_path: Path):
@@ -97,3 +97,44 @@ def test_a_folder_is_no_file(tmp_path: Path):
     with pytest.raises(OSError, match="a: cannot write this file"):
         write_text(tmp_path / "a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# ---- several files
+
+
+def test_files_of_a_folder_appear_together(tmp_path: Path):
+    folder = tmp_path / "new" / "deep"
+    with replacing_within(folder) as inside:
+        (inside / "a").write_text("1")
+        (inside / "b").write_text("2")
+        assert [path.is_file() for path in folder.iterdir()] == [False]
+    with replacing_within(folder) as inside:
+        (inside / "b").write_text("3")
+    assert files(folder) == {"a": "1", "b": "3"}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a folder that is there", "a new one"])
+def test_of_files_that_fail_nothing_is_left(there: bool, tmp_path: Path):
+    folder = tmp_path / "new" / "deep"
+    if there:
+        write_text(folder / "a", "old")
+
+    def write() -> None:
+        with replacing_within(folder) as inside:
+            (inside / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert files(folder) == {"a": "old"} if there else list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_else_uses_by_now_stays(tmp_path: Path):
+    def write() -> None:
+        with replacing_within(tmp_path / "new"):
+            (tmp_path / "new" / "theirs").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert files(tmp_path / "new") == {"theirs": "1"}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from keylite.runtime import predictor as module
 from keylite.runtime.geometry import whole_box
-from keylite.runtime.images import write_image
-from keylite.runtime.predictor import Keypoints, Predictor
+from keylite.runtime.heads import HEADS
+from keylite.runtime.images import read_image, write_image
+from keylite.runtime.predictor import Found, Keypoints, Predictor
 from keylite.runtime.spec import Confidence
 
 DOTS = np.array([[60.5, 40.5], [90.5, 45.5], [75.5, 70.5], [100.5, 80.5]])  # of four keypoints
@@ -154,6 +160,218 @@ def test_sigma_is_in_px_of_the_image(finder: Predictor):
 
 def test_a_predictor_in_memory_has_no_file(finder: Predictor):
     assert (finder.path, finder.sha256, finder.engine_name) == (None, None, "memory")
+
+
+# ---- a stream
+
+PATIENCE = 20  # seconds that a wait may last which should not last any
+
+
+def readers() -> list[threading.Thread]:
+    """The threads of streams that have not ended."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("keylite-reader")]
+
+
+def same(found: Keypoints, wanted: Keypoints) -> bool:
+    """Whether two results have the same figures to the last bit."""
+    names = ("xy", "score", "sigma", "boxes")
+    return all(np.array_equal(getattr(found, name), getattr(wanted, name), equal_nan=True) for name in names)
+
+
+MIXED = {  # what is in one stream: boxes of each image, batches that the engine gets of 3 at most
+    "whole images": ([None] * 7, [3, 3, 1]),
+    "several objects": ([[[40, 20, 120, 100]] * 2, [[30, 30, 130, 95]] * 5, [[40, 20, 120, 100]]], [3, 3, 2]),
+    "images without any": ([[], None, [], [], None, []], [2]),
+    "nothing but such": ([[], []], []),
+    "more in one than in a batch": ([None, [[40, 20, 120, 100]] * 7, None], [3, 3, 3]),
+    "no image": ([], []),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("boxes", "batches"), MIXED.values(), ids=MIXED)
+def test_a_stream_gives_what_calls_give_in_full_batches(finder: Predictor, boxes: list, batches: list[int], threads):
+    images = [np.roll(picture(), 5 * shift, axis=1) for shift in range(len(boxes))]
+    found = list(finder.stream(zip(images, boxes, strict=True), readers=threads))
+    assert finder.engine.batches == batches
+    assert [one.source is image for one, image in zip(found, images, strict=True)] == [True] * len(images)
+    assert all(same(one.points, finder(image, of)) for one, image, of in zip(found, images, boxes, strict=True))
+    assert [one.size for one in found] == [(160, 120)] * len(images)
+    if len(images) > 1 and batches:
+        assert len({one.points.xy.tobytes() for one in found}) > 1, "another image must give other points"
+    assert readers() == []
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_stream_of_every_head_is_the_same_to_the_last_bit(name: str, make_spec):
+    head = HEADS[name](4, 8, (64, 64))
+    fitted = Confidence((0.2,) * 4, ((0.5, 0.04), (1.0, 0.02)), (1.0, 2.0, 1.0, 2.0), 60, "val", "f" * 64)
+    weights = np.random.default_rng(0).normal(0, 0.02, (64, 4 * head.channels)).astype(np.float32)
+
+    def engine(pixels: np.ndarray) -> np.ndarray:  # crop by crop: a product of another shape rounds otherwise
+        return np.stack([(crop[32, :, 0] @ weights).reshape(4, head.channels) for crop in pixels.astype(np.float32)])
+
+    predictor = Predictor.of(engine, make_spec(head=head, confidence=fitted), batch=5)
+    images = list(np.random.default_rng(1).integers(0, 256, (13, 70, 90, 3), np.uint8))
+    found = [one.points for one in predictor.stream(images)]
+    assert [same(points, predictor(image)) for points, image in zip(found, images, strict=True)] == [True] * 13
+    assert len({points.xy.tobytes() for points in found}) == 13
+
+
+def test_a_stream_takes_paths_and_bytes_and_arrays(finder: Predictor, tmp_path: Path):
+    path = tmp_path / "dots.png"
+    write_image(path, picture())
+    sources = [path, str(path), path.read_bytes(), picture(), (path, [BOXES["wide"]])]
+    found = list(finder.stream(iter(sources)))
+    assert [one.source for one in found[:3]] == sources[:3]
+    assert found[4].source is path
+    assert all(same(one.points, finder(picture())) for one in found[:4])
+    assert same(found[4].points, finder(picture(), [BOXES["wide"]]))
+
+
+def test_a_stream_holds_few_images(finder: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of inputs without end it takes what its docstring says; of decoded images there are as many as readers."""
+    path = tmp_path / "dots.png"
+    write_image(path, picture())
+    taken, held, most = itertools.count(), 0, 0
+    lock = threading.Lock()
+
+    def drop() -> None:
+        nonlocal held
+        with lock:
+            held -= 1
+
+    def counted(source: Path, limit: float) -> np.ndarray:
+        nonlocal held, most
+        image = read_image(source, limit)
+        with lock:
+            held += 1
+            most = max(most, held)
+        weakref.finalize(image, drop)
+        return image
+
+    def endless() -> Iterator[Path]:
+        for _ in taken:
+            yield path
+
+    monkeypatch.setattr(module, "read_image", counted)
+    stream = finder.stream(endless(), readers=2)
+    for given in range(50):
+        next(stream)
+        assert next(taken) - 2 * given <= 3 * 3 + 2, "the batch is of 3; counting takes one, too"
+    stream.close()
+    assert 1 <= most <= 2
+    assert readers() == []
+
+
+def test_boxes_count_as_images_do(finder: Predictor):
+    taken: list[int] = []
+    images = ((picture(), [BOXES["wide"]] * 6) for _ in iter(lambda: taken.append(0), 1))
+    stream = finder.stream(images, readers=1)
+    next(stream)
+    stream.close()
+    assert len(taken) <= 3, "six crops fill two batches"
+
+
+def test_images_are_read_while_the_engine_runs(make_spec, monkeypatch: pytest.MonkeyPatch):
+    """The first call of the engine does not end before an image beyond its batch was read."""
+    beyond, seen = threading.Event(), itertools.count(1)
+
+    def counted(source: np.ndarray, limit: float) -> np.ndarray:
+        if next(seen) > 3:
+            beyond.set()
+        return source
+
+    class Waiting(Finder):
+        def __call__(self, pixels: np.ndarray) -> np.ndarray:
+            assert beyond.wait(PATIENCE)
+            return super().__call__(pixels)
+
+    monkeypatch.setattr(module, "read_image", counted)
+    predictor = Predictor.of(Waiting(), make_spec(), batch=3)
+    assert len(list(predictor.stream([picture()] * 9, readers=1))) == 9
+
+
+def test_images_are_read_at_a_time(finder: Predictor, monkeypatch: pytest.MonkeyPatch):
+    """Three readers meet; with fewer the barrier would break."""
+    barrier = threading.Barrier(3, timeout=PATIENCE)
+
+    def meeting(source: np.ndarray, limit: float) -> np.ndarray:
+        barrier.wait()
+        return source
+
+    monkeypatch.setattr(module, "read_image", meeting)
+    assert len(list(finder.stream([picture()] * 6, readers=3))) == 6
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {  # what comes third in a stream, what is said of it
+    "no file": (lambda folder: folder / "none.png", r"none\.png: no such image file"),
+    "no image": (lambda folder: folder / "text.png", r"text\.png: not an image that keylite reads"),
+    "a bad box": (lambda folder: (str(folder / "dots.png"), [[9, 9, 1, 1]]), r"dots\.png: boxes: expected x0 < x1"),
+    "grey": (lambda folder: np.zeros((9, 9), np.uint8), r"image 2: image: expected a uint8 array"),
+    "half a file": (lambda folder: (folder / "dots.png").read_bytes()[:200], "image 2: image bytes"),
+    "nothing": (lambda folder: None, "image 2: image: expected a path, bytes or a uint8 array"),
+    "three in a pair": (lambda folder: (1, 2, 3), "image 2: image: expected a path, bytes or a uint8 array"),
+    "nothing of the kind": (lambda folder: 7, "image 2: image: expected a path, bytes or a uint8 array"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_a_bad_image_ends_a_stream_or_is_left_out(make, words: str, finder: Predictor, tmp_path: Path):
+    write_image(tmp_path / "dots.png", picture())
+    (tmp_path / "text.png").write_text("text")
+    images = [picture(), picture(), make(tmp_path), *[picture()] * 20]
+    with pytest.raises((ValueError, OSError), match=rf"^(.*/)?{words}"):
+        list(finder.stream(images))
+    assert readers() == []
+    bad: list[tuple[object, str]] = []
+    found = list(finder.stream([*images, images[2]], on_bad=lambda source, error: bad.append((source, str(error)))))
+    assert len(found) == 22
+    assert len(bad) == 2 and bad[0][0] is (images[2][0] if words.startswith("dots") else images[2])
+
+
+def test_an_error_that_is_no_image_s_ends_a_stream(make_spec):
+    def broken(pixels: np.ndarray) -> np.ndarray:
+        raise RuntimeError("engine")
+
+    def images() -> Iterator[np.ndarray]:
+        yield picture()
+        raise RuntimeError("input")
+
+    for engine, given, words in ((broken, [picture()] * 9, "engine"), (Finder(), images(), "input")):
+        stream = Predictor.of(engine, make_spec(), batch=2).stream(given, on_bad=lambda *_: None)
+        with pytest.raises(RuntimeError, match=words):
+            list(stream)
+        assert readers() == [], words
+
+
+def test_a_stream_that_is_left_stops_its_threads(finder: Predictor):
+    stream = finder.stream(itertools.repeat(picture()), readers=2)
+    assert isinstance(next(stream), Found)
+    assert 1 <= len(readers()) <= 2
+    stream.close()
+    assert readers() == []
+    for _ in finder.stream(itertools.repeat(picture()), readers=2):
+        break  # nothing holds it any more
+    assert readers() == []
+
+
+BAD_STREAMS = {
+    "no readers": ({"readers": 0}, [], "readers: expected at least 1, got 0"),
+    "a single path": ({}, "photo.jpg", r"images: expected several, got 'photo.jpg'; wrap a single one as \[image\]"),
+    "a single file's bytes": ({}, b"\xff\xd8", "images: expected several, got b"),
+}
+
+
+@pytest.mark.parametrize(("choices", "images", "words"), BAD_STREAMS.values(), ids=BAD_STREAMS)
+def test_a_stream_of_nonsense_is_refused(choices: dict, images: object, words: str, finder: Predictor):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        list(finder.stream(images, **choices))
+
+
+def test_a_batch_of_none_is_refused(make_spec):
+    with pytest.raises(ValueError, match="^batch: expected at least 1, got 0"):
+        list(Predictor.of(Finder(), make_spec(), batch=0).stream([picture()]))
 
 
 # ---- with a file

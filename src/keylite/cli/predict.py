@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
@@ -28,7 +33,7 @@ def predict(
     *inputs: Path,
     boxes: Path | None = None,
     json_path: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, validator=_no_flag)] = None,
-    format: Literal["keylite", "coco"] = "keylite",
+    format: Literal["keylite", "coco", "jsonl"] = "keylite",
     draw: Path | None = None,
     engine: str | None = None,
     threads: int | None = None,
@@ -43,13 +48,14 @@ def predict(
     model
         .safetensors, .onnx or .tflite
     inputs
-        images and folders of images
+        images, folders of images, and .txt files with the path of an image a line
     boxes
         JSON: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
     json_path
         write the points here; - is standard output, also without --json and --draw
     format
-        keylite: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices
+        keylite: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices; jsonl: keylite's, a line an
+        image, written as it is found
     draw
         folder for the images with their points
     engine
@@ -66,7 +72,8 @@ def predict(
     from keylite.data.boxes import boxes_for, read_boxes
     from keylite.data.dataset import listed
     from keylite.draw import draw_points
-    from keylite.points import points_coco, points_json
+    from keylite.points import points_coco, points_json, points_line
+    from keylite.runtime.files import replacing_within, require_writable
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.predictor import Predictor
 
@@ -75,40 +82,73 @@ def predict(
     paths = image_paths(inputs)
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
     drawings = drawing_paths(paths, draw) if draw else {}
+    if json_path and json_path != "-":
+        require_writable(Path(json_path).parent)
+    if draw:
+        require_writable(draw)
     if not boxes and predictor.spec.box == "annotation":
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
-    bad = {}
-    for path in paths:  # all are looked at before anything is made
-        try:
-            read_image(path, max_megapixels)
-        except (ValueError, OSError) as error:
-            bad[path] = str(error)
-    if bad:
-        line = listed(f"{len(bad)} of {len(paths)} images cannot be used", list(bad.values()))
-        if not skip_bad:
-            raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
-        log.warning("skipped: %s", line)
+    bad: list[str] = []
+
+    def asked() -> Iterator[tuple[Path, object]]:
+        for path in paths:  # where one is bad, the rest are read to name them all, and nothing is looked for in them
+            yield path, [] if bad and not skip_bad else boxes_by_path.get(path)
+
     found: dict[str, Keypoints] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    for path in (path for path in paths if path not in bad):
-        image = read_image(path, max_megapixels)
-        found[str(path)] = points = predictor(image, boxes_by_path.get(path))
-        sizes[str(path)] = (image.shape[1], image.shape[0])
-        if draw:
-            for xy in points.xy:
-                image = draw_points(image, xy, points.skeleton)
-            draw.mkdir(parents=True, exist_ok=True)
-            write_image(drawings[path], image)
-    if json_path:
+    images = objects = 0
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(_lines(json_path, skip_bad)) if json_path and format == "jsonl" else None
+        drawn = stack.enter_context(replacing_within(draw)) if draw else None
+        stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
+        for path, points, size in stack.enter_context(contextlib.closing(stream)):
+            if bad and not skip_bad:
+                continue
+            images, objects = images + 1, objects + len(points)
+            if drawn:
+                image = read_image(path, max_megapixels)
+                for xy in points.xy:
+                    image = draw_points(image, xy, points.skeleton)
+                write_image(drawn / drawings[path].name, image)
+            if lines:
+                lines.write(json.dumps(points_line(str(path), points, size, model)) + "\n")
+            else:
+                found[str(path)], sizes[str(path)] = points, size
+        if bad:
+            line = listed(f"{len(bad)} of {len(paths)} images cannot be used", bad)
+            if not skip_bad:
+                raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
+            log.warning("skipped: %s", line)
+    if json_path and not lines:
         skeleton = predictor.spec.skeleton
         result = points_coco(found, sizes, skeleton) if format == "coco" else points_json(found, skeleton.names, model)
         if json_path == "-":
             print(json.dumps(result))
-            return
-        write_json(Path(json_path), result)
-    objects = sum(len(points) for points in found.values())
-    written = ", ".join(str(place) for place in (json_path, draw) if place)
-    print(f"{objects} objects in {len(found)} images{f': {written}' if written else ''}")
+        else:
+            write_json(Path(json_path), result)
+    if json_path != "-":
+        written = ", ".join(str(place) for place in (json_path, draw) if place)
+        print(f"{objects} objects in {images} images: {written}")
+
+
+@contextlib.contextmanager
+def _lines(place: str, at_once: bool) -> Iterator[TextIO]:
+    """Where lines are written that count only if all goes well: a file by its name, or standard output for -.
+
+    at_once: standard output gets them as they come.
+    """
+    from keylite.runtime.files import replacing
+
+    if place != "-":
+        with replacing(Path(place)) as beside, open(beside, "w", encoding="utf-8") as file:
+            yield file
+    elif at_once:
+        yield sys.stdout
+    else:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout)
 
 
 def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
@@ -129,7 +169,7 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
 
 
 def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
-    """Images as given, and those in the folders given, by name."""
+    """Images as given, those in the folders given, by name, and those that text files list, line by line."""
     from keylite.runtime.images import IMAGE_SUFFIXES
 
     if not inputs:
@@ -141,8 +181,22 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
             if not inside:
                 raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
             paths += inside
+        elif entry.is_file() and entry.suffix.lower() == ".txt":
+            paths += listed_paths(entry)
         elif entry.exists():
             paths.append(entry)
         else:
             raise FileNotFoundError(f"{entry}: no such image or folder")
+    return paths
+
+
+def listed_paths(path: Path) -> list[Path]:
+    """The paths in a text file, a line each, relative ones from the current folder; they may lead nowhere."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines knows ends that are fine in a name
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
+    paths = [Path(line) for line in lines if line.strip()]
+    if not paths:
+        raise ValueError(f"{path}: expected the path of an image a line, got none")
     return paths

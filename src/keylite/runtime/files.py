@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,28 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+@contextlib.contextmanager
+def replacing_within(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder` to write files to; they move into `folder` when the block ends without an error.
+
+    Otherwise they are removed, and so is `folder` where it was not there before.
+    """
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    inside = folder / f".{os.getpid()}.part"
+    make_folder(inside)
+    try:
+        yield inside
+        for path in sorted(inside.iterdir()):
+            os.replace(path, folder / path.name)
+        missing = []
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody else's files are in it by now
+            for path in missing:
+                path.rmdir()
 
 
 def make_folder(path: Path | str) -> None:

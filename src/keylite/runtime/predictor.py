@@ -1,4 +1,4 @@
-"""From an image to named points with any model file: crop, engine, decode.
+"""From images to named points with any model file: crop, engine, decode; one image, or a stream of them.
 
 The one road that training's validation, evaluation, the export gate and the device share. Needs numpy, OpenCV,
 msgspec and the engine of the file; never a training framework for an exported file.
@@ -6,12 +6,18 @@ msgspec and the engine of the file; never a training framework for an exported f
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from keylite.runtime import files
@@ -20,6 +26,9 @@ from keylite.runtime.geometry import Crop, as_boxes, crop_box, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, read_image
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
+
+READERS = 4  # threads of a stream unless told: each holds a decoded image
+Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +63,24 @@ class Keypoints:
 
 def _plain(array: np.ndarray) -> list:
     return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[arg-type]
+
+
+class Found(NamedTuple):
+    """What a stream gives for an image. source: the image as given. size: (width, height) px of it."""
+
+    source: Source
+    points: Keypoints
+    size: tuple[int, int]
+
+
+class _Cut(NamedTuple):
+    """An image read and cropped, and let go. pixels: a uint8 (H, W, 3) for each crop."""
+
+    source: Source
+    size: tuple[int, int]
+    asked: np.ndarray
+    crops: list[Crop]
+    pixels: list[np.ndarray]
 
 
 class Predictor:
@@ -94,21 +121,115 @@ class Predictor:
         predictor.engine, predictor.spec, predictor.batch = engine, spec, batch
         return predictor
 
-    def __call__(self, image: np.ndarray | Path | str | bytes, boxes: object = None) -> Keypoints:
+    def __call__(self, image: Source, boxes: object = None) -> Keypoints:
         """The points of every box (N, 4) xyxy px in an image: uint8 (H, W, 3) RGB, a path, or a file's bytes.
 
         boxes=None is the whole image, one object; boxes=[] gives an empty result.
         """
-        pixels = read_image(image, self.max_megapixels)
-        asked = whole_box(pixels)[None] if boxes is None else as_boxes(boxes)
-        crops = self.crops(pixels, boxes)
-        if not crops:
-            count = len(self.spec.skeleton)
+        cut = self._cut(image, boxes)
+        if not cut.crops:
+            return self._keypoints(cut, [])
+        return self._keypoints(cut, list(zip(*self.run(np.stack(cut.pixels)), strict=True)))
+
+    def stream(
+        self,
+        images: Iterable[Source | tuple[Source, object]],
+        *,
+        readers: int | None = None,
+        on_bad: Callable[[Source, Exception], object] | None = None,
+    ) -> Generator[Found, None, None]:
+        """The points of many images, in their order: those of a call an image, sooner, in memory that does not grow.
+
+        images: what a call takes, or pairs (image, boxes). readers: threads that read and crop beside the engine, which
+        gets the crops of several images at once, `batch` of them; None: READERS, or the processor's if it has fewer.
+        on_bad: called with an image that cannot be used and why, in the images' order; that one is left out. Without it
+        the error, which names the image, ends the stream. So does `close()`, threads and all.
+        In memory are at most `readers` decoded images, and the crops of those that are taken before their points are
+        given: at most three times the greater of `batch` and `readers`. As long an array or a file's bytes are held.
+        """
+        if isinstance(images, (str, bytes)):
+            raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
+        readers = min(READERS, os.cpu_count() or 1) if readers is None else readers
+        for name, value in {"readers": readers, "batch": self.batch}.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        waiting: deque[_Cut] = deque()  # for the points of some of their crops
+        pixels: list[np.ndarray] = []  # crops for the engine
+        done: deque[tuple[np.ndarray, np.ndarray]] = deque()  # unit xy and score of crops, in order
+        with contextlib.closing(self._read_ahead(images, readers, on_bad)) as cuts:
+            for cut in itertools.chain(cuts, [None]):
+                if cut is not None:
+                    waiting.append(cut._replace(pixels=[]))
+                    pixels += cut.pixels
+                while len(pixels) >= self.batch or (cut is None and pixels):
+                    together = np.stack(pixels[: self.batch])
+                    del pixels[: self.batch]
+                    done.extend(zip(*self.run(together), strict=True))
+                while waiting and len(waiting[0].crops) <= len(done):
+                    first = waiting.popleft()
+                    yield Found(first.source, self._keypoints(first, [done.popleft() for _ in first.crops]), first.size)
+
+    def _read_ahead(
+        self,
+        images: Iterable[Source | tuple[Source, object]],
+        readers: int,
+        on_bad: Callable[[Source, Exception], object] | None,
+    ) -> Generator[_Cut, None, None]:
+        """Images read and cropped by threads, in order: so many at a time that neither they nor the engine wait."""
+        ahead = 2 * max(self.batch, readers)
+        pending: deque[tuple[Source, int, Future[_Cut]]] = deque()
+        crops = 0  # of those pending
+
+        def first_ones(most: int) -> Generator[_Cut, None, None]:
+            """The first of those pending, until fewer than `most` images and crops are left."""
+            nonlocal crops
+            while pending and max(len(pending), crops) >= most:
+                source, count, future = pending.popleft()
+                crops -= count
+                try:
+                    cut = future.result()
+                except (ValueError, OSError) as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(source, error)
+                else:
+                    yield cut
+
+        pool = ThreadPoolExecutor(readers, "keylite-reader")
+        try:
+            for number, item in enumerate(images):
+                source, boxes = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+                count = len(boxes) if isinstance(boxes, Sized) else 1
+                pending.append((source, count, pool.submit(self._cut, source, boxes, f"image {number}")))  # type: ignore
+                crops += count
+                yield from first_ones(ahead)
+            yield from first_ones(0)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _cut(self, source: Source, boxes: object, name: str = "") -> _Cut:
+        """An image's crops. name: of one without a path, in a ValueError."""
+        try:
+            image = read_image(source, self.max_megapixels)
+            asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
+            crops = self.crops(image, boxes)
+            pixels = [crop.warp(image) for crop in crops]
+        except (ValueError, cv2.error) as error:
+            name = str(source) if isinstance(source, (Path, str)) else name
+            if not name or str(error).startswith(name):
+                raise
+            raise ValueError(f"{name}: {error}") from None
+        return _Cut(source, (image.shape[1], image.shape[0]), asked, crops, pixels)
+
+    def _keypoints(self, cut: _Cut, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Keypoints:
+        """The points of an image. found: unit xy (K, 2) and score (K,) of each of its crops."""
+        count = len(self.spec.skeleton)
+        if not found:
             none = np.zeros((0, count), np.float32)
-            return Keypoints(np.zeros((0, count, 2)), none, none.astype(np.float64), asked, self.spec.skeleton)
-        unit_xy, score = self.run(np.stack([crop.warp(pixels) for crop in crops]))
-        xy = np.stack([crop.from_unit(points) for crop, points in zip(crops, unit_xy, strict=True)])
-        return Keypoints(xy, score, self.sigma(score, crops), asked, self.spec.skeleton)
+            return Keypoints(np.zeros((0, count, 2)), none, none.astype(np.float64), cut.asked, self.spec.skeleton)
+        xy = np.stack([crop.from_unit(unit_xy) for crop, (unit_xy, _) in zip(cut.crops, found, strict=True)])
+        score = np.stack([score for _, score in found])
+        return Keypoints(xy, score, self.sigma(score, cut.crops), cut.asked, self.spec.skeleton)
 
     def crops(self, image: np.ndarray, boxes: object = None) -> list[Crop]:
         """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""

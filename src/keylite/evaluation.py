@@ -16,7 +16,7 @@ from keylite.data.dataset import SHOWN, Dataset, listed
 from keylite.metrics import BOX_NORMALISERS
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
-from keylite.runtime.geometry import Crop, as_boxes, from_units, jitter_boxes, whole_box
+from keylite.runtime.geometry import Crop, as_boxes, cut, from_units, jitter_boxes, whole_box
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 
@@ -74,7 +74,7 @@ def predict_dataset(
     annotated = boxed(dataset)
     by_image = np.argsort(dataset.image_index, kind="stable")
     for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
-        image = dataset.read_image(int(dataset.image_index[objects[0]]))
+        image = dataset.open_image(int(dataset.image_index[objects[0]]))
         whole = np.tile(whole_box(image), (len(objects), 1))
         used[objects] = whole if given is None else given[objects]
         # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
@@ -82,9 +82,10 @@ def predict_dataset(
         measured[objects] = whole if spec.box == "image" else own
         if jitter_box and generator is not None:
             used[objects] = jitter_boxes(used[objects], jitter_box, generator)
-        for i, crop in zip(objects.tolist(), predictor.crops(image, used[objects]), strict=True):
-            crops[i] = crop = crop if mirror is None else crop.then(flip, mirrored=True)
-            pixels[len(waiting)] = crop.warp(image)
+        found = predictor.crops(image, used[objects])
+        found = found if mirror is None else [crop.then(flip, mirrored=True) for crop in found]
+        for i, crop, seen in zip(objects.tolist(), found, cut(image, found), strict=True):
+            crops[i], pixels[len(waiting)] = crop, seen
             waiting.append(i)
             if len(waiting) == len(pixels):
                 run()

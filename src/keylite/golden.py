@@ -13,6 +13,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset
 from keylite.runtime.files import make_folder, write_bytes, write_text
+from keylite.runtime.geometry import cut
 from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Predictor
 
@@ -32,7 +33,7 @@ def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -
     make_folder(folder)
     cases = []
     for row, crop in enumerate(found.crops):
-        pixels = crop.warp(chosen.read_image(chosen.image_index[row]))
+        (pixels,) = cut(chosen.open_image(int(chosen.image_index[row])), [crop])
         write_image(folder / f"crop_{row}.png", pixels)
         write_bytes(folder / f"crop_{row}.bin", pixels.tobytes())
         raw = predictor.engine(pixels[None])[0]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from keylite.environment import peak_memory, processor, versions
-from keylite.runtime.images import read_image
+from keylite.runtime.images import open_image
 from keylite.runtime.predictor import Predictor
 
 STAGES = ("read", "crop", "engine", "decode")
@@ -116,10 +116,11 @@ def tell_memory() -> None:
 
 def _timed(predictor: Predictor, source: bytes) -> list[float]:
     marks = [time.perf_counter()]
-    pixels = read_image(source)
+    picture = open_image(source)
+    (crop,) = predictor.crops(picture)
+    pixels, reduction = picture.pixels(crop.reduction)
     marks.append(time.perf_counter())
-    crop = predictor.crops(pixels)[0]
-    batch = crop.warp(pixels)[None]
+    batch = crop.warp(pixels, reduction)[None]
     marks.append(time.perf_counter())
     raw = predictor.engine(batch)
     marks.append(time.perf_counter())

@@ -337,3 +337,38 @@ def test_jitter_keeps_the_aspect_and_its_range():
         assert values.max() <= middle + reach
         assert values.min() < middle - 0.95 * reach, "the range is used"
         assert values.max() > middle + 0.95 * reach
+
+
+# ---- images that are decoded smaller
+
+
+REDUCTIONS = {  # scale of the crop: by how much the image may be reduced and keep twice its resolution
+    "enlarged": (1.5, 1),
+    "as large": (1.0, 1),
+    "a half": (0.5, 1),
+    "hardly a quarter": (0.2501, 1),
+    "a quarter": (0.25, 2),
+    "an eighth": (0.125, 4),
+    "a sixteenth": (0.0625, 8),
+    "smaller still": (0.001, 8),
+}
+
+
+@pytest.mark.parametrize(("scale", "reduction"), REDUCTIONS.values(), ids=REDUCTIONS)
+def test_an_image_keeps_twice_the_crop_s_resolution(scale: float, reduction: int):
+    turned = np.array([[0.6, -0.8, 3], [0.8, 0.6, 5]]) * scale
+    assert Crop(turned, (64, 64)).reduction == reduction
+    longer_one_way = np.array([[scale, 0, 0], [0, scale / 3, 0]])
+    assert Crop(longer_one_way, (64, 64)).reduction == reduction, "what is lengthened most counts"
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_reduced_image_is_cut_where_the_whole_one_is(reduction: int):
+    """Both sides are odd, so the last column and row of the reduced image stand for less than the others."""
+    x, y = np.meshgrid(np.arange(1203) + 0.5, np.arange(901) + 0.5)
+    image = np.stack([x / 5, y / 5, (x + y) / 10], axis=2).clip(0, 255).astype(np.uint8)
+    padded = cv2.copyMakeBorder(image, 0, -901 % reduction, 0, -1203 % reduction, cv2.BORDER_REPLICATE)
+    sides = (padded.shape[1] // reduction, padded.shape[0] // reduction)
+    reduced = cv2.resize(padded, sides, interpolation=cv2.INTER_AREA)
+    crop = crop_box(np.array([100.0, 50, 1200, 900]), (64, 48))
+    assert np.abs(crop.warp(reduced, reduction).astype(int) - crop.warp(image)).max() <= 1

@@ -14,7 +14,7 @@ import pytest
 
 from keylite.runtime import images
 from keylite.runtime.files import write_bytes
-from keylite.runtime.images import check_image, image_size, read_image, write_image
+from keylite.runtime.images import check_image, image_size, open_image, read_image, write_image
 
 HEIGHT, WIDTH = 48, 64
 
@@ -246,7 +246,7 @@ def test_a_large_jpeg_is_checked_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the usual limit the decoder has limits of its own, on the size that it makes."""
     made = []
     monkeypatch.setattr(images, "_decoded", lambda name, data, flags: made.append(flags) or picture())
-    for limit, flags in ((100.0, cv2.IMREAD_REDUCED_COLOR_8), (1e-3, cv2.IMREAD_COLOR_RGB)):
+    for limit, flags in ((100.0, images.REDUCED[8]), (1e-3, cv2.IMREAD_COLOR_RGB)):
         monkeypatch.setattr(images, "MAX_MEGAPIXELS", limit)
         assert check_image(jpeg(), 100.0) == (WIDTH, HEIGHT)
         assert made[0] == flags
@@ -371,3 +371,36 @@ def test_agrees_with_pillow(kind: str) -> None:
     assert image.shape == expected.shape
     assert np.abs(image - expected).max() <= (1 if kind == "CMYK JPEG" else 0)  # 1: another rounding of K
     assert image_size(buffer.getvalue()) == (expected.shape[1], expected.shape[0])
+
+
+# ---- pixels at a fraction of their size
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_jpeg_is_decoded_smaller_where_its_pixels_are(reduction: int, orientation: int):
+    pillow = pytest.importorskip("PIL.Image")
+    x, y = np.meshgrid(np.arange(203) + 0.5, np.arange(101) + 0.5)
+    image = np.stack([x, 2 * y, 255 - x], axis=2).clip(0, 255).astype(np.uint8)
+    exif = pillow.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    pillow.fromarray(image).save(buffer, "JPEG", quality=95, exif=exif)
+    picture = open_image(buffer.getvalue())
+    whole, one = picture.pixels()
+    found, reduced = picture.pixels(reduction)
+    height, width = picture.shape[:2]
+    assert (one, reduced) == (1, reduction)
+    assert picture.shape == whole.shape == ((101, 203, 3) if orientation == 1 else (203, 101, 3))
+    sides = -(-width // reduction), -(-height // reduction)
+    padded = cv2.copyMakeBorder(whole, 0, -height % reduction, 0, -width % reduction, cv2.BORDER_REPLICATE)
+    wanted = cv2.resize(padded, sides, interpolation=cv2.INTER_AREA)
+    assert found.shape == wanted.shape
+    assert np.abs(found.astype(int) - wanted).mean() < 1.5
+
+
+def test_what_is_no_jpeg_is_decoded_whole():
+    for source in (png(), np.zeros((40, 60, 3), np.uint8)):
+        picture = open_image(source)
+        pixels, reduction = picture.pixels(4)
+        assert (pixels.shape, reduction) == (picture.shape, 1)

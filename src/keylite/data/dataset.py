@@ -17,7 +17,7 @@ from typing import overload
 
 import numpy as np
 
-from keylite.runtime.images import MAX_MEGAPIXELS, check_image, image_size, read_image
+from keylite.runtime.images import MAX_MEGAPIXELS, Picture, check_image, image_size, open_image, read_image
 from keylite.runtime.skeleton import Skeleton, unnamed
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
@@ -108,6 +108,10 @@ class Dataset:
     def read_image(self, image: int) -> np.ndarray:
         """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""
         return read_image(self.images[image], self.max_megapixels)
+
+    def open_image(self, image: int) -> Picture:
+        """Image number `image` by its header; errors as those of runtime/images.py."""
+        return open_image(self.images[image], self.max_megapixels)
 
     def check_image(self, image: int) -> tuple[int, int]:
         """Width and height of image number `image`, whose data is all decoded; errors as those of `read_image`."""

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.runtime.geometry import Crop, crop_box, to_units, whole_box
-from keylite.runtime.images import image_size
+from keylite.runtime.geometry import Crop, crop_box, cut, to_units, whole_box
+from keylite.runtime.images import Picture, image_size, open_image
 from keylite.runtime.skeleton import Skeleton
 
 LOOKS = 200  # images, to tell the size of all
@@ -80,7 +80,7 @@ class Examples:
         cache: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.kept: dict[int, np.ndarray] | None = {} if cache else None
+        self.kept: dict[int, Picture] | None = {} if cache else None
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
@@ -94,32 +94,33 @@ class Examples:
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, len(self))
-        image = self._image(int(self.dataset.image_index[index]))
+        image = self._picture(int(self.dataset.image_index[index]))
         box = whole_box(image) if self.boxes is None else self.boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
-            return crop.warp(image), *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+            return cut(image, [crop])[0], *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
-        pixels = augmented_pixels(crop.warp(image), self.augmentation, generator)
+        pixels = augmented_pixels(cut(image, [crop])[0], self.augmentation, generator)
         xy = self.dataset.xy[index]
         if crop.mirrored:  # what sits right of its place in the image sits left of it in the mirrored one
             xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
         return pixels, *targets(crop, xy, self.dataset.skeleton)
 
-    def _image(self, number: int) -> np.ndarray:
+    def _picture(self, number: int) -> Picture:
+        """An image of the data set, decoded already where it is kept."""
         if self.kept is None:
-            return self.dataset.read_image(number)
-        image = self.kept.get(number)
-        if image is None:
-            image = self.kept[number] = self.dataset.read_image(number)
-        return image
+            return self.dataset.open_image(number)
+        picture = self.kept.get(number)
+        if picture is None:
+            picture = self.kept[number] = open_image(self.dataset.read_image(number))
+        return picture
 
     def keep_all(self) -> None:
         """Read what is to be kept in memory now."""
         if self.kept is not None:
             with ThreadPoolExecutor() as threads:
-                for _ in threads.map(self._image, range(len(self.dataset.images))):
+                for _ in threads.map(self._picture, range(len(self.dataset.images))):
                     pass
 
     def order(self, epoch: int) -> np.ndarray:

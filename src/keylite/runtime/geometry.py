@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from keylite.runtime.images import Picture
 
 MARGIN = 2  # pixels kept around the reduced region, so that bilinear taps never meet its cut edges
 
@@ -53,14 +58,22 @@ class Crop:
         """The crop followed by another (2, 3) crop px -> crop px matrix; still one resampling."""
         return Crop(compose(matrix, self.matrix), self.size, self.mirrored != mirrored)
 
-    def warp(self, image: np.ndarray) -> np.ndarray:
-        """Resample a uint8 (h, w, 3) image into the crop, (H, W, 3).
+    @property
+    def reduction(self) -> int:
+        """How many times smaller, 1, 2, 4 or 8, an image may be and still have twice the crop's resolution."""
+        return 2 ** min(max(_halvings(self.matrix) - 1, 0), 3)
+
+    def warp(self, image: np.ndarray, reduction: int = 1) -> np.ndarray:
+        """Resample a uint8 (h, w, 3) image into the crop, (H, W, 3). reduction: by how much the image is reduced.
 
         Reductions by two or more are area-averaged by a power of two first, over the part that the crop sees; the
         rest is one bilinear warp. Beyond the image its edge pixels repeat.
         """
+        if reduction > 1:
+            to_image_px = np.array([[reduction, 0, 0], [0, reduction, 0]], np.float64)
+            return Crop(compose(self.matrix, to_image_px), self.size).warp(image)
         matrix = self.matrix
-        halvings = math.floor(-math.log2(largest_scale(matrix)) + 1e-6)
+        halvings = _halvings(matrix)
         if halvings >= 1:
             image, matrix = self._reduced(image, 2**halvings)
         indexed = matrix.copy()
@@ -87,6 +100,17 @@ class Crop:
         reduced = cv2.resize(region, blocks, interpolation=cv2.INTER_AREA)
         to_image_px = np.array([[factor, 0, left], [0, factor, top]], np.float64)
         return reduced, compose(self.matrix, to_image_px)
+
+
+def cut(picture: Picture, crops: Sequence[Crop]) -> list[np.ndarray]:
+    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once, no larger than they need it."""
+    image, reduction = picture.pixels(min((crop.reduction for crop in crops), default=8))
+    return [crop.warp(image, reduction) for crop in crops]
+
+
+def _halvings(matrix: np.ndarray) -> int:
+    """How often an image can be halved before a (2, 3) matrix would enlarge it."""
+    return math.floor(-math.log2(largest_scale(matrix)) + 1e-6)
 
 
 def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -142,7 +166,7 @@ def _placed(boxes: np.ndarray, size: tuple[int, int], padding: float) -> tuple[n
     return scale, np.asarray(size, np.float64) / 2 - scale * centre
 
 
-def whole_box(image: np.ndarray) -> np.ndarray:
+def whole_box(image: np.ndarray | Picture) -> np.ndarray:
     """The box (4,) xyxy px of a whole (H, W, ...) image."""
     return np.array([0, 0, image.shape[1], image.shape[0]], np.float64)
 

@@ -21,6 +21,8 @@ from keylite.runtime.files import write_bytes
 MAX_MEGAPIXELS = 100.0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # that images to read end in
 SUFFIXES = (".png", ".jpg", ".jpeg")  # that write_image writes
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+REDUCED = {by: flag - cv2.IMREAD_COLOR_BGR + cv2.IMREAD_COLOR_RGB for by, flag in REDUCED.items()}
 JPEG_QUALITY = 95
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others are DHT, JPG, DAC
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0..7, SOI
@@ -42,18 +44,47 @@ class DamagedError(Exception):
     """A header that cannot be followed; becomes the ValueError of the file."""
 
 
-def read_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
-    """A picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
+class Picture(NamedTuple):
+    """A picture whose header was read, and whose pixels are yet to be decoded. shape: (H, W, 3) px, upright."""
 
-    source: a path, the bytes of a file, or an array, which is checked and given back as it is. Grey, palette and CMYK
-    become RGB, 16 bit is scaled to 8, alpha is dropped. Raises FileNotFoundError for a missing file, ValueError for
-    one that is truncated, damaged, animated, of another format or, by its header, above `max_megapixels`.
+    name: str
+    data: bytes | np.ndarray
+    shape: tuple[int, ...]
+
+    def pixels(self, reduction: int = 1) -> tuple[np.ndarray, int]:
+        """uint8 RGB pixels, and by how much they are reduced: by 1, or as asked, 2, 4 or 8, where the file is a JPEG.
+
+        Reduced pixels are means of that many by that many, those of the last column and row of what is there.
+        """
+        if isinstance(self.data, np.ndarray):
+            return self.data, 1
+        if reduction > 1 and _kind(self.data) == "JPEG" and self.shape[0] * self.shape[1] <= 1e6 * MAX_MEGAPIXELS:
+            image = _decoded(self.name, self.data, REDUCED[reduction])
+            if image.shape[:2] == (-(-self.shape[0] // reduction), -(-self.shape[1] // reduction)):
+                return image, reduction
+        return _decoded(self.name, self.data, cv2.IMREAD_COLOR_RGB), 1
+
+
+def open_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+    """A picture by its header, upright by its EXIF orientation.
+
+    source: a path, the bytes of a file, or an array, which is checked and given back as it is. Raises
+    FileNotFoundError for a missing file, ValueError for one that is truncated, damaged, animated, of another format
+    or, by its header, above `max_megapixels`.
     """
     if isinstance(source, np.ndarray):
-        return _checked(source)
+        return Picture("image", _checked(source), source.shape)
     name, data = _load(source)
-    _limited(name, data, max_megapixels)
-    return _decoded(name, data, cv2.IMREAD_COLOR_RGB)
+    width, height = _upright(_limited(name, data, max_megapixels))
+    return Picture(name, data, (height, width, 3))
+
+
+def read_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+    """A picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation; source and errors: see `open_image`.
+
+    Grey, palette and CMYK become RGB, 16 bit is scaled to 8, alpha is dropped.
+    """
+    return open_image(source, max_megapixels).pixels()[0]
 
 
 def check_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[int, int]:
@@ -61,15 +92,9 @@ def check_image(source: Path | str | bytes | np.ndarray, max_megapixels: float =
 
     All of the file is decoded, but a JPEG at an eighth of its size: its damage shows as well, in half the time.
     """
-    if isinstance(source, np.ndarray):
-        return image_size(source)
-    name, data = _load(source)
-    header = _limited(name, data, max_megapixels)
-    if _kind(data) == "JPEG" and header.width * header.height <= 1e6 * MAX_MEGAPIXELS:
-        width, height = _upright(header)
-        if _decoded(name, data, cv2.IMREAD_REDUCED_COLOR_8).shape[:2] == (-(-height // 8), -(-width // 8)):
-            return width, height
-    height, width = _decoded(name, data, cv2.IMREAD_COLOR_RGB).shape[:2]
+    picture = open_image(source, max_megapixels)
+    image, reduction = picture.pixels(8)
+    height, width = picture.shape[:2] if reduction > 1 else image.shape[:2]
     return width, height
 
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from keylite.runtime import files
 from keylite.runtime.engines import Engine, open_engine
-from keylite.runtime.geometry import Crop, as_boxes, crop_box, whole_box
-from keylite.runtime.images import MAX_MEGAPIXELS, read_image
+from keylite.runtime.geometry import Crop, as_boxes, crop_box, cut, whole_box
+from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 
@@ -210,10 +210,10 @@ class Predictor:
     def _cut(self, source: Source, boxes: object, name: str = "") -> _Cut:
         """An image's crops. name: of one without a path, in a ValueError."""
         try:
-            image = read_image(source, self.max_megapixels)
+            image = open_image(source, self.max_megapixels)
             asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
             crops = self.crops(image, boxes)
-            pixels = [crop.warp(image) for crop in crops]
+            pixels = cut(image, crops)
         except (ValueError, cv2.error) as error:
             name = str(source) if isinstance(source, (Path, str)) else name
             if not name or str(error).startswith(name):
@@ -231,7 +231,7 @@ class Predictor:
         score = np.stack([score for _, score in found])
         return Keypoints(xy, score, self.sigma(score, cut.crops), cut.asked, self.spec.skeleton)
 
-    def crops(self, image: np.ndarray, boxes: object = None) -> list[Crop]:
+    def crops(self, image: np.ndarray | Picture, boxes: object = None) -> list[Crop]:
         """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""
         padding = self.spec.padding if boxes is not None and self.spec.box == "annotation" else 0.0
         asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)

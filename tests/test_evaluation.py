@@ -26,6 +26,7 @@ from keylite.report import (
     summary_rows,
 )
 from keylite.runtime.geometry import crop_box, whole_box
+from keylite.runtime.images import Picture
 from keylite.runtime.skeleton import Skeleton
 
 NAN = float("nan")
@@ -493,11 +494,11 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
 
-    def read(data: Dataset, image: int) -> np.ndarray:
-        reads.append(int(data.images[image][0, 0, 0]))
-        return data.images[image]
+    def read(picture: Picture, reduction: int = 1) -> tuple[np.ndarray, int]:
+        reads.append(int(picture.data[0, 0, 0]))
+        return picture.data, 1
 
-    monkeypatch.setattr(Dataset, "read_image", read)
+    monkeypatch.setattr(Picture, "pixels", read)
     evaluation.predict_dataset(Reader(), numbered([2, 0, 1, 2, 0], boxes_of(5)), batch=2)
     assert reads == [0, 10, 20]
 
@@ -509,7 +510,7 @@ def test_one_answer_for_every_crop_needs_no_image(box: str, monkeypatch: pytest.
     reader.run = lambda pixels: (np.tile(unit_xy, (len(pixels), 1, 1)), np.full((len(pixels), 4), np.nan))
     want = evaluation.predict_dataset(reader, data)
     data = dataclasses.replace(data, image_sizes=np.full((3, 2), (60, 40)))
-    monkeypatch.setattr(Dataset, "read_image", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(Picture, "pixels", lambda *_: pytest.fail("an image was read"))
     found = evaluation.predict_shape(unit_xy, reader.spec, data)
     for name in ("xy", "unit_xy", "score", "boxes"):
         np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=1e-12, err_msg=name)

@@ -376,11 +376,23 @@ def test_agrees_with_pillow(kind: str) -> None:
 # ---- pixels at a fraction of their size
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
+TURNED = {  # EXIF orientation, width and height as stored: whether it may be reduced
+    "upright": (1, 203, 101, True),
+    "transposed": (5, 203, 101, True),
+    "turned": (6, 203, 101, False),  # the blocks that are cut off come first then
+    "turned, of whole blocks": (6, 208, 104, True),
+    "upside down": (3, 203, 101, False),
+    "mirrored, of whole blocks": (2, 208, 104, True),
+}
+
+
+@pytest.mark.parametrize(("orientation", "width", "height", "reducible"), TURNED.values(), ids=TURNED)
 @pytest.mark.parametrize("reduction", [2, 4, 8])
-def test_a_jpeg_is_decoded_smaller_where_its_pixels_are(reduction: int, orientation: int):
+def test_a_jpeg_is_decoded_smaller_where_its_pixels_are(
+    reduction: int, orientation: int, width: int, height: int, reducible: bool
+):
     pillow = pytest.importorskip("PIL.Image")
-    x, y = np.meshgrid(np.arange(203) + 0.5, np.arange(101) + 0.5)
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     image = np.stack([x, 2 * y, 255 - x], axis=2).clip(0, 255).astype(np.uint8)
     exif = pillow.Exif()
     exif[0x0112] = orientation
@@ -389,9 +401,12 @@ def test_a_jpeg_is_decoded_smaller_where_its_pixels_are(reduction: int, orientat
     picture = open_image(buffer.getvalue())
     whole, one = picture.pixels()
     found, reduced = picture.pixels(reduction)
+    assert picture.shape == whole.shape == ((width, height, 3) if orientation >= 5 else (height, width, 3))
+    assert (one, reduced, picture.reducible) == (1, reduction if reducible else 1, reducible)
+    if not reducible:
+        assert np.array_equal(found, whole)
+        return
     height, width = picture.shape[:2]
-    assert (one, reduced) == (1, reduction)
-    assert picture.shape == whole.shape == ((101, 203, 3) if orientation == 1 else (203, 101, 3))
     sides = -(-width // reduction), -(-height // reduction)
     padded = cv2.copyMakeBorder(whole, 0, -height % reduction, 0, -width % reduction, cv2.BORDER_REPLICATE)
     wanted = cv2.resize(padded, sides, interpolation=cv2.INTER_AREA)

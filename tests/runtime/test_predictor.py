@@ -17,7 +17,7 @@ import pytest
 from keylite.runtime import predictor as module
 from keylite.runtime.geometry import whole_box
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import read_image, write_image
+from keylite.runtime.images import Picture, open_image, read_image, write_image
 from keylite.runtime.predictor import Found, Keypoints, Predictor
 from keylite.runtime.spec import Confidence
 
@@ -254,20 +254,20 @@ def test_a_stream_holds_few_images(finder: Predictor, tmp_path: Path, monkeypatc
         with lock:
             held -= 1
 
-    def counted(source: Path, limit: float) -> np.ndarray:
+    def counted(source: Path, limit: float) -> Picture:
         nonlocal held, most
         image = read_image(source, limit)
         with lock:
             held += 1
             most = max(most, held)
         weakref.finalize(image, drop)
-        return image
+        return open_image(image)
 
     def endless() -> Iterator[Path]:
         for _ in taken:
             yield path
 
-    monkeypatch.setattr(module, "read_image", counted)
+    monkeypatch.setattr(module, "open_image", counted)
     stream = finder.stream(endless(), readers=2)
     for given in range(50):
         next(stream)
@@ -290,17 +290,17 @@ def test_images_are_read_while_the_engine_runs(make_spec, monkeypatch: pytest.Mo
     """The first call of the engine does not end before an image beyond its batch was read."""
     beyond, seen = threading.Event(), itertools.count(1)
 
-    def counted(source: np.ndarray, limit: float) -> np.ndarray:
+    def counted(source: np.ndarray, limit: float) -> Picture:
         if next(seen) > 3:
             beyond.set()
-        return source
+        return open_image(source)
 
     class Waiting(Finder):
         def __call__(self, pixels: np.ndarray) -> np.ndarray:
             assert beyond.wait(PATIENCE)
             return super().__call__(pixels)
 
-    monkeypatch.setattr(module, "read_image", counted)
+    monkeypatch.setattr(module, "open_image", counted)
     predictor = Predictor.of(Waiting(), make_spec(), batch=3)
     assert len(list(predictor.stream([picture()] * 9, readers=1))) == 9
 
@@ -309,11 +309,11 @@ def test_images_are_read_at_a_time(finder: Predictor, monkeypatch: pytest.Monkey
     """Three readers meet; with fewer the barrier would break."""
     barrier = threading.Barrier(3, timeout=PATIENCE)
 
-    def meeting(source: np.ndarray, limit: float) -> np.ndarray:
+    def meeting(source: np.ndarray, limit: float) -> Picture:
         barrier.wait()
-        return source
+        return open_image(source)
 
-    monkeypatch.setattr(module, "read_image", meeting)
+    monkeypatch.setattr(module, "open_image", meeting)
     assert len(list(finder.stream([picture()] * 6, readers=3))) == 6
 
 

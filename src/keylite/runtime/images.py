@@ -45,11 +45,15 @@ class DamagedError(Exception):
 
 
 class Picture(NamedTuple):
-    """A picture whose header was read, and whose pixels are yet to be decoded. shape: (H, W, 3) px, upright."""
+    """A picture whose header was read, and whose pixels are yet to be decoded.
+
+    shape: (H, W, 3) px, upright. reducible: whether reduced pixels can be had, and lie where they should.
+    """
 
     name: str
     data: bytes | np.ndarray
     shape: tuple[int, ...]
+    reducible: bool = False
 
     def pixels(self, reduction: int = 1) -> tuple[np.ndarray, int]:
         """uint8 RGB pixels, and by how much they are reduced: by 1, or as asked, 2, 4 or 8, where the file is a JPEG.
@@ -58,7 +62,7 @@ class Picture(NamedTuple):
         """
         if isinstance(self.data, np.ndarray):
             return self.data, 1
-        if reduction > 1 and _kind(self.data) == "JPEG" and self.shape[0] * self.shape[1] <= 1e6 * MAX_MEGAPIXELS:
+        if reduction > 1 and self.reducible:
             image = _decoded(self.name, self.data, REDUCED[reduction])
             if image.shape[:2] == (-(-self.shape[0] // reduction), -(-self.shape[1] // reduction)):
                 return image, reduction
@@ -75,8 +79,12 @@ def open_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = 
     if isinstance(source, np.ndarray):
         return Picture("image", _checked(source), source.shape)
     name, data = _load(source)
-    width, height = _upright(_limited(name, data, max_megapixels))
-    return Picture(name, data, (height, width, 3))
+    header = _limited(name, data, max_megapixels)
+    width, height = _upright(header)
+    # a block that is cut off by the stored picture's last column or row must not come first when it is turned
+    whole_blocks = width % 8 == height % 8 == 0 or _orientation(header.exif) in (1, 5)
+    reducible = _kind(data) == "JPEG" and whole_blocks and width * height <= 1e6 * MAX_MEGAPIXELS
+    return Picture(name, data, (height, width, 3), reducible)
 
 
 def read_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:

@@ -23,7 +23,7 @@ import yaml
 from cyclopts import CycloptsError
 
 import keylite
-from keylite import cli
+from keylite import cli, cluster
 from keylite.certificate import Certificate, Drift, Latency
 from keylite.cli import shared
 from keylite.cli.predict import predict
@@ -495,7 +495,10 @@ NAMED = {
         PREDICTION,
         (*points_line("", POINTS, (1, 1), Path()), *POINTS.to_dict()["objects"][0], *Found._fields),
     ),
-    "formats of points": (PREDICTION, get_args(get_type_hints(predict)["format"])),
+    "formats of points": (PREDICTION, get_args(get_args(get_type_hints(predict)["format"])[0])),
+    "files of shards": (PREDICTION, (cluster.MANIFEST, f"{cluster.BAD}/", "part-00000.parquet", "part-00000.jsonl")),
+    "fields of a manifest": (PREDICTION, cluster.Manifest.__struct_fields__),
+    "fields of a bad image": (PREDICTION, cluster.Bad.__struct_fields__),
     "choices of a stream": (PREDICTION, ("threads", "batch", "readers", "on_bad")),
     "fields of a certificate": (
         EVALUATION,
@@ -569,6 +572,8 @@ SAID = {
     ),
     "failure": (EVALUATION, f"`failure_limit` ({FAILURE_LIMIT:.2f})"),
     "crops of a batch": (PREDICTION, f"of several images; {keylite.Predictor.batch} |"),
+    "images of a shard": (PREDICTION, f"`--shard` images each ({cluster.SHARD})"),
+    "tries of a shard": (PREDICTION, f"ends its worker {cluster.TRIES} times"),
     "readers of a stream": (PREDICTION, f"beside the engine; {READERS}, or as many"),
     "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
     "draws": (EVALUATION, f"{DRAWS} times"),

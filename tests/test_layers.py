@@ -55,6 +55,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "environment": ({""}, set()),
     "points": ({"runtime"}, set()),
     "quantize": ({"runtime", "data", "numpy"}, set()),
+    "cluster": ({"runtime", "data", "points"} | RUNTIME, {"pyarrow"}),  # ray by its name, through engines.require
     "golden": ({"runtime", "data", "evaluation", "numpy"}, set()),
     "certificate": (
         {"runtime", "data", "metrics", "reliability", "report", "evaluation", "environment"} | RUNTIME,
@@ -84,7 +85,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "cli": (
         {"", "cli", "cyclopts"},
         {"runtime", "data", "metrics", "report", "evaluation", "draw", "points", "certificate", "timing", "rich"}
-        | {"pipeline", "exports", "golden", "diagnosis", "flips", "folds", "plots", "msgspec"},
+        | {"pipeline", "exports", "golden", "diagnosis", "flips", "folds", "plots", "cluster", "msgspec"},
     ),
     "cli.train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline", "processes", "folds"}),
     "__main__": ({"cli"}, set()),
@@ -159,6 +160,9 @@ FORBIDDEN = {
     "the diagnosis in what it diagnoses": ("exports.py", "def f():\n    from keylite.diagnosis import diagnose"),
     "the recipe when another verb starts": ("cli/export.py", "from keylite.recipe import Recipe"),
     "exports in training": ("pipeline.py", "from keylite.exports import export"),
+    "Ray before it is asked for": ("cluster.py", "import ray"),
+    "Parquet, too": ("cluster.py", "import pyarrow"),
+    "a cluster in the predictor": ("runtime/predictor.py", "from keylite.cluster import Worker"),
     "a twin in the golden vectors": ("golden.py", "from keylite.pytorch.model import load_model"),
     "OpenCV when the command line starts": ("cli/predict.py", "from keylite.runtime.predictor import Predictor"),
 }

@@ -17,9 +17,13 @@ from cyclopts import Parameter
 from keylite.cli.shared import write_json
 
 if TYPE_CHECKING:
-    from keylite.runtime.predictor import Keypoints
+    import numpy as np
+
+    from keylite.runtime.predictor import Keypoints, Predictor
 
 log = logging.getLogger("keylite")
+
+LINES = 20  # that a prediction in shards says of how far it is
 
 
 def _no_flag(type_: Any, value: str | None) -> None:
@@ -33,13 +37,17 @@ def predict(
     *inputs: Path,
     boxes: Path | None = None,
     json_path: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, validator=_no_flag)] = None,
-    format: Literal["keylite", "coco", "jsonl"] = "keylite",
+    format: Literal["keylite", "coco", "jsonl", "parquet"] | None = None,
     draw: Path | None = None,
     engine: str | None = None,
     threads: int | None = None,
     spec: Path | None = None,
     max_megapixels: float = 100.0,
     skip_bad: bool = False,
+    ray: str | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    shard: int | None = None,
 ) -> None:
     """Find the points in images.
 
@@ -54,45 +62,84 @@ def predict(
     json_path
         write the points here; - is standard output, also without --json and --draw
     format
-        keylite: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices; jsonl: keylite's, a line an
-        image, written as it is found
+        keylite, the default: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices; jsonl, the
+        default with --ray: keylite's, a line an image, written as it is found; parquet, only with --ray: a row an image
     draw
         folder for the images with their points
     engine
         onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
     threads
-        of the engine; default: its own choice
+        of the engine; default: its own choice, with --ray 1
     spec
         JSON description of a file that holds none
     max_megapixels
         larger images are refused
     skip_bad
         leave out images that cannot be read, and say which
+    ray
+        predict on a Ray cluster: local, for one on this machine, auto, for the one that runs here, or HOST:PORT
+    out
+        with --ray: folder for the shards; where some are there, the others are made
+    workers
+        with --ray: processes that predict; default: as many as there is room for
+    shard
+        with --ray: images of a shard; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
+    from keylite.runtime.modelfile import read_spec
+    from keylite.runtime.predictor import Predictor
+
+    unfit = {"--json": json_path, "--draw": draw} if ray else {"--out": out, "--workers": workers, "--shard": shard}
+    if given := [flag for flag, value in unfit.items() if value is not None]:
+        raise ValueError(f"predict: {given[0]} is not for a prediction {'with' if ray else 'without'} --ray")
+    formats = ("jsonl", "parquet") if ray else ("keylite", "coco", "jsonl")
+    if format and format not in formats:
+        raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
+    by_annotation = read_spec(model, spec).box == "annotation"
+    paths = image_paths(inputs)
+    boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
+    if not boxes and by_annotation:
+        log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
+    choices: dict[str, Any] = {"engine": engine, "spec": spec, "max_megapixels": max_megapixels}
+    if ray is None:
+        _predict_here(
+            Predictor(model, threads=threads, **choices), paths, boxes_by_path, json_path, format, draw, skip_bad
+        )
+        return
+    if out is None:
+        raise ValueError("predict: --ray writes shards; give a folder for them as --out")
+    choices |= {"format": format or formats[0], "threads": threads or 1, "workers": workers, "skip_bad": skip_bad}
+    _predict_on_ray(model, paths, out, boxes_by_path, ray, choices | ({"shard": shard} if shard is not None else {}))
+
+
+def _predict_here(
+    predictor: Predictor,
+    paths: list[Path],
+    boxes: dict[Path, np.ndarray],
+    json_path: str | None,
+    format: str | None,
+    draw: Path | None,
+    skip_bad: bool,
+) -> None:
+    """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
     from keylite.data.dataset import listed
     from keylite.draw import draw_points
     from keylite.points import points_coco, points_json, points_line
     from keylite.runtime.files import replacing_within, require_writable
     from keylite.runtime.images import read_image, write_image
-    from keylite.runtime.predictor import Predictor
 
-    predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels, spec=spec)
     json_path = json_path or (None if draw else "-")  # points must go somewhere
-    paths = image_paths(inputs)
-    boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
     drawings = drawing_paths(paths, draw) if draw else {}
     if json_path and json_path != "-":
         require_writable(Path(json_path).parent)
     if draw:
         require_writable(draw)
-    if not boxes and predictor.spec.box == "annotation":
-        log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
+    model = predictor.path or Path()
     bad: list[str] = []
 
     def asked() -> Iterator[tuple[Path, object]]:
         for path in paths:  # where one is bad, the rest are read to name them all, and nothing is looked for in them
-            yield path, [] if bad and not skip_bad else boxes_by_path.get(path)
+            yield path, [] if bad and not skip_bad else boxes.get(path)
 
     found: dict[str, Keypoints] = {}
     sizes: dict[str, tuple[int, int]] = {}
@@ -106,7 +153,7 @@ def predict(
                 continue
             images, objects = images + 1, objects + len(points)
             if drawn:
-                image = read_image(path, max_megapixels)
+                image = read_image(path, predictor.max_megapixels)
                 for xy in points.xy:
                     image = draw_points(image, xy, points.skeleton)
                 write_image(drawn / drawings[path].name, image)
@@ -129,6 +176,25 @@ def predict(
     if json_path != "-":
         written = ", ".join(str(place) for place in (json_path, draw) if place)
         print(f"{objects} objects in {images} images: {written}")
+
+
+def _predict_on_ray(
+    model: Path, paths: list[Path], out: Path, boxes: dict[Path, np.ndarray], address: str, choices: dict[str, Any]
+) -> None:
+    """Points of images on a Ray cluster, as shards in `out`."""
+    from keylite.cluster import BAD, predict_on_ray
+    from keylite.data.dataset import listed
+
+    def tell(done: int, shards: int) -> None:
+        if done == shards or done % max(1, shards // LINES) == 0:
+            log.info("%d of %d shards", done, shards)
+
+    found = predict_on_ray(model, paths, out, address=address, boxes=boxes or None, on_shard=tell, **choices)
+    if found.bad:
+        line = listed(f"{len(found.bad)} of {len(paths)} images cannot be used", [one.error for one in found.bad])
+        log.warning("skipped, and listed in %s: %s", out / BAD, line)
+    before = f", {found.before} of them there before" if found.before else ""
+    print(f"{found.images} images in {found.shards} shards{before}: {out}")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,4 @@
-"""The benchmarks of accuracy: plans, runs that go on, figures measured once, and the parts of the page that they make.
-
-And that of the predictor.
-"""
+"""The accuracy benchmarks: plans, runs that go on, figures measured once, the parts of the page; predictor.py, scaling.py."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,15 @@ import accuracy
 import learning_curve
 import predictor
 import runs
+import scaling
 import small_data
 
 import keylite
 from keylite import exports
 from keylite.certificate import OverBudgetError
+from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
+from keylite.data.mirror import choose_mirror
 from keylite.recipe import Recipe, make_recipe, to_dict, write_recipe
 from keylite.runtime.images import read_image, write_image
 
@@ -445,6 +447,59 @@ def test_folds_of_frames_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (row,) = json.loads((tmp_path / "docs/results/small_data.json").read_text())["rows"]
     assert (row["runs"], row["of_runs"], row["of_folds"]) == (1, 2, frames["of_folds"][1:])
     assert ", 1 of 2 done |" in (tmp_path / "docs/results.md").read_text()
+
+
+# ---- reading and starting at a million objects
+
+
+def test_the_steps_of_a_large_file_are_measured(tmp_path: Path):
+    scaling.main(["--smoke", "--json", str(tmp_path / "facts.json")])
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert list(facts["rows"]) == ["json.load", "read_dataset", "split", *scaling.STEPS, "check_images", "read_image"]
+    assert (facts["annotations"], facts["images"], facts["rounds"]) == (2000, 800, 1)
+    assert facts["megabytes"] > 0.5
+    assert facts["rows"]["json.load"]["cpu_seconds_ratio"] == facts["rows"]["json.load"]["peak_ratio"] == 1
+    for name, row in facts["rows"].items():
+        assert row["seconds"] > 0, name
+        assert row["ratio_of_each_round"] == [row["cpu_seconds_ratio"]], name
+    peaks = [row["peak"] for name, row in facts["rows"].items() if name != "json.load"]
+    assert peaks == sorted(peaks), "the most so far"
+
+
+def test_a_step_s_figures_are_medians_of_rounds(monkeypatch: pytest.MonkeyPatch):
+    rounds = iter([(1, 4, 10), (2, 3, 30), (4, 2, 20)])
+
+    def told(row: str, _: Path) -> dict[str, dict[str, float]]:
+        if row == "json.load":
+            told.base, told.own, told.peak = next(rounds)
+            return {row: {"seconds": 9, "cpu_seconds": told.base, "peak": 40}}
+        return {row: {"seconds": 9, "cpu_seconds": told.own, "peak": told.peak}}
+
+    monkeypatch.setattr(scaling, "told", told)
+    base, own = scaling.measure(Path(), rounds=3).values()
+    assert (base["cpu_seconds"], base["cpu_seconds_ratio"]) == (2, 1)
+    assert (own["cpu_seconds"], own["cpu_seconds_ratio"], own["ratio_of_each_round"]) == (3, 1.5, [4, 1.5, 0.5])
+    assert (own["peak"], own["peak_ratio"]) == (20, 0.5)
+
+
+def test_the_made_file_reads_as_what_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scaling, "CHUNK", 64)  # 500 and 200 are no multiples of it
+    data = read_dataset(scaling.write_labels(tmp_path, 500))
+    assert (len(data), len(data.skeleton)) == (500, 17)
+    assert 0.87 < data.labelled.mean() < 0.93
+    assert 150 < len(data.images) <= 200
+    assert np.bincount(data.image_index).max() > 3
+    assert (np.nanmin(data.xy, axis=1) > data.box[:, :2]).all()
+    assert (np.nanmax(data.xy, axis=1) < data.box[:, 2:]).all()
+    written = json.loads((tmp_path / "labels.json").read_bytes())
+    assert [entry["id"] for entry in written["annotations"]] == list(range(1, 501))
+    assert choose_mirror(data).source == "names"
+
+
+def test_a_measured_process_holds_no_framework():
+    code = "import sys; sys.path.append(sys.argv[1]); import scaling; print({'torch', 'tensorflow'} & {*sys.modules})"
+    command = [sys.executable, "-c", code, str(ROOT / "benchmarks")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 # ---- the page

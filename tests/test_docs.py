@@ -170,10 +170,17 @@ BENCHMARK_FLAGS = {
 }  # fmt: skip
 
 
+LAUNCHER_FLAGS = {  # of torchrun and srun
+    *("--nnodes", "--nproc-per-node", "--node-rank", "--master-addr", "--master-port"),
+    *("--ntasks-per-node", "--gpus-per-node"),
+}
+
+
 @pytest.mark.parametrize("page", GUIDES)
 def test_flags_in_lines_exist(page: str):
     of = {verb: flags_of(verb) | {"--help"} for verb in VERBS}
     everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page in (FIGURES, SCALING) else ())
+    everywhere |= LAUNCHER_FLAGS if page == SCALING else set()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= everywhere
     for code in re.findall(r"`(keylite[^`]*)`", FENCE.sub("", PAGES[page])):
         verb, *rest = code.split()[1:] or ["info"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,15 @@ def test_free_memory_is_what_the_system_tells(text: str | None, free: int | None
         (tmp_path / "meminfo").write_text(text)
     monkeypatch.setattr(environment, "MEMINFO", tmp_path / "meminfo")
     assert environment.free_memory() == free
+
+
+def test_the_most_memory_held_is_remembered():
+    code = (
+        "from keylite.environment import peak_memory\n"
+        "start = peak_memory()\n"
+        "block = bytearray(b'1') * 200_000_000\n"
+        "del block\n"
+        "print(start and peak_memory() - start)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert told == "None" or 180 < float(told) < 220

@@ -248,7 +248,7 @@ class Dataset:
             digest.update("".join(f"{text}\0" for text in texts).encode())
         pixels = (image for image in self.images if isinstance(image, np.ndarray))
         for array in (self.image_index, self.xy, self.visible, self.box, self.group_index, *pixels):
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def check_images(self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False) -> Dataset:

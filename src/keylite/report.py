@@ -53,12 +53,19 @@ class Predictions:
 
 def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
     """Predictions of several parts of a data set one after the other, then in this order (N,)."""
-    arrays = ("xy", "unit_xy", "score", "boxes", "normaliser_boxes", "sigma")
-    found = {name: [getattr(part, name) for part in parts] for name in arrays}
+
+    def of(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])[order]
+
+    def where_all_have(name: str) -> np.ndarray | None:
+        return None if any(getattr(part, name) is None for part in parts) else of(name)
+
     crops = [crop for part in parts for crop in part.crops]
     return Predictions(
-        **{name: None if any(part is None for part in of) else np.concatenate(of)[order] for name, of in found.items()},
+        **{name: of(name) for name in ("xy", "unit_xy", "score", "boxes")},
         crops=tuple(crops[i] for i in order),
+        normaliser_boxes=where_all_have("normaliser_boxes"),
+        sigma=where_all_have("sigma"),
     )
 
 

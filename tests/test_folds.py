@@ -221,6 +221,13 @@ def test_a_fold_of_fewer_epochs_than_asked_for_is_not_finished(data, trained, tm
     assert trained == ["fold-1 resumed", "fold-2 resumed", "fold-3 resumed"]
 
 
+def test_folds_start_their_processes_themselves(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"^folds: each starts its processes itself; leave out the launcher"):
+        train_folds(recipe(devices=2), data, tmp_path, 3)
+
+
 OTHERWISE = {  # what is asked for when a run of three folds is resumed
     "another recipe": ({"recipe": recipe(lr=0.5)}, "lr was 0.001, is 0.5"),
     "another number": ({"folds": 2}, "fold-1: began with another part of the data"),

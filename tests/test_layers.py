@@ -78,7 +78,19 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
         set(),
     ),
     "folds": (
-        {"", "runtime", "data", "metrics", "report", "evaluation", "recipe", "run", "environment", "pipeline"}
+        {
+            "",
+            "runtime",
+            "data",
+            "metrics",
+            "report",
+            "evaluation",
+            "recipe",
+            "run",
+            "environment",
+            "processes",
+            "pipeline",
+        }
         | {"numpy", "msgspec"},
         set(),
     ),

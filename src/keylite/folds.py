@@ -21,6 +21,7 @@ from keylite.environment import now
 from keylite.evaluation import evaluate
 from keylite.metrics import normaliser
 from keylite.pipeline import prepare
+from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, resolve
@@ -128,6 +129,8 @@ def train_folds(
         raise ValueError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images that it reports"
         )
+    if processes(recipe) > 1 and world_of(recipe) is not None:
+        raise ValueError("folds: each starts its processes itself; leave out the launcher (torchrun, srun) and --nodes")
     if (out / "recipe.yaml").is_file():
         raise ValueError(f"{out}: holds a run that is no fold; choose another --out")
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)

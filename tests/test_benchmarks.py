@@ -1,4 +1,4 @@
-"""The accuracy benchmarks: plans, runs that go on, figures measured once, the parts of the page; predictor.py, scaling.py."""
+"""The accuracy benchmarks: plans, runs that go on, figures measured once, the parts of the page; predictor.py, scaling.py. Speed: test_bench.py."""
 
 from __future__ import annotations
 
@@ -476,7 +476,7 @@ def test_a_step_s_figures_are_medians_of_rounds(monkeypatch: pytest.MonkeyPatch)
         return {row: {"seconds": 9, "cpu_seconds": told.own, "peak": told.peak}}
 
     monkeypatch.setattr(scaling, "told", told)
-    base, own = scaling.measure(Path(), rounds=3).values()
+    base, own = scaling.steps_of(Path(), rounds=3).values()
     assert (base["cpu_seconds"], base["cpu_seconds_ratio"]) == (2, 1)
     assert (own["cpu_seconds"], own["cpu_seconds_ratio"], own["ratio_of_each_round"]) == (3, 1.5, [4, 1.5, 0.5])
     assert (own["peak"], own["peak_ratio"]) == (20, 0.5)
@@ -619,7 +619,7 @@ def test_commands_of_the_pages_parse(script: str, flags: str):
 
 def test_the_pages_show_all_scripts_and_flags():
     assert {script for script, _ in COMMANDS} == set(SCRIPTS)
-    named = set(re.findall(r"`(--[a-z]+)", PAGES[0]))
+    named = set(re.findall(r"`(--[a-z]+)", PAGES[0].partition("## Accuracy")[2]))
     assert {"--only", "--report", "--set", "--split", "--publish", "--page", "--plan", "--out"} <= named
     assert named <= {flag for action in accuracy.parser()._actions for flag in action.option_strings}
 

@@ -1,7 +1,6 @@
 """What a million labelled objects cost before the first epoch: reading a COCO file, and what training does with it.
 
-`json.load` of the same file is the row beside them. Run `python benchmarks/scaling.py --help`; README.md says how to
-read it.
+`json.load` of the same file is the row beside them. README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ READ = "read_dataset"
 ROW = "--row"  # what starts a process to be measured
 VAL = 0.15  # share held out
 SMOKE = 2_000  # annotations
-COUNT = 200  # pictures that are checked and read
-LABELS, PICTURES = "labels.json", "pictures"
+COUNT, PICTURES = 200, "pictures"  # that are checked and read: how many, in which folder
+LABELS = "labels.json"
 CHUNK = 10_000  # entries that exist as Python objects while the file is written
 SIDES = {  # of COCO's 17 keypoints: name: px to the side and px down in a person 240 px tall
     **{"eye": (5, -85), "ear": (9, -82), "shoulder": (22, -60), "elbow": (30, -30), "wrist": (32, 0)},
@@ -51,7 +50,6 @@ NAMES = ("nose", *(f"{side}_{part}" for part in SIDES for side in ("left", "righ
 BODY = np.array([(0, -80), *((sign * x, y) for x, y in SIDES.values() for sign in (1, -1))], np.float64)
 MARGIN = 10.0  # px of a box around its points
 UNLABELLED, OCCLUDED = 0.1, 0.2  # shares of keypoints
-
 
 # ---- the file
 
@@ -210,9 +208,8 @@ def section(facts: Facts) -> str:
     rows = []
     for name, row in facts["rows"].items():
         cells = [f"{row[key]:.2f}" for key in ("seconds", "cpu_seconds", "cpu_seconds_ratio")]
-        cells[2:2] = ["" if row["peak"] is None else f"{row['peak']:.0f}"]
-        cells += ["" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}", each_round(row)]
-        rows.append([name, *cells])
+        cells.insert(2, "" if row["peak"] is None else f"{row['peak']:.0f}")
+        rows.append([name, *cells, "" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}", each_round(row)])
     text = paragraph(
         f"{facts['annotations']:,} annotations of {len(NAMES)} keypoints in {facts['images']:,} images,",
         f"{facts['megabytes']:.0f} MB; {facts['pictures']} JPEGs of {WIDTH}x{HEIGHT} to check and read. A process for",
@@ -231,15 +228,14 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(choices: argparse.Namespace) -> Facts:
     """The figures of a file of so many annotations."""
-    annotations, rounds, pictures = choices.annotations, choices.rounds, COUNT
-    if choices.smoke:
-        annotations, rounds, pictures = SMOKE, 1, 4
+    asked = (choices.annotations, choices.rounds, COUNT)
+    annotations, rounds, pictures = (SMOKE, 1, 4) if choices.smoke else asked
     with tempfile.TemporaryDirectory() as folder:
         path = write_labels(Path(folder), annotations)
         write_pictures(Path(folder), pictures)
-        facts = machine(threads=1) | {"annotations": annotations, "images": images_of(annotations)}
-        facts |= {"pictures": pictures, "rounds": rounds, "megabytes": path.stat().st_size / 1e6}
-        return facts | {"rows": steps_of(Path(folder), rounds)}
+        facts = {"annotations": annotations, "images": images_of(annotations), "megabytes": path.stat().st_size / 1e6}
+        facts |= {"pictures": pictures, "rounds": rounds, "rows": steps_of(Path(folder), rounds)}
+        return machine(threads=1) | facts
 
 
 def main(arguments: list[str] | None = None) -> None:

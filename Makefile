@@ -1,5 +1,5 @@
 # make demo: set up and run the main job.  make test: set up and pass all tests.
-# make check: lint, format and types.      make bench: benchmarks on this machine.
+# make check: lint, format and types.      make bench: speed here, to docs/benchmarks.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -19,9 +19,7 @@ check: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
-	$(BIN)/python benchmarks/pipeline.py
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/predictor.py
+	$(BIN)/python benchmarks/bench.py
 
 $(READY): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'keylite needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
@@ -31,4 +29,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers demo .pytest_cache .ruff_cache

@@ -17,11 +17,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import yaml
-from pipeline import interleaved, machine
+from rounds import Facts, interleaved, machine, machine_line, paragraph, table
 from runs import (
     FACES,
     SMOKE,
-    Facts,
     Parts,
     Run,
     Section,
@@ -31,12 +30,10 @@ from runs import (
     kept,
     listing,
     log,
-    machine_line,
     measured,
     named,
     not_yet,
     over_seeds,
-    paragraph,
     parts_of,
     percent,
     recipe_in,
@@ -44,7 +41,6 @@ from runs import (
     sets,
     size_text,
     spread,
-    table,
     told,
     weights_line,
     with_interval,

@@ -14,22 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rounds import Facts, machine_line, paragraph, table
 from runs import (
     FACES,
     SMOKE,
-    Facts,
     Parts,
     Run,
     Section,
     Work,
     carry_out,
     listing,
-    machine_line,
     measured,
     named,
     not_yet,
     over_seeds,
-    paragraph,
     parts_of,
     percent,
     recipe_in,
@@ -37,7 +35,6 @@ from runs import (
     sets,
     size_text,
     spread,
-    table,
     told,
     weights_line,
     with_interval,

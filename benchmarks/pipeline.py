@@ -1,134 +1,61 @@
 """Images a second of the input pipeline, encoded file to tensor: keylite with augmentation, torchvision without any.
 
-One process, one thread, the same JPEG files. Run `python benchmarks/pipeline.py --help`; README.md says how to read it.
+One process, one thread, the same JPEG files; with --peers other libraries with like augmentation, each in a process of
+its own. Run `python benchmarks/pipeline.py --help`; README.md says how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import json
-import os
-import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import PIL
+import peers
 import torch
-import torchvision
 from PIL import Image
+from rounds import Facts, figures, interleaved, machine, options, paragraph, photo, speeds, tell, use_threads
 from torchvision import transforms
 
-from keylite.data.dataset import Dataset
-from keylite.data.examples import Examples
+from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.environment import processor, versions
 from keylite.pipeline import augmentation_of
 from keylite.recipe import Recipe
 from keylite.run import resolve
+from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
+TITLE = "Pipeline: encoded file to tensor"
 BATCH = 32
 BASE = "PIL + torchvision, no augmentation"  # every ratio is against this row
-
-
-# ---- what benchmarks share
-
-
-def interleaved(rows: dict[str, Callable[[int], object]], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each row in each round, after one round that warms up.
-
-    A round makes every row's steps 0..steps-1, rows in turn at each step: other work on the machine meets all rows. A
-    row is called with a number that goes on rising from round to round.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(rounds + 1):
-        spent = dict.fromkeys(rows, 0.0)
-        for step in range(steps):
-            for name, row in rows.items():
-                start = time.perf_counter()
-                row(turn * steps + step)
-                spent[name] += time.perf_counter() - start
-        if turn:
-            for name, value in spent.items():
-                seconds[name].append(value)
-    return seconds
-
-
-def figures(seconds: dict[str, list[float]], images: int, base: str) -> dict[str, dict[str, Any]]:
-    """Each row's images a second (median of rounds), and how many times as fast as `base` it was in each round."""
-    found = {}
-    for name, values in seconds.items():
-        ratios = [slow / own for slow, own in zip(seconds[base], values, strict=True)]
-        rate = images / statistics.median(values)
-        found[name] = {"images_per_second": rate, "ratio": statistics.median(ratios), "ratio_of_each_round": ratios}
-    return found
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What a figure depends on: processor, cores, threads, versions."""
-    packages = versions() | {"torchvision": torchvision.__version__, "pillow": PIL.__version__}
-    return {"machine": processor(), "cores": os.cpu_count(), "threads": threads, "versions": packages}
-
-
-def heading(facts: dict[str, Any], title: str) -> str:
-    """What stands above a table: the title, then machine and versions."""
-    packages = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
-    return f"{title}\n{facts['machine']}, {facts['cores']} cores, {facts['threads']} thread(s) used; {packages}\n"
-
-
-def show(facts: dict[str, Any], title: str, rows: dict[str, dict[str, Any]]) -> None:
-    """Print a markdown table under a line that names machine and versions."""
-    print(heading(facts, title))
-    print("| row | images/s | ratio | ratio of each round |\n|---|---|---|---|")
-    for name, row in rows.items():
-        each = " ".join(f"{ratio:.2f}" for ratio in row["ratio_of_each_round"])
-        print(f"| {name} | {row['images_per_second']:.0f} | {row['ratio']:.2f} | {each} |")
-    print()
-
-
-def options(description: str | None, *, rounds: int | None = 7, size: int | None = 128) -> argparse.ArgumentParser:
-    """The flags that benchmarks share, with these defaults; one that is None is left out."""
-    parser = argparse.ArgumentParser(description=description)
-    if rounds:
-        parser.add_argument(
-            "--rounds", type=int, default=rounds, help=f"5 or more for a figure to quote (default {rounds})"
-        )
-    if size:
-        parser.add_argument("--size", type=int, default=size, help=f"px of the input (default {size})")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    return parser
-
-
-def keep(path: Path | None, facts: dict[str, Any]) -> None:
-    """Write the figures as JSON, where that was asked for."""
-    if path:
-        path.write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def use_threads(threads: int) -> None:
-    """Hold OpenCV and torch to so many threads."""
-    cv2.setNumThreads(threads)
-    torch.set_num_threads(threads)
+WIDTH, HEIGHT = 1280, 720  # px of the JPEG files with small boxes
+SIDES = (96, 256, 512)  # px of their boxes
+GEOMETRY = ("rotate", "scale", "shift", "aspect")  # fields of an Augmentation that are named with their ranges
+CHANGES = ("brightness", "contrast", "saturation", "hue", "grey", "blur", "noise", "jpeg", "occlude")
 
 
 # ---- the pipelines
 
 
-def pipelines(data: Dataset, size: int) -> dict[str, Callable[[int], torch.Tensor]]:
-    """Rows of the table: step number -> a batch of its images.
+def augmentation_for(data: Dataset, size: int) -> Augmentation:
+    """The default augmentation; no flip where no mirror pairs are known."""
+    return augmentation_of(resolve(Recipe(size=size, strength=1.0), len(data)), data.skeleton)
+
+
+def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callable[[int], torch.Tensor]]:
+    """Rows of a table: step number -> a batch of its images. box: as in the recipe.
 
     keylite gives uint8 pixels, since its networks normalise; one row does that too, to end where torchvision does.
     """
-    recipe = resolve(Recipe(size=size, box="image", strength=1.0), len(data))
-    augmentation = augmentation_of(recipe, data.skeleton)
+    augmentation = augmentation_for(data, size)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     transform = transforms.Compose(
         [
@@ -137,16 +64,20 @@ def pipelines(data: Dataset, size: int) -> dict[str, Callable[[int], torch.Tenso
             transforms.Normalize((mean.flatten() / 255).tolist(), (std.flatten() / 255).tolist()),
         ]
     )
+    regions = regions_of(data, size, box)
 
     def items(step: int) -> range:
         return range(step * BATCH, (step + 1) * BATCH)  # Examples take items past the end as the next epoch's
 
+    def read(index: int) -> Image.Image:
+        image = Image.open(data.images[index]).convert("RGB")
+        return image.crop(regions[index]) if regions else image
+
     def with_torchvision(step: int) -> torch.Tensor:
-        paths = [data.images[item % len(data)] for item in items(step)]
-        return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+        return torch.stack([transform(read(item % len(data))) for item in items(step)])
 
     def with_keylite(**choices: Any) -> Callable[[int], torch.Tensor]:
-        examples = Examples(data, recipe.input_size, box="image", **choices)
+        examples = Examples(data, (size, size), box=box, **choices)
         return lambda step: torch.from_numpy(examples.batch(items(step))[0])
 
     augmented = with_keylite(augmentation=augmentation)
@@ -161,6 +92,41 @@ def pipelines(data: Dataset, size: int) -> dict[str, Callable[[int], torch.Tenso
     }
 
 
+def regions_of(data: Dataset, size: int, box: str) -> list[tuple[int, ...]] | None:
+    """What a pipeline that decodes images whole crops: x0, y0, x1, y1 px of keylite's crop, a row an object.
+
+    None for whole images.
+    """
+    if box == "image":
+        return None
+    examples = Examples(data, (size, size), box=box)
+    corners = np.array([[0, 0], [size, size]])
+    crops = [crop_box(one, (size, size), examples.padding).to_image(corners) for one in data.box]
+    return [tuple(np.rint(xy).astype(int).ravel().tolist()) for xy in crops]
+
+
+@contextlib.contextmanager
+def running_peers(data: Dataset, size: int, box: str, failed: dict[str, str]) -> Iterator[dict[str, peers.Peer]]:
+    """The rows of the peers that are installed."""
+    task = {
+        "paths": [str(path) for path in data.images],
+        "boxes": regions_of(data, size, box),
+        "xy": data.xy.tolist(),
+        "size": size,
+        "batch": BATCH,
+        "augmentation": dataclasses.asdict(augmentation_for(data, size)),
+    }
+    with contextlib.ExitStack() as stack:
+        yield {
+            f"{name}, like augmentation": stack.enter_context(peers.Peer(peers.command_of(name), task))
+            for name in peers.PINS
+            if name not in failed
+        }
+
+
+# ---- the images
+
+
 def gauge_files(folder: Path, count: int) -> Dataset:
     """Rendered gauges, 192 px JPEG files."""
     data = gauges(count)
@@ -170,25 +136,102 @@ def gauge_files(folder: Path, count: int) -> Dataset:
     return dataclasses.replace(data, images=paths)
 
 
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--data", type=Path, help="COCO JSON, one object an image; else rendered gauges")
-    parser.add_argument("--images", type=int, default=256, help="images a round, in batches of 32 (default 256)")
-    choices = parser.parse_args()
+def scene_files(folder: Path, count: int, side: int) -> Dataset:
+    """Gauges in boxes of `side` px somewhere in JPEG files of WIDTH x HEIGHT, one a file; crops stay inside it."""
+    generator = np.random.default_rng(side)
+    made = gauges(count, size=side)
+    half = round(side * (1 + Recipe().padding) / 2) + 1
+    low = generator.integers((half, half), (WIDTH - half, HEIGHT - half), (count, 2)) - side // 2
+    paths = [folder / f"scene_{side}_{index:05d}.jpg" for index in range(count)]
+    for path, image, (x, y) in zip(paths, made.images, low.tolist(), strict=True):
+        scene = photo(generator, WIDTH, HEIGHT)
+        scene[y : y + side, x : x + side] = image
+        write_image(path, scene)
+    boxes = np.concatenate([low, low + side], axis=1).astype(np.float64)
+    return from_arrays(paths, made.xy + low[:, None], skeleton=made.skeleton, boxes=boxes, name=f"boxes of {side} px")
+
+
+def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed: dict[str, str]) -> Facts:
+    """A table: what its images are, by how much keylite reduces them as it decodes, and its rows."""
+    size, steps = (choices.size, choices.size), max(1, len(data) // BATCH)
+    first = data.whole_boxes()[0] if box == "image" else data.box[0]
+    crop = crop_box(first, size, Examples(data, size, box=box).padding)
+    with running_peers(data, choices.size, box, failed) if choices.peers else contextlib.nullcontext({}) as others:
+        seconds = interleaved(pipelines(data, choices.size, box) | others, steps, choices.rounds)
+        versions = {name: version for peer in others.values() for name, version in peer.versions.items()}
+    facts = {"what": what, "images": steps * BATCH, "reduction": crop.reduction, "versions": versions}
+    return facts | {"rows": figures(seconds, steps * BATCH, BASE)}
+
+
+# ---- the script
+
+
+def parser() -> argparse.ArgumentParser:
+    found = options(__doc__)
+    found.add_argument("--data", type=Path, help="COCO JSON, one object an image; else rendered gauges")
+    found.add_argument("--images", type=int, default=256, help="images a round, in batches of 32 (default 256)")
+    found.add_argument("--boxes", type=int, nargs="*", default=SIDES, help=f"px of boxes in {WIDTH}x{HEIGHT} JPEGs")
+    found.add_argument("--scenes", type=int, default=64, help="images a round with small boxes (default 64)")
+    found.add_argument("--peers", action="store_true", help="other libraries beside it, installed into .venv-peers")
+    return found
+
+
+def measure(choices: argparse.Namespace) -> Facts:
+    """The figures of a table of whole images and of one for each size of small boxes."""
     use_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    failed = peers.installed() if choices.peers else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if choices.data:
             data = read_dataset(choices.data)
             data = data.subset(np.arange(min(choices.images, len(data))))
         else:
-            data = gauge_files(Path(folder), choices.images)
-        steps = max(1, len(data) // BATCH)
-        seconds = interleaved(pipelines(data, choices.size), steps, choices.rounds)
-    facts = machine(threads=1) | {"data": data.name, "size": choices.size, "images": steps * BATCH}
-    rows = figures(seconds, facts["images"], BASE)
-    show(facts, f"{facts['images']} images a round of {data.name}, to {choices.size} px", rows)
-    keep(choices.json, facts | {"rows": rows})
+            data = gauge_files(folder, choices.images)
+        augmentation = dataclasses.asdict(augmentation_for(data, choices.size))
+        what = f"{data.name}, whole images" if choices.data else "Rendered gauges in JPEG files of 192 px, whole images"
+        cases = [case(data, what, choices, "image", failed)]
+        for side in choices.boxes:
+            what = f"Boxes of {side} px in JPEG files of {WIDTH}x{HEIGHT} px, grown by {Recipe().padding:.0%}"
+            cases.append(case(scene_files(folder, choices.scenes, side), what, choices, "annotation", failed))
+    facts = {"size": choices.size, "rounds": choices.rounds, "augmentation": augmentation, "cases": cases}
+    return machine(threads=1) | facts | {"peers": choices.peers, "failed": failed}
+
+
+def section(facts: Facts) -> str:
+    """Its part of the page."""
+    a = facts["augmentation"]
+    geometry = ", ".join(f"{name} {a[name]:g} (p {a[f'{name}_p']:g})" for name in GEOMETRY)
+    changes = ", ".join(f"{name} {a[f'{name}_p']:g}" for name in CHANGES)
+    parts = [
+        paragraph(
+            f"One process, one thread, to {facts['size']} px in batches of {BATCH}; medians of {facts['rounds']}",
+            "rounds, ratios to the first row: how many times as fast. That row decodes the image, crops the box where",
+            "there is one, and does Resize, ToTensor, Normalize. keylite's default augmentation here: geometry,",
+            f"{geometry}, flip (p {a['flip_p']:g}); changes of pixels by their probabilities, {changes}. It gives",
+            'uint8 pixels, which its networks normalise; "normalised" adds that on the same thread, and "cached" keeps',
+            "decoded images in memory.",
+        )
+    ]
+    if facts["peers"]:
+        parts.append(of_peers(facts))
+    for one in facts["cases"]:
+        reduced = f"; keylite decodes them at 1/{one['reduction']}" if one["reduction"] > 1 else ""
+        parts += [paragraph(f"{one['what']}, {one['images']} a round{reduced}:"), speeds(one["rows"])]
+    return "\n\n".join(parts)
+
+
+def of_peers(facts: Facts) -> str:
+    """What the rows of other libraries do, which they are, and why some are not there."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["cases"][0]["versions"].items())
+    words = [
+        "Other libraries augment after a resize to the input and give uint8 pixels and keypoints, on one thread of a",
+        f"process in an environment of their own ({versions}): the same geometry always, the same changes by the same",
+        "probabilities, as near as they express them. Not as here:",
+        "; ".join(f"{name}, {note}" for name, note in peers.NOTES.items() if name not in facts["failed"]) + ".",
+    ]
+    words += [f"{name} is left out: {why}." for name, why in facts["failed"].items()]
+    return paragraph(*words)
 
 
 if __name__ == "__main__":
-    main()
+    tell(sys.modules[__name__], None)

@@ -7,6 +7,7 @@ README.md says how to read it.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pipeline import figures, interleaved, keep, machine, options, show, use_threads
+from rounds import Facts, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
 
 from keylite.data.gauges import gauges
 from keylite.pytorch.exporting import export
@@ -28,6 +29,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
 
+TITLE = "Predictor: around its engine, streams, memory"
 KEYPOINTS = 68
 WIDTH, HEIGHT = 640, 480
 BASE = "cv2.resize, INTER_AREA"  # every ratio is against this row
@@ -113,23 +115,24 @@ def random_model(folder: Path, size: tuple[int, int]) -> Path:
     return folder / "random.onnx"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = options(__doc__)
-    parser.add_argument("--images", type=int, default=200, help="images a round of crop and decode (default 200)")
-    parser.add_argument("--model", type=Path, help="for the stream; else lite0 of random weights as .onnx")
-    parser.add_argument(
-        "--threads", type=int, nargs="+", help="of the engine, for the stream (default 1 and all cores)"
-    )
-    parser.add_argument("--side", type=int, default=640, help="px of the square JPEG files (default 640)")
-    parser.add_argument("--memory", type=int, default=MANY, help=f"images beside {FEW}; 0: none (default {MANY})")
-    choices = parser.parse_args(arguments)
+def parser() -> argparse.ArgumentParser:
+    found = options(__doc__)
+    found.add_argument("--images", type=int, default=200, help="images a round of crop and decode (default 200)")
+    found.add_argument("--model", type=Path, help="for the stream; else lite0 of random weights as .onnx")
+    found.add_argument("--threads", type=int, nargs="+", help="of the engine, for the stream (default 1 and all cores)")
+    found.add_argument("--side", type=int, default=640, help="px of the square JPEG files (default 640)")
+    found.add_argument("--memory", type=int, default=MANY, help=f"images beside {FEW}; 0: none (default {MANY})")
+    return found
+
+
+def measure(choices: argparse.Namespace) -> Facts:
+    """The figures of the tables, and the memory."""
     size = (choices.size, choices.size)
     opencv_threads = cv2.getNumThreads()
     use_threads(1)
     seconds = interleaved(stages(size), choices.images, choices.rounds)
-    facts = machine(threads=1) | {"image": [WIDTH, HEIGHT], "size": choices.size, "images": choices.images}
-    found = figures(seconds, choices.images, BASE)
-    show(facts, f"{choices.images} images a round, {WIDTH}x{HEIGHT} to {choices.size} px, {KEYPOINTS} keypoints", found)
+    facts = machine(threads=1) | {"size": choices.size, "images": choices.images, "rounds": choices.rounds}
+    facts |= {"side": choices.side, "rows": figures(seconds, choices.images, BASE)}
     cv2.setNumThreads(opencv_threads)  # its own choice, as in a prediction
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -137,22 +140,36 @@ def main(arguments: list[str] | None = None) -> None:
         files = [folder / f"gauge_{number:02d}.jpg" for number in range(FILES)]
         for path, image in zip(files, gauges(FILES, size=choices.side).images, strict=True):
             write_image(path, np.asarray(image))
+        facts |= {"model": model.name, "streams": {}, "memory": {}}
         for threads in choices.threads or sorted({1, os.cpu_count() or 1}):
-            rows = streams(model, files, threads)
-            of = figures(interleaved(rows, 1, choices.rounds), FILES, ONE_BY_ONE.format(threads))
-            title = f"{FILES} JPEG files of {choices.side} px a round, {model.name}, {threads} thread(s) of the engine"
-            show(facts | {"threads": threads}, title, of)
-            facts |= {f"stream, {threads} thread(s)": of}
-        if choices.memory:
-            counts = (FEW, choices.memory)
-            facts["memory"] = {str(count): predict_memory(model, files, count, folder) for count in counts}
-            few, many = facts["memory"].values()
-            print(
-                f"memory of keylite predict: {many:.0f} MB over {counts[1]} images, {few:.0f} MB over {FEW}:", end=" "
-            )
-            print(f"{many / few:.3f} times\n")
-    keep(choices.json, facts | {"rows": found})
+            seconds = interleaved(streams(model, files, threads), 1, choices.rounds)
+            facts["streams"][threads] = figures(seconds, FILES, ONE_BY_ONE.format(threads))
+        for count in (FEW, choices.memory) if choices.memory else ():
+            facts["memory"][count] = predict_memory(model, files, count, folder)
+    return facts
+
+
+def section(facts: Facts) -> str:
+    """Its part of the page."""
+    parts = [
+        paragraph(
+            f"What Predictor does around its engine, a {WIDTH}x{HEIGHT} image to {facts['size']} px and {KEYPOINTS}",
+            f"keypoints, on one thread; medians of {facts['rounds']} rounds of {facts['images']} images, ratios to the",
+            "first row: how many times as fast.",
+        ),
+        speeds(facts["rows"]),
+    ]
+    for threads, rows in facts["streams"].items():
+        text = f"{FILES} JPEG files of {facts['side']} px a round, {facts['model']}, {threads} thread(s) of the engine:"
+        parts += [text, speeds(rows)]
+    if facts["memory"]:
+        (few, little), (many, much) = facts["memory"].items()
+        parts.append(
+            f"`keylite predict` held at most {much:.0f} MB over {int(many):,} images and {little:.0f} MB over {few}: "
+            f"{much / little:.3f} times."
+        )
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    main()
+    tell(sys.modules[__name__], None)

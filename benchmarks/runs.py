@@ -11,13 +11,12 @@ import csv
 import json
 import logging
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pipeline import keep, machine, options, use_threads
+from rounds import Facts, keep, machine, options, use_threads
 
 import keylite
 from keylite.data.dataset import Dataset
@@ -31,7 +30,6 @@ from keylite.runtime.files import sha256, write_text
 
 log = logging.getLogger("keylite")
 
-Facts = dict[str, Any]
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = "results.md"
 MARKS = "<!-- made by benchmarks/{}.py: start -->", "<!-- end -->"
@@ -270,17 +268,6 @@ def publish(section: Section, facts: Facts, docs: Path) -> None:
     log.info("written: %s", docs / PAGE)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
-
-
-def paragraph(*sentences: str) -> str:
-    """Sentences in lines of the page's length."""
-    return textwrap.fill(" ".join(sentences), 132, break_long_words=False, break_on_hyphens=False)
-
-
 def percent(fraction: float) -> str:
     """With two decimals, "5.69 %"."""
     return f"{100 * fraction:.2f} %"
@@ -324,12 +311,6 @@ def weights_line(pretrained: Iterable[str]) -> str:
             'back from an int8 export, so no figure here may be read as "timm pretrained".'
         )
     return line
-
-
-def machine_line(facts: Facts) -> str:
-    """The machine and the versions that figures depend on."""
-    packages = listing(f"{package} {version}" for package, version in facts["versions"].items())
-    return f"{facts['machine']}, {facts['cores']} cores; {packages}."
 
 
 def not_yet(script: str, missing: Sequence[str] = ()) -> str:

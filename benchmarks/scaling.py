@@ -1,13 +1,12 @@
 """What a million labelled objects cost before the first epoch: reading a COCO file, and what training does with it.
 
-`json.load` of the same file is the row beside them. Run `python benchmarks/scaling.py --help`; README.md says how to
-read it.
+`json.load` of the same file is the row beside them. README.md says how to read it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-import cv2
 import msgspec
 import numpy as np
+from rounds import Facts, each_round, machine, options, paragraph, photo, table, tell
 
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
@@ -30,8 +29,7 @@ from keylite.environment import peak_memory
 from keylite.run import baseline_report
 from keylite.runtime.images import write_image
 
-# pipeline.py is imported in main alone: it brings torch, which a process that is measured must not hold
-
+TITLE = "Labels: a COCO file, and what training does with it first"
 PER_IMAGE = 2.5  # objects, on average
 WIDTH, HEIGHT = 640, 480
 SIZE = (224, 224)  # px of the input
@@ -41,8 +39,8 @@ READ = "read_dataset"
 ROW = "--row"  # what starts a process to be measured
 VAL = 0.15  # share held out
 SMOKE = 2_000  # annotations
-COUNT = 200  # pictures that are checked and read
-LABELS, PICTURES = "labels.json", "pictures"
+COUNT, PICTURES = 200, "pictures"  # that are checked and read: how many, in which folder
+LABELS = "labels.json"
 CHUNK = 10_000  # entries that exist as Python objects while the file is written
 SIDES = {  # of COCO's 17 keypoints: name: px to the side and px down in a person 240 px tall
     **{"eye": (5, -85), "ear": (9, -82), "shoulder": (22, -60), "elbow": (30, -30), "wrist": (32, 0)},
@@ -52,7 +50,6 @@ NAMES = ("nose", *(f"{side}_{part}" for part in SIDES for side in ("left", "righ
 BODY = np.array([(0, -80), *((sign * x, y) for x, y in SIDES.values() for sign in (1, -1))], np.float64)
 MARGIN = 10.0  # px of a box around its points
 UNLABELLED, OCCLUDED = 0.1, 0.2  # shares of keypoints
-
 
 # ---- the file
 
@@ -89,10 +86,7 @@ def write_pictures(folder: Path, count: int) -> None:
     generator = np.random.default_rng(0)
     (folder / PICTURES).mkdir()
     for number in range(count):
-        coarse = generator.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3)).astype(np.float32)
-        image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        image = np.clip(image + generator.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
-        write_image(folder / PICTURES / f"{number:06d}.jpg", image)
+        write_image(folder / PICTURES / f"{number:06d}.jpg", photo(generator, WIDTH, HEIGHT))
 
 
 def _write(file: BinaryIO, entries: list[dict[str, Any]], start: int) -> None:
@@ -145,7 +139,7 @@ STEPS: dict[str, Callable[[Dataset, Dataset], object]] = {  # of all objects and
 }
 
 
-def tell(row: str, folder: Path) -> None:
+def tell_steps(row: str, folder: Path) -> None:
     """The process of a row: print what each of its steps took, as JSON."""
     steps: dict[str, dict[str, float | None]] = {}
 
@@ -172,7 +166,7 @@ def tell(row: str, folder: Path) -> None:
 
 
 def told(row: str, folder: Path) -> dict[str, dict[str, float | None]]:
-    """What `tell` says in a fresh process."""
+    """What `tell_steps` says in a fresh process."""
     command = [sys.executable, "-W", "error", str(Path(__file__).resolve()), ROW, row, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -180,7 +174,7 @@ def told(row: str, folder: Path) -> dict[str, dict[str, float | None]]:
     return json.loads(done.stdout)
 
 
-def measure(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
+def steps_of(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
     """Each step's medians over rounds: seconds, CPU seconds, the most 10^6 bytes that its process has held so far.
 
     Ratios are against the base of the same round. Rows take turns. Memory is None where the system does not tell it.
@@ -192,7 +186,11 @@ def measure(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
         for name, step in steps.items():
             ratios = {f"{key}_ratio": step[key] and step[key] / base[key] for key in ("cpu_seconds", "peak")}
             taken.setdefault(name, []).append(step | ratios)
-    return {name: {key: _median(each, key) for key in each[0]} | _each(each) for name, each in taken.items()}
+    return {
+        name: {key: _median(each, key) for key in each[0]}
+        | {"ratio_of_each_round": [step["cpu_seconds_ratio"] for step in each]}
+        for name, each in taken.items()
+    }
 
 
 def _median(rounds: list[dict[str, Any]], key: str) -> float | None:
@@ -200,53 +198,52 @@ def _median(rounds: list[dict[str, Any]], key: str) -> float | None:
     return None if None in values else statistics.median(values)
 
 
-def _each(rounds: list[dict[str, Any]]) -> dict[str, list[float]]:
-    return {"ratio_of_each_round": [step["cpu_seconds_ratio"] for step in rounds]}
-
-
 # ---- the table
 
 COLUMNS = ("step", "s", "CPU s", "peak MB", "CPU ratio", "memory ratio", "CPU ratio of each round")
 
 
-def show(facts: dict[str, Any], above: str) -> None:
-    """Print a markdown table of the steps."""
-    print(above)
-    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
+def section(facts: Facts) -> str:
+    """Its part of the page."""
+    rows = []
     for name, row in facts["rows"].items():
-        figures = [f"{row[key]:.2f}" for key in ("seconds", "cpu_seconds")]
-        figures += ["" if row["peak"] is None else f"{row['peak']:.0f}", f"{row['cpu_seconds_ratio']:.2f}"]
-        figures += ["" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}"]
-        each = " ".join(f"{ratio:.2f}" for ratio in row["ratio_of_each_round"])
-        print(f"| {' | '.join([name, *figures, each])} |")
-    print()
+        cells = [f"{row[key]:.2f}" for key in ("seconds", "cpu_seconds", "cpu_seconds_ratio")]
+        cells.insert(2, "" if row["peak"] is None else f"{row['peak']:.0f}")
+        rows.append([name, *cells, "" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}", each_round(row)])
+    text = paragraph(
+        f"{facts['annotations']:,} annotations of {len(NAMES)} keypoints in {facts['images']:,} images,",
+        f"{facts['megabytes']:.0f} MB; {facts['pictures']} JPEGs of {WIDTH}x{HEIGHT} to check and read. A process for",
+        "the first row and one for the others, one thread but for the check of images; medians of",
+        f"{facts['rounds']} rounds, ratios to the first row. Memory is the most that the process has held so far.",
+    )
+    return f"{text}\n\n{table(COLUMNS, rows)}"
+
+
+def parser() -> argparse.ArgumentParser:
+    found = options(__doc__, rounds=3, size=None)
+    found.add_argument("--annotations", type=int, default=1_000_000, help="in the file (default 1000000)")
+    found.add_argument("--smoke", action="store_true", help=f"does it run? {SMOKE} annotations, one round")
+    return found
+
+
+def measure(choices: argparse.Namespace) -> Facts:
+    """The figures of a file of so many annotations."""
+    asked = (choices.annotations, choices.rounds, COUNT)
+    annotations, rounds, pictures = (SMOKE, 1, 4) if choices.smoke else asked
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_labels(Path(folder), annotations)
+        write_pictures(Path(folder), pictures)
+        facts = {"annotations": annotations, "images": images_of(annotations), "megabytes": path.stat().st_size / 1e6}
+        facts |= {"pictures": pictures, "rounds": rounds, "rows": steps_of(Path(folder), rounds)}
+        return machine(threads=1) | facts
 
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [ROW]:
-        tell(arguments[1], Path(arguments[2]))
-        return
-    from pipeline import heading, keep, machine, options
-
-    parser = options(__doc__, rounds=3, size=None)
-    parser.add_argument("--annotations", type=int, default=1_000_000, help="in the file (default 1000000)")
-    parser.add_argument("--smoke", action="store_true", help=f"does it run? {SMOKE} annotations, one round")
-    choices = parser.parse_args(arguments)
-    annotations, rounds, pictures = choices.annotations, choices.rounds, COUNT
-    if choices.smoke:
-        annotations, rounds, pictures = SMOKE, 1, 4
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_labels(Path(folder), annotations)
-        write_pictures(Path(folder), pictures)
-        facts = machine(threads=1) | {"annotations": annotations, "images": images_of(annotations)}
-        facts |= {"pictures": pictures, "rounds": rounds, "megabytes": path.stat().st_size / 1e6}
-        facts["rows"] = measure(Path(folder), rounds)
-    facts["load"] = os.getloadavg()[0]
-    title = f"{annotations:,} annotations of {len(NAMES)} keypoints in {facts['images']:,} images"
-    title += f", {facts['megabytes']:.0f} MB; {pictures} JPEGs of {WIDTH}x{HEIGHT} to check and read"
-    show(facts, heading(facts, f"{title}; load {facts['load']:.1f}"))
-    keep(choices.json, facts)
+        tell_steps(arguments[1], Path(arguments[2]))
+    else:
+        tell(sys.modules[__name__], arguments)
 
 
 if __name__ == "__main__":

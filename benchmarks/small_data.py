@@ -14,24 +14,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rounds import Facts, machine_line, paragraph, table
 from runs import (
     SMOKE,
-    Facts,
     Run,
     Section,
     Work,
     carry_out,
     kept,
     listing,
-    machine_line,
     named,
     not_yet,
-    paragraph,
     recipe_in,
     run_options,
     sets,
     size_text,
-    table,
     told,
     weights_line,
 )

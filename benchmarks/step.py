@@ -5,15 +5,17 @@ Run `python benchmarks/step.py --help`; README.md says how to read it.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import timm
 import torch
-from pipeline import figures, interleaved, keep, machine, options, show, use_threads
+from rounds import Facts, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
 
 # isort: split
 import tensorflow as tf  # after timm: see docs/tensorflow.md, "Both in one process"
@@ -27,6 +29,7 @@ from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 from keylite.tensorflow import training as keras_training
 from keylite.tensorflow.model import use_threads as use_tensorflow_threads
 
+TITLE = "Training step"
 KEYPOINTS = 68
 BASE = "plain: contiguous float NCHW"  # every ratio is against this row
 Step = Callable[[int], None]
@@ -108,24 +111,41 @@ ROWS: dict[str, Callable[[int, int], Step]] = {
 }
 
 
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
-    parser.add_argument("--threads", type=int, default=1, help="of either framework (default 1)")
-    parser.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
-    choices = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    found = options(__doc__)
+    found.add_argument("--batch", type=int, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
+    found.add_argument("--threads", type=int, default=1, help="of either framework (default 1)")
+    found.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
+    return found
+
+
+def measure(choices: argparse.Namespace) -> Facts:
+    """The figures of each batch size."""
     use_threads(choices.threads)
     use_tensorflow_threads(choices.threads)
     torch.manual_seed(0)
     logging.getLogger("timm").setLevel(logging.ERROR)
-    facts = machine(choices.threads) | {"size": choices.size, "keypoints": KEYPOINTS, "batches": {}}
+    batches = {}
     for batch in choices.batch:
         rows = {name: make(batch, choices.size) for name, make in ROWS.items()}
-        found = figures(interleaved(rows, choices.steps, choices.rounds), batch * choices.steps, BASE)
-        facts["batches"][batch] = found
-        show(facts, f"batch {batch}, {choices.size} px, {KEYPOINTS} keypoints", found)
-    keep(choices.json, facts)
+        batches[batch] = figures(interleaved(rows, choices.steps, choices.rounds), batch * choices.steps, BASE)
+    facts = {"size": choices.size, "steps": choices.steps, "rounds": choices.rounds, "batches": batches}
+    return machine(choices.threads) | facts
+
+
+def section(facts: Facts) -> str:
+    """Its part of the page."""
+    parts = [
+        paragraph(
+            f"Forward, loss, backward and optimizer of lite0 with the regression head, {KEYPOINTS} keypoints,",
+            f"{facts['size']} px, {facts['threads']} thread(s); medians of {facts['rounds']} rounds of",
+            f"{facts['steps']} steps, ratios to the first row: how many times as fast.",
+        )
+    ]
+    for batch, rows in facts["batches"].items():
+        parts += [f"Batches of {batch}:", speeds(rows)]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    main()
+    tell(sys.modules[__name__], None)

@@ -1,4 +1,4 @@
-"""The accuracy benchmarks: plans, runs that go on, figures measured once, the parts of the page; predictor.py, scaling.py."""
+"""The accuracy benchmarks: plans, runs that go on, figures measured once, the parts of the page; predictor.py, scaling.py. Speed: test_bench.py."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_finished_folder_needs_no_plan(smoke: Path, tmp_path: Path):
 
 
 UNLIKE = {
-    "another recipe": ({"lr": 3e-3}, r"another recipe \(lr is 0\.001, wanted is 0\.003\)"),
+    "another recipe": ({"lr": 3e-3}, r"another recipe \(lr is 0\.0005, wanted is 0\.003\)"),
     "another file of weights": ({"pretrained": "other.safetensors"}, "pretrained is 'none', wanted is 'other.safeten"),
 }
 
@@ -476,7 +476,7 @@ def test_a_step_s_figures_are_medians_of_rounds(monkeypatch: pytest.MonkeyPatch)
         return {row: {"seconds": 9, "cpu_seconds": told.own, "peak": told.peak}}
 
     monkeypatch.setattr(scaling, "told", told)
-    base, own = scaling.measure(Path(), rounds=3).values()
+    base, own = scaling.steps_of(Path(), rounds=3).values()
     assert (base["cpu_seconds"], base["cpu_seconds_ratio"]) == (2, 1)
     assert (own["cpu_seconds"], own["cpu_seconds_ratio"], own["ratio_of_each_round"]) == (3, 1.5, [4, 1.5, 0.5])
     assert (own["peak"], own["peak_ratio"]) == (20, 0.5)

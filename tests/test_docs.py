@@ -69,7 +69,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 GUIDES = (
     *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
     *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
-    "docs/scaling.md",
+    *("docs/scaling.md", "docs/benchmarks.md"),
     *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md", "docs/targets/cpp.md"),
 )
 (
@@ -84,6 +84,7 @@ GUIDES = (
     DIAGNOSIS,
     FIGURES,
     SCALING,
+    SPEED,
     *TARGETS,
 ) = GUIDES
 CPP = TARGETS[-1]
@@ -179,7 +180,7 @@ LAUNCHER_FLAGS = {  # of torchrun and srun
 @pytest.mark.parametrize("page", GUIDES)
 def test_flags_in_lines_exist(page: str):
     of = {verb: flags_of(verb) | {"--help"} for verb in VERBS}
-    everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page in (FIGURES, SCALING) else ())
+    everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page in (FIGURES, SCALING, SPEED) else ())
     everywhere |= LAUNCHER_FLAGS if page == SCALING else set()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= everywhere
     for code in re.findall(r"`(keylite[^`]*)`", FENCE.sub("", PAGES[page])):
@@ -282,7 +283,7 @@ def test_python_blocks_run(page: str, text: str, desk: Path):
 
 
 def test_pages_show_python():
-    assert {page for page, _ in blocks("python")} == {*GUIDES} - {DIAGNOSIS, FIGURES, SCALING, *TARGETS[1:]}
+    assert {page for page, _ in blocks("python")} == {*GUIDES} - {DIAGNOSIS, FIGURES, SCALING, SPEED, *TARGETS[1:]}
 
 
 class Session:

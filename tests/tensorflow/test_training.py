@@ -43,6 +43,7 @@ PLAIN = {  # no augmentation, small and quick
     "head": "regression",
     "hidden": HIDDEN,
     "lr": 1e-3,
+    "loss": "wing",
     "ema": 0.0,
     "warmup_epochs": 1.0,
     **{name: 0.0 for name in keylite.Recipe.__struct_fields__ if name.endswith("_p")},

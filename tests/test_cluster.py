@@ -18,12 +18,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite import cluster
+from keylite import cluster, shards
 from keylite.cli import main
-from keylite.cluster import Bad, Job, Worker, left_out, predict_shard, shard_path, tries_path
 from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import encode_spec
+from keylite.shards import Bad, Job, Worker, left_out, predict_shard, shard_path, tries_path
 
 SHARDS = 5  # of 4 images each, and one of 2
 BAD_IMAGE = "p11.png"  # the last of the third shard
@@ -114,7 +114,7 @@ def job_of(model: Path, out: Path, /, **changes: object) -> Job:
 def begun(out: Path) -> Path:
     """A folder as whoever sends shards to workers leaves it."""
     out.mkdir(exist_ok=True)
-    (out / cluster.MANIFEST).touch()
+    (out / shards.MANIFEST).touch()
     return out
 
 
@@ -167,9 +167,7 @@ def row(number: int, *paths: Path) -> dict:
 
 def test_a_worker_opens_its_model_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     opened = []
-    monkeypatch.setattr(
-        cluster, "Predictor", lambda *given, **named: opened.append(given) or Predictor(*given, **named)
-    )
+    monkeypatch.setattr(shards, "Predictor", lambda *given, **named: opened.append(given) or Predictor(*given, **named))
     before = cv2.getNumThreads()
     paths = pictures(tmp_path, 4)
     worker = Worker(job_of(model, begun(tmp_path / "out")))
@@ -209,7 +207,7 @@ def test_a_try_is_noted_before_it_is_made(model: Path, tmp_path: Path, monkeypat
     """Nothing tells a worker that is killed that it will be."""
     job = job_of(model, begun(tmp_path))
     notes = tries_path(shard_path(job, 0))
-    monkeypatch.setattr(cluster, "predict_shard", lambda *_: seen.append(notes.read_text().split()))
+    monkeypatch.setattr(shards, "predict_shard", lambda *_: seen.append(notes.read_text().split()))
     seen: list[list[str]] = []
     Worker(job)(row(0, tmp_path / "a.png"))
     assert [one[1] for one in seen] == [str(os.getpid())]
@@ -293,13 +291,13 @@ def other_model(half: Path, model: Path) -> Path:
 
 
 def spoil_manifest(half: Path, model: Path) -> Path:
-    (half / cluster.MANIFEST).write_text("{}")
+    (half / shards.MANIFEST).write_text("{}")
     return model
 
 
 def leave_out(half: Path, model: Path) -> Path:
-    (half / cluster.BAD).mkdir()
-    (half / cluster.BAD / "part-00000.jsonl").write_text('{"image": "p.png", "error": "p.png: bad"}\n')
+    (half / shards.BAD).mkdir()
+    (half / shards.BAD / "part-00000.jsonl").write_text('{"image": "p.png", "error": "p.png: bad"}\n')
     return model
 
 

@@ -55,7 +55,8 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "environment": ({""}, set()),
     "points": ({"runtime"}, set()),
     "quantize": ({"runtime", "data", "numpy"}, set()),
-    "cluster": ({"runtime", "data", "points"} | RUNTIME, {"pyarrow"}),  # ray by its name, through engines.require
+    "shards": ({"runtime", "points"} | RUNTIME, {"pyarrow"}),
+    "cluster": ({"runtime", "data", "shards", "numpy", "msgspec"}, set()),  # ray by its name, through engines.require
     "golden": ({"runtime", "data", "evaluation", "numpy"}, set()),
     "certificate": (
         {"runtime", "data", "metrics", "reliability", "report", "evaluation", "environment"} | RUNTIME,
@@ -97,7 +98,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "cli": (
         {"", "cli", "cyclopts"},
         {"runtime", "data", "metrics", "report", "evaluation", "draw", "points", "certificate", "timing", "rich"}
-        | {"pipeline", "exports", "golden", "diagnosis", "flips", "folds", "plots", "cluster", "msgspec"},
+        | {"pipeline", "exports", "golden", "diagnosis", "flips", "folds", "plots", "cluster", "shards", "msgspec"},
     ),
     "cli.train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline", "processes", "folds"}),
     "__main__": ({"cli"}, set()),

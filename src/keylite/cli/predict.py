@@ -182,8 +182,9 @@ def _predict_on_ray(
     model: Path, paths: list[Path], out: Path, boxes: dict[Path, np.ndarray], address: str, choices: dict[str, Any]
 ) -> None:
     """Points of images on a Ray cluster, as shards in `out`."""
-    from keylite.cluster import BAD, predict_on_ray
+    from keylite.cluster import predict_on_ray
     from keylite.data.dataset import listed
+    from keylite.shards import BAD
 
     def tell(done: int, shards: int) -> None:
         if done == shards or done % max(1, shards // LINES) == 0:

@@ -21,7 +21,6 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -37,6 +36,7 @@ from keylite.pytorch.model import (
     save_model,
     torch_device,
 )
+from keylite.pytorch.profiling import StepTimes
 from keylite.recipe import Recipe
 from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 from keylite.runtime.files import replacing
@@ -199,61 +199,6 @@ WAIT = datetime.timedelta(minutes=30)  # for another process, at most
 STUCK = 300.0  # seconds without a batch after which workers are given up
 WORTH_COMPILING = 2000  # steps from which on compiling for a CPU takes less time than it saves
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-
-
-class StepTimes(SimpleProfiler):
-    """Seconds of what Lightning does; on a GPU until it is done."""
-
-    def start(self, action_name: str) -> None:
-        self._wait()
-        super().start(action_name)
-
-    def stop(self, action_name: str) -> None:
-        self._wait()
-        super().stop(action_name)
-
-    def _wait(self) -> None:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-
-    def parts(self) -> tuple[dict[str, float], int, float]:
-        """Mean seconds of a step's parts, the number of steps, and mean seconds of an epoch's end.
-
-        The first steps are left out: there, memory is taken and code compiled.
-        """
-        found: dict[str, list[float]] = {}
-        for action, name in ACTIONS.items():
-            for key, seconds in self.recorded_durations.items():
-                if key.endswith(action):
-                    found.setdefault(name, [0.0] * len(seconds))
-                    found[name] = [a + b for a, b in zip(found[name], seconds, strict=True)]
-        steps = len(found["step"])
-        warm = min(WARM, steps - 1)
-        spent = {name: sum(seconds[warm:]) / (steps - warm) for name, seconds in found.items() if name != "epoch end"}
-        everything = sum(self.recorded_durations["run_training_epoch"])
-        data, step = (sum(found[name]) for name in ("data", "step"))
-        return (
-            {
-                "data": spent["data"],
-                "forward": spent["forward"],
-                "backward": spent["backward"],
-                "optimizer": spent["step"] - spent["forward"] - spent["backward"],
-                "logging": max(everything - data - step, 0.0) / steps,
-            },
-            steps - warm,
-            sum(found["epoch end"]) / len(found["epoch end"]),
-        )
-
-
-ACTIONS = {  # what Lightning's names of actions end in: the part that they belong to
-    "train_dataloader_next": "data",
-    "Strategy.batch_to_device": "data",
-    "Strategy.training_step": "forward",
-    "Strategy.backward": "backward",
-    "run_training_batch": "step",
-    "EpochEnd.on_train_epoch_end": "epoch end",
-}
-WARM = 5  # steps
 
 
 class EpochEnd(lightning.Callback):

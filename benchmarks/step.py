@@ -1,38 +1,40 @@
 """Images a second of a training step of lite0 with the regression head: keylite's two, and plain ones beside them.
 
+Each row has a process of its own: what one tells the C library or a framework is not told to the others.
 Run `python benchmarks/step.py --help`; README.md says how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
+import multiprocessing
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import timm
 import torch
-from rounds import Facts, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
+from rounds import Facts, Row, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
 
-# isort: split
-import tensorflow as tf  # after timm: see docs/tensorflow.md, "Both in one process"
-
+from keylite.pytorch.cpu import keep_memory, learn_by_taps
 from keylite.pytorch.losses import loss
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
 from keylite.pytorch.training import OPTIMIZERS
 from keylite.recipe import Recipe
 from keylite.runtime.heads import Regression
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
-from keylite.tensorflow import training as keras_training
-from keylite.tensorflow.model import use_threads as use_tensorflow_threads
 
 TITLE = "Training step"
 KEYPOINTS = 68
 BASE = "plain: contiguous float NCHW"  # every ratio is against this row
 Step = Callable[[int], None]
+own_step: Step  # of a row's process
 
 
 def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
@@ -40,7 +42,9 @@ def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
     recipe = Recipe(size=size)
     network = EfficientNetLiteRegressor(KEYPOINTS)
     model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last)
+    keep_memory()
     if compiled:
+        learn_by_taps(model)
         model.compile()
     criterion = loss(recipe.loss, recipe.input_size)
     optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters())}], recipe, True)
@@ -57,6 +61,12 @@ def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
 
 def tensorflow_step(batch: int, size: int) -> Step:
     """As tensorflow/training.py does it, with the same loss and optimizer; no clipping, no moving average, as above."""
+    import tensorflow as tf  # after timm: see docs/tensorflow.md, "Both in one process"
+
+    from keylite.tensorflow import training as keras_training
+    from keylite.tensorflow.model import use_threads as use_tensorflow_threads
+
+    use_tensorflow_threads(torch.get_num_threads())
     recipe = Recipe(framework="tensorflow", size=size, ema=0.0, clip=0.0)
     spec = SimpleNamespace(mean=PIXEL_MEAN, std=PIXEL_STD, head=Regression(KEYPOINTS))
     training = keras_training.Training(keras_training.EfficientNetLiteRegressor(KEYPOINTS), spec, recipe)
@@ -102,7 +112,8 @@ def made_batch(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pixels), torch.from_numpy(generator.random((batch, KEYPOINTS, 2), np.float32))
 
 
-ROWS: dict[str, Callable[[int, int], Step]] = {
+Maker = Callable[[int, int], Step]
+ROWS: dict[str, Maker] = {
     BASE: plain_step,
     "keylite, pytorch: uint8 NHWC, channels_last": keylite_step,
     "keylite, pytorch: the same, compiled": functools.partial(keylite_step, compiled=True),
@@ -119,16 +130,36 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def begin(make: Maker, batch: int, size: int, threads: int) -> None:
+    """What a row's process does first."""
+    global own_step
+    use_threads(threads)
+    torch.manual_seed(0)
+    for name in ("timm", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    own_step = make(batch, size)
+
+
+def take(number: int) -> float:
+    """Seconds of a step in a row's process."""
+    start = time.perf_counter()
+    own_step(number)
+    return time.perf_counter() - start
+
+
 def measure(choices: argparse.Namespace) -> Facts:
     """The figures of each batch size."""
-    use_threads(choices.threads)
-    use_tensorflow_threads(choices.threads)
-    torch.manual_seed(0)
-    logging.getLogger("timm").setLevel(logging.ERROR)
     batches = {}
     for batch in choices.batch:
-        rows = {name: make(batch, choices.size) for name, make in ROWS.items()}
-        batches[batch] = figures(interleaved(rows, choices.steps, choices.rounds), batch * choices.steps, BASE)
+        with contextlib.ExitStack() as stack:
+            rows: dict[str, Row] = {}
+            for name, make in ROWS.items():
+                given = make, batch, choices.size, choices.threads
+                pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, given)
+                stack.enter_context(pool)
+                rows[name] = lambda number, pool=pool: pool.submit(take, number).result()
+            seconds = interleaved(rows, choices.steps, choices.rounds)
+        batches[batch] = figures(seconds, batch * choices.steps, BASE)
     facts = {"size": choices.size, "steps": choices.steps, "rounds": choices.rounds, "batches": batches}
     return machine(choices.threads) | facts
 

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
 from keylite.processes import World, world_of
+from keylite.pytorch.cpu import keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
@@ -288,6 +289,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         timeout=STUCK if workers else 0,
     )
     model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        keep_memory()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     times = StepTimes() if run.profile else None
@@ -320,6 +323,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         try:
             training = Training(model, run.spec.head, recipe, steps_per_epoch, world)
             if _compiles(recipe, device, steps_per_epoch * recipe.epochs):
+                learn_by_taps(model)
                 model.compile()
             network.freeze(False)  # so that processes find all parameters; each epoch's start freezes what it must
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=False)

@@ -1,0 +1,106 @@
+"""What makes PyTorch train faster on a CPU than it does by itself: memory that is kept, and a gradient by taps."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from timm.layers import Conv2dSame, pad_same
+from torch import nn
+from torch.nn import functional
+
+ONEDNN_HAS = 3  # a kernel's side
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+ALL = 2**31 - 1
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it is done with, where its C library is glibc; else nothing.
+
+    glibc returns large blocks to the system at once, and a training step takes them anew each time: some 40,000 pages,
+    which the system must find and clear.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # macOS, musl, Windows
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, ALL)
+
+
+def learn_by_taps(model: nn.Module) -> None:
+    """Replace the convolutions of a model that gain by it; names and parameters stay the same.
+
+    They are the depthwise ones of more than 3 x 3. For the gradient of their weights in channels_last, oneDNN (3.x) has
+    its fast kernels up to 3 x 3 alone; the one that it takes is slower than all else in the layer. The sum over each
+    tap gives the same numbers but for rounding; compiled, in a fraction of that time; else it may take longer.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) in (nn.Conv2d, Conv2dSame) and _gains(child):  # type: ignore[arg-type]
+                setattr(parent, name, TapConv2d(child))  # type: ignore[arg-type]
+
+
+def _gains(conv: nn.Conv2d) -> bool:
+    plain = conv.bias is None and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+    sides = isinstance(conv.padding, tuple) and min(conv.kernel_size) > ONEDNN_HAS
+    return plain and sides and conv.in_channels == conv.out_channels == conv.groups
+
+
+class TapConv2d(nn.Conv2d):
+    """Another convolution with its own weight, and with its own way to that weight's gradient."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        channels, kernel = conv.out_channels, conv.kernel_size
+        super().__init__(
+            channels, channels, kernel, conv.stride, conv.padding, groups=channels, bias=False, device="meta"
+        )
+        self.weight = conv.weight
+        self.same = isinstance(conv, Conv2dSame)
+        self.train(conv.training)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.same:
+            input = pad_same(input, self.kernel_size, self.stride)  # type: ignore[arg-type]
+        if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not self.weight.requires_grad:
+            return self._conv_forward(input, self.weight, None)
+        return Depthwise.apply(input, self.weight, self.stride, self.padding)  # type: ignore[return-value]
+
+
+class Depthwise(torch.autograd.Function):
+    """(B, C, H, W), weight (C, 1, h, w) -> (B, C, H', W')."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: torch.Tensor, weight: torch.Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return functional.conv2d(input, weight, None, stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        input, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        of_input = of_weight = None
+        if ctx.needs_input_grad[0]:
+            given = ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight), (True, False, False)
+            of_input = torch.ops.aten.convolution_backward(gradient, input, weight, None, *given)[0]
+        if ctx.needs_input_grad[1]:
+            of_weight = _taps(input, gradient, weight.shape, ctx.stride, ctx.padding)
+        return of_input, of_weight, None, None
+
+
+def _taps(
+    input: torch.Tensor, gradient: torch.Tensor, shape: torch.Size, stride: tuple[int, int], padding: tuple[int, int]
+) -> torch.Tensor:
+    """The weight's gradient: for each tap, what it saw times what came back, summed."""
+    (rows, columns), (down, right) = gradient.shape[2:], stride
+    input = functional.pad(input, (padding[1], padding[1], padding[0], padding[0]))
+    sums = [
+        (input[:, :, y : y + down * rows : down, x : x + right * columns : right] * gradient).sum((0, 2, 3))
+        for y in range(shape[2])
+        for x in range(shape[3])
+    ]
+    return torch.stack(sums, 1).view(shape)

@@ -489,7 +489,8 @@ def test_with_a_frozen_backbone_both_follow_the_same_losses(
     head: str, choices: dict, apart: float, make_spec, tmp_path: Path
 ):
     lengths = {"epochs": 5, "warmup_epochs": 1, "freeze_epochs": 5}
-    recipe = make_recipe({"size": 64, "ema": 0.0, "weight_decay": 0.1} | lengths | choices)
+    smooth = {"loss": "wing"}  # of mae, a residual of about 0 pulls one way or the other by rounding alone
+    recipe = make_recipe({"size": 64, "ema": 0.0, "weight_decay": 0.1} | smooth | lengths | choices)
     spec = make_spec(head=HEADS[head](4, 32, (64, 64)))
     path = written(tmp_path / "start.safetensors", spec, times=1)
     examples = Examples(gauges(32, "train", seed=1, size=64), (64, 64))

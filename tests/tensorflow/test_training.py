@@ -25,6 +25,7 @@ from keylite.data.dataset import from_arrays
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges
+from keylite.processes import World
 from keylite.recipe import make_recipe, to_dict
 from keylite.run import ema_decay, lr_factor
 from keylite.runtime.heads import Regression
@@ -354,7 +355,7 @@ def test_both_twins_train_on_the_same_examples_in_the_same_order():
 
     augmentation = Augmentation(rotate=20, scale=0.2, noise=10, noise_p=0.5)
     examples = Examples(gauges(10, "train", seed=1, size=64), (64, 48), augmentation=augmentation, seed=3)
-    ours, order = training.Batches(examples, 4, start=1), theirs.EpochOrder(examples)
+    ours, order = training.Batches(examples, 4, start=1), theirs.EpochOrder(examples, 4, World())
     loader = DataLoader(
         theirs.Batches(examples), batch_size=4, sampler=order, drop_last=True, collate_fn=theirs._as_it_is
     )

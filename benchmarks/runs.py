@@ -25,8 +25,9 @@ from keylite.data.gauges import gauges
 from keylite.metrics import group_intervals
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict
 from keylite.report import object_nme
-from keylite.run import WITHOUT_EFFECT
+from keylite.run import WITHOUT_EFFECT, knows_its_errors
 from keylite.runtime.files import sha256, write_text
+from keylite.runtime.modelfile import read_spec
 
 log = logging.getLogger("keylite")
 
@@ -114,7 +115,7 @@ def finished(folder: Path) -> bool:
 
 def train_missing(run: Run) -> None:
     """Train a run, go on with one that stopped, or leave alone one that is finished."""
-    if finished(run.folder):
+    if finished(run.folder) and knows_its_errors(read_spec(run.model)):
         log.info("%s: trained already", run.name)
         return
     train, val = run.data()

@@ -23,7 +23,7 @@ import yaml
 from cyclopts import CycloptsError
 
 import keylite
-from keylite import cli, cluster
+from keylite import cli, cluster, shards
 from keylite.certificate import Certificate, Drift, Latency
 from keylite.cli import shared
 from keylite.cli.predict import predict
@@ -516,9 +516,9 @@ NAMED = {
         (*points_line("", POINTS, (1, 1), Path()), *POINTS.to_dict()["objects"][0], *Found._fields),
     ),
     "formats of points": (PREDICTION, get_args(get_args(get_type_hints(predict)["format"])[0])),
-    "files of shards": (PREDICTION, (cluster.MANIFEST, f"{cluster.BAD}/", "part-00000.parquet", "part-00000.jsonl")),
-    "fields of a manifest": (PREDICTION, cluster.Manifest.__struct_fields__),
-    "fields of a bad image": (PREDICTION, cluster.Bad.__struct_fields__),
+    "files of shards": (PREDICTION, (shards.MANIFEST, f"{shards.BAD}/", "part-00000.parquet", "part-00000.jsonl")),
+    "fields of a manifest": (PREDICTION, shards.Manifest.__struct_fields__),
+    "fields of a bad image": (PREDICTION, shards.Bad.__struct_fields__),
     "choices of a stream": (PREDICTION, ("threads", "batch", "readers", "on_bad")),
     "fields of a certificate": (
         EVALUATION,

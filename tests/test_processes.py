@@ -91,14 +91,13 @@ def test_where_one_fails_all_stop(target: str, rank: int, kind: type[BaseExcepti
 
 PLACES = {  # recipe, environment: (rank, size), or what is refused; None where this process is to start the others
     "one alone": ({}, {}, (0, 1)),
-    "one, whatever started it": ({}, {"RANK": "3", "WORLD_SIZE": "8"}, (0, 1)),
     "two to be started": ({"devices": 2}, {}, None),
-    "two to be started in a job": ({"devices": 2}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+    "two to be started in a job": ({"devices": 2}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
     "torchrun's second of four": ({"devices": 2, "nodes": 2}, {"RANK": "1", "WORLD_SIZE": "4"}, (1, 4)),
-    "srun's third of four": ({"devices": 2, "nodes": 2}, {"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}, (2, 4)),
+    "srun's third of four": ({"devices": 2, "nodes": 2}, {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, (2, 4)),
     "torchrun in a job": (
         {"devices": 2},
-        {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "7"},
+        {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "7"},
         (1, 2),
     ),
     "too many": (
@@ -106,13 +105,19 @@ PLACES = {  # recipe, environment: (rank, size), or what is refused; None where 
         {"RANK": "1", "WORLD_SIZE": "4"},
         "devices, nodes: 2 x 1 are 2 processes, but torchrun started 4",
     ),
+    "many for one": (
+        {},
+        {"RANK": "1", "WORLD_SIZE": "4"},
+        "devices, nodes: 1 x 1 are 1 processes, but torchrun started 4",
+    ),
+    "the script of a job": ({}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (0, 1)),
     "machines without a launcher": ({"nodes": 2}, {}, "nodes: 2 machines need a launcher"),
 }
 
 
 @pytest.mark.parametrize(("choices", "environment", "wanted"), PLACES.values(), ids=PLACES)
 def test_a_process_knows_its_place(choices: dict, environment: dict, wanted, monkeypatch: pytest.MonkeyPatch):
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

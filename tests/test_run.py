@@ -59,6 +59,7 @@ SETTLED = {  # objects, choices: epochs, warm-up in epochs, strength
     "500": (500, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.0)),
     "20,000": (20_000, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 1.0)),
     "one more": (20_001, {"epochs": 9, "warmup_epochs": 1}, (9, 1.0, 0.75)),
+    "a range given": (8, {"rotate": 40}, (300, 20.0, 1.0)),
     "all given": (8, {"epochs": 2, "warmup_epochs": 7, "strength": 0.5, "effort": 9}, (2, 7.0, 0.5)),
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.environment import now, versions
-from keylite.evaluation import evaluate
+from keylite.evaluation import evaluate, judges_of
 from keylite.metrics import group_intervals
 from keylite.reliability import Reliability, reliability_rows
 from keylite.report import Predictions, Report, object_nme
@@ -152,9 +152,10 @@ def certify(
             )
     found: list[Predictions] = []
     reports: list[Report] = []
+    judges = judges_of(specs, data)  # the same for both
     for path in (parent, child):
         predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
-        reports.append(evaluate(predictor, data, on_predictions=found.append))
+        reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges))
     spec = specs[1]
     distance = point_drift(found[1], found[0], spec.size)
     digest = sha256(parent)

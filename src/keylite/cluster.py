@@ -38,6 +38,7 @@ from keylite.shards import (
 SHARD = 1000  # images: some seconds to some minutes of a worker's time, which is what its death costs
 TRIES = 4  # of a shard before it is given up: Ray itself would go on for ever with an image that kills its reader
 ANSWER = 10  # seconds in which a cluster has to
+ROOM = 600  # seconds in which it has to have cores for a first worker: other work may hold them
 
 
 class Summary(NamedTuple):
@@ -166,25 +167,26 @@ def _connected(ray: Any, address: str, cores: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(context: Any) -> Iterator[None]:
-    """Ray Data without bars and lines of its own, which are of plans that nobody can change here."""
+    """Ray Data without bars and lines of its own, of plans that nobody can change here, and without endless waits."""
     talker = logging.getLogger("ray.data")
-    level, bars = talker.level, context.enable_progress_bars
+    level, bars, wait = talker.level, context.enable_progress_bars, context.wait_for_min_actors_s
     talker.setLevel(logging.CRITICAL)
-    context.enable_progress_bars = False
+    context.enable_progress_bars, context.wait_for_min_actors_s = False, ROOM
     try:
         yield
     finally:
         talker.setLevel(level)
-        context.enable_progress_bars = bars
+        context.enable_progress_bars, context.wait_for_min_actors_s = bars, wait
 
 
 def _worked(
     ray: Any, job: Job, rows: list[dict[str, Any]], workers: int | None
 ) -> Generator[dict[str, Any], None, None]:
     """What `Worker` gives for each row, as they get done; a worker that dies is replaced, and its shard begun again."""
-    room = int(ray.cluster_resources().get("CPU", 0)) // job.threads
+    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    room = sum(int(cores) // job.threads for cores in machines)
     if room < 1:
-        raise ValueError(f"threads: expected at most as many as the cluster has cores, got {job.threads}")
+        raise ValueError(f"threads: expected at most as many as a machine of the cluster has cores, got {job.threads}")
     shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Worker,
         fn_constructor_args=(job,),

@@ -17,6 +17,7 @@ from keylite.evaluation import predict_dataset
 from keylite.metrics import point_errors
 from keylite.reliability import Reliability, halves, no_halves, reliability_of, reliability_rows
 from keylite.report import Predictions
+from keylite.runtime.heads import Regression
 from keylite.runtime.spec import Confidence, ModelSpec, standing
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
 
     predictions: of these data, where they are there already.
     """
+    if isinstance(predictor.spec.head, Regression):
+        return Learnt(None, None, "the regression head gives no score")
     parts = halves(data.group_index)
     if parts is None:
         return Learnt(None, None, no_halves(data.group_index))
@@ -51,7 +54,7 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
     facts = (len(fit), data.name, data.fingerprint())
     confidence = fit_confidence(predictions.score[fit], error[fit], *facts)
     if confidence is None:
-        return Learnt(None, None, f"the {type(predictor.spec.head).__name__.lower()} head gives no score")
+        return Learnt(None, None, "no labelled point has a score")
     sigma = confidence.sigma(predictions.score[judge])
     return Learnt(confidence, reliability_of(sigma, error[judge], data.group_index[judge]), "")
 
@@ -76,19 +79,21 @@ def write_confidence(
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:
     """The map from scores (N, K) to errors (N, K), fractions of the crop's longer side with NaN where unlabelled.
 
-    A score counts by its `standing`, each keypoint's median being its usual one, and an error by its keypoint's factor;
+    A score counts by its `standing`, each keypoint's median being its usual one, labelled or not, as in prediction, and
+    an error by its keypoint's factor;
     the mean errors of bands of like standing are then made falling (isotonic regression). count, data, fingerprint: of
     the N objects. None where no score is known.
     """
     from scipy.optimize import isotonic_regression
 
-    known = np.isfinite(score) & np.isfinite(error) & (score > 0)
+    scored = np.isfinite(score) & (score > 0)
+    known = scored & np.isfinite(error)
     if not known.any():
         return None
     error = np.where(known, np.maximum(error, SMALLEST), SMALLEST)
     factors = _factors(error / error[known].mean(), known)
-    levels = np.array([np.median(score[of, k]) if of.any() else 1.0 for k, of in enumerate(known.T)])
-    at, found = standing(np.where(known, score, np.nan), levels)[known], (error / factors)[known]
+    levels = np.array([np.median(score[of, k]) if of.any() else 1.0 for k, of in enumerate(scored.T)])
+    at, found = standing(score, levels)[known], (error / factors)[known]
     order = np.argsort(at, kind="stable")
     bands = np.array_split(order, max(1, min(KNOTS, len(order) // POINTS_PER_KNOT)))
     places = np.array([at[band].mean() for band in bands])

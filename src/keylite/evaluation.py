@@ -140,12 +140,14 @@ def evaluate(
     threads: int | None = None,
     on_batch: Callable[[int, int], object] | None = None,
     on_predictions: Callable[[Predictions], object] | None = None,
+    judges: np.ndarray | None = None,
 ) -> Report:
     """The report of a model file, or an open predictor, on a data set.
 
     normalize: see `normaliser`; None takes the model's. boxes, jitter_box: see `predict_dataset`. sigmas: None takes
     the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
-    on_predictions: called with the predictions, for whoever draws or keeps them.
+    on_predictions: called with the predictions, for whoever draws or keeps them. judges: indices of the objects that
+    sigma is judged by; None: those that it was not fitted on.
     """
     if isinstance(model, (str, Path)):
         from keylite.runtime.predictor import Predictor
@@ -178,10 +180,10 @@ def evaluate(
     lacking = len(dataset) - int(boxed(dataset).sum())
     if boxes is not None and lacking and spec.box == "annotation" and (normalize or spec.normalize) in BOX_NORMALISERS:
         notes.append(f"{lacking} of {len(dataset)} objects have no annotated box: their NME is by the given one")
-    judges, fitted = None, spec.confidence
-    if fitted and fitted.data_fingerprint == dataset.fingerprint() and (parts := halves(dataset.group_index)):
-        judges = parts[1]
-        notes.append(f"sigma was fitted on {fitted.count} of these objects and is judged by the other {len(judges)}")
+    judges = judges_of([spec], dataset) if judges is None else judges
+    if judges is not None:
+        fitted = len(dataset) - len(judges)
+        notes.append(f"sigma was fitted on {fitted} of these objects and is judged by the other {len(judges)}")
     source = spec.box if boxes is None else "file"
     return report_of(
         predictions,
@@ -195,6 +197,13 @@ def evaluate(
         judges=judges,
         notes=notes,
     )
+
+
+def judges_of(specs: Sequence[ModelSpec], dataset: Dataset) -> np.ndarray | None:
+    """Indices of the objects that no model's sigma was fitted on; None where it was fitted on none of them."""
+    fitted = {spec.confidence.data_fingerprint for spec in specs if spec.confidence}
+    parts = halves(dataset.group_index) if dataset.fingerprint() in fitted else None
+    return None if parts is None else parts[1]
 
 
 def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:

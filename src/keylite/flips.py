@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 NEGLIGIBLE = 0.002  # of the box's width: a quarter of a px of 128
+LARGEST = 0.1  # of the box's width: what a recipe takes
 
 
 class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,10 +47,21 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalize: str
     count: int
 
+    def sit_at(self, place: float) -> bool:
+        """Whether labels sit there, a fraction of the box's width right of the symmetric place, for all that is known.
+
+        So it is where the interval holds that place, where there is none, and within NEGLIGIBLE of it.
+        """
+        if self.offset_of_box_interval is None or abs(self.offset_of_box - place) < NEGLIGIBLE:
+            return True
+        return self.offset_of_box_interval[0] <= place <= self.offset_of_box_interval[1]
+
     @property
-    def symmetric(self) -> bool:
-        """Whether 0 lies in the offset's interval; without an interval nothing is known."""
-        return self.offset_interval is None or self.offset_interval[0] <= 0 <= self.offset_interval[1]
+    def remedy(self) -> str:
+        """What to do where they sit elsewhere than they were trained to."""
+        if abs(self.offset_of_box) > LARGEST:
+            return "train without flips (--flip-p 0)"
+        return f"train with --flip-offset {self.offset_of_box:.4f}, or without flips (--flip-p 0)"
 
 
 def flip_report(
@@ -103,18 +115,15 @@ def flip_report(
 def flip_doubt(report: FlipReport, used: float) -> str | None:
     """A line where labels sit elsewhere than training took them to, `used` as a fraction of the box's width.
 
-    None where the interval holds that place, or the difference is below NEGLIGIBLE.
+    None where they sit there.
     """
     r = report
-    if r.offset_of_box_interval is None or abs(r.offset_of_box - used) < NEGLIGIBLE:
-        return None
-    low, high = r.offset_of_box_interval
-    if low <= used <= high:
+    if r.sit_at(used):
         return None
     side = "right" if r.offset > 0 else "left"
     return (
         f"flips: labels are not mirror-symmetric: they sit {abs(r.offset):.2f} px {side} of their mirrored place "
-        f"({r.offset_of_box:+.4f} of the box, trained with {used:g}); train with --flip-offset {r.offset_of_box:.4f}, "
+        f"({r.offset_of_box:+.4f} of the box, trained with {used:g}); {r.remedy}, "
         "and see keylite evaluate --flips"
     )
 
@@ -125,10 +134,10 @@ def flip_rows(report: FlipReport) -> list[tuple[str, str]]:
     between = f" [{r.offset_interval[0]:+.2f}, {r.offset_interval[1]:+.2f}]" if r.offset_interval else ""
     if r.offset_interval is None:
         advice = "nothing: too few groups for an interval"
-    elif r.symmetric:
+    elif r.sit_at(0):
         advice = "flip about the middle, as usual: no offset to be seen"
     else:
-        advice = f"train with --flip-offset {r.offset_of_box:.4f}, or without flips (--flip-p 0)"
+        advice = r.remedy
     return [
         (
             "labels sit right of the symmetric place by",

@@ -24,7 +24,7 @@ from keylite.pipeline import prepare
 from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
-from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, resolve
+from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import read_spec
@@ -98,10 +98,12 @@ class Fold:
         return (self.folder / "recipe.yaml").is_file()
 
     def finished(self, recipe: Resolved) -> bool:
-        """Whether its last epoch is there."""
+        """Whether its last epoch is there, and what follows it."""
         model = self.folder / MODEL
-        figures = read_spec(model).report if self.begun and model.is_file() else None
-        return figures is not None and figures.get("epoch") == recipe.epochs
+        spec = read_spec(model) if self.begun and model.is_file() else None
+        if spec is None or spec.report is None or spec.report.get("epoch") != recipe.epochs:
+            return False
+        return knows_its_errors(spec)
 
 
 def train_folds(

@@ -29,16 +29,23 @@ log = logging.getLogger("keylite")
 PATIENCE = 20.0  # seconds in which a process that was told to stop has to do so
 LAUNCHERS = {  # variables that name a process's place and how many there are
     "torchrun": ("RANK", "WORLD_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_NTASKS"),
+    "srun": (
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+    ),  # a job's script has the job's SLURM_NTASKS without being one of them
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class World(NamedTuple):
-    """This process among those that train together. gather: what each of them gives -> a list of it, by rank."""
+    """This process among those that train together. gather: what each of them gives -> a list of it, by rank.
+
+    launcher: of LAUNCHERS, which told it so; processes that are started here are told as torchrun does.
+    """
 
     rank: int = 0
     size: int = 1
+    launcher: str = ""
     gather: Callable[[Any], list[Any]] = lambda mine: [mine]
 
     @property
@@ -58,8 +65,6 @@ def world_of(recipe: Recipe) -> World | None:
     Raises ValueError for a launcher that started another number, or for several machines without one.
     """
     wanted = processes(recipe)
-    if wanted == 1:
-        return World()
     for launcher, (rank, size) in LAUNCHERS.items():
         if rank in os.environ and os.environ.get(size, "1") != "1":
             started = int(os.environ[size])
@@ -68,7 +73,9 @@ def world_of(recipe: Recipe) -> World | None:
                     f"devices, nodes: {recipe.devices} x {recipe.nodes} are {wanted} processes, but {launcher} started "
                     f"{started}; give both the same number"
                 )
-            return World(int(os.environ[rank]), started)
+            return World(int(os.environ[rank]), started, launcher)
+    if wanted == 1:
+        return World()
     if recipe.nodes > 1:
         raise ValueError(
             f"nodes: {recipe.nodes} machines need a launcher, torchrun or srun, that starts keylite on each; "
@@ -90,12 +97,16 @@ def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int)
     that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
     """
     context = multiprocessing.get_context("spawn")
-    lines = context.Queue()
-    listener = logging.handlers.QueueListener(lines, _Again())
+    ear, lines = context.Pipe(duplex=False)
+    listener = threading.Thread(target=_say_again, args=(ear,), daemon=True)
     port = _free_port()
     ends = [context.Pipe(duplex=False) for _ in range(count)]
     started = [
-        context.Process(target=_one, args=(rank, count, port, lines, mouth, target, arguments), name=f"process {rank}")
+        context.Process(
+            target=_one,
+            args=(rank, count, port, None if rank else lines, mouth, target, arguments),
+            name=f"process {rank}",
+        )
         for rank, (_, mouth) in enumerate(ends)
     ]
     listener.start()
@@ -103,21 +114,28 @@ def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int)
         with _stopped_at_the_end(started):
             for process in started:
                 process.start()
-            for _, mouth in ends:
+            for mouth in (lines, *(mouth for _, mouth in ends)):
                 mouth.close()  # the children's ends alone are open now
             failed = _first_to_fail(started)
             if failed is not None:
                 raise _error_of(failed, started[failed], ends[failed][0], count)
     finally:
-        listener.stop()
         lines.close()
+        listener.join(PATIENCE)  # it ends with the last of those that could speak
 
 
-class _Again(logging.Handler):
-    """Gives records of another process to this process's logger."""
+def _say_again(ear: Connection) -> None:
+    """Give another process's records to this one's logger until it has closed its end."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            log.handle(ear.recv())
 
-    def emit(self, record: logging.LogRecord) -> None:
-        log.handle(record)
+
+class _Lines(logging.handlers.QueueHandler):
+    """Sends records to whoever started this process."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.send(record)
 
 
 def _free_port() -> int:
@@ -176,7 +194,7 @@ def _one(
     rank: int,
     count: int,
     port: int,
-    lines: Any,
+    lines: Connection | None,
     mouth: Connection,
     target: Callable[..., None],
     arguments: tuple[Any, ...],
@@ -185,7 +203,7 @@ def _one(
     places = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"})
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    log.handlers = [logging.handlers.QueueHandler(lines)] if rank == 0 else [logging.NullHandler()]
+    log.handlers = [logging.NullHandler() if lines is None else _Lines(lines)]
     log.propagate = False
     log.setLevel(logging.INFO)
     if rank:

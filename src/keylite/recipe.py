@@ -182,6 +182,11 @@ def strengthened(recipe: Resolved) -> dict[str, float]:
     return {name: min(getattr(recipe, name) * recipe.strength, limit) for name, limit in limits.items()}
 
 
+def augments_as_usual(recipe: Recipe) -> bool:
+    """Whether all of GEOMETRY and PIXELS are at their defaults."""
+    return all(getattr(recipe, name) == getattr(Recipe(), name) for name in (*GEOMETRY, *PIXELS))
+
+
 # ---- checks
 
 

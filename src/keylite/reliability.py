@@ -97,25 +97,29 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 # ---- who fits, and who judges
 
 FEWEST = 50  # objects: with fewer, half of them say nothing of errors to come
+FEWEST_OF_HALF = 10  # of them in either half: one group may hold nearly all
 
 
 def halves(group_index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """(indices to fit on, indices to judge by), each of about half the objects and whole groups, always the same.
 
-    None with fewer than FEWEST objects or a single group.
+    None with fewer than FEWEST objects, a single group, or a half of fewer than FEWEST_OF_HALF.
     """
     groups, sizes = np.unique(group_index, return_counts=True)
-    if len(group_index) < FEWEST or len(groups) < 2:
+    if len(group_index) < FEWEST:
         return None
     order = np.random.default_rng(0).permutation(len(groups))
     before = np.cumsum(sizes[order]) - sizes[order] / 2
     fit = groups[order[before <= len(group_index) / 2]]
-    inside = np.isin(group_index, fit if len(fit) < len(groups) else fit[:-1])
-    return np.flatnonzero(inside), np.flatnonzero(~inside)
+    inside = np.isin(group_index, fit)
+    parts = np.flatnonzero(inside), np.flatnonzero(~inside)
+    return parts if min(map(len, parts)) >= FEWEST_OF_HALF else None
 
 
 def no_halves(group_index: np.ndarray) -> str:
     """Why `halves` gives none."""
     if len(group_index) < FEWEST:
         return f"expected at least {FEWEST} labelled objects, got {len(group_index)}"
-    return "all objects are of one group, and a half that fits needs another that judges"
+    if len(np.unique(group_index)) == 1:
+        return "all objects are of one group, and a half that fits needs another that judges"
+    return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups"

@@ -23,10 +23,11 @@ from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset, predict_shape
 from keylite.plots import plot_history
 from keylite.processes import World, processes
-from keylite.recipe import AUTO, Recipe, Resolved, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.report import Report, joined, report_of
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
 from keylite.runtime.files import require_writable, write_text
+from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
 
@@ -134,7 +135,8 @@ class Run:
             )  # fmt: skip
 
 
-# ---- choices that follow the size of the data set, or the head; numbers were chosen by the figures in docs/results.md
+# ---- choices that follow the size of the data set, or the head
+# LRS were chosen by the figures in docs/results.md (rle's is regression's), the others by judgement.
 
 USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795  # so many epochs for so many objects; more by the root of what others lack
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
@@ -148,6 +150,8 @@ def resolve(recipe: Recipe, count: int) -> Resolved:
 
     Raises ValueError for a learning rate that is left to auto with an optimizer that needs another.
     """
+    if count < processes(recipe):
+        raise ValueError(f"devices: {processes(recipe)} processes share {count} training objects; take fewer")
     epochs, lr, warmup, strength = (getattr(recipe, name) for name in AUTO)
     if epochs == "auto":
         wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
@@ -162,7 +166,8 @@ def resolve(recipe: Recipe, count: int) -> Resolved:
     if warmup == "auto":
         warmup = round(min(max(WARMUP_SHARE * steps, WARMUP_STEPS), LONGEST_WARMUP * steps) / each, 4)
     if strength == "auto":
-        strength = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
+        by_size = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
+        strength = by_size if augments_as_usual(recipe) else 1.0  # who gives a range or a chance means that number
     log.info(
         "%d objects: %d epochs (%s steps of %d), lr %g after %g epochs of warm-up, augmentation x%g",
         count, epochs, f"{steps:,}", batch * processes(recipe) * recipe.accumulate, lr, warmup, strength,
@@ -209,6 +214,11 @@ def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
 
 
 # ---- the end of an epoch
+
+
+def knows_its_errors(spec: ModelSpec) -> bool:
+    """Whether a model file has what is learnt after the last epoch, which a killed run lacks."""
+    return spec.confidence is not None or isinstance(spec.head, Regression)
 
 
 def validate(engine: Engine, spec: ModelSpec, val: Dataset, world: World = ALONE) -> Report:

@@ -12,7 +12,7 @@ from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 SIZE = (128, 96)  # px of the model input
 DELTA, WIDTH, EPSILON = 1.5, 10.0, 2.0
 THRESHOLDS = {"delta": DELTA, "width": WIDTH, "epsilon": EPSILON}  # px
-SIGMA = 1.2  # cells: the bell that a heatmap is taught
+CELL_SIGMA = 1.2  # cells: the bell that a heatmap is taught
 BIN_SIGMA = 2.0  # px: the bells that bins are taught
 SOME_HEADS = {
     "regression": Regression(7),
@@ -106,7 +106,7 @@ def map_sums(name: str, raw: np.ndarray, truth: np.ndarray, weight: np.ndarray, 
 
     def loss(logits: np.ndarray, point: np.ndarray) -> float:
         found = np.exp(logits) / np.exp(logits).sum()
-        bell = np.exp(-((cells - point * head.grid) ** 2).sum(axis=1) / (2 * SIGMA**2))
+        bell = np.exp(-((cells - point * head.grid) ** 2).sum(axis=1) / (2 * CELL_SIGMA**2))
         error = ((found[:, None] * cells).sum(axis=0) / head.grid - point) * SIZE
         return surprise(logits, bell) + of_error(name, error).mean() / STRIDE
 

@@ -142,6 +142,25 @@ def test_cached_images_give_the_same(data: Dataset, tmp_path: Path):
             _ = examples[item]
 
 
+@pytest.mark.parametrize("box", ["annotation", "image"])
+def test_a_large_jpeg_is_kept_as_small_as_its_crops_allow_and_gives_the_same(box: str, tmp_path: Path):
+    generator = np.random.default_rng(0)
+    image = cv2.resize(generator.integers(0, 256, (30, 40, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    write_image(tmp_path / "large.jpg", image)
+    xy = generator.uniform(150, 350, (2, 4, 2))
+    boxes = np.array([[60.0, 60, 460, 460], [100, 100, 500, 400]])
+    data = from_arrays([tmp_path / "large.jpg"] * 2, xy, boxes=boxes)
+    if box == "image":  # it takes one object an image
+        data = data.subset([0])
+    data = dataclasses.replace(
+        data, images=data.images[:1], image_names=data.image_names[:1], image_index=np.zeros(len(data), np.int32)
+    )
+    zoomed = dataclasses.replace(EVERYTHING, scale=0.5, flip_p=0.0)
+    plain, cached = (Examples(data, (64, 64), box=box, augmentation=zoomed, cache=cache) for cache in (False, True))
+    assert all(same(plain[item], cached[item]) for item in range(40))
+    assert cached.kept is not None and cached.kept[0].pixels()[0].shape == (240, 320, 3)
+
+
 def test_all_can_be_kept_at_once(data: Dataset, tmp_path: Path):
     paths = [tmp_path / f"{i}.png" for i in range(len(data))]
     for path, image in zip(paths, data.images, strict=True):

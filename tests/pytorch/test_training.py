@@ -31,6 +31,7 @@ from keylite.processes import World
 from keylite.pytorch import training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.recipe import make_recipe, read_recipe, to_dict
+from keylite.run import Run
 from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
@@ -232,7 +233,7 @@ def test_a_flow_is_trained_and_in_the_resume_checkpoint_alone(whole_rle):
 def test_what_is_left_to_auto_is_settled_in_all_that_a_run_leaves(parts, tmp_path):
     choices = recipe(epochs="auto", effort=0.001, size=32, batch=8)
     model = keylite.train(choices, *parts, tmp_path)
-    settled = {"epochs": 6, "warmup_epochs": 1.2, "strength": 1.25, "effort": 0.001}
+    settled = {"epochs": 6, "warmup_epochs": 1.2, "strength": 1.0, "effort": 0.001}
     _, spec = load_model(model)
     written = read_recipe(tmp_path / "recipe.yaml")
     assert {name: written[name] for name in settled} == settled
@@ -420,6 +421,36 @@ def test_one_process_goes_on_where_two_stopped(by_two: Path, uneven: Dataset, tm
     assert rows_of(tmp_path) == rows_of(by_two)
     with pytest.raises(ValueError, match="batch x devices x nodes was 8 x 1 x 1, is 8 x 2 x 1"):
         keylite.train(recipe(**TOGETHER, batch=8, devices=2), uneven, val, tmp_path, resume=True)
+
+
+def test_two_processes_go_on_where_one_stopped(by_two: Path, uneven: Dataset, tmp_path: Path, monkeypatch):
+    val, ended = gauges(5, "test", seed=2, size=64), []
+
+    def end_epoch(self, *args, original=Run.end_epoch, **kwargs):
+        ended.append(original(self, *args, **kwargs))
+        if len(ended) == 7:
+            raise KeyboardInterrupt
+        return ended[-1]
+
+    monkeypatch.setattr(Run, "end_epoch", end_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        keylite.train(recipe(**TOGETHER, batch=8), uneven, val, tmp_path)
+    assert len(rows_of(tmp_path)) in (6, 7)
+    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path, resume=True)
+    one, two = load_file(tmp_path / "last.safetensors"), load_file(by_two / "last.safetensors")
+    for tensor in one:
+        torch.testing.assert_close(two[tensor], one[tensor], rtol=1e-5, atol=1e-6)
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [row["epoch"] for row in rows_of(by_two)]
+
+
+def test_statistics_of_several_gpus_keep_the_activations():
+    """torch's own conversion would leave out timm's activations behind a normalisation."""
+    network = EfficientNetLiteRegressor(4).eval()
+    images = torch.randn(1, 3, 64, 64)
+    before = network(images)
+    training.convert_sync_batchnorm(network)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in network.modules())
+    torch.testing.assert_close(network(images), before)
 
 
 @pytest.mark.parametrize(("rank", "size"), [(0, 1), (0, 2), (1, 2), (2, 3)])

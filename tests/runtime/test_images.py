@@ -120,6 +120,7 @@ def test_reads_as_rgb(kind: str, tmp_path: Path) -> None:
         (3, lambda image: image[::-1, ::-1]),
         (6, lambda image: np.rot90(image, -1)),
         (8, np.rot90),
+        (9, lambda image: image),  # there is no such orientation
     ],
 )
 def test_exif_orientation_is_applied(make, orientation: int, upright) -> None:

@@ -13,8 +13,8 @@ import keras
 from reference import (
     BIN_SIGMA,
     BRANCHES,
+    CELL_SIGMA,
     CLOSED,
-    SIGMA,
     SIZE,
     SOME_HEADS,
     THRESHOLDS,
@@ -279,7 +279,7 @@ def test_the_best_map_is_the_bell():
     head = Heatmap(7, (16, 12))
     x, y = (np.arange(side) + 0.5 for side in head.grid)
     squares = ((x[None, :] - 8) ** 2 + (y[:, None] - 6) ** 2).ravel()
-    require_the_best(head, -squares / (2 * SIGMA**2), math.log(2 * math.pi * math.e * SIGMA**2))
+    require_the_best(head, -squares / (2 * CELL_SIGMA**2), math.log(2 * math.pi * math.e * CELL_SIGMA**2))
 
 
 def test_the_best_bins_are_two_bells():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -85,10 +85,13 @@ def evaluate(
     draw
         folder for pictures of the worst objects
     """
+    import msgspec
+
     from keylite.certificate import certificate_doubt
     from keylite.data.boxes import dataset_boxes, read_boxes
     from keylite.draw import draw_worst
     from keylite.evaluation import evaluate
+    from keylite.flips import flip_report, flip_rows
     from keylite.metrics import point_errors
     from keylite.runtime.predictor import Predictor
 
@@ -105,7 +108,10 @@ def evaluate(
     predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
+    if reliability and predictor.spec.confidence is None:
+        raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
     dataset = reading.dataset(data)
+    mirror = _mirror_of(predictor, dataset, seed) if flips else None
     kept: list[Predictions] = []
     report = evaluate(
         predictor,
@@ -119,8 +125,10 @@ def evaluate(
     )
     show_report(report)
     written = json.loads(report.to_json())
-    if flips:
-        written["flips"] = _flips(predictor, dataset, kept[0], report.nme.normalize, seed)
+    if mirror is not None:
+        flipped = flip_report(predictor, dataset, mirror, plain=kept[0], normalize=report.nme.normalize, seed=seed)
+        show_table(["", ""], [list(row) for row in flip_rows(flipped)], None)
+        written["flips"] = msgspec.to_builtins(flipped)
     if json_path:
         write_json(json_path, written)
     if reliability:
@@ -135,27 +143,21 @@ def _draw_reliability(model: Path, report: Report, path: Path) -> None:
     from keylite.plots import plot_reliability
 
     if report.confidence is None:
-        raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
+        raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")
     plot_reliability({model.name: report.confidence}, path)
     print(f"wrote {path}")
 
 
-def _flips(predictor: Predictor, data: Dataset, predictions: Predictions, normalize: str, seed: int) -> dict[str, Any]:
-    """Show what flips cost, and give it for the JSON."""
-    import msgspec
-
+def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...]:
+    """What a flip swaps, as the model says, or else the labels; ValueError where neither does."""
     from keylite.data.mirror import choose_mirror
-    from keylite.flips import flip_report, flip_rows
 
-    mirror = predictor.spec.skeleton.mirror
-    if mirror is None:
-        found = choose_mirror(data, None, seed)
-        if found.permutation is None:
-            raise ValueError(f"flips: neither the model nor the data says what a flip swaps: {found.line}")
-        mirror = found.permutation
-    report = flip_report(predictor, data, mirror, plain=predictions, normalize=normalize, seed=seed)
-    show_table(["", ""], [list(row) for row in flip_rows(report)], None)
-    return msgspec.to_builtins(report)
+    if predictor.spec.skeleton.mirror is not None:
+        return predictor.spec.skeleton.mirror
+    found = choose_mirror(data, None, seed)
+    if found.permutation is None:
+        raise ValueError(f"flips: neither the model nor the data says what a flip swaps: {found.line}")
+    return found.permutation
 
 
 def _hold(

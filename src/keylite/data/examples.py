@@ -18,7 +18,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.runtime.geometry import Crop, crop_box, cut, to_units, whole_box
-from keylite.runtime.images import Picture, image_size, open_image
+from keylite.runtime.images import Picture, image_size
 from keylite.runtime.skeleton import Skeleton
 
 LOOKS = 200  # images, to tell the size of all
@@ -81,6 +81,7 @@ class Examples:
     ) -> None:
         self.dataset = dataset
         self.kept: dict[int, Picture] | None = {} if cache else None
+        self.reductions = np.zeros(len(dataset.images), np.uint8)  # of each image, once it is known
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
@@ -94,14 +95,16 @@ class Examples:
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, len(self))
-        image = self._picture(int(self.dataset.image_index[index]))
+        number = int(self.dataset.image_index[index])
+        image = self._picture(number)
+        reduction = self._reduction(number, image)
         box = whole_box(image) if self.boxes is None else self.boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
-            return cut(image, [crop])[0], *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+            return cut(image, [crop], reduction)[0], *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
-        pixels = augmented_pixels(cut(image, [crop])[0], self.augmentation, generator)
+        pixels = augmented_pixels(cut(image, [crop], reduction)[0], self.augmentation, generator)
         xy = self.dataset.xy[index]
         if crop.mirrored:  # what sits right of its place in the image sits left of it in the mirrored one
             xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
@@ -113,8 +116,30 @@ class Examples:
             return self.dataset.open_image(number)
         picture = self.kept.get(number)
         if picture is None:
-            picture = self.kept[number] = open_image(self.dataset.read_image(number))
+            picture = self.dataset.open_image(number)
+            pixels, reduced = picture.pixels(self._reduction(number, picture))
+            picture = self.kept[number] = Picture(picture.name, pixels, picture.shape, reduced=reduced)
         return picture
+
+    def _reduction(self, number: int, picture: Picture) -> int:
+        """How many times smaller an image is decoded: enough for all objects in it, however they are augmented.
+
+        So it is the same in every epoch, and an image is kept as small as it may be.
+        """
+        if not self.reductions[number]:
+            zoom = largest_zoom(self.augmentation) if self.augmentation else 1.0
+            enlarge = np.diag([zoom, zoom, 0.0])[:2]
+            first, last = np.searchsorted(self._sorted[0], (number, number + 1))
+            boxes = [whole_box(picture)] if self.boxes is None else self.boxes[self._sorted[1][first:last]]
+            crops = [crop_box(box, self.size, self.padding).then(enlarge) for box in boxes]
+            self.reductions[number] = min(crop.reduction for crop in crops)
+        return int(self.reductions[number])
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """(the images of objects, sorted; those objects)."""
+        order = np.argsort(self.dataset.image_index, kind="stable")
+        return self.dataset.image_index[order], order
 
     def keep_all(self) -> None:
         """Read what is to be kept in memory now."""
@@ -189,6 +214,11 @@ def targets(crop: Crop, xy: np.ndarray, skeleton: Skeleton) -> tuple[np.ndarray,
         unit_xy = unit_xy[list(skeleton.mirror or ())]
     inside = (unit_xy >= 0) & (unit_xy <= 1)  # NaN compares false
     return unit_xy.astype(np.float32), (inside[:, 0] & inside[:, 1]).astype(np.float32)
+
+
+def largest_zoom(augmentation: Augmentation) -> float:
+    """How much `augmented_crop` enlarges at most, in any direction."""
+    return (1 + augmentation.scale) * math.sqrt(1 + augmentation.aspect)
 
 
 def augmented_crop(crop: Crop, augmentation: Augmentation, generator: np.random.Generator) -> Crop:

@@ -10,11 +10,11 @@ from torch import nn
 
 from keylite.runtime.heads import (
     BIN_SIGMA,
+    CELL_SIGMA,
     FLOW_LAYERS,
     FLOW_START,
     FLOW_WIDTH,
     LOG_SCALES,
-    SIGMA,
     STRIDE,
     Head,
     Heatmap,
@@ -150,7 +150,7 @@ def _heatmap_sums(
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
     distance = (true_xy.unsqueeze(2) - cells) * cells.new_tensor(head.grid)
-    bell = torch.softmax(-0.5 * distance.square().sum(dim=-1) / SIGMA**2, dim=2)
+    bell = torch.softmax(-0.5 * distance.square().sum(dim=-1) / CELL_SIGMA**2, dim=2)
     surprise = -(bell * logarithm).sum(dim=2)
     total = (weight * (surprise + points.of(error) / STRIDE)).sum()  # an error of a cell weighs about 1 under mae
     return total, weight.sum(), unit_xy
@@ -244,6 +244,6 @@ def head_sums(
 
     regression: the point loss. rle: what the errors in px surprise a Laplace law of the head's scales times a `flow`.
     simcc: cross-entropies of its bins to bells of BIN_SIGMA px around the point, plus the point loss of their mean
-    place divided by STRIDE. heatmap: the same of its map, with a bell of SIGMA cells.
+    place divided by STRIDE. heatmap: the same of its map, with a bell of CELL_SIGMA cells.
     """
     return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)

@@ -27,9 +27,14 @@ class StepTimes(SimpleProfiler):
         _wait()
         super().stop(action_name)
 
+    @property
+    def steps(self) -> int:
+        """How many were taken; none where a run that is finished is resumed."""
+        return len(self._seconds(STEP))
+
     def parts(self) -> tuple[dict[str, float], int, float]:
         """Mean seconds of a step's parts, over how many steps (the first WARM are left out), and of an epoch's end."""
-        steps = len(self._seconds(STEP))
+        steps = self.steps
         warm = min(WARM, steps - 1)
         spent = {name: sum(self._mean(action, warm) for action in actions) for name, actions in PARTS.items()}
         inside = sum(self._seconds(STEP)) + sum(sum(self._seconds(action)) for action in PARTS["data"])
@@ -39,7 +44,7 @@ class StepTimes(SimpleProfiler):
 
     def _seconds(self, ending: str) -> list[float]:
         """Of each time that the action was done whose name ends so."""
-        return next(seconds for name, seconds in self.recorded_durations.items() if name.endswith(ending))
+        return next((seconds for name, seconds in self.recorded_durations.items() if name.endswith(ending)), [])
 
     def _mean(self, ending: str, warm: int) -> float:
         return statistics.mean(self._seconds(ending)[warm:])

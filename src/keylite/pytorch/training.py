@@ -9,6 +9,7 @@ import copy
 import datetime
 import logging
 import math
+import multiprocessing
 import os
 import sys
 import types
@@ -21,7 +22,14 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy
+from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
@@ -155,8 +163,10 @@ class Training(lightning.LightningModule):
             weight /= self.world.size
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_div_(gradients, float(weight.clamp(min=1 / self.world.size)))
+        torch._foreach_div_(gradients, weight.clamp(min=1 / self.world.size).to(gradients[0].dtype))
         self.weight = torch.zeros_like(self.weight)
+        if self.recipe.clip:  # Lightning refuses to clip what a fused optimizer steps in mixed precision
+            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip, foreach=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -182,7 +192,7 @@ class Training(lightning.LightningModule):
                 groups.append({"params": parameters, "lr": recipe.lr * factor, "weight_decay": decay})
         if self.flow is not None:
             groups.append({"params": list(self.flow.parameters()), "lr": recipe.lr, "weight_decay": 0.0})
-        fused = recipe.precision == "32"  # Lightning clips no gradients of a fused optimizer in mixed precision
+        fused = recipe.precision != "16"  # a fused one would take gradients still scaled up
         optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe, fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(recipe, step, self.steps_per_epoch)
@@ -270,13 +280,20 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     """
     recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
     world = world._replace(gather=_gathered) if world.size > 1 else world
+    cores = os.cpu_count() or 1
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    elif recipe.devices > 1 and device.type == "cpu":
+        torch.set_num_threads(max(1, cores // recipe.devices))
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
     order = EpochOrder(examples, batch, world)
     steps_per_epoch = math.ceil(order.steps / recipe.accumulate)
-    workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if device.type == "cuda" else 0)
+    workers = (
+        recipe.workers
+        if recipe.workers >= 0
+        else (min(16, max(1, cores // recipe.devices)) if device.type == "cuda" else 0)
+    )
     if workers:
         examples.keep_all()  # once, in memory that they share
     loader = DataLoader(
@@ -287,7 +304,11 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         pin_memory=device.type == "cuda",
         collate_fn=_as_it_is,
         timeout=STUCK if workers else 0,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
     )
+    if world.size > 1 and device.type == "cuda":
+        convert_sync_batchnorm(network)  # in place; torch's own would lose timm's activations
     model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         keep_memory()
@@ -299,12 +320,11 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         strategy=_strategy(recipe, device) if world.size > 1 else "auto",
-        sync_batchnorm=world.size > 1 and device.type == "cuda",
+        plugins=[_environment(world)],
         use_distributed_sampler=False,
         max_epochs=recipe.epochs,
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=recipe.accumulate,
-        gradient_clip_val=recipe.clip or None,
         logger=TensorBoardLogger(str(run.out), name="", version="tensorboard"),
         callbacks=[EpochEnd(run)],
         enable_checkpointing=False,
@@ -339,8 +359,15 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
                 f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
                 "and with fewer workers or 0 where memory, or shared memory (/dev/shm), is short"
             ) from None
-    if times is not None and world.first and run.history:
+    if times is not None and world.first and times.steps:
         write_profile(run.out, *times.parts())
+
+
+def _environment(world: World) -> ClusterEnvironment:
+    """What tells Lightning a process's place: what told us, not what else it finds around it."""
+    if world.launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if world.size > 1 else LightningEnvironment()
 
 
 def _strategy(recipe: Recipe, device: torch.device) -> DDPStrategy:

@@ -102,9 +102,14 @@ class Crop:
         return reduced, compose(self.matrix, to_image_px)
 
 
-def cut(picture: Picture, crops: Sequence[Crop]) -> list[np.ndarray]:
-    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once, no larger than they need it."""
-    image, reduction = picture.pixels(min((crop.reduction for crop in crops), default=8))
+def cut(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -> list[np.ndarray]:
+    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once, no larger than they need it.
+
+    reduction: by how much smaller it may be decoded; None: see `Crop.reduction`.
+    """
+    if reduction is None:
+        reduction = min((crop.reduction for crop in crops), default=8)
+    image, reduction = picture.pixels(reduction)
     return [crop.warp(image, reduction) for crop in crops]
 
 

@@ -2,7 +2,8 @@
 
 A head is a frozen value stored in the model file. `decode` is outside every graph, in float numpy, and the only decode
 there is: trainer, evaluator and device all call it. `pyramid` says which features a head is given: those of cells of 8,
-16 and 32 px, for inputs of one size alone, or the last ones, pooled. Knows nothing of frameworks or losses.
+16 and 32 px, for inputs of one size alone, or the last ones, pooled. Knows nothing of frameworks, but holds the numbers
+that both teach heads by.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 STRIDE = 8  # px of the input a heatmap cell stands for
-SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
+CELL_SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
 LAST_STD = 0.001  # of a regression's initial last weights: its first prediction is the mean shape, nearly
 
 # what `simcc` and `rle` are taught with, in both frameworks

@@ -32,12 +32,16 @@ READ_AT_ONCE = 4096
 
 
 class Header(NamedTuple):
-    """Width and height in px as stored, frames (2 stands for "several"), and the EXIF block (TIFF bytes), if any."""
+    """Width and height in px as stored, frames (2 stands for "several"), and the EXIF block (TIFF bytes), if any.
+
+    square: whether colour is stored for as many px across as down, as in 4:4:4 and 4:2:0.
+    """
 
     width: int
     height: int
     frames: int = 1
     exif: bytes = b""
+    square: bool = True
 
 
 class DamagedError(Exception):
@@ -47,21 +51,23 @@ class DamagedError(Exception):
 class Picture(NamedTuple):
     """A picture whose header was read, and whose pixels are yet to be decoded.
 
-    shape: (H, W, 3) px, upright. reducible: whether reduced pixels can be had, and lie where they should.
+    shape: (H, W, 3) px, upright. reducible: whether reduced pixels can be had, and lie where they should. reduced: by
+    how much those are that `data` holds, where they are decoded.
     """
 
     name: str
     data: bytes | np.ndarray
     shape: tuple[int, ...]
     reducible: bool = False
+    reduced: int = 1
 
     def pixels(self, reduction: int = 1) -> tuple[np.ndarray, int]:
         """uint8 RGB pixels, and by how much they are reduced: by 1, or as asked, 2, 4 or 8, where the file is a JPEG.
 
-        Reduced pixels are means of that many by that many, those of the last column and row of what is there.
+        Reduced pixels are means of that many by that many, beyond the last ones of what the file is padded with.
         """
         if isinstance(self.data, np.ndarray):
-            return self.data, 1
+            return self.data, self.reduced
         if reduction > 1 and self.reducible:
             image = _decoded(self.name, self.data, REDUCED[reduction])
             if image.shape[:2] == (-(-self.shape[0] // reduction), -(-self.shape[1] // reduction)):
@@ -83,7 +89,7 @@ def open_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = 
     width, height = _upright(header)
     # a block that is cut off by the stored picture's last column or row must not come first when it is turned
     whole_blocks = width % 8 == height % 8 == 0 or _orientation(header.exif) in (1, 5)
-    reducible = _kind(data) == "JPEG" and whole_blocks and width * height <= 1e6 * MAX_MEGAPIXELS
+    reducible = _kind(data) == "JPEG" and header.square and whole_blocks and width * height <= 1e6 * MAX_MEGAPIXELS
     return Picture(name, data, (height, width, 3), reducible)
 
 
@@ -137,7 +143,7 @@ def image_size(source: Path | str | bytes | np.ndarray) -> tuple[int, int]:
 
 def _upright(header: Header) -> tuple[int, int]:
     """Width and height in px once the picture is turned as its EXIF orientation says."""
-    sideways = _orientation(header.exif) >= 5  # 5..8 exchange rows and columns
+    sideways = _orientation(header.exif) in (5, 6, 7, 8)  # these exchange rows and columns, others say nothing
     return (header.height, header.width) if sideways else (header.width, header.height)
 
 
@@ -209,7 +215,7 @@ def _header(name: str, data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    width, height, exif, at = 0, 0, b"", 2
+    width, height, exif, square, at = 0, 0, b"", True, 2
     while True:
         if data[at] != 0xFF:  # stray bytes; decoders skip them too
             at = data.find(b"\xff", at)
@@ -224,7 +230,9 @@ def _jpeg(data: bytes) -> Header:
             raise DamagedError
         else:
             if marker in JPEG_SIZES:
-                height, width = struct.unpack_from(">HH", data, at + 5)
+                height, width, components = struct.unpack_from(">HHB", data, at + 5)
+                factors = data[at + 11 : at + 10 + 3 * components : 3]  # of each component, across and down
+                square = len({(f >> 4) / max(f & 15, 1) for f in factors}) <= 1
             elif marker == 0xE1 and not exif and data.startswith(EXIF_START, at + 4):
                 exif = data[at + 4 + len(EXIF_START) : at + 2 + (data[at + 2] << 8) + data[at + 3]]
             at += 2 + (data[at + 2] << 8) + data[at + 3]
@@ -232,7 +240,7 @@ def _jpeg(data: bytes) -> Header:
                 break
     if data.rfind(b"\xff\xd9", at) < 0:  # bytes after the end are common, a missing end is a cut
         raise DamagedError
-    return Header(width, height, 1, exif)
+    return Header(width, height, 1, exif, square)
 
 
 def _png(data: bytes) -> Header:

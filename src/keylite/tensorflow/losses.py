@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from keylite.runtime.heads import (
     BIN_SIGMA,
+    CELL_SIGMA,
     FLOW_LAYERS,
     FLOW_START,
     FLOW_WIDTH,
     LOG_SCALES,
-    SIGMA,
     STRIDE,
     Head,
     Heatmap,
@@ -155,7 +155,7 @@ def _heatmap_sums(
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = tf.where((weight > 0)[..., tf.newaxis], truth, 0.5)
     distance = (true_xy[:, :, tf.newaxis] - cells) * tf.constant(head.grid, raw.dtype)
-    bell = tf.nn.softmax(-0.5 * tf.reduce_sum(tf.square(distance), axis=-1) / SIGMA**2, axis=2)
+    bell = tf.nn.softmax(-0.5 * tf.reduce_sum(tf.square(distance), axis=-1) / CELL_SIGMA**2, axis=2)
     surprise = -tf.reduce_sum(bell * logarithm, axis=2)
     total = tf.reduce_sum(weight * (surprise + points.of(error) / STRIDE))  # a cell's error weighs about 1 under mae
     return total, tf.reduce_sum(weight), unit_xy
@@ -257,6 +257,6 @@ def head_sums(
 
     regression: the point loss. rle: what the errors in px surprise a Laplace law of the head's scales times a `flow`.
     simcc: cross-entropies of its bins to bells of BIN_SIGMA px around the point, plus the point loss of their mean
-    place divided by STRIDE. heatmap: the same of its map, with a bell of SIGMA cells.
+    place divided by STRIDE. heatmap: the same of its map, with a bell of CELL_SIGMA cells.
     """
     return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)

@@ -58,14 +58,27 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import LITE
 
+HEADS = "regression", "rle", "simcc", "heatmap"
+SEEDS = {"heatmap": [0, 1, 2], "simcc": [0, 1, 2]}  # at 128 px, of the two best; one of the others
 # The plan where no other is given: the choices of all runs, and those of each. `seeds` makes a run of each seed; null
 # in place of choices takes a folder of --out as it is.
 PLAN: dict[str, dict[str, Any]] = {
-    "base": FACES,
+    "base": {**FACES, "epochs": 12},
     "runs": {
-        f"{head}-{size}": {"head": head, "size": size} | ({"seeds": [0, 1, 2]} if size == 128 else {"seed": 0})
-        for size in (96, 128, 192)
-        for head in ("regression", "rle", "simcc", "heatmap")
+        **{f"{head}-128": {"head": head, "size": 128, "seeds": SEEDS.get(head, [0])} for head in HEADS},
+        **{f"{head}-96": {"head": head, "size": 96, "seed": 0} for head in HEADS},
+        **{f"heatmap-{size}": {"head": "heatmap", "size": size, "seed": 0} for size in (192, 224)},
+        "heatmap-96-flips": {"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto"},
+        "heatmap-96-flips-about-the-axis": {
+            **{"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto", "flip_offset": 0.0109}
+        },
+        **{
+            f"heatmap-96-{lite}-scratch": {
+                **{"head": "heatmap", "size": 96, "seed": 0, "backbone": lite, "pretrained": "none"}
+            }
+            for lite in ("lite0", "lite1", "lite2")
+        },
+        "heatmap-128-tensorflow": {"head": "heatmap", "size": 128, "seed": 0, "framework": "tensorflow"},
     },
 }
 SMOKE_PLAN = {

@@ -154,12 +154,12 @@ def scene_files(folder: Path, count: int, side: int) -> Dataset:
 def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed: dict[str, str]) -> Facts:
     """A table: what its images are, by how much keylite reduces them as it decodes, and its rows."""
     size, steps = (choices.size, choices.size), max(1, len(data) // BATCH)
-    first = data.whole_boxes()[0] if box == "image" else data.box[0]
-    crop = crop_box(first, size, Examples(data, size, box=box).padding)
+    examples = Examples(data, size, box=box, augmentation=augmentation_for(data, choices.size))
+    reduction = examples.reduction(0, data.open_image(0))
     with running_peers(data, choices.size, box, failed) if choices.peers else contextlib.nullcontext({}) as others:
         seconds = interleaved(pipelines(data, choices.size, box) | others, steps, choices.rounds)
         versions = {name: version for peer in others.values() for name, version in peer.versions.items()}
-    facts = {"what": what, "images": steps * BATCH, "reduction": crop.reduction, "versions": versions}
+    facts = {"what": what, "images": steps * BATCH, "reduction": reduction, "versions": versions}
     return facts | {"rows": figures(seconds, steps * BATCH, BASE)}
 
 

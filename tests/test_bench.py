@@ -27,13 +27,14 @@ import rounds
 import scaling
 import startup
 import step
+import training
 
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import image_size
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"bench": bench} | {
-    script.__name__: script for script in (pipeline, step, inference, predictor, startup, scaling)
+    script.__name__: script for script in (pipeline, step, training, inference, predictor, startup, scaling)
 }
 FIGURES = ROOT / "docs/benchmarks.json"
 
@@ -66,6 +67,15 @@ def test_a_step_is_measured(monkeypatch: pytest.MonkeyPatch):
     facts, told = measured(step, "--rounds 1 --steps 1 --batch 2 --size 32")
     assert list(facts["batches"]["2"]) == list(rows)
     assert "Batches of 2:" in told
+
+
+def test_training_is_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training, "ROWS", {"not compiled": "off"})
+    facts, told = measured(training, "--steps 7 --batch 2 --size 32")
+    row = facts["rows"]["not compiled"]
+    assert row["steps"] == 2 and sum(row["shares"].values()) == pytest.approx(1)
+    assert row["images_per_second"] == pytest.approx(2e3 / row["step_ms"])
+    assert "| step | images/s | ms | data | forward | backward | optimizer | logging |" in told
 
 
 def test_inference_is_measured(onnx_file: Path, monkeypatch: pytest.MonkeyPatch):

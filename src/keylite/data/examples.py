@@ -97,7 +97,7 @@ class Examples:
         epoch, index = divmod(item, len(self))
         number = int(self.dataset.image_index[index])
         image = self._picture(number)
-        reduction = self._reduction(number, image)
+        reduction = self.reduction(number, image)
         box = whole_box(image) if self.boxes is None else self.boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
@@ -117,11 +117,11 @@ class Examples:
         picture = self.kept.get(number)
         if picture is None:
             picture = self.dataset.open_image(number)
-            pixels, reduced = picture.pixels(self._reduction(number, picture))
+            pixels, reduced = picture.pixels(self.reduction(number, picture))
             picture = self.kept[number] = Picture(picture.name, pixels, picture.shape, reduced=reduced)
         return picture
 
-    def _reduction(self, number: int, picture: Picture) -> int:
+    def reduction(self, number: int, picture: Picture) -> int:
         """How many times smaller an image is decoded: enough for all objects in it, however they are augmented.
 
         So it is the same in every epoch, and an image is kept as small as it may be.

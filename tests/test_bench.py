@@ -322,7 +322,8 @@ def test_a_part_runs_in_a_process_of_its_own():
 @pytest.mark.parametrize("name", bench.PARTS)
 def test_the_short_form_parses_and_has_rounds_enough(name: str):
     flags = [*bench.PARTS[name], *(["--peers"] if name == bench.PEERED else [])]
-    assert SCRIPTS[name].parser().parse_args(flags).rounds >= 5
+    choices = SCRIPTS[name].parser().parse_args(flags)
+    assert getattr(choices, "rounds", 5) >= 5  # shares of one run have none
 
 
 README = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")

@@ -383,7 +383,7 @@ def test_a_preset_then_a_recipe_file_then_set_then_flags(capsys, gauge_files, tm
     assert re.search(r"^lr: 0.0001$", written, re.M)
     assert re.search(r"^size: 64$", written, re.M)
     assert re.search(r"^effort: 0.5$", written, re.M)
-    assert re.search(r"^strength: 1.25$", written, re.M)  # of auto
+    assert re.search(r"^strength: 1.0$", written, re.M)  # of auto, where a range is given
 
 
 SAME_OR_NOT = {  # what is validated on: whether it is said to be the training data

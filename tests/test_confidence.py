@@ -53,6 +53,13 @@ def test_unlabelled_points_and_missing_scores_count_nowhere():
     assert fit_confidence(score, error, N, "val", "f" * 64) == whole
 
 
+def test_a_keypoint_never_labelled_takes_its_own_scores_as_the_usual_ones():
+    score, _, error = made_up(3)
+    error[:, 1] = np.nan
+    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    assert fitted.levels[1] == np.median(score[:, 1])
+
+
 def test_a_keypoint_seldom_labelled_takes_the_factor_of_all():
     score, _, error = made_up(4)
     error[1:, 0] = np.nan

@@ -73,7 +73,7 @@ HALVES = {
     "one an object": np.arange(100),
     "of tens": np.arange(100) // 10,
     "one large group": np.repeat([0, 1, 2, 3], [70, 10, 10, 10]),
-    "two": np.repeat([0, 1], [95, 5]),
+    "two": np.repeat([0, 1], [85, 15]),
     "just enough": np.arange(FEWEST) % 7,
 }
 
@@ -90,8 +90,13 @@ def test_halves_share_no_group(groups: np.ndarray):
 
 @pytest.mark.parametrize(
     ("groups", "why"),
-    [(np.arange(FEWEST - 1), "at least 50 labelled objects, got 49"), (np.zeros(80, np.int64), "of one group")],
-    ids=["too few", "one group"],
+    [
+        (np.arange(FEWEST - 1), "at least 50 labelled objects, got 49"),
+        (np.zeros(80, np.int64), "of one group"),
+        (np.repeat([0, 1], [91, 9]), "one group holds nearly all"),
+        (np.repeat([0, 1], [9, 91]), "one group holds nearly all"),
+    ],
+    ids=["too few", "one group", "a large one", "a large one last"],
 )
 def test_where_there_are_no_halves_it_says_why(groups: np.ndarray, why: str):
     assert halves(groups) is None

@@ -79,8 +79,7 @@ def write_confidence(
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:
     """The map from scores (N, K) to errors (N, K), fractions of the crop's longer side with NaN where unlabelled.
 
-    A score counts by its `standing`, each keypoint's median being its usual one, labelled or not, as in prediction, and
-    an error by its keypoint's factor;
+    A score counts by its `standing`, each keypoint's median being its usual one, and an error by its keypoint's factor;
     the mean errors of bands of like standing are then made falling (isotonic regression). count, data, fingerprint: of
     the N objects. None where no score is known.
     """
@@ -92,8 +91,9 @@ def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, 
         return None
     error = np.where(known, np.maximum(error, SMALLEST), SMALLEST)
     factors = _factors(error / error[known].mean(), known)
-    levels = np.array([np.median(score[of, k]) if of.any() else 1.0 for k, of in enumerate(scored.T)])
-    at, found = standing(score, levels)[known], (error / factors)[known]
+    usual = np.where(known.any(axis=0), known, scored)  # of a keypoint that nobody labelled, of all its scores
+    levels = np.array([np.median(score[of, k]) if of.any() else 1.0 for k, of in enumerate(usual.T)])
+    at, found = standing(np.where(known, score, np.nan), levels)[known], (error / factors)[known]
     order = np.argsort(at, kind="stable")
     bands = np.array_split(order, max(1, min(KNOTS, len(order) // POINTS_PER_KNOT)))
     places = np.array([at[band].mean() for band in bands])

@@ -184,7 +184,8 @@ def strengthened(recipe: Resolved) -> dict[str, float]:
 
 def augments_as_usual(recipe: Recipe) -> bool:
     """Whether all of GEOMETRY and PIXELS are at their defaults."""
-    return all(getattr(recipe, name) == getattr(Recipe(), name) for name in (*GEOMETRY, *PIXELS))
+    usual = Recipe()
+    return all(getattr(recipe, name) == getattr(usual, name) for name in (*GEOMETRY, *PIXELS))
 
 
 # ---- checks

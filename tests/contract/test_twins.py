@@ -442,7 +442,7 @@ Trained = tuple[list[float], dict[str, np.ndarray]]  # losses, tensors in the en
 
 
 def train_torch(path: Path, recipe: keylite.Recipe, batches: list[Batch]) -> Trained:
-    """As Lightning does it: one optimizer step a batch, gradients clipped, the schedule's next step."""
+    """As Lightning does it: one optimizer step a batch, the schedule's next step."""
     network, spec = torch_model.load_model(path)
     model = torch_model.PixelModel(network, spec.mean, spec.std).to(memory_format=torch.channels_last)
     training = torch_training.Training(model.train(), spec.head, recipe, steps_per_epoch=4)
@@ -452,12 +452,10 @@ def train_torch(path: Path, recipe: keylite.Recipe, batches: list[Batch]) -> Tra
         training.flow.load_state_dict({name: torch.from_numpy(w) for name, w in some_flow(0.02).items()})
     network.freeze()
     made = training.configure_optimizers()
-    parameters = [p for group in made["optimizer"].param_groups for p in group["params"]]
     for batch in batches:
         made["optimizer"].zero_grad()
         training.training_step(tuple(torch.from_numpy(part) for part in batch), 0).backward()
         training.on_before_optimizer_step(made["optimizer"])
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         made["optimizer"].step()
         made["lr_scheduler"]["scheduler"].step()
     flow = training.flow.state_dict() if training.flow else {}

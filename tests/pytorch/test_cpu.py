@@ -17,9 +17,8 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from keylite.pytorch.cpu import TapConv2d, learn_by_taps
+from keylite.pytorch.cpu import WORTH_COMPILING, TapConv2d, compiles, learn_by_taps
 from keylite.pytorch.model import EfficientNetLiteRegressor
-from keylite.pytorch.training import WORTH_COMPILING, _compiles
 from keylite.recipe import make_recipe
 from keylite.runtime.heads import Heatmap
 
@@ -124,9 +123,9 @@ def test_a_short_training_is_not_compiled_and_a_broken_compiler_is_said(monkeypa
     caplog.set_level(logging.INFO, "keylite")
     cpu, auto = torch.device("cpu"), make_recipe({})
     monkeypatch.setattr(torch, "compile", broken)
-    assert not _compiles(auto, cpu, WORTH_COMPILING - 1) and not caplog.messages
-    assert not _compiles(auto, cpu, WORTH_COMPILING)
+    assert not compiles(auto, cpu, WORTH_COMPILING - 1) and not caplog.messages
+    assert not compiles(auto, cpu, WORTH_COMPILING)
     assert "compile: off, for it does not work here (no compiler)" in caplog.messages
-    assert not _compiles(make_recipe({"compile": "off"}), cpu, WORTH_COMPILING)
+    assert not compiles(make_recipe({"compile": "off"}), cpu, WORTH_COMPILING)
     with pytest.raises(ValueError, match=r"^compile: does not work here \(no compiler\); install a C\+\+ compiler"):
-        _compiles(make_recipe({"compile": "on"}), cpu, 1)
+        compiles(make_recipe({"compile": "on"}), cpu, 1)

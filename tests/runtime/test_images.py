@@ -420,3 +420,19 @@ def test_what_is_no_jpeg_is_decoded_whole():
         picture = open_image(source)
         pixels, reduction = picture.pixels(4)
         assert (pixels.shape, reduction) == (picture.shape, 1)
+
+
+SAMPLINGS = {  # how many px of colour are stored: by how much such a file is decoded smaller where 2 was asked
+    "4:4:4": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, 2),
+    "4:2:0": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, 2),
+    "4:2:2": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422, 1),  # colour would be blurred one way
+    "4:4:0": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440, 1),
+}
+
+
+@pytest.mark.parametrize(("sampling", "reduction"), SAMPLINGS.values(), ids=SAMPLINGS)
+def test_colour_that_is_stored_uneven_is_decoded_whole(sampling: int, reduction: int) -> None:
+    image = np.full((64, 64, 3), 90, np.uint8)
+    data = encoded(image, ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
+    pixels, found = open_image(data).pixels(2)
+    assert found == reduction and pixels.shape == (64 // reduction, 64 // reduction, 3)

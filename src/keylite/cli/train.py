@@ -127,10 +127,11 @@ def _train(
     training = reading.labels(data)
     if val is None:
         training, validation = training.split(val_fraction, seed=made.seed)
-        (log.info if speaks(made) else log.debug)(
-            "no --val: %d objects of %d groups held out, %d of %d left to train on",
-            len(validation), len(validation.groups), len(training), len(training.groups),
-        )  # fmt: skip
+        if speaks(made):
+            log.info(
+                "no --val: %d objects of %d groups held out, %d of %d left to train on",
+                len(validation), len(validation.groups), len(training), len(training.groups),
+            )  # fmt: skip
     else:
         validation = reading.labels(val)
     path = train(made, training, validation, out, **options)

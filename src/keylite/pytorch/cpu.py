@@ -1,8 +1,9 @@
-"""What makes PyTorch train faster on a CPU than it does by itself: memory that is kept, and a gradient by taps."""
+"""What makes PyTorch train faster on a CPU than it does by itself: kept memory, a compiled step, a gradient by taps."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 from typing import Any
 
 import torch
@@ -10,9 +11,14 @@ from timm.layers import Conv2dSame, pad_same
 from torch import nn
 from torch.nn import functional
 
+from keylite.recipe import Recipe
+
+log = logging.getLogger("keylite")
+
 ONEDNN_HAS = 3  # a kernel's side
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 ALL = 2**31 - 1
+WORTH_COMPILING = 2000  # steps from which on compiling for a CPU takes less time than it saves
 
 
 def keep_memory() -> None:
@@ -27,6 +33,23 @@ def keep_memory() -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, ALL)
+
+
+def compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
+    """Whether the step is to be compiled; said where it is. Raises ValueError where it must be and cannot."""
+    if recipe.compile == "off" or (recipe.compile == "auto" and (device.type != "cpu" or steps < WORTH_COMPILING)):
+        return False
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, which nobody asked for
+    try:
+        torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of a compiler that is missing or fails, in many kinds
+        line = str(error).strip().splitlines()[0]
+        if recipe.compile == "on":
+            raise ValueError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
+        log.info("compile: off, for it does not work here (%s)", line)
+        return False
+    log.info("the step is compiled at first, which takes a minute; --compile off leaves it out")
+    return True
 
 
 def learn_by_taps(model: nn.Module) -> None:

@@ -35,7 +35,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
 from keylite.processes import World, world_of
-from keylite.pytorch.cpu import keep_memory, learn_by_taps
+from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
@@ -208,7 +208,6 @@ OPTIMIZERS = {
 
 WAIT = datetime.timedelta(minutes=30)  # for another process, at most
 STUCK = 300.0  # seconds without a batch after which workers are given up
-WORTH_COMPILING = 2000  # steps from which on compiling for a CPU takes less time than it saves
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -289,11 +288,9 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     log.info("arithmetic on %s", device)
     order = EpochOrder(examples, batch, world)
     steps_per_epoch = math.ceil(order.steps / recipe.accumulate)
-    workers = (
-        recipe.workers
-        if recipe.workers >= 0
-        else (min(16, max(1, cores // recipe.devices)) if device.type == "cuda" else 0)
-    )
+    workers = recipe.workers
+    if workers < 0:
+        workers = min(16, max(1, cores // recipe.devices)) if device.type == "cuda" else 0
     if workers:
         examples.keep_all()  # once, in memory that they share
     loader = DataLoader(
@@ -342,7 +339,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             warnings.filterwarnings("ignore", message=message)
         try:
             training = Training(model, run.spec.head, recipe, steps_per_epoch, world)
-            if _compiles(recipe, device, steps_per_epoch * recipe.epochs):
+            if compiles(recipe, device, steps_per_epoch * recipe.epochs):
                 learn_by_taps(model)
                 model.compile()
             network.freeze(False)  # so that processes find all parameters; each epoch's start freezes what it must
@@ -384,23 +381,6 @@ def _gathered(mine: Any) -> list[Any]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, mine)
     return parts
-
-
-def _compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
-    """Whether the step is to be compiled; said where it is. Raises ValueError where it must be and cannot."""
-    if recipe.compile == "off" or (recipe.compile == "auto" and (device.type != "cpu" or steps < WORTH_COMPILING)):
-        return False
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, which nobody asked for
-    try:
-        torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # of a compiler that is missing or fails, in many kinds
-        line = str(error).strip().splitlines()[0]
-        if recipe.compile == "on":
-            raise ValueError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
-        log.info("compile: off, for it does not work here (%s)", line)
-        return False
-    log.info("the step is compiled at first, which takes a minute; --compile off leaves it out")
-    return True
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -29,10 +29,7 @@ log = logging.getLogger("keylite")
 PATIENCE = 20.0  # seconds in which a process that was told to stop has to do so
 LAUNCHERS = {  # variables that name a process's place and how many there are
     "torchrun": ("RANK", "WORLD_SIZE"),
-    "srun": (
-        "SLURM_PROCID",
-        "SLURM_STEP_NUM_TASKS",
-    ),  # a job's script has the job's SLURM_NTASKS without being one of them
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a job's script has that, too
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
 

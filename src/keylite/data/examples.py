@@ -132,7 +132,7 @@ class Examples:
             first, last = np.searchsorted(self._sorted[0], (number, number + 1))
             boxes = [whole_box(picture)] if self.boxes is None else self.boxes[self._sorted[1][first:last]]
             crops = [crop_box(box, self.size, self.padding).then(enlarge) for box in boxes]
-            self.reductions[number] = min(crop.reduction for crop in crops)
+            self.reductions[number] = min((crop.reduction for crop in crops), default=8)
         return int(self.reductions[number])
 
     @functools.cached_property

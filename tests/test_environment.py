@@ -1,4 +1,4 @@
-"""The processor has a name on x86, on a Raspberry Pi, and where the system tells nothing; memory is a container's."""
+"""The processor has a name on x86, on a Raspberry Pi, and where the system tells nothing; the most memory held is told."""
 
 from __future__ import annotations
 
@@ -58,21 +58,6 @@ def test_the_machine_s_kind_where_platform_has_no_name_either(
     assert environment.processor() == expected
 
 
-MEMINFO = {
-    "what Linux tells": ("MemTotal:       24576 kB\nMemAvailable:   2048 kB\n", 2048 * 1024),
-    "an old kernel": ("MemTotal:       24576 kB\n", None),
-    "no such file": (None, None),
-}
-
-
-@pytest.mark.parametrize(("text", "free"), MEMINFO.values(), ids=MEMINFO)
-def test_free_memory_is_what_the_system_tells(text: str | None, free: int | None, tmp_path, monkeypatch):
-    if text is not None:
-        (tmp_path / "meminfo").write_text(text)
-    monkeypatch.setattr(environment, "MEMINFO", tmp_path / "meminfo")
-    assert environment.free_memory() == free
-
-
 def test_the_most_memory_held_is_remembered():
     code = (
         "from keylite.environment import peak_memory\n"
@@ -83,37 +68,3 @@ def test_the_most_memory_held_is_remembered():
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert told == "None" or 180 < float(told) < 220
-
-
-MEMORY = {  # files of the control group: what is left, of 8 GiB that the machine has
-    "no container": ({}, 8 * 2**30),
-    "version 2": ({"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 9\ninactive_file 200"}, 500),
-    "version 2 without a limit": (
-        {"memory.max": "max", "memory.current": "7", "memory.stat": "inactive_file 2"},
-        8 * 2**30,
-    ),
-    "past its limit": ({"memory.max": "10", "memory.current": "17", "memory.stat": "inactive_file 2"}, 0),
-    "version 1": (
-        {
-            "memory/memory.limit_in_bytes": "1000",
-            "memory/memory.usage_in_bytes": "400",
-            "memory/memory.stat": "total_inactive_file 100",
-        },
-        700,
-    ),
-}
-
-
-@pytest.mark.parametrize(("files", "expected"), MEMORY.values(), ids=MEMORY)
-def test_memory_to_spare(files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, text in {**files, "meminfo": f"MemTotal: 9 kB\nMemAvailable: {8 * 2**20} kB\n"}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(environment, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(environment, "CGROUP", tmp_path)
-    assert environment.free_memory() == expected
-
-
-def test_memory_where_the_system_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(environment, "MEMINFO", tmp_path / "none")
-    assert environment.free_memory() is None

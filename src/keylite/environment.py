@@ -1,4 +1,4 @@
-"""What a figure or a file depends on beside the code: package versions, the processor, the time, memory."""
+"""What a figure or a file depends on beside the code: package versions, the processor, the time, memory held."""
 
 from __future__ import annotations
 
@@ -33,34 +33,6 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def free_memory() -> int | None:
-    """Bytes of memory that this machine, or this container of it, has to spare; None where the system does not tell."""
-    lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
-    facts = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-    if "MemAvailable" not in facts:
-        return None
-    return min([int(facts["MemAvailable"][0]) * 1024, *_left_to_container()])
-
-
-def _left_to_container() -> list[int]:
-    """Bytes up to the limit of the control group that is seen here, if it has one; cached files count as free."""
-    for folder, limit, usage, cached in CONTROL_GROUPS:
-        try:
-            most, held = (CGROUP / folder / limit).read_text(), int((CGROUP / folder / usage).read_text())
-            lines = (CGROUP / folder / "memory.stat").read_text().splitlines()
-            facts = dict(line.split() for line in lines)
-            return [max(0, int(most) - held + int(facts[cached]))]
-        except (OSError, ValueError, KeyError):  # of another version, or `max`: none
-            continue
-    return []
-
-
-CGROUP = Path("/sys/fs/cgroup")
-CONTROL_GROUPS = (  # versions 2 and 1: folder, limit, what is held, and what of it are cached files
-    (".", "memory.max", "memory.current", "inactive_file"),
-    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-MEMINFO = Path("/proc/meminfo")
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")  # of Linux on ARM
 

@@ -22,7 +22,7 @@ from keylite.data.dataset import Dataset, listed
 from keylite.data.examples import Augmentation, Examples, decoded_bytes
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
-from keylite.environment import free_memory, now, versions
+from keylite.environment import now, versions
 from keylite.evaluation import predict_dataset
 from keylite.flips import flip_doubt, flip_report
 from keylite.metrics import normaliser
@@ -34,6 +34,7 @@ from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
+from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import describe_safetensors
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -101,8 +102,7 @@ def prepare(
     if profile and recipe.framework != "pytorch":
         raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
     _speak_of_parts(recipe, data, val)
-    data = data.check_images(max_megapixels, skip_bad)
-    val = val.check_images(max_megapixels, skip_bad)
+    data, val = (_checked(part, max_megapixels, skip_bad, first) for part in (data, val))
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
@@ -147,6 +147,16 @@ def prepare(
         return run.model
 
     return go
+
+
+def _checked(data: Dataset, max_megapixels: float, skip_bad: bool, first: bool) -> Dataset:
+    """The data set once its images have been read, which the first process does for those that are launched beside it.
+
+    Where bad ones are left out, all must know which, and each looks for itself.
+    """
+    if first or skip_bad:
+        return data.check_images(max_megapixels, skip_bad)
+    return dataclasses.replace(data, max_megapixels=max_megapixels)
 
 
 def _fit(run: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:

@@ -118,7 +118,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compile: Annotated[
         Literal["auto", "on", "off"], _is("compiled step, PyTorch; auto: long runs on a CPU with a C++ compiler")
     ] = "auto"
-    threads: Annotated[int, _is("of the arithmetic on a CPU; 0 leaves it to the framework", ge=0)] = 0
+    threads: Annotated[int, _is("of the arithmetic on a CPU; 0: what the framework takes", ge=0)] = 0
     workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1)] = -1
     cache: Annotated[
         Literal["auto", "ram", "off"], _is("ram keeps decoded images in memory; auto where a quarter of it is enough")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -441,6 +442,54 @@ def test_two_processes_go_on_where_one_stopped(by_two: Path, uneven: Dataset, tm
     for tensor in one:
         torch.testing.assert_close(two[tensor], one[tensor], rtol=1e-5, atol=1e-6)
     assert [row["epoch"] for row in rows_of(tmp_path)] == [row["epoch"] for row in rows_of(by_two)]
+
+
+class KillsAnother(logging.Handler):
+    """Kills the second process when the first one tells of an epoch."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("epoch 3/"):
+            for process in multiprocessing.active_children():
+                if process.name == "process 1":
+                    process.kill()
+
+
+def test_a_killed_process_ends_the_run_which_goes_on(by_two: Path, uneven: Dataset, tmp_path: Path, monkeypatch):
+    val, killer = gauges(5, "test", seed=2, size=64), KillsAnother()
+    monkeypatch.setattr(training.log, "level", logging.INFO)
+    training.log.addHandler(killer)
+    try:
+        with pytest.raises(OSError, match="^training: process 2 of 2 was ended by SIGKILL; the others were stopped; "):
+            keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path)
+    finally:
+        training.log.removeHandler(killer)
+    assert not multiprocessing.active_children()
+    assert 3 <= len(rows_of(tmp_path)) < 20
+    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path, resume=True)
+    for row, other in zip(rows_of(tmp_path), rows_of(by_two), strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_one_of_several_that_fails_ends_the_run(on_disk: Dataset, parts, tmp_path: Path, monkeypatch):
+    """An image that only one of them is to read."""
+    gone = Path(on_disk.images[5])
+    monkeypatch.setattr(pipeline, "examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(gone))}: no such image file"):
+        keylite.train(recipe(cache="off", batch=4, devices=2), on_disk, parts[1], tmp_path / "run")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("skip_bad", "looks"), [(False, 0), (True, 2)])
+def test_images_are_checked_by_the_first_of_several(skip_bad: bool, looks: int, parts, tmp_path: Path, monkeypatch):
+    """Where bad ones are left out, the others must know which."""
+    looked, check = [], Dataset.check_images
+    monkeypatch.setattr(Dataset, "check_images", lambda data, *given: looked.append(data) or check(data, *given))
+    monkeypatch.setattr(training.log, "level", training.log.level)  # the second process says nothing
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    choices = {"resume": False, "overwrite": False, "skip_bad": skip_bad, "max_megapixels": 100.0}
+    pipeline.prepare(recipe(devices=2), *parts, tmp_path, **choices)
+    assert len(looked) == looks
 
 
 def test_statistics_of_several_gpus_keep_the_activations():

@@ -10,7 +10,6 @@ import datetime
 import logging
 import math
 import multiprocessing
-import os
 import sys
 import types
 import warnings
@@ -50,6 +49,7 @@ from keylite.recipe import Recipe
 from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
+from keylite.runtime.machine import cores
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
@@ -279,18 +279,16 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     """
     recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
     world = world._replace(gather=_gathered) if world.size > 1 else world
-    cores = os.cpu_count() or 1
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    elif recipe.devices > 1 and device.type == "cpu":
-        torch.set_num_threads(max(1, cores // recipe.devices))
+    share = max(1, cores() // recipe.devices)
+    if device.type == "cpu":
+        torch.set_num_threads(recipe.threads or min(torch.get_num_threads(), share))
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
     order = EpochOrder(examples, batch, world)
     steps_per_epoch = math.ceil(order.steps / recipe.accumulate)
     workers = recipe.workers
     if workers < 0:
-        workers = min(16, max(1, cores // recipe.devices)) if device.type == "cuda" else 0
+        workers = min(16, share) if device.type == "cuda" else 0
     if workers:
         examples.keep_all()  # once, in memory that they share
     loader = DataLoader(

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from keylite.runtime import files
 from keylite.runtime.engines import Engine, open_engine
 from keylite.runtime.geometry import Crop, as_boxes, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image
+from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 
@@ -149,7 +149,7 @@ class Predictor:
         """
         if isinstance(images, (str, bytes)):
             raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
-        readers = min(READERS, os.cpu_count() or 1) if readers is None else readers
+        readers = min(READERS, cores()) if readers is None else readers
         for name, value in {"readers": readers, "batch": self.batch}.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")

@@ -9,7 +9,6 @@ import functools
 import json
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from keylite.data.examples import Examples
 from keylite.recipe import Recipe
 from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
 from keylite.runtime.files import write_bytes
+from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import safetensors_header
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.losses import head_sums, loss, new_flow
@@ -353,7 +353,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after Ctrl-C.
     """
     recipe, device = run.recipe, tensorflow_device(run.recipe.device)
-    workers = recipe.workers if recipe.workers >= 0 else (min(16, os.cpu_count() or 1) if "GPU" in device else 1)
+    workers = recipe.workers if recipe.workers >= 0 else (min(16, cores()) if "GPU" in device else 1)
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
     with tf.device(device):

@@ -33,7 +33,7 @@ PYTORCH = {"torch", "timm", "lightning", "safetensors", "onnx", "onnxscript", "o
 TENSORFLOW = {"tensorflow", "keras", "safetensors", "ai_edge_litert"}
 
 LAYERS = {  # layer: keylite layers and packages at the top of its modules, and those inside functions alone
-    "runtime": ({"runtime"} | RUNTIME, set()),
+    "runtime": ({"runtime"} | RUNTIME, {"simplejpeg"}),
     "data": ({"runtime", "data"} | RUNTIME, set()),
     "pretrained": ({"runtime"}, set()),
     "metrics": ({"numpy"}, {"faster_coco_eval"}),

@@ -246,6 +246,7 @@ def test_a_check_refuses_what_reading_refuses() -> None:
 def test_a_large_jpeg_is_checked_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the usual limit the decoder has limits of its own, on the size that it makes."""
     made = []
+    monkeypatch.setattr(images, "_simplejpeg", lambda: None)
     monkeypatch.setattr(images, "_decoded", lambda name, data, flags: made.append(flags) or picture())
     for limit, flags in ((100.0, images.REDUCED[8]), (1e-3, cv2.IMREAD_COLOR_RGB)):
         monkeypatch.setattr(images, "MAX_MEGAPIXELS", limit)
@@ -436,3 +437,63 @@ def test_colour_that_is_stored_uneven_is_decoded_whole(sampling: int, reduction:
     data = encoded(image, ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
     pixels, found = open_image(data).pixels(2)
     assert found == reduction and pixels.shape == (64 // reduction, 64 // reduction, 3)
+
+
+# ---- two decoders
+
+USUAL = {  # width, height, options: what the two decoders must agree on
+    "4:2:0": (64, 48, (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)),
+    "4:2:2": (64, 48, (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422)),
+    "4:4:0": (64, 48, (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440)),
+    "4:4:4": (64, 48, (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)),
+    "odd sides": (61, 47, ()),
+    "one column": (1, 47, ()),
+    "progressive": (61, 47, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+    "restarts": (61, 47, (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)),
+    "poor": (61, 47, (cv2.IMWRITE_JPEG_QUALITY, 5)),
+}
+
+
+@pytest.mark.parametrize(("width", "height", "options"), USUAL.values(), ids=USUAL)
+def test_both_decoders_give_the_same_pixels(width: int, height: int, options: tuple, monkeypatch) -> None:
+    pytest.importorskip("simplejpeg")
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    data = encoded(cv2.GaussianBlur(noise, (3, 3), 0), ".jpg", *options)
+    found = open_image(data)
+    assert found.usual
+    sooner, four = found.pixels()[0], found.pixels(channels=4)[0]
+    monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+    np.testing.assert_array_equal(sooner, found.pixels()[0])
+    np.testing.assert_array_equal(four[..., :3], sooner)
+    assert (four.shape[2], found.pixels(channels=4)[0].shape[2]) == (4, 3)
+
+
+def test_colours_stored_as_they_are_are_the_same_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg")
+    pillow = pytest.importorskip("PIL.Image")
+    file = io.BytesIO()
+    pillow.fromarray(picture()).save(file, "JPEG", keep_rgb=True, quality=95)
+    sooner = read_image(file.getvalue())
+    monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+    np.testing.assert_array_equal(sooner, read_image(file.getvalue()))
+    assert np.abs(sooner.astype(int) - picture()).mean() < 2
+
+
+def test_what_is_not_usual_is_opencv_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "decoded_sooner", lambda *_: pytest.fail("is not for simplejpeg"))
+    for data in (jpeg_with_exif(6), encoded(grey_rgb()[..., 0], ".jpg"), encoded(picture(), ".png")):
+        assert read_image(data).dtype == np.uint8
+
+
+def test_a_damaged_jpeg_is_judged_by_opencv() -> None:
+    """A byte in the middle: one of them warns where the other refuses."""
+    data = bytearray(encoded(picture(), ".jpg"))
+    middle = data.index(b"\xff\xda") + 100
+    data[middle : middle + 2] = b"\xff\x01"
+    expected = cv2.imdecode(np.frombuffer(bytes(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert images.decoded_sooner(bytes(data), "RGB") is None or expected is not None
+    if expected is None:
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            read_image(bytes(data))
+    else:
+        np.testing.assert_array_equal(read_image(bytes(data)), expected)

@@ -18,7 +18,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.runtime.geometry import Crop, crop_box, cut, to_units, whole_box
-from keylite.runtime.images import Picture, image_size
+from keylite.runtime.images import Picture, decoded_sooner, image_size
 from keylite.runtime.skeleton import Skeleton
 
 LOOKS = 200  # images, to tell the size of all
@@ -257,14 +257,11 @@ def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: n
     hue = math.radians(a.hue) * uniform[3] if chance[4] < a.hue_p else 0.0
     if chance[5] < a.grey_p:
         saturation = 0.0
-    if saturation != 1.0 or hue != 0.0:
+    if (gain, offset, saturation, hue) != (1.0, 0.0, 1.0, 0.0):
         matrix = np.empty((3, 4))
-        matrix[:, :3] = gain * _colour_matrix(saturation, hue)
+        matrix[:, :3] = gain * (np.eye(3) if (saturation, hue) == (1.0, 0.0) else _colour_matrix(saturation, hue))
         matrix[:, 3] = 127.5 * (1 - gain) + offset
         image = cv2.transform(image, matrix)
-    elif gain != 1.0 or offset != 0.0:
-        levels = (np.arange(256) - 127.5) * gain + 127.5 + offset
-        image = cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     if chance[6] < a.blur_p and a.blur > 0:
         image = cv2.GaussianBlur(image, (0, 0), max(a.blur * abs(uniform[4]), 0.1))
     if chance[7] < a.noise_p and a.noise > 0:
@@ -274,7 +271,8 @@ def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: n
     if chance[8] < a.jpeg_p:
         quality = round(a.jpeg + (100 - a.jpeg) * abs(uniform[6]))
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)  # type: ignore[assignment]
+        sooner = decoded_sooner(jpeg, "BGR")
+        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR) if sooner is None else sooner  # type: ignore[assignment]
     return image
 
 

@@ -64,7 +64,7 @@ class Crop:
         return 2 ** min(max(_halvings(self.matrix) - 1, 0), 3)
 
     def warp(self, image: np.ndarray, reduction: int = 1) -> np.ndarray:
-        """Resample a uint8 (h, w, 3) image into the crop, (H, W, 3). reduction: by how much the image is reduced.
+        """Resample a uint8 (h, w, 3 or 4) image into the crop, (H, W, 3). reduction: by how much the image is reduced.
 
         Reductions by two or more are area-averaged by a power of two first, over the part that the crop sees; the
         rest is one bilinear warp. Beyond the image its edge pixels repeat.
@@ -78,11 +78,17 @@ class Crop:
             image, matrix = self._reduced(image, 2**halvings)
         indexed = matrix.copy()
         indexed[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts pixel centres from 0
-        # OpenCV's affine kernel gives the same on four channels in half the time; a large image costs more to convert
-        four = image.shape[0] * image.shape[1] <= 4 * self.size[0] * self.size[1]
-        source = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA) if four else image
-        crop = cv2.warpAffine(source, indexed, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB) if four else crop
+        if image.shape[2] == 3 and self.likes_four(image):
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        crop = cv2.warpAffine(image, indexed, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB) if image.shape[2] == 4 else crop
+
+    def likes_four(self, image: np.ndarray | Picture) -> bool:
+        """Whether an image is better warped with four channels.
+
+        OpenCV's affine kernel gives the same on four in half the time; a large image costs more to convert.
+        """
+        return image.shape[0] * image.shape[1] <= 4 * self.size[0] * self.size[1]
 
     def _reduced(self, image: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
         """The part of the image that the crop sees, area-averaged by `factor`, and the matrix from there."""
@@ -109,7 +115,8 @@ def cut(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -
     """
     if reduction is None:
         reduction = min((crop.reduction for crop in crops), default=8)
-    image, reduction = picture.pixels(reduction)
+    channels = 4 if len(crops) == 1 and crops[0].likes_four(picture) else 3
+    image, reduction = picture.pixels(reduction, channels)
     return [crop.warp(image, reduction) for crop in crops]
 
 

@@ -60,25 +60,28 @@ from keylite.runtime.spec import LITE
 
 HEADS = "regression", "rle", "simcc", "heatmap"
 SEEDS = {"heatmap": [0, 1, 2], "simcc": [0, 1, 2]}  # at 128 px, of the two best; one of the others
-# The plan where no other is given: the choices of all runs, and those of each. `seeds` makes a run of each seed; null
-# in place of choices takes a folder of --out as it is.
+# The plan where no other is given: the choices of all runs, and those of each. `seeds` makes a run of each seed,
+# `exports: false` measures the trained file alone; null in place of choices takes a folder of --out as it is.
 PLAN: dict[str, dict[str, Any]] = {
     "base": {**FACES, "epochs": 12},
     "runs": {
         **{f"{head}-128": {"head": head, "size": 128, "seeds": SEEDS.get(head, [0])} for head in HEADS},
-        **{f"{head}-96": {"head": head, "size": 96, "seed": 0} for head in HEADS},
-        **{f"heatmap-{size}": {"head": "heatmap", "size": size, "seed": 0} for size in (192, 224)},
-        "heatmap-96-flips": {"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto"},
+        **{f"{head}-96": {"head": head, "size": 96, "seed": 0} for head in HEADS if head != "rle"},
+        "heatmap-224": {"head": "heatmap", "size": 224, "seed": 0},
+        "heatmap-96-flips": {"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto", "exports": False},
         "heatmap-96-flips-about-the-axis": {
-            **{"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto", "flip_offset": 0.0109}
+            **{"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto", "flip_offset": 0.0109, "exports": False}
         },
         **{
             f"heatmap-96-{lite}-scratch": {
-                **{"head": "heatmap", "size": 96, "seed": 0, "backbone": lite, "pretrained": "none"}
+                **{"head": "heatmap", "size": 96, "seed": 0, "backbone": lite, "pretrained": "none"},
+                **{"epochs": 6, "exports": False},
             }
             for lite in ("lite0", "lite1", "lite2")
         },
-        "heatmap-128-tensorflow": {"head": "heatmap", "size": 128, "seed": 0, "framework": "tensorflow"},
+        "heatmap-96-tensorflow": {
+            **{"head": "heatmap", "size": 96, "seed": 0, "framework": "tensorflow", "exports": False}
+        },
     },
 }
 SMOKE_PLAN = {
@@ -98,7 +101,7 @@ SMOKE_FILES = "onnx fp32", "onnx int8"  # LiteRT takes a quarter of a minute eac
 RULERS = {"to_int8": "litert int8", "to_fp32": "onnx fp32"}  # the plain regression's files that times are held to
 PLAIN = "regression"
 RELIABILITY = "images/reliability.png"  # below docs/
-JITTER, DRAWS = 0.1, 5  # of boxes: fraction of the sides, and how many seeds
+JITTER, DRAWS = 0.1, 3  # of boxes: fraction of the sides, and how many seeds
 SAID = ("head", "backbone", "size", "epochs", "seed", "pretrained", "normalize")  # choices that the page tells anyway
 
 
@@ -131,12 +134,18 @@ def planned(plan: dict[str, Any], overrides: dict[str, str], out: Path, parts: P
             continue
         choices = base | given
         seeds = choices.pop("seeds", None)
+        choices.pop("exports", None)
         for seed in seeds or [choices.get("seed")]:
             own = choices if seed is None else choices | {"seed": seed}
             folder = out / (f"{name}-seed{seed}" if seeds else name)
             recipe = make_recipe(own, f"plan: {name}")
             found.append(Run(folder.name, name, folder, recipe, tuple(own), lambda: (parts.train, parts.val)))
     return found
+
+
+def unexported(plan: dict[str, Any]) -> set[str]:
+    """The names of a plan whose trained files alone are measured."""
+    return {name for name, given in plan["runs"].items() if given and not given.get("exports", True)}
 
 
 def as_it_is(folder: Path, parts: Parts) -> Run:
@@ -214,18 +223,20 @@ def seconds_of(files: dict[str, Path], rounds: int, images: int, out: Path) -> d
     return kept(out / "latency.json", key | machine(1), make)
 
 
-def figures_of(runs: Sequence[Run], parts: Parts, choices: argparse.Namespace, normalize: str) -> Facts:
-    """All figures of finished runs: exports first, then one look at the split, then the times."""
+def figures_of(
+    runs: Sequence[Run], parts: Parts, choices: argparse.Namespace, normalize: str, alone: set[str]
+) -> Facts:
+    """All figures of finished runs: exports, then one look at the split, then times. alone: see `unexported`."""
     rows = rows_of(runs)
-    kinds = choices.files
-    exports = {run.name: {kind: exported(run, kind, parts) for kind in kinds} for run in runs}
+    kinds = {run.name: () if run.plan in alone else choices.files for run in runs}
+    exports = {run.name: {kind: exported(run, kind, parts) for kind in kinds[run.name]} for run in runs}
     data: Any = getattr(parts, choices.split)
     found = [_row(row, exports, data, choices.split, normalize) for row in rows]
     timed = {
         f"{facts['name']} {kind}": next(exports[run.name][kind][0] for run in row if exports[run.name][kind][0])
         for row, facts in zip(rows, found, strict=True)
-        for kind in kinds
-        if "nme" in facts["files"][kind]
+        for kind, file in facts["files"].items()
+        if "nme" in file
     }
     _add_times(found, seconds_of(timed, choices.rounds, choices.images, choices.out), choices.images)
     return {
@@ -462,7 +473,7 @@ def work(choices: argparse.Namespace) -> Work:
             raise ValueError(
                 f"{run.name}: box {run.recipe.box}, the plan's base has {base.box}; figures do not compare"
             )
-    return runs, lambda done: figures_of(done, parts, choices, base.normalize)
+    return runs, lambda done: figures_of(done, parts, choices, base.normalize, unexported(plan))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +22,24 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-peers"  # git-ignored
 STATE = "peers.json"  # in the environment: the pins that were installed, and the last line of those that were not
-# What is installed, in this order; what comes later must fit what is there. A peer that MAKERS does not have could not
-# be installed when this was written.
+# What is installed, in this order; what comes later must fit what is there.
 PINS: dict[str, tuple[str, ...]] = {
-    "torchvision v2": ("torchvision==0.29.2", "torch==2.15.0", "numpy==2.4.6", "pillow==13.0.0"),
+    "torchvision v2": ("torchvision==0.29.1", "torch==2.14.1", "numpy==2.4.6", "pillow==13.0.0"),
     "albumentations": ("albumentations==2.0.8", "opencv-python-headless==5.0.0.93"),
-    "mmpose": ("mmpose==1.3.2", "mmcv-lite==2.1.0", "mmengine==0.10.7"),
+    "mmpose": (
+        *("addict==2.4.0", "json-tricks==3.17.3", "matplotlib==3.11.2", "munkres==3.0.0", "platformdirs==4.14.8"),
+        *("pyyaml==6.0.4", "rich==15.0.0", "scipy==1.17.1", "termcolor==3.3.0", "yapf==0.43.0"),
+    ),
 }
+# What is installed after that without asking what it needs: chumpy and xtcocotools, which mmpose wants for bodies in 3D
+# and for COCO's masks, cannot be installed beside these numpy and pip, and no transform of 2D points calls them.
+ALONE: dict[str, tuple[str, ...]] = {"mmpose": ("mmpose==1.3.2", "mmcv-lite==2.1.0", "mmengine==0.10.7")}
 NOTES = {
     "torchvision v2": "no change of aspect, black beyond the image's edges, contrast about the image's mean, "
     "a blur kernel of 5 px, noise of one strength, black rectangles",
     "albumentations": "no change of aspect",
+    "mmpose": "the transforms of its regression configs, with targets: no change of aspect, none of pixels, the box "
+    "warped at once, black beyond the image's edges",
 }
 Task = dict[
     str, Any
@@ -145,7 +153,64 @@ def albumentations(task: Task) -> Item:
     return item
 
 
-MAKERS: dict[str, Callable[[Task], Item]] = {"torchvision v2": torchvision_v2, "albumentations": albumentations}
+def mmpose(task: Task) -> Item:
+    """Its transforms as a regression config lists them, the targets of its codec and packing too."""
+    import cv2
+    import numpy as np
+
+    for name in ("xtcocotools", "xtcocotools.mask", "xtcocotools.coco", "xtcocotools.cocoeval"):
+        sys.modules[name] = Absent(name)  # imported on the way, and never called
+    import mmpose.datasets.transforms as t
+
+    cv2.setNumThreads(1)
+    a, size = task["augmentation"], (task["size"], task["size"])
+    load = t.LoadImage()
+    steps = [
+        t.GetBBoxCenterScale(padding=1.0),  # the boxes of a task have grown already
+        t.RandomFlip(prob=float(a["flip_p"])),
+        t.RandomBBoxTransform(
+            shift_factor=a["shift"],
+            shift_prob=1.0,
+            scale_factor=(1 / (1 + a["scale"]), 1 + a["scale"]),
+            rotate_factor=a["rotate"],
+            rotate_prob=1.0,
+        ),
+        t.TopdownAffine(input_size=size),
+        t.GenerateTarget(encoder={"type": "RegressionLabel", "input_size": size}),
+        t.PackPoseInputs(),
+    ]
+
+    def item(number: int) -> tuple[Any, Any]:
+        xy = np.asarray(task["xy"][number], np.float32)[None]
+        facts: Any = load({"img_path": task["paths"][number]})
+        box = task["boxes"][number] if task["boxes"] else [0, 0, *facts["img_shape"][::-1]]
+        facts |= {
+            "bbox": np.asarray([box], np.float32),
+            "keypoints": xy,
+            "keypoints_visible": np.ones(xy.shape[:2], np.float32),
+            "flip_indices": list(range(xy.shape[1])),
+        }
+        for step in steps:
+            facts = step(facts)
+        return facts["inputs"].permute(1, 2, 0).numpy(), facts["data_samples"].gt_instance_labels.keypoint_labels[0]
+
+    return item
+
+
+class Absent(types.ModuleType):
+    """A module that has whatever is asked of it, and does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+MAKERS: dict[str, Callable[[Task], Item]] = {
+    "torchvision v2": torchvision_v2,
+    "albumentations": albumentations,
+    "mmpose": mmpose,
+}
 
 
 # ---- their process
@@ -157,7 +222,7 @@ def serve(name: str) -> None:
 
     task: Task = json.loads(sys.stdin.readline())
     item = MAKERS[name](task)
-    packages = [pin.partition("==")[0] for pin in PINS[name]]
+    packages = [pin.partition("==")[0] for pin in (ALONE if name in ALONE else PINS)[name]]
     print(json.dumps({package: importlib.metadata.version(package) for package in packages}), flush=True)
     count, batch = len(task["paths"]), task["batch"]
     for line in sys.stdin:
@@ -217,23 +282,29 @@ def command_of(name: str) -> list[str]:
 def installed() -> dict[str, str]:
     """Install what PINS names, once; the peers that cannot be, with the last line that pip said."""
     state = ENVIRONMENT / STATE
-    pins = {name: list(of) for name, of in PINS.items()}
+    pins = {name: [*of, *ALONE.get(name, ())] for name, of in PINS.items()}
     if state.is_file() and (held := json.loads(state.read_text()))["pins"] == pins:
         return held["failed"]
     subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
     fitting: list[str] = []
     failed: dict[str, str] = {}
     for name, of in PINS.items():
-        pip = [str(ENVIRONMENT / "bin/python"), "-m", "pip", "install", "--quiet", *fitting, *of]
-        done = subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            failed[name] = f"pip install {' '.join(of)} ends with `{last_line(done.stderr)}`"
-        elif name not in MAKERS:
-            failed[name] = "it can be installed here, and no pipeline is written for it"
+        refusal = refused_by_pip([*fitting, *of])
+        if not refusal and name in ALONE:
+            refusal = refused_by_pip(["--no-deps", *ALONE[name]])
+        if refusal:
+            failed[name] = refusal
         else:
             fitting += of
     state.write_text(json.dumps({"pins": pins, "failed": failed}, indent=2) + "\n")
     return failed
+
+
+def refused_by_pip(packages: list[str]) -> str:
+    """Install packages; where pip refuses, how."""
+    pip = [str(ENVIRONMENT / "bin/python"), "-m", "pip", "install", "--quiet", *packages]
+    done = subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return f"pip install {' '.join(packages)} ends with `{last_line(done.stderr)}`" if done.returncode else ""
 
 
 def last_line(said: str) -> str:

@@ -19,7 +19,20 @@ import numpy as np
 import peers
 import torch
 from PIL import Image
-from rounds import Facts, figures, interleaved, machine, options, paragraph, photo, speeds, tell, use_threads
+from rounds import (
+    Facts,
+    Row,
+    alone,
+    figures,
+    interleaved,
+    machine,
+    options,
+    paragraph,
+    photo,
+    speeds,
+    tell,
+    use_threads,
+)
 from torchvision import transforms
 
 from keylite.data.dataset import Dataset, from_arrays
@@ -36,6 +49,14 @@ from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 TITLE = "Pipeline: encoded file to tensor"
 BATCH = 32
 BASE = "PIL + torchvision, no augmentation"  # every ratio is against this row
+ROWS = (
+    BASE,
+    "keylite, default augmentation",
+    "keylite, default augmentation, cached",
+    "keylite, default augmentation, normalised",
+    "keylite, no augmentation",
+)
+COPIES = 3  # processes of a row, which take turns: where its memory happens to lie makes one a fifth faster or slower
 WIDTH, HEIGHT = 1280, 720  # px of the JPEG files with small boxes
 SIDES = (96, 256, 512)  # px of their boxes
 GEOMETRY = ("rotate", "scale", "shift", "aspect")  # fields of an Augmentation that are named with their ranges
@@ -81,15 +102,32 @@ def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callabl
         return lambda step: torch.from_numpy(examples.batch(items(step))[0])
 
     augmented = with_keylite(augmentation=augmentation)
-    return {
-        BASE: with_torchvision,
-        "keylite, default augmentation": augmented,
-        "keylite, default augmentation, cached": with_keylite(augmentation=augmentation, cache=True),
-        "keylite, default augmentation, normalised": lambda step: (
-            (augmented(step).permute(0, 3, 1, 2).float() - mean) / std
-        ),
-        "keylite, no augmentation": with_keylite(),
-    }
+    made = (
+        with_torchvision,
+        augmented,
+        with_keylite(augmentation=augmentation, cache=True),
+        lambda step: (augmented(step).permute(0, 3, 1, 2).float() - mean) / std,
+        with_keylite(),
+    )
+    return dict(zip(ROWS, made, strict=True))
+
+
+def row_of(name: str, data: Dataset, size: int, box: str) -> Callable[[int], None]:
+    """One of them, a turn of all images at a call: whoever prepares batches does nothing else in between."""
+    batch = pipelines(data, size, box)[name]
+
+    def turn(number: int) -> None:
+        for step in steps_of(number, data):
+            batch(step)
+
+    turn(0)  # warm, and what is to be kept is
+    return turn
+
+
+def steps_of(turn: int, data: Dataset) -> range:
+    """The batches of a turn."""
+    steps = max(1, len(data) // BATCH)
+    return range(turn * steps, (turn + 1) * steps)
 
 
 def regions_of(data: Dataset, size: int, box: str) -> list[tuple[int, ...]] | None:
@@ -153,14 +191,27 @@ def scene_files(folder: Path, count: int, side: int) -> Dataset:
 
 def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed: dict[str, str]) -> Facts:
     """A table: what its images are, by how much keylite reduces them as it decodes, and its rows."""
-    size, steps = (choices.size, choices.size), max(1, len(data) // BATCH)
+    size, images = (choices.size, choices.size), len(steps_of(0, data)) * BATCH
     examples = Examples(data, size, box=box, augmentation=augmentation_for(data, choices.size))
     reduction = examples.reduction(0, data.open_image(0))
-    with running_peers(data, choices.size, box, failed) if choices.peers else contextlib.nullcontext({}) as others:
-        seconds = interleaved(pipelines(data, choices.size, box) | others, steps, choices.rounds)
-        versions = {name: version for peer in others.values() for name, version in peer.versions.items()}
-    facts = {"what": what, "images": steps * BATCH, "reduction": reduction, "versions": versions}
-    return facts | {"rows": figures(seconds, steps * BATCH, BASE)}
+    with contextlib.ExitStack() as stack:
+        rows: dict[str, list[Row]] = {
+            name: [stack.enter_context(alone(row_of, name, data, choices.size, box)) for _ in range(COPIES)]
+            for name in ROWS
+        }
+        versions: dict[str, str] = {}
+        for _ in range(COPIES if choices.peers else 0):
+            for name, peer in stack.enter_context(running_peers(data, choices.size, box, failed)).items():
+                row: Row = lambda turn, peer=peer: sum(peer(step) for step in steps_of(turn, data))  # noqa: E731
+                row(0)
+                rows.setdefault(name, []).append(row)
+                versions |= peer.versions
+        turns: dict[str, Row] = {
+            name: lambda turn, copies=copies: copies[turn % COPIES](turn) for name, copies in rows.items()
+        }
+        seconds = interleaved(turns, 1, choices.rounds)
+    facts = {"what": what, "images": images, "reduction": reduction, "versions": versions}
+    return facts | {"rows": figures(seconds, images, BASE)}
 
 
 # ---- the script

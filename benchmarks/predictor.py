@@ -8,7 +8,6 @@ README.md says how to read it.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import write_image
+from keylite.runtime.machine import cores
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
@@ -141,7 +141,7 @@ def measure(choices: argparse.Namespace) -> Facts:
         for path, image in zip(files, gauges(FILES, size=choices.side).images, strict=True):
             write_image(path, np.asarray(image))
         facts |= {"model": model.name, "streams": {}, "memory": {}}
-        for threads in choices.threads or sorted({1, os.cpu_count() or 1}):
+        for threads in choices.threads or sorted({1, cores()}):
             seconds = interleaved(streams(model, files, threads), 1, choices.rounds)
             facts["streams"][threads] = figures(seconds, FILES, ONE_BY_ONE.format(threads))
         for count in (FEW, choices.memory) if choices.memory else ():

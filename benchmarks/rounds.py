@@ -7,13 +7,16 @@ of nothing but those facts; bench.py puts the sections of all into one page.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
-import os
+import logging
+import multiprocessing
 import statistics
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +25,7 @@ import cv2
 import numpy as np
 
 from keylite.environment import processor, versions
+from keylite.runtime.machine import cores
 
 Facts = dict[str, Any]
 Row = Callable[[int], object]
@@ -50,6 +54,32 @@ def interleaved(rows: dict[str, Row], steps: int, rounds: int) -> dict[str, list
     return seconds
 
 
+@contextlib.contextmanager
+def alone(make: Callable[..., Row], *given: object, threads: int = 1) -> Iterator[Row]:
+    """The row that `make(*given)` is, in a process of its own: what it does to memory and caches meets no other row."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (make, given, threads)) as process:
+        yield lambda number: process.submit(_take, number).result()
+
+
+own: Row  # of a row's process
+
+
+def _begin(make: Callable[..., Row], given: tuple[object, ...], threads: int) -> None:
+    """What a row's process does first."""
+    global own
+    use_threads(threads)
+    for name in ("timm", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    own = make(*given)
+
+
+def _take(number: int) -> float:
+    """Seconds of a step in a row's process."""
+    start = time.perf_counter()
+    own(number)
+    return time.perf_counter() - start
+
+
 def figures(seconds: dict[str, list[float]], images: int, base: str) -> dict[str, Facts]:
     """Each row's images a second (median of rounds), and how many times as fast as `base` it was in each round."""
     found = {}
@@ -65,7 +95,7 @@ def machine(threads: int) -> Facts:
     packages = versions()
     for name in ("torchvision", "pillow"):
         packages[name] = importlib.metadata.version(name)
-    return {"machine": processor(), "cores": os.cpu_count(), "threads": threads, "versions": packages}
+    return {"machine": processor(), "cores": cores(), "threads": threads, "versions": packages}
 
 
 def use_threads(threads: int) -> None:

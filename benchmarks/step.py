@@ -9,18 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import logging
-import multiprocessing
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import timm
 import torch
-from rounds import Facts, Row, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
+from rounds import Facts, alone, figures, interleaved, machine, options, paragraph, speeds, tell
 
 from keylite.pytorch.cpu import keep_memory, learn_by_taps
 from keylite.pytorch.losses import loss
@@ -34,7 +30,6 @@ TITLE = "Training step"
 KEYPOINTS = 68
 BASE = "plain: contiguous float NCHW"  # every ratio is against this row
 Step = Callable[[int], None]
-own_step: Step  # of a row's process
 
 
 def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
@@ -105,11 +100,11 @@ def stepped(network: torch.nn.Module, batch: int, size: int, shape: tuple[int, .
     return step
 
 
-def made_batch(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def made_batch(batch: int, size: int, keypoints: int = KEYPOINTS) -> tuple[torch.Tensor, torch.Tensor]:
     """Random pixels uint8 (B, H, W, 3) and unit_xy (B, K, 2)."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (batch, size, size, 3), np.uint8)
-    return torch.from_numpy(pixels), torch.from_numpy(generator.random((batch, KEYPOINTS, 2), np.float32))
+    return torch.from_numpy(pixels), torch.from_numpy(generator.random((batch, keypoints, 2), np.float32))
 
 
 Maker = Callable[[int, int], Step]
@@ -130,34 +125,15 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def begin(make: Maker, batch: int, size: int, threads: int) -> None:
-    """What a row's process does first."""
-    global own_step
-    use_threads(threads)
-    torch.manual_seed(0)
-    for name in ("timm", "torch.utils.cpp_extension"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    own_step = make(batch, size)
-
-
-def take(number: int) -> float:
-    """Seconds of a step in a row's process."""
-    start = time.perf_counter()
-    own_step(number)
-    return time.perf_counter() - start
-
-
 def measure(choices: argparse.Namespace) -> Facts:
     """The figures of each batch size."""
     batches = {}
     for batch in choices.batch:
         with contextlib.ExitStack() as stack:
-            rows: dict[str, Row] = {}
-            for name, make in ROWS.items():
-                given = make, batch, choices.size, choices.threads
-                pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, given)
-                stack.enter_context(pool)
-                rows[name] = lambda number, pool=pool: pool.submit(take, number).result()
+            rows = {
+                name: stack.enter_context(alone(make, batch, choices.size, threads=choices.threads))
+                for name, make in ROWS.items()
+            }
             seconds = interleaved(rows, choices.steps, choices.rounds)
         batches[batch] = figures(seconds, batch * choices.steps, BASE)
     facts = {"size": choices.size, "steps": choices.steps, "rounds": choices.rounds, "batches": batches}

@@ -19,6 +19,7 @@ for module in ("torchvision", "PIL", "timm", "tensorflow"):
     pytest.importorskip(module, reason="benchmarks need both frameworks and Pillow")
 
 import bench
+import growth
 import inference
 import peers
 import pipeline
@@ -34,7 +35,7 @@ from keylite.runtime.images import image_size
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"bench": bench} | {
-    script.__name__: script for script in (pipeline, step, training, inference, predictor, startup, scaling)
+    script.__name__: script for script in (pipeline, step, training, growth, inference, predictor, startup, scaling)
 }
 FIGURES = ROOT / "docs/benchmarks.json"
 
@@ -48,7 +49,16 @@ def measured(script: Any, flags: str) -> tuple[dict, str]:
     return facts, script.section(facts)
 
 
-def test_the_pipeline_is_measured():
+def test_growth_is_measured():
+    two = "2 processes of 1 thread, batch 8 each"
+    facts, told = measured(growth, f"--rounds 1 --steps 1 --rows '{two}'")
+    assert list(facts["rows"]) == [growth.BASE, two]
+    assert facts["rows"][growth.BASE]["ratio"] == 1
+    assert f"| {two} |" in told
+
+
+def test_the_pipeline_is_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline, "COPIES", 1)
     facts, told = measured(pipeline, "--rounds 1 --images 2 --scenes 2 --boxes 48 512 --size 64")
     whole, small, large = facts["cases"]
     assert (whole["reduction"], small["reduction"], large["reduction"]) == (1, 1, 4)  # 192, 60 and 640 px to 64
@@ -227,18 +237,21 @@ def test_peers_are_installed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     failed = peers.installed()
     assert list(failed) == ["mmpose"]
     assert failed["mmpose"].endswith("ends with `ImportError: no pip`")
-    assert len(ran) == 1 + len(peers.PINS)
+    assert len(ran) == 1 + len(peers.PINS) + len(peers.ALONE)
+    assert [command[5] for command in ran[1:]].count("--no-deps") == len(peers.ALONE)
     assert {*peers.PINS["torchvision v2"], *peers.PINS["albumentations"]} <= {*ran[2]}  # a later one fits the earlier
     assert peers.installed() == failed
-    assert len(ran) == 1 + len(peers.PINS)
+    assert len(ran) == 1 + len(peers.PINS) + len(peers.ALONE)
     monkeypatch.setitem(peers.PINS, "albumentations", ("albumentations==0",))
     peers.installed()
-    assert len(ran) == 2 * (1 + len(peers.PINS))
+    assert len(ran) == 2 * (1 + len(peers.PINS) + len(peers.ALONE))
 
 
 def test_pins_are_exact_and_peers_have_notes():
-    assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pins in peers.PINS.values() for pin in pins)
-    assert set(peers.NOTES) == set(peers.MAKERS) <= set(peers.PINS)
+    assert all(
+        re.fullmatch(r"[\w-]+==[\d.]+", pin) for pins in (*peers.PINS.values(), *peers.ALONE.values()) for pin in pins
+    )
+    assert set(peers.NOTES) == set(peers.MAKERS) == set(peers.PINS) >= set(peers.ALONE)
 
 
 # ---- the page

@@ -73,7 +73,7 @@ def test_figures_are_those_of_evaluate(smoke: Path):
     assert row["float"]["interval"] == pytest.approx(found.nme.interval, rel=1e-6)
     assert row["float"]["median"] == pytest.approx(found.nme.median, rel=1e-6)
     assert row["float"]["of_seeds"] == [row["float"]["nme"]] * 2
-    jittered = [keylite.evaluate(model, test, jitter_box=0.1, seed=seed).nme.mean for seed in range(5)]
+    jittered = [keylite.evaluate(model, test, jitter_box=0.1, seed=seed).nme.mean for seed in range(accuracy.DRAWS)]
     assert row["jittered"]["nme"] == pytest.approx(np.mean(jittered), rel=1e-6)
     assert (facts["split"], facts["count"], facts["missing"]) == ("val", len(test), ["heatmap-64"])
     assert (row["seeds"], row["epochs"], row["best_epochs"], row["pretrained"]) == ([0, 1], 1, [1, 1], ["none"])
@@ -186,6 +186,16 @@ def test_a_plan_reads_from_every_kind_of_file(suffix: str, tmp_path: Path):
         Recipe(lr=1e-2, threads=1, normalize="36,45"),
     ]
     assert set(found[2].asked) == {"normalize", "threads", "lr"}
+
+
+def test_a_plan_says_what_is_not_exported(smoke: Path, tmp_path: Path):
+    plan = {"runs": {"a": {"exports": False}, "b": {"exports": True}, "c": {"lr": 0.5}, "d": None}}
+    assert accuracy.unexported(plan) == {"a"}
+    (tmp_path / "plan.json").write_text(json.dumps({"base": runs.SMOKE, "runs": {"r": {"seed": 0, "exports": False}}}))
+    shutil.copytree(smoke / "regression-64-seed0", tmp_path / "r")
+    accuracy.main(report(tmp_path, "--plan", str(tmp_path / "plan.json")))
+    (row,) = json.loads((tmp_path / "docs/results/accuracy.json").read_text())["rows"]
+    assert row["files"] == {} and row["float"]["nme"] > 0
 
 
 BAD_PLANS = {

@@ -119,8 +119,15 @@ def read_plan(path: Path) -> dict[str, Any]:
     if not isinstance(plan, dict) or not set(plan) <= {"base", "runs"} or not isinstance(plan.get("runs"), dict):
         raise ValueError(f"{path}: expected `runs` with choices by name, and perhaps `base`; got {plan!r:.80}")
     for name, given in {"base": plan.get("base"), **plan["runs"]}.items():
-        if not isinstance(given, dict | None) or not isinstance((given or {}).get("seeds", []), list):
-            raise ValueError(f"{path}: {name}: expected choices by name, where `seeds` is a list; got {given!r:.80}")
+        if (
+            not isinstance(given, dict | None)
+            or not isinstance((given or {}).get("seeds", []), list)
+            or not isinstance((given or {}).get("exports", True), bool)
+        ):
+            raise ValueError(
+                f"{path}: {name}: expected choices by name, where `seeds` is a list and `exports` true or false; got "
+                f"{given!r:.80}"
+            )
     return plan
 
 
@@ -132,9 +139,8 @@ def planned(plan: dict[str, Any], overrides: dict[str, str], out: Path, parts: P
         if given is None:
             found.append(as_it_is(out / name, parts))
             continue
-        choices = base | given
+        choices = base | {name: value for name, value in given.items() if name != "exports"}
         seeds = choices.pop("seeds", None)
-        choices.pop("exports", None)
         for seed in seeds or [choices.get("seed")]:
             own = choices if seed is None else choices | {"seed": seed}
             folder = out / (f"{name}-seed{seed}" if seeds else name)
@@ -190,13 +196,13 @@ def exported(run: Run, kind: str, parts: Parts) -> tuple[Path | None, str]:
 # ---- figures
 
 
-def rows_of(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but their seed, together, in order."""
+def rows_of(runs: Sequence[Run], alone: set[str]) -> list[list[Run]]:
+    """Runs that differ in nothing but their seed, together, in order. alone: see `unexported`."""
     rows: dict[str, list[Run]] = {}
     for run in runs:
         recipe = to_dict(recipe_in(run.folder)) | dict.fromkeys((*WITHOUT_EFFECT, "seed"))
         recipe["pretrained"] = Path(recipe["pretrained"]).name
-        rows.setdefault(json.dumps(recipe), []).append(run)
+        rows.setdefault(json.dumps([recipe, run.plan in alone]), []).append(run)
     return list(rows.values())
 
 
@@ -227,7 +233,7 @@ def figures_of(
     runs: Sequence[Run], parts: Parts, choices: argparse.Namespace, normalize: str, alone: set[str]
 ) -> Facts:
     """All figures of finished runs: exports, then one look at the split, then times. alone: see `unexported`."""
-    rows = rows_of(runs)
+    rows = rows_of(runs, alone)
     kinds = {run.name: () if run.plan in alone else choices.files for run in runs}
     exports = {run.name: {kind: exported(run, kind, parts) for kind in kinds[run.name]} for run in runs}
     data: Any = getattr(parts, choices.split)
@@ -347,19 +353,29 @@ def text(facts: Facts | None) -> str:
             f"{facts['draws']} draws.",
         ),
         table((*names, *ACCURACY), [_accuracy_cells(row, rows) for row in rows]),
-        paragraph(
-            "What an export costs: each file on the same split, beside its own run in float; and the time of engine",
-            f"and decode for one crop on one thread, in {facts['rounds']} rounds of {facts['images']} crops, all files",
-            f"in turns. A ratio is the median of the rounds', to the {PLAIN} head's file of that size.",
-        ),
-        table((*names, *COST), [_file_cells(row, rows, *file) for row in rows for file in row["files"].items()]),
-        "![NME against time](images/accuracy.png)",
+        *_cost_parts(facts, rows, names),
         *_sigma_parts(rows, names),
         paragraph(machine_line(facts)),
     ]
     if facts["missing"]:
         parts.append(paragraph(not_yet("accuracy", facts["missing"])))
     return "\n\n".join(parts)
+
+
+def _cost_parts(facts: Facts, rows: list[Facts], names: tuple[str, ...]) -> list[str]:
+    """What exports cost, where there are any."""
+    files = [(row, kind, file) for row in rows for kind, file in row["files"].items()]
+    if not files:
+        return []
+    return [
+        paragraph(
+            "What an export costs: each file on the same split, beside its own run in float; and the time of engine",
+            f"and decode for one crop on one thread, in {facts['rounds']} rounds of {facts['images']} crops, all files",
+            f"in turns. A ratio is the median of the rounds', to the {PLAIN} head's file of that size.",
+        ),
+        table((*names, *COST), [_file_cells(row, rows, kind, file) for row, kind, file in files]),
+        "![NME against time](images/accuracy.png)",
+    ]
 
 
 def _sigma_parts(rows: list[Facts], names: tuple[str, ...]) -> list[str]:
@@ -436,7 +452,8 @@ def plot(facts: Facts, path: Path) -> None:
         marks.sort()
     title = f"{facts['split']} of {facts['data']}, {facts['count']} objects; one thread of {facts['machine']}"
     ylabel = f"NME by {facts['normalize']}, %"
-    plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)
+    if lines:
+        plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)
     promising = [row for row in facts["rows"] if row["float"]["sigma"]]
     if promising:
         best = min(promising, key=lambda row: row["float"]["nme"])

@@ -41,6 +41,10 @@ NOTES = {
     "mmpose": "the transforms of its regression configs, with targets: no change of aspect, none of pixels, the box "
     "warped at once, black beyond the image's edges",
 }
+LIKE = {
+    **dict.fromkeys(("torchvision v2", "albumentations"), "like augmentation"),
+    "mmpose": "geometry alone",
+}
 Task = dict[
     str, Any
 ]  # paths, boxes (x0, y0, x1, y1 px, or null for whole images), xy (px), size (px), batch, augmentation

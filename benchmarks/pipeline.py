@@ -1,7 +1,7 @@
 """Images a second of the input pipeline, encoded file to tensor: keylite with augmentation, torchvision without any.
 
-One process, one thread, the same JPEG files; with --peers other libraries with like augmentation, each in a process of
-its own. Run `python benchmarks/pipeline.py --help`; README.md says how to read it.
+One thread, the same JPEG files, and processes of its own for each row; with --peers other libraries with like
+augmentation. Run `python benchmarks/pipeline.py --help`; README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callabl
 
     def with_keylite(**choices: Any) -> Callable[[int], torch.Tensor]:
         examples = Examples(data, (size, size), box=box, **choices)
+        examples.keep_all()
         return lambda step: torch.from_numpy(examples.batch(items(step))[0])
 
     augmented = with_keylite(augmentation=augmentation)
@@ -120,7 +121,7 @@ def row_of(name: str, data: Dataset, size: int, box: str) -> Callable[[int], Non
         for step in steps_of(number, data):
             batch(step)
 
-    turn(0)  # warm, and what is to be kept is
+    turn(0)  # warm
     return turn
 
 
@@ -156,7 +157,7 @@ def running_peers(data: Dataset, size: int, box: str, failed: dict[str, str]) ->
     }
     with contextlib.ExitStack() as stack:
         yield {
-            f"{name}, like augmentation": stack.enter_context(peers.Peer(peers.command_of(name), task))
+            f"{name}, {peers.LIKE[name]}": stack.enter_context(peers.Peer(peers.command_of(name), task))
             for name in peers.PINS
             if name not in failed
         }
@@ -218,7 +219,7 @@ def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed
 
 
 def parser() -> argparse.ArgumentParser:
-    found = options(__doc__)
+    found = options(__doc__, rounds=2 * COPIES)
     found.add_argument("--data", type=Path, help="COCO JSON, one object an image; else rendered gauges")
     found.add_argument("--images", type=int, default=256, help="images a round, in batches of 32 (default 256)")
     found.add_argument("--boxes", type=int, nargs="*", default=SIDES, help=f"px of boxes in {WIDTH}x{HEIGHT} JPEGs")
@@ -255,12 +256,12 @@ def section(facts: Facts) -> str:
     changes = ", ".join(f"{name} {a[f'{name}_p']:g}" for name in CHANGES)
     parts = [
         paragraph(
-            f"One process, one thread, to {facts['size']} px in batches of {BATCH}; medians of {facts['rounds']}",
+            f"One thread, to {facts['size']} px in batches of {BATCH}; medians of {facts['rounds']}",
             "rounds, ratios to the first row: how many times as fast. That row decodes the image, crops the box where",
             "there is one, and does Resize, ToTensor, Normalize. keylite's default augmentation here: geometry,",
             f"{geometry}, flip (p {a['flip_p']:g}); changes of pixels by their probabilities, {changes}. It gives",
             'uint8 pixels, which its networks normalise; "normalised" adds that on the same thread, and "cached" keeps',
-            "decoded images in memory.",
+            f"decoded images in memory. Each row has {COPIES} processes, which take turns of all images.",
         )
     ]
     if facts["peers"]:

@@ -25,7 +25,7 @@ from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import write_image
 from keylite.runtime.machine import cores
-from keylite.runtime.predictor import Predictor
+from keylite.runtime.predictor import BATCH, Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
 
@@ -68,16 +68,16 @@ def stages(size: tuple[int, int]) -> dict[str, Callable[[int], object]]:
 
 def streams(model: Path, files: list[Path], threads: int) -> dict[str, Callable[[int], object]]:
     """Rows of the second table, all files a step. threads: of the engine; readers come on top of them."""
-    predictor, single = (Predictor(model, threads=threads, batch=batch) for batch in (32, 1))
+    predictors = {batch: Predictor(model, threads=threads, batch=batch) for batch in (1, BATCH, 32)}
 
-    def stream(of: Predictor, readers: int) -> Callable[[int], object]:
-        return lambda _: list(of.stream(files, readers=readers))
+    def stream(batch: int, readers: int) -> Callable[[int], object]:
+        return lambda _: list(predictors[batch].stream(files, readers=readers))
 
     rows: dict[str, Callable[[int], object]] = {
-        ONE_BY_ONE.format(threads): lambda _: [predictor(path) for path in files],
-        "stream, batch 1, 1 reader": stream(single, 1),
+        ONE_BY_ONE.format(threads): lambda _: [predictors[BATCH](path) for path in files]
     }
-    return rows | {f"stream, batch 32, {readers} reader(s)": stream(predictor, readers) for readers in (1, 2, 4)}
+    asked = [(1, 1), *((BATCH, readers) for readers in (1, 2, 4)), (32, 2)]
+    return rows | {f"stream, batch {batch}, {readers} reader(s)": stream(batch, readers) for batch, readers in asked}
 
 
 def predict_memory(model: Path, files: list[Path], images: int, folder: Path) -> float:

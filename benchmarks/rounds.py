@@ -61,22 +61,25 @@ def alone(make: Callable[..., Row], *given: object, threads: int = 1) -> Iterato
         yield lambda number: process.submit(_take, number).result()
 
 
-own: Row  # of a row's process
+row_of_this_process: Row  # where it is one of `alone`
 
 
 def _begin(make: Callable[..., Row], given: tuple[object, ...], threads: int) -> None:
     """What a row's process does first."""
-    global own
+    import torch
+
+    global row_of_this_process
     use_threads(threads)
+    torch.manual_seed(0)
     for name in ("timm", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    own = make(*given)
+    row_of_this_process = make(*given)
 
 
 def _take(number: int) -> float:
     """Seconds of a step in a row's process."""
     start = time.perf_counter()
-    own(number)
+    row_of_this_process(number)
     return time.perf_counter() - start
 
 

@@ -19,6 +19,7 @@ for module in ("torchvision", "PIL", "timm", "tensorflow"):
     pytest.importorskip(module, reason="benchmarks need both frameworks and Pillow")
 
 import bench
+import gpu
 import growth
 import inference
 import peers
@@ -35,7 +36,8 @@ from keylite.runtime.images import image_size
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"bench": bench} | {
-    script.__name__: script for script in (pipeline, step, training, growth, inference, predictor, startup, scaling)
+    script.__name__: script
+    for script in (pipeline, step, training, growth, gpu, inference, predictor, startup, scaling)
 }
 FIGURES = ROOT / "docs/benchmarks.json"
 
@@ -47,6 +49,27 @@ def measured(script: Any, flags: str) -> tuple[dict, str]:
     """The facts of a script as they are kept, and its section."""
     facts = json.loads(json.dumps(script.measure(script.parser().parse_args(shlex.split(flags)))))
     return facts, script.section(facts)
+
+
+def test_what_workers_make_is_measured(tmp_path: Path):
+    choices = gpu.parser().parse_args(["--size", "64", "--batch", "2", "--images", "32", "--workers", "1"])
+    assert gpu.loaded(pipeline.gauge_files(tmp_path, 32), choices, 1) > 0
+    with pytest.raises(ValueError, match="--images: expected at least 16384"):
+        gpu.loaded(pipeline.gauge_files(tmp_path, 2), gpu.parser().parse_args(["--batch", "128", "--images", "2"]), 16)
+
+
+def test_the_gpu_is_told_of():
+    row = {"images_per_second": 900.0, "busy": 88.4, "made": 12345.6}
+    facts = {
+        "gpu": "A GPU",
+        "size": 224,
+        "precision": "bf16",
+        "batch": 128,
+        "images": 9,
+        "bare": 1000.0,
+        "rows": {"8": row},
+    }
+    assert "| 8 | 900 | 0.90 | 88 % | 12346 |" in gpu.section(facts)
 
 
 def test_growth_is_measured():
@@ -251,7 +274,7 @@ def test_pins_are_exact_and_peers_have_notes():
     assert all(
         re.fullmatch(r"[\w-]+==[\d.]+", pin) for pins in (*peers.PINS.values(), *peers.ALONE.values()) for pin in pins
     )
-    assert set(peers.NOTES) == set(peers.MAKERS) == set(peers.PINS) >= set(peers.ALONE)
+    assert set(peers.NOTES) == set(peers.LIKE) == set(peers.MAKERS) == set(peers.PINS) >= set(peers.ALONE)
 
 
 # ---- the page

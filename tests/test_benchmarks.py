@@ -22,6 +22,7 @@ import learning_curve
 import predictor
 import runs
 import scaling
+import search
 import small_data
 
 import keylite
@@ -34,7 +35,7 @@ from keylite.recipe import Recipe, make_recipe, to_dict, write_recipe
 from keylite.runtime.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data}
+SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data, "search": search}
 
 
 def refuse(*_: object, **__: object) -> None:
@@ -211,6 +212,12 @@ BAD_PLANS = {
         "runs: {a: {seeds: 3}}",
         "plan.yaml: a: expected choices by name, where `seeds`",
     ),
+    "exports that are no answer": (
+        "plan.yaml",
+        "runs: {a: {exports: 'no'}}",
+        "plan.yaml: a: expected choices by name, where `seeds` is a list and `exports` true or false",
+    ),
+    "exports of all": ("plan.yaml", "base: {exports: false}\nruns: {}", "plan: base: unknown choice 'exports'"),
     "a base of no choices": ("plan.yaml", "base: x\nruns: {}", "plan.yaml: base: expected choices by name"),
     "more than that": ("plan.yaml", "runs: {}\nrows: 1", "expected `runs` with choices by name"),
     "an unknown choice": ("plan.yaml", "runs: {a: {heed: rle}}", "plan: a: unknown choice 'heed'; did you mean seed?"),
@@ -417,6 +424,22 @@ def test_how_far_two_views_lie_apart():
 
 
 # ---- the other two scripts
+
+
+def test_the_search_is_made(tmp_path: Path):
+    search.main(["--smoke", "--out", str(tmp_path)])
+    ((group,), missing) = (
+        json.loads((tmp_path / "docs/results/search.json").read_text())[n] for n in ("groups", "missing")
+    )
+    assert [(row["changed"], row["seeds"]) for row in group["rows"]] == [({}, [0, 1]), ({"epochs": 2}, [0])]
+    assert missing == []
+    model = tmp_path / "regression-epochs-2-seed0/model.safetensors"
+    assert group["rows"][1]["nme"] == [
+        pytest.approx(keylite.evaluate(model, runs.smoke_parts().val).nme.mean, rel=1e-6)
+    ]
+    page = (tmp_path / "docs/results.md").read_text()
+    cells = [line for line in page.splitlines() if line.startswith("| epochs 2 | 0 |")]
+    assert len(cells) == 1 and re.search(r"\| [+-]\d+\.\d\d \|$", cells[0])
 
 
 def test_a_learning_curve_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

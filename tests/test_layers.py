@@ -33,7 +33,8 @@ PYTORCH = {"torch", "timm", "lightning", "safetensors", "onnx", "onnxscript", "o
 TENSORFLOW = {"tensorflow", "keras", "safetensors", "ai_edge_litert"}
 
 LAYERS = {  # layer: keylite layers and packages at the top of its modules, and those inside functions alone
-    "runtime": ({"runtime"} | RUNTIME, {"simplejpeg"}),
+    "runtime": ({"runtime"} | RUNTIME, set()),
+    "runtime.images": ({"runtime"} | RUNTIME, {"simplejpeg"}),
     "data": ({"runtime", "data"} | RUNTIME, set()),
     "pretrained": ({"runtime"}, set()),
     "metrics": ({"numpy"}, {"faster_coco_eval"}),
@@ -47,7 +48,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "recipe": ({"runtime", "data", "yaml"} | RUNTIME, set()),
     "draw": ({"runtime", "data"} | RUNTIME, set()),
     "plots": ({"runtime"}, {"matplotlib", "reliability"}),
-    "processes": ({"recipe"}, set()),
+    "processes": ({"recipe", "runtime"}, set()),
     "run": ({"runtime", "data", "metrics", "report", "evaluation", "recipe", "plots", "processes"} | RUNTIME, set()),
     "checkpoint": ({"runtime", "numpy"}, set()),
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),

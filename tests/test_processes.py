@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from keylite import processes
 from keylite.processes import World, run_all, speaks, world_of
 from keylite.recipe import make_recipe
 
@@ -128,6 +129,23 @@ def test_a_process_knows_its_place(choices: dict, environment: dict, wanted, mon
     found = world_of(make_recipe(choices))
     assert (None if found is None else found[:2]) == wanted
     assert speaks(make_recipe(choices)) is (wanted is None or wanted[0] == 0)
+
+
+SHARES = {  # cores this process may use, of how many, devices, launcher: its share
+    "alone": (8, 8, 1, "", 8),
+    "four started here": (8, 8, 4, "", 2),
+    "more than there are": (2, 2, 4, "", 1),
+    "four in a container of 8": (8, 64, 4, "torchrun", 2),
+    "bound by srun": (16, 64, 4, "srun", 16),
+    "not bound by srun": (64, 64, 4, "srun", 16),
+}
+
+
+@pytest.mark.parametrize(("own", "machine", "devices", "launcher", "share"), SHARES.values(), ids=SHARES)
+def test_a_process_has_its_share_of_cores(own: int, machine: int, devices: int, launcher: str, share: int, monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: own)
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    assert processes.cores_of(make_recipe({"devices": devices}), launcher) == share
 
 
 def test_one_alone_gathers_what_it_has():

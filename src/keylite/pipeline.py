@@ -102,7 +102,8 @@ def prepare(
     if profile and recipe.framework != "pytorch":
         raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
     _speak_of_parts(recipe, data, val)
-    data, val = (_checked(part, max_megapixels, skip_bad, first) for part in (data, val))
+    data = data.check_images(max_megapixels, skip_bad)
+    val = val.check_images(max_megapixels, skip_bad)
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
@@ -147,16 +148,6 @@ def prepare(
         return run.model
 
     return go
-
-
-def _checked(data: Dataset, max_megapixels: float, skip_bad: bool, first: bool) -> Dataset:
-    """The data set once its images have been read, which the first process does for those that are launched beside it.
-
-    Where bad ones are left out, all must know which, and each looks for itself.
-    """
-    if first or skip_bad:
-        return data.check_images(max_megapixels, skip_bad)
-    return dataclasses.replace(data, max_megapixels=max_megapixels)
 
 
 def _fit(run: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:

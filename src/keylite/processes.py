@@ -23,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 from keylite.recipe import Recipe
+from keylite.runtime.machine import cores
 
 log = logging.getLogger("keylite")
 
@@ -79,6 +80,13 @@ def world_of(recipe: Recipe) -> World | None:
             "docs/scaling.md has the commands"
         )
     return None
+
+
+def cores_of(recipe: Recipe, launcher: str = "") -> int:
+    """Processor cores for each of the processes of this machine; srun may have bound each to its own already."""
+    own = cores()
+    bound = launcher == "srun" and own < (os.cpu_count() or 1)
+    return own if bound else max(1, own // recipe.devices)
 
 
 def speaks(recipe: Recipe) -> bool:

@@ -220,6 +220,14 @@ def flow_and_its_moments(out: Path) -> list[list[float]]:
     return [t.flatten().tolist() for t in (*flow, *(t for kept in moments for t in kept.values()))]
 
 
+def test_a_damaged_resume_checkpoint_is_one_line(parts, whole_run, tmp_path):
+    out = shutil.copytree(whole_run, tmp_path / "run")
+    content = (out / "resume.ckpt").read_bytes()
+    (out / "resume.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"resume\.ckpt: the file is damaged; start anew"):
+        keylite.train(recipe(**MOVED), *parts, out, resume=True)
+
+
 def test_a_flow_is_trained_and_in_the_resume_checkpoint_alone(whole_rle):
     found = flow_and_its_moments(whole_rle)
     assert len(found) == 72 * 4, "weights and biases; two moments and a count of steps of each"
@@ -414,6 +422,16 @@ def test_two_processes_take_the_steps_of_one(by_two: Path, uneven: Dataset, tmp_
     assert list((by_two / "tensorboard").glob("events*"))
 
 
+def test_two_processes_train_a_whole_network_as_one_does(uneven: Dataset, tmp_path: Path):
+    """Every weight of a backbone whose normalisation knows no batch."""
+    val, choices = gauges(5, "test", seed=2, size=64), TOGETHER | {"backbone": "timm:test_convnext", "freeze_epochs": 0}
+    keylite.train(recipe(**choices, batch=8), uneven, val, tmp_path / "one")
+    keylite.train(recipe(**choices, batch=4, devices=2), uneven, val, tmp_path / "two")
+    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for tensor in one:
+        torch.testing.assert_close(two[tensor], one[tensor], rtol=0, atol=1e-5)
+
+
 def test_one_process_goes_on_where_two_stopped(by_two: Path, uneven: Dataset, tmp_path: Path):
     """And the other way round is refused where the batches are not as large together."""
     shutil.copytree(by_two, tmp_path, dirs_exist_ok=True)
@@ -477,19 +495,6 @@ def test_one_of_several_that_fails_ends_the_run(on_disk: Dataset, parts, tmp_pat
     with pytest.raises(ValueError, match=f"^{re.escape(str(gone))}: no such image file"):
         keylite.train(recipe(cache="off", batch=4, devices=2), on_disk, parts[1], tmp_path / "run")
     assert not multiprocessing.active_children()
-
-
-@pytest.mark.parametrize(("skip_bad", "looks"), [(False, 0), (True, 2)])
-def test_images_are_checked_by_the_first_of_several(skip_bad: bool, looks: int, parts, tmp_path: Path, monkeypatch):
-    """Where bad ones are left out, the others must know which."""
-    looked, check = [], Dataset.check_images
-    monkeypatch.setattr(Dataset, "check_images", lambda data, *given: looked.append(data) or check(data, *given))
-    monkeypatch.setattr(training.log, "level", training.log.level)  # the second process says nothing
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    choices = {"resume": False, "overwrite": False, "skip_bad": skip_bad, "max_megapixels": 100.0}
-    pipeline.prepare(recipe(devices=2), *parts, tmp_path, **choices)
-    assert len(looked) == looks
 
 
 def test_statistics_of_several_gpus_keep_the_activations():

@@ -18,9 +18,11 @@ from typing import overload
 import numpy as np
 
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, check_image, image_size, open_image, read_image
+from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton, unnamed
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
+SPARE = 4  # threads beyond the cores, for those that wait for the disk
 RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
 
 
@@ -277,7 +279,7 @@ class Dataset:
                 if problem:
                     problems[image] = problem
 
-        pool = ThreadPoolExecutor()
+        pool = ThreadPoolExecutor(cores() + SPARE)
         runs = [range(start, min(start + RUN, len(sizes))) for start in range(0, len(sizes), RUN)]
         try:
             for _ in pool.map(look, runs):

@@ -13,6 +13,7 @@ import multiprocessing
 import sys
 import types
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
-from keylite.processes import World, world_of
+from keylite.processes import World, cores_of, world_of
 from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
@@ -49,7 +50,6 @@ from keylite.recipe import Recipe
 from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
-from keylite.runtime.machine import cores
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
@@ -279,9 +279,10 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     """
     recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
     world = world._replace(gather=_gathered) if world.size > 1 else world
-    share = max(1, cores() // recipe.devices)
-    if device.type == "cpu":
-        torch.set_num_threads(recipe.threads or min(torch.get_num_threads(), share))
+    share = cores_of(recipe, world.launcher)
+    if device.type == "cpu":  # torchrun asks for one thread where nobody asked for another number
+        most = share if world.size > 1 else torch.get_num_threads()
+        torch.set_num_threads(recipe.threads or min(share, most))
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
     order = EpochOrder(examples, batch, world)
@@ -332,6 +333,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     # TensorBoard would import TensorFlow, where it is installed, to write these files; this name tells it not to.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
+    if checkpoint and not zipfile.is_zipfile(checkpoint):
+        raise ValueError(f"{checkpoint}: the file is damaged; start anew with --overwrite, or choose another --out")
     with warnings.catch_warnings():
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)

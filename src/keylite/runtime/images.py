@@ -96,8 +96,9 @@ def open_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = 
     width, height = _upright(header)
     # a block that is cut off by the stored picture's last column or row must not come first when it is turned
     whole_blocks = width % 8 == height % 8 == 0 or _orientation(header.exif) in (1, 5)
-    reducible = header.components > 0 and header.square and whole_blocks and width * height <= 1e6 * MAX_MEGAPIXELS
-    usual = header.components == 3 and _orientation(header.exif) == 1
+    usual_size = width * height <= 1e6 * MAX_MEGAPIXELS
+    reducible = header.components > 0 and header.square and whole_blocks and usual_size
+    usual = header.components == 3 and usual_size and (not header.exif or _says_upright(header.exif))
     return Picture(name, data, (height, width, 3), reducible, usual=usual)
 
 
@@ -144,7 +145,7 @@ def _decoded(name: str, data: bytes, flags: int) -> np.ndarray:
 
 @functools.cache
 def _simplejpeg() -> Callable[..., np.ndarray] | None:
-    """simplejpeg's decoder, where it is installed; it and OpenCV have the same library, but OpenCV reads row by row."""
+    """simplejpeg's decoder, where it is installed: libjpeg-turbo, as in OpenCV, which takes it row by row."""
     try:
         from simplejpeg import decode_jpeg
     except ImportError:
@@ -157,7 +158,7 @@ def decoded_sooner(data: bytes | np.ndarray, order: str) -> np.ndarray | None:
     decode = _simplejpeg()
     try:
         return None if decode is None else decode(data, order)
-    except ValueError:
+    except (ValueError, MemoryError):
         return None
 
 
@@ -207,9 +208,9 @@ def _load(source: Path | str | bytes) -> tuple[str, bytes]:
         raise ValueError(f"image: expected a path, bytes or a uint8 array (H, W, 3), got {type(source).__name__}")
     name = str(source)
     try:
-        with open(source, "rb", buffering=0) as file:
+        with open(source, "rb") as file:
             start = file.read(READ_AT_ONCE)
-            return name, start + file.readall() if _kind(start) else start
+            return name, start + file.read() if _kind(start) else start
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: no such image file") from None
     except IsADirectoryError:
@@ -383,6 +384,14 @@ def _orientation(exif: bytes) -> int:
         return _tiff_tags(exif, 0)[0].get(TIFF_ORIENTATION, 1)
     except struct.error:
         return 1
+
+
+def _says_upright(exif: bytes) -> bool:
+    """Whether an EXIF block says so in the usual way; of another kind of block decoders may think otherwise."""
+    try:
+        return _tiff_tags(exif, 0)[0].get(TIFF_ORIENTATION) == 1
+    except struct.error:
+        return False
 
 
 FORMATS: dict[str, tuple[bytes, Callable[[bytes], Header]]] = {  # name: pattern of the first bytes, header reader

@@ -1,0 +1,204 @@
+"""Training on a GPU: images a second from JPEG files beside the bare step, how busy the GPU is, what workers make.
+
+Needs a GPU and nvidia-smi. Run `python benchmarks/gpu.py --help`; README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from pipeline import augmentation_for, gauge_files
+from rounds import Facts, machine, options, paragraph, table, tell
+from torch.utils.data import DataLoader
+
+import keylite
+from keylite.data.dataset import Dataset
+from keylite.data.examples import Examples
+from keylite.processes import World
+from keylite.pytorch.losses import head_sums, loss
+from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
+from keylite.pytorch.training import OPTIMIZERS, Batches, EpochOrder
+from keylite.recipe import Recipe
+from keylite.runtime.heads import HEADS
+from keylite.runtime.machine import cores
+from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+
+TITLE = "Training on a GPU"
+FILES, VAL = 512, 16  # rendered JPEG files, which objects share; objects of val
+SMI = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100")
+
+
+def recipe_for(choices: argparse.Namespace, workers: int) -> Recipe:
+    """The recipe of all rows."""
+    return Recipe(
+        size=choices.size,
+        batch=choices.batch,
+        precision=choices.precision,
+        workers=workers,
+        epochs=3,
+        lr=3e-3,
+        warmup_epochs=0.5,
+        strength=1.0,
+        mirror="off",
+        pretrained="none",
+        device="cuda",
+    )
+
+
+def bare_step(choices: argparse.Namespace, keypoints: int) -> float:
+    """Images a second of forward, loss, backward and optimizer, pixels on the GPU already."""
+    recipe = recipe_for(choices, 0)
+    head = HEADS[recipe.head](keypoints, recipe.hidden, recipe.input_size)
+    network = EfficientNetLiteRegressor(keypoints, head=head, size=recipe.input_size)
+    model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    criterion = loss(recipe.loss, recipe.input_size)
+    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters()), "lr": 3e-3}], recipe, True)
+    shape = recipe.batch, *recipe.input_size[::-1], 3
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
+    unit_xy = torch.rand(recipe.batch, keypoints, 2, device="cuda")
+    weight = torch.ones(recipe.batch, keypoints, device="cuda")
+
+    def steps(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                raw = model(pixels)
+            total, points, _xy = head_sums(head, criterion, raw.float(), unit_xy, weight, None)
+            (total / points).backward()
+            optimizer.step()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    steps(10)
+    return statistics.median(20 * recipe.batch / steps(20) for _ in range(5))
+
+
+def loaded(data: Dataset, choices: argparse.Namespace, workers: int) -> float:
+    """Images a second that so many workers make for training, nothing else running."""
+    count = max(4, 2 * workers)
+    if len(data) < 4 * count * choices.batch:  # several rounds of all workers
+        raise ValueError(f"--images: expected at least {4 * count * choices.batch}, got {len(data)}")
+    size = choices.size, choices.size
+    examples = Examples(data, size, augmentation=augmentation_for(data, choices.size), cache=True)
+    examples.keep_all()
+    batches = iter(
+        DataLoader(
+            Batches(examples),
+            batch_size=choices.batch,
+            sampler=EpochOrder(examples, choices.batch, World()),
+            num_workers=workers,
+            collate_fn=lambda batch: batch,
+            multiprocessing_context="fork",
+        )
+    )
+    for _ in range(2 * workers):  # made while the others started
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return count * choices.batch / (time.perf_counter() - start)
+
+
+class EpochTimes(logging.Handler):
+    """When each epoch was told to be over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("epoch "):
+            self.times.append(time.perf_counter())
+
+
+def trained(data: Dataset, val: Dataset, recipe: Recipe) -> Facts:
+    """Images a second of `keylite train` in its epochs after the first, validation in it, and how busy the GPU was."""
+    ends, busy = EpochTimes(), []
+    log = logging.getLogger("keylite")
+    log.addHandler(ends)
+    log.setLevel(logging.INFO)
+    smi = subprocess.Popen(SMI, stdout=subprocess.PIPE, text=True)
+
+    def watch() -> None:
+        for line in smi.stdout or ():
+            busy.append((time.perf_counter(), float(line)))
+
+    threading.Thread(target=watch, daemon=True).start()
+    with tempfile.TemporaryDirectory() as out:
+        keylite.train(recipe, data, val, out, overwrite=True)
+    smi.kill()
+    smi.wait()
+    first, last = ends.times[0], ends.times[-1]
+    seen = [share for when, share in busy if first < when < last]
+    rate = (len(ends.times) - 1) * len(data) / (last - first)
+    return {"images_per_second": rate, "busy": statistics.mean(seen) if seen else float("nan")}
+
+
+def parser() -> argparse.ArgumentParser:
+    found = options(__doc__, rounds=None, size=224)
+    found.add_argument("--batch", type=int, default=128, help="objects of a step (default 128)")
+    found.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="(default bf16)")
+    found.add_argument("--workers", type=int, nargs="+", default=[16, 8, 4], help="rows (default 16 8 4)")
+    found.add_argument("--images", type=int, default=16384, help="objects of an epoch (default 16384)")
+    return found
+
+
+def measure(choices: argparse.Namespace) -> Facts:
+    """The bare step, then each number of workers: what they make alone, and training with them."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        files = gauge_files(Path(folder), FILES + VAL)
+        many = np.resize(np.arange(FILES), choices.images)
+        data = dataclasses.replace(files.subset(np.arange(FILES)).subset(many), name="gauges")
+        val = files.subset(np.arange(FILES, FILES + VAL))
+        with ProcessPoolExecutor(1, spawn) as process:
+            bare = process.submit(bare_step, choices, len(data.skeleton)).result()
+        rows = {}
+        for workers in choices.workers:
+            with ProcessPoolExecutor(1, spawn) as process:
+                rows[workers] = process.submit(trained, data, val, recipe_for(choices, workers)).result()
+            rows[workers]["made"] = loaded(data, choices, workers)
+    facts = {"size": choices.size, "batch": choices.batch, "precision": choices.precision, "gpu": gpu_name()}
+    return machine(cores()) | facts | {"images": choices.images, "bare": bare, "rows": rows}
+
+
+def gpu_name() -> str:
+    return torch.cuda.get_device_name()
+
+
+def section(facts: Facts) -> str:
+    """Its part of the page."""
+    text = paragraph(
+        f"{facts['gpu']}: `keylite train` of lite0 with the heatmap head at {facts['size']} px, {facts['precision']},",
+        f"batches of {facts['batch']}, from rendered gauges in JPEG files of 192 px with the default augmentation;",
+        f"epochs of {facts['images']} objects after the first, validation and files in them. The bare step of the same",
+        f"network, pixels on the GPU already, makes {facts['bare']:.0f} images/s. Busy is what nvidia-smi says of the",
+        "GPU. What workers make is measured without training.",
+    )
+    columns = "workers", "images/s", "of the bare step", "GPU busy", "images/s that workers make"
+    cells = [
+        (
+            *(str(workers), f"{row['images_per_second']:.0f}", f"{row['images_per_second'] / facts['bare']:.2f}"),
+            *(f"{row['busy']:.0f} %", f"{row['made']:.0f}"),
+        )
+        for workers, row in facts["rows"].items()
+    ]
+    return f"{text}\n\n{table(columns, cells)}"
+
+
+if __name__ == "__main__":
+    tell(sys.modules[__name__], None)

@@ -1,0 +1,159 @@
+"""The search for the recipe: one choice at a time beside the default one, NME on val alone.
+
+Trains what PLAN lists and tabulates the best epoch of each. Everything is kept as
+it is made, so the same command goes on where it stopped. README.md says how to use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rounds import Facts, machine_line, paragraph, table
+from runs import (
+    FACES,
+    SMOKE,
+    Parts,
+    Run,
+    Section,
+    Work,
+    carry_out,
+    listing,
+    named,
+    not_yet,
+    parts_of,
+    percent,
+    recipe_in,
+    run_options,
+    sets,
+    told,
+    weights_line,
+)
+
+from keylite.recipe import make_recipe
+from keylite.runtime.modelfile import read_spec
+
+SEEDS = 0, 1  # of the first row of a group; the others have the first of them
+Choices = dict[str, Any]
+# A group: the choices of its first row, and for each other row those that it changes.
+PLAN: dict[str, tuple[Choices, list[Choices]]] = {
+    "heatmap": (
+        {"head": "heatmap", "size": 96, "epochs": 6},
+        [
+            {"ema": 0.0},
+            *({"strength": strength} for strength in (0.5, 1.5)),
+            {"occlude_p": 0.0},
+            *({"loss": loss} for loss in ("soft_wing", "huber")),
+            {"freeze_epochs": 1},
+        ],
+    ),
+}
+SMOKE_PLAN: dict[str, tuple[Choices, list[Choices]]] = {"regression": ({}, [{"epochs": 2}])}
+
+
+def planned(choices: argparse.Namespace, parts: Parts) -> list[Run]:
+    """The runs, group by group, the first row's seeds first."""
+    base = {**(SMOKE if choices.smoke else FACES), **sets(choices.set)}
+    found = []
+    for group, (first, others) in (SMOKE_PLAN if choices.smoke else PLAN).items():
+        for changed in ({}, *others):
+            for seed in SEEDS[: None if not changed else 1]:
+                own = base | first | changed | {"seed": seed}
+                plan = "-".join([group.replace(" ", "-"), *(f"{name}-{value}" for name, value in changed.items())])
+                name = f"{plan}-seed{seed}"
+                recipe = make_recipe(own, plan)
+                found.append(Run(name, plan, choices.out / name, recipe, tuple(own), lambda: (parts.train, parts.val)))
+    return found
+
+
+def figures_of(done: list[Run], parts: Parts, smoke: bool) -> Facts:
+    """The val NME of the best epoch of each finished run; rows whose first one is missing have nothing to be beside."""
+    of_plan: dict[str, list[Run]] = {}
+    for run in done:
+        of_plan.setdefault(run.plan, []).append(run)
+    groups = []
+    for group, (first, others) in (SMOKE_PLAN if smoke else PLAN).items():
+        stem, rows = group.replace(" ", "-"), []
+        for changed in ({}, *others):
+            plan = "-".join([stem, *(f"{name}-{value}" for name, value in changed.items())])
+            nme = [read_spec(run.model).report["nme"] for run in of_plan.get(plan, [])]  # type: ignore[index]
+            if nme:
+                seeds = [run.recipe.seed for run in of_plan[plan]]
+                rows.append({"changed": changed, "nme": nme, "seeds": seeds})
+        if rows and not rows[0]["changed"]:
+            groups.append({"name": group, "first": first, "rows": rows})
+    recipe = recipe_in(done[0].folder)
+    return {
+        **{"data": parts.name, "count": len(parts.val), "groups_of_val": len(parts.val.groups)},
+        **{"normalize": recipe.normalize, "mirror": recipe.mirror, "device": recipe.device, "groups": groups},
+        "pretrained": sorted({read_spec(run.model).provenance.pretrained for run in done}),
+    }
+
+
+# ---- the page
+
+COLUMNS = "changed", "seeds", "val NME", "lowest, highest", "points more than the first row"
+
+
+def text(facts: Facts | None) -> str:
+    """The part of the page."""
+    if facts is None:
+        return not_yet("search")
+    parts = [
+        paragraph(
+            f"val of {facts['data']}: {facts['count']} objects, {facts['groups_of_val']} groups; NME by",
+            f"{facts['normalize']} of the best epoch; mirror {facts['mirror']}; what is not named is the default.",
+            weights_line(facts["pretrained"]),
+            f"Trained on a {'GPU' if facts['device'] == 'cuda' else 'CPU'}. The first row of a table shows what",
+            "another seed alone does.",
+        )
+    ]
+    for group in facts["groups"]:
+        said = listing(f"{name} {value}" for name, value in group["first"].items())
+        parts += [f"**{group['name']}**: {said}." if said else f"**{group['name']}**.", table(COLUMNS, _cells(group))]
+    parts.append(paragraph(machine_line(facts)))
+    if facts["missing"]:
+        parts.append(paragraph(not_yet("search", facts["missing"])))
+    return "\n\n".join(parts)
+
+
+def _cells(group: Facts) -> list[tuple[str, ...]]:
+    base = statistics.mean(group["rows"][0]["nme"])
+    return [
+        (
+            listing(f"{name} {value}" for name, value in row["changed"].items()) or "nothing",
+            listing(row["seeds"]),
+            percent(statistics.mean(row["nme"])),
+            f"{100 * min(row['nme']):.2f}, {100 * max(row['nme']):.2f}" if len(row["nme"]) > 1 else "",
+            f"{100 * (statistics.mean(row['nme']) - base):+.2f}" if row["changed"] else "",
+        )
+        for row in group["rows"]
+    ]
+
+
+SECTION = Section("search", text, None)
+
+
+# ---- the command line
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    return run_options(__doc__)
+
+
+def work(choices: argparse.Namespace) -> Work:
+    """What the flags ask for."""
+    parts = parts_of(choices)
+    runs = named(planned(choices, parts), choices.only)
+    return runs, lambda done: figures_of(done, parts, choices.smoke)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    carry_out(parser().parse_args(arguments), SECTION, work)
+
+
+if __name__ == "__main__":
+    told(main)

@@ -105,7 +105,8 @@ def text(facts: Facts | None) -> str:
             f"val of {facts['data']}: {facts['count']} objects, {facts['groups_of_val']} groups; NME by",
             f"{facts['normalize']} of the best epoch; mirror {facts['mirror']}; what is not named is the default.",
             weights_line(facts["pretrained"]),
-            f"Trained on a {'GPU' if facts['device'] == 'cuda' else 'CPU'}. Differences below 0.1 points may be another seed's.",
+            f"Trained on a {'GPU' if facts['device'] == 'cuda' else 'CPU'}. Differences below 0.1 points may be",
+            "another seed's.",
         )
     ]
     for group in facts["groups"]:

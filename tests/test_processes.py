@@ -37,6 +37,12 @@ def refuses(rank: int) -> None:
     threading.Event().wait()  # until it is stopped
 
 
+def loses(rank: int) -> None:
+    if place() == rank:
+        raise ValueError(f"batch: expected less in {rank}")
+    raise RuntimeError("Connection closed by peer")
+
+
 def is_killed(rank: int) -> None:
     if place() == rank:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -73,6 +79,7 @@ def test_all_are_run_and_the_first_one_speaks(
 FAILURES = {
     "the first refuses": ("refuses", 0, ValueError, "batch: expected less in 0"),
     "the second refuses": ("refuses", 1, ValueError, "batch: expected less in 1"),
+    "the first fails for the second": ("loses", 1, ValueError, "batch: expected less in 1"),
     "the second is killed": (
         "is_killed",
         1,

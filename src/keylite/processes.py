@@ -33,6 +33,8 @@ LAUNCHERS = {  # variables that name a process's place and how many there are
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a job's script has that, too
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
+UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's, as the loss of a companion
+GRACE = 2.0  # seconds in which the cause of a failure shows, where it is another process's
 
 
 class World(NamedTuple):
@@ -123,6 +125,7 @@ def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int)
                 mouth.close()  # the children's ends alone are open now
             failed = _first_to_fail(started)
             if failed is not None:
+                failed = _cause(failed, started)
                 raise _error_of(failed, started[failed], ends[failed][0], count)
     finally:
         lines.close()
@@ -177,6 +180,16 @@ def _first_to_fail(started: list[SpawnProcess]) -> int | None:
             if started[rank].exitcode:
                 return rank
     return None
+
+
+def _cause(failed: int, started: list[SpawnProcess]) -> int:
+    """The process that failed by itself, where the first to fail may have done so for the loss of another."""
+    if started[failed].exitcode == UNFORESEEN:
+        multiprocessing.connection.wait([p.sentinel for p in started if p.is_alive()], GRACE)
+        for rank, process in enumerate(started):
+            if process.exitcode not in (None, 0, UNFORESEEN):
+                return rank
+    return failed
 
 
 def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> BaseException:

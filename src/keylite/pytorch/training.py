@@ -21,6 +21,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
@@ -310,7 +311,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         keep_memory()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    times = StepTimes() if run.profile else None
+    times, seen = StepTimes() if run.profile else None, sys.stderr.isatty()
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=recipe.devices,
@@ -322,10 +323,11 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=recipe.accumulate,
         logger=TensorBoardLogger(str(run.out), name="", version="tensorboard"),
-        callbacks=[EpochEnd(run)],
+        # each refresh of a bar waits for the GPU
+        callbacks=[EpochEnd(run), *([TQDMProgressBar(min(FINITE_EVERY, steps_per_epoch))] if seen else [])],
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=seen,
         log_every_n_steps=min(50, steps_per_epoch),
         num_sanity_val_steps=0,
         profiler=times,

@@ -245,13 +245,24 @@ def measure(choices: argparse.Namespace) -> Facts:
         for side in choices.boxes:
             what = f"Boxes of {side} px in JPEG files of {WIDTH}x{HEIGHT} px, grown by {Recipe().padding:.0%}"
             cases.append(case(scene_files(folder, choices.scenes, side), what, choices, "annotation", failed))
-    facts = {"size": choices.size, "rounds": choices.rounds, "augmentation": augmentation, "cases": cases}
+    facts = {
+        "size": choices.size,
+        "rounds": choices.rounds,
+        "augmentation": augmentation,
+        "cases": cases,
+        "copies": COPIES,
+    }
     return machine(threads=1) | facts | {"peers": choices.peers, "failed": failed}
 
 
 def section(facts: Facts) -> str:
     """Its part of the page."""
-    a = facts["augmentation"]
+    a, copies = facts["augmentation"], facts.get("copies")
+    turns = (
+        f"Each row has {copies} processes, which take turns of all images."
+        if copies
+        else "All rows but those of other libraries are of one process, and take turns batch by batch."
+    )
     geometry = ", ".join(f"{name} {a[name]:g} (p {a[f'{name}_p']:g})" for name in GEOMETRY)
     changes = ", ".join(f"{name} {a[f'{name}_p']:g}" for name in CHANGES)
     parts = [
@@ -261,7 +272,7 @@ def section(facts: Facts) -> str:
             "there is one, and does Resize, ToTensor, Normalize. keylite's default augmentation here: geometry,",
             f"{geometry}, flip (p {a['flip_p']:g}); changes of pixels by their probabilities, {changes}. It gives",
             'uint8 pixels, which its networks normalise; "normalised" adds that on the same thread, and "cached" keeps',
-            f"decoded images in memory. Each row has {COPIES} processes, which take turns of all images.",
+            f"decoded images in memory. {turns}",
         )
     ]
     if facts["peers"]:

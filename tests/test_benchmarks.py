@@ -320,7 +320,12 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path):
         runs.Run(name, name, fake_run(tmp_path / name, [], **choices), Recipe(), (), refuse)
         for name, choices in recipes.items()
     ]
-    assert [[run.name for run in row] for row in accuracy.rows_of(found)] == [["a", "b"], ["c"]]
+    assert [[run.name for run in row] for row in accuracy.rows_of(found, set())] == [["a", "b"], ["c"]]
+    assert [[run.name for run in row] for row in accuracy.rows_of(found, {"b"})] == [
+        ["a"],
+        ["b"],
+        ["c"],
+    ]  # not exported
 
 
 def test_figures_are_kept_under_their_key(tmp_path: Path):
@@ -675,7 +680,7 @@ def test_the_predictor_s_rows_find_the_same(onnx_file: Path, tmp_path: Path):
     for path, image in zip(files, gauges(3).images, strict=True):
         write_image(path, np.asarray(image))
     one_by_one, *streams = (row(0) for row in predictor.streams(onnx_file, files, 1).values())
-    assert len(streams) == 4
+    assert len(streams) == 5
     for found in streams:
         assert [one.source for one in found] == files
         for one, points in zip(found, one_by_one, strict=True):

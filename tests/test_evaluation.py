@@ -494,7 +494,7 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
 
-    def read(picture: Picture, reduction: int = 1) -> tuple[np.ndarray, int]:
+    def read(picture: Picture, reduction: int = 1, channels: int = 3) -> tuple[np.ndarray, int]:
         reads.append(int(picture.data[0, 0, 0]))
         return picture.data, 1
 

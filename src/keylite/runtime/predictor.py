@@ -96,7 +96,7 @@ class Predictor:
 
     path: Path | None = None
     engine_name = "memory"
-    batch = 32
+    batch = BATCH
     max_megapixels = MAX_MEGAPIXELS
 
     def __init__(

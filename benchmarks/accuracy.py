@@ -413,7 +413,8 @@ def _where_any(rows: list[Facts], cells: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _names(row: Facts, rows: list[Facts]) -> tuple[str, ...]:
-    told = listing(f"{name} {_shown(value)}" for name, value in row["choices"].items())
+    start = ["random weights"] if row["pretrained"] == ["none"] else []
+    told = listing([*start, *(f"{name} {_shown(value)}" for name, value in row["choices"].items())])
     return row["head"], row["backbone"], size_text(row["size"]), *_where_any(rows, (told,))
 
 

@@ -35,17 +35,36 @@ from runs import (
 from keylite.recipe import make_recipe
 from keylite.runtime.modelfile import read_spec
 
-SEEDS = (0,)  # of the first row of a group; the others have the first of them
+SEEDS = (0, 1, 2)  # of the first row of a group, to tell a change from another seed; other rows have the first
 Choices = dict[str, Any]
 # A group: the choices of its first row, and for each other row those that it changes.
 PLAN: dict[str, tuple[Choices, list[Choices]]] = {
     "heatmap": (
         {"head": "heatmap", "size": 96, "epochs": 6},
         [
+            *({"loss": loss} for loss in ("mse", "huber", "wing", "soft_wing")),
             {"ema": 0.0},
             *({"strength": strength} for strength in (0.5, 1.5)),
             {"occlude_p": 0.0},
             {"freeze_epochs": 1},
+            {"backbone_lr_factor": 0.3},
+            *({"batch": batch} for batch in (8, 32)),
+            *({"size": size} for size in (128, 160, 192)),
+            *({"epochs": epochs} for epochs in (12, 24)),
+        ],
+    ),
+    "regression": (
+        {"head": "regression", "size": 96, "epochs": 6},
+        [
+            *({"loss": loss} for loss in ("mse", "huber", "wing", "soft_wing")),
+            *({"lr": lr} for lr in (2.5e-4, 1e-3)),
+            {"ema": 0.0},
+            *({"strength": strength} for strength in (0.5, 1.5)),
+            {"occlude_p": 0.0},
+            {"freeze_epochs": 1},
+            {"backbone_lr_factor": 0.3},
+            {"batch": 32},
+            {"hidden": 512},
         ],
     ),
 }

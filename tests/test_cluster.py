@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from keylite.runtime.spec import encode_spec
 from keylite.shards import Bad, Job, Worker, left_out, predict_shard, shard_path, tries_path
 
 SHARDS = 5  # of 4 images each, and one of 2
+PATIENCE = 240  # seconds for all that runs on Ray, which takes a quarter of that: it may hang, this module may not
 BAD_IMAGE = "p11.png"  # the last of the third shard
 
 
@@ -334,9 +336,45 @@ def test_what_is_done_needs_no_ray(half: Path, model: Path, capsys, monkeypatch:
     assert "18 images in 5 shards, 5 of them there before: half" in capsys.readouterr().out
 
 
-# ---- a cluster of two workers
+class Machines:
+    """A cluster's machines, as Ray tells of them: one of two cores for the first `asked` times, then none."""
 
-PATIENCE = 240  # seconds for all that runs on Ray, which takes a quarter of that: it may hang, this module may not
+    def __init__(self, asked: int):
+        self.asked = asked
+
+    def nodes(self) -> list[dict]:
+        self.asked -= 1
+        gone = {"Alive": False, "Resources": {"CPU": 8.0}}
+        return [gone] if self.asked < 0 else [gone, {"Alive": True, "Resources": {"CPU": 2.0}}]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ANSWER", 0.01)
+    monkeypatch.setattr(cluster, "ROOM", 0.05)
+
+
+def test_a_cluster_without_machines_is_not_waited_for_for_ever(hasty: None, caplog: pytest.LogCaptureFixture):
+    wanted = "^ray: no machine of the cluster has had 2 cores for 0.05 s; shards that are done stay"
+    with pytest.raises(ConnectionError, match=wanted), cluster._room_or_end(Machines(3), 2):
+        threading.Event().wait(PATIENCE)
+    assert caplog.messages == ["ray: no machine of the cluster has 2 cores now; waiting for one"]
+
+
+def test_machines_that_are_there_are_waited_for(hasty: None):
+    machines = Machines(30)
+    with cluster._room_or_end(machines, 2):
+        while machines.asked > 15:
+            threading.Event().wait(0.01)
+    assert cluster._room(machines, 2) == 1 and cluster._room(machines, 3) == 0
+
+
+def test_ctrl_c_is_not_mistaken_for_a_lost_cluster(hasty: None):
+    with pytest.raises(KeyboardInterrupt), cluster._room_or_end(Machines(10**9), 1):
+        raise KeyboardInterrupt
+
+
+# ---- a cluster of two workers
 
 SCENARIO = """
 import contextlib, io, json, os, shutil, signal, sys, threading, time
@@ -446,7 +484,8 @@ def told(desk: Path, model: Path) -> dict:
     pytest.importorskip("ray.data", reason="needs keylite[ray]")
     if not hasattr(os, "mkfifo"):
         pytest.skip("needs named pipes")
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
     process = subprocess.Popen(
         [sys.executable, "-c", SCENARIO, str(desk), str(model)],
         stdout=subprocess.PIPE,

@@ -17,10 +17,14 @@ from keylite.processes import World, run_all, speaks, world_of
 from keylite.recipe import make_recipe
 
 TARGETS = """
+import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
+
+from keylite.processes import LostProcessError
 
 
 def place() -> int:
@@ -37,10 +41,28 @@ def refuses(rank: int) -> None:
     threading.Event().wait()  # until it is stopped
 
 
-def loses(rank: int) -> None:
+def loses(rank: int, error: type = RuntimeError) -> None:
+    # whoever talks to the one that fails does so, too, and may be the first to end
+    address = "127.0.0.1", int(os.environ["MASTER_PORT"])
     if place() == rank:
-        raise ValueError(f"batch: expected less in {rank}")
-    raise RuntimeError("Connection closed by peer")
+        with socket.create_server(address) as server, server.accept()[0]:
+            raise ValueError(f"batch: expected less in {rank}")
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(address) as companion:
+            companion.recv(1)
+            break
+        threading.Event().wait(0.02)
+    raise error("Connection closed by peer")
+
+
+def misses(rank: int) -> None:
+    loses(rank, LostProcessError)
+
+
+def is_alone(rank: int) -> None:
+    if place() == rank:
+        raise LostProcessError("another has ended")
+    threading.Event().wait()
 
 
 def is_killed(rank: int) -> None:
@@ -80,6 +102,8 @@ FAILURES = {
     "the first refuses": ("refuses", 0, ValueError, "batch: expected less in 0"),
     "the second refuses": ("refuses", 1, ValueError, "batch: expected less in 1"),
     "the first fails for the second": ("loses", 1, ValueError, "batch: expected less in 1"),
+    "the first misses the second": ("misses", 1, ValueError, "batch: expected less in 1"),
+    "the second misses one that goes on": ("is_alone", 1, ValueError, "another has ended"),
     "the second is killed": (
         "is_killed",
         1,

@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +37,8 @@ from keylite.shards import (
     shard_path,
     tries_path,
 )
+
+log = logging.getLogger("keylite")
 
 SHARD = 1000  # images: some seconds to some minutes of a worker's time, which is what its death costs
 TRIES = 4  # of a shard before it is given up: Ray itself would go on for ever with an image that kills its reader
@@ -179,12 +184,65 @@ def _quiet(context: Any) -> Iterator[None]:
         context.enable_progress_bars, context.wait_for_min_actors_s = bars, wait
 
 
+def _room(ray: Any, threads: int) -> int:
+    """How many workers of so many cores the machines of the cluster hold."""
+    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return sum(int(cores) // threads for cores in machines)
+
+
+@contextlib.contextmanager
+def _room_or_end(ray: Any, threads: int) -> Iterator[None]:
+    """ConnectionError once the cluster has had no machine for a worker for ROOM seconds: Ray would wait for ever.
+
+    The main thread alone can be reached like that; for others the log says what is waited for.
+    """
+    over, lost, waiter = threading.Event(), threading.Event(), threading.current_thread()
+
+    def watch() -> None:
+        since = None
+        while not over.wait(ANSWER):
+            if _room(ray, threads):
+                since = None
+            elif since is None:
+                since = time.monotonic()
+                log.warning("ray: no machine of the cluster has %d cores now; waiting for one", threads)
+            elif time.monotonic() - since > ROOM and waiter is threading.main_thread():
+                lost.set()
+                signal.pthread_kill(waiter.ident or 0, signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lost.is_set():
+            raise ConnectionError(
+                f"ray: no machine of the cluster has had {threads} cores for {ROOM} s; shards that are done stay: the "
+                "same command goes on from there"
+            ) from None
+        raise
+    finally:
+        over.set()
+
+
+@contextlib.contextmanager
+def _joined(name: str) -> Iterator[None]:
+    """Threads of such a name that begin here end here: without a connection they would make one of their own."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith(name):
+                thread.join(ANSWER)
+
+
 def _worked(
     ray: Any, job: Job, rows: list[dict[str, Any]], workers: int | None
 ) -> Generator[dict[str, Any], None, None]:
     """What `Worker` gives for each row, as they get done; a worker that dies is replaced, and its shard begun again."""
-    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    room = sum(int(cores) // job.threads for cores in machines)
+    room = _room(ray, job.threads)
     if room < 1:
         raise ValueError(f"threads: expected at most as many as a machine of the cluster has cores, got {job.threads}")
     shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -194,7 +252,7 @@ def _worked(
         num_cpus=job.threads,
     )
     try:
-        with _quiet(ray.data.DataContext.get_current()):
+        with _quiet(ray.data.DataContext.get_current()), _joined("StreamingExecutor"), _room_or_end(ray, job.threads):
             yield from shards.iter_rows()
     except ray.exceptions.RayTaskError:
         raise  # a fault of ours: all that Ray tells of it is wanted

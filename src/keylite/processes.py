@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -33,8 +34,12 @@ LAUNCHERS = {  # variables that name a process's place and how many there are
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a job's script has that, too
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
-UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's, as the loss of a companion
-GRACE = 2.0  # seconds in which the cause of a failure shows, where it is another process's
+UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's, and after LostProcessError
+GRACE = 5.0  # seconds in which the cause of a failure shows, where it is another process's
+
+
+class LostProcessError(ConnectionError):
+    """Another process is gone or stands still: what ends this one, and is not the cause of it."""
 
 
 class World(NamedTuple):
@@ -184,11 +189,15 @@ def _first_to_fail(started: list[SpawnProcess]) -> int | None:
 
 def _cause(failed: int, started: list[SpawnProcess]) -> int:
     """The process that failed by itself, where the first to fail may have done so for the loss of another."""
-    if started[failed].exitcode == UNFORESEEN:
-        multiprocessing.connection.wait([p.sentinel for p in started if p.is_alive()], GRACE)
+    end = time.monotonic() + GRACE
+    while started[failed].exitcode == UNFORESEEN and time.monotonic() < end:
+        running = [process.sentinel for process in started if process.is_alive()]
         for rank, process in enumerate(started):
             if process.exitcode not in (None, 0, UNFORESEEN):
                 return rank
+        if not running:
+            break
+        multiprocessing.connection.wait(running, end - time.monotonic())
     return failed
 
 
@@ -232,7 +241,7 @@ def _one(
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
         mouth.send(str(error))
-        sys.exit(2)
+        sys.exit(UNFORESEEN if isinstance(error, LostProcessError) else 2)
 
 
 def _end_with_the_parent() -> None:

@@ -550,3 +550,34 @@ def test_a_worker_that_dies_ends_the_run_in_one_line(parts, tmp_path: Path, monk
     monkeypatch.setattr(training, "STUCK", 5)  # seconds, where no signal tells of it
     with pytest.raises(OSError, match="^workers: a process that prepares batches has ended .* with --resume"):
         keylite.train(recipe(workers=1), *parts, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 1 worker processes")
+def test_shared_memory_that_is_full_ends_the_run_in_one_line(parts, tmp_path: Path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="needs limits of processes")
+    alone, batch = os.getpid(), Examples.batch
+
+    def cramped(examples: Examples, items: list[int]):
+        if os.getpid() != alone:  # no file may be larger, and none of /dev/shm either
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        return batch(examples, items)
+
+    monkeypatch.setattr(Examples, "batch", cramped)
+    with pytest.raises(OSError, match=r"^workers: no shared memory \(/dev/shm\) for a batch \(.*fewer workers$"):
+        keylite.train(recipe(workers=1), *parts, tmp_path)
+
+
+KNOWN = {  # what torch raises, processes: what is said
+    "a worker": (RuntimeError("DataLoader worker (pid 7) is killed"), 1, "workers: a process that pre"),
+    "a companion": (RuntimeError("[gloo/pair.cc:5] Connection closed"), 2, "training: process 1 of 2 lost another ("),
+    "a companion of a GPU": (torch.distributed.DistBackendError("NCCL"), 2, "training: process 1 of 2 lost another (N"),
+    "a compiler": (torch._dynamo.exc.BackendCompilerFailed(lambda: 0, OSError("no g++"), None), 1, "compile: the step"),
+    "something that sounds like it": (RuntimeError("[gloo/pair.cc:5] Connection closed"), 1, None),
+    "something else": (RuntimeError("shapes differ"), 2, None),
+}
+
+
+@pytest.mark.parametrize(("error", "size", "words"), KNOWN.values(), ids=KNOWN)
+def test_what_is_no_fault_of_ours_is_one_line(error: RuntimeError, size: int, words: str | None):
+    known = training._known(error, World(0, size))
+    assert (known is None) if words is None else str(known).startswith(words) and "\n" not in str(known)

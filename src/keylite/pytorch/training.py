@@ -31,11 +31,11 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import convert_sync_batchnorm
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
-from keylite.processes import World, cores_of, world_of
+from keylite.processes import LostProcessError, World, cores_of, world_of
 from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
@@ -70,9 +70,17 @@ class Batches(TorchDataset):
 
     def __getitems__(self, items: list[int]) -> tuple[torch.Tensor, ...] | Exception:
         try:
-            return tuple(torch.from_numpy(part) for part in self.examples.batch(items))
+            batch = tuple(torch.from_numpy(part) for part in self.examples.batch(items))
         except (ValueError, OSError) as error:
             return error
+        if get_worker_info() is None:
+            return batch
+        try:  # what a worker's queue would do in a thread of its own, whose failure nobody is told of
+            return tuple(part.share_memory_() for part in batch)
+        except RuntimeError as error:
+            return OSError(
+                f"workers: no shared memory (/dev/shm) for a batch ({error}); go on with --resume and fewer workers"
+            )
 
 
 class EpochOrder(Sampler[int]):
@@ -352,15 +360,29 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         except torch.OutOfMemoryError:
             raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
         except RuntimeError as error:
-            if "DataLoader" not in str(error):
+            if (known := _known(error, world)) is None:
                 raise
-            line = str(error).splitlines()[0]
-            raise OSError(
-                f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
-                "and with fewer workers or 0 where memory, or shared memory (/dev/shm), is short"
-            ) from None
+            raise known from None
     if times is not None and world.first and times.steps:
         write_profile(run.out, *times.parts())
+
+
+def _known(error: RuntimeError, world: World) -> Exception | None:
+    """What to say instead of an error of torch that is not a fault of ours; None for others."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "DataLoader" in line:
+        return OSError(
+            f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
+            "and with fewer workers or 0 where memory is short"
+        )
+    if world.size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in line):
+        return LostProcessError(
+            f"training: process {world.rank + 1} of {world.size} lost another ({line}); see what that one says, and go "
+            "on with --resume"
+        )
+    if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+        return ValueError(f"compile: the step does not compile here ({line}); say --compile off")
+    return None
 
 
 def _environment(world: World) -> ClusterEnvironment:

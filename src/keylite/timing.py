@@ -118,7 +118,7 @@ def _timed(predictor: Predictor, source: bytes) -> list[float]:
     marks = [time.perf_counter()]
     picture = open_image(source)
     (crop,) = predictor.crops(picture)
-    pixels, reduction = picture.pixels(crop.reduction)
+    pixels, reduction = picture.pixels(crop.reduction, rows=crop.rows)
     marks.append(time.perf_counter())
     batch = crop.warp(pixels, reduction)[None]
     marks.append(time.perf_counter())

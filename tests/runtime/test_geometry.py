@@ -9,18 +9,20 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.runtime import geometry
+from keylite.runtime import geometry, images
 from keylite.runtime.geometry import (
     Crop,
     as_boxes,
     compose,
     crop_box,
+    cut,
     from_units,
     jitter_boxes,
     largest_scale,
     to_units,
     whole_box,
 )
+from keylite.runtime.images import open_image
 
 FLIP = np.array([[-1.0, 0, 64], [0, 1, 0]])  # of a crop 64 px wide
 
@@ -372,3 +374,37 @@ def test_a_reduced_image_is_cut_where_the_whole_one_is(reduction: int):
     reduced = cv2.resize(padded, sides, interpolation=cv2.INTER_AREA)
     crop = crop_box(np.array([100.0, 50, 1200, 900]), (64, 48))
     assert np.abs(crop.warp(reduced, reduction).astype(int) - crop.warp(image)).max() <= 1
+
+
+def test_a_crop_looks_at_no_row_beyond_those_it_names():
+    """Noise below them changes nothing, and some crop reads the last of them but for the margin."""
+    generator, image = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (901, 1203, 3), np.uint8)
+    cuts = 0
+    for _ in range(200):
+        crop = random_crop(generator)
+        below = image.copy()
+        below[crop.rows :] = 255 - below[crop.rows :]
+        np.testing.assert_array_equal(crop.warp(below), crop.warp(image))
+        cuts += crop.rows < 901
+    assert cuts > 20
+
+
+def test_rows_are_those_that_the_crop_reaches():
+    assert scaled(1, (64, 48), top=100).rows == 148 + geometry.MARGIN
+    assert scaled(1 / 4, (64, 48), top=100).rows == 100 + 4 * (48 + geometry.MARGIN)
+    assert scaled(1, (64, 48), top=-500).rows == 1
+
+
+@pytest.mark.parametrize("sides", [(64, 48), (40, 30)])
+def test_a_picture_is_decoded_as_far_as_crops_reach(sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("simplejpeg")
+    pixels = cv2.blur(np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8), (5, 5))
+    data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    heights, decode = [], images.decoded_sooner
+    monkeypatch.setattr(
+        images, "decoded_sooner", lambda *given, **how: (heights.append(len(found := decode(*given, **how))), found)[1]
+    )
+    crops = [crop_box(np.array([90.0, top, 170, top + 60]), sides, 0.25) for top in (20, 100)]
+    for crop, seen in zip(crops, cut(open_image(data), crops), strict=True):
+        np.testing.assert_array_equal(seen, crop.warp(open_image(data).pixels()[0]))
+    assert heights[0] == 16 * (max(crop.rows for crop in crops) // 16 + 2) < 240 < heights[1] == 400

@@ -496,6 +496,48 @@ def test_a_damaged_jpeg_is_judged_by_opencv() -> None:
     np.testing.assert_array_equal(read_image(bytes(data)), expected)
 
 
+# ---- the upper rows alone
+
+STORED = {  # how colour is stored, and options of the encoder
+    "4:2:0": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, ()),
+    "4:2:2": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422, ()),
+    "4:4:0": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440, ()),
+    "4:4:4": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, ()),
+    "restart markers": (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)),
+}
+NOISE = np.random.default_rng(0).integers(0, 256, (203, 147, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("sampling", "options"), STORED.values(), ids=STORED)
+@pytest.mark.parametrize("rows", [1, 15, 16, 100, 150, 203])
+def test_the_rows_that_are_wanted_are_the_same(rows: int, sampling: int, options: tuple[int, ...]) -> None:
+    pytest.importorskip("simplejpeg")
+    data = encoded(cv2.blur(NOISE, (3, 3)), ".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, *options)
+    whole, upper = read_image(data), open_image(data).pixels(rows=rows)[0]
+    np.testing.assert_array_equal(upper[:rows], whole[:rows])
+    assert upper.shape[0] == {1: 32, 15: 32, 16: 48, 100: 128, 150: 176, 203: 203}[rows] and upper.shape[1:] == (147, 3)
+
+
+def test_only_files_from_top_to_bottom_are_cut() -> None:
+    pytest.importorskip("simplejpeg")
+    kinds = {
+        "interlaced": encoded(NOISE, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "grey": encoded(NOISE[..., 0], ".jpg"),
+        "turned": (start := encoded(NOISE, ".jpg"))[:2] + jpeg_with_exif(6)[2:38] + start[2:],
+        "png": encoded(NOISE, ".png"),
+    }
+    for name, data in kinds.items():
+        np.testing.assert_array_equal(open_image(data).pixels(rows=8)[0], read_image(data), err_msg=name)
+
+
+def test_damage_above_the_rows_that_are_wanted_is_as_in_the_whole_file() -> None:
+    pytest.importorskip("simplejpeg")
+    data = bytearray(encoded(NOISE, ".jpg"))
+    start = data.index(b"\xff\xda") + 3000
+    data[start : start + 2] = b"\xff\x01"
+    np.testing.assert_array_equal(open_image(bytes(data)).pixels(rows=100)[0][:100], read_image(bytes(data))[:100])
+
+
 UPRIGHT = {  # an EXIF block: whether it says in the usual way that the picture stands upright
     "none": (b"", True),
     "upright": (tiff_block(1), True),

@@ -63,6 +63,13 @@ class Crop:
         """How many times smaller, 1, 2, 4 or 8, an image may be and still have twice the crop's resolution."""
         return 2 ** min(max(_halvings(self.matrix) - 1, 0), 3)
 
+    @property
+    def rows(self) -> int:
+        """How many rows of its image, from the top, `warp` looks at."""
+        factor = 2 ** max(_halvings(self.matrix), 0)
+        bottom = float(self._corners()[:, 1].max())
+        return max(math.ceil(bottom / factor) + MARGIN, 1) * factor
+
     def warp(self, image: np.ndarray, reduction: int = 1) -> np.ndarray:
         """Resample a uint8 (h, w, 3 or 4) image into the crop, (H, W, 3). reduction: by how much the image is reduced.
 
@@ -90,10 +97,14 @@ class Crop:
         """
         return image.shape[0] * image.shape[1] <= 4 * self.size[0] * self.size[1]
 
+    def _corners(self) -> np.ndarray:
+        """(4, 2) image px."""
+        return self.from_unit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+
     def _reduced(self, image: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
         """The part of the image that the crop sees, area-averaged by `factor`, and the matrix from there."""
         height, width = image.shape[:2]
-        corners = self.to_image(np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * np.asarray(self.size, np.float64))
+        corners = self._corners()
         last = (np.array([width, height]) - 1) // factor  # the last block that holds a pixel
         first = np.clip(np.floor(corners.min(axis=0) / factor) - MARGIN, 0, last).astype(int)
         stop = np.clip(np.ceil(corners.max(axis=0) / factor) + MARGIN, first + 1, last + 1).astype(int)
@@ -109,14 +120,15 @@ class Crop:
 
 
 def cut(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -> list[np.ndarray]:
-    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once, no larger than they need it.
+    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once, no larger or further than they need it.
 
     reduction: by how much smaller it may be decoded; None: see `Crop.reduction`.
     """
     if reduction is None:
         reduction = min((crop.reduction for crop in crops), default=8)
     channels = 4 if len(crops) == 1 and crops[0].likes_four(picture) else 3
-    image, reduction = picture.pixels(reduction, channels)
+    rows = max((crop.rows for crop in crops), default=1)
+    image, reduction = picture.pixels(reduction, channels, rows)
     return [crop.warp(image, reduction) for crop in crops]
 
 

@@ -49,7 +49,7 @@ from runs import (
 import keylite
 from keylite.certificate import OverBudgetError, nme_change
 from keylite.plots import Mark, plot_lines, plot_reliability
-from keylite.recipe import Recipe, make_recipe, to_dict
+from keylite.recipe import AUTO, Recipe, make_recipe, to_dict
 from keylite.reliability import Reliability
 from keylite.run import WITHOUT_EFFECT
 from keylite.runtime.engines import ENGINES
@@ -249,7 +249,7 @@ def figures_of(
         **{"data": parts.name, "split": choices.split, "fingerprint": data.fingerprint()},
         **{"count": len(data), "groups": len(data.groups), "normalize": normalize},
         **{"jitter": JITTER, "draws": DRAWS, "rounds": choices.rounds, "images": choices.images},
-        **_choices_apart([recipe_in(row[0].folder) for row in rows], found),
+        **_choices_apart([(recipe_in(row[0].folder), row[0].asked) for row in rows], found),
         "rows": found,
     }
 
@@ -314,10 +314,16 @@ def _add_times(rows: list[Facts], seconds: dict[str, list[float]], images: int) 
                     file[name] = statistics.median(mine / other for mine, other in zip(own, base, strict=True))
 
 
-def _choices_apart(recipes: Sequence[Recipe], rows: list[Facts]) -> Facts:
-    """Choices that are not the default: `common` to all rows, and into each row, as `choices`, those of some."""
+def _choices_apart(recipes: Sequence[tuple[Recipe, Sequence[str]]], rows: list[Facts]) -> Facts:
+    """Choices that are not the default: `common` to all rows, and into each row, as `choices`, those of some.
+
+    recipes: each with the choices that were made for it; what was left to AUTO is none.
+    """
     plain = to_dict(Recipe())
-    held = [to_dict(recipe) for recipe in recipes]
+    held = [
+        {name: plain[name] if name in AUTO and name not in asked else value for name, value in to_dict(recipe).items()}
+        for recipe, asked in recipes
+    ]
     names = [name for name in plain if name not in (*SAID, *WITHOUT_EFFECT)]
     common = {name: held[0][name] for name in names if all(recipe[name] == held[0][name] for recipe in held)}
     for recipe, row in zip(held, rows, strict=True):
@@ -441,8 +447,10 @@ def _file_cells(row: Facts, rows: list[Facts], kind: str, file: Facts) -> tuple[
 def plot(facts: Facts, path: Path) -> None:
     """NME against time: a line through the sizes of each head and file."""
     lines: dict[tuple[str, str], list[Mark]] = {}
-    for row in facts["rows"]:
-        label = " ".join((row["head"], row["backbone"], *(f"{n} {_shown(v)}" for n, v in row["choices"].items())))
+    timed = [row for row in facts["rows"] if any("ms" in file for file in row["files"].values())]
+    for row in timed:
+        apart = {n: v for n, v in row["choices"].items() if any(other["choices"].get(n) != v for other in timed)}
+        label = " ".join((row["head"], row["backbone"], *(f"{n} {_shown(v)}" for n, v in apart.items())))
         low, high = row["float"]["interval"] or (row["float"]["nme"],) * 2
         for kind, file in row["files"].items():
             if "ms" in file:  # the interval is that of the float model, moved
@@ -451,7 +459,7 @@ def plot(facts: Facts, path: Path) -> None:
                 lines.setdefault((label, kind), []).append(mark)
     for marks in lines.values():
         marks.sort()
-    title = f"{facts['split']} of {facts['data']}, {facts['count']} objects; one thread of {facts['machine']}"
+    title = f"{facts['data']}, {facts['split']}: {facts['count']} objects; one thread, {facts['machine']}"
     ylabel = f"NME by {facts['normalize']}, %"
     if lines:
         plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)

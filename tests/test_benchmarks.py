@@ -615,7 +615,10 @@ def test_the_table_says_what_was_measured(smoke: Path):
 
 def test_the_other_choices_are_those_that_differ():
     rows: list[dict] = [{}, {}]
-    recipes = [Recipe(box="image", lr=3e-3, size=96, pretrained="a", threads=1), Recipe(box="image", seed=1)]
+    recipes = [
+        (Recipe(box="image", lr=3e-3, warmup_epochs=0.6, size=96, pretrained="a", threads=1), ("box", "lr", "size")),
+        (Recipe(box="image", lr=1e-3, seed=1), ("box", "seed")),
+    ]
     assert accuracy._choices_apart(recipes, rows) == {"common": {"box": "image"}}
     assert rows == [{"choices": {"lr": 3e-3}}, {"choices": {}}]
 

@@ -436,7 +436,7 @@ def test_the_search_is_made(tmp_path: Path):
     ((group,), missing) = (
         json.loads((tmp_path / "docs/results/search.json").read_text())[n] for n in ("groups", "missing")
     )
-    assert [(row["changed"], row["seeds"]) for row in group["rows"]] == [({}, [0]), ({"epochs": 2}, [0])]
+    assert [(row["changed"], row["seeds"]) for row in group["rows"]] == [({}, [0, 1, 2]), ({"epochs": 2}, [0])]
     assert missing == []
     model = tmp_path / "regression-epochs-2-seed0/model.safetensors"
     assert group["rows"][1]["nme"] == [

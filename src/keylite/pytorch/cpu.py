@@ -18,7 +18,7 @@ log = logging.getLogger("keylite")
 ONEDNN_HAS = 3  # a kernel's side
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 ALL = 2**31 - 1
-WORTH_COMPILING = 2000  # steps from which on compiling for a CPU takes less time than it saves
+WORTH_COMPILING = 6000  # steps: compiling takes about a minute of a CPU, and saves some 10 ms at each of them
 
 
 def keep_memory() -> None:

@@ -594,6 +594,7 @@ SAID = {
     "crops of a batch": (PREDICTION, f"of several images; {keylite.Predictor.batch} |"),
     "images of a shard": (PREDICTION, f"`--shard` images each ({cluster.SHARD})"),
     "tries of a shard": (PREDICTION, f"ends its worker {cluster.TRIES} times"),
+    "machines of a cluster": (PREDICTION, f"after {cluster.ROOM // 60} minutes without one"),
     "readers of a stream": (PREDICTION, f"beside the engine; {READERS}, or as many"),
     "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
     "draws": (EVALUATION, f"{DRAWS} times"),

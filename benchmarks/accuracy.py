@@ -59,7 +59,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import LITE
 
 HEADS = "regression", "rle", "simcc", "heatmap"
-SEEDS = {"heatmap": [0, 1, 2], "simcc": [0, 1, 2]}  # at 128 px, of the two best; one of the others
+SEEDS = {head: [0, 1, 2] for head in ("heatmap", "simcc", "regression")}  # at 128 px: of the two best and the plain one
 # The plan where no other is given: the choices of all runs, and those of each. `seeds` makes a run of each seed,
 # `exports: false` measures the trained file alone; null in place of choices takes a folder of --out as it is.
 PLAN: dict[str, dict[str, Any]] = {

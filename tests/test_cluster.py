@@ -336,42 +336,91 @@ def test_what_is_done_needs_no_ray(half: Path, model: Path, capsys, monkeypatch:
     assert "18 images in 5 shards, 5 of them there before: half" in capsys.readouterr().out
 
 
-class Machines:
-    """A cluster's machines, as Ray tells of them: one of two cores for the first `asked` times, then none."""
-
-    def __init__(self, asked: int):
-        self.asked = asked
-
-    def nodes(self) -> list[dict]:
-        self.asked -= 1
-        gone = {"Alive": False, "Resources": {"CPU": 8.0}}
-        return [gone] if self.asked < 0 else [gone, {"Alive": True, "Resources": {"CPU": 2.0}}]
-
-
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "ANSWER", 0.01)
     monkeypatch.setattr(cluster, "ROOM", 0.05)
 
 
-def test_a_cluster_without_machines_is_not_waited_for_for_ever(hasty: None, caplog: pytest.LogCaptureFixture):
-    wanted = "^ray: no machine of the cluster has had 2 cores for 0.05 s; shards that are done stay"
-    with pytest.raises(ConnectionError, match=wanted), cluster._room_or_end(Machines(3), 2):
-        threading.Event().wait(PATIENCE)
+def held_up(by: threading.Event, then: Exception | None = None) -> Iterator[dict]:
+    """A row, and another after an event, or an exception."""
+    yield {"shard": 0}
+    assert by.wait(PATIENCE)
+    if then is not None:
+        raise then
+    yield {"shard": 1}
+
+
+def fails() -> int:
+    raise RuntimeError("the head does not answer")
+
+
+@pytest.mark.parametrize("room", [lambda: 0, fails])
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_a_cluster_without_machines_is_not_waited_for_for_ever(
+    in_a_thread: bool, room: Callable[[], int], hasty: None, caplog: pytest.LogCaptureFixture
+):
+    never, found = threading.Event(), []
+
+    def wait() -> None:
+        with pytest.raises(ConnectionError, match="^ray: no machine of the cluster has had 2 cores for 0.05 s; shards"):
+            found.extend(cluster._unless_lost(held_up(never), room, 2))
+        found.append("ended")
+
+    if in_a_thread:
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        waiter.join(PATIENCE)
+    else:
+        wait()
+    never.set()
+    assert found == ["ended"] or found == [{"shard": 0}, "ended"]
     assert caplog.messages == ["ray: no machine of the cluster has 2 cores now; waiting for one"]
 
 
-def test_machines_that_are_there_are_waited_for(hasty: None):
-    machines = Machines(30)
-    with cluster._room_or_end(machines, 2):
-        while machines.asked > 15:
-            threading.Event().wait(0.01)
-    assert cluster._room(machines, 2) == 1 and cluster._room(machines, 3) == 0
+def test_machines_that_come_back_go_on(hasty: None):
+    asked, machines = [], threading.Event()
+
+    def room() -> int:
+        asked.append(len(asked))
+        if len(asked) > 30:
+            machines.set()
+        return len(asked) % 3  # none at every third time
+
+    assert [row["shard"] for row in cluster._unless_lost(held_up(machines), room, 1)] == [0, 1]
 
 
-def test_ctrl_c_is_not_mistaken_for_a_lost_cluster(hasty: None):
-    with pytest.raises(KeyboardInterrupt), cluster._room_or_end(Machines(10**9), 1):
-        raise KeyboardInterrupt
+def test_what_ends_the_rows_ends_the_wait(hasty: None):
+    ready = threading.Event()
+    ready.set()
+    with pytest.raises(KeyError, match="wanted"):
+        list(cluster._unless_lost(held_up(ready, KeyError("wanted")), lambda: 1, 1))
+
+
+def test_no_more_than_a_row_is_fetched_for_nobody(hasty: None):
+    fetched, over = [], threading.Event()
+
+    def rows() -> Iterator[dict]:
+        try:
+            for number in range(10**9):
+                fetched.append(number)
+                yield {"shard": number}
+        finally:
+            over.set()
+
+    results = cluster._unless_lost(rows(), lambda: 1, 1)
+    assert next(results) == {"shard": 0}
+    results.close()
+    assert over.wait(PATIENCE) and len(fetched) < 10**9
+
+
+def test_room_is_of_machines_that_live():
+    class Ray:
+        def nodes(self) -> list[dict]:
+            alive = [{"Alive": True, "Resources": {"CPU": cores}} for cores in (2.0, 5.0)]
+            return [*alive, {"Alive": True, "Resources": {}}, {"Alive": False, "Resources": {"CPU": 8.0}}]
+
+    assert [cluster._room(Ray(), threads) for threads in (1, 2, 3, 6)] == [7, 3, 1, 0]
 
 
 # ---- a cluster of two workers
@@ -485,7 +534,7 @@ def told(desk: Path, model: Path) -> dict:
     if not hasattr(os, "mkfifo"):
         pytest.skip("needs named pipes")
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}  # as _ray() says, who comes later
     process = subprocess.Popen(
         [sys.executable, "-c", SCENARIO, str(desk), str(model)],
         stdout=subprocess.PIPE,

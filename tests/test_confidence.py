@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -107,6 +108,18 @@ def test_half_of_the_objects_are_learnt_from_and_the_others_judge(make_spec):
     assert learnt.confidence.count == 40
     assert learnt.reliability.count == 4 * 40
     assert learnt.confidence.data_fingerprint == data.fingerprint()
+
+
+def test_nothing_is_learnt_from_the_training_images(make_spec):
+    """A model's errors on them are smaller than others': in training, in an export and in whatever else learns."""
+    data = data_of(80, 20)
+    spec = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON)
+    trained = msgspec.structs.replace(spec.provenance, data_fingerprint=data.fingerprint())
+    spec = msgspec.structs.replace(spec, provenance=trained)
+    learnt = learn_confidence(Predictor.of(bells, spec), data)
+    assert (learnt.confidence, learnt.reliability) == (None, None)
+    assert "holds the training images, whose errors are smaller" in learnt.why
+    assert learn_confidence(Predictor.of(bells, spec), data.subset(np.arange(79))).confidence is not None
 
 
 NOTHING = {

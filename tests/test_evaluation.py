@@ -428,7 +428,13 @@ class Reader:
 
     sha256, engine_name, max_megapixels = "ab" * 32, "reader", 100.0
 
-    def __init__(self, box: str = "annotation", skeleton: Skeleton | None = None, size: tuple[int, int] = (33, 21)):
+    def __init__(
+        self,
+        box: str = "annotation",
+        skeleton: Skeleton | None = None,
+        size: tuple[int, int] = (33, 21),
+        batch: int = 8,
+    ):
         self.spec = SimpleNamespace(
             skeleton=skeleton or Skeleton(NAMES),
             size=size,
@@ -438,6 +444,7 @@ class Reader:
             confidence=None,
         )
         self.batches: list[int] = []
+        self.batch = batch
 
     def crops(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list:
         padding = self.spec.padding if self.spec.box == "annotation" else 0.0
@@ -475,10 +482,8 @@ def boxes_of(count: int) -> np.ndarray:
 @pytest.mark.parametrize("batch", [1, 3, 4, 32])
 def test_predictions_keep_the_order_of_objects(batch: int) -> None:
     order = [2, 0, 1, 2, 0, 3, 2]
-    data, reader, progress = numbered(order, boxes_of(7)), Reader(), []
-    found = evaluation.predict_dataset(
-        reader, data, batch=batch, on_batch=lambda done, total: progress.append((done, total))
-    )
+    data, reader, progress = numbered(order, boxes_of(7)), Reader(batch=batch), []
+    found = evaluation.predict_dataset(reader, data, on_batch=lambda done, total: progress.append((done, total)))
     np.testing.assert_array_equal(found.score[:, 0], 10 * np.array(order))
     centres = (data.box[:, :2] + data.box[:, 2:]) / 2
     np.testing.assert_allclose(found.xy, np.repeat(centres[:, None], 4, axis=1))
@@ -494,12 +499,12 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
 
-    def read(picture: Picture, reduction: int = 1, channels: int = 3) -> tuple[np.ndarray, int]:
+    def read(picture: Picture, *_: object, **__: object) -> tuple[np.ndarray, int]:
         reads.append(int(picture.data[0, 0, 0]))
         return picture.data, 1
 
     monkeypatch.setattr(Picture, "pixels", read)
-    evaluation.predict_dataset(Reader(), numbered([2, 0, 1, 2, 0], boxes_of(5)), batch=2)
+    evaluation.predict_dataset(Reader(batch=2), numbered([2, 0, 1, 2, 0], boxes_of(5)))
     assert reads == [0, 10, 20]
 
 
@@ -510,7 +515,7 @@ def test_one_answer_for_every_crop_needs_no_image(box: str, monkeypatch: pytest.
     reader.run = lambda pixels: (np.tile(unit_xy, (len(pixels), 1, 1)), np.full((len(pixels), 4), np.nan))
     want = evaluation.predict_dataset(reader, data)
     data = dataclasses.replace(data, image_sizes=np.full((3, 2), (60, 40)))
-    monkeypatch.setattr(Picture, "pixels", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(Picture, "pixels", lambda *_, **__: pytest.fail("an image was read"))
     found = evaluation.predict_shape(unit_xy, reader.spec, data)
     for name in ("xy", "unit_xy", "score", "boxes"):
         np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=1e-12, err_msg=name)

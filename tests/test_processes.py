@@ -59,6 +59,13 @@ def misses(rank: int) -> None:
     loses(rank, LostProcessError)
 
 
+def breaks(rank: int) -> None:
+    try:
+        misses(rank)
+    except ValueError as error:
+        raise RuntimeError("a fault") from error
+
+
 def is_alone(rank: int) -> None:
     if place() == rank:
         raise LostProcessError("another has ended")
@@ -103,6 +110,13 @@ FAILURES = {
     "the second refuses": ("refuses", 1, ValueError, "batch: expected less in 1"),
     "the first fails for the second": ("loses", 1, ValueError, "batch: expected less in 1"),
     "the first misses the second": ("misses", 1, ValueError, "batch: expected less in 1"),
+    "the first misses the second, which has a fault": (
+        "breaks",
+        1,
+        OSError,
+        "training: process 2 of 2 failed with exit code 1, see above; the others were stopped; the same command with "
+        "--resume goes on from the last whole epoch",
+    ),
     "the second misses one that goes on": ("is_alone", 1, ValueError, "another has ended"),
     "the second is killed": (
         "is_killed",
@@ -116,7 +130,15 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("target", "rank", "kind", "words"), FAILURES.values(), ids=FAILURES)
-def test_where_one_fails_all_stop(target: str, rank: int, kind: type[BaseException], words: str, targets: ModuleType):
+def test_where_one_fails_all_stop(
+    target: str,
+    rank: int,
+    kind: type[BaseException],
+    words: str,
+    targets: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(processes, "PATIENCE", 2.0)  # no process here is told of Ctrl-C
     with pytest.raises(kind, match=f"^{re.escape(words)}$"):
         run_all(getattr(targets, target), (rank,), 2)
 
@@ -162,18 +184,23 @@ def test_a_process_knows_its_place(choices: dict, environment: dict, wanted, mon
     assert speaks(make_recipe(choices)) is (wanted is None or wanted[0] == 0)
 
 
-SHARES = {  # cores this process may use, of how many, devices, launcher: its share
-    "alone": (8, 8, 1, "", 8),
-    "four started here": (8, 8, 4, "", 2),
-    "more than there are": (2, 2, 4, "", 1),
-    "four in a container of 8": (8, 64, 4, "torchrun", 2),
-    "bound by srun": (16, 64, 4, "srun", 16),
-    "not bound by srun": (64, 64, 4, "srun", 16),
+SHARES = {  # cores this process may use, of how many, granted by a job, devices, launcher: its share
+    "alone": (8, 8, "", 1, "", 8),
+    "four started here": (8, 8, "", 4, "", 2),
+    "more than there are": (2, 2, "", 4, "", 1),
+    "four in a container of 8": (8, 64, "", 4, "torchrun", 2),
+    "bound by srun": (16, 64, "", 4, "srun", 16),
+    "bound by srun within a job": (8, 64, "32", 4, "srun", 8),
+    "not bound by srun": (64, 64, "", 4, "srun", 16),
+    "a job's cores not bound by srun": (32, 64, "32", 4, "srun", 8),
 }
 
 
-@pytest.mark.parametrize(("own", "machine", "devices", "launcher", "share"), SHARES.values(), ids=SHARES)
-def test_a_process_has_its_share_of_cores(own: int, machine: int, devices: int, launcher: str, share: int, monkeypatch):
+@pytest.mark.parametrize(("own", "machine", "job", "devices", "launcher", "share"), SHARES.values(), ids=SHARES)
+def test_a_process_has_its_share_of_cores(
+    own: int, machine: int, job: str, devices: int, launcher: str, share: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", job)
     monkeypatch.setattr(processes, "cores", lambda: own)
     monkeypatch.setattr(os, "cpu_count", lambda: machine)
     assert processes.cores_of(make_recipe({"devices": devices}), launcher) == share

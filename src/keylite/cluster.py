@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
+import queue
 import socket
 import threading
 import time
@@ -146,6 +146,7 @@ def _ray() -> Any:
     """The package, with its data library; ModuleNotFoundError says what to install."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes to our standard error
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a late thread of its own would connect again after us
     require("ray.data", "ray")
     return require("ray", "ray")
 
@@ -190,52 +191,58 @@ def _room(ray: Any, threads: int) -> int:
     return sum(int(cores) // threads for cores in machines)
 
 
-@contextlib.contextmanager
-def _room_or_end(ray: Any, threads: int) -> Iterator[None]:
-    """ConnectionError once the cluster has had no machine for a worker for ROOM seconds: Ray would wait for ever.
+def _unless_lost(
+    rows: Iterator[dict[str, Any]], room: Callable[[], int], threads: int
+) -> Generator[dict[str, Any], None, None]:
+    """The rows; ConnectionError once there was room for no worker for ROOM seconds, where Ray itself would wait on."""
+    told: queue.SimpleQueue[tuple[dict[str, Any] | None, BaseException | None]] = queue.SimpleQueue()
+    over = threading.Event()
 
-    The main thread alone can be reached like that; for others the log says what is waited for.
-    """
-    over, lost, waiter = threading.Event(), threading.Event(), threading.current_thread()
+    def fetch() -> None:
+        try:
+            for row in rows:
+                told.put((row, None))
+                if over.is_set():
+                    return
+            told.put((None, None))
+        except BaseException as error:  # for whoever waits
+            told.put((None, error))
 
-    def watch() -> None:
-        since = None
-        while not over.wait(ANSWER):
-            if _room(ray, threads):
-                since = None
-            elif since is None:
-                since = time.monotonic()
-                log.warning("ray: no machine of the cluster has %d cores now; waiting for one", threads)
-            elif time.monotonic() - since > ROOM and waiter is threading.main_thread():
-                lost.set()
-                signal.pthread_kill(waiter.ident or 0, signal.SIGINT)
-                return
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    threading.Thread(target=fetch, daemon=True).start()
+    lost = None  # since when
     try:
-        yield
-    except KeyboardInterrupt:
-        if lost.is_set():
-            raise ConnectionError(
-                f"ray: no machine of the cluster has had {threads} cores for {ROOM} s; shards that are done stay: the "
-                "same command goes on from there"
-            ) from None
-        raise
+        while True:
+            try:
+                row, error = told.get(timeout=ANSWER)
+            except queue.Empty:
+                lost = _still_lost(room, lost, threads)
+                continue
+            if error is not None:
+                raise error
+            if row is None:
+                return
+            lost = None
+            yield row
     finally:
         over.set()
 
 
-@contextlib.contextmanager
-def _joined(name: str) -> Iterator[None]:
-    """Threads of such a name that begin here end here: without a connection they would make one of their own."""
-    before = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        for thread in set(threading.enumerate()) - before:
-            if thread.name.startswith(name):
-                thread.join(ANSWER)
+def _still_lost(room: Callable[[], int], lost: float | None, threads: int) -> float | None:
+    """Since when there is room for no worker, None where there is some; ConnectionError after ROOM seconds."""
+    found, now = 0, time.monotonic()
+    with contextlib.suppress(Exception):  # of a cluster that does not answer, in kinds of its own
+        found = room()
+    if found:
+        return None
+    if lost is None:
+        log.warning("ray: no machine of the cluster has %d cores now; waiting for one", threads)
+        return now
+    if now - lost > ROOM:
+        raise ConnectionError(
+            f"ray: no machine of the cluster has had {threads} cores for {ROOM} s; shards that are done stay: the same "
+            "command goes on from there"
+        )
+    return lost
 
 
 def _worked(
@@ -252,8 +259,8 @@ def _worked(
         num_cpus=job.threads,
     )
     try:
-        with _quiet(ray.data.DataContext.get_current()), _joined("StreamingExecutor"), _room_or_end(ray, job.threads):
-            yield from shards.iter_rows()
+        with _quiet(ray.data.DataContext.get_current()):
+            yield from _unless_lost(shards.iter_rows(), lambda: _room(ray, job.threads), job.threads)
     except ray.exceptions.RayTaskError:
         raise  # a fault of ours: all that Ray tells of it is wanted
     except ray.exceptions.RayError as error:

@@ -44,6 +44,9 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
     """
     if isinstance(predictor.spec.head, Regression):
         return Learnt(None, None, "the regression head gives no score")
+    fingerprint = data.fingerprint()
+    if predictor.spec.provenance.data_fingerprint == fingerprint:
+        return Learnt(None, None, f"{data.name} holds the training images, whose errors are smaller than others'")
     parts = halves(data.group_index)
     if parts is None:
         return Learnt(None, None, no_halves(data.group_index))
@@ -51,7 +54,7 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
     side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
     error = point_errors(predictions.xy, data.xy) / side
     fit, judge = parts
-    facts = (len(fit), data.name, data.fingerprint())
+    facts = (len(fit), data.name, fingerprint)
     confidence = fit_confidence(predictions.score[fit], error[fit], *facts)
     if confidence is None:
         return Learnt(None, None, "no labelled point has a score")

@@ -32,10 +32,9 @@ def predict_dataset(
     jitter_box: float = 0.0,
     generator: np.random.Generator | None = None,
     mirror: Sequence[int] | None = None,
-    batch: int = 32,
     on_batch: Callable[[int, int], object] | None = None,
 ) -> Predictions:
-    """The points of every object, through the predictor's own crop, engine and decode; each image is read once.
+    """The points of every object, through the predictor's own crop, batches, engine and decode; an image is read once.
 
     boxes: (N, 4) xyxy px, say a detector's; None takes the annotations' or whole images, as the model's spec says.
     jitter_box: moves them by that fraction of their sides with `generator`. mirror: (K) the keypoint that each becomes
@@ -58,7 +57,7 @@ def predict_dataset(
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     used, measured = np.zeros((count, 4)), np.zeros((count, 4))
     crops: list[Crop | None] = [None] * count
-    pixels = np.zeros((min(batch, count), spec.size[1], spec.size[0], 3), np.uint8)
+    pixels = np.zeros((min(predictor.batch, count), spec.size[1], spec.size[0], 3), np.uint8)
     waiting: list[int] = []
     done = 0
 

@@ -159,13 +159,11 @@ def _fit(run: Run, shape: np.ndarray, weights: Path | None, examples: Examples, 
 def _learn_of(run: Run, skeleton: Skeleton) -> None:
     """After training: learn from the validation set what scores mean, and warn of labels that flips contradict."""
     recipe = run.recipe
-    seen = run.spec.provenance.data_fingerprint == run.val.fingerprint()
-    told = "confidence: no sigma is fitted: val holds the training images, whose errors are smaller than others'"
+    told = ""
     for path in (run.out / "last.safetensors", run.model):
         predictor = Predictor(path, threads=recipe.threads or None, device=recipe.device)
         predictions = predict_dataset(predictor, run.val)
-        if not seen:
-            told = write_confidence(predictor, run.val, describe_safetensors, predictions)
+        told = write_confidence(predictor, run.val, describe_safetensors, predictions)
     log.info("%s", told)
     if skeleton.mirror is not None and recipe.flip_p:
         report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)
@@ -219,7 +217,8 @@ def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
             val.source or val.name, data.source or data.name,
         )  # fmt: skip
     elif shared:
-        log.warning(listed(f"val shares {len(shared)} groups with the training data: its figures will flatter", shared))
+        line = f"val shares {len(shared)} groups with the training data: its figures, and sigma by it, will flatter"
+        log.warning(listed(line, shared))
 
 
 def _speak_of_lengths(recipe: Resolved) -> None:

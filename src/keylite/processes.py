@@ -34,7 +34,8 @@ LAUNCHERS = {  # variables that name a process's place and how many there are
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a job's script has that, too
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
-UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's, and after LostProcessError
+UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's
+LOST = 3  # exit code after LostProcessError
 GRACE = 5.0  # seconds in which the cause of a failure shows, where it is another process's
 
 
@@ -92,7 +93,8 @@ def world_of(recipe: Recipe) -> World | None:
 def cores_of(recipe: Recipe, launcher: str = "") -> int:
     """Processor cores for each of the processes of this machine; srun may have bound each to its own already."""
     own = cores()
-    bound = launcher == "srun" and own < (os.cpu_count() or 1)
+    granted = int(os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)  # to all of them together
+    bound = launcher == "srun" and own < granted
     return own if bound else max(1, own // recipe.devices)
 
 
@@ -105,8 +107,8 @@ def speaks(recipe: Recipe) -> bool:
 def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
     """Call `target(*arguments)` in so many new processes and wait for all of them.
 
-    Log lines of the first are this process's. Raises ValueError in the words of the first that fails, OSError for one
-    that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
+    Log lines of the first are this process's. Raises ValueError in the words of the one that fails by itself, OSError
+    for one that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
     """
     context = multiprocessing.get_context("spawn")
     ear, lines = context.Pipe(duplex=False)
@@ -190,15 +192,16 @@ def _first_to_fail(started: list[SpawnProcess]) -> int | None:
 def _cause(failed: int, started: list[SpawnProcess]) -> int:
     """The process that failed by itself, where the first to fail may have done so for the loss of another."""
     end = time.monotonic() + GRACE
-    while started[failed].exitcode == UNFORESEEN and time.monotonic() < end:
-        running = [process.sentinel for process in started if process.is_alive()]
-        for rank, process in enumerate(started):
-            if process.exitcode not in (None, 0, UNFORESEEN):
-                return rank
-        if not running:
-            break
-        multiprocessing.connection.wait(running, end - time.monotonic())
-    return failed
+    while True:
+        codes = [process.exitcode for process in started]
+        running = [process.sentinel for process, code in zip(started, codes, strict=True) if code is None]
+        known = [rank for rank, code in enumerate(codes) if code not in (None, 0, UNFORESEEN, LOST)]
+        if known:
+            return failed if failed in known else known[0]
+        if not running or time.monotonic() >= end:
+            faults = [rank for rank, code in enumerate(codes) if code == UNFORESEEN]
+            return faults[0] if faults and codes[failed] == LOST else failed
+        multiprocessing.connection.wait(running, max(0.0, end - time.monotonic()))
 
 
 def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> BaseException:
@@ -241,7 +244,7 @@ def _one(
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
         mouth.send(str(error))
-        sys.exit(UNFORESEEN if isinstance(error, LostProcessError) else 2)
+        sys.exit(LOST if isinstance(error, LostProcessError) else 2)
 
 
 def _end_with_the_parent() -> None:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from keylite.environment import peak_memory, processor, versions
+from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.predictor import Predictor
 
@@ -118,7 +119,7 @@ def _timed(predictor: Predictor, source: bytes) -> list[float]:
     marks = [time.perf_counter()]
     picture = open_image(source)
     (crop,) = predictor.crops(picture)
-    pixels, reduction = picture.pixels(crop.reduction, rows=crop.rows)
+    pixels, reduction = decode_for(picture, [crop])
     marks.append(time.perf_counter())
     batch = crop.warp(pixels, reduction)[None]
     marks.append(time.perf_counter())

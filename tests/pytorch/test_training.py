@@ -571,7 +571,11 @@ KNOWN = {  # what torch raises, processes: what is said
     "a worker": (RuntimeError("DataLoader worker (pid 7) is killed"), 1, "workers: a process that pre"),
     "a companion": (RuntimeError("[gloo/pair.cc:5] Connection closed"), 2, "training: process 1 of 2 lost another ("),
     "a companion of a GPU": (torch.distributed.DistBackendError("NCCL"), 2, "training: process 1 of 2 lost another (N"),
-    "a compiler": (torch._dynamo.exc.BackendCompilerFailed(lambda: 0, OSError("no g++"), None), 1, "compile: the step"),
+    "a compiler": (
+        torch._dynamo.exc.BackendCompilerFailed(lambda: 0, OSError("no g++"), None),
+        1,
+        "compile: the step does not compile here (backend=",
+    ),
     "something that sounds like it": (RuntimeError("[gloo/pair.cc:5] Connection closed"), 1, None),
     "something else": (RuntimeError("shapes differ"), 2, None),
 }

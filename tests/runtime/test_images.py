@@ -521,7 +521,7 @@ def test_the_rows_that_are_wanted_are_the_same(rows: int, sampling: int, options
 def test_only_files_from_top_to_bottom_are_cut() -> None:
     pytest.importorskip("simplejpeg")
     kinds = {
-        "interlaced": encoded(NOISE, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "progressive": encoded(NOISE, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         "grey": encoded(NOISE[..., 0], ".jpg"),
         "turned": (start := encoded(NOISE, ".jpg"))[:2] + jpeg_with_exif(6)[2:38] + start[2:],
         "png": encoded(NOISE, ".png"),

@@ -16,9 +16,10 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import SPARE, Dataset
 from keylite.runtime.geometry import Crop, crop_box, cut, to_units, whole_box
 from keylite.runtime.images import Picture, decoded_sooner, image_size
+from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
 
 LOOKS = 200  # images, to tell the size of all
@@ -144,7 +145,7 @@ class Examples:
     def keep_all(self) -> None:
         """Read what is to be kept in memory now."""
         if self.kept is not None:
-            with ThreadPoolExecutor() as threads:
+            with ThreadPoolExecutor(cores() + SPARE) as threads:
                 for _ in threads.map(self._picture, range(len(self.dataset.images))):
                     pass
 

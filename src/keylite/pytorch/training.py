@@ -369,7 +369,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
 
 def _known(error: RuntimeError, world: World) -> Exception | None:
     """What to say instead of an error of torch that is not a fault of ours; None for others."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = lines[0]
     if "DataLoader" in line:
         return OSError(
             f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
@@ -381,7 +382,7 @@ def _known(error: RuntimeError, world: World) -> Exception | None:
             "on with --resume"
         )
     if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        return ValueError(f"compile: the step does not compile here ({line}); say --compile off")
+        return ValueError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say --compile off")
     return None
 
 

@@ -124,12 +124,17 @@ def cut(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -
 
     reduction: by how much smaller it may be decoded; None: see `Crop.reduction`.
     """
+    image, reduction = decode_for(picture, crops, reduction)
+    return [crop.warp(image, reduction) for crop in crops]
+
+
+def decode_for(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -> tuple[np.ndarray, int]:
+    """What `cut` warps: uint8 pixels, and by how much they are reduced."""
     if reduction is None:
         reduction = min((crop.reduction for crop in crops), default=8)
     channels = 4 if len(crops) == 1 and crops[0].likes_four(picture) else 3
     rows = max((crop.rows for crop in crops), default=1)
-    image, reduction = picture.pixels(reduction, channels, rows)
-    return [crop.warp(image, reduction) for crop in crops]
+    return picture.pixels(reduction, channels=channels, rows=rows)
 
 
 def _halvings(matrix: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""What the start of an image file says: its kind, size, frames and turn; nothing is decoded.
+"""What an image file says of itself: kind, size, frames and turn, and whether it is whole; nothing is decoded.
 
 JPEG, PNG, GIF, BMP, WebP and TIFF. A file that is cut short, damaged or animated is refused in one line, so that it
 never reaches a decoder (nor makes it print to stderr).
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others are DHT, JPG, DAC
-JPEG_DOWNWARD = frozenset({0xC0, 0xC1})  # SOF markers of baseline and extended sequential files
+JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})  # SOF markers of baseline and extended sequential files
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0..7, SOI
 EXIF_START = b"Exif\0\0"
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_ORIENTATION, TIFF_KIND = 256, 257, 274, 254
@@ -22,7 +22,7 @@ class Header(NamedTuple):
     """Width and height in px as stored, frames (2 stands for "several"), and the EXIF block (TIFF bytes), if any.
 
     square: whether colour is stored for as many px across as down, as in 4:4:4 and 4:2:0. components: of a JPEG.
-    height_at: where a JPEG that is stored from top to bottom says its height, two bytes; 0 for others.
+    height_offset: where a sequential JPEG (not a progressive one) says its height, two bytes; 0 for others.
     """
 
     width: int
@@ -31,7 +31,7 @@ class Header(NamedTuple):
     exif: bytes = b""
     square: bool = True
     components: int = 0
-    height_at: int = 0
+    height_offset: int = 0
 
 
 class DamagedError(Exception):
@@ -68,7 +68,7 @@ def upright_size(header: Header) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes) -> Header:
-    width, height, components, exif, square, height_at, at = 0, 0, 0, b"", True, 0, 2
+    width, height, components, exif, square, height_offset, at = 0, 0, 0, b"", True, 0, 2
     while True:
         if data[at] != 0xFF:  # stray bytes; decoders skip them too
             at = data.find(b"\xff", at)
@@ -85,7 +85,7 @@ def _jpeg(data: bytes) -> Header:
             if marker in JPEG_SIZES:
                 height, width, components = struct.unpack_from(">HHB", data, at + 5)
                 factors = data[at + 11 : at + 10 + 3 * components : 3]  # of each component, across and down
-                height_at = at + 5 if marker in JPEG_DOWNWARD else 0
+                height_offset = at + 5 if marker in JPEG_SEQUENTIAL else 0
                 square = len({(f >> 4) / max(f & 15, 1) for f in factors}) <= 1
             elif marker == 0xE1 and not exif and data.startswith(EXIF_START, at + 4):
                 exif = data[at + 4 + len(EXIF_START) : at + 2 + (data[at + 2] << 8) + data[at + 3]]
@@ -94,7 +94,7 @@ def _jpeg(data: bytes) -> Header:
                 break
     if data.rfind(b"\xff\xd9", at) < 0:  # bytes after the end are common, a missing end is a cut
         raise DamagedError
-    return Header(width, height, 1, exif, square, components, height_at)
+    return Header(width, height, 1, exif, square, components, height_offset)
 
 
 def _png(data: bytes) -> Header:

@@ -35,7 +35,7 @@ class Picture(NamedTuple):
 
     shape: (H, W, 3) px, upright. reducible: whether reduced pixels can be had, and lie where they should. reduced: by
     how much those are that `data` holds, where they are decoded. usual: whether it is a JPEG of three components that
-    is stored upright. height_at: see `Header`.
+    is stored upright. height_offset: see `Header`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Picture(NamedTuple):
     reducible: bool = False
     reduced: int = 1
     usual: bool = False
-    height_at: int = 0
+    height_offset: int = 0
 
     def pixels(self, reduction: int = 1, channels: int = 3, rows: int | None = None) -> tuple[np.ndarray, int]:
         """uint8 RGB pixels, and by how much they are reduced: by 1, or as asked, 2, 4 or 8, where the file is a JPEG.
@@ -62,8 +62,8 @@ class Picture(NamedTuple):
         image = None
         if self.usual:
             data = self.data
-            if rows and self.height_at and (kept := _kept_rows(rows)) <= ENOUGH_ROWS * self.shape[0]:
-                data = data[: self.height_at] + kept.to_bytes(2, "big") + data[self.height_at + 2 :]
+            if rows and self.height_offset and (kept := _kept_rows(rows)) <= ENOUGH_ROWS * self.shape[0]:
+                data = data[: self.height_offset] + kept.to_bytes(2, "big") + data[self.height_offset + 2 :]
             image = decoded_sooner(data, "RGBX"[:channels], whole=data is self.data)
         return _decoded(self.name, self.data, cv2.IMREAD_COLOR_RGB) if image is None else image, 1
 
@@ -85,7 +85,7 @@ def open_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = 
     usual_size = width * height <= 1e6 * MAX_MEGAPIXELS
     reducible = header.components > 0 and header.square and whole_blocks and usual_size
     usual = header.components == 3 and usual_size and (not header.exif or says_upright(header.exif))
-    return Picture(name, data, (height, width, 3), reducible, usual=usual, height_at=header.height_at)
+    return Picture(name, data, (height, width, 3), reducible, usual=usual, height_offset=header.height_offset)
 
 
 def read_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:

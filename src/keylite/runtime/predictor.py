@@ -28,7 +28,7 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 
 READERS = 4  # threads of a stream unless told: each holds a decoded image
-BATCH = 8  # crops of an engine's call: more take a CPU no less time each, and 16 leave its caches (docs/prediction.md)
+BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
 Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
 
 

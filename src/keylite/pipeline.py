@@ -125,6 +125,8 @@ def prepare(
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton)
     going_on = resume and (out / "resume.ckpt").is_file()
+    if going_on and first:
+        training.require_whole(out / "resume.ckpt")
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(resolved, spec, shape, weights)
     run = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)

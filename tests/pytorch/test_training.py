@@ -220,12 +220,24 @@ def flow_and_its_moments(out: Path) -> list[list[float]]:
     return [t.flatten().tolist() for t in (*flow, *(t for kept in moments for t in kept.values()))]
 
 
-def test_a_damaged_resume_checkpoint_is_one_line(parts, whole_run, tmp_path):
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "a byte": lambda content: (
+        (half := len(content) // 2) and content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    ),
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_resume_checkpoint_is_one_line(damage, parts, whole_run, tmp_path):
     out = shutil.copytree(whole_run, tmp_path / "run")
     content = (out / "resume.ckpt").read_bytes()
-    (out / "resume.ckpt").write_bytes(content[: len(content) // 2])
+    (out / "resume.ckpt").write_bytes(damage(content))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=r"resume\.ckpt: the file is damaged; start anew"):
         keylite.train(recipe(**MOVED), *parts, out, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "nothing is written before"
 
 
 def test_a_flow_is_trained_and_in_the_resume_checkpoint_alone(whole_rle):

@@ -281,6 +281,17 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     return network
 
 
+def require_whole(checkpoint: Path) -> None:
+    """Raise ValueError for a resume checkpoint that is cut short, or whose bytes are not those that were written."""
+    try:
+        with zipfile.ZipFile(checkpoint) as parts:
+            damaged = parts.testzip()
+    except zipfile.BadZipFile:
+        damaged = checkpoint.name
+    if damaged:
+        raise ValueError(f"{checkpoint}: the file is damaged; start anew with --overwrite, or choose another --out")
+
+
 def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
     """Train the network on augmented examples; the run's folder holds what comes of it.
 
@@ -343,8 +354,6 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     # TensorBoard would import TensorFlow, where it is installed, to write these files; this name tells it not to.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
-    if checkpoint and not zipfile.is_zipfile(checkpoint):
-        raise ValueError(f"{checkpoint}: the file is damaged; start anew with --overwrite, or choose another --out")
     with warnings.catch_warnings():
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)

@@ -347,6 +347,11 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     return network
 
 
+def require_whole(checkpoint: Path) -> None:
+    """Raise ValueError for a resume checkpoint that is cut short or is none."""
+    safetensors_header(checkpoint)
+
+
 def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
     """Train the network on augmented examples; the run's folder holds what comes of it.
 
@@ -359,7 +364,6 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     with tf.device(device):
         training = Training(network, run.spec, recipe)
         if resume and run.checkpoint.is_file():
-            safetensors_header(run.checkpoint)  # says in one line what is wrong with a damaged file
             training.load_state(load_file(run.checkpoint), str(run.checkpoint))
             with safe_open(run.checkpoint, "numpy") as file:
                 run.history = json.loads(file.metadata()["history"])

@@ -6,9 +6,11 @@ Needs a GPU and nvidia-smi. Run `python benchmarks/gpu.py --help`; README.md say
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,19 +24,16 @@ import numpy as np
 import torch
 from pipeline import augmentation_for, gauge_files
 from rounds import Facts, machine, options, paragraph, table, tell
+from step import training_step
 from torch.utils.data import DataLoader
 
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.processes import World
-from keylite.pytorch.losses import head_sums, loss
-from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
-from keylite.pytorch.training import OPTIMIZERS, Batches, EpochOrder
+from keylite.pytorch.training import Batches, EpochOrder
 from keylite.recipe import Recipe
-from keylite.runtime.heads import HEADS
 from keylite.runtime.machine import cores
-from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
 TITLE = "Training on a GPU"
 FILES, VAL = 512, 16  # rendered JPEG files, which objects share; objects of val
@@ -60,31 +59,17 @@ def recipe_for(choices: argparse.Namespace, workers: int) -> Recipe:
 
 def bare_step(choices: argparse.Namespace, keypoints: int) -> float:
     """Images a second of forward, loss, backward and optimizer, pixels on the GPU already."""
-    recipe = recipe_for(choices, 0)
-    head = HEADS[recipe.head](keypoints, recipe.hidden, recipe.input_size)
-    network = EfficientNetLiteRegressor(keypoints, head=head, size=recipe.input_size)
-    model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
-    criterion = loss(recipe.loss, recipe.input_size)
-    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters()), "lr": 3e-3}], recipe, True)
-    shape = recipe.batch, *recipe.input_size[::-1], 3
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
-    unit_xy = torch.rand(recipe.batch, keypoints, 2, device="cuda")
-    weight = torch.ones(recipe.batch, keypoints, device="cuda")
+    step = training_step(recipe_for(choices, 0), keypoints, device="cuda")
 
     def steps(count: int) -> float:
         start = time.perf_counter()
-        for _ in range(count):
-            optimizer.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                raw = model(pixels)
-            total, points, _xy = head_sums(head, criterion, raw.float(), unit_xy, weight, None)
-            (total / points).backward()
-            optimizer.step()
+        for number in range(count):
+            step(number)
         torch.cuda.synchronize()
         return time.perf_counter() - start
 
     steps(10)
-    return statistics.median(20 * recipe.batch / steps(20) for _ in range(5))
+    return statistics.median(20 * choices.batch / steps(20) for _ in range(5))
 
 
 def loaded(data: Dataset, choices: argparse.Namespace, workers: int) -> float:
@@ -105,11 +90,12 @@ def loaded(data: Dataset, choices: argparse.Namespace, workers: int) -> float:
             multiprocessing_context="fork",
         )
     )
-    for _ in range(2 * workers):  # made while the others started
-        next(batches)
-    start = time.perf_counter()
-    for _ in range(count):
-        next(batches)
+    start = 0.0
+    for number, batch in zip(range(2 * workers + count), batches, strict=False):
+        if isinstance(batch, Exception):
+            raise batch
+        if number < 2 * workers:  # made while the others started
+            start = time.perf_counter()
     return count * choices.batch / (time.perf_counter() - start)
 
 
@@ -131,17 +117,23 @@ def trained(data: Dataset, val: Dataset, recipe: Recipe) -> Facts:
     log = logging.getLogger("keylite")
     log.addHandler(ends)
     log.setLevel(logging.INFO)
-    smi = subprocess.Popen(SMI, stdout=subprocess.PIPE, text=True)
+    of_this = "-i", f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    smi = subprocess.Popen([*SMI, *of_this], stdout=subprocess.PIPE, text=True)
 
     def watch() -> None:
         for line in smi.stdout or ():
-            busy.append((time.perf_counter(), float(line)))
+            with contextlib.suppress(ValueError):  # of a GPU that does not tell
+                busy.append((time.perf_counter(), float(line)))
 
-    threading.Thread(target=watch, daemon=True).start()
-    with tempfile.TemporaryDirectory() as out:
-        keylite.train(recipe, data, val, out, overwrite=True)
-    smi.kill()
-    smi.wait()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        with tempfile.TemporaryDirectory() as out:
+            keylite.train(recipe, data, val, out, overwrite=True)
+    finally:
+        smi.kill()
+        smi.wait()
+        watcher.join()
     first, last = ends.times[0], ends.times[-1]
     seen = [share for when, share in busy if first < when < last]
     rate = (len(ends.times) - 1) * len(data) / (last - first)
@@ -159,6 +151,8 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(choices: argparse.Namespace) -> Facts:
     """The bare step, then each number of workers: what they make alone, and training with them."""
+    if not torch.cuda.is_available() or shutil.which(SMI[0]) is None:
+        raise SystemExit("error: gpu.py: expected a CUDA GPU and nvidia-smi, got none; run it where they are")
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         files = gauge_files(Path(folder), FILES + VAL)

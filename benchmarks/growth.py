@@ -17,15 +17,9 @@ from typing import NamedTuple
 
 import torch
 from rounds import Facts, Row, alone, each_round, interleaved, machine, options, paragraph, table, tell
-from step import Step, made_batch
+from step import Step, training_step
 
-from keylite.pytorch.cpu import keep_memory
-from keylite.pytorch.losses import head_sums, loss
-from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
-from keylite.pytorch.training import OPTIMIZERS
 from keylite.recipe import Recipe
-from keylite.runtime.heads import HEADS
-from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
 TITLE = "What a training step grows with"
 
@@ -60,27 +54,11 @@ def heatmap_step(shape: Shape, rank: int, meeting: str) -> Step:
 
     meeting: a file that does not exist yet, by which processes find each other.
     """
-    recipe = Recipe(size=shape.size, backbone=shape.backbone, lr=3e-3)
-    head = HEADS[recipe.head](shape.keypoints, recipe.hidden, recipe.input_size)
-    network = EfficientNetLiteRegressor(shape.keypoints, shape.backbone, head=head, size=recipe.input_size)
-    pixel_model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model: torch.nn.Module = pixel_model
-    keep_memory()
-    if shape.processes > 1:
-        torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=shape.processes)
-        model = torch.nn.parallel.DistributedDataParallel(pixel_model)
-    criterion = loss(recipe.loss, recipe.input_size)
-    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters()), "lr": recipe.lr}], recipe, True)
-    pixels, unit_xy = made_batch(shape.batch, shape.size, shape.keypoints)
-    weight = torch.ones(shape.batch, shape.keypoints)
-
-    def step(_: int) -> None:
-        optimizer.zero_grad()
-        total, count, _xy = head_sums(head, criterion, model(pixels), unit_xy, weight, None)
-        (total / count).backward()
-        optimizer.step()
-
-    return step
+    recipe = Recipe(size=shape.size, backbone=shape.backbone, batch=shape.batch)
+    if shape.processes == 1:
+        return training_step(recipe, shape.keypoints)
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=shape.processes)
+    return training_step(recipe, shape.keypoints, wrapped=torch.nn.parallel.DistributedDataParallel)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -71,15 +71,27 @@ PLAN: dict[str, tuple[Choices, list[Choices]]] = {
 SMOKE_PLAN: dict[str, tuple[Choices, list[Choices]]] = {"regression": ({}, [{"epochs": 2}])}
 
 
+def rows_of(smoke: bool) -> dict[str, list[tuple[str, Choices, Choices]]]:
+    """By group: the plan's name, what its row changes, and all choices of the group and the row."""
+    plan = SMOKE_PLAN if smoke else PLAN
+    return {
+        group: [
+            ("-".join([group, *(f"{name}-{value}" for name, value in changed.items())]), changed, first | changed)
+            for changed in ({}, *others)
+        ]
+        for group, (first, others) in plan.items()
+    }
+
+
 def planned(choices: argparse.Namespace, parts: Parts) -> list[Run]:
-    """The runs, group by group, the first row's seeds first."""
-    base = {**(SMOKE if choices.smoke else FACES), **sets(choices.set)}
-    found = []
-    for group, (first, others) in (SMOKE_PLAN if choices.smoke else PLAN).items():
-        for changed in ({}, *others):
+    """The runs, group by group, the first row's seeds first. Raises ValueError where --set has what a plan varies."""
+    given, found = sets(choices.set), []
+    for rows in rows_of(choices.smoke).values():
+        for plan, changed, row in rows:
+            if taken := sorted(given.keys() & {*row, "seed"}):
+                raise ValueError(f"--set: {listing(taken)} is what this search varies; leave it out")
             for seed in SEEDS[: None if not changed else 1]:
-                own = base | first | changed | {"seed": seed}
-                plan = "-".join([group.replace(" ", "-"), *(f"{name}-{value}" for name, value in changed.items())])
+                own = (SMOKE if choices.smoke else FACES) | given | row | {"seed": seed}
                 name = f"{plan}-seed{seed}"
                 recipe = make_recipe(own, plan)
                 found.append(Run(name, plan, choices.out / name, recipe, tuple(own), lambda: (parts.train, parts.val)))
@@ -92,20 +104,18 @@ def figures_of(done: list[Run], parts: Parts, smoke: bool) -> Facts:
     for run in done:
         of_plan.setdefault(run.plan, []).append(run)
     groups = []
-    for group, (first, others) in (SMOKE_PLAN if smoke else PLAN).items():
-        stem, rows = group.replace(" ", "-"), []
-        for changed in ({}, *others):
-            plan = "-".join([stem, *(f"{name}-{value}" for name, value in changed.items())])
+    for group, planned_rows in rows_of(smoke).items():
+        rows = []
+        for plan, changed, _ in planned_rows:
             nme = [read_spec(run.model).report["nme"] for run in of_plan.get(plan, [])]  # type: ignore[index]
             if nme:
-                seeds = [run.recipe.seed for run in of_plan[plan]]
-                rows.append({"changed": changed, "nme": nme, "seeds": seeds})
+                rows.append({"changed": changed, "nme": nme, "seeds": [run.recipe.seed for run in of_plan[plan]]})
         if rows and not rows[0]["changed"]:
-            groups.append({"name": group, "first": first, "rows": rows})
+            groups.append({"name": group, "first": planned_rows[0][2], "rows": rows})
     recipe = recipe_in(done[0].folder)
     return {
         **{"data": parts.name, "count": len(parts.val), "groups_of_val": len(parts.val.groups)},
-        **{"normalize": recipe.normalize, "mirror": recipe.mirror, "device": recipe.device, "groups": groups},
+        **{"normalize": recipe.normalize, "mirror": recipe.mirror, "groups": groups},
         "pretrained": sorted({read_spec(run.model).provenance.pretrained for run in done}),
     }
 
@@ -124,8 +134,7 @@ def text(facts: Facts | None) -> str:
             f"val of {facts['data']}: {facts['count']} objects, {facts['groups_of_val']} groups; NME by",
             f"{facts['normalize']} of the best epoch; mirror {facts['mirror']}; what is not named is the default.",
             weights_line(facts["pretrained"]),
-            f"Trained on a {'GPU' if facts['device'] == 'cuda' else 'CPU'}. Differences below 0.1 points may be",
-            "another seed's.",
+            "A row of one seed may differ as much as the seeds of a first row do, and mean nothing.",
         )
     ]
     for group in facts["groups"]:

@@ -19,11 +19,12 @@ import torch
 from rounds import Facts, alone, figures, interleaved, machine, options, paragraph, speeds, tell
 
 from keylite.pytorch.cpu import keep_memory, learn_by_taps
-from keylite.pytorch.losses import loss
+from keylite.pytorch.losses import head_sums, loss
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
 from keylite.pytorch.training import OPTIMIZERS
 from keylite.recipe import Recipe
-from keylite.runtime.heads import Regression
+from keylite.run import LRS
+from keylite.runtime.heads import HEADS, Regression
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
 TITLE = "Training step"
@@ -32,26 +33,47 @@ BASE = "plain: contiguous float NCHW"  # every ratio is against this row
 Step = Callable[[int], None]
 
 
-def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
-    """As pytorch/training.py does it: uint8 NHWC pixels, channels_last, the recipe's loss and optimizer."""
-    recipe = Recipe(size=size)
-    network = EfficientNetLiteRegressor(KEYPOINTS)
-    model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last)
-    keep_memory()
+def training_step(
+    recipe: Recipe,
+    keypoints: int,
+    *,
+    compiled: bool = False,
+    device: str = "cpu",
+    wrapped: Callable[[torch.nn.Module], torch.nn.Module] = lambda model: model,
+) -> Step:
+    """As pytorch/training.py does it: uint8 NHWC pixels, channels_last, the recipe's head, loss and optimizer.
+
+    No clipping, no moving average. wrapped: what makes a model that shares its gradients.
+    """
+    head = HEADS[recipe.head](keypoints, recipe.hidden, recipe.input_size)
+    network = EfficientNetLiteRegressor(keypoints, recipe.backbone, head=head, size=recipe.input_size)
+    own = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device == "cpu":
+        keep_memory()
     if compiled:
-        learn_by_taps(model)
-        model.compile()
+        learn_by_taps(own)
+        own.compile()
+    model = wrapped(own)
     criterion = loss(recipe.loss, recipe.input_size)
-    optimizer = OPTIMIZERS[recipe.optimizer]([{"params": list(model.parameters())}], recipe, True)
-    pixels, unit_xy = made_batch(batch, size)
-    weight = torch.ones(batch, KEYPOINTS)
+    group = {"params": list(model.parameters()), "lr": LRS[recipe.head]}
+    optimizer = OPTIMIZERS[recipe.optimizer]([group], recipe, True)
+    pixels, unit_xy = (part.to(device) for part in made_batch(recipe.batch, recipe.input_size[0], keypoints))
+    weight = torch.ones(recipe.batch, keypoints, device=device)
 
     def step(_: int) -> None:
         optimizer.zero_grad()
-        criterion(model(pixels), unit_xy, weight).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            raw = model(pixels)
+        total, count, _xy = head_sums(head, criterion, raw.float(), unit_xy, weight, None)
+        (total / count).backward()
         optimizer.step()
 
     return step
+
+
+def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
+    """keylite's own."""
+    return training_step(Recipe(head="regression", size=size, batch=batch), KEYPOINTS, compiled=compiled)
 
 
 def tensorflow_step(batch: int, size: int) -> Step:
@@ -81,15 +103,23 @@ def plain_step(batch: int, size: int) -> Step:
     return stepped(EfficientNetLiteRegressor(KEYPOINTS), batch, size, (KEYPOINTS, 2))
 
 
-def timm_step(batch: int, size: int) -> Step:
+def timm_step(batch: int, size: int, memory: torch.memory_format = torch.contiguous_format) -> Step:
     """timm's classifier of as many outputs, stepped in the same plain way."""
-    return stepped(timm.create_model("tf_efficientnet_lite0", num_classes=2 * KEYPOINTS), batch, size, (2 * KEYPOINTS,))
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=2 * KEYPOINTS)
+    return stepped(network, batch, size, (2 * KEYPOINTS,), memory)
 
 
-def stepped(network: torch.nn.Module, batch: int, size: int, shape: tuple[int, ...]) -> Step:
-    criterion, optimizer = torch.nn.MSELoss(), torch.optim.AdamW(network.train().parameters())
+def stepped(
+    network: torch.nn.Module,
+    batch: int,
+    size: int,
+    shape: tuple[int, ...],
+    memory: torch.memory_format = torch.contiguous_format,
+) -> Step:
+    network = network.train().to(memory_format=memory)  # type: ignore[call-overload]
+    criterion, optimizer = torch.nn.MSELoss(), torch.optim.AdamW(network.parameters())
     pixels, unit_xy = made_batch(batch, size)
-    images = ((pixels.float() - PIXEL_MEAN[0]) / PIXEL_STD[0]).permute(0, 3, 1, 2).contiguous()
+    images = ((pixels.float() - PIXEL_MEAN[0]) / PIXEL_STD[0]).permute(0, 3, 1, 2).contiguous(memory_format=memory)
     truth = unit_xy.reshape(batch, *shape)
 
     def step(_: int) -> None:
@@ -114,6 +144,7 @@ ROWS: dict[str, Maker] = {
     "keylite, pytorch: the same, compiled": functools.partial(keylite_step, compiled=True),
     "keylite, tensorflow: uint8 NHWC": tensorflow_step,
     "timm classifier: contiguous float NCHW": timm_step,
+    "timm classifier: channels_last": functools.partial(timm_step, memory=torch.channels_last),
 }
 
 

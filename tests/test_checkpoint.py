@@ -112,6 +112,14 @@ def test_a_classifier_may_have_other_names(imagenet: Path):
         starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD))
 
 
+def test_a_head_that_needs_the_top_says_what_to_take(ours: Path):
+    lower = arrays(without(BACKBONE, *TOP))
+    with pytest.raises(
+        ValueError, match=r"four\.safetensors: expected a backbone with its last conv.*heatmap or simcc"
+    ):
+        starting_tensors(ours, lower, arrays(BACKBONE, HEAD))
+
+
 def test_a_pyramid_does_without_the_top(imagenet: Path, ours: Path):
     lower = without(BACKBONE, *TOP)
     for path, loaded in ((imagenet, arrays(BACKBONE, CLASSIFIER)), (ours, arrays(BACKBONE, HEAD))):

@@ -71,5 +71,11 @@ def starting_tensors(
         used = backbone
         wanted = {name: t for name, t in loaded.items() if not name.startswith(classifier)}
         said = f"ImageNet weights of {path.name}: {len(used)} tensors"
+    top = {name for name in used if name.startswith(TOP)}
+    if top and used - wanted.keys() == top:
+        raise ValueError(
+            f"{path}: expected a backbone with its last convolution, which this head needs, got one without; take head "
+            "heatmap or simcc, or other weights"
+        )
     check_fit(wanted, {name: own[name] for name in used}, str(path))
     return {name: wanted[name] for name in used}, said

@@ -496,6 +496,14 @@ def test_a_damaged_jpeg_is_judged_by_opencv() -> None:
     np.testing.assert_array_equal(read_image(bytes(data)), expected)
 
 
+def test_a_video_is_told_where_its_frames_go(tmp_path: Path) -> None:
+    (tmp_path / "clip.MP4").write_bytes(b"\0\0\0\x20ftypisom")
+    with pytest.raises(
+        ValueError, match=r"clip\.MP4: not an image .*; give the frames of a video to Predictor\.stream$"
+    ):
+        read_image(tmp_path / "clip.MP4")
+
+
 # ---- the upper rows alone
 
 STORED = {  # how colour is stored, and options of the encoder

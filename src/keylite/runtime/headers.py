@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # suffixes of what is often taken for images
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others are DHT, JPG, DAC
 JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})  # SOF markers of baseline and extended sequential files
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0..7, SOI
@@ -49,7 +50,8 @@ def read_header(name: str, data: bytes) -> Header:
         raise ValueError(f"{name}: the file is empty (0 bytes)")
     kind = kind_of(data)
     if not kind:
-        raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF)")
+        hint = "; give the frames of a video to Predictor.stream" if name.lower().endswith(VIDEOS) else ""
+        raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF){hint}")
     try:
         header = FORMATS[kind][1](data)
     except (IndexError, struct.error, DamagedError):

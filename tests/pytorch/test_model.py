@@ -503,7 +503,9 @@ def test_a_heatmap_starts_from_a_regression_models_backbone_alone(model_file: Pa
 
 
 def test_a_regression_cannot_start_from_a_heatmap_which_lacks_the_top(heatmap_file: Path):
-    with pytest.raises(ValueError, match=r"expected a backbone with its last convolution, .* take head heatmap or simcc"):
+    with pytest.raises(
+        ValueError, match=r"expected a backbone with its last convolution, .* take head heatmap or simcc"
+    ):
         EfficientNetLiteRegressor(4, pretrained=heatmap_file)
 
 

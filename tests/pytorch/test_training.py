@@ -530,6 +530,14 @@ def test_processes_share_an_epoch(rank: int, size: int, uneven: Dataset):
     assert len(order) == steps * 2
 
 
+def test_a_terminal_sees_a_bar(parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    keylite.train(recipe(epochs=1), *parts, tmp_path)
+    out, err = capsys.readouterr()
+    assert "Epoch 0: 100%" in out + err
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 # ---- what fails on the way
 
 

@@ -489,7 +489,9 @@ def test_a_model_file_gives_its_head_where_it_fits(regression_file: Path, maps_f
         assert same(before, tensors(network), head=True)
     finally:
         assign(network, before)
-    with pytest.raises(ValueError, match=r"expected a backbone with its last convolution, .* take head heatmap or simcc"):
+    with pytest.raises(
+        ValueError, match=r"expected a backbone with its last convolution, .* take head heatmap or simcc"
+    ):
         load_backbone(fitting, maps_file)
 
 

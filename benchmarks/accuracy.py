@@ -259,11 +259,15 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
     recipes = [recipe_in(run.folder) for run in row]
     specs = [read_spec(run.model) for run in row]
     float_found = [measured(run.model, data, run.folder / "figures", split, normalize) for run in row]
-    jittered = [
-        measured(run.model, data, run.folder / "figures", split, normalize, JITTER, seed)["report"]["nme"]["mean"]
-        for run in row
-        for seed in range(DRAWS)
-    ]
+
+    def of_jittered(models: dict[Run, Path]) -> Facts:
+        found = [
+            measured(model, data, run.folder / "figures", split, normalize, JITTER, seed)["report"]["nme"]["mean"]
+            for run, model in models.items()
+            for seed in range(DRAWS)
+        ]
+        return {"nme": statistics.mean(found), "of_draws": found}
+
     files = {}
     for kind in exports[row[0].name]:
         made = {run.name: exports[run.name][kind] for run in row}
@@ -272,17 +276,20 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
         if there:
             own = [measured(made[run.name][0], data, run.folder / "figures", split, normalize) for run in there]
             parents = [facts for run, facts in zip(row, float_found, strict=True) if run in there]
-            nme, parent = (over_seeds(facts, data)["nme"] for facts in (own, parents))
-            files[kind]["sigma"] = of_sigma(own)
+            found, parent = (over_seeds(facts, data) for facts in (own, parents))
             size = made[there[0].name][0].stat().st_size
-            files[kind] |= {"nme": nme, "change": nme_change(parent, nme), "bytes": size, "runs": len(there)}
+            change = nme_change(parent["nme"], found["nme"])
+            files[kind] |= found | {"change": change, "bytes": size, "runs": len(there)}
+            files[kind]["sigma"] = of_sigma(own)
+            if "int8" in kind:
+                files[kind]["jittered"] = of_jittered({run: made[run.name][0] for run in there})
     return {
         **{"name": row[0].name, "head": recipes[0].head, "backbone": recipes[0].backbone},
         **{"size": list(recipes[0].input_size), "epochs": recipes[0].epochs},
         **{"seeds": [recipe.seed for recipe in recipes], "best_epochs": [spec.report["epoch"] for spec in specs]},
         "pretrained": sorted({spec.provenance.pretrained for spec in specs}),
         "float": over_seeds(float_found, data) | {"bytes": row[0].model.stat().st_size, "sigma": of_sigma(float_found)},
-        "jittered": {"nme": statistics.mean(jittered), "of_draws": jittered},
+        "jittered": of_jittered({run: run.model for run in row}),
         "files": files,
     }
 
@@ -339,7 +346,10 @@ ACCURACY = (
 )
 RANKS = "spearman", "within", "constant"  # of a Reliability
 SIGMA = "file", "Spearman, all points", "within a keypoint", "one sigma a keypoint", "worst tenth"
-COST = "file", "MB", "NME", "change", "ms", *(f"to {PLAIN}'s {kind}" for kind in RULERS.values())
+COST = (
+    *("file", "MB", "NME (95 %, by group)", "change", "median", "NME > 10 %", "boxes jittered", "ms"),
+    *(f"to {PLAIN}'s {kind}" for kind in RULERS.values()),
+)
 
 
 def text(facts: Facts | None) -> str:
@@ -377,7 +387,8 @@ def _cost_parts(facts: Facts, rows: list[Facts], names: tuple[str, ...]) -> list
         paragraph(
             "What an export costs: each file on the same split, beside its own run in float; and the time of engine",
             f"and decode for one crop on one thread, in {facts['rounds']} rounds of {facts['images']} crops, all files",
-            f"in turns. A ratio is the median of the rounds', to the {PLAIN} head's file of that size.",
+            f"in turns. A ratio is the median of the rounds', to the {PLAIN} head's file of that size, where there is",
+            "one. Boxes were jittered for int8 files; fp32 files give the float run's points.",
         ),
         table((*names, *COST), [_file_cells(row, rows, kind, file) for row, kind, file in files]),
         "![NME against time](images/accuracy.png)",
@@ -439,7 +450,9 @@ def _file_cells(row: Facts, rows: list[Facts], kind: str, file: Facts) -> tuple[
     refused = f", {len(file['refused'])} of {len(row['seeds'])} refused" if file["refused"] else ""
     change = round(100 * file["change"], 1) + 0.0  # no -0.0
     return (
-        *(*_names(row, rows), kind, f"{file['bytes'] / 1e6:.2f}", percent(file["nme"]) + refused, f"{change:+.1f} %"),
+        *(*_names(row, rows), kind, f"{file['bytes'] / 1e6:.2f}", with_interval(file) + refused, f"{change:+.1f} %"),
+        *(percent(file["median"]), percent(file["failure_rate"])),
+        percent(file["jittered"]["nme"]) if "jittered" in file else "",
         *(f"{file[name]:.2f}" if name in file else "" for name in ("ms", *RULERS)),
     )
 

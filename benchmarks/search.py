@@ -50,7 +50,7 @@ PLAN: dict[str, tuple[Choices, list[Choices]]] = {
             {"backbone_lr_factor": 0.3},
             *({"batch": batch} for batch in (8, 32)),
             *({"size": size} for size in (128, 160, 192)),
-            {"epochs": 12},
+            *({"epochs": 12, **also} for also in ({}, {"strength": 0.5})),
         ],
     ),
     "regression": (

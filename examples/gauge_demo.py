@@ -69,7 +69,6 @@ def main() -> None:
         batch=16,
         lr=3e-3,
         warmup_epochs=1.0,
-        threads=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         **GENTLE,
     )
     model = keylite.train(recipe, train, val, out / "run", overwrite=True)

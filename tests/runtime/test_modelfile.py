@@ -152,8 +152,13 @@ def test_another_suffix_is_refused(name: str, tmp_path: Path):
 
 def test_a_missing_file_and_a_folder_are_not_found(tmp_path: Path):
     for path in (tmp_path / "none.onnx", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such model file"):
+        with pytest.raises(FileNotFoundError, match="no such model file$"):
             read_spec(path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"no such model file; of the run in this folder, take .*model\.safetensors$"
+    ):
+        read_spec(tmp_path)
 
 
 def test_the_header_lists_the_tensors(tmp_path: Path):

@@ -33,7 +33,9 @@ def read_spec(path: Path | str, spec: Path | str | None = None) -> ModelSpec:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file")
+        inside = path / "model.safetensors"
+        hint = f"; of the run in this folder, take {inside}" if inside.is_file() else ""
+        raise FileNotFoundError(f"{path}: no such model file{hint}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: expected a model file ({', '.join(READERS)}), got {path.suffix or 'no suffix'!r}")

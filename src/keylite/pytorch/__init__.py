@@ -4,8 +4,8 @@ import os
 import sys
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # How long a thread asks for work before it sleeps, which is read as torch loads. With GNU's default, threads hold each
-    # other up on cores that other work has, too: a step took two to four times as long. On idle cores it takes as long.
+    # How long a thread asks for work before it sleeps, read as torch loads. With GNU's default, threads hold each other
+    # up on cores that other work has, too: a step took two to four times as long. On idle cores it takes as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if "tensorflow" in sys.modules and "triton" not in sys.modules:

@@ -7,6 +7,7 @@ something: its points follow the colours of an image.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from keylite.data.dataset import Dataset, from_arrays
 from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, where tests of Ctrl-C would wait
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIZE = (64, 64)
 FOUR = Skeleton(("nose", "left_eye", "right_eye", "chin"), edges=((0, 1), (0, 2), (0, 3)), mirror=(0, 2, 1, 3))

@@ -25,13 +25,12 @@ import torch
 from pipeline import augmentation_for, gauge_files
 from rounds import Facts, machine, options, paragraph, table, tell
 from step import training_step
-from torch.utils.data import DataLoader
 
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.processes import World
-from keylite.pytorch.training import Batches, EpochOrder
+from keylite.pytorch.batches import batches_of
 from keylite.recipe import Recipe
 from keylite.runtime.machine import cores
 
@@ -79,17 +78,7 @@ def loaded(data: Dataset, choices: argparse.Namespace, workers: int) -> float:
         raise ValueError(f"--images: expected at least {4 * count * choices.batch}, got {len(data)}")
     size = choices.size, choices.size
     examples = Examples(data, size, augmentation=augmentation_for(data, choices.size), cache=True)
-    examples.keep_all()
-    batches = iter(
-        DataLoader(
-            Batches(examples),
-            batch_size=choices.batch,
-            sampler=EpochOrder(examples, choices.batch, World()),
-            num_workers=workers,
-            collate_fn=lambda batch: batch,
-            multiprocessing_context="fork",
-        )
-    )
+    batches = iter(batches_of(examples, choices.batch, World(), workers))
     start = 0.0
     for number, batch in zip(range(2 * workers + count), batches, strict=False):
         if isinstance(batch, Exception):

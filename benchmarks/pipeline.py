@@ -257,12 +257,7 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 def section(facts: Facts) -> str:
     """Its part of the page."""
-    a, copies = facts["augmentation"], facts.get("copies")
-    turns = (
-        f"Each row has {copies} processes, which take turns of all images."
-        if copies
-        else "All rows but those of other libraries are of one process, and take turns batch by batch."
-    )
+    a = facts["augmentation"]
     geometry = ", ".join(f"{name} {a[name]:g} (p {a[f'{name}_p']:g})" for name in GEOMETRY)
     changes = ", ".join(f"{name} {a[f'{name}_p']:g}" for name in CHANGES)
     parts = [
@@ -272,7 +267,7 @@ def section(facts: Facts) -> str:
             "there is one, and does Resize, ToTensor, Normalize. keylite's default augmentation here: geometry,",
             f"{geometry}, flip (p {a['flip_p']:g}); changes of pixels by their probabilities, {changes}. It gives",
             'uint8 pixels, which its networks normalise; "normalised" adds that on the same thread, and "cached" keeps',
-            f"decoded images in memory. {turns}",
+            f"decoded images in memory. Each row has {facts['copies']} processes, which take turns of all images.",
         )
     ]
     if facts["peers"]:

@@ -397,7 +397,7 @@ def test_what_ends_the_rows_ends_the_wait(hasty: None):
         list(cluster._unless_lost(held_up(ready, KeyError("wanted")), lambda: 1, 1))
 
 
-def test_no_more_than_a_row_is_fetched_for_nobody(hasty: None):
+def test_rows_that_nobody_wants_are_left(hasty: None):
     fetched, over = [], threading.Event()
 
     def rows() -> Iterator[dict]:

@@ -124,9 +124,10 @@ def prepare(
     )
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton)
-    going_on = resume and (out / "resume.ckpt").is_file()
+    checkpoint = out / "resume.ckpt"
+    going_on = resume and checkpoint.is_file()
     if going_on and first:
-        training.require_whole(out / "resume.ckpt")
+        training.require_whole(checkpoint)
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(resolved, spec, shape, weights)
     run = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)

@@ -87,19 +87,16 @@ def test_a_batch_is_its_items(data: Dataset):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a machine of one core
 def test_workers_give_what_one_process_gives(data: Dataset):
     pytest.importorskip("lightning", reason="needs keylite[pytorch]")
-    from torch.utils.data import DataLoader
-
     from keylite.processes import World
-    from keylite.pytorch.training import Batches, EpochOrder
+    from keylite.pytorch.batches import batches_of
 
     examples = Examples(data, (32, 32), augmentation=EVERYTHING, seed=1)
     loaded = {}
     for workers in (0, 2):
-        order = EpochOrder(examples, 3, World())
-        order.set_epoch(2)
-        loader = DataLoader(Batches(examples), batch_size=3, sampler=order, num_workers=workers, collate_fn=lambda b: b)
+        loader = batches_of(examples, 3, World(), workers)
+        loader.sampler.set_epoch(2)
         loaded[workers] = [[part.numpy() for part in batch] for batch in loader]
-        items = list(order)
+        items = list(loader.sampler)
     assert sorted(items) == list(range(12, 18)), "items name their epoch"
     expected = [examples.batch(items[:3]), examples.batch(items[3:])]
     for workers, batches in loaded.items():

@@ -29,7 +29,7 @@ from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset, write_dataset
 from keylite.data.gauges import gauges
 from keylite.processes import World
-from keylite.pytorch import training
+from keylite.pytorch import batches, training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.recipe import make_recipe, read_recipe, to_dict
 from keylite.run import Run
@@ -522,7 +522,7 @@ def test_statistics_of_several_gpus_keep_the_activations():
 @pytest.mark.parametrize(("rank", "size"), [(0, 1), (0, 2), (1, 2), (2, 3)])
 def test_processes_share_an_epoch(rank: int, size: int, uneven: Dataset):
     examples = Examples(uneven, (32, 32), box="image")
-    order = training.EpochOrder(examples, 2, World(rank, size))
+    order = batches.EpochOrder(examples, 2, World(rank, size))
     order.set_epoch(3)
     steps = 10 // (2 * size)
     whole = examples.order(3)[: steps * 2 * size].reshape(steps, size, 2)
@@ -567,7 +567,7 @@ def test_a_worker_that_dies_ends_the_run_in_one_line(parts, tmp_path: Path, monk
         return batch(examples, items)
 
     monkeypatch.setattr(Examples, "batch", killed)
-    monkeypatch.setattr(training, "STUCK", 5)  # seconds, where no signal tells of it
+    monkeypatch.setattr(batches, "STUCK", 5)  # seconds, where no signal tells of it
     with pytest.raises(OSError, match="^workers: a process that prepares batches has ended .* with --resume"):
         keylite.train(recipe(workers=1), *parts, tmp_path)
 

@@ -9,12 +9,10 @@ import copy
 import datetime
 import logging
 import math
-import multiprocessing
 import sys
 import types
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +29,10 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import convert_sync_batchnorm
-from torch.utils.data import DataLoader, Sampler, get_worker_info
-from torch.utils.data import Dataset as TorchDataset
 
 from keylite.data.examples import Examples
 from keylite.processes import LostProcessError, World, cores_of, world_of
+from keylite.pytorch.batches import batches_of
 from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
@@ -54,55 +51,6 @@ from keylite.runtime.heads import Head
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
-
-
-class Batches(TorchDataset):
-    """Examples, a list of items at a time; what cannot be read comes as its exception, not through a worker's."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, item: int) -> tuple[np.ndarray, ...]:
-        return self.examples[item]
-
-    def __getitems__(self, items: list[int]) -> tuple[torch.Tensor, ...] | Exception:
-        try:
-            batch = tuple(torch.from_numpy(part) for part in self.examples.batch(items))
-        except (ValueError, OSError) as error:
-            return error
-        if get_worker_info() is None:
-            return batch
-        try:  # what a worker's queue would do in a thread of its own, whose failure nobody is told of
-            return tuple(part.share_memory_() for part in batch)
-        except RuntimeError as error:
-            return OSError(
-                f"workers: no shared memory (/dev/shm) for a batch ({error}); go on with --resume and fewer workers"
-            )
-
-
-class EpochOrder(Sampler[int]):
-    """The examples' order of the epoch that Lightning sets, in whole batches; of several processes each has its share.
-
-    What the processes have of a step is what one alone has in a batch as large as theirs together.
-    """
-
-    def __init__(self, examples: Examples, batch: int, world: World) -> None:
-        self.examples, self.batch, self.world, self.epoch = examples, batch, world, 0
-        self.steps = len(examples) // (batch * world.size)  # another order every epoch: nothing is left out for good
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps * self.batch
-
-    def __iter__(self) -> Iterator[int]:
-        shape = self.steps, self.world.size, self.batch
-        order = self.examples.order(self.epoch)[: math.prod(shape)].reshape(shape)
-        return iter(order[:, self.world.rank].ravel().tolist())
 
 
 class Training(lightning.LightningModule):
@@ -216,7 +164,6 @@ OPTIMIZERS = {
 }
 
 WAIT = datetime.timedelta(minutes=30)  # for another process, at most
-STUCK = 300.0  # seconds without a batch after which workers are given up
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -305,24 +252,11 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         torch.set_num_threads(recipe.threads or min(share, most))
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
-    order = EpochOrder(examples, batch, world)
-    steps_per_epoch = math.ceil(order.steps / recipe.accumulate)
     workers = recipe.workers
     if workers < 0:
         workers = min(16, share) if device.type == "cuda" else 0
-    if workers:
-        examples.keep_all()  # once, in memory that they share
-    loader = DataLoader(
-        Batches(examples),
-        batch_size=batch,
-        sampler=order,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        collate_fn=_as_it_is,
-        timeout=STUCK if workers else 0,
-        persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
-    )
+    loader = batches_of(examples, batch, world, workers, pinned=device.type == "cuda")
+    steps_per_epoch = math.ceil(len(loader) / recipe.accumulate)
     if world.size > 1 and device.type == "cuda":
         convert_sync_batchnorm(network)  # in place; torch's own would lose timm's activations
     model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -416,10 +350,6 @@ def _gathered(mine: Any) -> list[Any]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, mine)
     return parts
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 # What Lightning says of things that are meant here, by message.

@@ -350,18 +350,13 @@ def test_a_run_with_a_flow_resumes_to_the_same_end(parts, eagerly, tmp_path, mon
 
 
 def test_both_twins_train_on_the_same_examples_in_the_same_order():
-    theirs = pytest.importorskip("keylite.pytorch.training", reason="needs keylite[pytorch]")
-    from torch.utils.data import DataLoader
-
+    theirs = pytest.importorskip("keylite.pytorch.batches", reason="needs keylite[pytorch]")
     augmentation = Augmentation(rotate=20, scale=0.2, noise=10, noise_p=0.5)
     examples = Examples(gauges(10, "train", seed=1, size=64), (64, 48), augmentation=augmentation, seed=3)
-    ours, order = training.Batches(examples, 4, start=1), theirs.EpochOrder(examples, 4, World())
-    loader = DataLoader(
-        theirs.Batches(examples), batch_size=4, sampler=order, drop_last=True, collate_fn=theirs._as_it_is
-    )
+    ours, loader = training.Batches(examples, 4, start=1), theirs.batches_of(examples, 4, World(), 0)
     item = 0
     for epoch in (1, 2):
-        order.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)
         for batch in loader:
             for mine, other in zip(ours[item], batch, strict=True):
                 assert mine.dtype == other.numpy().dtype

@@ -338,6 +338,11 @@ def test_reading_flags_reach_training(capsys, gauge_files, tmp_path, monkeypatch
     assert (len(seen["data"].groups), len(seen["val"].groups)) == (3, 2)
 
 
+def test_a_wrong_command_line_names_the_help_that_knows_better(capsys):
+    assert refused(capsys, "trian").endswith("; see keylite --help")
+    assert refused(capsys, "train", "--data").endswith("; see keylite train --help")
+
+
 def test_ctrl_c_is_one_line_and_exits_130(capsys, gauge_files, tmp_path, monkeypatch):
     def train(*_, **__):
         raise KeyboardInterrupt

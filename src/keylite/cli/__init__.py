@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         os._exit(0)
     except CycloptsError as error:
-        fail(f"{error}; see keylite --help", WRONG_INPUT)
+        fail(f"{error}; see {' '.join(['keylite', *(error.command_chain or ())])} --help", WRONG_INPUT)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:

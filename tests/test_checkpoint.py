@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keylite.checkpoint import check_fit, starting_tensors
+from keylite.runtime.heads import Heatmap, Regression, Simcc
 from keylite.runtime.modelfile import KEY
 from keylite.runtime.spec import encode_spec
 
@@ -19,7 +20,9 @@ BACKBONE = {"conv_stem.weight": (4, 3, 3, 3), "bn1.weight": (4,), "bn1.running_m
 HEAD = {"head.points.weight": (8, 6), "head.points.bias": (8,)}
 CLASSIFIER = {"classifier.weight": (1000, 6), "classifier.bias": (1000,)}
 COUNTER = {"bn1.num_batches_tracked": ()}
+BINS = {"head.bins.weight": (320, 96), "head.bins.bias": (320,)}
 MAPS = {"head.maps.weight": (4, 6, 1, 1), "head.lateral.0.0.weight": (6, 2, 1, 1)}
+POOLED, MAPPED = Regression(4), Heatmap(4, (8, 8))
 
 
 def arrays(*shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -99,17 +102,17 @@ def same(found: dict, loaded: dict, *shapes: dict) -> bool:
 
 def test_imagenet_weights_give_the_backbone_without_classifier_and_counters(imagenet: Path):
     loaded = arrays(BACKBONE, CLASSIFIER, COUNTER)
-    found, said = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD))
+    found, said = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED)
     assert same(found, loaded, BACKBONE)
     assert said == "ImageNet weights of timm.safetensors: 5 tensors"
 
 
 def test_a_classifier_may_have_other_names(imagenet: Path):
     loaded = arrays(BACKBONE, {"fc.weight": (10, 6), "aux.fc.weight": (10, 6)})
-    found, _ = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), classifier=("fc.", "aux.fc."))
+    found, _ = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED, classifier=("fc.", "aux.fc."))
     assert same(found, loaded, BACKBONE)
     with pytest.raises(ValueError, match=r"timm\.safetensors: .*: unexpected aux\.fc\.weight; unexpected fc\.weight$"):
-        starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD))
+        starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED)
 
 
 def test_a_head_that_needs_the_top_says_what_to_take(ours: Path):
@@ -117,16 +120,16 @@ def test_a_head_that_needs_the_top_says_what_to_take(ours: Path):
     with pytest.raises(
         ValueError, match=r"four\.safetensors: expected a backbone with its last conv.*heatmap or simcc"
     ):
-        starting_tensors(ours, lower, arrays(BACKBONE, HEAD))
+        starting_tensors(ours, lower, arrays(BACKBONE, HEAD), POOLED)
 
 
 def test_a_pyramid_does_without_the_top(imagenet: Path, ours: Path):
     lower = without(BACKBONE, *TOP)
     for path, loaded in ((imagenet, arrays(BACKBONE, CLASSIFIER)), (ours, arrays(BACKBONE, HEAD))):
-        found, _ = starting_tensors(path, loaded, arrays(lower, MAPS), pyramid=True)
+        found, _ = starting_tensors(path, loaded, arrays(lower, MAPS), MAPPED)
         assert same(found, loaded, lower)
         with pytest.raises(ValueError, match=r"unexpected bn2\.weight; unexpected conv_head\.weight$"):
-            starting_tensors(path, loaded, arrays(lower, MAPS))
+            starting_tensors(path, loaded, arrays(lower, MAPS), POOLED)
 
 
 @pytest.mark.parametrize("name", ["conv_stem.weight", "bn2.weight"])
@@ -134,12 +137,12 @@ def test_every_tensor_of_the_backbone_must_be_there(name: str, imagenet: Path, o
     for path, rest in ((imagenet, CLASSIFIER), (ours, HEAD)):
         expected = f"{path}: weights do not fit this network: missing {name}"
         with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-            starting_tensors(path, arrays(without(BACKBONE, name), rest), arrays(BACKBONE, HEAD))
+            starting_tensors(path, arrays(without(BACKBONE, name), rest), arrays(BACKBONE, HEAD), POOLED)
 
 
 def test_a_model_file_gives_its_head_where_it_is_the_same(ours: Path):
     loaded = arrays(BACKBONE, HEAD)
-    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD))
+    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD), POOLED)
     assert same(found, loaded, BACKBONE, HEAD)
     assert said == "model file four.safetensors: backbone and head"
 
@@ -155,23 +158,42 @@ OTHER_HEADS = {
 @pytest.mark.parametrize("theirs", OTHER_HEADS.values(), ids=OTHER_HEADS)
 def test_a_model_file_with_another_head_gives_its_backbone_alone(theirs: dict, ours: Path):
     loaded = arrays(BACKBONE, theirs)
-    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD))
+    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD), POOLED)
     assert same(found, loaded, BACKBONE)
     assert said == "model file four.safetensors: backbone alone, its head is another"
 
 
+def test_bins_of_another_size_are_another_head(tmp_path: Path, make_spec):
+    """Their tensors have the same shapes where sides are exchanged."""
+    lower, wide, tall = without(BACKBONE, *TOP), Simcc(4, (12, 8), (96, 64)), Simcc(4, (8, 12), (64, 96))
+    path = header_of(tmp_path / "wide.safetensors", {KEY: encode_spec(make_spec(head=wide, size=(96, 64)))})
+    loaded = arrays(lower, BINS)
+    found, _ = starting_tensors(path, loaded, arrays(lower, BINS), wide)
+    assert same(found, loaded, lower, BINS)
+    found, said = starting_tensors(path, loaded, arrays(lower, BINS), tall)
+    assert same(found, loaded, lower)
+    assert said == "model file wide.safetensors: backbone alone, its head is another"
+
+
+def test_a_model_file_whose_bins_are_not_its_size_s_is_refused(tmp_path: Path, make_spec):
+    damaged = encode_spec(make_spec(head=Simcc(4, (8, 8), (64, 64)))).replace("[64,64]", "[32,32]", 1)
+    path = header_of(tmp_path / "damaged.safetensors", {KEY: damaged})
+    with pytest.raises(ValueError, match=r"damaged\.safetensors: .*expected (bins|grid) of"):
+        starting_tensors(path, arrays(BACKBONE, BINS), arrays(BACKBONE, BINS), Simcc(4, (8, 8), (64, 64)))
+
+
 def test_a_model_file_of_another_backbone_is_refused(ours: Path):
     with pytest.raises(ValueError, match=r"four\.safetensors: .*: unexpected bn9\.weight$"):
-        starting_tensors(ours, arrays(BACKBONE, HEAD, {"bn9.weight": (4,)}), arrays(BACKBONE, HEAD))
+        starting_tensors(ours, arrays(BACKBONE, HEAD, {"bn9.weight": (4,)}), arrays(BACKBONE, HEAD), POOLED)
 
 
 def test_a_backbone_may_have_a_head_of_its_own(imagenet: Path, ours: Path):
     """As timm's ConvNeXts: head.norm is theirs, head.fc their classifier."""
     norm, own = {"head.norm.weight": (6,)}, arrays(BACKBONE, {"head.norm.weight": (6,)}, HEAD)
     loaded = arrays(BACKBONE, norm, {"head.fc.weight": (10, 6)})
-    found, _ = starting_tensors(imagenet, loaded, own, classifier=("head.fc.",), head=HEAD.keys())
+    found, _ = starting_tensors(imagenet, loaded, own, POOLED, classifier=("head.fc.",), names=HEAD.keys())
     assert same(found, loaded, BACKBONE, norm)
     loaded = arrays(BACKBONE, norm, MAPS)
-    found, said = starting_tensors(ours, loaded, own, head=HEAD.keys())
+    found, said = starting_tensors(ours, loaded, own, POOLED, names=HEAD.keys())
     assert same(found, loaded, BACKBONE, norm)
     assert said == "model file four.safetensors: backbone alone, its head is another"

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from keylite.runtime.modelfile import KEY, safetensors_header
+from keylite.runtime.heads import Head, Simcc
+from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 
 UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
 TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
@@ -48,23 +49,25 @@ def starting_tensors(
     path: Path,
     loaded: Mapping[str, T],
     own: Mapping[str, Shaped],
+    head: Head,
     classifier: tuple[str, ...] = ("classifier.",),
-    pyramid: bool = False,
-    head: Set[str] | None = None,
+    names: Set[str] | None = None,
 ) -> tuple[dict[str, T], str]:
     """The tensors of a pretrained file that a network starts from, and the sentence that says what was used.
 
     path: a `.safetensors` file, `loaded` its tensors: ImageNet weights under timm's names, whose classifier (names that
-    begin so) is left out, or a keylite model file, whose head is used too where it has the same shapes. own: the
-    network's tensors. pyramid: whether its backbone does without the top. head: names of its head's tensors; None is
-    all that begin with "head.". Raises ValueError unless every tensor of the backbone is there, and no other.
+    begin so) is left out, or a keylite model file, whose head is used too where it has the same shapes and bins. own: the
+    network's tensors. head: its head. names: of its head's tensors; None is all that begin with "head.". Raises
+    ValueError unless every tensor of the backbone is there, and no other.
     """
-    head = {name for name in own if name.startswith("head.")} if head is None else head
-    backbone = own.keys() - head
-    loaded = {name: t for name, t in loaded.items() if not (pyramid and name.startswith(TOP))}
+    names = {name for name in own if name.startswith("head.")} if names is None else names
+    backbone = own.keys() - names
+    loaded = {name: t for name, t in loaded.items() if not (head.pyramid and name.startswith(TOP))}
     if KEY in safetensors_header(path).get("__metadata__", {}):
-        same_head = all(name in loaded and tuple(loaded[name].shape) == tuple(own[name].shape) for name in head)
-        used = backbone | (head if same_head else set())
+        same_head = _bins(read_spec(path).head) == _bins(head) and all(
+            name in loaded and tuple(loaded[name].shape) == tuple(own[name].shape) for name in names
+        )
+        used = backbone | (names if same_head else set())
         wanted = {name: t for name, t in loaded.items() if name in used or not name.startswith("head.")}
         said = f"model file {path.name}: backbone {'and head' if same_head else 'alone, its head is another'}"
     else:
@@ -79,3 +82,8 @@ def starting_tensors(
         )
     check_fit(wanted, {name: own[name] for name in used}, str(path))
     return {name: wanted[name] for name in used}, said
+
+
+def _bins(head: Head) -> tuple[int, int] | None:
+    """The bins that a head's values stand for: 64x96 and 96x64 of them have tensors of the same shapes."""
+    return head.bins if isinstance(head, Simcc) else None

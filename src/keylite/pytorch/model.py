@@ -65,6 +65,7 @@ class EfficientNetLiteRegressor(nn.Module):
         size = size or size_for(head)
         if size:
             require_size(head, size)
+        self.head_spec = head
         self.backbone = create_backbone(backbone, head.pyramid)
         self.head = MODULES[type(head)](head, self.backbone, size)
         shape = torch.full((num_keypoints, 2), 0.5) if mean_shape is None else torch.as_tensor(mean_shape)
@@ -308,16 +309,16 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     """Load pretrained weights and say what was used.
 
     path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
-    where it has the same shape. Strict: every backbone tensor must be there.
+    where it has the same shapes and bins. Strict: every backbone tensor must be there.
     """
     safetensors_header(path)  # says in one line what is wrong with a damaged file
     used, said = starting_tensors(
         path,
         load_file(path),
         tensors(network),
+        network.head_spec,
         classifier=classifiers(timm_network(network)),
-        pyramid=isinstance(network.backbone, Pyramid),
-        head=head_names(network),  # a backbone of timm may have a "head." of its own
+        names=head_names(network),  # a backbone of timm may have a "head." of its own
     )
     _assign(network, used)
     return said

@@ -357,11 +357,10 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     """Load pretrained weights and say what was used.
 
     path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
-    where it has the same shape. Strict: every backbone tensor must be there.
+    where it has the same shapes and bins. Strict: every backbone tensor must be there.
     """
     safetensors_header(path)  # says in one line what is wrong with a damaged file
-    pyramid = network.options["head"].pyramid
-    wanted, line = starting_tensors(path, load_file(path), tensors(network), pyramid=pyramid)
+    wanted, line = starting_tensors(path, load_file(path), tensors(network), network.options["head"])
     assign(network, wanted)
     return line
 

@@ -85,3 +85,17 @@ def test_flips_about_another_place_than_the_labels_are_doubted(beside, used, wor
     doubt = flip_doubt(flip_report(predictor, squares(beside), MIRROR), used)
     assert (doubt is None) == (words is None)
     assert words is None or re.search(words, doubt)
+
+
+def test_a_model_that_has_learnt_nothing_tells_nothing_of_labels(squares, make_spec):
+    def constant(pixels: np.ndarray) -> np.ndarray:
+        return np.full((len(pixels), 4, 2), 0.3, np.float32)
+
+    data = squares(8.0)
+    report = flip_report(Predictor.of(constant, make_spec(box="image", normalize="100px")), data, MIRROR)
+    assert report.offset_interval[0] > 0, "where labels lie in their boxes, not where they lie beside their place"
+    spread = np.linalg.norm(data.xy - data.xy.mean(axis=0), axis=-1).mean() / 100
+    assert report.mean_shape == pytest.approx(spread)
+    assert report.plain > spread
+    assert dict(flip_rows(report))["so"] == "nothing: the model is no better than the labels' mean shape"
+    assert flip_doubt(report, 0.0) is None

@@ -31,8 +31,8 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: how far labels sit right of the middle between both predictions, mean over labelled points, px of the
     original image, with its 95 % interval by group; offset_of_box: the same as fractions of the box's width, which are
     what the recipe's `flip_offset` takes. Mean NMEs as fractions: plain: of the predictions; mirrored: of those of the
-    mirrored images; flip_test: of their mean; centred: of their mean moved by the offset. disagreement: mean distance
-    between both predictions, px of the original image.
+    mirrored images; flip_test: of their mean; centred: of their mean moved by the offset; mean_shape: of giving every
+    crop the mean of the labels. disagreement: mean distance between both predictions, px of the original image.
     """
 
     offset: float
@@ -43,15 +43,27 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mirrored: float
     flip_test: float
     centred: float
+    mean_shape: float
     disagreement: float
     normalize: str
     count: int
 
+    @property
+    def telling(self) -> bool:
+        """Whether the model has learnt something: of one that says the same of every crop, labels need not sit beside.
+
+        Its points lie apart from those of mirrored images by where objects are in their boxes.
+        """
+        return self.plain < self.mean_shape
+
     def sit_at(self, place: float) -> bool:
         """Whether labels sit there, a fraction of the box's width right of the symmetric place, for all that is known.
 
-        So it is where the interval holds that place, where there is none, and within NEGLIGIBLE of it.
+        So it is where the interval holds that place, where there is none, within NEGLIGIBLE of it, and where the
+        model is not telling.
         """
+        if not self.telling:
+            return True
         if self.offset_of_box_interval is None or abs(self.offset_of_box - place) < NEGLIGIBLE:
             return True
         return self.offset_of_box_interval[0] <= place <= self.offset_of_box_interval[1]
@@ -94,6 +106,9 @@ def flip_report(
     boxes = plain.boxes if plain.normaliser_boxes is None else plain.normaliser_boxes
     length = normaliser(normalize, dataset.xy, boxes, dataset.skeleton.names)
 
+    unit = np.stack([crop.to_unit(own) for crop, own in zip(plain.crops, dataset.xy, strict=True)])
+    shape = np.where(labelled[..., None], unit, 0).sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)[:, None]
+
     def nme(xy: np.ndarray) -> float:
         return float(np.nanmean(nme_of(point_errors(xy, dataset.xy), length)))
 
@@ -106,6 +121,7 @@ def flip_report(
         mirrored=nme(back.xy),
         flip_test=nme(middle),
         centred=nme(middle + np.array([offset, 0.0])),
+        mean_shape=nme(np.stack([crop.from_unit(shape) for crop in plain.crops])),
         disagreement=float(np.linalg.norm(plain.xy - back.xy, axis=-1).mean()),
         normalize=normalize,
         count=len(dataset),
@@ -134,6 +150,8 @@ def flip_rows(report: FlipReport) -> list[tuple[str, str]]:
     between = f" [{r.offset_interval[0]:+.2f}, {r.offset_interval[1]:+.2f}]" if r.offset_interval else ""
     if r.offset_interval is None:
         advice = "nothing: too few groups for an interval"
+    elif not r.telling:
+        advice = "nothing: the model is no better than the labels' mean shape"
     elif r.sit_at(0):
         advice = "flip about the middle, as usual: no offset to be seen"
     else:
@@ -147,6 +165,7 @@ def flip_rows(report: FlipReport) -> list[tuple[str, str]]:
         ("of the mirrored images", f"{r.mirrored:.2%}"),
         ("of the mean of both (flip test)", f"{r.flip_test:.2%}"),
         ("of that mean, moved by the offset", f"{r.centred:.2%}"),
+        ("of the labels' mean shape", f"{r.mean_shape:.2%}"),
         ("both predictions lie apart by", f"{r.disagreement:.2f} px"),
         ("so", advice),
     ]

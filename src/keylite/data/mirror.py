@@ -27,7 +27,7 @@ OPPOSITES = (
 MIN_UNAIDED = 40  # objects, without names to confirm: a roughly symmetric shape passes for symmetric among few
 MIN_UNSIDED = 8  # keypoints needed where no name has a side: a few points look symmetric by accident (dials, cars)
 MAX_UNAIDED = 1.15  # misfit of mirrored objects over plain ones, without names to confirm; with them it is MAX_RATIO
-GIVE = "to flip, give the pairs in the recipe"
+GIVE = "to flip, give the pairs, as mirror of the recipe or flip_pairs of COCO labels"
 
 
 @dataclasses.dataclass(frozen=True)

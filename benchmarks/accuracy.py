@@ -432,7 +432,7 @@ def _where_any(rows: list[Facts], cells: tuple[str, ...]) -> tuple[str, ...]:
 def _names(row: Facts, rows: list[Facts]) -> tuple[str, ...]:
     start = ["random weights"] if row["pretrained"] == ["none"] else []
     told = listing([*start, *(f"{name} {_shown(value)}" for name, value in row["choices"].items())])
-    return row["head"], row["backbone"], size_text(row["size"]), *_where_any(rows, (told,))
+    return row["head"], row["backbone"], size_text(row["size"]), *_where_any(rows, (told or "the defaults",))
 
 
 def _accuracy_cells(row: Facts, rows: list[Facts]) -> tuple[str, ...]:
@@ -478,10 +478,13 @@ def plot(facts: Facts, path: Path) -> None:
         plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)
     promising = [row for row in facts["rows"] if row["float"]["sigma"]]
     if promising:
-        best = min(promising, key=lambda row: row["float"]["nme"])
+        best = min(promising, key=lambda row: (-len(row["seeds"]), row["float"]["nme"]))
         of = {kind: file["sigma"] for kind, file in {"float": best["float"], **best["files"]}.items()}
-        drawn = {f"{best['name']}, {kind}": sigma["reliability"] for kind, sigma in of.items() if sigma}
-        plot_reliability(msgspec.convert(drawn, dict[str, Reliability]), path.with_name(Path(RELIABILITY).name))
+        drawn = {kind: sigma["reliability"] for kind, sigma in of.items() if sigma}
+        title = f"{best['head']}, {best['backbone']}, {size_text(best['size'])} px, seed {best['seeds'][0]}"
+        title += f"; {facts['data']}, {facts['split']}: {facts['count']} objects"
+        own = path.with_name(Path(RELIABILITY).name)
+        plot_reliability(msgspec.convert(drawn, dict[str, Reliability]), own, title)
 
 
 SECTION = Section("accuracy", text, plot)

@@ -52,13 +52,13 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
         return Learnt(None, None, no_halves(data.group_index))
     predictions = predictions or predict_dataset(predictor, data)
     side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
-    error = point_errors(predictions.xy, data.xy) / side
+    error = point_errors(predictions.xy, data.xy)
     fit, judge = parts
     facts = (len(fit), data.name, fingerprint)
-    confidence = fit_confidence(predictions.score[fit], error[fit], *facts)
+    confidence = fit_confidence(predictions.score[fit], error[fit] / side[fit], *facts)
     if confidence is None:
         return Learnt(None, None, "no labelled point has a score")
-    sigma = confidence.sigma(predictions.score[judge])
+    sigma = confidence.sigma(predictions.score[judge]) * side[judge]  # px of the image, as in a report
     return Learnt(confidence, reliability_of(sigma, error[judge], data.group_index[judge]), "")
 
 

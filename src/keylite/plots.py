@@ -55,24 +55,29 @@ def plot_tradeoff(result: dict[str, Any], path: Path) -> None:
         figure.legend(loc="outside right upper", fontsize=9)
 
 
-def plot_reliability(models: dict[str, Reliability], path: Path) -> None:
-    """Mean error found, with its 95 % interval, against the sigma promised, by tenths; one line a model."""
+def plot_reliability(models: dict[str, Reliability], path: Path, title: str = "") -> None:
+    """Mean error found, with its 95 % interval, against the sigma promised, by tenths; one line a model.
+
+    Marks are hollow and ever smaller, so that models which agree are all seen.
+    """
     with _figure(path, 5.6, 4.6) as figure:
         axes = figure.subplots()
         largest = 0.0
-        for (name, found), shape in zip(models.items(), itertools.cycle("osD^v"), strict=False):
+        sizes = itertools.chain((11, 8, 5), itertools.repeat(3))
+        for (name, found), shape, side in zip(models.items(), itertools.cycle("osD^v"), sizes, strict=False):
             at, errors = [d.sigma for d in found.deciles], [d.error for d in found.deciles]
             ends = [d.interval or (d.error, d.error) for d in found.deciles]
             bars = [[abs(e - low) for e, (low, _) in zip(errors, ends, strict=True)]]
             bars += [[abs(high - e) for e, (_, high) in zip(errors, ends, strict=True)]]
             ranks = "" if found.spearman is None else f", Spearman {found.spearman:.2f}"
-            axes.errorbar(at, errors, bars, fmt=f"{shape}-", capsize=3, elinewidth=0.8, label=f"{name}{ranks}")
+            looks = {"fmt": f"{shape}-", "markersize": side, "markerfacecolor": "none", "capsize": side / 2}
+            axes.errorbar(at, errors, bars, elinewidth=0.8, linewidth=0.8, label=f"{name}{ranks}", **looks)
             largest = max(largest, *at, *(high for _, high in ends))
         axes.plot([0, largest], [0, largest], color="grey", linewidth=0.8)
         axes.fill_between([0, largest], [0, 0.8 * largest], [0, 1.2 * largest], color="grey", alpha=0.12)
-        axes.set(
-            xlabel="sigma promised, px of the image", ylabel="mean error found, px", xlim=(0, None), ylim=(0, None)
-        )
+        axes.set(xlabel="sigma promised, px of the image", ylabel="mean error found, px")
+        axes.set(xlim=(0, None), ylim=(0, None))
+        axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
 

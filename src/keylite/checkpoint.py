@@ -56,8 +56,8 @@ def starting_tensors(
     """The tensors of a pretrained file that a network starts from, and the sentence that says what was used.
 
     path: a `.safetensors` file, `loaded` its tensors: ImageNet weights under timm's names, whose classifier (names that
-    begin so) is left out, or a keylite model file, whose head is used too where it has the same shapes and bins. own: the
-    network's tensors. head: its head. names: of its head's tensors; None is all that begin with "head.". Raises
+    begin so) is left out, or a keylite model file, whose head is used too where it has the same shapes and bins. own:
+    the network's tensors. head: its head. names: of its head's tensors; None is all that begin with "head.". Raises
     ValueError unless every tensor of the backbone is there, and no other.
     """
     names = {name for name in own if name.startswith("head.")} if names is None else names

@@ -66,16 +66,15 @@ PLAN: dict[str, dict[str, Any]] = {
     "base": {**FACES, "epochs": 12},
     "runs": {
         **{f"{head}-128": {"head": head, "size": 128, "seeds": SEEDS.get(head, [0])} for head in HEADS},
-        **{f"{head}-96": {"head": head, "size": 96, "seed": 0} for head in HEADS if head != "rle"},
-        "heatmap-224": {"head": "heatmap", "size": 224, "seed": 0},
+        **{f"{head}-96": {"head": head, "size": 96, "seed": 0} for head in HEADS},
+        **{f"{head}-224": {"head": head, "size": 224, "seed": 0} for head in ("regression", "heatmap")},
         "heatmap-96-flips": {"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto", "exports": False},
         "heatmap-96-flips-about-the-axis": {
             **{"head": "heatmap", "size": 96, "seed": 0, "mirror": "auto", "flip_offset": 0.0109, "exports": False}
         },
         **{
             f"heatmap-96-{lite}-scratch": {
-                **{"head": "heatmap", "size": 96, "seed": 0, "backbone": lite, "pretrained": "none"},
-                **{"epochs": 6, "exports": False},
+                **{"head": "heatmap", "size": 96, "seed": 0, "backbone": lite, "pretrained": "none", "epochs": 6},
             }
             for lite in ("lite0", "lite1", "lite2")
         },

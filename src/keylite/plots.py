@@ -13,7 +13,8 @@ from keylite.runtime.files import replacing
 if TYPE_CHECKING:
     from keylite.reliability import Reliability
 
-TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade: near enough for a short axis, apart enough for a long one
+TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade, on a long axis
+SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis whose end is less than so many times its start, and its ticks
 
 
 def plot_history(history: list[dict[str, float]], path: Path) -> None:
@@ -118,7 +119,8 @@ def plot_lines(
         for scale, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
             if scale in log:
                 getattr(axes, f"set_{scale}scale")("log")
-                axis.set_major_locator(LogLocator(subs=TICKS))
+                low, high = axis.get_view_interval()
+                axis.set_major_locator(LogLocator(subs=SHORT_TICKS if high < SHORT * low else TICKS))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_locator(NullLocator())
         axes.tick_params(labelsize=8)

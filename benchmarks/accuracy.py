@@ -428,9 +428,13 @@ def _where_any(rows: list[Facts], cells: tuple[str, ...]) -> tuple[str, ...]:
     return cells if any(row["choices"] for row in rows) else ()
 
 
+def _start(row: Facts) -> list[str]:
+    """Where a row's backbone started, where it was not at pretrained weights."""
+    return ["random weights"] if row["pretrained"] == ["none"] else []
+
+
 def _names(row: Facts, rows: list[Facts]) -> tuple[str, ...]:
-    start = ["random weights"] if row["pretrained"] == ["none"] else []
-    told = listing([*start, *(f"{name} {_shown(value)}" for name, value in row["choices"].items())])
+    told = listing([*_start(row), *(f"{name} {_shown(value)}" for name, value in row["choices"].items())])
     return row["head"], row["backbone"], size_text(row["size"]), *_where_any(rows, (told or "the defaults",))
 
 
@@ -462,7 +466,7 @@ def plot(facts: Facts, path: Path) -> None:
     timed = [row for row in facts["rows"] if any("ms" in file for file in row["files"].values())]
     for row in timed:
         apart = {n: v for n, v in row["choices"].items() if any(other["choices"].get(n) != v for other in timed)}
-        label = " ".join((row["head"], row["backbone"], *(f"{n} {_shown(v)}" for n, v in apart.items())))
+        label = " ".join((row["head"], row["backbone"], *_start(row), *(f"{n} {_shown(v)}" for n, v in apart.items())))
         low, high = row["float"]["interval"] or (row["float"]["nme"],) * 2
         for kind, file in row["files"].items():
             if "ms" in file:  # the interval is that of the float model, moved

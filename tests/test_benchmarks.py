@@ -587,6 +587,19 @@ def test_sigma_has_a_table_and_a_picture(smoke: Path, tmp_path: Path):
     assert read_image(tmp_path / "reliability.png").ndim == 3
 
 
+def test_runs_from_random_weights_have_a_line_of_their_own(
+    smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    facts = json.loads((smoke / "docs/results/accuracy.json").read_text())
+    row = facts["rows"][0] | {"choices": {}, "pretrained": [FEATURES]}
+    row["files"] = {"onnx fp32": {"nme": 0.05, "ms": 2.0}}
+    facts["rows"] = [row, row | {"pretrained": ["none"]}]
+    drawn: dict = {}
+    monkeypatch.setattr(accuracy, "plot_lines", lambda lines, *_, **__: drawn.update(lines))
+    accuracy.plot(facts, tmp_path / "accuracy.png")
+    assert [label for label, _ in drawn] == ["regression lite0", "regression lite0 random weights"]
+
+
 def test_the_table_says_what_was_measured(smoke: Path):
     facts = json.loads((smoke / "docs/results/accuracy.json").read_text())
     row = facts["rows"][0]

@@ -1,6 +1,7 @@
-"""What the frameworks share about fitting a checkpoint's tensors to a network, by name and shape alone.
+"""What the frameworks share about fitting a checkpoint's tensors to a network, by name and shape.
 
-Works on anything with a `shape`: arrays and tensors. Knows no framework and never looks at a value.
+Works on anything with a `shape`: arrays and tensors. Knows no framework and never looks at a value; of a head that is
+taken over, the file's description must say that its values stand for the same bins.
 """
 
 from __future__ import annotations

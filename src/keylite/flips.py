@@ -50,9 +50,9 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def telling(self) -> bool:
-        """Whether the model has learnt something: of one that says the same of every crop, labels need not sit beside.
+        """Whether the model beats the labels' mean shape.
 
-        Its points lie apart from those of mirrored images by where objects are in their boxes.
+        The offset of one that does not, and says nearly the same of every crop, tells where objects lie in their boxes.
         """
         return self.plain < self.mean_shape
 

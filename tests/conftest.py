@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and the frameworks start threads, here and in subprocesses
@@ -66,6 +66,26 @@ def four_point_spec(**changes: object) -> ModelSpec:
         certificate=None,
     )
     return msgspec.structs.replace(spec, **changes)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fault_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the command line, in this process and in those that tests start, writes faults of keylite's own."""
+    folder = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYLITE_FAULTS", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_fault(fault_folder: Path) -> Iterator[None]:
+    """A test in which keylite ends by its own fault fails, whatever else it looks at."""
+    yield
+    if faults := sorted(fault_folder.iterdir()):
+        said = [path.read_text(encoding="utf-8") for path in faults]
+        for path in faults:
+            path.unlink()
+        pytest.fail("keylite ended by a fault of its own (exit code 70):\n" + "\n".join(said), pytrace=False)
 
 
 @pytest.fixture(scope="session")

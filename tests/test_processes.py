@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,16 @@ def stops(rank: int) -> None:
     if place() == rank:
         raise KeyboardInterrupt
     threading.Event().wait()
+
+
+def tells(folder: str) -> None:
+    try:
+        if place() == 0:
+            os.kill(os.getppid(), signal.SIGTERM)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        open(f"{folder}/{place()} stopped", "w").close()
+        raise
 """
 
 
@@ -113,8 +124,8 @@ FAILURES = {
     "the first misses the second, which has a fault": (
         "breaks",
         1,
-        OSError,
-        "training: process 2 of 2 failed with exit code 1, see above; the others were stopped; the same command with "
+        RuntimeError,
+        "training: process 2 of 2 failed: RuntimeError: a fault; the others were stopped; the same command with "
         "--resume goes on from the last whole epoch",
     ),
     "the second misses one that goes on": ("is_alone", 1, ValueError, "another has ended"),
@@ -139,8 +150,25 @@ def test_where_one_fails_all_stop(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(processes, "PATIENCE", 2.0)  # no process here is told of Ctrl-C
-    with pytest.raises(kind, match=f"^{re.escape(words)}$"):
+    with pytest.raises(kind) as failure:
         run_all(getattr(targets, target), (rank,), 2)
+    assert str(failure.value) == words
+    if target == "breaks":
+        assert 'raise RuntimeError("a fault")' in failure.value.__notes__[0], "where it happened"
+
+
+def test_a_signal_that_one_process_has_had_is_told_to_the_others(targets: ModuleType, tmp_path: Path, capfd):
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all(targets.tells, (str(tmp_path),), 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "0 stopped").exists()  # the second may not have begun yet
+    assert capfd.readouterr().err == "", "not even one that was still importing"
 
 
 PLACES = {  # recipe, environment: (rank, size), or what is refused; None where this process is to start the others

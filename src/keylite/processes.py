@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -35,7 +36,9 @@ LAUNCHERS = {  # variables that name a process's place and how many there are
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
 UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's
+TRACE = 20_000  # characters of a traceback: a pipe holds 65,536 bytes, and is read when the process has ended
 LOST = 3  # exit code after LostProcessError
+CAN_BLOCK = hasattr(signal, "pthread_sigmask")  # not on Windows
 GRACE = 5.0  # seconds in which the cause of a failure shows, where it is another process's
 
 
@@ -126,8 +129,9 @@ def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int)
     listener.start()
     try:
         with _stopped_at_the_end(started):
-            for process in started:
-                process.start()
+            with _deaf():
+                for process in started:
+                    process.start()
             for mouth in (lines, *(mouth for _, mouth in ends)):
                 mouth.close()  # the children's ends alone are open now
             failed = _first_to_fail(started)
@@ -160,13 +164,28 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here get Ctrl-C only when they are ready to end by it, and not in their imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if CAN_BLOCK else ()
+    try:
+        yield
+    finally:
+        if CAN_BLOCK:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _stopped_at_the_end(started: list[SpawnProcess]) -> Iterator[None]:
     """None of the processes is left running."""
     try:
         yield
-    except KeyboardInterrupt:  # they have had it too, and end by themselves
+    except KeyboardInterrupt as stop:  # they end by themselves
         for process in started:
-            process.join(PATIENCE)
+            if stop.args and process.pid is not None and process.is_alive():  # a signal, which only this one has had
+                os.kill(process.pid, signal.SIGINT)
+        for process in started:
+            if process.pid is not None:
+                process.join(PATIENCE)
         raise
     finally:
         for stop in (SpawnProcess.terminate, SpawnProcess.kill):
@@ -214,6 +233,11 @@ def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> 
         words = ear.recv() if ear.poll() else ""
     except EOFError:
         words = ""
+    if words and code == UNFORESEEN:
+        line, trace = words
+        error = RuntimeError(f"training: process {rank + 1} of {count} failed: {line}; {again}")
+        error.add_note(f"there:\n{trace}")
+        return error
     if words:
         return ValueError(words)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}, see above"
@@ -239,12 +263,18 @@ def _one(
     if rank:
         warnings.simplefilter("ignore")  # the first one gives them
     try:
+        if CAN_BLOCK:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         target(*arguments)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
         mouth.send(str(error))
         sys.exit(LOST if isinstance(error, LostProcessError) else 2)
+    except Exception as error:
+        trace = traceback.format_exc()[-TRACE:]
+        mouth.send((traceback.format_exception_only(error)[-1].strip()[:TRACE], trace))
+        sys.exit(UNFORESEEN)
 
 
 def _end_with_the_parent() -> None:

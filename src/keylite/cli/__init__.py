@@ -1,19 +1,27 @@
 """The command line: a module a verb, imported when it is asked for, with its heavy imports inside; and exit codes.
 
-0 done, 2 wrong input (one line, no traceback), 3 an export over its budget, 130 stopped by Ctrl-C.
+0 done, 2 wrong input (one line, no traceback), 3 an export over its budget, 70 a fault of keylite's own (one line that
+says where the traceback is), 130 stopped by Ctrl-C or by a signal that asks to end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+import select
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 import keylite
 from keylite.cli.output import Lines
-from keylite.cli.shared import INTERRUPTED, WRONG_INPUT, fail
+from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
 
 log = logging.getLogger("keylite")
 
@@ -46,17 +54,77 @@ def main(arguments: list[str] | None = None) -> None:
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's C++ fills stderr; oneDNN's line heeds nothing
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can show
     try:
-        app(arguments, exit_on_error=False, print_error=False)
-    except BrokenPipeError:  # whoever read our output has had enough: head, less
-        sys.stderr.close()
+        with _ended_by_signals(), _all_said():
+            app(arguments, exit_on_error=False, print_error=False)
+    except BrokenPipeError as error:
+        if not _unread():  # of some other pipe
+            fail(str(error), WRONG_INPUT)
         os._exit(0)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's way to say the same
+            os._exit(0)
+        raise
     except CycloptsError as error:
-        fail(f"{error}; see {' '.join(['keylite', *(error.command_chain or ())])} --help", WRONG_INPUT)
+        line = " ".join(str(error).split())
+        fail(f"{line}; see {' '.join(['keylite', *(error.command_chain or ())])} --help", WRONG_INPUT)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
         fail("stopped", INTERRUPTED)
+    except Exception as error:  # nothing should come here: who sees this line has found a fault
+        from keylite.cli.faults import fault_line
+
+        fail(fault_line(error, sys.argv[1:] if arguments is None else arguments), OWN_FAULT)
     finally:  # whoever calls this from Python has a log of their own
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])
+
+
+@contextlib.contextmanager
+def _all_said() -> Iterator[None]:
+    """What was printed has left this process when the block ends, or is an error like any other."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _unread() -> bool:
+    """Whether whoever read our output has had enough: head, less."""
+    if not hasattr(select, "poll"):
+        return True
+    ends = select.poll()
+    for number in (1, 2):
+        ends.register(number, 0)
+    return any(event & select.POLLERR for _, event in ends.poll(0))
+
+
+ENDING = ("SIGTERM", "SIGHUP")  # signals that ask a process to end; Windows has the first alone
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """What asks this process to end does so as Ctrl-C does: files in the making are removed, children told.
+
+    A signal that is ignored, as by nohup, or that the caller handles, stays with that.
+    """
+    ours = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    ours = [number for number in ours if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        ours = []
+    for number in ours:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the next one would break off the tidying up
+    raise KeyboardInterrupt(signal.Signals(number).name)  # a name: no Ctrl-C, which children have had, too

@@ -102,5 +102,7 @@ class Lines(logging.Formatter):
     """Log records as plain lines; a warning says that it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        from keylite.runtime.words import one_line
+
+        text = one_line(record.getMessage())
         return f"warning: {text}" if record.levelno >= logging.WARNING else text

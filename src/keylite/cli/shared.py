@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keylite")
 
-WRONG_INPUT, OVER_BUDGET, INTERRUPTED = 2, 3, 130
+WRONG_INPUT, OVER_BUDGET, OWN_FAULT, INTERRUPTED = 2, 3, 70, 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,5 +72,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def fail(line: str, code: int) -> NoReturn:
     """Print one line on standard error and leave with an exit code."""
-    print(f"keylite: {' '.join(line.split())}", file=sys.stderr)
+    from keylite.runtime.words import one_line
+
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it: it was closed
+            print(f"keylite: {one_line(line)}", file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -1,0 +1,38 @@
+"""Foreign text inside keylite's own lines: quoted, shortened, and without characters that a terminal obeys."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 200  # characters that a line quotes of anything
+LONGEST_LINE = 3000  # ten things of that length, and what is said of them
+QUOTED = re.compile(rf"'[^']{{{LONGEST},}}'|\"[^\"]{{{LONGEST},}}\"|\S{{{LONGEST + 1},}}")
+
+
+def clipped(text: str, longest: int = LONGEST) -> str:
+    """The text, or its beginning and its end with dots between them: `longest` characters at most."""
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    return f"{text[: longest - end - 3]}...{text[-end:]}"
+
+
+def quoted(value: object) -> str:
+    """A value as Python writes it, at most LONGEST characters of it."""
+    if isinstance(value, str):
+        return repr(clipped(value, LONGEST - 2))
+    if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
+        return f"a number of {value.bit_length()} bits"  # Python refuses to write one of more than 4300 digits
+    return clipped(escaped(repr(value)))
+
+
+def escaped(text: str) -> str:
+    """The text with control characters, ends of lines and lone surrogates as Python escapes them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """What a user gets to read of a message: one line, in which nothing that it quotes is longer than LONGEST."""
+    return clipped(escaped(QUOTED.sub(lambda match: clipped(match[0]), text.strip())), LONGEST_LINE)

@@ -1,0 +1,47 @@
+"""Foreign text in keylite's lines is short and cannot be obeyed by a terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from keylite.runtime.words import clipped, escaped, one_line, quoted
+
+QUOTES = {
+    "a word": ("lite9", "'lite9'"),
+    "as long as can be": ("x" * 198, repr("x" * 198)),
+    "a little longer": ("x" * 199, repr("x" * 146 + "..." + "x" * 49)),
+    "a list": (list(range(1000)), "[0, 1, 2"),
+    "an end of a line": ("a\nb", r"'a\nb'"),
+    "a lone surrogate": (chr(0xD800), r"'\ud800'"),
+    "a number too long to be written": (10**5000, "a number of 16610 bits"),
+    "bytes": (b"\x00" * 999, r"b'\x00\x00"),
+}
+
+
+@pytest.mark.parametrize(("value", "shown"), QUOTES.values(), ids=QUOTES)
+def test_quoted(value: object, shown: str):
+    assert quoted(value).startswith(shown)
+    assert len(quoted(value)) <= 200
+    assert quoted(value).isprintable()
+
+
+def test_both_ends_of_a_long_text_are_kept():
+    assert clipped("a" * 500 + "end", 100) == "a" * 72 + "..." + "a" * 22 + "end"
+    assert clipped("short", 100) == "short"
+
+
+def test_escaped_changes_what_cannot_be_seen():
+    assert escaped("Straße 大") == "Straße 大"
+    assert escaped("a\tb\r\n\x00\u2028\u200b") == r"a\tb\r\n\x00\u2028\u200b"
+
+
+@pytest.mark.parametrize("long", ["'" + "a b " * 99 + "'", '"' + "a b " * 99 + '"', "a" * 400], ids=["'", '"', "word"])
+def test_what_a_line_quotes_is_cut(long: str):
+    line = one_line(f"lr: expected a number, got {long}; lower it")
+    assert len(line) < 260
+    assert line.startswith("lr: expected a number, got ")
+    assert line.endswith("; lower it")
+
+
+def test_a_line_ends():
+    assert len(one_line("no quotes, but many words " * 9999)) == 3000

@@ -17,6 +17,7 @@ import numpy as np
 
 import keylite
 from keylite.data.dataset import Dataset, listed
+from keylite.data.examples import crop_boxes
 from keylite.environment import now
 from keylite.evaluation import evaluate
 from keylite.metrics import normaliser
@@ -136,6 +137,7 @@ def train_folds(
     if (out / "recipe.yaml").is_file():
         raise ValueError(f"{out}: holds a run that is no fold; choose another --out")
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
+    crop_boxes(data, recipe.box)
     _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be
     data = data.check_images(max_megapixels, skip_bad)
     for note in data.notes:

@@ -19,7 +19,7 @@ import numpy as np
 import keylite
 from keylite.confidence import write_confidence
 from keylite.data.dataset import Dataset, listed
-from keylite.data.examples import Augmentation, Examples, decoded_bytes
+from keylite.data.examples import Augmentation, Examples, crop_boxes, decoded_bytes
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
 from keylite.environment import now, versions
@@ -207,6 +207,8 @@ def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
             f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
             f"{_brief(data.skeleton)}; both must name the same keypoints in the same order"
         )
+    for part in (data, val):
+        crop_boxes(part, recipe.box)  # refused before any image is read
     normaliser(
         recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names
     )  # its grammar alone

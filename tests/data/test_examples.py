@@ -404,7 +404,7 @@ REFUSED = {
         {"box": "image"},
         "arrays: 1 images hold more than one object, .*--box annotation",
     ),
-    "no box": (without_box, {}, "arrays: 3 of 6 objects have no box; use --box image"),
+    "no box": (without_box, {}, r"arrays: 3 of 6 objects have no box \(image_000003; .*\); use --box image"),
     "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip: the skeleton has no mirror pairs"),
 }
 

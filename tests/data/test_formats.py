@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from keylite.data import mirror
+from keylite.data.examples import crop_boxes
 from keylite.data.formats import read_dataset, write_coco, write_dataset
 from keylite.runtime.images import write_image
 
@@ -227,8 +228,7 @@ BAD = {
     "v -1": (set_("annotations", 0, keypoints=[1, 1, 2, 1, 2, -1, 0, 0, 0]), ["got -1"]),
     "v 0.5": (set_("annotations", 0, keypoints=[1, 1, 2, 1, 2, 0.5, 0, 0, 0]), ["got 0.5"]),
     "v null": (set_("annotations", 0, keypoints=[1, 1, None, 1, 2, 2, 0, 0, 0]), ["expected v 0, 1 or 2, got nan"]),
-    "box of no area": (set_("annotations", 1, bbox=[1, 2, 0, 5]), ["annotation 2 (a.png): box", "got 0 x 5"]),
-    "box of negative area": (set_("annotations", 1, bbox=[9, 9, 3, -5]), ["got 3 x -5"]),
+    "box of negative area": (set_("annotations", 1, bbox=[9, 9, 3, -5]), ["annotation 2 (a.png): box", "got 3 x -5"]),
     "box outside, right": (set_("annotations", 1, bbox=[40, 2, 5, 5]), ["outside its 40x30 image"]),
     "box outside, above": (set_("annotations", 1, bbox=[4, -5, 5, 5]), ["outside its 40x30 image"]),
     "box of three": (set_("annotations", 1, bbox=[4, 5, 5]), ["annotation number 2: bbox: "]),
@@ -272,6 +272,26 @@ def test_skip_bad_leaves_one_out_and_counts(case: str, tmp_path: Path) -> None:
     assert any(note.startswith("left out: 1 of 3 annotations are bad") and words[0] in note for note in data.notes)
 
 
+FLAT = {
+    "a point": ([5, 6, 0, 0], "0x0"),
+    "a line across": ([5, 6, 9, 0], "9x0"),
+    "a line down": ([5, 6, 0, 4], "0x4"),
+}
+
+
+@pytest.mark.parametrize("case", FLAT)
+def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
+    box, size = FLAT[case]
+    data = read_dataset(coco(tmp_path, set_("annotations", 1, bbox=box)))
+    assert np.isnan(data.box[1]).all()
+    assert data.box[0].tolist() == [1, 2, 31, 22]
+    assert data.notes == (
+        f"1 boxes without an area (such as {size} px) read as none; without boxes, train with --box image",
+    )
+    with pytest.raises(ValueError, match=r"2 of 3 objects have no box \(a.png#1; b.png\); use --box image"):
+        crop_boxes(data, "annotation")
+
+
 def test_ambiguous_image_id_takes_its_annotations_along(tmp_path: Path) -> None:
     data = read_dataset(coco(tmp_path, lambda data: data["images"].append(data["images"][1])), skip_bad=True)
     assert data.image_names == ("a.png",)
@@ -282,7 +302,7 @@ def test_all_bad_are_in_one_line_and_the_rest_counted(tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         for number in range(20):
             data["annotations"].append(
-                copy.deepcopy(data["annotations"][0]) | {"id": 50 + number, "bbox": [1, 1, 0, 0]}
+                copy.deepcopy(data["annotations"][0]) | {"id": 50 + number, "bbox": [1, 1, -1, 0]}
             )
         data["annotations"][1]["keypoints"] = [1]
 
@@ -294,7 +314,7 @@ def test_names_stay_right_past_a_misshapen_annotation(tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         subjects(data)
         data["annotations"][0]["keypoints"] = [1]
-        data["annotations"][2]["bbox"] = [1, 1, 0, 0]
+        data["annotations"][2]["bbox"] = [1, 1, 0, -1]
 
     with pytest.raises(ValueError, match=r"annotation 1 \(a.png\): keypoints: .*; annotation 3 \(b.png\): box"):
         read_dataset(coco(tmp_path, change))
@@ -353,6 +373,22 @@ def test_categories_of_different_keypoints_ask(tmp_path: Path) -> None:
 
 CATEGORY = {
     "no keypoints at all": (all_annotations(keypoints=[]), "a category without keypoints"),
+    "a category per point": (
+        lambda data: [
+            data.__setitem__("categories", [{"id": 1, "name": "eye"}, {"id": 2, "name": "chin", "keypoints": []}]),
+            all_annotations(keypoints=[5, 5, 2])(data),
+            set_("annotations", 0, category_id=2)(data),
+        ],
+        "2 categories name no keypoints, so they are different things: chin; eye; choose one with --category NAME",
+    ),
+    "cats and dogs without names of points": (
+        lambda data: [
+            set_("categories", 0, name="cat", keypoints=..., sigmas=..., flip_pairs=...)(data),
+            data["categories"].append({"id": 2, "name": "dog"}),
+            set_("annotations", 0, category_id=2)(data),
+        ],
+        "2 categories name no keypoints, so they are different things: cat; dog; .*name those as `keypoints`",
+    ),
     "not triples": (
         lambda data: [set_("categories", 0, keypoints=[])(data), all_annotations(keypoints=[1, 2])(data)],
         "expected x, y, v for each, got 2 numbers",
@@ -377,7 +413,10 @@ def test_category_is_refused(case: str, tmp_path: Path) -> None:
 
 def test_images_are_looked_for(tmp_path: Path) -> None:
     path = coco(tmp_path, images=False)
-    with pytest.raises(FileNotFoundError, match=r"2 of 2 images not found in .*: a.png; b.png; name their folder"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"2 of 2 images not found in .*: a.png \(no picture lies there\); b.png; name their folder",
+    ):
         read_dataset(path)
     picture = np.zeros((30, 40, 3), np.uint8)
     (tmp_path / "images").mkdir()

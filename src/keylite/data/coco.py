@@ -352,6 +352,13 @@ def _skeleton(
     widths: dict[Id, Counter[int]] = {key: Counter() for key in used}
     for (key, length), count in Counter(zip(category_ids, lengths, strict=True)).items():
         widths[key][length] = count
+    unlike = sorted({entry.name for entry in used.values() if not entry.keypoints})
+    if len(unlike) > 1:
+        line = listed(f"{path}: {len(unlike)} categories name no keypoints, so they are different things", unlike)
+        raise ValueError(
+            f"{line}; choose one with --category NAME; or, if each is one point, label the points of an object as one "
+            "skeleton; or, if all have the same points, name those as `keypoints` of each category"
+        )
     distinct: dict[str, Category] = {}
     for key, entry in used.items():
         if not entry.keypoints:

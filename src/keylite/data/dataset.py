@@ -233,8 +233,8 @@ class Dataset:
         Names count only where both are names of subjects: `block 00000` and `0001.jpg` are in many data sets.
         """
         shared = set(self.groups) & set(other.groups) if self.groups_named and other.groups_named else set()
-        theirs = set(_places(other.images))
-        in_both = np.array([place in theirs for place in _places(self.images)], bool)
+        theirs = set(_files_of(other.images))
+        in_both = np.array([file in theirs for file in _files_of(self.images)], bool)
         shared |= {self.groups[group] for group in np.unique(self.group_index[in_both[self.image_index]])}
         return sorted(shared)
 
@@ -455,7 +455,7 @@ def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.any((xy < 0) | (xy > sizes[:, None]), axis=2)
 
 
-def _places(images: Sequence[Path | np.ndarray]) -> list[str | int]:
+def places_of(images: Sequence[Path | np.ndarray]) -> list[str | int]:
     """What tells an image from another: its real path, or the array that it is. Links in folders are followed."""
     folders: dict[str, str] = {}  # asked once each: a system call an image is slow
     places: list[str | int] = []
@@ -468,6 +468,21 @@ def _places(images: Sequence[Path | np.ndarray]) -> list[str | int]:
             folders[folder] = os.path.realpath(folder)
         places.append(os.path.join(folders[folder], name))
     return places
+
+
+def _files_of(images: Sequence[Path | np.ndarray]) -> list[object]:
+    """The same, with links to one file, symbolic or hard, taken as one; a system call per image."""
+    files: list[object] = []
+    for image, place in zip(images, places_of(images), strict=True):
+        files.append(place)
+        if not isinstance(image, np.ndarray):
+            try:
+                facts = os.stat(image)
+            except OSError:  # it is said when the image is read
+                continue
+            if facts.st_ino:  # some file systems number nothing
+                files[-1] = (facts.st_dev, facts.st_ino)
+    return files
 
 
 def listed(line: str, items: Sequence[str], count: int | None = None) -> str:

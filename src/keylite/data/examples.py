@@ -22,6 +22,7 @@ from keylite.runtime.images import Picture, decoded_sooner, image_size
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
 
+NAMED = 3  # objects named in one line
 LOOKS = 200  # images, to tell the size of all
 AT_ONCE = 50_000  # objects whose points are moved at once: a million's would be copied whole, several times
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as in cv2.cvtColor
@@ -202,9 +203,13 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
                 "use --box annotation"
             )
         return None
-    missing = int((~np.isfinite(dataset.box).all(axis=1)).sum())
-    if missing:
-        raise ValueError(f"{dataset.name}: {missing} of {len(dataset)} objects have no box; use --box image")
+    missing = np.flatnonzero(~np.isfinite(dataset.box).all(axis=1))
+    if len(missing):
+        names = "; ".join(dataset.sample_name(i) for i in missing[:NAMED].tolist()) + "; ..." * (len(missing) > NAMED)
+        raise ValueError(
+            f"{dataset.name}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or give "
+            "each a box"
+        )
     return dataset.box
 
 

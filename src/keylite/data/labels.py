@@ -7,20 +7,17 @@ shifted to continuous px, their images found and their groups named. Knows nothi
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, boxes_outside, group_by_name, listed, outside_words
-from keylite.runtime.images import IMAGE_SUFFIXES
+from keylite.data.dataset import Dataset, boxes_outside, group_by_name, listed, outside_words, places_of
+from keylite.data.finding import find_images, nearest, roots_of
 from keylite.runtime.skeleton import Skeleton
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
 GROUP_FIELDS = ("identity", "group", "subject")  # what --group auto looks for, in this order
-CLIMB = 4  # folders above the label file that are searched: DeepLabCut's paths start at its project
 
 
 @dataclasses.dataclass
@@ -29,8 +26,9 @@ class Labels:
 
     points: (N, K, 3) float64 x, y as written and v, NaN where not a number. box: (N, 4) float64 xyxy, all NaN where
     there is none. sizes: (M, 2) W, H, NaN where unknown. where: the name of object n in messages. fields: group field
-    -> one value or None an object. bad: what could not be read at all, already out of the columns. climb: paths may
-    start in a folder above the file's. unit: what the file calls an object.
+    -> one value or None an object. bad: what could not be read at all, already out of the columns. table: the file has
+    one object per image, so an image that is there twice is bad; its paths may start in a folder above the file's.
+    unit: what the file calls an object.
     """
 
     path: Path
@@ -45,7 +43,7 @@ class Labels:
     fields: dict[str, list[str | None]]
     bad: list[str]
     notes: list[str]
-    climb: bool = False
+    table: bool = False
     unit: str = "annotation"
 
 
@@ -56,6 +54,7 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
     rows = np.flatnonzero((v != 0).any(axis=1))
     if len(rows) < len(v):
         notes.append(f"{len(v) - len(rows)} {labels.unit}s without any labelled point left out")
+    labels = _without_flat_boxes(labels, rows, notes)
     problems = _problems(labels, rows)
     bad = [*labels.bad, *problems.values()]
     if bad:
@@ -66,6 +65,9 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
         notes.append(f"left out: {line}")
         rows = rows[~np.isin(rows, list(problems))]
     rows, paths = _with_images(labels, rows, images, skip_bad, notes)
+    rows, first = _repeated(labels, rows, paths, skip_bad, notes)
+    listed_again = int((first != np.arange(len(first))).sum())
+    labels = dataclasses.replace(labels, image_index=first[labels.image_index])
     if len(rows) == 0:
         raise ValueError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
 
@@ -75,8 +77,9 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
     xy[visible == 0] = np.nan
     image_index = labels.image_index[rows]
     used, image_index = np.unique(image_index, return_inverse=True)
-    if len(used) < len(labels.image_names):
-        notes.append(f"{len(labels.image_names) - len(used)} of {len(labels.image_names)} images have no object")
+    without = len(labels.image_names) - listed_again - len(used)
+    if without:
+        notes.append(f"{without} of {len(labels.image_names) - listed_again} images have no object")
     dataset = Dataset(
         skeleton=labels.skeleton,
         images=tuple(paths[i] for i in used.tolist()),
@@ -97,6 +100,21 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
     return dataset.regrouped(names, named)
 
 
+def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> Labels:
+    """The labels with a box of no width or no height as none: what a tool writes around one point, or around a line."""
+    box = labels.box
+    sides = box[:, 2:] - box[:, :2]
+    flat = np.all(sides >= 0, axis=1) & np.any(sides == 0, axis=1)
+    if not flat[rows].any():
+        return labels
+    width, height = sides[rows][flat[rows]][0]
+    notes.append(
+        f"{int(flat[rows].sum())} boxes without an area (such as {width:g}x{height:g} px) read as none; without boxes, "
+        "train with --box image"
+    )
+    return dataclasses.replace(labels, box=np.where(flat[:, None], np.nan, box))
+
+
 def _whole(sizes: np.ndarray) -> np.ndarray:
     """Sizes (M, 2) as whole numbers, 0 where unknown."""
     return np.clip(np.rint(np.nan_to_num(sizes, nan=0.0)), -1, 2**31 - 1).astype(np.int64)  # no size overflows
@@ -110,7 +128,7 @@ def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
     lost = (v > 0) & ~np.isfinite(xy).all(axis=2)
     given = ~np.all(np.isnan(box), axis=1)
     edges = np.all(np.isfinite(box), axis=1)
-    flat = edges & ~((box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]))
+    negative = edges & ~((box[:, 2] >= box[:, 0]) & (box[:, 3] >= box[:, 1]))
     out = boxes_outside(box, sizes)
 
     def point(row: int, mask: np.ndarray) -> tuple[str, list[float]]:
@@ -127,13 +145,13 @@ def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
 
     def size(row: int) -> str:
         x0, y0, x1, y1 = box[row]
-        return f"box: expected a width and a height above 0, got {x1 - x0:g} x {y1 - y0:g}"
+        return f"box: expected a width and a height of 0 or more, got {x1 - x0:g} x {y1 - y0:g}"
 
     checks = (
         (np.any(odd, axis=1), visibility),
         (np.any(lost, axis=1), place),
         (given & ~edges, lambda _row: "box: expected four finite numbers"),
-        (flat, size),
+        (negative, size),
         (out, lambda row: outside_words(box[row], sizes[row])),
     )
     problems: dict[int, str] = {}
@@ -168,21 +186,21 @@ def _with_images(
     """The rows whose image was found, and the path of each image; notes what was replaced or left out."""
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"{images}: no such folder of images")
-    beside = labels.path.parent
-    above = labels.path.absolute().parents[1 : CLIMB + 1] if labels.climb else ()
-    roots = [Path(images)] if images is not None else [beside, beside / "images", *above]
+    roots = roots_of(labels.path, images, labels.table)
     used = np.unique(labels.image_index[rows]).tolist()
-    found, replaced = find_images([labels.image_names[i] for i in used], roots)
+    names = [labels.image_names[i] for i in used]
+    finding = find_images(names, roots)
+    notes += finding.notes
     paths: list[Path | None] = [None] * len(labels.image_names)
-    for i, path in zip(used, found, strict=True):
+    for i, path in zip(used, finding.paths, strict=True):
         paths[i] = path
-    if replaced:
-        name, path = next(iter(replaced.items()))
-        notes.append(f"{len(replaced)} of {len(used)} images found under another suffix ({name} is {path.name})")
-    missing = [labels.image_names[i] for i in used if paths[i] is None]
+    missing = [number for number, path in enumerate(finding.paths) if path is None]
     if missing:
-        places = ", ".join(str(root) for root in roots)
-        line = listed(f"{len(missing)} of {len(used)} images not found in {places}", missing)
+        hints = dict(finding.doubts)
+        if nowhere := [i for i in missing if i not in hints]:
+            hints[nowhere[0]] = nearest(names[nowhere[0]], roots)
+        shown = [f"{names[i]} ({hints[i]})" if i in hints else names[i] for i in missing]
+        line = listed(f"{len(missing)} of {len(used)} images not found in {roots}", shown)
         if not skip_bad or len(missing) == len(used):
             raise FileNotFoundError(f"{labels.path}: {line}; name their folder with --images")
         notes.append(f"left out: {line}")
@@ -191,50 +209,41 @@ def _with_images(
     return rows, paths
 
 
-def find_images(names: Sequence[str], roots: Sequence[Path]) -> tuple[list[Path | None], dict[str, Path]]:
-    """Where each named image lies (None: nowhere), and those found under another image suffix.
+def _repeated(
+    labels: Labels, rows: np.ndarray, paths: list[Path | None], skip_bad: bool, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are kept where one picture is there under two names or ids, and for each image the first of it.
 
-    The first root that has the very name wins; only where none has it, the one image of the same stem is taken.
-    Folders are listed once each, not asked once per image.
+    Of a table, which has one row per image, such rows are bad. Else the objects of all are of one image.
     """
-    as_path = functools.cache(Path)
-
-    @functools.cache
-    def names_in(folder: str) -> set[str]:
-        return set(os.listdir(folder) if os.path.isdir(folder) else ())
-
-    @functools.cache
-    def images_by_stem(folder: str) -> dict[str, list[str]]:
-        entries: dict[str, list[str]] = {}
-        for entry in names_in(folder):
-            stem, suffix = os.path.splitext(entry)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                entries.setdefault(stem, []).append(entry)
-        return entries
-
-    def itself(folder: str, base: str) -> str | None:
-        return base if base in names_in(folder) else None
-
-    def only_one_of_its_stem(folder: str, base: str) -> str | None:
-        entries = images_by_stem(folder).get(os.path.splitext(base)[0], ())
-        return entries[0] if len(entries) == 1 else None
-
-    def look(name: str, entry: Callable[[str, str], str | None]) -> Path | None:
-        for root in root_names:
-            folder, base = os.path.split(os.path.join(root, name))
-            if there := entry(folder, base):
-                return as_path(folder) / there
-        return None
-
-    root_names = [str(root) for root in roots]
-    found: list[Path | None] = []
-    replaced: dict[str, Path] = {}
-    for name in names:
-        portable = name.replace("\\", "/")  # written on Windows
-        path = look(portable, itself)
-        if path is None:
-            path = look(portable, only_one_of_its_stem)
-            if path is not None:
-                replaced[name] = path
-        found.append(path)
-    return found, replaced
+    used = np.unique(labels.image_index[rows])
+    first = np.arange(len(labels.image_names), dtype=np.int32)
+    owner: dict[str | int, int] = {}
+    for i, place in zip(used.tolist(), places_of([paths[i] or Path() for i in used.tolist()]), strict=True):
+        first[i] = owner.setdefault(place, i)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    if len(again) == 0:
+        return rows, first
+    names, sizes = labels.image_names, labels.sizes
+    if not labels.table:
+        for i in again.tolist():
+            if not np.all((sizes[i] == sizes[first[i]]) | np.isnan(sizes[i]) | np.isnan(sizes[first[i]])):
+                one, other = (f"{names[k]} at {sizes[k][0]:g}x{sizes[k][1]:g} px" for k in (first[i], i))
+                raise ValueError(f"{labels.path}: one picture is listed twice, as {one} and as {other}; leave one out")
+        pairs = [
+            f"{names[first[i]]} and {names[i]}" if names[i] != names[first[i]] else names[i] for i in again.tolist()
+        ]
+        line = f"{len(again)} images are listed again, by another id or spelling: their objects are of the first"
+        notes.append(listed(line, pairs))
+        return rows, first
+    line_of = {int(labels.image_index[row]): labels.where(row).partition(" (")[0] for row in rows.tolist()}
+    bad = np.isin(labels.image_index[rows], again)
+    texts = [
+        f"{labels.where(row)}: the image is on {line_of[int(first[labels.image_index[row]])]} already"
+        for row in rows[bad].tolist()
+    ]
+    line = listed(f"{len(texts)} of {len(labels.points)} {labels.unit}s are bad", texts)
+    if not skip_bad:
+        raise ValueError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
+    notes.append(f"left out: {line}")
+    return rows[~bad], first

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from keylite.data.dataset import listed
+from keylite.data.finding import canonical
 from keylite.data.labels import GROUP_FIELDS, Labels
 from keylite.runtime.skeleton import Skeleton, unnamed
 
@@ -123,13 +124,14 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
                 raise ValueError(f"expected {width} cells, got {len(row)}")
             if not name:
                 raise ValueError("the image has no name")
-            if name in first_line:
-                raise ValueError(f"the image is on line {first_line[name]} already")
-            triples = [_point(key, row[x], row[y]) for key, (x, y) in zip(layout.names, layout.xy, strict=True)]
+            key = canonical(name)
+            if key in first_line:
+                raise ValueError(f"the image is on line {first_line[key]} already")
+            triples = [_point(part, row[x], row[y]) for part, (x, y) in zip(layout.names, layout.xy, strict=True)]
         except ValueError as error:
             bad.append(f"line {line} ({name}): {error}")
             continue
-        first_line[name] = line
+        first_line[key] = line
         names.append(name)
         lines.append(line)
         points.append(triples)
@@ -154,7 +156,7 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         fields=fields,
         bad=bad,
         notes=[],
-        climb=True,
+        table=True,
         unit="row",
     )
 

@@ -1,0 +1,392 @@
+"""Where the pictures of a label file lie, although its names were written elsewhere.
+
+An exact name always wins. Only a name that is nowhere is looked for under other spellings and in other folders, the
+most likely first; what is found so is counted, and of two candidates neither is taken. Knows nothing of labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+
+from keylite.data.folders import UNREAD, is_picture
+from keylite.runtime.images import IMAGE_SUFFIXES
+
+CLIMB = 4  # folders above a table that are searched: DeepLabCut's paths start at its project
+DEPTH = 3  # folders below those named, that are searched for what is not there
+MOST_FOLDERS = 10_000  # that are listed so
+SUBSET = re.compile(r"[_\-. ]")  # what a file's name has before that of its subset: instances_train.json
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://[^/]*")  # s3://bucket, http://host; one letter is a drive
+ABSOLUTE = re.compile(r"/|[A-Za-z]:")
+UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
+NEARLY = 2_000  # names among which the nearest is looked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """paths: where each named picture lies, None where that is not known. notes: a line for each way in which pictures
+    were found other than by their very names. doubts: number of a name -> why none of its candidates is taken."""
+
+    paths: list[Path | None]
+    notes: list[str]
+    doubts: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Roots:
+    """near: the folders that names start from, the first one first. above: those outside the label file's own folder.
+    searched: those whose sub-folders are looked at, too, where a name is in none of them."""
+
+    near: list[Path]
+    above: list[Path]
+    searched: list[Path]
+
+    def __str__(self) -> str:
+        there = [str(root) for root in (*self.near, *self.above) if root.is_dir()]
+        return ", ".join(there) + (" (and sub-folders)" if self.searched else "")
+
+
+def roots_of(labels: Path, images: Path | None, climb: bool) -> Roots:
+    """Where the names of a label file may start: in `images` alone, if that is given, else around the file.
+
+    climb: in the folders above it, too. A folder that is called as the end of the file's name is one of them: train
+    for instances_train.json.
+    """
+    stem = labels.stem
+    subsets = [stem, *(stem[at.end() :] for at in SUBSET.finditer(stem))]
+
+    def with_subsets(*folders: Path) -> list[Path]:
+        inside = [folder / subset for folder in folders for subset in subsets if subset]
+        return [*folders, *(folder for folder in inside if folder.is_dir())]
+
+    if images is not None:
+        return Roots(with_subsets(images), [], [images])
+    beside, parent = labels.parent, labels.absolute().parent.parent
+    near = with_subsets(beside, beside / "images")
+    above = [root for root in with_subsets(parent, parent / "images")[1:] if root.is_dir()]
+    if parent == beside.absolute():  # the top of the disk
+        above = []
+    own = [folder.absolute() for folder in near]
+    above = [folder for folder in above if folder not in own]
+    if climb:
+        above += [folder for folder in labels.absolute().parents[1 : CLIMB + 1] if folder != folder.parent]
+    searched = [beside, *(root for root in (parent / "images",) if root in above)]
+    return Roots(near, above, searched)
+
+
+def find_images(names: Sequence[str], roots: Roots) -> Finding:
+    """Where each named picture lies. Folders are listed once each, not asked once per picture."""
+    search = _Search(roots)
+    paths: list[Path | None] = [None] * len(names)
+    ways: dict[str, list[int]] = {}
+    loose: list[int] = []
+    doubts: dict[int, str] = {}
+    for number, name in enumerate(names):
+        path, root = search.exactly(name)
+        if path is None:
+            loose.append(number)
+            continue
+        paths[number] = path
+        if root in search.above:
+            ways.setdefault(root, []).append(number)
+    for number in loose:
+        for way, spelling in _spellings(names[number]):
+            path, _ = search.exactly(spelling)
+            candidates, others = ([str(path)], []) if path else search.loosely(spelling)
+            if len(candidates) > 1:
+                first, second = sorted(candidates)[:2]
+                doubts[number] = f"is it {first} or {second}?"
+            elif candidates:
+                paths[number] = Path(candidates[0])
+                for one in (*way, *others):
+                    ways.setdefault(one, []).append(number)
+            if candidates:
+                break
+    doubts |= _clashes(names, paths, set(loose))
+    for number in doubts:
+        paths[number] = None
+    notes = []
+    for way, numbers in ways.items():
+        kept = [number for number in numbers if paths[number] is not None]
+        if not kept:
+            continue
+        name, path = names[kept[0]], str(paths[kept[0]])
+        how = f"found in {way}, outside the label file's folder ({name})"
+        if way not in search.above:
+            how = f"{way} ({name} is {os.path.basename(path) if way == OTHER_SUFFIX else search.below_root(path)})"
+        notes.append(f"{len(kept)} of {len(names)} images {how}")
+    return Finding(paths, notes, doubts)
+
+
+OTHER_SUFFIX = "found under another suffix"
+OTHER_CASE = "found under a name in another case"
+OTHER_UNICODE = "found under a name whose accents are stored otherwise"
+FROM_URL = "found by the path in their URL"
+NO_PREFIX = "found without Label Studio's prefix"
+TAIL = "found by the end of their path"
+BELOW = "found in a sub-folder"
+
+
+def canonical(name: str) -> str:
+    """The same text for every spelling of one path: slashes, no `.`, `..` or empty parts, a drive in lower case."""
+    path = posixpath.normpath(name.replace("\\", "/"))
+    return path[0].lower() + path[1:] if path[1:2] == ":" else path
+
+
+def nearest(name: str, roots: Roots) -> str:
+    """What a message says of the pictures that lie where `name` was looked for; empty where there is nothing to say."""
+    search = _Search(roots)
+    *_, base = _parts(_spellings(name)[-1][1]) or [""]
+    stem = _folded_stem(base)
+    pictures: list[str] = []
+    for folder in search.folders():
+        for entry in search.names_in(folder):
+            place = os.path.join(folder, entry)
+            kind = UNREAD.get(os.path.splitext(entry)[1].lower())
+            if kind and _folded_stem(entry) == stem:
+                return f"{search.below_root(place)} lies there: keylite does not read {kind}, convert it to JPEG or PNG"
+            if is_picture(entry):
+                if _folded_stem(entry) == stem:
+                    return f"{search.below_root(place)} lies there, in another folder: is it --images {folder}?"
+                pictures.append(place)
+    if not pictures:
+        return "no picture lies there"
+    by_name = {os.path.basename(place): place for place in sorted(pictures)[:NEARLY]}
+    near = difflib.get_close_matches(base, by_name, 1) or [next(iter(by_name))]
+    return f"{len(pictures)} pictures lie there, such as {search.below_root(by_name[near[0]])}"
+
+
+def _clashes(names: Sequence[str], paths: list[Path | None], loose: set[int]) -> dict[int, str]:
+    """Number of a name -> why it cannot be what was found for it: another name has that picture already."""
+    owners: dict[Path, list[int]] = {}
+    if loose:
+        for number, path in enumerate(paths):
+            if path is not None:
+                owners.setdefault(path, []).append(number)
+    clashes = {}
+    for path, numbers in owners.items():
+        spelt = {canonical(names[number]) for number in numbers}
+        if len(spelt) == 1 or not loose.intersection(numbers):
+            continue
+        for number in loose.intersection(numbers):
+            other = next(n for n in numbers if canonical(names[n]) != canonical(names[number]))
+            clashes[number] = f"{path} would do, but is the picture of {names[other]}"
+    return clashes
+
+
+def _spellings(name: str) -> list[tuple[tuple[str, ...], str]]:
+    """Ways in which a name may be meant, the likeliest first: what a note says of each, and the path."""
+    plain = name.replace("\\", "/")
+    spellings: list[tuple[tuple[str, ...], str]] = [((), plain)]
+    path = URL.sub("", plain)
+    before, _, query = path.partition("?")
+    inner = parse_qs(query).get("d", [""])[0] if before.endswith("local-files/") else ""
+    path = unquote(inner or (before.partition("#")[0] if path != plain else before))
+    if path != plain:
+        spellings.append(((FROM_URL,), path))
+    if URL.match(plain):
+        del spellings[0]
+    for way, spelling in tuple(spellings):
+        folder, base = posixpath.split(spelling)
+        bare = UPLOADED.sub("", base, count=1)
+        if bare != base:
+            spellings.append(((*way, NO_PREFIX), posixpath.join(folder, bare)))
+    return spellings
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a path below its drive or top, and below what climbs out of it."""
+    parts = [part for part in posixpath.normpath(path).split("/") if part not in ("", ".", "..")]
+    return parts[1:] if parts and re.fullmatch(r"[A-Za-z]:", parts[0]) else parts
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _composed(text: str) -> str:
+    """Text with its accents in the letters, as most systems store names; a Mac's file system takes them apart."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _folded(text: str) -> str:
+    return _composed(text).casefold()
+
+
+def _stem(base: str) -> str:
+    """A name without the suffix of a picture; what else follows a dot belongs to the name."""
+    stem, suffix = os.path.splitext(base)
+    return stem if suffix.lower() in IMAGE_SUFFIXES or suffix.lower() in UNREAD else base
+
+
+def _folded_stem(base: str) -> str:
+    return _folded(_stem(base))
+
+
+Key = Callable[[str], str]
+Stage = tuple[list[str], Key, list[str]]  # ways, key of a file's name, folders (none: all sub-folders)
+KEYS: tuple[tuple[list[str], Key, Key], ...] = (  # ways, key of a folder's name, key of a file's name
+    ([], _same, _same),
+    ([OTHER_UNICODE], _composed, _composed),
+    ([OTHER_CASE], _folded, _folded),
+    ([OTHER_SUFFIX], _same, _stem),
+    ([OTHER_SUFFIX, OTHER_CASE], _folded, _folded_stem),
+)
+
+
+class _Search:
+    """The folders below some roots, each listed once, when it is first asked for."""
+
+    def __init__(self, roots: Roots) -> None:
+        self.roots = [str(root) for root in (*roots.near, *roots.above)]
+        self.above = {str(root) for root in roots.above}
+        self.searched = [str(root) for root in roots.searched]
+        self.close = [str(root) for root in (*roots.near, *roots.searched)]  # a bare name is not looked for far up
+        self.names_in = functools.cache(_names_in)
+        self.entries_by = functools.cache(self._entries_by)
+        self.exact_places = functools.cache(self._exact_places)
+        self.stages_here = functools.cache(self._stages_here)
+        self.stages_below = functools.cache(self._stages_below)
+        self.walked = functools.cache(lambda: list(self._walk()))
+        self.walked_by = functools.cache(self._walked_by)
+        self.pictures_by = functools.cache(self._pictures_by)
+
+    def exactly(self, name: str) -> tuple[Path | None, str]:
+        """The picture of that very name in the first root that has it, and the root."""
+        portable = name.replace("\\", "/")  # written on Windows
+        folder, base = os.path.split(portable)
+        for root, place, names in self.exact_places(folder):
+            if base in names:
+                return place / base, root
+        if portable != name:  # an archive may have been unpacked to such a name
+            for root, place, names in self.exact_places(""):
+                if name in names:
+                    return place / name, root
+        return None, ""
+
+    def loosely(self, path: str) -> tuple[list[str], list[str]]:
+        """The files that may be meant, all equally likely, and in what they differ from the path."""
+        *folders, base = _parts(path) or [""]
+        folder = posixpath.join("/" if ABSOLUTE.match(path) else "", *folders)
+        for stages in (self.stages_here, self.stages_below):  # what lies deeper is not listed before it is needed
+            for ways, key, places in stages(folder):
+                wanted = key(base)
+                if places:
+                    candidates = [
+                        os.path.join(p, entry) for p in places for entry in self.entries_by(p, key).get(wanted, ())
+                    ]
+                else:
+                    candidates = self.pictures_by(key).get(wanted, [])
+                if len(candidates) > 1:
+                    candidates = list({os.path.realpath(each): each for each in candidates}.values())
+                if candidates:
+                    return candidates, ways
+        return [], []
+
+    def folders(self) -> list[str]:
+        """Every folder that is looked at, the likeliest first."""
+        return list(dict.fromkeys([*self.roots, *self.walked()]))
+
+    def below_root(self, path: str) -> str:
+        """The path from the root that holds it, for messages."""
+        holders = [root for root in self.roots if Path(path).is_relative_to(root)]
+        return str(Path(path).relative_to(holders[0])) if holders else path
+
+    def _exact_places(self, folder: str) -> list[tuple[str, Path, frozenset[str]]]:
+        places = [(root, os.path.join(root, folder)) for root in self.roots]
+        return [(root, Path(place), self.names_in(place)) for root, place in places if self.names_in(place)]
+
+    def _entries_by(self, folder: str, key: Key) -> dict[str, list[str]]:
+        pictures_only = key in (_stem, _folded_stem)
+        entries: dict[str, list[str]] = {}
+        for entry in self.names_in(folder):
+            if not pictures_only or is_picture(entry):
+                entries.setdefault(key(entry), []).append(entry)
+        return entries
+
+    def _stages_here(self, folder: str) -> list[Stage]:
+        """Where in the roots a file of this folder may lie: there, or in what is the end of the folder's path."""
+        foreign = folder.startswith("/")
+        parts = [part for part in folder.split("/") if part]
+        stages = []
+        for cut in range(len(parts) + 1):
+            roots = self.roots if cut < len(parts) or not (cut or foreign) else self.close
+            way = [TAIL] if cut or foreign else []
+            for difference, folder_key, key in KEYS:
+                places = [place for root in roots for place in self._folders_like(root, parts[cut:], folder_key)]
+                if places:
+                    stages.append(([*way, *difference], key, places))
+        return stages
+
+    def _stages_below(self, folder: str) -> list[Stage]:
+        """The same in sub-folders: folders of that path, or, of another machine's path, of its end."""
+        parts = [part for part in folder.split("/") if part]
+        if not parts:
+            return [([BELOW, *difference], key, []) for difference, _, key in KEYS]
+        stages = []
+        for cut in range(len(parts) if folder.startswith("/") else 1):
+            way = [TAIL, BELOW] if folder.startswith("/") else [BELOW]
+            for difference, folder_key, key in KEYS:
+                end = "/" + folder_key("/".join(parts[cut:]))
+                called_so = self.walked_by(folder_key).get(folder_key(parts[-1]), ())
+                places = [place for place in called_so if folder_key(place.replace(os.sep, "/")).endswith(end)]
+                if places:
+                    stages.append(([*way, *difference], key, places))
+        return stages
+
+    def _folders_like(self, root: str, parts: list[str], key: Key) -> list[str]:
+        folders = [root]
+        for part in parts:
+            folders = [os.path.join(f, entry) for f in folders for entry in self.entries_by(f, key).get(key(part), ())]
+        return [folder for folder in folders if self.names_in(folder)]
+
+    def _walk(self) -> Iterator[str]:
+        """The folders below those that are searched, the nearest first."""
+        level, count = list(self.searched), 0
+        for _ in range(DEPTH):
+            below = []
+            for folder in level:
+                for child in _folders_in(folder):
+                    count += 1
+                    if count > MOST_FOLDERS:
+                        return
+                    yield child
+                    below.append(child)
+            level = below
+
+    def _walked_by(self, key: Key) -> dict[str, list[str]]:
+        folders: dict[str, list[str]] = {}
+        for folder in self.walked():
+            folders.setdefault(key(os.path.basename(folder)), []).append(folder)
+        return folders
+
+    def _pictures_by(self, key: Key) -> dict[str, list[str]]:
+        pictures: dict[str, list[str]] = {}
+        for folder in self.walked():
+            for entry in self.names_in(folder):
+                if is_picture(entry):
+                    pictures.setdefault(key(entry), []).append(os.path.join(folder, entry))
+        return pictures
+
+
+def _names_in(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except (OSError, ValueError):  # no folder, not ours to read, or no name at all
+        return frozenset()
+
+
+def _folders_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except OSError:
+        return []

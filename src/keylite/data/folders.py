@@ -1,0 +1,72 @@
+"""What a folder of pictures holds: those that keylite reads, those that it does not, and what is passed over."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from keylite.runtime.images import IMAGE_SUFFIXES
+
+UNREAD = {  # suffixes of pictures that keylite does not read, and how a message calls them
+    **dict.fromkeys((".heic", ".heif"), "HEIC"),
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+    **dict.fromkeys((".nef", ".cr2", ".cr3", ".arw", ".dng", ".orf", ".rw2", ".raf", ".raw"), "a camera's raw format"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpf"), "JPEG 2000"),
+    **dict.fromkeys((".pgm", ".ppm", ".pbm", ".pnm"), "Netpbm"),
+    **dict.fromkeys((".nii", ".mha", ".mhd", ".nrrd"), "a medical volume"),
+    **dict.fromkeys((".czi", ".lif", ".nd2", ".svs"), "a microscope's format"),
+    ".avif": "AVIF",
+    ".jxl": "JPEG XL",
+    ".psd": "PSD",
+    ".svg": "SVG",
+    ".exr": "EXR",
+    ".hdr": "HDR",
+    ".tga": "TGA",
+    ".ico": "ICO",
+    ".npy": "NumPy",
+}
+
+
+class Folder(NamedTuple):
+    """pictures: by name. unread: kind of picture that keylite does not read -> how many. folders: names of those in
+    it. Hidden files, such as a Mac's ._photo.jpg, and files that are no pictures are in none of them."""
+
+    path: Path
+    pictures: list[Path]
+    unread: Counter[str]
+    folders: list[str]
+
+    def left_out(self) -> str:
+        """What of the folder is not taken, for a line; empty if there is nothing."""
+        parts = [f"{count} of {kind}" for kind, count in self.unread.most_common()]
+        pictures = (
+            f"{self.unread.total()} pictures that keylite does not read ({', '.join(parts)}; convert them to JPEG)"
+        )
+        shown = ", ".join(self.folders[:3]) + (", ..." if len(self.folders) > 3 else "")
+        folders = f"{len(self.folders)} sub-folders ({shown}; give them too, if they are wanted)"
+        return " and ".join([pictures] * bool(self.unread) + [folders] * bool(self.folders))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is taken for a picture; a hidden one is not: a Mac leaves ._a.jpg beside a.jpg."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def look_into(folder: Path) -> Folder:
+    """What lies in a folder, not below it; OSError if it cannot be listed."""
+    pictures: list[Path] = []
+    unread: Counter[str] = Counter()
+    folders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif is_picture(entry.name):
+                pictures.append(folder / entry.name)
+            elif kind := UNREAD.get(os.path.splitext(entry.name)[1].lower()):
+                unread[kind] += 1
+    return Folder(folder, pictures, unread, folders)

@@ -72,7 +72,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
         set(),
     ),
     "exports": (
-        {"runtime", "data", "environment", "certificate", "quantize", "timing", "confidence", "msgspec"},
+        {"runtime", "data", "environment", "certificate", "golden", "quantize", "timing", "confidence", "msgspec"},
         set(),
     ),
     "diagnosis": (

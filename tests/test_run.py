@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -139,11 +140,14 @@ def test_a_missing_package_of_a_run_comes_with_the_extra_of_its_framework(
 
 def test_what_a_killed_run_had_not_finished_writing_goes(tmp_path: Path):
     gauges = keylite.gauges(4, size=64)
-    left = [tmp_path / name for name in (".resume.ckpt.7.part.ckpt", ".model.safetensors.7.part.safetensors")]
-    for path in (*left, tmp_path / "notes.txt"):
-        path.write_text("")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    for name in (f".resume.ckpt.{dead.pid}.part.ckpt", f".model.safetensors.{dead.pid}.part.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / f".{dead.pid}.part").mkdir()
+    (tmp_path / ".notes.part").mkdir()  # somebody's own
     open_run(tmp_path, resolve(make_recipe({}), 4), gauges, gauges, resume=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "data.json", "recipe.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".notes.part", "data.json", "recipe.yaml"}
 
 
 def test_another_framework_is_another_recipe_installed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ from keylite.evaluation import evaluate, judges_of
 from keylite.metrics import group_intervals
 from keylite.reliability import Reliability, reliability_rows
 from keylite.report import Predictions, Report, object_nme
-from keylite.runtime.files import sha256, write_text
+from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, Held
@@ -230,9 +230,16 @@ def summary(certificate: Certificate) -> Held:
 
 
 def write_certificate(certificate: Certificate, path: Path) -> None:
-    """Write a certificate as JSON, and as a page of markdown beside it."""
-    write_text(path, msgspec.json.format(msgspec.json.encode(certificate), indent=2).decode() + "\n")
-    write_text(path.with_suffix(".md"), certificate_page(certificate))
+    """Write a certificate as JSON, and as a page of markdown beside it, both or neither."""
+    write_together(certificate_files(certificate, path))
+
+
+def certificate_files(certificate: Certificate, path: Path) -> dict[Path, bytes]:
+    """What `write_certificate` writes, by path."""
+    return {
+        path.with_suffix(".md"): certificate_page(certificate).encode(),
+        path: msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n",
+    }
 
 
 def certificate_path(model: Path) -> Path:

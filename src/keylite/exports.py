@@ -5,8 +5,10 @@ Formats are named in one table; their makers are imported when chosen.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +20,19 @@ from keylite.certificate import (
     Certificate,
     Latency,
     OverBudgetError,
+    certificate_files,
     certificate_path,
     certify,
     require_budgets,
     summary,
-    write_certificate,
 )
 from keylite.confidence import write_confidence
 from keylite.data.dataset import Dataset
 from keylite.environment import now, processor, versions
+from keylite.golden import write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
-from keylite.runtime.files import require_writable, sha256, write_bytes
+from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable, sha256
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
@@ -68,13 +71,15 @@ def export(
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
+    golden: Path | str | None = None,
 ) -> Certificate:
     """Write a model file in another format, once it has been held to its parent on `data`.
 
     to: onnx or litert. precision: fp32, fp16 (litert) or int8, which takes its ranges from `calibration_count` objects
     of `calibration`, drawn with `seed`. budget: p95 px of the model input; None takes DRIFT_BUDGET, scaled to the
     input. budget_nme: most that the NME may rise, as a fraction of it; None is no limit. The certificate lies beside
-    the file as JSON and markdown. Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
+    the file as JSON and markdown. golden: folder for vectors to test a port with. All files appear, or none.
+    Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
     """
     model, out = Path(model), Path(out)
     if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
@@ -83,10 +88,13 @@ def export(
         raise ValueError(f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {out.name!r}{hint}")
     spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
     images = None if calibration is None else calibration_set(spec, calibration, calibration_count, seed)
-    require_writable(out.parent)
+    page = certificate_path(out)
+    require_outputs({"out": out, "certificate": page, "page": page.with_suffix(".md")}, {"model": model})
+    if golden is not None:
+        require_writable(golden)
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, Path(folder)))
-        return _export(model, spec, data, out, to, precision, images, (budget, budget_nme), reference)
+        return _export(model, spec, data, out, to, precision, images, (budget, budget_nme), reference, golden)
 
 
 def export_all(
@@ -191,6 +199,7 @@ def _export(
     images: CalibrationSet | None,
     budgets: tuple[float | None, float | None],
     reference: Callable[[], Path | None],
+    golden: Path | str | None = None,
 ) -> Certificate:
     """`export`, all of whose arguments are good. reference: gives the parent's fp32 ONNX to be timed by, or None."""
     exporting = exporter(to, precision)
@@ -215,8 +224,12 @@ def _export(
         certificate = msgspec.structs.replace(
             certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=_latency(made, reference())
         )
-        write_certificate(certificate, certificate_path(out))
-        write_bytes(out, made.read_bytes())  # last: no file lies there without its certificate
+        with contextlib.ExitStack() as together:  # all of them or none; the model appears last, never alone
+            shutil.copyfile(made, together.enter_context(replacing(out)))
+            for path, text in certificate_files(certificate, certificate_path(out)).items():
+                together.enter_context(replacing(path)).write_bytes(text)
+            if golden is not None:
+                write_golden(made, data, together.enter_context(replacing_within(golden)))
     return certificate
 
 

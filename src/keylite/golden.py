@@ -18,6 +18,7 @@ from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Predictor
 
 CASES = 8
+VECTORS = "golden.json"
 
 
 def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -> Path:
@@ -60,5 +61,5 @@ def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -
         "keypoints": list(spec.skeleton.names),
         "cases": cases,
     }
-    write_text(folder / "golden.json", json.dumps(facts, indent=1) + "\n")
-    return folder / "golden.json"
+    write_text(folder / VECTORS, json.dumps(facts, indent=1) + "\n")
+    return folder / VECTORS

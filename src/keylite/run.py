@@ -26,7 +26,7 @@ from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.report import Report, joined, report_of
 from keylite.runtime.engines import FRAMEWORKS, Engine, require
-from keylite.runtime.files import require_writable, write_text
+from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
@@ -316,8 +316,7 @@ def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: b
     """Make the folder of a run, without what an overwritten one left."""
     if resume and not (out / "resume.ckpt").is_file():
         log.info("%s: no epoch was finished yet; starting from the beginning", out)
-    for part in out.glob(".*.part*"):  # what a killed run had not finished writing
-        part.unlink()
+    tidy(out)  # what a killed run had not finished writing
     if not resume:
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)

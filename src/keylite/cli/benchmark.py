@@ -55,15 +55,15 @@ def benchmark(
     import importlib.util
 
     from keylite.plots import plot_tradeoff
-    from keylite.runtime.files import require_writable
+    from keylite.runtime.files import require_outputs
     from keylite.timing import STAGES, benchmark
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
     if data is None and (normalize or plot):
         raise ValueError("benchmark: --normalize and --plot are for accuracy; give labelled images as --data")
-    for path in (path for path in (plot, json_path) if path):
-        require_writable(path.parent)
+    inputs = {str(model): model for model in models} | {"image": image, "data": data, "spec": spec}
+    require_outputs({"json": json_path, "plot": plot}, inputs)
     can_plot = importlib.util.find_spec("matplotlib") is not None
     if plot and not can_plot:
         raise ModuleNotFoundError("plot: matplotlib is not installed: pip install matplotlib", name="matplotlib")

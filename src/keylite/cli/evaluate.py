@@ -93,6 +93,7 @@ def evaluate(
     from keylite.evaluation import evaluate
     from keylite.flips import flip_report, flip_rows
     from keylite.metrics import point_errors
+    from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.predictor import Predictor
 
     if parent is None and (budget is not None or budget_nme is not None):
@@ -103,8 +104,15 @@ def evaluate(
         others |= {"--flips": flips, "--reliability": reliability, "--seed": seed, "--worst": worst != WORST}
         if given := [flag for flag, value in others.items() if value]:
             raise ValueError(f"{given[0]}: has no effect with --parent, which compares files as they are; leave it out")
+        page = json_path and json_path.with_suffix(".md")
+        require_outputs({"json": json_path, "page": page}, {"model": model, "parent": parent, "data": data})
         _hold(model, parent, reading.dataset(data), budget, budget_nme, json_path)
         return
+    require_outputs(
+        {"json": json_path, "reliability": reliability}, {"model": model, "data": data, "boxes": boxes, "spec": spec}
+    )
+    if draw:
+        require_writable(draw)
     predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)

@@ -62,8 +62,8 @@ def export(
     """
     from keylite.certificate import OverBudgetError, certificate_path
     from keylite.exports import export, export_all
-    from keylite.golden import write_golden
-    from keylite.runtime.files import require_writable
+    from keylite.golden import VECTORS
+    from keylite.runtime.files import require_outputs, require_writable
 
     if out is None and not diagnose:
         raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
@@ -73,9 +73,10 @@ def export(
         )
     if golden and (diagnose or to == "all"):
         raise ValueError("golden: is of one file that is made; leave out --diagnose and --to all")
-    for folder in (golden, out.parent if out and diagnose else None):
-        if folder:
-            require_writable(folder)  # before minutes of work
+    if golden:
+        require_writable(golden)  # before minutes of work
+    if out and diagnose:
+        require_outputs({"out": out}, {"model": model, "data": data})
     compared = reading.dataset(data)
     choices: dict[str, Any] = {
         "calibration": reading.dataset(calibration) if calibration else None,
@@ -96,7 +97,7 @@ def export(
             fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
         return
     try:
-        certificate = export(model, compared, out, to=to, precision=precision, **choices)
+        certificate = export(model, compared, out, to=to, precision=precision, golden=golden, **choices)
     except OverBudgetError as refusal:
         show_certificate(refusal.certificate)
         fail(str(refusal), OVER_BUDGET)
@@ -104,7 +105,7 @@ def export(
     page = certificate_path(out)
     print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB), {page.name} and {page.with_suffix('.md').name}")
     if golden:
-        print(f"wrote {write_golden(out, compared, golden)}")
+        print(f"wrote {golden / VECTORS}")
 
 
 def _diagnose(

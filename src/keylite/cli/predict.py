@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
-from keylite.cli.shared import write_json
+from keylite.cli.shared import json_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +86,7 @@ def predict(
         with --ray: images of a shard; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
+    from keylite.runtime.files import is_standard_output
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
 
@@ -95,6 +96,8 @@ def predict(
     formats = ("jsonl", "parquet") if ray else ("keylite", "coco", "jsonl")
     if format and format not in formats:
         raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
+    if json_path and json_path != "-" and is_standard_output(json_path):
+        json_path = "-"
     by_annotation = read_spec(model, spec).box == "annotation"
     paths = image_paths(inputs)
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
@@ -125,13 +128,13 @@ def _predict_here(
     from keylite.data.dataset import listed
     from keylite.draw import draw_points
     from keylite.points import points_coco, points_json, points_line
-    from keylite.runtime.files import replacing_within, require_writable
+    from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable
     from keylite.runtime.images import read_image, write_image
 
     json_path = json_path or (None if draw else "-")  # points must go somewhere
     drawings = drawing_paths(paths, draw) if draw else {}
     if json_path and json_path != "-":
-        require_writable(Path(json_path).parent)
+        require_outputs({"json": json_path}, {"model": predictor.path} | {str(path): path for path in paths})
     if draw:
         require_writable(draw)
     model = predictor.path or Path()
@@ -166,13 +169,14 @@ def _predict_here(
             if not skip_bad:
                 raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
             log.warning("skipped: %s", line)
-    if json_path and not lines:
-        skeleton = predictor.spec.skeleton
-        result = points_coco(found, sizes, skeleton) if format == "coco" else points_json(found, skeleton.names, model)
-        if json_path == "-":
-            print(json.dumps(result))
-        else:
-            write_json(Path(json_path), result)
+        if json_path and not lines:
+            names = predictor.spec.skeleton.names
+            coco = format == "coco"
+            result = points_coco(found, sizes, predictor.spec.skeleton) if coco else points_json(found, names, model)
+            if json_path == "-":
+                print(json.dumps(result))
+            else:  # it appears with the pictures, or neither does
+                stack.enter_context(replacing(Path(json_path))).write_bytes(json_bytes(result))
     if json_path != "-":
         written = ", ".join(str(place) for place in (json_path, draw) if place)
         print(f"{objects} objects in {images} images: {written}")

@@ -64,10 +64,15 @@ As = Annotated[Reading, Parameter(name="*")]
 USUAL = Reading()
 
 
-def write_json(path: Path, value: Any) -> None:
-    from keylite.runtime.files import write_text
+def json_bytes(value: Any) -> bytes:
+    """A value as an indented JSON file."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
-    write_text(path, json.dumps(value, indent=2) + "\n")
+
+def write_json(path: Path, value: Any) -> None:
+    from keylite.runtime.files import write_bytes
+
+    write_bytes(path, json_bytes(value))
 
 
 def fail(line: str, code: int) -> NoReturn:

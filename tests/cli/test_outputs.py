@@ -1,0 +1,188 @@
+"""Files that commands write: devices, pipes, links, one file named twice, full disks; all or nothing, and refused first."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keylite
+from keylite.data.formats import write_dataset
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two pictures with labels."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_dataset(keylite.gauges(2, seed=1, size=96), folder)
+    return folder
+
+
+@pytest.fixture
+def picture(photos: Path) -> Path:
+    return sorted(photos.glob("*.png"))[0]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_device_gets_the_points_and_stays(onnx_file, picture, keylite_command, tmp_path):
+    null = tmp_path / "null1"
+    try:
+        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        null.write_bytes(b"")
+    except OSError as error:
+        pytest.skip(f"no devices can be made here: {error}")
+    for format in ("keylite", "jsonl"):
+        assert keylite_command("predict", onnx_file, picture, "--json", null, "--format", format).code == 0
+    assert stat.S_ISCHR(null.stat().st_mode)
+    assert names(tmp_path) == ["null1"]
+
+
+def test_a_link_is_followed(onnx_file, picture, keylite_command, tmp_path):
+    (tmp_path / "target.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("target.json")
+    assert keylite_command("predict", onnx_file, picture, "--json", tmp_path / "link.json").code == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert str(picture) in json.loads((tmp_path / "target.json").read_text())["images"]
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("format", ["keylite", "jsonl"])
+def test_standard_output_by_its_name_gets_the_points_alone(place, format, onnx_file, picture, tmp_path):
+    if not os.path.exists(place):
+        pytest.skip("this system has no such name")
+    command = [sys.executable, "-m", "keylite", "predict", str(onnx_file), str(picture), "--format", format]
+    with open(tmp_path / "out", "wb") as out:
+        for stdout in (subprocess.PIPE, out):
+            ended = subprocess.run([*command, "--json", place], stdout=stdout, stderr=subprocess.PIPE)
+            assert ended.returncode == 0, ended.stderr
+            said = (tmp_path / "out").read_bytes() if ended.stdout is None else ended.stdout
+            assert json.loads(said)["model"] == onnx_file.name
+
+
+REFUSALS = {  # flags of a verb, and what is said before the model is opened
+    "predict": ("predict MODEL PHOTO --json FOLDER", "json: expected the name of a file, got the folder "),
+    "predict, its model": (
+        "predict MODEL PHOTO --json MODEL",
+        "is the file of model, too; give each a file of its own",
+    ),
+    "predict, its photo": ("predict MODEL PHOTO --json PHOTO", ", too; give each a file of its own"),
+    "evaluate": ("evaluate MODEL --data LABELS --json FOLDER", "json: expected the name of a file, got the folder"),
+    "evaluate, below a file": ("evaluate MODEL --data LABELS --json MODEL/a", "cannot write to this folder"),
+    "evaluate, its labels": ("evaluate MODEL --data LABELS --json LABELS", "is the file of data, too"),
+    "evaluate, pictures": ("evaluate MODEL --data LABELS --draw MODEL/a", "cannot write to this folder"),
+    "benchmark": ("benchmark MODEL --data LABELS --json NEW --plot NEW", "plot: NEW is the file of json, too"),
+    "export": ("export PARENT --data LABELS --out PARENT", "out: expected a name that ends in .onnx"),
+    "export, a folder": (
+        "export PARENT --data LABELS --out FOLDER",
+        "out: expected the name of a file, got the folder",
+    ),
+    "export, vectors": ("export PARENT --data LABELS --out NEW.onnx --golden MODEL/a", "cannot write to this folder"),
+    "diagnose": ("export PARENT --data LABELS --diagnose --out FOLDER.md", "expected the name of a file, got the"),
+}
+
+
+@pytest.mark.parametrize(("command", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_outputs_are_refused_before_work(
+    command, words, model_file, onnx_file, photos, picture, keylite_command, tmp_path, monkeypatch
+):
+    from keylite.runtime import predictor
+
+    places = {"MODEL": onnx_file, "PARENT": model_file, "PHOTO": picture, "LABELS": photos / "labels.json"}
+    places |= {"FOLDER": tmp_path / "a.onnx", "NEW": tmp_path / "new.png"}
+    (tmp_path / "a.onnx").mkdir()
+    (tmp_path / "a.onnx.md").mkdir()
+    if not command.startswith("predict"):
+        monkeypatch.setattr(predictor.Predictor, "stream", lambda *_, **__: pytest.fail("work has begun"))
+    for name, place in places.items():
+        command, words = command.replace(name, str(place)), words.replace(name, str(place))
+    before = {path: path.read_bytes() for path in (onnx_file, model_file, picture, photos / "labels.json")}
+    ended = keylite_command(*command.split())
+    assert ended.code == 2, ended
+    assert words in ended.line
+    assert {path: path.read_bytes() for path in before} == before
+    assert names(tmp_path) == ["a.onnx", "a.onnx.md"]
+
+
+# ---- full disks
+
+
+class Full:
+    """A disk that takes so many files and is full at the next."""
+
+    def __init__(self, takes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left, self.write = takes, Path.write_bytes
+        monkeypatch.setattr(Path, "write_bytes", lambda path, data: self(path, data))
+
+    def __call__(self, path: Path, data: bytes) -> int:
+        self.left -= 1
+        if self.left < 0:
+            self.write(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.write(path, data)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "over another export"])
+@pytest.mark.parametrize("takes", range(6))
+def test_an_export_on_a_full_disk_leaves_all_or_nothing(
+    takes, there, onnx_file, model_file, photos, tmp_path, monkeypatch
+):
+    from keylite import exports
+
+    class Copies:  # what makes a format, with nothing to do
+        operators = staticmethod(lambda path: {})
+        require_backbone = staticmethod(lambda spec: None)
+        describe = staticmethod(lambda path, spec: None)
+        export = staticmethod(lambda model, made, spec, images: made.symlink_to(onnx_file))
+
+    monkeypatch.setattr(exports, "exporter", lambda to, precision: Copies)
+    monkeypatch.setattr(exports, "_reference", lambda *_: None)
+    monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
+    data = keylite.read_dataset(photos / "labels.json")
+    before = {}
+    if there:
+        for name in ("a.onnx", "a.onnx.certificate.json", "a.onnx.certificate.md"):
+            (tmp_path / name).write_text("old")
+            before[name] = "old"
+    Full(takes, monkeypatch)
+    with pytest.raises(OSError, match="cannot write this file: No space left on device"):
+        exports.export(model_file, data, tmp_path / "a.onnx", budget=1e6, golden=tmp_path / "golden")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from keylite.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("format", ["keylite", "jsonl"])
+def test_a_prediction_on_a_full_disk_leaves_the_old_file(format, onnx_file, photos, tmp_path):
+    (tmp_path / "points").write_text("old")
+    command = [sys.executable, "-c", LIMITED, "100", "predict", str(onnx_file), str(photos), "--format", format]
+    command += ["--json", str(tmp_path / "points"), "--draw", str(tmp_path / "drawn")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("keylite: ")]
+    assert ended.returncode == 2
+    assert line.endswith("cannot write this file: File too large")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"points": "old"}
+
+
+def test_gauges_on_a_full_disk_are_one_line(tmp_path):
+    command = [sys.executable, "-c", LIMITED, "100", "gauges", str(tmp_path / "g"), "--count", "2"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("cannot write this file: File too large\n")
+    assert len(ended.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob(".*"))

@@ -191,10 +191,10 @@ def scene_files(folder: Path, count: int, side: int) -> Dataset:
 
 
 def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed: dict[str, str]) -> Facts:
-    """A table: what its images are, by how much keylite reduces them as it decodes, and its rows."""
+    """A table: what its images are, by how much keylite keeps them averaged, and its rows."""
     size, images = (choices.size, choices.size), len(steps_of(0, data)) * BATCH
     examples = Examples(data, size, box=box, augmentation=augmentation_for(data, choices.size))
-    reduction = examples.reduction(0, data.open_image(0))
+    averaged = examples.averaged(0)
     with contextlib.ExitStack() as stack:
         rows: dict[str, list[Row]] = {
             name: [stack.enter_context(alone(row_of, name, data, choices.size, box)) for _ in range(COPIES)]
@@ -211,7 +211,7 @@ def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed
             name: lambda turn, copies=copies: copies[turn % COPIES](turn) for name, copies in rows.items()
         }
         seconds = interleaved(turns, 1, choices.rounds)
-    facts = {"what": what, "images": images, "reduction": reduction, "versions": versions}
+    facts = {"what": what, "images": images, "averaged": averaged, "versions": versions}
     return facts | {"rows": figures(seconds, images, BASE)}
 
 
@@ -273,7 +273,7 @@ def section(facts: Facts) -> str:
     if facts["peers"]:
         parts.append(of_peers(facts))
     for one in facts["cases"]:
-        reduced = f"; keylite decodes them at 1/{one['reduction']}" if one["reduction"] > 1 else ""
+        reduced = f"; cached, keylite averages them by {one['averaged']}" if one["averaged"] > 1 else ""
         parts += [paragraph(f"{one['what']}, {one['images']} a round{reduced}:"), speeds(one["rows"])]
     return "\n\n".join(parts)
 

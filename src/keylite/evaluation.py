@@ -83,7 +83,7 @@ def predict_dataset(
             used[objects] = jitter_boxes(used[objects], jitter_box, generator)
         found = predictor.crops(image, used[objects])
         found = found if mirror is None else [crop.then(flip, mirrored=True) for crop in found]
-        for i, crop, seen in zip(objects.tolist(), found, cut(image, found), strict=True):
+        for i, crop, seen in zip(objects.tolist(), found, cut(image, found, dataset.checked), strict=True):
             crops[i], pixels[len(waiting)] = crop, seen
             waiting.append(i)
             if len(waiting) == len(pixels):

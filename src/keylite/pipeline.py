@@ -19,7 +19,7 @@ import numpy as np
 import keylite
 from keylite.confidence import write_confidence
 from keylite.data.dataset import Dataset, listed
-from keylite.data.examples import Augmentation, Examples, crop_boxes, decoded_bytes
+from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
 from keylite.environment import now, versions
@@ -120,8 +120,9 @@ def prepare(
         padding=recipe.padding,
         augmentation=augmentation_of(resolved, skeleton),
         seed=recipe.seed,
-        cache=_cached(recipe, data),
     )
+    if _cached(recipe, examples):
+        examples.keep()
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton)
     checkpoint = out / "resume.ckpt"
@@ -174,14 +175,14 @@ def _learn_of(run: Run, skeleton: Skeleton) -> None:
             log.warning("%s", doubt)
 
 
-def _cached(recipe: Recipe, data: Dataset) -> bool:
+def _cached(recipe: Recipe, examples: Examples) -> bool:
     """Whether decoded images are kept in memory; said where keylite chose it."""
     if recipe.cache != "auto":
         return recipe.cache == "ram"
     free = free_memory()
     if free is None:
         return False
-    needed = decoded_bytes(data) * recipe.devices
+    needed = kept_bytes(examples) * recipe.devices
     if needed > SHARE_OF_MEMORY * free:
         return False
     log.info("decoded images are kept in memory: about %.2f of %.1f GB free; --cache off leaves that out",

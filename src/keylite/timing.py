@@ -119,9 +119,9 @@ def _timed(predictor: Predictor, source: bytes) -> list[float]:
     marks = [time.perf_counter()]
     picture = open_image(source)
     (crop,) = predictor.crops(picture)
-    pixels, reduction = decode_for(picture, [crop])
+    pixels = decode_for(picture, [crop])
     marks.append(time.perf_counter())
-    batch = crop.warp(pixels, reduction)[None]
+    batch = crop.warp(pixels)[None]
     marks.append(time.perf_counter())
     raw = predictor.engine(batch)
     marks.append(time.perf_counter())

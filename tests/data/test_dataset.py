@@ -331,14 +331,14 @@ def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path
 def test_ctrl_c_does_not_wait_for_the_images_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     released, finished = threading.Event(), []
 
-    def check(data: Dataset, image: int) -> tuple[int, int]:
+    def read(data: Dataset, image: int) -> np.ndarray:
         if image == 0:
             raise KeyboardInterrupt
         released.wait(10)
         finished.append(image)
-        return 6, 4
+        return np.zeros((4, 6, 3), np.uint8)
 
-    monkeypatch.setattr(Dataset, "check_image", check)
+    monkeypatch.setattr(Dataset, "read_image", read)
     with pytest.raises(KeyboardInterrupt):
         made(200).check_images()
     assert finished == []
@@ -476,12 +476,12 @@ def test_images_are_checked_in_runs_and_named_in_their_order(monkeypatch: pytest
     data = made(50)
     bad = {3, 17, 31, 32, 49}
 
-    def check(data: Dataset, image: int) -> tuple[int, int]:
+    def read(data: Dataset, image: int) -> np.ndarray:
         if image in bad:
             raise ValueError(f"{image} is bad")
-        return 6, 4
+        return np.zeros((4, 6, 3), np.uint8)
 
-    monkeypatch.setattr(Dataset, "check_image", check)
+    monkeypatch.setattr(Dataset, "read_image", read)
     with pytest.raises(ValueError, match="5 of 50 images cannot be used: 3 is bad; 17 is bad; 31 .*; 32 .*; 49 is bad"):
         data.check_images()
     kept = data.check_images(skip_bad=True)

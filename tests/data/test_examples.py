@@ -12,7 +12,7 @@ import pytest
 
 from keylite.data import examples as examples_module
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, decoded_bytes, targets
+from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, kept_bytes, targets
 from keylite.data.formats import read_dataset, write_coco
 from keylite.data.gauges import gauges
 from keylite.runtime.geometry import crop_box
@@ -155,7 +155,8 @@ def test_a_large_jpeg_is_kept_as_small_as_its_crops_allow_and_gives_the_same(box
     zoomed = dataclasses.replace(EVERYTHING, scale=0.5, flip_p=0.0)
     plain, cached = (Examples(data, (64, 64), box=box, augmentation=zoomed, cache=cache) for cache in (False, True))
     assert all(same(plain[item], cached[item]) for item in range(40))
-    assert cached.kept is not None and cached.kept[0].pixels()[0].shape == (240, 320, 3)
+    assert cached.kept is not None and cached.kept[0][0].shape == (120, 160, 3)
+    assert kept_bytes(cached) == cached.kept[0][0].size
 
 
 def test_all_can_be_kept_at_once(data: Dataset, tmp_path: Path):
@@ -176,10 +177,11 @@ def test_the_memory_that_images_take_is_told_from_headers(data: Dataset, tmp_pat
     write_image(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
     write_image(tmp_path / "b.png", np.zeros((20, 30, 3), np.uint8))
     two = dataclasses.replace(data.subset([0, 1]), images=(tmp_path / "a.png", tmp_path / "b.png"))
-    assert decoded_bytes(two) == 3 * (200 + 600)
+    assert kept_bytes(Examples(two, (64, 64))) == 3 * (200 + 600)
     many = gauges(3, size=32)
     names = tuple(map(str, range(900)))
-    assert decoded_bytes(dataclasses.replace(many, images=many.images * 300, image_names=names)) == 900 * 3 * 32 * 32
+    many = dataclasses.replace(many, images=many.images * 300, image_names=names)
+    assert kept_bytes(Examples(many, (64, 64))) == 900 * 3 * 32 * 32
 
 
 # ---- points lie on their pixels

@@ -9,13 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.runtime import geometry, images
+from keylite.runtime import geometry
 from keylite.runtime.geometry import (
     Crop,
     as_boxes,
+    average,
     compose,
     crop_box,
     cut,
+    decode_for,
     from_units,
     jitter_boxes,
     largest_scale,
@@ -266,8 +268,7 @@ def test_a_large_reduction_reads_only_what_the_crop_sees(monkeypatch: pytest.Mon
     image[800:864, 1200:1264] = 255
     crop = crop_box(np.array([1200, 800, 1264, 864.0]), (16, 16))
     assert (crop.warp(image) == 255).all()
-    margin = 2 * 4 * geometry.MARGIN
-    assert read == [(64 + margin, 64 + margin, 3)]
+    assert read == [(80, 80, 3)], "two blocks of four px around the 64 that it sees"
 
 
 def test_views_are_warped_as_their_pixels_are():
@@ -341,39 +342,43 @@ def test_jitter_keeps_the_aspect_and_its_range():
         assert values.max() > middle + 0.95 * reach
 
 
-# ---- images that are decoded smaller
+# ---- pictures decoded no further than need be
 
 
-REDUCTIONS = {  # scale of the crop: by how much the image may be reduced and keep twice its resolution
+REDUCTIONS_OF = {  # scale of the crop: by how much an image is averaged before it is resampled
     "enlarged": (1.5, 1),
     "as large": (1.0, 1),
-    "a half": (0.5, 1),
-    "hardly a quarter": (0.2501, 1),
-    "a quarter": (0.25, 2),
-    "an eighth": (0.125, 4),
-    "a sixteenth": (0.0625, 8),
-    "smaller still": (0.001, 8),
+    "hardly a half": (0.5001, 1),
+    "a half": (0.5, 2),
+    "a third": (0.3333, 2),
+    "a quarter": (0.25, 4),
+    "a sixteenth": (0.0625, 16),
+    "smaller still": (0.001, 512),
 }
 
 
-@pytest.mark.parametrize(("scale", "reduction"), REDUCTIONS.values(), ids=REDUCTIONS)
-def test_an_image_keeps_twice_the_crop_s_resolution(scale: float, reduction: int):
+@pytest.mark.parametrize(("scale", "reduction"), REDUCTIONS_OF.values(), ids=REDUCTIONS_OF)
+def test_an_image_is_averaged_by_a_power_of_two(scale: float, reduction: int):
     turned = np.array([[0.6, -0.8, 3], [0.8, 0.6, 5]]) * scale
     assert Crop(turned, (64, 64)).reduction == reduction
     longer_one_way = np.array([[scale, 0, 0], [0, scale / 3, 0]])
     assert Crop(longer_one_way, (64, 64)).reduction == reduction, "what is lengthened most counts"
 
 
-@pytest.mark.parametrize("reduction", [2, 4, 8])
-def test_a_reduced_image_is_cut_where_the_whole_one_is(reduction: int):
-    """Both sides are odd, so the last column and row of the reduced image stand for less than the others."""
-    x, y = np.meshgrid(np.arange(1203) + 0.5, np.arange(901) + 0.5)
-    image = np.stack([x / 5, y / 5, (x + y) / 10], axis=2).clip(0, 255).astype(np.uint8)
-    padded = cv2.copyMakeBorder(image, 0, -901 % reduction, 0, -1203 % reduction, cv2.BORDER_REPLICATE)
-    sides = (padded.shape[1] // reduction, padded.shape[0] // reduction)
-    reduced = cv2.resize(padded, sides, interpolation=cv2.INTER_AREA)
-    crop = crop_box(np.array([100.0, 50, 1200, 900]), (64, 48))
-    assert np.abs(crop.warp(reduced, reduction).astype(int) - crop.warp(image)).max() <= 1
+@pytest.mark.parametrize("averaged", [2, 4, 8])
+def test_an_image_averaged_first_gives_the_same_crop(averaged: int):
+    """Both sides are odd, so the last column and row of the averaged image stand for less than the others."""
+    image = smooth_noise(1203, 901)
+    means = average(image, averaged)
+    assert means.shape == (math.ceil(901 / averaged), math.ceil(1203 / averaged), 3)
+    assert np.abs(means.astype(int) - block_means(image, averaged)).max() <= 1
+    crop = crop_box(np.array([100.0, 50, 1200, 880]), (64, 48))
+    assert crop.reduction == 16
+    assert np.abs(crop.warp(means, averaged).astype(int) - crop.warp(image)).max() <= 2, "two roundings"
+    crop = crop_box(
+        np.array([-30.0, 700, 70 * averaged, 700 + 60 * averaged]), (64, 48)
+    )  # averaged as far as this one is
+    assert np.abs(crop.warp(average(image, crop.reduction), crop.reduction).astype(int) - crop.warp(image)).max() <= 1
 
 
 def test_a_crop_looks_at_no_row_beyond_those_it_names():
@@ -390,21 +395,20 @@ def test_a_crop_looks_at_no_row_beyond_those_it_names():
 
 
 def test_rows_are_those_that_the_crop_reaches():
-    assert scaled(1, (64, 48), top=100).rows == 148 + geometry.MARGIN
-    assert scaled(1 / 4, (64, 48), top=100).rows == 100 + 4 * (48 + geometry.MARGIN)
+    assert scaled(1, (64, 48), top=100).rows == 148 + 2
+    assert scaled(1 / 4, (64, 48), top=100).rows == 100 + 4 * (48 + 2)
     assert scaled(1, (64, 48), top=-500).rows == 1
 
 
 @pytest.mark.parametrize("sides", [(64, 48), (40, 30)])
-def test_a_picture_is_decoded_as_far_as_crops_reach(sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_picture_is_decoded_as_far_as_crops_reach_once_it_was_checked(sides: tuple[int, int], checked: bool):
     pytest.importorskip("simplejpeg")
     pixels = cv2.blur(np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8), (5, 5))
-    data = cv2.imencode(".jpg", pixels)[1].tobytes()
-    heights, decode = [], images.decoded_sooner
-    monkeypatch.setattr(
-        images, "decoded_sooner", lambda *given, **how: (heights.append(len(found := decode(*given, **how))), found)[1]
-    )
+    picture = open_image(cv2.imencode(".jpg", pixels)[1].tobytes())
     crops = [crop_box(np.array([90.0, top, 170, top + 60]), sides, 0.25) for top in (20, 100)]
-    for crop, seen in zip(crops, cut(open_image(data), crops), strict=True):
-        np.testing.assert_array_equal(seen, crop.warp(open_image(data).pixels()[0]))
-    assert heights[0] == 16 * (max(crop.rows for crop in crops) // 16 + 2) < 240 < heights[1] == 400
+    for crop, seen in zip(crops, cut(picture, crops, checked), strict=True):
+        np.testing.assert_array_equal(seen, crop.warp(picture.pixels()))
+    height = len(decode_for(picture, crops, checked))
+    assert height == (16 * (max(crop.rows for crop in crops) // 16 + 2) if checked else 400)
+    assert not checked or height < 240

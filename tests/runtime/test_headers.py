@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
 
-from keylite.runtime.headers import FORMATS, Header, kind_of, orientation, read_header, upright_size
+from keylite.runtime.headers import FORMATS, Header, kind_of, read_header, upright_size
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "WebP": ".webp", "TIFF": ".tiff"}
@@ -43,21 +45,158 @@ def test_where_a_sequential_jpeg_says_its_height():
     assert read_header("name", encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)).height_offset == 0
 
 
-SAMPLED = {  # how colour is stored: whether for as many px across as down
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420: True,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422: False,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440: False,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444: True,
+def test_a_turned_picture_exchanges_its_sides():
+    assert upright_size(Header(50, 30, orientation=6)) == (30, 50)
+    assert upright_size(Header(50, 30)) == upright_size(Header(50, 30, orientation=9)) == (50, 30)
+
+
+# ---- how a JPEG is made of segments
+
+SMOOTH = cv2.GaussianBlur(PIXELS, (5, 5), 0)
+
+
+def jpeg(*options: int, pixels: np.ndarray = SMOOTH) -> bytes:
+    return cv2.imencode(".jpg", pixels, list(options))[1].tobytes()
+
+
+def scan_start(data: bytes) -> int:
+    at = data.index(b"\xff\xda")
+    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def without_a_restart() -> bytes:
+    data = jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
+    at = data.index(b"\xff\xd2")
+    return data[:at] + data[data.index(b"\xff\xd3") :]
+
+
+def exchanged_restarts() -> bytes:
+    data = jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
+    return data.replace(b"\xff\xd1", b"\xff\xd9").replace(b"\xff\xd0", b"\xff\xd1").replace(b"\xff\xd9", b"\xff\xd0", 1)
+
+
+def of_many_segments() -> bytes:
+    return jpeg()[:2] + b"\xff\xfe\0\2" * 10_000 + jpeg()[2:]
+
+
+def larger_than_its_data() -> bytes:
+    data = jpeg()
+    at = read_header("name", data).height_offset
+    return data[:at] + struct.pack(">HH", 9000, 9000) + data[at + 4 :]
+
+
+DAMAGED = {
+    "half a file, then a whole one": lambda: jpeg()[: len(jpeg()) * 3 // 4] + jpeg(),
+    "a restart and what follows it is missing": without_a_restart,
+    "restarts in another order": exchanged_restarts,
+    "no data for its size": larger_than_its_data,
+    "its size twice": lambda: jpeg().replace(b"\xff\xda", jpeg()[jpeg().index(b"\xff\xc0") :][:19] + b"\xff\xda", 1),
+    "an end before the pixels": lambda: jpeg()[:2] + b"\xff\xd9" + jpeg()[2:],
+    "too many segments": of_many_segments,
+    "a scan of a component that is not there": lambda: (
+        jpeg()[: scan_start(jpeg()) - 9] + b"\x09" + jpeg()[scan_start(jpeg()) - 8 :]
+    ),
 }
 
 
-@pytest.mark.parametrize(("factor", "square"), SAMPLED.items())
-def test_how_colour_is_stored(factor: int, square: bool):
-    assert read_header("name", encoded(".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor)).square is square
+@pytest.mark.parametrize("make", DAMAGED.values(), ids=DAMAGED)
+def test_a_jpeg_whose_segments_do_not_fit_is_damaged(make):
+    with pytest.raises(ValueError, match=r"^name: the JPEG file is truncated or damaged \(\d+ bytes\)$"):
+        read_header("name", make())
 
 
-def test_a_turned_picture_exchanges_its_sides():
-    block = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
-    assert orientation(block) == 6
-    assert upright_size(Header(50, 30, exif=block)) == (30, 50)
-    assert upright_size(Header(50, 30)) == (50, 30)
+WHOLE = {
+    "bytes after the end": lambda: jpeg() + b"\0\xff\xd8 a thumbnail \xff\xd9",
+    "stray bytes between segments": lambda: jpeg()[:20] + b"\0\0" + jpeg()[20:],
+    "fill bytes before a marker": lambda: jpeg()[:20] + b"\xff\xff" + jpeg()[20:],
+    "fill bytes before the end": lambda: jpeg()[:-2] + b"\xff\xff" + jpeg()[-2:],
+    "a restart too many at the end": lambda: (
+        (data := jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 2, pixels=SMOOTH[:16, :32]))[:-2] + b"\xff\xd0" + data[-2:]
+    ),
+    "progressive": lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "progressive with restarts": lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 3),
+    "4:2:0 of odd sides, with restarts": lambda: jpeg(
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        cv2.IMWRITE_JPEG_RST_INTERVAL,
+        1,
+        pixels=SMOOTH[:29, :49],
+    ),
+    "grey with restarts": lambda: jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 1, pixels=SMOOTH[..., 0]),
+}
+
+
+@pytest.mark.parametrize("make", WHOLE.values(), ids=WHOLE)
+def test_a_jpeg_of_rare_segments_is_whole(make):
+    assert read_header("name", make()).width > 30
+
+
+def with_scans(count: int, side: int) -> bytes:
+    """A progressive JPEG whose last scan, which refines a band, is there so many times more."""
+    data = jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1, pixels=np.zeros((16, 16), np.uint8))
+    at = data.index(b"\xff\xc2") + 5
+    data = data[:at] + struct.pack(">HH", side, side) + data[at + 4 :]
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+SLOW = {  # scans more than usual, px of a side: whether it is refused
+    "few": (3, 9000, False),
+    "many of a small picture": (400, 1000, False),
+    "many of a large picture": (100, 4000, True),
+    "thousands": (2000, 16, True),
+}
+
+
+@pytest.mark.parametrize(("count", "side", "refused"), SLOW.values(), ids=SLOW)
+def test_the_scans_of_a_jpeg_are_bounded(count: int, side: int, refused: bool):
+    data = with_scans(count, side)
+    if not refused:
+        assert read_header("name", data).width == side
+        return
+    scans = data.count(b"\xff\xda")
+    words = rf"^name: a JPEG of {side}x{side} px in {scans} scans takes too long to decode; save it anew$"
+    with pytest.raises(ValueError, match=words):
+        read_header("name", data)
+
+
+# ---- TIFF
+
+
+def tiff(*tags: tuple[int, int, int, int], after: bytes = b"") -> bytes:
+    """A directory of tags (tag, type, count, value), and nothing else."""
+    body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + struct.pack("<I", 0) + after
+
+
+SIDES = ((256, 3, 1, 50), (257, 3, 1, 30))
+
+
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        ((339, 3, 1, 3), "expected whole numbers of 8 or 16 bits, got a TIFF of 16-bit floating-point numbers; scale"),
+        ((339, 3, 1, 2), "got a TIFF of 16-bit signed numbers"),
+        ((258, 3, 1, 32), "expected a picture of 8 or 16 bits a sample, got a TIFF file of 32; save it anew"),
+    ],
+)
+def test_a_tiff_of_other_numbers_is_refused(tag: tuple[int, int, int, int], words: str):
+    tags = SIDES + (() if tag[0] == 258 else ((258, 3, 1, 16),)) + (tag,)
+    with pytest.raises(ValueError, match=words):
+        read_header("name", tiff(*tags))
+
+
+def test_the_depth_of_a_tiff_in_colour_lies_elsewhere():
+    tags = (*SIDES, (258, 3, 3, 8 + 2 + 12 * 3 + 4))
+    assert read_header("name", tiff(*tags, after=struct.pack("<HHH", 16, 16, 16))).depth == 16
+
+
+def test_many_directories_are_damage():
+    directory = struct.pack("<H", 1) + struct.pack("<HHII", 254, 4, 1, 1)
+    count = 200
+    offsets = [8 + 18 * (number + 1) for number in range(count - 1)] + [0]
+    data = b"II*\0" + struct.pack("<I", 8) + b"".join(directory + struct.pack("<I", at) for at in offsets)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_header("name", data)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_header("name", tiff(*[(1000 + n, 3, 1, 0) for n in range(1001)]))

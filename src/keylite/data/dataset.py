@@ -17,7 +17,7 @@ from typing import overload
 
 import numpy as np
 
-from keylite.runtime.images import MAX_MEGAPIXELS, Picture, check_image, image_size, open_image, read_image
+from keylite.runtime.images import MAX_MEGAPIXELS, Picture, image_size, open_image, read_image
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton, unnamed
 
@@ -52,7 +52,7 @@ class Dataset:
     max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
     where unknown; None: none is known; once images are checked, theirs. groups_named: whether equal group names in two
     data sets mean the same subject; names of images and of blocks of them do not. source: the label file, for messages;
-    empty where there is none.
+    empty where there is none. checked: whether every image was once read whole.
     """
 
     skeleton: Skeleton
@@ -71,6 +71,7 @@ class Dataset:
     image_sizes: np.ndarray | None = None
     groups_named: bool = True
     source: str = ""
+    checked: bool = False
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -114,10 +115,6 @@ class Dataset:
     def open_image(self, image: int) -> Picture:
         """Image number `image` by its header; errors as those of runtime/images.py."""
         return open_image(self.images[image], self.max_megapixels)
-
-    def check_image(self, image: int) -> tuple[int, int]:
-        """Width and height of image number `image`, whose data is all decoded; errors as those of `read_image`."""
-        return check_image(self.images[image], self.max_megapixels)
 
     def whole_boxes(self) -> np.ndarray:
         """(N, 4) float64 xyxy px: the whole image of each object, by its known size, else by its header."""
@@ -272,7 +269,8 @@ class Dataset:
                 if stopped:
                     return
                 try:
-                    sizes[image] = dataset.check_image(image)
+                    height, width = dataset.read_image(image).shape[:2]
+                    sizes[image] = width, height
                     problem = dataset._size_problem(image, *sizes[image].tolist())
                 except (ValueError, OSError) as error:
                     problem = str(error)
@@ -287,7 +285,7 @@ class Dataset:
         finally:
             stopped = True
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
-        dataset = dataclasses.replace(dataset, image_sizes=sizes)
+        dataset = dataclasses.replace(dataset, image_sizes=sizes, checked=True)
         bad_images = np.zeros(len(sizes), bool)
         bad_images[list(problems)] = True
         bad = bad_images[self.image_index]

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from keylite.data.dataset import SPARE, Dataset
-from keylite.runtime.geometry import Crop, crop_box, cut, to_units, whole_box
-from keylite.runtime.images import Picture, decoded_sooner, image_size
+from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_units
+from keylite.runtime.images import decoded_sooner, image_size
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
 
@@ -66,8 +66,7 @@ class Examples:
 
     Item `i` is object `i % N` as augmented in epoch `i // N`: (image uint8 (H, W, 3) RGB, unit_xy (K, 2) float32 with
     NaN where unlabelled, weight (K,) float32: 0 where unlabelled or outside the crop). Without an augmentation every
-    epoch is the same. A flip needs `dataset.skeleton.mirror`. cache keeps decoded images in memory, each from its first
-    use on; `keep_all` reads them at once, for processes that share them.
+    epoch is the same. A flip needs `dataset.skeleton.mirror`. cache: see `keep`.
     """
 
     def __init__(
@@ -82,8 +81,8 @@ class Examples:
         cache: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.kept: dict[int, Picture] | None = {} if cache else None
-        self.reductions = np.zeros(len(dataset.images), np.uint8)  # of each image, once it is known
+        self.kept: dict[int, tuple[np.ndarray, int]] | None = None
+        self.factors = np.zeros(len(dataset.images), np.int64)  # of each image, once it is known
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
@@ -91,6 +90,15 @@ class Examples:
         self.padding = padding if box == "annotation" else 0.0
         if augmentation and augmentation.flip_p > 0 and dataset.skeleton.mirror is None:
             raise ValueError("flip: the skeleton has no mirror pairs; give them as mirror, or set flip_p to 0")
+        if cache:
+            self.keep()
+
+    def keep(self) -> None:
+        """Keep decoded images in memory, each from its first use on, and averaged as far as every crop of it is.
+
+        `keep_all` reads them at once, for processes that share them.
+        """
+        self.kept = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -98,44 +106,50 @@ class Examples:
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, len(self))
         number = int(self.dataset.image_index[index])
-        image = self._picture(number)
-        reduction = self.reduction(number, image)
-        box = whole_box(image) if self.boxes is None else self.boxes[index]
+        box = self._boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
-            return cut(image, [crop], reduction)[0], *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+            return self._cut(number, crop), *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
-        pixels = augmented_pixels(cut(image, [crop], reduction)[0], self.augmentation, generator)
+        pixels = augmented_pixels(self._cut(number, crop), self.augmentation, generator)
         xy = self.dataset.xy[index]
         if crop.mirrored:  # what sits right of its place in the image sits left of it in the mirrored one
             xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
         return pixels, *targets(crop, xy, self.dataset.skeleton)
 
-    def _picture(self, number: int) -> Picture:
-        """An image of the data set, decoded already where it is kept."""
-        if self.kept is None:
-            return self.dataset.open_image(number)
-        picture = self.kept.get(number)
-        if picture is None:
-            picture = self.dataset.open_image(number)
-            pixels, reduced = picture.pixels(self.reduction(number, picture))
-            picture = self.kept[number] = Picture(picture.name, pixels, picture.shape, reduced=reduced)
-        return picture
+    def _cut(self, number: int, crop: Crop) -> np.ndarray:
+        """What a crop sees of an image, uint8 (H, W, 3); the same whether images are kept or not."""
+        return crop.warp(*(self._read(number, crop) if self.kept is None else self._keep(number)))
 
-    def reduction(self, number: int, picture: Picture) -> int:
-        """How many times smaller an image is decoded: enough for all objects in it, however they are augmented.
+    def _keep(self, number: int) -> tuple[np.ndarray, int]:
+        """What is kept of an image: its pixels, and by how much they are averaged."""
+        assert self.kept is not None
+        if number not in self.kept:
+            self.kept[number] = self._read(number)
+        return self.kept[number]
 
-        So it is the same in every epoch, and an image is kept as small as it may be.
-        """
-        if not self.reductions[number]:
+    def _read(self, number: int, crop: Crop | None = None) -> tuple[np.ndarray, int]:
+        """An image's pixels, averaged as far as every crop of it is, and by how much; crop: all that is wanted."""
+        picture = self.dataset.open_image(number)
+        pixels = picture.pixels() if crop is None else decode_for(picture, [crop], self.dataset.checked)
+        factor = self.averaged(number)
+        return (average(pixels, factor) if factor > 1 else pixels), factor
+
+    def averaged(self, number: int) -> int:
+        """By how much an image is averaged at least in every crop of it, whichever its object and augmentation."""
+        if not self.factors[number]:
+            first, last = np.searchsorted(self._sorted[0], (number, number + 1))
             zoom = largest_zoom(self.augmentation) if self.augmentation else 1.0
             enlarge = np.diag([zoom, zoom, 0.0])[:2]
-            first, last = np.searchsorted(self._sorted[0], (number, number + 1))
-            boxes = [whole_box(picture)] if self.boxes is None else self.boxes[self._sorted[1][first:last]]
-            crops = [crop_box(box, self.size, self.padding).then(enlarge) for box in boxes]
-            self.reductions[number] = min((crop.reduction for crop in crops), default=8)
-        return int(self.reductions[number])
+            crops = [crop_box(box, self.size, self.padding) for box in self._boxes[self._sorted[1][first:last]]]
+            self.factors[number] = min((crop.then(enlarge).reduction for crop in crops), default=1)
+        return int(self.factors[number])
+
+    @functools.cached_property
+    def _boxes(self) -> np.ndarray:
+        """(N, 4) xyxy px: what is cropped around, before the padding."""
+        return self.dataset.whole_boxes() if self.boxes is None else self.boxes
 
     @functools.cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +161,7 @@ class Examples:
         """Read what is to be kept in memory now."""
         if self.kept is not None:
             with ThreadPoolExecutor(cores() + SPARE) as threads:
-                for _ in threads.map(self._picture, range(len(self.dataset.images))):
+                for _ in threads.map(self._keep, range(len(self.dataset.images))):
                     pass
 
     def order(self, epoch: int) -> np.ndarray:
@@ -170,24 +184,24 @@ class Examples:
 
         0.5 for a keypoint that is never labelled.
         """
-        boxes = self.dataset.whole_boxes() if self.boxes is None else self.boxes
         total = np.zeros((len(self.dataset.skeleton), 2))
         count = np.zeros((len(self.dataset.skeleton), 1))
         for start in range(0, len(self), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            unit_xy = to_units(self.dataset.xy[part], boxes[part], self.size, self.padding)
+            unit_xy = to_units(self.dataset.xy[part], self._boxes[part], self.size, self.padding)
             counted = np.all((unit_xy >= 0) & (unit_xy <= 1), axis=2, keepdims=True)  # as `targets` weighs them
             total += np.where(counted, unit_xy, 0).astype(np.float32).sum(axis=0, dtype=np.float64)
             count += counted.sum(axis=0)
         return np.where(count > 0, total / np.maximum(count, 1), 0.5).astype(np.float32)
 
 
-def decoded_bytes(dataset: Dataset) -> int:
-    """About how much memory all images take once they are decoded, from the headers of LOOKS of them."""
-    count = len(dataset.images)
-    looks = np.linspace(0, count - 1, min(count, LOOKS)).astype(int)
-    sides = [image_size(dataset.images[image]) for image in looks]
-    return round(count * float(np.mean([3 * width * height for width, height in sides])))
+def kept_bytes(examples: Examples) -> int:
+    """About how much memory all images take once they are kept, from the headers of LOOKS of them."""
+    images = examples.dataset.images
+    looks = np.linspace(0, len(images) - 1, min(len(images), LOOKS)).astype(int).tolist()
+    sides = np.array([image_size(images[image]) for image in looks])
+    factors = np.array([examples.averaged(image) for image in looks])
+    return round(len(images) * float(np.mean(3 * np.ceil(sides / factors[:, None]).prod(axis=1))))
 
 
 def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:

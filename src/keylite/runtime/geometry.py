@@ -60,29 +60,29 @@ class Crop:
 
     @property
     def reduction(self) -> int:
-        """How many times smaller, 1, 2, 4 or 8, an image may be and still have twice the crop's resolution."""
-        return 2 ** min(max(_halvings(self.matrix) - 1, 0), 3)
+        """By how much, a power of two, `warp` averages before it resamples; 1: not at all."""
+        return 2 ** max(_halvings(self.matrix), 0)
 
     @property
     def rows(self) -> int:
         """How many rows of its image, from the top, `warp` looks at."""
-        factor = 2 ** max(_halvings(self.matrix), 0)
+        factor = self.reduction
         bottom = float(self._corners()[:, 1].max())
         return max(math.ceil(bottom / factor) + MARGIN, 1) * factor
 
-    def warp(self, image: np.ndarray, reduction: int = 1) -> np.ndarray:
-        """Resample a uint8 (h, w, 3 or 4) image into the crop, (H, W, 3). reduction: by how much the image is reduced.
+    def warp(self, image: np.ndarray, averaged: int = 1) -> np.ndarray:
+        """Resample a uint8 (h, w, 3 or 4) image into the crop, (H, W, 3).
 
         Reductions by two or more are area-averaged by a power of two first, over the part that the crop sees; the
-        rest is one bilinear warp. Beyond the image its edge pixels repeat.
+        rest is one bilinear warp. Beyond the image its edge pixels repeat. averaged: by how much `average` has made
+        the image smaller, at most by `reduction`.
         """
-        if reduction > 1:
-            to_image_px = np.array([[reduction, 0, 0], [0, reduction, 0]], np.float64)
+        if averaged > 1:
+            to_image_px = np.array([[averaged, 0, 0], [0, averaged, 0]], np.float64)
             return Crop(compose(self.matrix, to_image_px), self.size).warp(image)
         matrix = self.matrix
-        halvings = _halvings(matrix)
-        if halvings >= 1:
-            image, matrix = self._reduced(image, 2**halvings)
+        if self.reduction > 1:
+            image, matrix = self._reduced(image, self.reduction)
         indexed = matrix.copy()
         indexed[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts pixel centres from 0
         if image.shape[2] == 3 and self.likes_four(image):
@@ -109,32 +109,35 @@ class Crop:
         first = np.clip(np.floor(corners.min(axis=0) / factor) - MARGIN, 0, last).astype(int)
         stop = np.clip(np.ceil(corners.max(axis=0) / factor) + MARGIN, first + 1, last + 1).astype(int)
         (left, top), (right, bottom) = first * factor, stop * factor
-        region = image[top:bottom, left:right]
-        ragged = (bottom - top - region.shape[0], right - left - region.shape[1])
-        if any(ragged):
-            region = cv2.copyMakeBorder(region, 0, ragged[0], 0, ragged[1], cv2.BORDER_REPLICATE)
-        blocks = (int(stop[0] - first[0]), int(stop[1] - first[1]))
-        reduced = cv2.resize(region, blocks, interpolation=cv2.INTER_AREA)
+        reduced = average(image[top:bottom, left:right], factor)
         to_image_px = np.array([[factor, 0, left], [0, factor, top]], np.float64)
         return reduced, compose(self.matrix, to_image_px)
 
 
-def cut(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -> list[np.ndarray]:
-    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once, no larger or further than they need it.
+def average(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image's means over blocks of `factor` px, rounded; a block beyond it is filled with its edge pixels."""
+    height, width = image.shape[:2]
+    ragged = (-height % factor, -width % factor)
+    if any(ragged):
+        image = cv2.copyMakeBorder(image, 0, ragged[0], 0, ragged[1], cv2.BORDER_REPLICATE)
+    blocks = (image.shape[1] // factor, image.shape[0] // factor)
+    return cv2.resize(image, blocks, interpolation=cv2.INTER_AREA)
 
-    reduction: by how much smaller it may be decoded; None: see `Crop.reduction`.
+
+def cut(picture: Picture, crops: Sequence[Crop], checked: bool = False) -> list[np.ndarray]:
+    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once. checked: see `decode_for`."""
+    image = decode_for(picture, crops, checked)
+    return [crop.warp(image) for crop in crops]
+
+
+def decode_for(picture: Picture, crops: Sequence[Crop], checked: bool = False) -> np.ndarray:
+    """What `cut` warps. checked: whether the picture was once decoded whole, so that rows below the crops may be left.
+
+    What lies below them cannot tell that the file is damaged then.
     """
-    image, reduction = decode_for(picture, crops, reduction)
-    return [crop.warp(image, reduction) for crop in crops]
-
-
-def decode_for(picture: Picture, crops: Sequence[Crop], reduction: int | None = None) -> tuple[np.ndarray, int]:
-    """What `cut` warps: uint8 pixels, and by how much they are reduced."""
-    if reduction is None:
-        reduction = min((crop.reduction for crop in crops), default=8)
     channels = 4 if len(crops) == 1 and crops[0].likes_four(picture) else 3
-    rows = max((crop.rows for crop in crops), default=1)
-    return picture.pixels(reduction, channels=channels, rows=rows)
+    rows = max((crop.rows for crop in crops), default=1) if checked else None
+    return picture.pixels(channels, rows)
 
 
 def _halvings(matrix: np.ndarray) -> int:

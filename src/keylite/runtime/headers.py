@@ -1,38 +1,59 @@
-"""What an image file says of itself: kind, size, frames and turn, and whether it is whole; nothing is decoded.
+"""What an image file says of itself: kind, size, frames, turn and depth, and whether it is whole; nothing is decoded.
 
-JPEG, PNG, GIF, BMP, WebP and TIFF. A file that is cut short, damaged or animated is refused in one line, so that it
-never reaches a decoder (nor makes it print to stderr).
+JPEG, PNG, GIF, BMP, WebP and TIFF. A file that is cut short, damaged, animated or too much work is refused in one
+line, so that it never reaches a decoder (nor makes it print to stderr).
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from keylite.runtime.exif import SIDEWAYS, orientation_of
+
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # suffixes of what is often taken for images
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others are DHT, JPG, DAC
-JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})  # SOF markers of baseline and extended sequential files
-JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0..7, SOI
+JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})  # SOF markers of baseline and extended sequential files in Huffman's code
+JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0..7
+JPEG_BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
+JPEG_TOLD = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM: what is told; APP14 says how colour is stored
+JPEG_ENDS_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but no stuffed byte, restart or fill byte
+JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+SEGMENTS = 10_000  # of a JPEG; a profile of colours or a large description takes some hundreds
+SCANS, SCANS_AT_MOST = 20, 500  # of a JPEG of any size, and of a small one: libjpeg-turbo's wiki advises 500
+MEGAPIXEL_SCANS = 1000  # scans times megapixels beyond SCANS: 1.5 s of one core
+PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng warns of others on stderr
 EXIF_START = b"Exif\0\0"
-TIFF_WIDTH, TIFF_HEIGHT, TIFF_ORIENTATION, TIFF_KIND = 256, 257, 274, 254
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_ORIENTATION, TIFF_KIND, TIFF_FORMAT = 256, 257, 258, 274, 254, 339
+TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of whole numbers: BYTE, SHORT, LONG
+TIFF_TAGS, TIFF_DIRECTORIES = 1000, 100  # more are no picture of ours: they cost time
+TIFF_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex whole numbers", 6: "complex numbers"}
+DEPTHS = frozenset({1, 2, 4, 8, 16})
 
 
 class Header(NamedTuple):
-    """Width and height in px as stored, frames (2 stands for "several"), and the EXIF block (TIFF bytes), if any.
+    """Width and height in px as stored, frames (2 stands for "several"), and the EXIF orientation (1: upright).
 
-    square: whether colour is stored for as many px across as down, as in 4:4:4 and 4:2:0. components: of a JPEG.
-    height_offset: where a sequential JPEG (not a progressive one) says its height, two bytes; 0 for others.
+    kind: a name of FORMATS. depth: bits a sample. components: of a JPEG. end: of a JPEG, where its end marker lies.
+    height_offset: where a sequential JPEG (not a progressive one) says its height, two bytes; 0 for others. extras:
+    (start, stop) of what no pixel needs, and of which a decoder may complain. refusal: what is wrong with a file that
+    is whole but not for keylite.
     """
 
     width: int
     height: int
     frames: int = 1
-    exif: bytes = b""
-    square: bool = True
+    orientation: int = 1
+    depth: int = 8
     components: int = 0
     height_offset: int = 0
+    end: int = 0
+    extras: tuple[tuple[int, int], ...] = ()
+    refusal: str = ""
+    kind: str = ""
 
 
 class DamagedError(Exception):
@@ -53,11 +74,17 @@ def read_header(name: str, data: bytes) -> Header:
         hint = "; give the frames of a video to Predictor.stream" if name.lower().endswith(VIDEOS) else ""
         raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF){hint}")
     try:
-        header = FORMATS[kind][1](data)
+        header = FORMATS[kind][1](data)._replace(kind=kind)
     except (IndexError, struct.error, DamagedError):
         raise ValueError(f"{name}: the {kind} file is truncated or damaged ({len(data)} bytes)") from None
     if header.frames > 1:
         raise ValueError(f"{name}: expected one picture, got a {kind} file of several frames; save them one by one")
+    if header.refusal:
+        raise ValueError(f"{name}: {header.refusal}")
+    if header.depth not in DEPTHS:
+        raise ValueError(
+            f"{name}: expected a picture of 8 or 16 bits a sample, got a {kind} file of {header.depth}; save it anew"
+        )
     if header.width <= 0 or header.height <= 0:
         raise ValueError(f"{name}: the {kind} header says {header.width}x{header.height} pixels: it is damaged")
     return header
@@ -65,54 +92,136 @@ def read_header(name: str, data: bytes) -> Header:
 
 def upright_size(header: Header) -> tuple[int, int]:
     """Width and height in px once the picture is turned as its EXIF orientation says."""
-    sideways = orientation(header.exif) in (5, 6, 7, 8)  # these exchange rows and columns, others say nothing
+    sideways = header.orientation in SIDEWAYS
     return (header.height, header.width) if sideways else (header.width, header.height)
 
 
+# ---- JPEG
+
+
+class _Frame(NamedTuple):
+    """What a JPEG's SOF segment says. factors: {component: (across, down)}, by which colour is stored."""
+
+    marker: int
+    depth: int
+    width: int
+    height: int
+    factors: dict[int, tuple[int, int]]
+
+    def blocks(self, components: list[int]) -> tuple[int, int]:
+        """Of a scan of these components: its units, by which restarts are counted, and its blocks of 8x8 samples."""
+        across, down = (max(factor[way] for factor in self.factors.values()) for way in (0, 1))
+        if len(components) > 1:
+            units = -(-self.width // (8 * across)) * -(-self.height // (8 * down))
+            return units, units * sum(self.factors[one][0] * self.factors[one][1] for one in components)
+        own = self.factors[components[0]]
+        width, height = -(-self.width * own[0] // across), -(-self.height * own[1] // down)
+        units = -(-width // 8) * -(-height // 8)
+        return units, units
+
+
 def _jpeg(data: bytes) -> Header:
-    width, height, components, exif, square, height_offset, at = 0, 0, 0, b"", True, 0, 2
-    while True:
-        if data[at] != 0xFF:  # stray bytes; decoders skip them too
-            at = data.find(b"\xff", at)
-            if at < 0:
-                raise DamagedError
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker in JPEG_ALONE:
-            at += 2
-        elif marker == 0xD9:  # EOI before any pixel
+    frame: _Frame | None = None
+    orientation: int | None = None
+    height_offset, at, scans, interval = 0, 2, 0, 0
+    extras: list[tuple[int, int]] = []
+    for _ in range(SEGMENTS):
+        stray, at = at, data.find(b"\xff", at)  # decoders skip stray bytes too
+        if at < 0:
             raise DamagedError
-        else:
-            if marker in JPEG_SIZES:
-                height, width, components = struct.unpack_from(">HHB", data, at + 5)
-                factors = data[at + 11 : at + 10 + 3 * components : 3]  # of each component, across and down
-                height_offset = at + 5 if marker in JPEG_SEQUENTIAL else 0
-                square = len({(f >> 4) / max(f & 15, 1) for f in factors}) <= 1
-            elif marker == 0xE1 and not exif and data.startswith(EXIF_START, at + 4):
-                exif = data[at + 4 + len(EXIF_START) : at + 2 + (data[at + 2] << 8) + data[at + 3]]
-            at += 2 + (data[at + 2] << 8) + data[at + 3]
-            if marker == 0xDA:
-                break
-    if data.rfind(b"\xff\xd9", at) < 0:  # bytes after the end are common, a missing end is a cut
+        if at > stray and not scans:
+            extras.append((stray, at))
+        while data[at + 1] == 0xFF:  # fill bytes
+            at += 1
+        marker = data[at + 1]
+        if marker in JPEG_ALONE or marker == 0:
+            at += 2
+            continue
+        if marker == 0xD9 and scans:
+            break
+        if marker in (0xD8, 0xD9) or (scans and marker not in JPEG_BETWEEN_SCANS):
+            raise DamagedError  # another picture begins, or this one ends before its pixels
+        start, stop = at + 4, at + 2 + (data[at + 2] << 8) + data[at + 3]
+        if marker in JPEG_TOLD and not scans and not data.startswith(b"JFIF\0\1", start):
+            extras.append((at, stop))
+        at = stop
+        if marker in JPEG_SIZES:
+            if frame:
+                raise DamagedError
+            depth, height, width, count = struct.unpack_from(">BHHB", data, start)
+            parts = [data[start + 6 + 3 * part : start + 9 + 3 * part] for part in range(count)]
+            frame = _Frame(marker, depth, width, height, {part[0]: (part[1] >> 4, part[1] & 15) for part in parts})
+            height_offset = start + 1 if marker in JPEG_SEQUENTIAL else 0
+        elif marker == 0xDD:
+            (interval,) = struct.unpack_from(">H", data, start)
+        elif marker == 0xE1 and orientation is None and not scans and data.startswith(EXIF_START, start):
+            orientation = orientation_of(data[start + len(EXIF_START) : stop])
+        elif marker == 0xDA:
+            scans += 1
+            if frame is None or not all(across and down for across, down in frame.factors.values()):
+                raise DamagedError
+            end = JPEG_ENDS_SCAN.search(data, stop)
+            if end is None:
+                raise DamagedError
+            at = end.start()
+            _require_whole_scan(frame, data[start + 1 : start + 1 + 2 * data[start] : 2], data[stop:at], interval)
+    else:
         raise DamagedError
-    return Header(width, height, 1, exif, square, components, height_offset)
+    if frame is None:
+        raise DamagedError
+    refusal = ""
+    if scans > SCANS_AT_MOST or (scans > SCANS and scans * frame.width * frame.height > 1e6 * MEGAPIXEL_SCANS):
+        refusal = f"a JPEG of {frame.width}x{frame.height} px in {scans} scans takes too long to decode; save it anew"
+    return Header(
+        frame.width, frame.height, 1, orientation or 1, frame.depth, len(frame.factors), height_offset, at,
+        tuple(extras), refusal,
+    )  # fmt: skip
+
+
+def _require_whole_scan(frame: _Frame, components: bytes, coded: bytes, interval: int) -> None:
+    """Raises DamagedError for a scan whose restart markers are not all there in order, or that is too short.
+
+    It is what can be told without decoding; how its bits are coded is the decoder's to judge.
+    """
+    if not components or any(one not in frame.factors for one in components):
+        raise DamagedError
+    units, blocks = frame.blocks(list(components))
+    restarts = JPEG_RESTART.findall(coded)
+    wanted = (units - 1) // interval if interval else 0
+    if not wanted <= len(restarts) <= wanted + 1 or any(
+        mark[0] != 0xD0 + number % 8 for number, mark in enumerate(restarts)
+    ):
+        raise DamagedError
+    if frame.marker in JPEG_SEQUENTIAL and 4 * len(coded) < blocks:  # two bits a block at least: a DC and an end
+        raise DamagedError
+
+
+# ---- the others
 
 
 def _png(data: bytes) -> Header:
-    width, height = struct.unpack_from(">II", data, 16)
-    frames, exif, at, kind = 1, b"", 8, b""
+    width, height, depth = struct.unpack_from(">IIB", data, 16)
+    frames, orientation, at, kind, pixels = 1, None, 8, b"", False
+    extras: list[tuple[int, int]] = []
     while kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)
+        stop = at + length + 12
+        if stop > len(data):
+            raise DamagedError
         kind = data[at + 4 : at + 8]
+        if struct.unpack_from(">I", data, stop - 4)[0] != zlib.crc32(memoryview(data)[at + 4 : stop - 4]):
+            raise DamagedError
         if kind == b"acTL":
             frames = min(struct.unpack_from(">I", data, at + 8)[0], 2)
-        elif kind == b"eXIf":
-            exif = data[at + 8 : at + 8 + length]
-        at += length + 12
-    if at > len(data):
+        elif kind == b"eXIf" and orientation is None and data[at + 8 : at + 12] in (b"II*\0", b"MM\0*"):
+            orientation = orientation_of(data[at + 8 : stop - 4]) or 1
+        pixels |= kind == b"IDAT"
+        if kind not in PNG_NEEDED:
+            extras.append((at, stop))
+        at = stop
+    if not pixels:
         raise DamagedError
-    return Header(width, height, frames, exif)
+    return Header(width, height, frames, orientation or 1, depth, extras=tuple(extras))
 
 
 def _gif(data: bytes) -> Header:
@@ -155,71 +264,83 @@ def _bmp(data: bytes) -> Header:
 def _webp(data: bytes) -> Header:
     if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise DamagedError
-    kind = data[12:16]
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return Header(width & 0x3FFF, height & 0x3FFF)
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return Header((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    if kind != b"VP8X":
+    size = _webp_frame(data, 12)
+    if size:
+        return Header(*size)
+    if data[12:16] != b"VP8X":
         raise DamagedError
-    width = int.from_bytes(data[24:27], "little") + 1
-    height = int.from_bytes(data[27:30], "little") + 1
-    frames, exif, at = 0, b"", 12
+    canvas = (int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
+    frames, orientation, at = 0, None, 12
     while at + 8 <= len(data):
         (length,) = struct.unpack_from("<I", data, at + 4)
-        if data[at : at + 4] == b"ANMF":
+        kind = data[at : at + 4]
+        if kind == b"ANMF":
             frames += 1
-        elif data[at : at + 4] == b"EXIF":
-            exif = data[at + 8 : at + 8 + length].removeprefix(EXIF_START)
+        elif kind == b"EXIF" and orientation is None:
+            orientation = orientation_of(data[at + 8 : at + 8 + length]) or 1
+        elif not frames and _webp_frame(data, at) not in (None, canvas):
+            raise DamagedError  # the pixels of a still picture fill its canvas
         at += 8 + length + length % 2
-    return Header(width, height, max(frames, 1), exif)
+    return Header(*canvas, max(frames, 1), orientation or 1)
+
+
+def _webp_frame(data: bytes, at: int) -> tuple[int, int] | None:
+    """Width and height of the pixels that a chunk holds; None if it holds none."""
+    if data[at : at + 4] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, at + 14)
+        return width & 0x3FFF, height & 0x3FFF
+    if data[at : at + 4] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, at + 9)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
 
 
 def _tiff(data: bytes) -> Header:
     tags, following = _tiff_tags(data, 0)
     frames, seen = 1, {0}
     while following and frames < 2:
-        if following in seen:  # a ring
+        if following in seen or len(seen) > TIFF_DIRECTORIES:  # a ring
             raise DamagedError
         seen.add(following)
         page, following = _tiff_tags(data, following)
         frames += not page.get(TIFF_KIND, 0) & 1  # bit 0: a reduced copy of another page
-    orientation = tags.get(TIFF_ORIENTATION, 1)
-    return Header(tags.get(TIFF_WIDTH, 0), tags.get(TIFF_HEIGHT, 0), frames, data if orientation != 1 else b"")
+    refusal, depth = "", tags.get(TIFF_BITS, 1)
+    if numbers := TIFF_FORMATS.get(tags.get(TIFF_FORMAT, 1)):
+        refusal = (
+            f"expected whole numbers of 8 or 16 bits, got a TIFF of {depth}-bit {numbers}; "
+            "scale them to 0..65535 and save them as 16-bit PNG"
+        )
+    return Header(
+        tags.get(TIFF_WIDTH, 0),
+        tags.get(TIFF_HEIGHT, 0),
+        frames,
+        tags.get(TIFF_ORIENTATION, 1),
+        depth,
+        refusal=refusal,
+    )
 
 
 def _tiff_tags(data: bytes, offset: int) -> tuple[dict[int, int], int]:
-    """The whole-number tags of the directory at `offset` (0: the first one), and where the next one lies (0: none)."""
+    """The whole-number tags of the directory at `offset` (0: the first one), and where the next one lies (0: none).
+
+    Of a tag of several numbers it is the first.
+    """
     order = "<" if data.startswith(b"II") else ">"
     if not offset:
         (offset,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, offset)
-    tags = {}
+    if count > TIFF_TAGS:
+        raise DamagedError
+    tags: dict[int, int] = {}
     for at in range(offset + 2, offset + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, at)
-        if kind in (3, 4):  # SHORT, LONG
-            (tags[tag],) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], data, at + 8)
+        tag, kind, values = struct.unpack_from(order + "HHI", data, at)
+        if kind in TIFF_NUMBERS:
+            number = TIFF_NUMBERS[kind]
+            where = at + 8
+            if values * struct.calcsize(number) > 4:
+                (where,) = struct.unpack_from(order + "I", data, at + 8)
+            tags.setdefault(tag, struct.unpack_from(order + number, data, where)[0])
     return tags, struct.unpack_from(order + "I", data, offset + 2 + 12 * count)[0]
-
-
-def orientation(exif: bytes) -> int:
-    """EXIF orientation 1..8; 1 where there is none or it cannot be read (so do decoders)."""
-    if not exif.startswith((b"II", b"MM")):
-        return 1
-    try:
-        return _tiff_tags(exif, 0)[0].get(TIFF_ORIENTATION, 1)
-    except struct.error:
-        return 1
-
-
-def says_upright(exif: bytes) -> bool:
-    """Whether an EXIF block says so in the usual way; of another kind of block decoders may think otherwise."""
-    try:
-        return _tiff_tags(exif, 0)[0].get(TIFF_ORIENTATION) == 1
-    except struct.error:
-        return False
 
 
 FORMATS: dict[str, tuple[bytes, Callable[[bytes], Header]]] = {  # name: pattern of the first bytes, header reader

@@ -2,109 +2,161 @@
 
 Files are read as bytes and decoded from memory: OpenCV hands out a half-grey array for a truncated JPEG file, but
 refuses the same bytes. Headers are read first (headers.py), so that a picture too large never reaches the decoder.
-Where simplejpeg is installed it decodes usual JPEGs: the same pixels, sooner. Knows nothing of keypoints, crops or
-networks.
+If simplejpeg is installed it decodes JPEGs: the same pixels as OpenCV's, sooner, and it tells damage of which OpenCV
+does not. Knows nothing of keypoints, crops or networks.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.files import write_bytes
-from keylite.runtime.headers import Header, kind_of, orientation, read_header, says_upright, upright_size
+from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 
 MAX_MEGAPIXELS = 100.0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # that images to read end in
 SUFFIXES = (".png", ".jpg", ".jpeg")  # that write_image writes
-REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-REDUCED = {by: flag - cv2.IMREAD_COLOR_BGR + cv2.IMREAD_COLOR_RGB for by, flag in REDUCED.items()}
+WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
+WHITE_LEVEL = 65535
 JPEG_QUALITY = 95
 JPEG_BLOCK = 16  # rows that are stored together at most, where colour has half of them
+JPEG_SPACES = {1: "GRAY", 4: "CMYK"}  # by components: what simplejpeg makes of them
 ENOUGH_ROWS = 0.9  # of a picture; decoding fewer saves time
 READ_AT_ONCE = 4096
+HARMLESS = re.compile("Inconsistent progression|Invalid SOS parameters")  # libjpeg's words for a file that is whole
+PADDED = "extraneous bytes before marker 0xd9"
+DAMAGED = re.compile("Corrupt JPEG data|Premature end")
 
 
 class Picture(NamedTuple):
     """A picture whose header was read, and whose pixels are yet to be decoded.
 
-    shape: (H, W, 3) px, upright. reducible: whether reduced pixels can be had, and lie where they should. reduced: by
-    how much those are that `data` holds, where they are decoded. usual: whether it is a JPEG of three components that
-    is stored upright. height_offset: see `Header`.
+    shape: (H, W, 3) px, upright. header: of a file; None of an array. white_level: see `read_image`.
     """
 
     name: str
     data: bytes | np.ndarray
     shape: tuple[int, ...]
-    reducible: bool = False
-    reduced: int = 1
-    usual: bool = False
-    height_offset: int = 0
+    header: Header | None = None
+    white_level: int = WHITE_LEVEL
 
-    def pixels(self, reduction: int = 1, channels: int = 3, rows: int | None = None) -> tuple[np.ndarray, int]:
-        """uint8 RGB pixels, and by how much they are reduced: by 1, or as asked, 2, 4 or 8, where the file is a JPEG.
+    def pixels(self, channels: int = 3, rows: int | None = None) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, upright: what OpenCV makes of the file. Raises ValueError for a damaged one.
 
-        Reduced pixels are means of that many by that many, beyond the last ones of what the file is padded with.
-        channels: 4 where a fourth without meaning is welcome; it is there where it costs nothing. rows: how many from
-        the top are wanted; those below may be missing, where that saves time.
+        channels: 4 if a fourth without meaning is welcome; it is there if it costs nothing. rows: how many from the
+        top are wanted of a picture that was decoded whole before; those below may be missing, if that saves time.
         """
-        if isinstance(self.data, np.ndarray):
-            return self.data, self.reduced
-        if reduction > 1 and self.reducible:
-            image = _decoded(self.name, self.data, REDUCED[reduction])
-            if image.shape[:2] == (-(-self.shape[0] // reduction), -(-self.shape[1] // reduction)):
-                return image, reduction
-        image = None
-        if self.usual:
-            data = self.data
-            if rows and self.height_offset and (kept := _kept_rows(rows)) <= ENOUGH_ROWS * self.shape[0]:
-                data = data[: self.height_offset] + kept.to_bytes(2, "big") + data[self.height_offset + 2 :]
-            image = decoded_sooner(data, "RGBX"[:channels], whole=data is self.data)
-        return _decoded(self.name, self.data, cv2.IMREAD_COLOR_RGB) if image is None else image, 1
+        if self.header is None or not isinstance(self.data, bytes):
+            return self.data  # type: ignore[return-value]
+        if self.header.depth == 16 and self.white_level != WHITE_LEVEL:
+            return to_8_bit(self.samples(), self.white_level)
+        image = self._jpeg(channels, rows) if self.header.kind == "JPEG" else None
+        return self._upright(self._by_opencv(cv2.IMREAD_COLOR_RGB) if image is None else image, rows)
+
+    def samples(self) -> np.ndarray:
+        """RGB as stored, upright: uint16 (H, W, 3) of a file of 16 bits, else what `pixels` gives."""
+        if self.header is None or self.header.depth != 16 or not isinstance(self.data, bytes):
+            return self.pixels()
+        bgr = self._by_opencv(cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH)  # as RGB a TIFF's colours are exchanged
+        return self._upright(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+    def _upright(self, image: np.ndarray, rows: int | None = None) -> np.ndarray:
+        """The decoded image, turned; refused if it is not of the size that the header says."""
+        assert self.header is not None
+        if self.header.kind != "TIFF":  # which OpenCV turns as it decodes
+            image = turned(image, self.header.orientation)
+        height, width = image.shape[:2]
+        if width != self.shape[1] or (height != self.shape[0] and not (rows and rows <= height)):
+            raise ValueError(
+                f"{self.name}: the header says {self.shape[1]}x{self.shape[0]} pixels and {width}x{height} are stored: "
+                "the file is damaged; save it anew"
+            )
+        return image
+
+    def _by_opencv(self, flags: int) -> np.ndarray:
+        """The pixels as stored."""
+        assert isinstance(self.data, bytes)
+        assert self.header is not None
+        data = _without(self.data, self.header.extras)
+        try:
+            with _silence:
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error as error:
+            told = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{self.name}: cannot be decoded: {told:.200}") from None
+        if image is None:
+            raise ValueError(
+                f"{self.name}: cannot be decoded: truncated, damaged or of a rare kind; save it anew as 8-bit PNG"
+            )
+        return image
+
+    def _jpeg(self, channels: int, rows: int | None) -> np.ndarray | None:
+        """The pixels as stored, by simplejpeg; None if OpenCV is to decode them."""
+        header, data = self.header, self.data
+        assert header is not None
+        assert isinstance(data, bytes)
+        if _simplejpeg() is None or header.width * header.height > 1e6 * MAX_MEGAPIXELS:
+            return None
+        if rows and header.height_offset and header.orientation == 1 and header.components == 3:
+            kept = _kept_rows(rows)
+            if kept <= ENOUGH_ROWS * header.height:
+                lower = data[: header.height_offset] + kept.to_bytes(2, "big") + data[header.height_offset + 2 :]
+                return decoded_sooner(lower, "RGBX"[:channels], strict=False)
+        space = JPEG_SPACES.get(header.components, "RGBX"[:channels] if header.orientation == 1 else "RGB")
+        image = _strictly(self.name, data, space, header)
+        if space == "GRAY" and image is not None:
+            return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        return None if space == "CMYK" else image  # which was decoded to find damage
 
 
-def open_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+def open_image(
+    source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS, white_level: int = WHITE_LEVEL
+) -> Picture:
     """A picture by its header, upright by its EXIF orientation.
 
     source: a path, the bytes of a file, or an array, which is checked and given back as it is. Raises
     FileNotFoundError for a missing file, ValueError for one that is truncated, damaged, animated, of another format
-    or, by its header, above `max_megapixels`.
+    or, by its header, above `max_megapixels`. white_level: see `read_image`.
     """
     if isinstance(source, np.ndarray):
         return Picture("image", _checked(source), source.shape)
     name, data = _load(source)
     header = _limited(name, data, max_megapixels)
     width, height = upright_size(header)
-    # a block that is cut off by the stored picture's last column or row must not come first when it is turned
-    whole_blocks = width % 8 == height % 8 == 0 or orientation(header.exif) in (1, 5)
-    usual_size = width * height <= 1e6 * MAX_MEGAPIXELS
-    reducible = header.components > 0 and header.square and whole_blocks and usual_size
-    usual = header.components == 3 and usual_size and (not header.exif or says_upright(header.exif))
-    return Picture(name, data, (height, width, 3), reducible, usual=usual, height_offset=header.height_offset)
+    return Picture(name, data, (height, width, 3), header, white_level)
 
 
-def read_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+def read_image(
+    source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS, white_level: int = WHITE_LEVEL
+) -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation; source and errors: see `open_image`.
 
-    Grey, palette and CMYK become RGB, 16 bit is scaled to 8, alpha is dropped.
+    Grey, palette and CMYK become RGB, alpha is dropped. white_level: one of WHITE_LEVELS, the value of 16-bit samples
+    that becomes 255; see `to_8_bit`.
     """
-    return open_image(source, max_megapixels).pixels()[0]
+    return open_image(source, max_megapixels, white_level).pixels()
 
 
-def check_image(source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[int, int]:
-    """Width and height in px of what `read_image` gives; the same errors.
+def to_8_bit(samples: np.ndarray, white_level: int) -> np.ndarray:
+    """uint16 samples as uint8: the upper 8 of the bits that are used, those of `white_level`; above it is white."""
+    return np.minimum(samples >> ((white_level + 1).bit_length() - 9), 255).astype(np.uint8)
 
-    All of the file is decoded, but a JPEG at an eighth of its size: its damage shows as well, in half the time.
-    """
-    picture = open_image(source, max_megapixels)
-    image, reduction = picture.pixels(8)
-    height, width = picture.shape[:2] if reduction > 1 else image.shape[:2]
-    return width, height
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """An image as stored, stood upright by its EXIF orientation; any but 2 to 8 is upright already."""
+    if orientation in SIDEWAYS:
+        image = cv2.transpose(image)
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return image if flip is None else cv2.flip(image, flip)
 
 
 def _kept_rows(rows: int) -> int:
@@ -124,19 +176,58 @@ def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
     return header
 
 
-def _decoded(name: str, data: bytes, flags: int) -> np.ndarray:
+class _Silence:
+    """While any thread is within, OpenCV logs nothing: what is wrong with a file is said once, by us."""
+
+    def __init__(self) -> None:
+        self.lock, self.threads, self.level = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.threads:
+                self.level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self.threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.threads -= 1
+            if not self.threads:
+                cv2.utils.logging.setLogLevel(self.level)
+
+
+_silence = _Silence()
+
+
+def _without(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
+    """The bytes without those of the spans (start, stop)."""
+    if not spans:
+        return data
+    stops = [0, *(stop for _, stop in spans)]
+    starts = [*(start for start, _ in spans), len(data)]
+    return b"".join(data[stop:start] for stop, start in zip(stops, starts, strict=True))
+
+
+def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray | None:
+    """A whole JPEG by simplejpeg; None if it is whole but not for simplejpeg. Raises ValueError for a damaged one."""
+    decode = _simplejpeg()
+    assert decode is not None
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ValueError(f"{name}: cannot be decoded: {str(error).strip().splitlines()[-1]}") from None
-    if image is None:
-        raise ValueError(f"{name}: cannot be decoded: truncated, damaged or of a rare kind; save it anew as 8-bit PNG")
+        return decode(data, space)
+    except MemoryError:
+        return None
+    except ValueError as error:
+        told = str(error)
+    if PADDED in told:  # some cameras pad the coded data with zeros
+        data = data[: header.end].rstrip(b"\0") + data[header.end :]
+    image = decoded_sooner(_without(data, header.extras), space, strict=not HARMLESS.search(told))
+    if image is None and DAMAGED.search(told):
+        raise ValueError(f"{name}: the JPEG file is damaged ({told:.100}); save it anew, or leave it out")
     return image
 
 
 @functools.cache
 def _simplejpeg() -> Callable[..., np.ndarray] | None:
-    """simplejpeg's decoder, where it is installed: libjpeg-turbo, as in OpenCV, which takes it row by row."""
+    """simplejpeg's decoder, if it is installed: libjpeg-turbo, as in OpenCV, which takes it row by row."""
     try:
         from simplejpeg import decode_jpeg
     except ImportError:
@@ -144,14 +235,14 @@ def _simplejpeg() -> Callable[..., np.ndarray] | None:
     return decode_jpeg
 
 
-def decoded_sooner(data: bytes | np.ndarray, order: str, *, whole: bool = True) -> np.ndarray | None:
-    """What OpenCV makes of a usual JPEG, channels in `order`; None where it is to try, and to say what is wrong.
+def decoded_sooner(data: bytes | np.ndarray, order: str, *, strict: bool = True) -> np.ndarray | None:
+    """What OpenCV makes of a usual JPEG, channels in `order`; None if simplejpeg is missing or does not like it.
 
-    whole: False where the file holds more rows than it says.
+    strict: whether damage is an error.
     """
     decode = _simplejpeg()
     try:
-        return None if decode is None else decode(data, order, strict=whole)
+        return None if decode is None else decode(data, order, strict=strict)
     except (ValueError, MemoryError):
         return None
 

@@ -1,0 +1,45 @@
+"""Which way up an EXIF block says that a picture stands, read as OpenCV reads it (modules/imgcodecs/src/exif.cpp).
+
+OpenCV's rule is not quite the standard's: it takes 16 bits whatever the type, and stops at the first tag that points
+beyond the block. A path must give the pixels of an array that OpenCV decoded, so its rule is the one here.
+"""
+
+from __future__ import annotations
+
+import struct
+
+ORIENTATION = 274
+TEXTS = frozenset({270, 271, 272, 305, 306, 33432})  # tags whose text OpenCV fetches
+RATIONALS = {282: 1, 283: 1, 318: 2, 319: 6, 529: 3, 532: 6}  # tags: how many pairs of numbers it fetches for each
+SHORTS = frozenset({296, 531})
+SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange rows and columns
+
+
+def orientation_of(block: bytes) -> int | None:
+    """The orientation, 1 to 8 if it means anything; None if the block has none before whatever cannot be read."""
+    order = "<" if block.startswith(b"II") else ">"
+
+    def number(kind: str, at: int) -> int:
+        return struct.unpack_from(order + kind, block, at)[0]
+
+    try:
+        if number("H", 2) != 42:
+            return None
+        start = number("I", 4)
+        for at in range(start + 2, start + 2 + 12 * number("H", start), 12):
+            tag = number("H", at)
+            if tag == ORIENTATION:
+                return number("H", at + 8)
+            if tag in TEXTS:
+                length = number("I", at + 4)
+                if (number("I", at + 8) if length > 4 else 8) + length > len(block):
+                    return None
+            elif tag in RATIONALS:
+                first = number("I", at + 8)
+                for pair in range(RATIONALS[tag]):
+                    number("Q", (first + 8 * pair) % 2**32)
+            elif tag in SHORTS:
+                number("H", at + 8)
+    except struct.error:  # beyond the block
+        pass
+    return None

@@ -162,11 +162,36 @@ def test_yaml_means_what_a_reader_takes_it_for(quote: str, tmp_path: Path):
     )
 
 
+BOMB = b"a: &a [x,x]\n" + b"".join(b"%c: &%c [*%c,*%c]\n" % (c, c, c - 1, c - 1) for c in range(ord("b"), ord("z")))
 BAD_FILES = {
     "not YAML": (b"lr: [1,\nb: 2", "not a YAML file at line 2"),
-    "not text": (b"\xff\xfe\x00", "not a YAML file"),
-    "a list": (b"- lr\n- 1", "expected lines of `name: value`, got list"),
-    "empty": (b"", "expected lines of `name: value`, got NoneType"),
+    "tabs": (b"lr: 1\n\tbatch: 2", "not a YAML file at line 2"),
+    "several documents": (b"lr: 1\n---\nlr: 2", "not a YAML file at line 2"),
+    "UTF-16": ("lr: 1".encode("utf-16"), "expected text in UTF-8, got UTF-16; save it as UTF-8"),
+    "Latin-1": (b"lr: 1\n# \xe4", "expected text in UTF-8, got another encoding at line 2"),
+    "bytes": (b"lr: \0", "expected text in UTF-8, got a binary file"),
+    "a control character": (b"lr: \x07", "not a YAML file"),
+    "too large": (b"# " + b"x" * 100_000, "expected at most 100,000 bytes, got more"),
+    "a list": (b"- lr\n- 1", "expected lines of `name: value`, got a list"),
+    "a date": (b"2001-01-01", "expected lines of `name: value`, got a single value"),
+    "a number": (b"7", "expected lines of `name: value`, got a single value"),
+    "empty": (b"# nothing\n", "expected lines of `name: value`, got nothing"),
+    "twice": (b"lr: 1\nbatch: 2\nlr: 3\n", "lr: is there twice, in lines 1 and 3"),
+    "a bomb": (BOMB, "b: line 2: an alias (*a); write the value itself there"),
+    "a merge": (b"a: &a {lr: 1}\n<<: *a", "<<: line 2: an alias (*a)"),
+    "an alias of itself": (b"lr: &a [*a]", "lr: line 1: an alias (*a)"),
+    "nesting": (b"lr: " + b"[" * 9999, "lr: line 1: brackets in brackets"),
+    "nesting by dashes": (b"lr:\n- - - - - 1", "lr: line 2: brackets in brackets"),
+    "brackets as a name": (b"? [a, b]\n: 1", "line 1: expected `name: value`, got brackets as a name"),
+    "code": (
+        b"lr: !!python/object/apply:os.getcwd []",
+        "lr: line 1: a tag (tag:yaml.org,2002:python/object/apply:os.get",
+    ),
+    "a tag": (b"lr: 1\nhidden: !!int ''", "hidden: line 2: a tag (tag:yaml.org,2002:int); write the value without it"),
+    "a tag of its own": (b"hidden: !mine 1", "hidden: line 1: a tag (!mine)"),
+    "no digits": (b"hidden: 0x_", "hidden: expected a number or a word, got '0x_'"),
+    "many digits": (b"hidden: " + b"9" * 5000, "hidden: expected a number or a word, got '999"),
+    "many digits in a list": (b"size: [" + b"9" * 5000 + b"]", "size: expected a number or a word, got a list"),
 }
 
 
@@ -174,8 +199,41 @@ BAD_FILES = {
 def test_a_bad_file_is_refused(data: bytes, message: str, tmp_path: Path):
     path = tmp_path / "r.yaml"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError) as caught:
         read_recipe(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert len(str(caught.value)) < len(str(path)) + 400
+
+
+BAD_VALUES = {  # a line of a recipe, and what is said of it
+    "a date": ("epochs: 2001-99-99", "epochs: expected auto or int, got '2001-99-99'"),
+    "a merge": ("<<: {lr: 1}", "unknown choice '<<'"),
+    "a number as a name": ("7: 1", "unknown choice '7'"),
+    "a long name": (f"{'x' * 900}: 1", f"unknown choice '{'x' * 146}...{'x' * 49}'"),
+    "a long value": (f"lr: {'x' * 9000}", f"lr: expected auto or float, got '{'x' * 146}...{'x' * 49}'"),
+    "a mapping": ("lr: {a: 1}", "lr: expected auto or float, got {'a': 1}"),
+    "nothing": ("lr:", "lr: expected auto or float, got None"),
+    "too much": ("hidden: 1000000000", "hidden: expected int <= 65536, got 1000000000"),
+    "not in 64 bits": ("seed: 99999999999999999999999", "seed: expected "),
+    "a digit that is none": ("mirror: '²:³'", ""),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_VALUES.values(), ids=BAD_VALUES)
+def test_a_bad_value_in_a_file_is_refused_with_its_field(line: str, message: str, tmp_path: Path):
+    path = tmp_path / "r.yaml"
+    path.write_text(line)
+    if not message:
+        assert make_recipe(read_recipe(path), str(path)).mirror == (("²", "³"),)
+        return
+    with pytest.raises(ValueError) as caught:
+        make_recipe(read_recipe(path), str(path))
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
+    (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbflr: 1e-3\nmirror:\n- [a, b]\n- [0, 1]\n")
+    assert read_recipe(tmp_path / "r.yaml") == {"lr": "1e-3", "mirror": [["a", "b"], [0, 1]]}
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path):

@@ -9,22 +9,24 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import msgspec
 import yaml
 
 from keylite.runtime.files import write_text
 from keylite.runtime.spec import LITE
+from keylite.runtime.texts import read_text
+from keylite.runtime.words import clipped, quoted
 
 
 def _is(description: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=description, **limits)
 
 
-Epochs = Annotated[int, msgspec.Meta(ge=1)]
+Epochs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 WarmupEpochs = Annotated[float, msgspec.Meta(ge=0)]
 Lr = Annotated[float, msgspec.Meta(gt=0)]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
@@ -37,7 +39,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     framework: Annotated[Literal["pytorch", "tensorflow"], _is("what trains")] = "pytorch"
     backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
     head: Annotated[Literal["regression", "rle", "simcc", "heatmap"], _is("how features become points")] = "heatmap"
-    hidden: Annotated[int, _is("width of the head's dense layer", ge=1)] = 256
+    hidden: Annotated[int, _is("width of the head's dense layer", ge=1, le=65_536)] = 256
     size: Annotated[int | tuple[int, int], _is("model input: side, or width x height as 160x128")] = 128
     box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (
         "annotation"
@@ -53,8 +55,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     epochs: Annotated[Epochs | Literal["auto"], _is("passes over the training set; auto follows its size")] = "auto"
     effort: Annotated[float, _is("how many times as long as usual an auto run trains", gt=0, le=100)] = 1.0
-    batch: Annotated[int, _is("objects in a step of one device", ge=1)] = 16
-    accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1)] = 1
+    batch: Annotated[int, _is("objects in a step of one device", ge=1, le=1_000_000)] = 16
+    accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1, le=1_000_000)] = 1
     loss: Annotated[Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"], _is("loss, of errors in px")] = (
         "mae"
     )
@@ -77,7 +79,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip: Annotated[float, _is("largest gradient norm; 0 is none", ge=0)] = 5.0
     patience: Annotated[int, _is("epochs without a better val NME before stopping; 0 is never", ge=0)] = 0
     precision: Annotated[Literal["32", "bf16", "16"], _is("arithmetic of training; 16 needs a GPU")] = "32"
-    seed: Annotated[int, _is("of weights, order and augmentation", ge=0)] = 0
+    seed: Annotated[int, _is("of weights, order and augmentation", ge=0, le=2**32 - 1)] = 0
 
     strength: Annotated[
         Strength | Literal["auto"], _is("factor on ranges of geometry and on chances of changed pixels; auto, by size")
@@ -118,8 +120,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compile: Annotated[
         Literal["auto", "on", "off"], _is("compiled step, PyTorch; auto: long runs on a CPU with a C++ compiler")
     ] = "auto"
-    threads: Annotated[int, _is("of the arithmetic on a CPU; 0: what the framework takes", ge=0)] = 0
-    workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1)] = -1
+    threads: Annotated[int, _is("of the arithmetic on a CPU; 0: what the framework takes", ge=0, le=4096)] = 0
+    workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1, le=1024)] = -1
     cache: Annotated[
         Literal["auto", "ram", "off"], _is("ram keeps decoded images in memory; auto where a quarter of it is enough")
     ] = "auto"
@@ -131,7 +133,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 msgspec.convert(msgspec.to_builtins(value), hint)
             except msgspec.ValidationError as error:
                 expected = expected_by(name, error, type(self))
-                raise ValueError(f"recipe: {name}: expected {expected}, got {value!r}") from None
+                raise ValueError(f"recipe: {name}: expected {expected}, got {quoted(value)}") from None
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"recipe: {name}: expected a finite number, got {value!r}")
         for name, expected in impossible(self):
@@ -214,9 +216,9 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
     known = Recipe.__struct_fields__
     for name in choices:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            near = difflib.get_close_matches(str(name)[:100], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
-            raise ValueError(f"{source}: unknown choice {name!r}{hint}")
+            raise ValueError(f"{source}: unknown choice {quoted(name)}{hint}")
     merged = (to_dict(base) if base else {}) | dict(choices)
     for name, meant in BARE_YAML.items():
         if name in merged and repr(merged[name]) in meant:
@@ -232,7 +234,7 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         if not field:
             raise ValueError(str(error).replace("recipe:", f"{source}:", 1)) from None
         got = dict(choices).get(field, merged[field])
-        raise ValueError(f"{source}: {field}: expected {expected_by(field, error)}, got {got!r}") from None
+        raise ValueError(f"{source}: {field}: expected {expected_by(field, error)}, got {quoted(got)}") from None
 
 
 def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = Recipe) -> str:
@@ -257,14 +259,18 @@ def _size_from_text(text: str) -> Any:
     return [width, height] if cross else text
 
 
+NUMBER = re.compile("[0-9]{1,9}")  # of a keypoint
+
+
 def _mirror_from_text(text: str) -> Any:
     if ":" not in text:
         return text
     ends = [pair.split(":") for pair in text.split(",")]
-    return [[int(end) if end.strip().isdigit() else end.strip() for end in pair] for pair in ends]
+    return [[int(end) if NUMBER.fullmatch(end.strip()) else end.strip() for end in pair] for pair in ends]
 
 
 FROM_TEXT: dict[str, Callable[[str], Any]] = {"size": _size_from_text, "mirror": _mirror_from_text}
+LARGEST, DEEPEST = 100_000, 3  # bytes of a recipe file; a list of lists in a mapping: mirror pairs
 BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
     "mirror": {"False": "off"},
     "cache": {"False": "off"},
@@ -277,14 +283,63 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recipe file")
+    text = read_text(path, LARGEST)
     try:
-        choices = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return dict(_choices(text, path))
+    except yaml.YAMLError as error:
         line = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise ValueError(f"{path}: not a YAML file{line}") from None
-    if not isinstance(choices, dict):
-        raise ValueError(f"{path}: expected lines of `name: value`, got {type(choices).__name__}")
-    return choices
+
+
+class _Loader(yaml.SafeLoader):
+    """Text, numbers, true, false and null; a date is text, and << a name like any other."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        start: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in ("bool", "int", "float", "null")]
+        for start, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """(name, value) of each line of a recipe file, which is looked at before anything is made of it.
+
+    A few characters of YAML can stand for more than any memory holds: aliases of aliases, brackets in brackets. A
+    recipe needs neither, nor tags, which name types, nor documents after the first.
+    """
+    depth, name, named = 0, "", False  # the last name at the top, and whether its value comes next
+    for event in yaml.parse(text, Loader=_Loader):
+        where = f"{path}: {clipped(name)}: " if named else f"{path}: "
+        where += f"line {event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"{where}: an alias (*{clipped(event.anchor)}); write the value itself there")
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise ValueError(f"{where}: a tag ({clipped(event.tag)}); write the value without it")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"{where}: brackets in brackets; expected lines of `name: value`")
+        if depth == 1 and isinstance(event, (yaml.ScalarEvent, yaml.CollectionEndEvent)):
+            name, named = getattr(event, "value", ""), not named
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            kind = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            raise ValueError(f"{path}: expected lines of `name: value`, got {kind}")
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"{path}: line {line}: expected `name: value`, got brackets as a name")
+            if key.value in seen:
+                raise ValueError(f"{path}: {clipped(key.value)}: is there twice, in lines {seen[key.value]} and {line}")
+            seen[key.value] = line
+            try:
+                yield key.value, loader.construct_object(value, deep=True)
+            except (ValueError, OverflowError):  # a number of thousands of digits, or one without any: 0x_
+                shown = quoted(value.value) if isinstance(value, yaml.ScalarNode) else "a list with no such number"
+                raise ValueError(f"{path}: {clipped(key.value)}: expected a number or a word, got {shown}") from None
+    finally:
+        loader.dispose()
 
 
 def write_recipe(recipe: Recipe, path: Path | str) -> None:

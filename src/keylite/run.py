@@ -30,6 +30,7 @@ from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.texts import read_json
 
 log = logging.getLogger("keylite")
 
@@ -287,7 +288,7 @@ def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> N
 def began_with(out: Path, data: Dataset, val: Dataset) -> bool:
     """Whether the run in `out` is of these data, as far as it says."""
     old_facts = out / "data.json"
-    return not old_facts.is_file() or json.loads(old_facts.read_text()) == data_facts(data, val)
+    return not old_facts.is_file() or read_json(old_facts) == data_facts(data, val)
 
 
 def _require_same_recipe(out: Path, recipe: Recipe) -> None:

@@ -5,7 +5,6 @@ Continuous xyxy px. Knows nothing of models.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset, listed
 from keylite.runtime.geometry import as_boxes
+from keylite.runtime.texts import read_json
 
 log = logging.getLogger("keylite")
 
@@ -23,11 +23,11 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of boxes")
     try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
+        listing = read_json(path)
         if not isinstance(listing, dict):
-            raise ValueError("expected an object")
-    except ValueError:
-        raise ValueError(f'{path}: expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
+            raise ValueError(f"{path}: got no object")
+    except ValueError as error:
+        raise ValueError(f'{error}; expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
     found = {}
     for name, boxes in listing.items():
         try:

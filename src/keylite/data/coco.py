@@ -230,6 +230,8 @@ def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:
         return data, msgspec.json.decode(data, type=File)
     except msgspec.ValidationError as error:
         raise ValueError(_not_coco(path, error)) from None
+    except RecursionError:
+        raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
     except msgspec.DecodeError:
         data, count = NOT_JSON.subn(b"null", data)
     try:
@@ -238,12 +240,16 @@ def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:
         raise ValueError(_not_coco(path, error)) from None
     except msgspec.DecodeError as error:
         at = re.search(r"\(byte (\d+)\)", str(error))
+        if "UTF-8" in str(error):
+            raise ValueError(f"{path}: expected text in UTF-8, got another encoding") from None
         if at is None:
             raise ValueError(f"{path}: broken JSON: it ends too early, after {len(data)} bytes") from None
         before = data[: int(at[1])]
         line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
         what = str(error).removeprefix("JSON is malformed: ").split(" (byte")[0]
         raise ValueError(f"{path}: broken JSON: {what} at line {line}, column {column}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
     notes.append(f"{count} NaN or Infinity (no JSON) read as null")
     return data, file
 

@@ -1,0 +1,69 @@
+"""Text files that a user gives, read with a limit to everything: how large, how deep, how long a number.
+
+JSON for all that reads it whole; each ValueError is one line that begins with the file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from keylite.runtime.words import quoted
+
+LONGEST_NUMBER = 400  # digits: more than any float has before its point
+ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def read_text(path: Path, largest: int) -> str:
+    """A text file in UTF-8, with or without a byte order mark; ValueError for one of more than `largest` bytes."""
+    with open(path, "rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"{path}: expected at most {largest:,} bytes, got more; is it another file than was meant?")
+    return decoded_text(data, path)
+
+
+def decoded_text(data: bytes, source: Path | str) -> str:
+    """Bytes in UTF-8 as text, without a byte order mark."""
+    if encoding := ENCODINGS.get(data[:2]):
+        raise ValueError(f"{source}: expected text in UTF-8, got {encoding}; save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{source}: expected text in UTF-8, got another encoding at line {line}") from None
+    if "\0" in text:
+        raise ValueError(f"{source}: expected text in UTF-8, got a binary file")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. ValueError where it is none, or says one thing twice, or is nested absurdly deep."""
+    text = decoded_text(path.read_bytes(), path)
+
+    def no_number(word: str) -> NoReturn:
+        raise ValueError(f"{word} is no number")
+
+    def whole(digits: str) -> int:
+        if len(digits) > LONGEST_NUMBER:
+            raise ValueError(f"a number of {len(digits)} digits")
+        return int(digits)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+            raise ValueError(f"{quoted(twice)} is there twice")
+        return values
+
+    try:
+        return json.loads(text, parse_constant=no_number, parse_int=whole, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        what = error.msg[:1].lower() + error.msg[1:]
+        raise ValueError(f"{path}: broken JSON: {what} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: broken JSON: {error}") from None

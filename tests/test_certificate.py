@@ -24,12 +24,14 @@ from keylite.certificate import (
     summary,
 )
 from keylite.data.dataset import from_arrays
+from keylite.exports import default_budget
 from keylite.reliability import Decile, Reliability
 from keylite.runtime.files import sha256
+from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import Calibration, Held
+from keylite.runtime.spec import Calibration, Confidence, Held
 
 COUNT = 40
 
@@ -158,18 +160,18 @@ def test_a_budget_is_a_number_above_0(name, value):
 
 @pytest.fixture
 def held(monkeypatch, tmp_path, make_spec):
-    """A function: the certificate of two files that predict these unit points (N, 4, 2), right being `right`."""
+    """A function: the certificate of two files with these raw outputs (N, 4, C), unit points first, right being `right`."""
     spec = make_spec(box="image", size=(64, 32), normalize="10px")
 
-    def hold(right, parent, child, groups=None, child_spec=None, **limits):
-        paths = []
-        for name, of in (("parent", spec), ("child", child_spec or spec)):
+    def hold(right, parent, child, groups=None, parent_spec=None, child_spec=None, **limits):
+        paths, specs = [], {"parent": parent_spec or spec, "child": child_spec or spec}
+        for name, of in specs.items():
             paths.append(tmp_path / f"{name}.tflite")
             write_tflite(paths[-1], b"\x1c\0\0\0TFL3" + name.encode(), of)
 
         def predictor(path, **_):
             points = {"parent": parent, "child": child}[path.stem]
-            made = Predictor.of(_Told(points), spec)
+            made = Predictor.of(_Told(points), specs[path.stem])
             made.path, made.engine_name = path, "litert"
             return made
 
@@ -213,6 +215,19 @@ def test_drift_is_in_px_of_the_input_by_keypoint(held):
     assert (made.dataset, made.dataset_fingerprint) == (data.name, data.fingerprint())
     assert (made.parent_sha256, made.child_sha256) == (sha256(paths[0]), sha256(paths[1]))
     assert (made.parent, made.child, made.bytes) == ("parent.tflite", "child.tflite", paths[1].stat().st_size)
+
+
+def test_the_p95_is_neither_the_p90_nor_the_max(held):
+    """Objects drift by 0, 0.1, .. 10 px: each percentile is a figure of its own, and the p95 alone decides."""
+    right = np.full((101, 4, 2), 0.5)
+    child = right.copy()
+    child[..., 0] += (np.arange(101) / 10 / 64)[:, None]
+    for budget, within in ((9.0, False), (9.4, False), (9.6, True)):
+        made, *_ = held(right, right, child, budget=budget)
+        for drift in (made.drift, *made.per_keypoint.values()):
+            found = (drift.mean, drift.p50, drift.p95, drift.max)
+            assert found == pytest.approx((5, 5, 9.5, 10), abs=1e-4)
+        assert made.within_budget == within
 
 
 def test_unlabelled_points_drift_but_have_no_error(held):
@@ -261,6 +276,39 @@ def test_few_groups_have_no_interval(held):
     made, *_ = held(right, right + 0.01, right + 0.02, groups=["a", "b"] * (COUNT // 2))
     assert made.nme_interval is None
     assert made.groups == 2
+
+
+@pytest.mark.parametrize("fitted", ["parent", "child"])
+def test_the_sigma_of_both_is_judged_by_the_same_objects(fitted, held, make_spec):
+    """By those that the one was not fitted on, though the other was fitted on none of them."""
+    rng, count = np.random.default_rng(0), 100
+    spec = make_spec(box="image", size=(64, 32), normalize="10px", head=Rle(4, hidden=32))
+    right = np.full((count, 4, 2), 0.5)
+    off = np.concatenate([right + rng.normal(0, 0.05, right.shape), rng.normal(-3, 0.5, right.shape)], axis=-1)
+    scored = msgspec.structs.replace(spec, confidence=Confidence((0.9,) * 4, ((1.0, 0.05),), (1.0,) * 4, 20, "a", "0"))
+    alone, data, _ = held(right, off, off, parent_spec=scored, child_spec=scored)
+    assert [one.count for one in alone.confidence] == [4 * count] * 2, "points; neither was fitted on these"
+    on_data = msgspec.structs.replace(scored.confidence, data_fingerprint=data.fingerprint())
+    specs = {"parent_spec": scored, "child_spec": scored} | {
+        f"{fitted}_spec": msgspec.structs.replace(scored, confidence=on_data)
+    }
+    made, *_ = held(right, off, off, **specs)
+    assert [one.count for one in made.confidence] == [2 * count] * 2
+    assert made.confidence[0] == made.confidence[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "precision", "px"),
+    [
+        ((128, 128), "int8", 1.0),
+        ((256, 64), "int8", 2.0),
+        ((64, 256), "int8", 2.0),
+        ((160, 128), "fp32", 0.025),
+        ((128, 160), "fp16", 0.125),
+    ],
+)
+def test_a_budget_grows_with_the_longer_side(size, precision, px, make_spec):
+    assert default_budget(make_spec(size=size, precision=precision)) == pytest.approx(px)
 
 
 OTHERS = {

@@ -97,6 +97,18 @@ def test_lost_predictions_are_an_error_not_a_gap() -> None:
         point_errors(pred, REFERENCE_TRUE)
 
 
+def test_points_of_other_shapes_are_refused() -> None:
+    for pred, true in (((2, 3, 2), (2, 4, 2)), ((4, 2), (4, 2)), ((2, 4, 3), (2, 4, 3))):
+        with pytest.raises(ValueError, match=r"one shape \(N, K, 2\), got \(\d, "):
+            point_errors(np.zeros(pred), np.zeros(true))
+
+
+def test_half_a_label_is_none() -> None:
+    true = REFERENCE_TRUE.copy()
+    true[0, 0, 1] = true[0, 1, 0] = NAN
+    assert np.isnan(point_errors(REFERENCE_PRED, true)[0, :3]).all()
+
+
 def test_nme_averages_objects_not_points() -> None:
     errors = np.array([[2, NAN, NAN], [4, 4, 10], [NAN, NAN, NAN], [1, 1, 1], [1, 1, 1]], np.float64)
     nme = metrics.nme_of(errors, np.array([10, 20, 10, 0, NAN]))
@@ -127,7 +139,7 @@ def test_failure_is_above_the_limit() -> None:
     ],
 )
 def test_normaliser(text: str, expected: list[float]) -> None:
-    xy = np.array([[[0, 0], [3, 4], [9, 9], [9, 9]], [[0, 0], [NAN, NAN], [9, 9], [9, 9]]], np.float64)
+    xy = np.array([[[1, 2], [4, 6], [9, 9], [9, 9]], [[1, 2], [NAN, NAN], [9, 9], [9, 9]]], np.float64)
     np.testing.assert_allclose(metrics.normaliser(text, xy, BOXES, NAMES), expected)
 
 
@@ -139,7 +151,8 @@ def test_normaliser(text: str, expected: list[float]) -> None:
         ("0,", "INDEX,INDEX"),
         ("0,1,2", "INDEX,INDEX"),
         ("0,4", r"indices 0\.\.3, got 4"),
-        ("nose,left_eyes", "nearest is 'left_eye'"),
+        ("nose,left_eyes", "no keypoint is named 'left_eyes'; the nearest is 'left_eye'$"),
+        ("nose,tail", "no keypoint is named 'tail'$"),
         ("nose,0", "two different keypoints"),
         ("0px", "above 0"),
         ("-5px", "INDEX,INDEX"),
@@ -392,6 +405,17 @@ def test_oks_ap_ranks_by_the_mean_score_and_leaves_out_the_unlabelled() -> None:
     assert ap_of(found, data, [0.05] * 4) == pytest.approx(67 / 101)
     found.score[1] = NAN  # counts as 1: first again
     assert ap_of(found, data, [0.05] * 4) == pytest.approx(2 / 3 * 67 / 101)
+
+
+def test_oks_ap_counts_objects_of_few_labels_and_images_of_few_objects() -> None:
+    pytest.importorskip("faster_coco_eval")
+    data = face()
+    assert ap_of(shifted(data, (0, 0)), data, [0.05] * 4) == pytest.approx(1.0)
+    xy = np.nan_to_num(data.xy)
+    xy[2] += 500  # its chin alone is labelled
+    assert ap_of(guesses(data, xy), data, [0.05] * 4) < 0.95
+    shared = dataclasses.replace(data, image_index=np.array([0] * 11 + [1], np.int32))
+    assert ap_of(shifted(shared, (0, 0)), shared, [0.05] * 4) == pytest.approx(1.0)
 
 
 def test_oks_ap_takes_more_than_twenty_objects_an_image() -> None:

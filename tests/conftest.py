@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and the frameworks start threads, here and in subprocesses
-os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and the frameworks start threads, here and in subprocesses
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ["OMP_NUM_THREADS"])
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # TensorFlow's C++ tells stderr about the processor
 sys.modules.setdefault("triton", None)  # torchvision imports it; its LLVM, loaded after TensorFlow's, ends the process
 

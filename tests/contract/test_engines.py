@@ -116,6 +116,7 @@ def test_threads_below_one_are_refused(row: Row):
         row.open(threads=0)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", HEADS)
 def test_all_engines_give_the_same_points(head: str, request: pytest.FixtureRequest, crops: np.ndarray):
     names = [name for name, of in FILES if of == head and importlib.util.find_spec(ENGINES[name].package)]
@@ -193,6 +194,7 @@ def test_a_rounded_file_keeps_the_contract(rounded: Rounded, colours: np.ndarray
     assert np.abs(open_engine(rounded.path, threads=2)[0](colours) - raw).max() < 1e-5 * np.abs(raw).max()  # measured 0
 
 
+@pytest.mark.numeric
 def test_a_rounded_file_gives_the_float_network_s_points(rounded: Rounded, make_finder, colours: np.ndarray):
     found, score = Predictor(rounded.path).run(colours)
     wanted, wanted_score = Predictor(make_finder(rounded.head)).run(colours)

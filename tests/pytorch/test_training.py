@@ -70,6 +70,7 @@ def same_weights(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.numeric
 def test_eight_images_are_overfitted_to_under_a_pixel():
     """The plain network and loss, in a loop of its own: an epoch's end costs more than eight images do."""
     examples = Examples(gauges(8, "train", seed=3, size=128), (128, 128))
@@ -102,6 +103,7 @@ LEARNT = {  # head: input, px of 64 that its error is below after 60 steps; the 
 }
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", LEARNT)
 def test_a_head_learns_and_exports(head: str, parts, tmp_path):
     data, (size, px) = parts[0], LEARNT[head]
@@ -134,6 +136,7 @@ def test_a_run_leaves_its_files(parts, tmp_path):
     assert spec.provenance.recipe["epochs"] == 3
 
 
+@pytest.mark.numeric
 def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(parts, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         keylite.train(recipe(epochs=1, seed=seed, rotate_p=1.0), *parts, tmp_path / name)
@@ -290,6 +293,7 @@ def test_frozen_epochs_leave_the_backbone_as_it_was(parts, tmp_path):
     assert not torch.equal(before["bn1.running_mean"], thawed["bn1.running_mean"])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", WHOLE)
 def test_accumulated_batches_are_one_mean_over_all_their_points(head, tmp_path):
     images = gauges(8, "train", seed=1, size=64)
@@ -322,6 +326,7 @@ def test_early_stopping_ends_the_run(parts, tmp_path, caplog):
     assert "stopped early" in caplog.text
 
 
+@pytest.mark.numeric
 def test_best_is_the_epoch_with_the_lowest_val_nme(parts, tmp_path):
     keylite.train(recipe(epochs=4, lr=0.03), *parts, tmp_path)
     rows = rows_of(tmp_path)

@@ -177,6 +177,7 @@ def test_a_run_leaves_its_files(parts, whole):
     assert spec.provenance.recipe["epochs"] == 3
 
 
+@pytest.mark.numeric
 def test_best_is_the_epoch_with_the_lowest_val_nme(parts, whole):
     rows = rows_of(whole.out)
     best = keylite.evaluate(whole.out / "model.safetensors", parts[1]).nme.mean
@@ -238,16 +239,17 @@ def test_tensorboard_holds_the_figures(whole):
     assert all(np.isfinite(value) for value in found["loss"].values())
 
 
+@pytest.mark.numeric
 def test_both_twins_go_the_same_way(parts, whole, tmp_path):
-    """Frozen exactly; then Adam blows rounding up, and validation sees torch's running variances, n / (n - 1) of ours."""
+    """While frozen; then Adam makes rounding grow, and float64 in tests/contract says that both take the same steps."""
     pytest.importorskip("torch", reason="needs keylite[pytorch]")
     keylite.train(make_recipe({"framework": "pytorch"}, base=whole.recipe), *parts, tmp_path)
     ours, theirs = rows_of(whole.out), rows_of(tmp_path)
-    for row, other, near in zip(ours, theirs, (1e-5, 1e-3, 1e-2), strict=True):  # measured 2e-6, 1.5e-4, 2e-3
+    for row, other in zip(ours, theirs, strict=True):
         assert (row["epoch"], row["step"]) == (other["epoch"], other["step"])
         assert row["lr"] == pytest.approx(other["lr"], rel=1e-6)
-        assert row["loss"] == pytest.approx(other["loss"], rel=near)
-    assert ours[0]["val_nme"] == pytest.approx(theirs[0]["val_nme"], rel=1e-4)  # measured 8e-6
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-3)  # measured 2e-6
+    assert ours[0]["val_nme"] == pytest.approx(theirs[0]["val_nme"], rel=1e-3)  # measured 8e-6
 
 
 # ---- interrupted
@@ -378,6 +380,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.numeric
 @unheeded
 @pytest.mark.parametrize("choices", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_both_twins_take_the_same_steps(choices, start, eagerly, tmp_path):
@@ -419,6 +422,7 @@ def test_a_network_at_random_follows_the_seed(make_spec):
     assert (one.numpy() != other.numpy()).mean() > 0.9
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", ["regression", "rle"])
 def test_accumulated_batches_are_one_mean_over_all_their_points(head, tmp_path):
     images = gauges(8, "train", seed=1, size=64)
@@ -443,6 +447,7 @@ LEARNT = {  # head: input, px of 64 that its error is below after 40 steps; the 
 }
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", LEARNT)
 def test_a_head_learns(head: str, parts, tmp_path):
     """The same objects many times in one epoch: many steps, few validations."""

@@ -91,7 +91,8 @@ class Training(lightning.LightningModule):
         if isinstance(batch, Exception):
             raise batch
         pixels, unit_xy, weight = batch
-        raw = self.model(pixels).float()
+        raw = self.model(pixels)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # of half precision
         with torch.autocast(raw.device.type, enabled=False):  # a mean over bins in bfloat16 is px off
             total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight, self.flow)
         self._watch(found_xy.detach(), unit_xy, weight, total.detach(), count)

@@ -235,7 +235,7 @@ class Adam(keras.optimizers.Adam):
     """As torch has it: epsilon is added to the corrected root. Keras adds it before, at first 30 times as much."""
 
     def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
-        index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, gradient.dtype)
         first, second = self._momentums[index], self._velocities[index]
         first.assign_add((1 - self.beta_1) * (gradient - first))
         second.assign_add((1 - self.beta_2) * (tf.square(gradient) - second))

@@ -18,10 +18,11 @@ import numpy as np
 import keylite
 from keylite.data.dataset import Dataset, listed
 from keylite.data.examples import crop_boxes
+from keylite.data.likeness import alike
 from keylite.environment import now
 from keylite.evaluation import evaluate
 from keylite.metrics import normaliser
-from keylite.pipeline import prepare
+from keylite.pipeline import prepare, speak_of_alike
 from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
@@ -144,6 +145,7 @@ def train_folds(
         log.info("%s: %s", data.name, note)
     data, part = _dealt(dataclasses.replace(data, notes=()), folds, blocks, recipe)
     _speak_of_groups(data, blocks)
+    _speak_of_alike(data, part)
     resolved = resolve(recipe, round(len(data) * (folds - 1) / folds))
     log.info("folds are measured with their last epoch's weights: the best would be chosen on the images reported")
     plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
@@ -175,6 +177,7 @@ def train_folds(
                 overwrite=overwrite,
                 skip_bad=False,
                 max_megapixels=max_megapixels,
+                compare=False,
             )
             if not cleared:  # only once nothing can be refused any more
                 _clear(out)
@@ -214,6 +217,15 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
                 "choose another pair, box_side, or a constant such as 100px"
             )
     return data, part
+
+
+def _speak_of_alike(data: Dataset, part: np.ndarray) -> None:
+    """Warn of pictures that are in two folds, whatever they are called."""
+    if data.likeness is None:
+        return
+    of_image = np.zeros(len(data.images), np.int64)
+    of_image[data.image_index] = part
+    speak_of_alike(alike(data.likeness, parts=of_image), "are in two folds", data.image_names, data.image_names)
 
 
 def _speak_of_groups(data: Dataset, blocks: bool) -> None:

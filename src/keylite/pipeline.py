@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 
 import keylite
 from keylite.confidence import write_confidence
-from keylite.data.dataset import Dataset, listed
+from keylite.data.dataset import SHOWN, Dataset, listed
 from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes
+from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
 from keylite.environment import now, versions
@@ -90,8 +91,12 @@ def prepare(
     skip_bad: bool,
     max_megapixels: float,
     profile: bool = False,
+    compare: bool = True,
 ) -> Callable[[], Path]:
-    """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here."""
+    """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here.
+
+    compare: whether pictures of `val` are looked for in `data`.
+    """
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
     first = speaks(recipe)
     if not first:
@@ -107,6 +112,8 @@ def prepare(
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
+    if compare and first:
+        _speak_of_alike(data, val)
     resolved = resolve(recipe, len(data))
     _speak_of_lengths(resolved)
     if resume and first:
@@ -225,6 +232,31 @@ def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
     elif shared:
         line = f"val shares {len(shared)} groups with the training data: its figures, and sigma by it, will flatter"
         log.warning(listed(line, shared))
+
+
+def _speak_of_alike(data: Dataset, val: Dataset) -> None:
+    """Warn of pictures that both parts show, whatever they are called."""
+    if data.likeness is None or val.likeness is None or data.fingerprint() == val.fingerprint():
+        return
+    same = alike(val.likeness, data.likeness)
+    what = f"of val ({val.source or val.name}) are in the training data, too"
+    speak_of_alike(same, what, val.image_names, data.image_names)
+
+
+def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequence[str]) -> None:
+    """Warn of pictures held out that are trained on, by their names and those of what they are like."""
+    numbers = np.flatnonzero(same.other >= 0)
+    if len(numbers) == 0:
+        return
+    equal = int(same.equal.sum())
+    kinds = {"equal": equal, "nearly equal": len(numbers) - equal}
+    told = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[same.other[i]]}" for i in numbers[:SHOWN].tolist()]
+    line = f"{len(numbers)} of {len(names)} pictures {what} ({told}): figures will flatter"
+    log.warning(
+        "%s; hold out whole subjects and clips (--group), and whole runs of the frames of one video (--group block:N, "
+        "or --folds N --blocks)", listed(line, pairs, len(numbers)),
+    )  # fmt: skip
 
 
 def _speak_of_lengths(recipe: Resolved) -> None:

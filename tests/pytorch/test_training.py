@@ -364,6 +364,7 @@ def test_a_sound_run_says_nothing(parts, tmp_path, caplog):
 def test_val_that_shares_a_group_with_train_is_said_aloud(parts, tmp_path, caplog):
     keylite.train(recipe(epochs=1), parts[0], parts[0].subset([0, 1]), tmp_path)
     assert "shares 2 groups" in caplog.text
+    assert "2 of 2 pictures of val" in caplog.text and "are in the training data, too (2 equal)" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(parts, tmp_path):

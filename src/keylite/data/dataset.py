@@ -17,6 +17,7 @@ from typing import overload
 
 import numpy as np
 
+from keylite.data.likeness import LIKENESS, likeness_of
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, image_size, open_image, read_image
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -52,7 +53,8 @@ class Dataset:
     max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
     where unknown; None: none is known; once images are checked, theirs. groups_named: whether equal group names in two
     data sets mean the same subject; names of images and of blocks of them do not. source: the label file, for messages;
-    empty where there is none. checked: whether every image was once read whole.
+    empty where there is none. checked: whether every image was once read whole; likeness: (M,) what each then showed
+    (likeness.py).
     """
 
     skeleton: Skeleton
@@ -72,6 +74,7 @@ class Dataset:
     groups_named: bool = True
     source: str = ""
     checked: bool = False
+    likeness: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -149,6 +152,7 @@ class Dataset:
             group_index=group_index.astype(np.int32),
             name=name or self.name,
             image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
+            likeness=None if self.likeness is None else self.likeness[used_images],
         )
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[Dataset, ...]:
@@ -260,6 +264,7 @@ class Dataset:
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
 
         sizes = np.zeros((len(self.images), 2), np.int64)
+        likeness = np.zeros(len(self.images), LIKENESS)
         problems: dict[int, str] = {}
         stopped = False
 
@@ -269,8 +274,9 @@ class Dataset:
                 if stopped:
                     return
                 try:
-                    height, width = dataset.read_image(image).shape[:2]
-                    sizes[image] = width, height
+                    pixels = dataset.read_image(image)
+                    sizes[image] = pixels.shape[1], pixels.shape[0]
+                    likeness[image] = likeness_of(pixels)
                     problem = dataset._size_problem(image, *sizes[image].tolist())
                 except (ValueError, OSError) as error:
                     problem = str(error)
@@ -285,7 +291,7 @@ class Dataset:
         finally:
             stopped = True
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
-        dataset = dataclasses.replace(dataset, image_sizes=sizes, checked=True)
+        dataset = dataclasses.replace(dataset, image_sizes=sizes, likeness=likeness, checked=True)
         bad_images = np.zeros(len(sizes), bool)
         bad_images[list(problems)] = True
         bad = bad_images[self.image_index]

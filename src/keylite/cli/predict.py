@@ -240,7 +240,11 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
 
 
 def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
-    """Images as given, those in the folders given, by name, and those that text files list, line by line."""
+    """Images as given, those in the folders given, by name, and those that text files list, line by line.
+
+    What a folder holds beside its images, pictures that keylite does not read and sub-folders, is counted in the log.
+    """
+    from keylite.data.folders import look_into
     from keylite.runtime.images import IMAGE_SUFFIXES
 
     if not inputs:
@@ -248,10 +252,17 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
     paths: list[Path] = []
     for entry in inputs:
         if entry.is_dir():
-            inside = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
-            paths += inside
+            try:
+                folder = look_into(entry)
+            except OSError as error:
+                raise ValueError(f"{entry}: this folder cannot be read: {error.strerror}") from None
+            left_out = folder.left_out()
+            if not folder.pictures:
+                there = f"; there are {left_out}" if left_out else ""
+                raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
+            if left_out:
+                log.warning("%s: %d images are taken; left out: %s", entry, len(folder.pictures), left_out)
+            paths += folder.pictures
         elif entry.is_file() and entry.suffix.lower() == ".txt":
             paths += listed_paths(entry)
         elif entry.exists():

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from keylite.runtime.images import IMAGE_SUFFIXES
 
+SHOWN = 3  # sub-folders named in a line
 UNREAD = {  # suffixes of pictures that keylite does not read, and how a message calls them
     **dict.fromkeys((".heic", ".heif"), "HEIC"),
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
-    **dict.fromkeys((".nef", ".cr2", ".cr3", ".arw", ".dng", ".orf", ".rw2", ".raf", ".raw"), "a camera's raw format"),
+    **dict.fromkeys((".nef", ".cr2", ".cr3", ".arw", ".dng", ".orf", ".rw2", ".raf", ".raw"), "camera raw"),
     **dict.fromkeys((".jp2", ".j2k", ".jpf"), "JPEG 2000"),
     **dict.fromkeys((".pgm", ".ppm", ".pbm", ".pnm"), "Netpbm"),
-    **dict.fromkeys((".nii", ".mha", ".mhd", ".nrrd"), "a medical volume"),
-    **dict.fromkeys((".czi", ".lif", ".nd2", ".svs"), "a microscope's format"),
+    **dict.fromkeys((".nii", ".mha", ".mhd", ".nrrd"), "medical volume"),
+    **dict.fromkeys((".czi", ".lif", ".nd2", ".svs"), "microscope"),
     ".avif": "AVIF",
     ".jxl": "JPEG XL",
     ".psd": "PSD",
@@ -40,12 +41,12 @@ class Folder(NamedTuple):
 
     def left_out(self) -> str:
         """What of the folder is not taken, for a line; empty if there is nothing."""
-        parts = [f"{count} of {kind}" for kind, count in self.unread.most_common()]
+        parts = [f"{count} {kind}" for kind, count in self.unread.most_common()]
+        shown = ", ".join(self.folders[:SHOWN]) + ", ..." * (len(self.folders) > SHOWN)
         pictures = (
             f"{self.unread.total()} pictures that keylite does not read ({', '.join(parts)}; convert them to JPEG)"
         )
-        shown = ", ".join(self.folders[:3]) + (", ..." if len(self.folders) > 3 else "")
-        folders = f"{len(self.folders)} sub-folders ({shown}; give them too, if they are wanted)"
+        folders = f"{len(self.folders)} sub-folders ({shown}; name those that are wanted, too)"
         return " and ".join([pictures] * bool(self.unread) + [folders] * bool(self.folders))
 
 

@@ -23,7 +23,7 @@ from keylite.pytorch.exporting import export
 from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import write_image
+from keylite.runtime.images import WHITE_LEVEL, write_image
 from keylite.runtime.machine import cores
 from keylite.runtime.predictor import BATCH, Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -102,6 +102,7 @@ def random_model(folder: Path, size: tuple[int, int]) -> Path:
         normalize="box_diagonal",
         mean=PIXEL_MEAN,
         std=PIXEL_STD,
+        white_level=WHITE_LEVEL,
         precision="fp32",
         calibration=None,
         provenance=Provenance("0", "", "pytorch", "none", "", "", {}, {}, None),

@@ -59,6 +59,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         normalize="box_diagonal",
         mean=PIXEL_MEAN,
         std=PIXEL_STD,
+        white_level=65535,
         precision="fp32",
         calibration=None,
         provenance=provenance,

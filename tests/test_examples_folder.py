@@ -84,6 +84,7 @@ def colour_model(path: Path) -> None:
         normalize="box_diagonal",
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
+        white_level=65535,
         precision="fp32",
         calibration=None,
         provenance=Provenance("0", "never", "pytorch", "none", "none", "0", {}, {}, None),

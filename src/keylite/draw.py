@@ -155,7 +155,8 @@ def _tile(dataset: Dataset, predictions: Predicted, index: int) -> np.ndarray:
     scale = TILE / max(crop.size)
     size = (round(crop.size[0] * scale), round(crop.size[1] * scale))
     large = Crop(crop.matrix * scale, size, crop.mirrored)
-    picture = large.warp(read_image(dataset.images[dataset.image_index[index]], math.inf))  # it was read before
+    image = dataset.images[dataset.image_index[index]]
+    picture = large.warp(read_image(image, math.inf, dataset.white_level))  # it was read before
     points, truth = large.to_crop(predictions.xy[index]), large.to_crop(dataset.xy[index])
     return draw_points(picture, points, dataset.skeleton, truth=truth)
 

@@ -5,6 +5,7 @@ Knows nothing of training or frameworks.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def predict_dataset(
     if not 0 <= jitter_box < 1:
         raise ValueError(f"jitter_box: expected a fraction of the box's side in 0..1, got {jitter_box}")
     given = _boxes_given(dataset, boxes, spec.box)
+    dataset = dataclasses.replace(dataset, white_level=spec.white_level)
     count, keypoints = len(dataset), len(spec.skeleton)
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     used, measured = np.zeros((count, 4)), np.zeros((count, 4))

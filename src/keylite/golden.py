@@ -5,6 +5,7 @@ Knows no format and no framework: it asks the shipped predictor.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -
     px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5.
     """
     predictor = Predictor(model, threads=1)
-    chosen = data.subset(np.arange(min(count, len(data))))
+    chosen = dataclasses.replace(data, white_level=predictor.spec.white_level).subset(np.arange(min(count, len(data))))
     found = predict_dataset(predictor, chosen)
     make_folder(folder)
     cases = []

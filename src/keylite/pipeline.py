@@ -108,7 +108,7 @@ def prepare(
         raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
     _speak_of_parts(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
-    val = val.check_images(max_megapixels, skip_bad)
+    val = val.check_images(max_megapixels, skip_bad, data.white_level)
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
@@ -316,6 +316,7 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton) -> ModelSpec:
         normalize=recipe.normalize,
         mean=mean,
         std=std,
+        white_level=data.white_level,
         precision="fp32",
         calibration=None,
         provenance=Provenance(

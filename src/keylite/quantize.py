@@ -44,7 +44,7 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
         )
     if min(count, len(data)) < FEWEST:
         raise ValueError(f"calibration: expected at least {FEWEST} objects, got {min(count, len(data))}")
-    examples = Examples(data, spec.size, box=spec.box, padding=spec.padding)
+    examples = _examples(spec, data)
     chosen = np.random.default_rng(seed).permutation(len(data))[:count]
     pixels = examples.batch(chosen.tolist())[0]
     pixels[0, 0, 0, :2] = 0, 255
@@ -53,8 +53,14 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
 
 def some_crops(spec: ModelSpec, data: Dataset, count: int = LOOKS) -> np.ndarray:
     """Crops uint8 (at most count, H, W, 3) RGB as the model gets them, spread evenly over a data set."""
-    examples = Examples(data, spec.size, box=spec.box, padding=spec.padding)
+    examples = _examples(spec, data)
     return examples.batch(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist())[0]
+
+
+def _examples(spec: ModelSpec, data: Dataset) -> Examples:
+    """A data set as the model sees it."""
+    data = dataclasses.replace(data, white_level=spec.white_level)
+    return Examples(data, spec.size, box=spec.box, padding=spec.padding)
 
 
 class Variant(NamedTuple):

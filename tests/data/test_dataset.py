@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays, group_by_name, listed
-from keylite.runtime.images import write_image
+from keylite.runtime.images import Picture, write_image
 from keylite.runtime.skeleton import Skeleton
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """A picture with all tones, uint8 (height, width, 3)."""
+    return np.linspace(0, 255, height * width * 3).astype(np.uint8).reshape(height, width, 3)
 
 
 def made(count: int = 40, groups: int = 8, seed: int = 0) -> Dataset:
@@ -260,7 +265,7 @@ def test_fingerprint_knows_where_a_list_ends() -> None:
 def test_check_images_names_all_bad_at_once(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for path in paths[:3]:
-        write_image(path, np.zeros((8, 8, 3), np.uint8))
+        write_image(path, ramp(8, 8))
     paths[1].write_bytes(paths[1].read_bytes()[:-20])
     paths[4].write_bytes(b"text")
     data = from_arrays(paths, np.arange(10, dtype=float).reshape(5, 1, 2))
@@ -282,7 +287,7 @@ def labelled_at(folder: Path, sizes: list[tuple[int, int]]) -> Dataset:
     """An image of 8 x 6 px for each size that its labels claim, one object each."""
     paths = [folder / f"{i}.png" for i in range(len(sizes))]
     for path in paths:
-        write_image(path, np.zeros((6, 8, 3), np.uint8))
+        write_image(path, ramp(6, 8))
     data = from_arrays(paths, np.full((len(sizes), 1, 2), 3.0))
     return dataclasses.replace(data, image_sizes=np.array(sizes))
 
@@ -331,14 +336,14 @@ def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path
 def test_ctrl_c_does_not_wait_for_the_images_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     released, finished = threading.Event(), []
 
-    def read(data: Dataset, image: int) -> np.ndarray:
+    def open_it(data: Dataset, image: int) -> Picture:
         if image == 0:
             raise KeyboardInterrupt
         released.wait(10)
         finished.append(image)
-        return np.zeros((4, 6, 3), np.uint8)
+        return Picture("", ramp(4, 6), (4, 6, 3))
 
-    monkeypatch.setattr(Dataset, "read_image", read)
+    monkeypatch.setattr(Dataset, "open_image", open_it)
     with pytest.raises(KeyboardInterrupt):
         made(200).check_images()
     assert finished == []
@@ -374,7 +379,7 @@ def test_parts_of_a_split_share_nothing_and_arrays_are_told_apart() -> None:
     train, val = made().split(0.3)
     assert train.shared_groups(val) == []
     assert train.shared_groups(train) == list(train.groups)
-    pixels = [np.zeros((4, 6, 3), np.uint8) for _ in range(4)]
+    pixels = [ramp(4, 6) for _ in range(4)]
     one, two = (from_arrays(images, np.ones((2, 1, 2))) for images in (pixels[:2], pixels[2:]))
     assert one.groups == two.groups
     assert one.shared_groups(two) == []
@@ -460,7 +465,7 @@ def test_from_arrays_refuses(arguments: dict, words: str) -> None:
 
 def test_whole_boxes_are_of_known_sizes_then_of_headers(tmp_path: Path) -> None:
     for name, width in (("a.png", 9), ("b.png", 7)):
-        write_image(tmp_path / name, np.zeros((5, width, 3), np.uint8))
+        write_image(tmp_path / name, ramp(5, width))
     data = from_arrays([tmp_path / name for name in ("a.png", "b.png", "none.png")], np.ones((3, 1, 2)))
     data = dataclasses.replace(data.subset([2, 1, 0, 1]), image_sizes=np.array([[30, 20], [7, 0], [0, 0]]))
     with pytest.raises(FileNotFoundError, match=r"none.png: no such image"):
@@ -476,12 +481,12 @@ def test_images_are_checked_in_runs_and_named_in_their_order(monkeypatch: pytest
     data = made(50)
     bad = {3, 17, 31, 32, 49}
 
-    def read(data: Dataset, image: int) -> np.ndarray:
+    def open_it(data: Dataset, image: int) -> Picture:
         if image in bad:
             raise ValueError(f"{image} is bad")
-        return np.zeros((4, 6, 3), np.uint8)
+        return Picture("", ramp(4, 6), (4, 6, 3))
 
-    monkeypatch.setattr(Dataset, "read_image", read)
+    monkeypatch.setattr(Dataset, "open_image", open_it)
     with pytest.raises(ValueError, match="5 of 50 images cannot be used: 3 is bad; 17 is bad; 31 .*; 32 .*; 49 is bad"):
         data.check_images()
     kept = data.check_images(skip_bad=True)

@@ -209,6 +209,32 @@ def two_pages() -> bytes:
     return data.tobytes()
 
 
+def deep(bits: int) -> np.ndarray:
+    """A ramp over all values of so many bits, uint16 RGB."""
+    ramp = np.linspace(0, 2**bits - 1, 4096).astype(np.uint16).reshape(64, 64)
+    return np.stack([ramp, ramp[::-1], ramp.T], axis=2)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_bits_that_are_used_become_8(bits: int, suffix: str) -> None:
+    samples = deep(bits)
+    data = encoded(samples, suffix)
+    np.testing.assert_array_equal(open_image(data).samples(), samples)
+    image = read_image(data, white_level=2**bits - 1)
+    rounded = int((bits, suffix) == (16, ".tiff"))  # as OpenCV does, of a TIFF in colour alone
+    assert np.abs(image.astype(int) - (samples >> (bits - 8))).max() == rounded
+    assert (image.min(), image.max()) == (0, 255)
+    assert read_image(data, white_level=255).max() == 255, "beyond white is white"
+    if bits == 16:
+        np.testing.assert_array_equal(image, cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB))
+
+
+def test_8_bit_pictures_know_no_white_level() -> None:
+    np.testing.assert_array_equal(read_image(png(), white_level=1023), picture())
+    np.testing.assert_array_equal(open_image(png(), white_level=1023).samples(), picture())
+
+
 BAD = {
     "empty": (lambda: b"", "is empty"),
     "text": (lambda: b"hello world" * 9, "not an image that keylite reads"),

@@ -118,7 +118,7 @@ def evaluate(
         log.warning("%s", doubt)
     if reliability and predictor.spec.confidence is None:
         raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
-    dataset = reading.dataset(data)
+    dataset = reading.dataset(data, predictor.spec.white_level)
     mirror = _mirror_of(predictor, dataset, seed) if flips else None
     kept: list[Predictions] = []
     report = evaluate(

@@ -156,7 +156,7 @@ def _predict_here(
                 continue
             images, objects = images + 1, objects + len(points)
             if drawn:
-                image = read_image(path, predictor.max_megapixels)
+                image = read_image(path, predictor.max_megapixels, predictor.spec.white_level)
                 for xy in points.xy:
                     image = draw_points(image, xy, points.skeleton)
                 write_image(drawn / drawings[path].name, image)

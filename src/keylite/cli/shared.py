@@ -52,9 +52,12 @@ class Reading:
             skip_bad=self.skip_bad,
         )
 
-    def dataset(self, path: Path) -> Dataset:
-        """The data set of a label file with every image read once, and what was skipped or replaced said."""
-        dataset = self.labels(path).check_images(self.max_megapixels, self.skip_bad)
+    def dataset(self, path: Path, white_level: int | None = None) -> Dataset:
+        """The data set of a label file with every image read once, and what was skipped or replaced said.
+
+        white_level: that of the model file which is to see it.
+        """
+        dataset = self.labels(path).check_images(self.max_megapixels, self.skip_bad, white_level)
         for note in dataset.notes:
             log.info("%s: %s", dataset.name, note)
         return dataset

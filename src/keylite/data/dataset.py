@@ -18,7 +18,8 @@ from typing import overload
 import numpy as np
 
 from keylite.data.likeness import LIKENESS, likeness_of
-from keylite.runtime.images import MAX_MEGAPIXELS, Picture, image_size, open_image, read_image
+from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
+from keylite.runtime.images import MAX_MEGAPIXELS, WHITE_LEVEL, Picture, image_size, open_image, to_8_bit
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton, unnamed
 
@@ -54,7 +55,7 @@ class Dataset:
     where unknown; None: none is known; once images are checked, theirs. groups_named: whether equal group names in two
     data sets mean the same subject; names of images and of blocks of them do not. source: the label file, for messages;
     empty where there is none. checked: whether every image was once read whole; likeness: (M,) what each then showed
-    (likeness.py).
+    (likeness.py). white_level: see `read_image` of runtime/images.py.
     """
 
     skeleton: Skeleton
@@ -75,6 +76,7 @@ class Dataset:
     source: str = ""
     checked: bool = False
     likeness: np.ndarray | None = None
+    white_level: int = WHITE_LEVEL
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -113,11 +115,11 @@ class Dataset:
 
     def read_image(self, image: int) -> np.ndarray:
         """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""
-        return read_image(self.images[image], self.max_megapixels)
+        return self.open_image(image).pixels()
 
     def open_image(self, image: int) -> Picture:
         """Image number `image` by its header; errors as those of runtime/images.py."""
-        return open_image(self.images[image], self.max_megapixels)
+        return open_image(self.images[image], self.max_megapixels, self.white_level)
 
     def whole_boxes(self) -> np.ndarray:
         """(N, 4) float64 xyxy px: the whole image of each object, by its known size, else by its header."""
@@ -254,17 +256,22 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
-    def check_images(self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False) -> Dataset:
+    def check_images(
+        self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False, white_level: int | None = None
+    ) -> Dataset:
         """The data set once every image has been read, with that limit for reading them again.
 
         An image is bad that cannot be read or has another size than the labels were made for, an object whose box lies
         outside its image. Raises ValueError naming all bad ones at once; with `skip_bad` they are left out and a note
-        counts and names them. Another note counts labelled points outside their image, which are kept.
+        counts and names them. Other notes count labelled points outside their image, which are kept, and images that
+        show hardly anything. white_level: of 16-bit images; None finds it, for them and for parts of them, and a note
+        says so.
         """
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
 
         sizes = np.zeros((len(self.images), 2), np.int64)
         likeness = np.zeros(len(self.images), LIKENESS)
+        tones: list[Tones | None] = [None] * len(self.images)
         problems: dict[int, str] = {}
         stopped = False
 
@@ -274,9 +281,11 @@ class Dataset:
                 if stopped:
                     return
                 try:
-                    pixels = dataset.read_image(image)
-                    sizes[image] = pixels.shape[1], pixels.shape[0]
-                    likeness[image] = likeness_of(pixels)
+                    samples = dataset.open_image(image).samples()
+                    sizes[image] = samples.shape[1], samples.shape[0]
+                    tones[image] = own = tones_of(samples)
+                    pixels = to_8_bit(samples, white_level_of([own])) if own.bits == 16 else samples
+                    likeness[image] = likeness_of(pixels)  # whatever is white for the others
                     problem = dataset._size_problem(image, *sizes[image].tolist())
                 except (ValueError, OSError) as error:
                     problem = str(error)
@@ -291,7 +300,12 @@ class Dataset:
         finally:
             stopped = True
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
-        dataset = dataclasses.replace(dataset, image_sizes=sizes, likeness=likeness, checked=True)
+        given = white_level is not None
+        if white_level is None:
+            white_level = self.white_level if self.checked else white_level_of(tones)
+        dataset = dataclasses.replace(
+            dataset, image_sizes=sizes, likeness=likeness, checked=True, white_level=white_level
+        )
         bad_images = np.zeros(len(sizes), bool)
         bad_images[list(problems)] = True
         bad = bad_images[self.image_index]
@@ -303,9 +317,9 @@ class Dataset:
             f"{self.sample_name(i)}: {outside_words(self.box[i], limit[i])}"
             for i in np.flatnonzero(outside)[:SHOWN].tolist()
         ]
-        note = f"{beyond} labelled points lie outside their image"
-        if beyond and note not in self.notes:
-            dataset = dataclasses.replace(dataset, notes=(*self.notes, note))
+        notes = [f"{beyond} labelled points lie outside their image"] if beyond else []
+        notes += [] if self.checked else tone_notes(tones, self.image_names, white_level, given=given)
+        dataset = dataclasses.replace(dataset, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
         if not texts:
             return dataset
         counts = [f"{bad_images.sum()} of {len(self.images)} images"] if bad_images.any() else []

@@ -211,7 +211,7 @@ class Predictor:
     def _cut(self, source: Source, boxes: object, name: str = "") -> _Cut:
         """An image's crops. name: of one without a path, in a ValueError."""
         try:
-            image = open_image(source, self.max_megapixels)
+            image = open_image(source, self.max_megapixels, self.spec.white_level)
             asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
             crops = self.crops(image, boxes)
             pixels = cut(image, crops)

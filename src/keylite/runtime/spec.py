@@ -14,7 +14,7 @@ import numpy as np
 from keylite.runtime.heads import Head, require_size
 from keylite.runtime.skeleton import Skeleton
 
-FORMAT = 3  # of the ModelSpec; another number is refused
+FORMAT = 4  # of the ModelSpec; another number is refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that is needed to turn an image into named points with this file.
 
     size: (W, H) px of the input. box: what a crop is cut around; padding: fraction by which an annotation's box grows.
-    mean, std: of pixel values 0..255, for information: the graph holds them. precision: of weights (fp16), and of
+    mean, std: of pixel values 0..255, for information: the graph holds them. white_level: the value of 16-bit samples
+    that becomes 255. precision: of weights (fp16), and of
     activations too (int8). calibration: of an int8 file, else None. report: figures on the validation set, or None.
     confidence: what its scores mean, or None. certificate: of an exported file, else None.
     """
@@ -147,6 +148,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalize: str
     mean: Three
     std: Three
+    white_level: Literal[255, 1023, 4095, 16383, 65535]
     precision: Literal["fp32", "fp16", "int8"]
     calibration: Calibration | None
     provenance: Provenance

@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 
@@ -93,6 +94,19 @@ def test_a_stream_is_image_by_image(row: Row, engine: Engine, crops: np.ndarray)
     assert np.ptp([points.xy for points in wanted], axis=0).min() > 0.1, "another image must give other points"
     if row.engine == "litert":  # an image at a time, whatever the batch
         assert all(np.array_equal(a.xy, b.xy) for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_path_bytes_and_an_array_give_the_same_points(row: Row, engine: Engine, tmp_path: Path):
+    """A JPEG that shrinks by 5: decoders offer to make it smaller, and that is no average."""
+    noise = np.random.default_rng(2).integers(0, 256, (80, 100, 3), np.uint8)
+    path = tmp_path / "picture.jpg"
+    cv2.imwrite(str(path), cv2.resize(noise, (500, 400), interpolation=cv2.INTER_CUBIC))
+    array = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    predictor, boxes = Predictor.of(engine, read_spec(row.path)), [[60, 50, 316, 306], [150, 20, 420, 390]]
+    wanted = predictor(array, boxes).xy
+    assert np.ptp(wanted, axis=0).min() > 1, "boxes give points of their own"
+    for source in (path, str(path), path.read_bytes()):
+        assert np.abs(predictor(source, boxes).xy - wanted).max() < 1e-3  # px of the image; measured 0
 
 
 def test_threads_do_not_change_the_figures(row: Row, engine: Engine, crops: np.ndarray):

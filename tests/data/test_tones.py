@@ -53,7 +53,7 @@ def test_a_level_that_was_found_stays(tmp_path: Path):
     assert written(tmp_path, 4000, 900).subset([1]).check_images().white_level == 1023
     val = written(tmp_path, 4000, 900).check_images(white_level=1023)
     assert val.white_level == 1023
-    assert val.notes == ("1 of 2 images hold samples above 1023: they are cut off there",)
+    assert val.notes[0] == "1 of 2 images hold samples above 1023: they are cut off there"
 
 
 def test_8_bit_pictures_and_none_have_the_usual_level(tmp_path: Path):

@@ -137,10 +137,15 @@ class Examples:
         return (average(pixels, factor) if factor > 1 else pixels), factor
 
     def averaged(self, number: int) -> int:
-        """By how much an image is averaged at least in every crop of it, whichever its object and augmentation."""
+        """By how much an image is averaged at least in every crop of it, whichever its object and augmentation.
+
+        Without an augmentation it is 1: those crops are a prediction's to the last bit.
+        """
+        if self.augmentation is None:
+            return 1
         if not self.factors[number]:
             first, last = np.searchsorted(self._sorted[0], (number, number + 1))
-            zoom = largest_zoom(self.augmentation) if self.augmentation else 1.0
+            zoom = largest_zoom(self.augmentation)
             enlarge = np.diag([zoom, zoom, 0.0])[:2]
             crops = [crop_box(box, self.size, self.padding) for box in self._boxes[self._sorted[1][first:last]]]
             self.factors[number] = min((crop.then(enlarge).reduction for crop in crops), default=1)

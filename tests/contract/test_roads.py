@@ -1,0 +1,127 @@
+"""A picture gives the same pixels to a network whichever road it takes: as a path, bytes or an array, and in every verb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.examples import Examples
+from keylite.evaluation import predict_dataset
+from keylite.golden import write_golden
+from keylite.quantize import some_crops
+from keylite.runtime import images
+from keylite.runtime.geometry import cut
+from keylite.runtime.images import open_image
+from keylite.runtime.predictor import Predictor
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "faces68" / "images"
+BOX = np.array([101.0, 57, 421, 377])
+KINDS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "JPEG 4:4:4": (".jpg", (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)),
+    "JPEG 4:2:0": (".jpg", (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)),
+    "progressive JPEG": (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+    "grey JPEG": (".jpg", ()),
+    "PNG": (".png", ()),
+    "WebP": (".webp", (cv2.IMWRITE_WEBP_QUALITY, 90)),
+    "TIFF": (".tiff", ()),
+}
+SIDES = (533, 411)  # neither is a whole number of blocks
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    """Detail of every size, uint8 RGB: an image that is decoded smaller, or averaged otherwise, looks another."""
+    generator, layers = np.random.default_rng(0), []
+    for side in (4, 16, 64, 256):
+        noise = generator.uniform(0, 255, (side, side, 3)).astype(np.float32)
+        layers.append(cv2.resize(noise, SIDES, interpolation=cv2.INTER_CUBIC))
+    return np.clip(np.mean(layers, axis=0) * 2 - 127, 0, 255).astype(np.uint8)
+
+
+def written(scene: np.ndarray, kind: str, folder: Path) -> Path:
+    suffix, options = KINDS[kind]
+    pixels = cv2.cvtColor(scene, cv2.COLOR_RGB2GRAY if kind.startswith("grey") else cv2.COLOR_RGB2BGR)
+    path = folder / f"picture{suffix}"
+    assert cv2.imwrite(str(path), pixels, list(options))
+    return path
+
+
+def array_of(path: Path) -> np.ndarray:
+    """The picture as an application decodes it."""
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+def labelled(source: Path | np.ndarray, spec) -> Dataset:
+    return from_arrays([source], np.full((1, 4, 2), 200.0), skeleton=spec.skeleton, boxes=BOX[None])
+
+
+class Watched:
+    """An engine that keeps the pixels that it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.seen += list(pixels.copy())
+        return np.full((len(pixels), 4, 2), 0.5, np.float32)
+
+
+@pytest.mark.parametrize("side", [320, 160, 107, 80, 53, 40, 27, 20], ids=lambda side: f"shrunk by {320 / side:.1f}")
+@pytest.mark.parametrize(
+    ("kind", "simplejpeg"),
+    [(kind, True) for kind in KINDS] + [(kind, False) for kind, (suffix, _) in KINDS.items() if suffix == ".jpg"],
+)
+def test_every_road_gives_the_engine_the_same_pixels(
+    kind: str, side: int, simplejpeg: bool, scene: np.ndarray, make_spec, tmp_path: Path, monkeypatch
+) -> None:
+    if not simplejpeg:
+        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+    spec = make_spec(size=(max(side, 32), side), padding=0.0, head=make_spec().head)
+    path, engine = written(scene, kind, tmp_path), Watched()
+    predictor = Predictor.of(engine, spec)
+    array, data = array_of(path), labelled(path, spec).check_images()
+    roads: dict[str, Callable[[], object]] = {
+        "array": lambda: predictor(array, BOX[None]),
+        "path": lambda: predictor(path, BOX[None]),
+        "text": lambda: predictor(str(path), BOX[None]),
+        "bytes": lambda: predictor(path.read_bytes(), BOX[None]),
+        "stream": lambda: list(predictor.stream([(path, BOX[None]), (array, BOX[None])])),
+        "evaluation": lambda: predict_dataset(predictor, data),
+        "evaluation, unchecked": lambda: predict_dataset(predictor, labelled(path, spec)),
+        "evaluation of arrays": lambda: predict_dataset(predictor, labelled(array, spec)),
+        "training": lambda: engine.seen.append(Examples(data, spec.size, padding=0.0)[0][0]),
+        "training, kept": lambda: engine.seen.append(Examples(data, spec.size, padding=0.0, cache=True)[0][0]),
+        "calibration": lambda: engine.seen.append(some_crops(spec, data)[0]),
+    }
+    for road, take in roads.items():
+        take()
+        np.testing.assert_array_equal(engine.seen[-1], engine.seen[0], err_msg=road)
+    assert len(engine.seen) == len(roads) + 1
+    assert np.ptp(engine.seen[0]) > 100
+
+
+def test_golden_vectors_are_of_those_pixels(onnx_file: Path, scene: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = written(scene, "JPEG 4:2:0", tmp_path)
+    predictor = Predictor(onnx_file)
+    told = json.loads(
+        write_golden(onnx_file, labelled(path, predictor.spec).check_images(), tmp_path / "g").read_text()
+    )
+    picture = open_image(array_of(path))
+    (pixels,) = cut(picture, predictor.crops(picture, BOX[None]))
+    assert (tmp_path / "g" / "crop_0.bin").read_bytes() == pixels.tobytes()
+    np.testing.assert_allclose(told["cases"][0]["xy"], predictor(array_of(path), BOX[None]).xy[0], atol=1e-4)
+
+
+def test_photos_are_decoded_as_opencv_does() -> None:
+    paths = sorted(SHARED.glob("**/*.jpg"))[::70]
+    if not paths:
+        pytest.skip("needs the photos of ../shared")
+    for path in paths:
+        np.testing.assert_array_equal(images.read_image(path), array_of(path), err_msg=path.name)

@@ -518,7 +518,7 @@ def work(choices: argparse.Namespace) -> Work:
             raise ValueError(
                 f"{run.name}: box {run.recipe.box}, the plan's base has {base.box}; figures do not compare"
             )
-    return runs, lambda done: figures_of(done, parts, choices, base.normalize, unexported(plan))
+    return runs, lambda done: figures_of(done, parts, choices, recipe_in(done[0].folder).normalize, unexported(plan))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -93,7 +93,7 @@ def planned(choices: argparse.Namespace, parts: Parts) -> list[Run]:
 def figures_of(done: list[Run], parts: Parts, split: str) -> Facts:
     """All figures of finished runs."""
     data: Any = getattr(parts, split)
-    normalize = done[0].recipe.normalize
+    normalize = recipe_in(done[0].folder).normalize
     rows = []
     for plan in dict.fromkeys(run.plan for run in done):
         own = [run for run in done if run.plan == plan]

@@ -68,7 +68,7 @@ CHANGES = ("brightness", "contrast", "saturation", "hue", "grey", "blur", "noise
 
 def augmentation_for(data: Dataset, size: int) -> Augmentation:
     """The default augmentation; no flip where no mirror pairs are known."""
-    return augmentation_of(resolve(Recipe(size=size, strength=1.0), len(data)), data.skeleton)
+    return augmentation_of(resolve(Recipe(size=size, strength=1.0), data), data.skeleton)
 
 
 def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callable[[int], torch.Tensor]]:

@@ -106,6 +106,7 @@ def random_model(folder: Path, size: tuple[int, int]) -> Path:
         precision="fp32",
         calibration=None,
         provenance=Provenance("0", "", "pytorch", "none", "", "", {}, {}, None),
+        mean_shape=None,
         report=None,
         confidence=None,
         certificate=None,

@@ -63,6 +63,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         precision="fp32",
         calibration=None,
         provenance=provenance,
+        mean_shape=((0.2, 0.3), (0.4, 0.5), (0.5, 0.6), (0.7, 0.8)),
         report={"nme": 0.05},
         confidence=None,
         certificate=None,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import cv2
@@ -343,16 +346,33 @@ def test_a_wrong_command_line_names_the_help_that_knows_better(capsys):
     assert refused(capsys, "train", "--data").endswith("; see keylite train --help")
 
 
-def test_ctrl_c_is_one_line_and_exits_130(capsys, gauge_files, tmp_path, monkeypatch):
+STOPS = {  # whether an epoch was finished, flags: what is said
+    "before an epoch was finished": (False, [], "before an epoch was finished: there is nothing to resume; the same"),
+    "after one": (True, [], "; the same command with --resume goes on from the last whole epoch"),
+    "after one of a resumed run": (True, ["--resume"], "; the same command goes on from the last whole epoch"),
+    "after one of a new run": (True, ["--overwrite"], "; the same command with --resume in place of --overwrite goes"),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("finished", "flags", "words"), STOPS.values(), ids=STOPS)
+def test_a_stopped_run_says_how_to_go_on_and_exits_130(
+    number, finished, flags, words, capsys, gauge_files, tmp_path, monkeypatch
+):
     def train(*_, **__):
-        raise KeyboardInterrupt
+        if finished:
+            (tmp_path / "resume.ckpt").write_text("")
+        os.kill(os.getpid(), number)
+        threading.Event().wait(60)
 
     monkeypatch.setattr("keylite.pipeline.train", train)
-    code, _, err = run(capsys, "train", "--data", gauge_files / "train/labels.json", "--out", tmp_path, *quick())
+    before = signal.getsignal(signal.SIGTERM)
+    labels = gauge_files / "train/labels.json"
+    code, _, err = run(capsys, "train", "--data", labels, "--out", tmp_path, *quick(), *flags)
     assert code == 130
-    assert err.splitlines()[-1].startswith("keylite: stopped")
-    assert "--resume" in err
+    assert err.splitlines()[-1].startswith(f"keylite: stopped{words}")
     assert "Traceback" not in err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 BAD_PREDICTIONS = {

@@ -611,7 +611,7 @@ def test_the_line_of_what_is_settled_is_the_run_s(caplog: pytest.LogCaptureFixtu
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
-    resolve(Recipe(), USUAL_OBJECTS)
+    resolve(Recipe(), keylite.gauges(1, size=64), USUAL_OBJECTS)
     assert (RECIPE, f"{caplog.messages[0]}\n") in blocks("")
 
 

@@ -230,7 +230,7 @@ def test_an_interval_is_of_the_groups_drawn_one_by_one(groups: int) -> None:
 def test_report_of_a_known_shift() -> None:
     data = face()
     report = report_of(shifted(data, (3, -4)), data, "10px", seed=0)
-    assert report.nme == NmeReport(0.5, 0.5, (0.5, 0.5), "10px", 12)
+    assert report.nme == NmeReport(0.5, 0.5, (0.5, 0.5), "10px", 0.1, 12)
     assert (report.failure_rate, report.auc) == (1, 0)
     assert report.pck == {"0.05": 0, "0.1": 0, "0.2": 0}
     assert (report.count, report.points, report.groups) == (12, 44, 6)
@@ -243,6 +243,27 @@ def test_report_of_a_known_shift() -> None:
     chin = report.per_keypoint["chin"]
     assert msgspec.structs.astuple(chin) == pytest.approx((0.5, 5, 5, 3, -4, 12))
     assert report.notes == ()
+
+
+SHAPES = {  # px by which a model's points are off, and what is said of the mean shape, which is 10 px off
+    "better": (3, "10.00%"),
+    "worse": (11, "10.00%: the model is no better than that"),
+    "the same": (10, "10.00%: the model is no better than that"),
+}
+
+
+@pytest.mark.parametrize(("px", "words"), SHAPES.values(), ids=SHAPES)
+def test_the_mean_shape_stands_beside_the_nme(px: float, words: str) -> None:
+    data = face()
+    crop = crop_box(np.array([0, 0, 60, 40.0]), (32, 32))
+    shape = crop.to_unit(np.full((4, 2), 20.0))
+    data.xy[np.isfinite(data.xy)] = 20
+    data.xy[..., 0] += 10
+    report = report_of(shifted(data, (px, 0)), data, "100px", mean_shape=shape.tolist())
+    assert report.mean_shape_nme == pytest.approx(0.1)
+    assert dict(summary_rows(report))["NME of the mean shape"] == words
+    assert report_of(shifted(data, (px, 0)), data, "100px").mean_shape_nme is None
+    assert "NME of the mean shape" not in dict(summary_rows(report_of(shifted(data, (px, 0)), data, "100px")))
 
 
 def test_perfect_points_give_perfect_figures() -> None:
@@ -284,7 +305,7 @@ def test_few_groups_have_no_interval_and_a_note() -> None:
     report = report_of(shifted(data, (1, 0)), data, "100px")
     assert (report.nme.interval, report.signed_error.x_interval) == (None, None)
     assert report.notes[1:] == ("no interval: 4 group(s) with an NME, and a bootstrap needs at least 5",)
-    assert ("NME", "1.00% (no interval) by 100px") in summary_rows(report)
+    assert ("NME", "1.00% (no interval) by 100px; 1 % is 1 px") in summary_rows(report)
 
 
 def test_the_seed_fixes_the_interval() -> None:
@@ -318,10 +339,20 @@ def test_json_has_one_shape_and_comes_back() -> None:
     report = report_of(shifted(data, (1, 0)), data, "100px", model_sha256="ab", engine="onnx", notes=["said"])
     plain = json.loads(report.to_json())
     assert list(plain) == [
-        *("nme", "failure_rate", "failure_limit", "pck", "auc", "pixel_error", "signed_error", "per_keypoint"),
+        *(
+            "nme",
+            "mean_shape_nme",
+            "failure_rate",
+            "failure_limit",
+            "pck",
+            "auc",
+            "pixel_error",
+            "signed_error",
+            "per_keypoint",
+        ),
         *("confidence", "count", "points", "groups", "oks_ap", "boxes", "model_sha256", "dataset", "engine", "notes"),
     ]
-    assert list(plain["nme"]) == ["mean", "median", "interval", "normalize", "count"]
+    assert list(plain["nme"]) == ["mean", "median", "interval", "normalize", "percent_px", "count"]
     assert list(plain["pck"]) == ["0.05", "0.1", "0.2"]
     assert list(plain["pixel_error"]) == ["mean", "p50", "p90", "p95", "max"]
     assert list(plain["signed_error"]) == ["x", "y", "x_interval", "y_interval"]
@@ -337,7 +368,7 @@ def test_json_has_one_shape_and_comes_back() -> None:
 def test_rows_name_the_normaliser_and_the_interval() -> None:
     data = face()
     rows = summary_rows(report_of(shifted(data, (3, -4)), data, "100px", notes=["careful"]))
-    assert rows[0] == ("NME", "5.00% [5.00%, 5.00%] by 100px")
+    assert rows[0] == ("NME", "5.00% [5.00%, 5.00%] by 100px; 1 % is 1 px")
     assert ("signed error", "x +3.00 [+3.00, +3.00], y -4.00 [-4.00, -4.00] px") in rows
     assert rows[-1] == ("note", "careful")
     assert not [label for label, _ in rows if label in ("OKS-AP", "model", "engine")]  # unknown here
@@ -465,6 +496,7 @@ class Reader:
             box=box,
             padding=0.25,
             normalize="box_side",
+            mean_shape=None,
             confidence=None,
         )
         self.batches: list[int] = []

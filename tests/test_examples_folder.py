@@ -88,6 +88,7 @@ def colour_model(path: Path) -> None:
         precision="fp32",
         calibration=None,
         provenance=Provenance("0", "never", "pytorch", "none", "none", "0", {}, {}, None),
+        mean_shape=None,
         report=None,
         confidence=None,
         certificate=None,

@@ -123,7 +123,7 @@ def trained(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     folders: list[str] = []
 
     def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels) -> Callable[[], Path]:
-        settled = resolve(recipe, len(data))
+        settled = resolve(recipe, data)
 
         def train() -> Path:
             open_run(out, settled, data, val, resume)
@@ -337,7 +337,7 @@ def test_what_cannot_be_folded_is_one_line(flags, words, video, capsys, tmp_path
 
 
 def test_a_folder_that_holds_a_run_is_not_filled_with_folds(data, trained, tmp_path):
-    open_run(tmp_path, resolve(recipe(), 12), data, data, resume=False)
+    open_run(tmp_path, resolve(recipe(), data), data, data, resume=False)
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="holds a run that is no fold; choose another --out"):
             train_folds(recipe(), data, tmp_path, 3, overwrite=overwrite)
@@ -350,4 +350,8 @@ def test_ctrl_c_in_a_fold_says_how_to_go_on(video, capsys, tmp_path, monkeypatch
     monkeypatch.setattr(module, "prepare", prepare)
     code, _, err = run(capsys, "--data", video, "--out", tmp_path / "run", "--folds", 3)
     assert code == 130
-    assert err.splitlines()[-1].startswith("keylite: stopped; the same command with --resume")
+    assert err.splitlines()[-1].startswith("keylite: stopped before an epoch was finished: there is nothing to resume")
+    (tmp_path / "run/fold-1").mkdir(parents=True)
+    (tmp_path / "run/fold-1/resume.ckpt").write_text("")
+    code, _, err = run(capsys, "--data", video, "--out", tmp_path / "run", "--folds", 3)
+    assert err.splitlines()[-1].startswith("keylite: stopped; the same command with --resume goes on")

@@ -49,7 +49,11 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "draw": ({"runtime", "data"} | RUNTIME, set()),
     "plots": ({"runtime"}, {"matplotlib", "reliability"}),
     "processes": ({"recipe", "runtime"}, set()),
-    "run": ({"runtime", "data", "metrics", "report", "evaluation", "recipe", "plots", "processes"} | RUNTIME, set()),
+    "lock": ({"runtime"}, set()),
+    "run": (
+        {"runtime", "data", "metrics", "report", "evaluation", "recipe", "plots", "processes", "lock"} | RUNTIME,
+        set(),
+    ),
     "checkpoint": ({"runtime", "numpy"}, set()),
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),
     "tensorflow": ({"tensorflow"} | BELOW_A_TWIN | TENSORFLOW, set()),
@@ -67,7 +71,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "timing": ({"runtime", "environment"} | RUNTIME, set()),
     "pipeline": (
         {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "processes"}
-        | {"confidence", "evaluation", "flips"}
+        | {"confidence", "evaluation", "flips", "lock", "report"}
         | RUNTIME,
         set(),
     ),
@@ -91,6 +95,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
             "run",
             "environment",
             "processes",
+            "lock",
             "pipeline",
         }
         | {"numpy", "msgspec"},
@@ -99,9 +104,24 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "cli": (
         {"", "cli", "cyclopts"},
         {"runtime", "data", "metrics", "report", "evaluation", "draw", "points", "certificate", "timing", "rich"}
-        | {"pipeline", "exports", "golden", "diagnosis", "flips", "folds", "plots", "cluster", "shards", "msgspec"},
+        | {
+            "pipeline",
+            "exports",
+            "golden",
+            "diagnosis",
+            "flips",
+            "folds",
+            "plots",
+            "cluster",
+            "shards",
+            "msgspec",
+            "processes",
+        },
     ),
-    "cli.train": ({"cli", "cyclopts", "recipe"}, {"runtime", "data", "pipeline", "processes", "folds"}),
+    "cli.train": (
+        {"cli", "cyclopts", "recipe"},
+        {"runtime", "data", "pipeline", "processes", "folds", "report", "run"},
+    ),
     "__main__": ({"cli"}, set()),
     "": (set(), set()),  # keylite/__init__.py
 }

@@ -291,13 +291,13 @@ def test_an_unknown_preset_is_refused():
 
 
 def resolved(**choices: object) -> Resolved:
-    return Resolved(**{"epochs": 1, "lr": 1e-3, "warmup_epochs": 0.0, "strength": 1.0} | choices)
+    return Resolved(**{"epochs": 1, "lr": 1e-3, "warmup_epochs": 0.0, "strength": 1.0, "normalize": "9px"} | choices)
 
 
 @pytest.mark.parametrize("name", AUTO)
 def test_nothing_of_a_resolved_recipe_is_auto(name: str):
     assert getattr(Recipe(), name) == "auto"
-    with pytest.raises(ValueError, match=f"^recipe: {name}: expected (int|float), got 'auto'$"):
+    with pytest.raises(ValueError, match=f"^recipe: {name}: expected (int|float|str matching .*), got 'auto'$"):
         resolved(**{name: "auto"})
 
 

@@ -8,15 +8,25 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import keylite
-from keylite import pipeline
+from keylite import metrics, pipeline
+from keylite.data.dataset import Dataset, from_arrays
 from keylite.recipe import AUTO, Resolved, make_recipe
 from keylite.run import LRS, check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
 from keylite.runtime.engines import FRAMEWORKS
 from keylite.runtime.heads import HEADS
+
+
+@pytest.fixture(scope="module")
+def few() -> Dataset:
+    """Four gauges."""
+    return keylite.gauges(4, size=64)
+
 
 STEPS = 4  # an epoch, of 10
 LEARNING = {  # choices, step, share of the peak
@@ -66,40 +76,71 @@ SETTLED = {  # objects, choices: epochs, warm-up in epochs, strength
 
 
 @pytest.mark.parametrize(("count", "choices", "wanted"), SETTLED.values(), ids=SETTLED)
-def test_what_is_left_to_auto_follows_the_size_of_the_data(count: int, choices: dict, wanted: tuple):
+def test_what_is_left_to_auto_follows_the_size_of_the_data(count: int, choices: dict, wanted: tuple, few: Dataset):
     recipe = make_recipe({"size": [96, 64], "mirror": [["a", "b"]]} | choices)
-    found = resolve(recipe, count)
+    found = resolve(recipe, few, count)
     assert type(found) is Resolved
     assert (found.epochs, found.warmup_epochs, found.strength) == pytest.approx(wanted, abs=5e-5)
     assert type(found.epochs) is int
     assert found.lr == 3e-3
     rest = {name: getattr(found, name) for name in AUTO}
     assert make_recipe(rest, base=recipe) == make_recipe({}, base=found), "nothing else changes"
-    assert resolve(found, 10 * count) == found, "what is settled stays"
+    assert resolve(found, few, 10 * count) == found, "what is settled stays"
 
 
-def test_what_is_settled_is_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_settled_is_one_line(few: Dataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
-    resolve(make_recipe({}), 2795)
-    resolve(make_recipe({"batch": 64, "accumulate": 2}), 100)
+    resolve(make_recipe({}), few, 2795)
+    resolve(make_recipe({"batch": 64, "accumulate": 2}), few, 100)
     assert caplog.messages == [
         "2795 objects: 20 epochs (3,480 steps of 16), lr 0.003 after 1 epochs of warm-up, augmentation x1",
         "100 objects: 106 epochs (106 steps of 128), lr 0.003 after 20 epochs of warm-up, augmentation x1.25",
     ]
 
 
+EXTENTS = {  # choices, points of three images of 300 x 400 px, which are 500 px across: what errors are divided by
+    "boxes": ({}, [[0, 0], [30, 40]], "box_diagonal"),
+    "whole images": ({"box": "image"}, [[0, 0], [30, 40]], "0.1 x box_diagonal"),
+    "more than two points": ({"box": "image"}, [[30, 0], [0, 40], [9, 9]], "0.1 x box_diagonal"),
+    "a single keypoint": ({"box": "image"}, [[5, 5]], "box_diagonal"),
+    "points that coincide": ({"box": "image"}, [[5, 5], [5, 5]], "box_diagonal"),
+    "given": ({"box": "image", "normalize": "9px"}, [[0, 0], [30, 40]], "9px"),
+}
+
+
+@pytest.mark.parametrize(("choices", "points", "divisor"), EXTENTS.values(), ids=EXTENTS)
+def test_errors_are_divided_by_the_size_of_objects(choices: dict, points: list, divisor: str):
+    xy = np.array(points, np.float64)[None] * np.array([0.5, 1, 9])[:, None, None]
+    data = from_arrays([np.zeros((400, 300, 3), np.uint8)] * 3, xy)
+    assert resolve(make_recipe(choices), data).normalize == divisor
+
+
+def test_of_images_of_many_sizes_the_share_is_the_median(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    sides = (30, 60, 3000)
+    images = [np.zeros((4 * side // 3, side, 3), np.uint8) for side in sides]
+    xy = np.array([[[0, 0], [3 * k, 4 * k]] for k in (2.0, 1, 300)])  # of diagonals of 50, 100 and 5000 px
+    xy = np.concatenate([xy, np.full((1, 2, 2), np.nan)])
+    data = from_arrays([*images, images[0]], xy)
+    assert resolve(make_recipe({"box": "image"}), data).normalize == "0.2 x box_diagonal"
+    assert "the median extent of the training objects' points, 10.0 px; 1 % is 0.10 px" in caplog.text
+    assert (metrics.normaliser("0.2 x box_diagonal", data.xy, data.whole_boxes(), ()) == (10, 20, 1000, 10)).all()
+
+
 @pytest.mark.parametrize("head", HEADS)
-def test_each_head_has_its_learning_rate(head: str):
-    assert resolve(make_recipe({"head": head, "optimizer": "adam"}), 100).lr == LRS[head]
-    assert resolve(make_recipe({"head": head, "lr": 0.5}), 100).lr == 0.5
+def test_each_head_has_its_learning_rate(head: str, few: Dataset):
+    assert resolve(make_recipe({"head": head, "optimizer": "adam"}), few, 100).lr == LRS[head]
+    assert resolve(make_recipe({"head": head, "lr": 0.5}), few, 100).lr == 0.5
 
 
-def test_sgd_needs_a_learning_rate_of_its_own():
+def test_sgd_needs_a_learning_rate_of_its_own(few: Dataset):
     with pytest.raises(ValueError, match="^lr: auto is for adam and adamw; give one for sgd"):
-        resolve(make_recipe({"optimizer": "sgd"}), 100)
-    assert resolve(make_recipe({"optimizer": "sgd", "lr": 0.01}), 100).lr == 0.01
+        resolve(make_recipe({"optimizer": "sgd"}), few, 100)
+    assert resolve(make_recipe({"optimizer": "sgd", "lr": 0.01}), few, 100).lr == 0.01
 
 
 DECAYS = {
@@ -146,13 +187,13 @@ def test_what_a_killed_run_had_not_finished_writing_goes(tmp_path: Path):
         (tmp_path / name).write_text("")
     (tmp_path / f".{dead.pid}.part").mkdir()
     (tmp_path / ".notes.part").mkdir()  # somebody's own
-    open_run(tmp_path, resolve(make_recipe({}), 4), gauges, gauges, resume=True)
+    open_run(tmp_path, resolve(make_recipe({}), gauges), gauges, gauges, resume=True)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".notes.part", "data.json", "recipe.yaml"}
 
 
 def test_another_framework_is_another_recipe_installed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     gauges = keylite.gauges(4, size=64)
-    open_run(tmp_path, resolve(make_recipe({"framework": "tensorflow"}), 4), gauges, gauges, resume=False)
+    open_run(tmp_path, resolve(make_recipe({"framework": "tensorflow"}), gauges), gauges, gauges, resume=False)
     for package in ("torch", "lightning", "keylite.pytorch.training", "keylite.pytorch"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match="framework was 'tensorflow', is 'pytorch'"):
@@ -187,12 +228,12 @@ RESUMED = {  # choices of the run, of its resumption, objects then: what is said
 def test_a_run_resumes_with_what_it_began_with(began: dict, goes_on: dict, count: int, words: str, tmp_path: Path):
     pytest.importorskip("matplotlib")
     gauges = keylite.gauges(4, size=64)
-    open_run(tmp_path, resolve(make_recipe(began), 4), gauges, gauges, resume=False)
+    open_run(tmp_path, resolve(make_recipe(began), gauges), gauges, gauges, resume=False)
     recipe, part = make_recipe(goes_on), gauges.subset(range(count))
 
     def resumes() -> None:
         check_run(tmp_path, recipe, resume=True, overwrite=False)
-        check_resumed(tmp_path, resolve(recipe, count), part, gauges)
+        check_resumed(tmp_path, resolve(recipe, part), part, gauges)
 
     if words is None:
         resumes()
@@ -207,6 +248,80 @@ def test_a_folder_of_folds_is_not_a_run_s(tmp_path: Path):
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="holds folds; go on with --folds, or choose another --out"):
             check_run(tmp_path, make_recipe({}), resume=False, overwrite=overwrite)
+
+
+# ---- one run in a folder, and what a stopped one leaves
+
+
+@pytest.fixture
+def starts(few: Dataset, monkeypatch: pytest.MonkeyPatch):
+    """A function: folder, what is done in place of training steps, flags -> trains on four gauges."""
+    pytest.importorskip("torch", reason="needs keylite[pytorch]")
+
+    def start(out: Path, fit, **flags: bool) -> None:
+        stub = SimpleNamespace(new_network=lambda *_: None, require_whole=lambda _: None, fit=fit)
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "_training", lambda _: stub)
+            keylite.train(make_recipe({"pretrained": "none", "mirror": "off"}), few, few, out, **flags)
+
+    return start
+
+
+def stops(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}], ids=["new", "overwrite", "resume"])
+def test_a_second_run_in_a_folder_is_refused_and_the_first_goes_on(flags: dict, starts, tmp_path: Path):
+    def meanwhile(*_: object, **__: object) -> None:
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(ValueError, match="another run writes to this folder"):
+            starts(tmp_path, stops, **flags)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        raise ValueError("the first ends")
+
+    with pytest.raises(ValueError, match="the first ends"):
+        starts(tmp_path, meanwhile)
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "data.json", "examples.jpg"}
+
+
+def test_a_run_that_came_and_went_since_the_folder_was_looked_at_is_not_written_over(
+    starts, few: Dataset, tmp_path: Path, monkeypatch
+):
+    def examples_sheet(*_: object) -> None:
+        raise AssertionError("it writes")
+
+    def first(*_: object) -> None:
+        open_run(tmp_path, resolve(make_recipe({}), few), few, few, resume=False)
+
+    monkeypatch.setattr(pipeline, "examples_sheet", examples_sheet)
+    monkeypatch.setattr(pipeline, "baseline_report", first)
+    with pytest.raises(ValueError, match="holds a run already"):
+        starts(tmp_path, stops)
+
+
+def test_a_run_stopped_before_an_epoch_was_finished_leaves_nothing(starts, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        starts(tmp_path / "runs/new", stops)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):  # it can be begun again as it was
+        with pytest.raises(KeyboardInterrupt):
+            starts(tmp_path, stops)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_stopped_after_an_epoch_stays(starts, tmp_path: Path):
+    def an_epoch(*_: object, **__: object) -> None:
+        (tmp_path / "resume.ckpt").write_text("")
+        raise KeyboardInterrupt
+
+    for flags in ({}, {"resume": True}):
+        with pytest.raises(KeyboardInterrupt):
+            starts(tmp_path, an_epoch, **flags)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *("recipe.yaml", "data.json", "examples.jpg", "resume.ckpt"),
+        }
 
 
 MEMORY = {  # choice, bytes free, devices: whether images are kept, and whether that is said

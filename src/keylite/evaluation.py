@@ -190,6 +190,7 @@ def evaluate(
         predictions,
         dataset,
         normalize or spec.normalize,
+        mean_shape=spec.mean_shape,
         sigmas=sigmas,
         seed=seed,
         box_source=f"{source}, jitter {jitter_box:g} seed {seed}" if jitter_box else source,

@@ -5,7 +5,9 @@ A fold's folder is an ordinary run's. Knows no framework, and nothing of how fig
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 import re
 import shutil
@@ -21,6 +23,7 @@ from keylite.data.examples import crop_boxes
 from keylite.data.likeness import alike
 from keylite.environment import now
 from keylite.evaluation import evaluate
+from keylite.lock import holding, require_free
 from keylite.metrics import normaliser
 from keylite.pipeline import prepare, speak_of_alike
 from keylite.processes import processes, world_of
@@ -57,9 +60,10 @@ class FoldReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FoldFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """NME and failure rate as fractions, pixel error in px of the original image."""
+    """NME (of the mean shape, too) and failure rate as fractions, pixel error in px of the original image."""
 
     nme: float
+    mean_shape_nme: float | None
     nme_median: float
     pixel_error: float
     failure_rate: float
@@ -96,13 +100,16 @@ class Fold:
     places: np.ndarray
 
     @property
+    def model(self) -> Path:
+        return self.folder / MODEL
+
+    @property
     def begun(self) -> bool:
         return (self.folder / "recipe.yaml").is_file()
 
     def finished(self, recipe: Resolved) -> bool:
         """Whether its last epoch is there, and what follows it."""
-        model = self.folder / MODEL
-        spec = read_spec(model) if self.begun and model.is_file() else None
+        spec = read_spec(self.model) if self.begun and self.model.is_file() else None
         if spec is None or spec.report is None or spec.report.get("epoch") != recipe.epochs:
             return False
         return knows_its_errors(spec)
@@ -137,6 +144,7 @@ def train_folds(
         raise ValueError("folds: each starts its processes itself; leave out the launcher (torchrun, srun) and --nodes")
     if (out / "recipe.yaml").is_file():
         raise ValueError(f"{out}: holds a run that is no fold; choose another --out")
+    require_free(out)
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
     crop_boxes(data, recipe.box)
     _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be
@@ -146,7 +154,7 @@ def train_folds(
     data, part = _dealt(dataclasses.replace(data, notes=()), folds, blocks, recipe)
     _speak_of_groups(data, blocks)
     _speak_of_alike(data, part)
-    resolved = resolve(recipe, round(len(data) * (folds - 1) / folds))
+    resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
     log.info("folds are measured with their last epoch's weights: the best would be chosen on the images reported")
     plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
     for fold in plan:
@@ -157,17 +165,17 @@ def train_folds(
                     "--folds and --blocks, or choose another --out"
                 )
             check_resumed(fold.folder, resolved, fold.train, fold.held_out)
-    reports: list[Report] = []
-    predictions: list[Predictions] = []
-    cleared = not overwrite
-    for fold in plan:
-        log.info(
-            "fold %d of %d: %d objects of %d groups held out, %d of %d to train on", fold.number, folds,
-            len(fold.held_out), len(fold.held_out.groups), len(fold.train), len(fold.train.groups),
-        )  # fmt: skip
-        if resume and fold.finished(resolved):
-            log.info("fold %d was finished already", fold.number)
-        else:
+    done = [fold.folder for fold in plan if resume and fold.finished(resolved)]
+    with contextlib.ExitStack() as stack:
+        hold = functools.cache(lambda: stack.enter_context(holding(out)))
+        for fold in plan:
+            log.info(
+                "fold %d of %d: %d objects of %d groups held out, %d of %d to train on", fold.number, folds,
+                len(fold.held_out), len(fold.held_out.groups), len(fold.train), len(fold.train.groups),
+            )  # fmt: skip
+            if fold.folder in done:
+                log.info("fold %d was finished already", fold.number)
+                continue
             train = prepare(
                 resolved,
                 fold.train,
@@ -179,16 +187,13 @@ def train_folds(
                 max_megapixels=max_megapixels,
                 compare=False,
             )
-            if not cleared:  # only once nothing can be refused any more
+            hold()  # only once nothing can be refused any more
+            if overwrite and fold is plan[0]:
                 _clear(out)
-                cleared = True
             train()
-        model, threads = fold.folder / MODEL, resolved.threads or None
-        reports.append(evaluate(model, fold.held_out, threads=threads, on_predictions=predictions.append))
-    report = _report(
-        plan, reports, _pooled(data, plan, predictions, resolved, reports[0].engine), resolved, data, blocks
-    )
-    write_bytes(out / REPORT, report.to_json() + b"\n")
+        hold()
+        report = _measured(plan, resolved, data, blocks)
+        write_bytes(out / REPORT, report.to_json() + b"\n")
     return report
 
 
@@ -209,6 +214,8 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
     anywhere = np.tile([0.0, 0, 1, 1], (len(data), 1))  # boxes have lengths once images are read
+    if recipe.normalize == "auto":  # a box, which every object has
+        return data, part
     length = normaliser(recipe.normalize, data.xy, anywhere, data.skeleton.names)
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
@@ -256,14 +263,30 @@ def _clear(out: Path) -> None:
 # ---- the report
 
 
+def _measured(plan: list[Fold], recipe: Resolved, data: Dataset, blocks: bool) -> FoldsReport:
+    """Each fold's model on what it has not seen, and all of them together."""
+    reports: list[Report] = []
+    predictions: list[Predictions] = []
+    threads = recipe.threads or None
+    for fold in plan:
+        reports.append(evaluate(fold.model, fold.held_out, threads=threads, on_predictions=predictions.append))
+    return _report(plan, reports, _pooled(data, plan, predictions, recipe, reports), recipe, data, blocks)
+
+
 def _pooled(
-    data: Dataset, plan: list[Fold], predictions: list[Predictions], recipe: Resolved, engine: str | None
+    data: Dataset, plan: list[Fold], predictions: list[Predictions], recipe: Resolved, reports: list[Report]
 ) -> Report:
     """The report on all objects, each predicted by the model of its fold."""
     everything = joined(predictions, np.argsort(np.concatenate([fold.places for fold in plan])))
     everything = dataclasses.replace(everything, sigma=None)  # it was learnt from some of these very objects
     note = f"pooled over {len(plan)} models, each on objects whose groups it was not trained on"
-    return report_of(everything, data, recipe.normalize, box_source=recipe.box, engine=engine, notes=[note])
+    report = report_of(
+        everything, data, recipe.normalize, box_source=recipe.box, engine=reports[0].engine, notes=[note]
+    )
+    counts = [fold.nme.count for fold in reports]
+    shapes = [fold.mean_shape_nme for fold in reports]  # each fold has a mean shape of its own
+    known = None if None in shapes else float(np.average(shapes, weights=counts))  # type: ignore[arg-type]
+    return msgspec.structs.replace(report, mean_shape_nme=known)
 
 
 def _report(
@@ -287,17 +310,22 @@ def _report(
         dataset=DatasetReport(data.name, data.fingerprint()),
         blocks=blocks,
         seed=recipe.seed,
-        recipe=read_spec(plan[0].folder / MODEL).provenance.recipe,  # without paths of this machine
+        recipe=read_spec(plan[0].model).provenance.recipe,  # without paths of this machine
         folds=tuple(done),
-        mean=FoldFigures(*figures.mean(axis=0).tolist()),
-        std=FoldFigures(*figures.std(axis=0, ddof=1).tolist()),
+        mean=_figures(figures.mean(axis=0)),
+        std=_figures(figures.std(axis=0, ddof=1)),
         pooled=pooled,
     )
 
 
-def figures_of(report: Report) -> tuple[float, float, float, float]:
-    """The figures of a report that folds are compared by, in the order of FoldFigures."""
-    return report.nme.mean, report.nme.median, report.pixel_error.mean, report.failure_rate
+def _figures(values: np.ndarray) -> FoldFigures:
+    return FoldFigures(*(None if np.isnan(value) else value for value in values.tolist()))  # type: ignore[arg-type]
+
+
+def figures_of(report: Report) -> tuple[float, ...]:
+    """The figures of a report that folds are compared by, in the order of FoldFigures; NaN if there is none."""
+    mean_shape_nme = np.nan if report.mean_shape_nme is None else report.mean_shape_nme
+    return report.nme.mean, mean_shape_nme, report.nme.median, report.pixel_error.mean, report.failure_rate
 
 
 def _part_report(part: Dataset) -> PartReport:
@@ -306,14 +334,15 @@ def _part_report(part: Dataset) -> PartReport:
 
 # ---- as texts
 
-COLUMNS = ("fold", "objects", "groups", "NME", "NME median", "pixel error", "failures")
+COLUMNS = ("fold", "objects", "groups", "NME", "mean shape", "NME median", "pixel error", "failures")
 
 
 def fold_rows(report: FoldsReport) -> list[tuple[str, ...]]:
     """Texts under COLUMNS: a row a fold, then mean and standard deviation over folds, then all objects pooled."""
 
-    def texts(nme: float, median: float, px: float, failures: float) -> tuple[str, ...]:
-        return f"{nme:.2%}", f"{median:.2%}", f"{px:.2f} px", f"{failures:.2%}"
+    def texts(nme: float, shape: float | None, median: float, px: float, failures: float) -> tuple[str, ...]:
+        known = "-" if shape is None or np.isnan(shape) else f"{shape:.2%}"
+        return f"{nme:.2%}", known, f"{median:.2%}", f"{px:.2f} px", f"{failures:.2%}"
 
     rows = [
         (str(fold.fold), str(fold.report.count), str(fold.report.groups), *texts(*figures_of(fold.report)))

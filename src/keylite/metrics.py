@@ -42,12 +42,17 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
     """The length (N,) px that each object's errors are divided by; NaN where its points carry no label.
 
     text: "36,45" (0-based indices) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
-    "box_side": sqrt(w * h); "100px": a constant. xy_true: (N, K, 2). boxes: (N, 4) xyxy px before padding and jitter.
+    "box_side": sqrt(w * h); "0.2 x box_diagonal": a share of either; "100px": a constant. xy_true: (N, K, 2).
+    boxes: (N, 4) xyxy px before padding and jitter.
     Raises ValueError for any other text, or an unknown keypoint.
     """
     sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
     if text in BOX_NORMALISERS:
         return BOX_NORMALISERS[text](sides)
+    if (share := re.fullmatch(r"(\d+(?:\.\d+)?) ?x ?(\w+)", text)) and share.group(2) in BOX_NORMALISERS:
+        if float(share.group(1)) == 0:
+            raise ValueError(f"normalize: expected a length above 0, got {text!r}")
+        return float(share.group(1)) * BOX_NORMALISERS[share.group(2)](sides)
     if constant := re.fullmatch(r"(\d+(?:\.\d+)?)px", text):
         if float(constant.group(1)) == 0:
             raise ValueError(f"normalize: expected a length above 0, got {text!r}")
@@ -55,13 +60,29 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(parts):
         raise ValueError(
-            "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side or 100px, "
+            "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side, a share of them "
+            "as '0.2 x box_diagonal', or 100px, "
             f"got {text!r}"
         )
     first, second = (_keypoint(part, names) for part in parts)
     if first == second:
         raise ValueError(f"normalize: expected two different keypoints, got {text!r}")
     return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
+
+
+def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | None:
+    """How far an object's labelled points span, the median over objects: px, and as a share of its box's diagonal.
+
+    xy: (N, K, 2), NaN where unlabelled. boxes: (N, 4) xyxy px. None if no object has two labelled points apart.
+    """
+    labelled = np.isfinite(xy).all(axis=2, keepdims=True)
+    sides = np.where(labelled, xy, -np.inf).max(axis=1) - np.where(labelled, xy, np.inf).min(axis=1)
+    apart = np.maximum(sides, 0).any(axis=1)  # of an object without a label, -inf
+    if not apart.any():
+        return None
+    extent = np.hypot(*sides[apart].T)
+    diagonal = BOX_NORMALISERS["box_diagonal"](boxes[apart, 2:] - boxes[apart, :2])
+    return float(np.median(extent)), float(np.median(extent / diagonal))
 
 
 def _keypoint(text: str, names: Sequence[str]) -> int:

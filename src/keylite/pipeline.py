@@ -26,17 +26,19 @@ from keylite.draw import contact_sheet, draw_points
 from keylite.environment import now, versions
 from keylite.evaluation import predict_dataset
 from keylite.flips import flip_doubt, flip_report
+from keylite.lock import holding
 from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.processes import processes, run_all, speaks, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, strengthened, to_dict
-from keylite.run import Run, baseline_report, check_resumed, check_run, open_run, resolve
+from keylite.report import no_better
+from keylite.run import Run, baseline_report, check_resumed, check_run, clear_run, open_run, require_new, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
 from keylite.runtime.machine import free_memory
-from keylite.runtime.modelfile import describe_safetensors
+from keylite.runtime.modelfile import describe_safetensors, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
@@ -65,7 +67,8 @@ def train(
     resume.ckpt, recipe.yaml, data.json, examples.jpg (augmented samples), log.csv, curves.png, tensorboard/.
     resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out. profile: write profile.json,
     where a step's time goes.
-    Raises ValueError for data, recipe or folder that do not go together, KeyboardInterrupt after a clean stop.
+    Raises ValueError for data, recipe or folder that do not go together, KeyboardInterrupt after a clean stop,
+    which leaves nothing behind unless an epoch was finished.
     """
     return prepare(
         recipe,
@@ -114,7 +117,7 @@ def prepare(
             log.info("%s: %s", part.name, note)
     if compare and first:
         _speak_of_alike(data, val)
-    resolved = resolve(recipe, len(data))
+    resolved = resolve(recipe, data)
     _speak_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
@@ -131,7 +134,7 @@ def prepare(
     if _cached(recipe, examples):
         examples.keep()
     shape = examples.mean_shape()
-    spec = new_spec(resolved, data, skeleton)
+    spec = new_spec(resolved, data, skeleton, shape)
     checkpoint = out / "resume.ckpt"
     going_on = resume and checkpoint.is_file()
     if going_on and first:
@@ -144,18 +147,31 @@ def prepare(
         if not first:
             training.fit(run, network, examples, resume=resume)
             return run.model
+        with holding(out):
+            require_new(out, resume, overwrite)  # again: another run may have come and gone since
+            try:
+                return write()
+            except KeyboardInterrupt:
+                if not checkpoint.is_file():
+                    clear_run(out)  # there is nothing in it to go on from
+                raise
+
+    def write() -> Path:
         open_run(out, resolved, data, val, resume)
         sheet = out / "examples.jpg"
         write_image(sheet, examples_sheet(examples))
         log.info(
-            "training %s %s at %dx%d on %d objects of %d groups, validating on %d; augmented samples: %s",
-            recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val), sheet,
+            "training %s %s at %dx%d on %d objects of %d groups, validating on %d, where the mean shape has an NME of "
+            "%.2f %%; augmented samples: %s",
+            recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val),
+            100 * run.baseline.nme.mean, sheet,
         )  # fmt: skip
         if world_of(recipe) is None:
             run_all(_fit, (run, shape, weights, examples, resume), processes(recipe))
         else:
             training.fit(run, network, examples, resume=resume)
         _learn_of(run, skeleton)
+        _speak_of_the_end(run)
         return run.model
 
     return go
@@ -180,6 +196,17 @@ def _learn_of(run: Run, skeleton: Skeleton) -> None:
         report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)
         if doubt := flip_doubt(report, recipe.flip_offset):
             log.warning("%s", doubt)
+
+
+def _speak_of_the_end(run: Run) -> None:
+    """Warn of a model that is no better than what needs none."""
+    best, mean_shape_nme = (read_spec(run.model).report or {})["nme"], run.baseline.nme.mean
+    if no_better(best, mean_shape_nme):
+        log.warning(
+            "%s is no better than the mean shape: the best epoch's val NME is %.2f %%, and giving the mean of the "
+            "training labels for every crop has %.2f %%; look at %s, the labels, epochs, lr and the loss",
+            run.model, 100 * best, 100 * mean_shape_nme, run.out / "examples.jpg",
+        )  # fmt: skip
 
 
 def _cached(recipe: Recipe, examples: Examples) -> bool:
@@ -217,9 +244,8 @@ def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
         )
     for part in (data, val):
         crop_boxes(part, recipe.box)  # refused before any image is read
-    normaliser(
-        recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names
-    )  # its grammar alone
+    if recipe.normalize != "auto":  # its grammar alone
+        normaliser(recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names)
     if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
         raise ValueError("batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64")
     shared = data.shared_groups(val)
@@ -301,8 +327,8 @@ def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
     return Augmentation(**choices | ({"flip_p": 0.0} if skeleton.mirror is None else {}))
 
 
-def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton) -> ModelSpec:
-    """The description of a model that this recipe makes from this data, without figures yet."""
+def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndarray) -> ModelSpec:
+    """The description of a model that this recipe makes from this data, without figures yet. shape: the mean one."""
     model = require(f"keylite.{recipe.framework}.model", FRAMEWORKS[recipe.framework])
     mean, std = model.normalisation(recipe.backbone)
     return ModelSpec(
@@ -330,6 +356,7 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton) -> ModelSpec:
             versions=versions(),
             parent=None,
         ),
+        mean_shape=tuple((x, y) for x, y in shape.astype(np.float64).tolist()),
         report=None,
         confidence=None,
         certificate=None,

@@ -17,14 +17,18 @@ TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade, on a long axis
 SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis whose end is less than so many times its start, and its ticks
 
 
-def plot_history(history: list[dict[str, float]], path: Path) -> None:
-    """Loss, val NME and learning rate by epoch."""
+def plot_history(history: list[dict[str, float]], mean_shape_nme: float, path: Path) -> None:
+    """Loss, val NME beside that of the mean shape, and learning rate by epoch."""
     with _figure(path, 9, 3.2) as figure:
         epochs = [row["epoch"] for row in history]
         panels = (("loss", "training loss", 1), ("val_nme", "val NME, %", 100), ("lr", "learning rate", 1))
         for axes, (name, title, factor) in zip(figure.subplots(1, 3), panels, strict=True):
             values = [factor * row[name] for row in history]
             axes.plot(epochs, values, marker="." if len(history) < 40 else "")
+            if name == "val_nme":
+                values.append(factor * mean_shape_nme)
+                axes.axhline(values[-1], color="C1", linestyle="--", label=f"mean shape, {values[-1]:.2f} %")
+                axes.legend(fontsize=9)
             axes.set(title=title, xlabel="epoch", ylim=(0, 1.05 * max(values) or 1))
             axes.grid(alpha=0.3)
 

@@ -30,7 +30,13 @@ Epochs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 WarmupEpochs = Annotated[float, msgspec.Meta(ge=0)]
 Lr = Annotated[float, msgspec.Meta(gt=0)]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
-AUTO = ("epochs", "lr", "warmup_epochs", "strength")  # choices that may be left open until the data set is there
+AUTO = (
+    "epochs",
+    "lr",
+    "warmup_epochs",
+    "strength",
+    "normalize",
+)  # choices that may be left open until the data set is there
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,9 +51,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         "annotation"
     )
     padding: Annotated[float, _is("fraction by which an annotation's box grows", ge=0, le=4)] = 0.25
-    normalize: Annotated[str, _is("NME divisor: a keypoint pair (36,45), box_diagonal, box_side, or 100px")] = (
-        "box_diagonal"
-    )
+    normalize: Annotated[
+        str,
+        _is("NME divisor: a keypoint pair (36,45), box_diagonal, box_side, 100px; auto: the box's, or the points' own"),
+    ] = "auto"
     pretrained: Annotated[str, _is("imagenet, none, or a .safetensors file")] = "imagenet"
     mirror: Annotated[
         str | tuple[tuple[str | int, str | int], ...], _is("pairs a flip swaps: auto, off, or left:right,...")
@@ -152,6 +159,7 @@ class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lr: Lr
     warmup_epochs: WarmupEpochs
     strength: Strength
+    normalize: Annotated[str, msgspec.Meta(pattern="^(?!auto$)")]
 
 
 # ---- presets

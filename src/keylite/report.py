@@ -70,12 +70,16 @@ def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
 
 
 class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """NME as fractions, over the `count` objects that have a normaliser; interval: 95 % by group, or None."""
+    """NME as fractions, over the `count` objects that have a normaliser; interval: 95 % by group, or None.
+
+    percent_px: what 1 % is in px of the original image, the median over these objects.
+    """
 
     mean: float
     median: float
     interval: tuple[float, float] | None
     normalize: str
+    percent_px: float
     count: int
 
 
@@ -119,12 +123,14 @@ class DatasetReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model does on a data set; fields are written to JSON as they stand, None as null.
 
+    mean_shape_nme: of giving the mean of the training labels for every crop, None if the model file does not hold it.
     count: objects. points: labelled points. Rates are fractions. confidence: how sigma held, px of the original image,
     or None. boxes: where the boxes came from.
     Two reports compare only if `comparable` accepts them.
     """
 
     nme: NmeReport
+    mean_shape_nme: float | None
     failure_rate: float
     failure_limit: float
     pck: dict[str, float]
@@ -153,6 +159,7 @@ def report_of(
     dataset: Dataset,
     normalize: str,
     *,
+    mean_shape: Sequence[tuple[float, float]] | None = None,
     failure_limit: float = FAILURE_LIMIT,
     sigmas: Sequence[float] | None = None,
     seed: int = 0,
@@ -164,7 +171,8 @@ def report_of(
 ) -> Report:
     """The report on predictions that are already made; no model is needed.
 
-    normalize: see `normaliser`. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap. judges: indices of
+    normalize: see `normaliser`. mean_shape: (K, 2) unit coordinates to hold the model to; without it or crops there is
+    no such figure. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap. judges: indices of
     the objects that sigma was not fitted on; None is all.
     Raises ValueError where no object has a label or none has a normaliser, or where predictions are not finite.
     """
@@ -194,8 +202,10 @@ def report_of(
             median=float(np.median(nme[counted])),
             interval=_pair(nme_range, 0),
             normalize=normalize,
+            percent_px=float(np.median(length[counted])) / 100,
             count=int(counted.sum()),
         ),
+        mean_shape_nme=_mean_shape_nme(predictions, dataset, length, mean_shape),
         failure_rate=failure_rate_of(nme, failure_limit),
         failure_limit=failure_limit,
         pck={f"{at:g}": pck_of(errors, length, at) for at in PCK_AT},
@@ -218,6 +228,22 @@ def report_of(
         engine=engine,
         notes=(*notes, *_count_notes(labelled, counted, dataset, normalize, nme_range is None)),
     )
+
+
+def _mean_shape_nme(
+    predictions: Predictions, dataset: Dataset, length: np.ndarray, mean_shape: Sequence[tuple[float, float]] | None
+) -> float | None:
+    """The NME of giving this shape for each of the crops."""
+    if mean_shape is None or not predictions.crops:
+        return None
+    unit_xy = np.array(mean_shape)
+    xy = np.stack([crop.from_unit(unit_xy) for crop in predictions.crops])
+    return float(np.nanmean(nme_of(point_errors(xy, dataset.xy), length)))
+
+
+def no_better(nme: float, mean_shape_nme: float | None) -> bool:
+    """Whether a model with this NME is no better than giving the mean shape for every crop."""
+    return mean_shape_nme is not None and nme >= mean_shape_nme
 
 
 def _confidence(
@@ -306,7 +332,8 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
     interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}]" if nme.interval else "(no interval)"
     limit = f"{report.failure_limit:.3g}"
     rows = [
-        ("NME", f"{nme.mean:.2%} {interval} by {nme.normalize}"),
+        ("NME", f"{nme.mean:.2%} {interval} by {nme.normalize}; 1 % is {nme.percent_px:.3g} px"),
+        ("NME of the mean shape", _mean_shape_text(report)),
         ("NME median", f"{nme.median:.2%}"),
         (f"failures (NME > {limit})", f"{report.failure_rate:.2%}"),
         (f"AUC to {limit}", f"{report.auc:.4f}"),
@@ -324,6 +351,13 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         *(("note", note) for note in report.notes),
     ]
     return [row for row in rows if row[1]]
+
+
+def _mean_shape_text(report: Report) -> str:
+    if report.mean_shape_nme is None:
+        return ""
+    worse = no_better(report.nme.mean, report.mean_shape_nme)
+    return f"{report.mean_shape_nme:.2%}" + (": the model is no better than that" if worse else "")
 
 
 def _signed(mean: float, interval: tuple[float, float] | None) -> str:

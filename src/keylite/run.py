@@ -21,6 +21,8 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset, predict_shape
+from keylite.lock import require_free
+from keylite.metrics import median_extent
 from keylite.plots import plot_history
 from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
@@ -40,7 +42,8 @@ PROFILE = "profile.json"
 FIRST_FOLD = "fold-1"  # what tells a folder of folds
 TOGETHER = ("batch", "devices", "nodes")  # whose product is what a step is made of
 ALONE = World()
-RESULTS = ("model.safetensors", "last.safetensors", "resume.ckpt", "log.csv", "curves.png", "examples.jpg", PROFILE)
+CHECKPOINT = "resume.ckpt"
+RESULTS = ("model.safetensors", "last.safetensors", CHECKPOINT, "log.csv", "curves.png", "examples.jpg", PROFILE)
 
 
 @dataclasses.dataclass
@@ -66,7 +69,7 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """What the framework resumes from."""
-        return self.out / "resume.ckpt"
+        return self.out / CHECKPOINT
 
     def end_epoch(
         self,
@@ -95,11 +98,11 @@ class Run:
         self.history.append(row)
         if not world.first:
             return row
-        spec = with_figures(self.spec, report, len(self.history))
+        spec = with_figures(self.spec, report, self.baseline, len(self.history))
         if best:
             save(spec, self.model)
         save(spec, self.out / "last.safetensors")
-        write_log(self.history, self.out)
+        write_log(self.history, self.baseline.nme.mean, self.out)
         log.info(
             "epoch %d/%d  loss %.4g  val NME %.2f %%  val error %.2f px%s",
             row["epoch"], self.recipe.epochs, loss, 100 * row["val_nme"], row["val_px"], "  (best)" if best else "",
@@ -146,14 +149,17 @@ LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # of ad
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # from so many objects on
 
 
-def resolve(recipe: Recipe, count: int) -> Resolved:
-    """The recipe with what it leaves to auto settled for `count` training objects, and said in one line.
+def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved:
+    """The recipe with what it leaves to auto settled for this training data, and said in a line or two.
+
+    count: of the objects to train on, if they are not all of `data`, whose images are checked by now.
 
     Raises ValueError for a learning rate that is left to auto with an optimizer that needs another.
     """
+    count = len(data) if count is None else count
     if count < processes(recipe):
         raise ValueError(f"devices: {processes(recipe)} processes share {count} training objects; take fewer")
-    epochs, lr, warmup, strength = (getattr(recipe, name) for name in AUTO)
+    epochs, lr, warmup, strength, normalize = (getattr(recipe, name) for name in AUTO)
     if epochs == "auto":
         wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
         epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
@@ -173,8 +179,27 @@ def resolve(recipe: Recipe, count: int) -> Resolved:
         "%d objects: %d epochs (%s steps of %d), lr %g after %g epochs of warm-up, augmentation x%g",
         count, epochs, f"{steps:,}", batch * processes(recipe) * recipe.accumulate, lr, warmup, strength,
     )  # fmt: skip
-    settled = dict(zip(AUTO, (epochs, lr, warmup, strength), strict=True))
+    if normalize == "auto":
+        normalize = _divisor(recipe.box, data)
+    settled = dict(zip(AUTO, (epochs, lr, warmup, strength, normalize), strict=True))
     return msgspec.convert(to_dict(recipe) | settled, Resolved)
+
+
+def _divisor(box: str, data: Dataset) -> str:
+    """What errors are divided by unless the recipe says it: the object's own size, whatever it is cut from."""
+    if box == "annotation":
+        return "box_diagonal"
+    extent = median_extent(data.xy, data.whole_boxes())
+    if extent is None:
+        log.info(
+            "errors are divided by the image's diagonal: one point has no extent; --normalize takes another length"
+        )
+        return "box_diagonal"
+    log.info(
+        "errors are divided by %.4g of the image's diagonal: the median extent of the training objects' points, "
+        "%.1f px; 1 %% is %.2f px", extent[1], extent[0], extent[0] / 100,
+    )  # fmt: skip
+    return f"{np.format_float_positional(extent[1], 4, fractional=False, trim='-')} x box_diagonal"
 
 
 # ---- what every framework does at a step
@@ -239,13 +264,15 @@ def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
     return report_of(predict_shape(shape, spec, val), val, spec.normalize)
 
 
-def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:
-    """The spec with the figures of an epoch on the validation set."""
+def with_figures(spec: ModelSpec, report: Report, baseline: Report, epoch: int) -> ModelSpec:
+    """The spec with the figures of an epoch on the validation set. baseline: those of the mean shape."""
     figures = {
         "data": "val",
         "epoch": epoch,
         "nme": report.nme.mean,
+        "mean_shape_nme": baseline.nme.mean,
         "normalize": report.nme.normalize,
+        "percent_px": report.nme.percent_px,
         "pixel_error": report.pixel_error.mean,
         "count": report.count,
     }
@@ -258,10 +285,12 @@ def with_figures(spec: ModelSpec, report: Report, epoch: int) -> ModelSpec:
 def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     """Make sure, before anything costs time, that a run may begin or go on in `out`; writes nothing.
 
-    Raises ValueError where `out` holds a run and neither is asked for, or a resumed run's recipe is another; OSError
+    Raises ValueError where another run writes to `out`, or it holds one and neither is asked for, or a resumed run's
+    recipe is another; OSError
     where the folder cannot be written to.
     """
     old_recipe = out / "recipe.yaml"
+    require_free(out)
     require_writable(out)
     if resume and overwrite:
         raise ValueError("resume, overwrite: expected one of them, got both")
@@ -269,13 +298,18 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"{out}: no run to resume here; leave --resume out to begin one")
     if (out / FIRST_FOLD / "recipe.yaml").is_file():
         raise ValueError(f"{out}: holds folds; go on with --folds, or choose another --out")
-    if old_recipe.is_file() and not (resume or overwrite):
-        raise ValueError(
-            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
-        )
+    require_new(out, resume, overwrite)
     if resume:
         _require_same_recipe(out, recipe)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])
+
+
+def require_new(out: Path, resume: bool, overwrite: bool) -> None:
+    """Raise ValueError where `out` holds a run that is neither to go on nor to be overwritten."""
+    if (out / "recipe.yaml").is_file() and not (resume or overwrite):
+        raise ValueError(
+            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
+        )
 
 
 def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> None:
@@ -315,15 +349,26 @@ def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:
 
 def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: bool) -> None:
     """Make the folder of a run, without what an overwritten one left."""
-    if resume and not (out / "resume.ckpt").is_file():
+    if resume and not (out / CHECKPOINT).is_file():
         log.info("%s: no epoch was finished yet; starting from the beginning", out)
     tidy(out)  # what a killed run had not finished writing
     if not resume:
-        for name in RESULTS:
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "tensorboard", ignore_errors=True)
+        clear_run(out)
     write_text(out / "data.json", json.dumps(data_facts(data, val), indent=2))
     write_recipe(recipe, out / "recipe.yaml")
+
+
+def clear_run(out: Path) -> None:
+    """Remove a run and all that it left from its folder."""
+    for name in (*RESULTS, "recipe.yaml", "data.json"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    tidy(out)
+
+
+def resumable(out: Path) -> bool:
+    """Whether a run in `out`, or folds in it, have finished an epoch to go on from."""
+    return any(path.is_file() for path in (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")))
 
 
 def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: float) -> None:
@@ -340,11 +385,11 @@ def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: flo
     log.info("at an epoch's end, validation and files: %.0f ms; all figures: %s", facts["epoch_end_ms"], out / PROFILE)
 
 
-def write_log(history: list[dict[str, float]], out: Path) -> None:
+def write_log(history: list[dict[str, float]], mean_shape_nme: float, out: Path) -> None:
     """`log.csv` and `curves.png` of all epochs so far."""
     text = io.StringIO()
     writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(out / "log.csv", text.getvalue())
-    plot_history(history, out / "curves.png")
+    plot_history(history, mean_shape_nme, out / "curves.png")

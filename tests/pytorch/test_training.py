@@ -134,6 +134,10 @@ def test_a_run_leaves_its_files(parts, tmp_path):
     assert spec.report["epoch"] == best["epoch"]
     assert keylite.evaluate(model, parts[1]).nme.mean == pytest.approx(best["val_nme"], rel=1e-5)
     assert spec.provenance.recipe["epochs"] == 3
+    report = keylite.evaluate(model, parts[1])
+    assert spec.report["mean_shape_nme"] == pytest.approx(report.mean_shape_nme, rel=1e-6)
+    shape = Examples(parts[0], (64, 64), box="image").mean_shape()
+    np.testing.assert_allclose(spec.mean_shape, shape, rtol=1e-6)
 
 
 @pytest.mark.numeric
@@ -338,7 +342,14 @@ def test_best_is_the_epoch_with_the_lowest_val_nme(parts, tmp_path):
 
 SPEAKING = {
     "warm-up longer than the run": ({"warmup_epochs": 5.0}, "warm-up"),
-    "worse than the mean shape": ({"lr": 1.0, "warmup_epochs": 0.0, "clip": 0.0, "ema": 0.0}, "mean shape"),
+    "worse than the mean shape": (
+        {"lr": 1.0, "warmup_epochs": 0.0, "clip": 0.0, "ema": 0.0},
+        "worse than predicting the mean shape",
+    ),
+    "worse than the mean shape to the end": (
+        {"lr": 1.0, "warmup_epochs": 0.0, "clip": 0.0, "ema": 0.0},
+        "is no better than the mean shape: the best epoch's val NME is",
+    ),
     "all errors above the threshold": ({"loss": "huber", "delta": 1e-4, "lr": 1e-6}, "one branch of huber"),
     "all errors below the threshold": ({"loss": "wing", "wing_width": 500.0, "lr": 1e-6}, "one branch of wing"),
 }
@@ -358,7 +369,7 @@ def test_of_a_loss_that_a_flow_replaces_nothing_is_said(parts, tmp_path, caplog)
 def test_a_sound_run_says_nothing(parts, tmp_path, caplog):
     keylite.train(recipe(epochs=2, loss="mae", lr=1e-5), *parts, tmp_path)
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [line for line in warned if "worse than predicting" not in line] == []
+    assert [line for line in warned if "the mean shape" not in line] == []
 
 
 def test_val_that_shares_a_group_with_train_is_said_aloud(parts, tmp_path, caplog):

@@ -33,6 +33,7 @@ def figures_line(report: dict[str, Any]) -> str:
     """The figures inside a model file as one line."""
     return (
         f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
+        f"mean shape {100 * report['mean_shape_nme']:.2f} %, 1 % is {report['percent_px']:.3g} px, error "
         f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
     )
 
@@ -67,12 +68,17 @@ def show_report(report: Report) -> None:
 
 def show_folds(report: FoldsReport) -> None:
     from keylite.folds import COLUMNS, fold_rows
+    from keylite.report import no_better
 
     nme = report.pooled.nme
-    title = f"{report.dataset.name}: each fold by its last epoch's weights; NME by {nme.normalize}"
+    percent = f"1 % is {nme.percent_px:.3g} px"
+    title = f"{report.dataset.name}: each fold by its last epoch's weights; NME by {nme.normalize}, {percent}"
     show_table(list(COLUMNS), [list(row) for row in fold_rows(report)], title)
     interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}] by group" if nme.interval else "(no interval)"
-    print(f"all held-out objects pooled: NME {nme.mean:.2%} {interval}")
+    shape = report.pooled.mean_shape_nme
+    worse = ", and the models are no better" if no_better(nme.mean, shape) else ""
+    beside = "" if shape is None else f"; giving the mean shape for every crop has {shape:.2%}{worse}"
+    print(f"all held-out objects pooled: NME {nme.mean:.2%} {interval}{beside}")
     for note in report.pooled.notes:
         print(note)
 

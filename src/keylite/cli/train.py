@@ -105,10 +105,20 @@ def train(
         else:
             _train_folds(made, data, folds, blocks, out, reading, options)
     except KeyboardInterrupt:
-        fail("stopped; the same command with --resume goes on from the last whole epoch", INTERRUPTED)
+        fail(_how_to_go_on(out, resume, overwrite), INTERRUPTED)
 
 
 train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
+
+
+def _how_to_go_on(out: Path, resume: bool, overwrite: bool) -> str:
+    """What is said of a run that was stopped."""
+    from keylite.run import resumable
+
+    if not resumable(out):
+        return "stopped before an epoch was finished: there is nothing to resume; the same command starts anew"
+    with_resume = "" if resume else f" with --resume{' in place of --overwrite' if overwrite else ''}"
+    return f"stopped; the same command{with_resume} goes on from the last whole epoch"
 
 
 def _train(
@@ -136,7 +146,20 @@ def _train(
         validation = reading.labels(val)
     path = train(made, training, validation, out, **options)
     if speaks(made):
-        print(f"best model: {path}; next: keylite evaluate {path} --data TEST")
+        _say_what_came(path)
+
+
+def _say_what_came(path: Path) -> None:
+    """The last line of a run that was worth it; of one that was not, the warning is the last."""
+    from keylite.report import no_better
+    from keylite.runtime.modelfile import read_spec
+
+    report = read_spec(path).report
+    assert report is not None  # of what training has just written
+    nme, mean_shape_nme = report["nme"], report["mean_shape_nme"]
+    if not no_better(nme, mean_shape_nme):
+        figures = f"val NME {nme:.2%}, the mean shape's {mean_shape_nme:.2%}; 1 % is {report['percent_px']:.3g} px"
+        print(f"best model: {path} ({figures}); next: keylite evaluate {path} --data TEST")
 
 
 def _train_folds(

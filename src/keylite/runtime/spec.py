@@ -133,8 +133,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     size: (W, H) px of the input. box: what a crop is cut around; padding: fraction by which an annotation's box grows.
     mean, std: of pixel values 0..255, for information: the graph holds them. white_level: the value of 16-bit samples
-    that becomes 255. precision: of weights (fp16), and of
-    activations too (int8). calibration: of an int8 file, else None. report: figures on the validation set, or None.
+    that becomes 255. precision: of weights (fp16), and of activations too (int8). calibration: of an int8 file, else
+    None. mean_shape: (K, 2) in units of the crop, the mean of the training labels, which a model must beat; None if
+    unknown. report: figures on the validation set, or None.
     confidence: what its scores mean, or None. certificate: of an exported file, else None.
     """
 
@@ -152,6 +153,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["fp32", "fp16", "int8"]
     calibration: Calibration | None
     provenance: Provenance
+    mean_shape: tuple[tuple[float, float], ...] | None
     report: dict[str, Any] | None
     confidence: Confidence | None
     certificate: Held | None
@@ -160,6 +162,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.head.keypoints != len(self.skeleton):
             raise ValueError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
         require_size(self.head, self.size)
+        if self.mean_shape is not None and len(self.mean_shape) != len(self.skeleton):
+            raise ValueError(f"spec: mean shape of {len(self.mean_shape)} keypoints, skeleton of {len(self.skeleton)}")
         fitted = self.confidence
         if fitted and not len(fitted.levels) == len(fitted.factors) == len(self.skeleton):
             raise ValueError(f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}")

@@ -1,0 +1,95 @@
+"""A folder is held by one process at a time, and by none once that one has ended."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keylite import lock
+from keylite.lock import LOCK, holding, require_free
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from keylite.lock import holding
+with holding(Path(sys.argv[1])):
+    child = os.fork() if sys.argv[2] == "fork" else 1
+    if child:
+        print(child, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "fork"])
+def test_a_lock_ends_with_a_killed_process_and_its_children_do_not_hold_it(how: str, tmp_path: Path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path), how], stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        words = re.escape(f"{tmp_path}: another run writes to this folder (process {process.pid} on ")
+        try:
+            for refused in (require_free, lambda folder: holding(folder).__enter__()):
+                with pytest.raises(ValueError, match=f"^{words}"):
+                    refused(tmp_path)
+            process.kill()
+            process.wait()
+            require_free(tmp_path)
+            with holding(tmp_path):
+                pass
+        finally:
+            process.kill()
+            if how == "fork":
+                os.kill(child, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_held_against_this_process_too_and_then_free(tmp_path: Path):
+    with holding(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()} on "), holding(tmp_path):
+        pass
+    with holding(tmp_path):
+        assert (tmp_path / LOCK).is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_made_for_nothing_go_and_others_stay(tmp_path: Path):
+    with holding(tmp_path / "a/b"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with holding(tmp_path / "a/b"):
+        (tmp_path / "a/b/model").write_text("")
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["model"]
+    require_free(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_lock_removed_by_its_holder_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def flock(file: int, kind: int) -> None:
+        calls.append(file)
+        if len(calls) == 1:
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with holding(tmp_path):
+        assert len(calls) == 2
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch, caplog):
+    def flock(file: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with holding(tmp_path):
+        pass
+    assert "this file system has no locks (No locks available)" in caplog.text
+    assert lock.TRIES > 1

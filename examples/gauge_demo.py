@@ -55,8 +55,12 @@ def main() -> None:
     print(f"rendering {arguments.train} gauges to train on, and {arguments.test} of other makes to test on")
     made = gauges(arguments.train + 200, "train", seed=0, size=SIDE)
     train, val = made.subset(range(arguments.train)), made.subset(range(arguments.train, len(made)))
-    labels = write_dataset(gauges(arguments.test, "test", seed=0, size=SIDE), out / "test")
+    labels, rendered = out / "test/labels.json", gauges(arguments.test, "test", seed=0, size=SIDE)
+    if not labels.exists():
+        write_dataset(rendered, labels.parent)
     test = keylite.read_dataset(labels)
+    if test.xy.shape != rendered.xy.shape or not np.allclose(test.xy, rendered.xy):
+        raise SystemExit(f"{labels}: not the gauges of this demo; choose another --out")
 
     recipe = keylite.Recipe(
         head="heatmap",  # from random weights, a head that keeps space learns far sooner

@@ -347,7 +347,7 @@ def test_a_wrong_command_line_names_the_help_that_knows_better(capsys):
 
 
 STOPS = {  # whether an epoch was finished, flags: what is said
-    "before an epoch was finished": (False, [], "before an epoch was finished: there is nothing to resume; the same"),
+    "before an epoch was finished": (False, [], " before an epoch was finished: there is nothing to resume; the same"),
     "after one": (True, [], "; the same command with --resume goes on from the last whole epoch"),
     "after one of a resumed run": (True, ["--resume"], "; the same command goes on from the last whole epoch"),
     "after one of a new run": (True, ["--overwrite"], "; the same command with --resume in place of --overwrite goes"),

@@ -150,7 +150,7 @@ def test_every_object_is_measured_once_by_what_has_not_seen_its_group(data, trai
     monkeypatch.setattr(
         module, "evaluate", lambda model, part, **how: seen.append(part) or keylite.evaluate(model, part, **how)
     )
-    report = train_folds(recipe(), data, tmp_path, 3)
+    report = train_folds(recipe(normalize="box_diagonal"), data, tmp_path, 3)
     assert trained == ["fold-1", "fold-2", "fold-3"]
     assert sorted(np.concatenate([part.xy[:, 0, 0] for part in seen])) == sorted(data.xy[:, 0, 0])
     for fold, part in zip(report.folds, seen, strict=True):
@@ -160,6 +160,8 @@ def test_every_object_is_measured_once_by_what_has_not_seen_its_group(data, trai
         assert fold.train.fingerprint == rest.fingerprint()
     whole = keylite.evaluate(tmp_path / "fold-1/last.safetensors", data)  # all folds have one model here
     assert report.pooled.nme == whole.nme
+    assert report.pooled.mean_shape_nme == pytest.approx(whole.mean_shape_nme)
+    assert report.mean.mean_shape_nme == pytest.approx(whole.mean_shape_nme)  # folds of one size
     assert report.pooled.nme.interval is not None
     assert report.pooled.per_keypoint == whole.per_keypoint
     assert figures(tmp_path) == json.loads(report.to_json()) | {"created": None}

@@ -17,6 +17,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.mirror import side_of
+from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
 from keylite.runtime.skeleton import Skeleton
@@ -135,7 +136,10 @@ def draw_worst(
     for rank, (tile, name) in enumerate(zip(tiles, names, strict=True), start=1):
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+(?=#|$)", "", name))
         pictures[f"worst-{rank:02d}-{stem}.jpg"] = tile
-    folder.mkdir(parents=True, exist_ok=True)
+    earlier = [path.name for path in folder.glob("worst*.jpg")]
+    written = {name: folder / name for name in (*pictures, *earlier)}
+    require_outputs(written, dataset.files_named(written))
+    make_folder(folder)
     _remove_pictures(folder)
     for name, picture in pictures.items():
         write_image(folder / name, picture)

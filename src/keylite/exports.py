@@ -89,7 +89,9 @@ def export(
     spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
     images = None if calibration is None else calibration_set(spec, calibration, calibration_count, seed)
     page = certificate_path(out)
-    require_outputs({"out": out, "certificate": page, "page": page.with_suffix(".md")}, {"model": model})
+    files = {"out": out, "certificate": page, "page": page.with_suffix(".md")}
+    inputs = {"model": model} | ({"calibration": calibration.source or None} if calibration else {})
+    require_outputs(files, inputs | data.files_named([path.name for path in files.values()]))
     if golden is not None:
         require_writable(golden)
     with tempfile.TemporaryDirectory() as folder:

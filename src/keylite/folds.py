@@ -30,7 +30,7 @@ from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
-from keylite.runtime.files import write_bytes
+from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import read_spec
 
@@ -145,6 +145,7 @@ def train_folds(
     if (out / "recipe.yaml").is_file():
         raise ValueError(f"{out}: holds a run that is no fold; choose another --out")
     require_free(out)
+    require_outputs({REPORT: out / REPORT}, data.files_named((REPORT,)))
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
     crop_boxes(data, recipe.box)
     _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be

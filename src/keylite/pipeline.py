@@ -32,9 +32,9 @@ from keylite.pretrained import find_pretrained
 from keylite.processes import processes, run_all, speaks, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, strengthened, to_dict
 from keylite.report import no_better
-from keylite.run import Run, baseline_report, check_resumed, check_run, clear_run, open_run, require_new, resolve
+from keylite.run import FILES, Run, baseline_report, check_resumed, check_run, clear_run, open_run, require_new, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
-from keylite.runtime.files import sha256
+from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
 from keylite.runtime.machine import free_memory
@@ -106,6 +106,11 @@ def prepare(
         log.setLevel(logging.ERROR)  # the first process speaks for all
     if first:
         check_run(out, recipe, resume, overwrite)
+        pretrained = None if resume else recipe.pretrained
+        require_outputs(
+            {name: out / name for name in FILES},
+            {"pretrained": pretrained, "val": val.source or None} | val.files_named(FILES) | data.files_named(FILES),
+        )
     training = _training(recipe.framework)
     if profile and recipe.framework != "pytorch":
         raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")

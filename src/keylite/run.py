@@ -44,6 +44,7 @@ TOGETHER = ("batch", "devices", "nodes")  # whose product is what a step is made
 ALONE = World()
 CHECKPOINT = "resume.ckpt"
 RESULTS = ("model.safetensors", "last.safetensors", CHECKPOINT, "log.csv", "curves.png", "examples.jpg", PROFILE)
+FILES = (*RESULTS, "recipe.yaml", "data.json")
 
 
 @dataclasses.dataclass
@@ -360,7 +361,7 @@ def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: b
 
 def clear_run(out: Path) -> None:
     """Remove a run and all that it left from its folder."""
-    for name in (*RESULTS, "recipe.yaml", "data.json"):
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
     tidy(out)

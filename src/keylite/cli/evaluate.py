@@ -119,6 +119,8 @@ def evaluate(
     if reliability and predictor.spec.confidence is None:
         raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
     dataset = reading.dataset(data, predictor.spec.white_level)
+    written = [path.name for path in (json_path, reliability) if path]
+    require_outputs({"json": json_path, "reliability": reliability}, dataset.files_named(written))
     mirror = _mirror_of(predictor, dataset, seed) if flips else None
     kept: list[Predictions] = []
     report = evaluate(

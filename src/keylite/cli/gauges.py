@@ -12,11 +12,14 @@ def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "
     Parameters
     ----------
     out
-        folder to fill
+        folder to fill; labels and pictures that are in it are not written over
     family
         test has looks of dial, needle, digits and background that train never shows
     """
-    from keylite.data.formats import write_dataset
+    from keylite.data.formats import require_new_files, write_dataset
     from keylite.data.gauges import gauges
+    from keylite.runtime.files import require_writable
 
+    require_writable(out)
+    require_new_files(out)  # before minutes of rendering
     print(f"wrote {count} gauges: {write_dataset(gauges(count, family, seed), out)}")

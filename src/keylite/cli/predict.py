@@ -86,7 +86,7 @@ def predict(
         with --ray: images of a shard; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
-    from keylite.runtime.files import is_standard_output
+    from keylite.runtime.files import is_standard_output, require_outputs
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
 
@@ -100,6 +100,8 @@ def predict(
         json_path = "-"
     by_annotation = read_spec(model, spec).box == "annotation"
     paths = image_paths(inputs)
+    given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
+    require_outputs({"json": None if json_path == "-" else json_path}, given)
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
     if not boxes and by_annotation:
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")

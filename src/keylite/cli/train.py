@@ -85,7 +85,11 @@ def train(
     profile
         take times of a step's parts: data, forward, backward, optimizer, logging; OUT/profile.json
     """
+    from keylite.runtime.files import require_outputs
+
     made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
+    if recipe and not resume:
+        require_outputs({"recipe.yaml": out / "recipe.yaml"}, {"recipe": recipe})
     options: dict[str, Any] = {
         "resume": resume,
         "overwrite": overwrite,

@@ -20,7 +20,7 @@ import numpy as np
 from keylite.data import mirror
 from keylite.data.dataset import Dataset, listed
 from keylite.data.labels import Labels
-from keylite.runtime.files import write_bytes
+from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
 
@@ -182,6 +182,7 @@ def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None)
     images, reading it needs their folder. Widths and heights come from the images' headers.
     """
     skeleton, points = dataset.skeleton, dataset.xy if xy is None else np.asarray(xy, np.float64)
+    require_outputs({"path": path}, dataset.files_named((Path(path).name,)))
     if points.shape != dataset.xy.shape:
         raise ValueError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
     labelled = np.all(np.isfinite(points), axis=2)

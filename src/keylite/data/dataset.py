@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import overload
@@ -112,6 +112,11 @@ class Dataset:
     def labelled(self) -> np.ndarray:
         """(N, K) bool: which points carry a label."""
         return np.all(np.isfinite(self.xy), axis=2)
+
+    def files_named(self, names: Collection[str]) -> dict[str, Path]:
+        """Its label file, and those of its image files whose names, without folders, are among these."""
+        files = {str(image): image for image in self.images if isinstance(image, Path) and image.name in names}
+        return files | ({"data": Path(self.source)} if self.source else {})
 
     def read_image(self, image: int) -> np.ndarray:
         """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""

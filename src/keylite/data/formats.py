@@ -7,14 +7,15 @@ format is in labels.py.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from keylite.data.coco import read_coco, write_coco
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, listed
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
-from keylite.runtime.files import make_folder
+from keylite.runtime.files import replacing_within
 from keylite.runtime.images import write_image
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
@@ -76,16 +77,30 @@ def _format(path: Path) -> str:
     return "dlc" if start.split(b",", 1)[0].strip().strip(b'"').lower() == b"scorer" else "csv"
 
 
+LABELS = "labels.json"
+
+
+def require_new_files(folder: Path | str, names: Iterable[str] = (LABELS,)) -> None:
+    """Raise ValueError where one of these files is in the folder already: it may be somebody's work."""
+    there = [name for name in names if os.path.lexists(Path(folder) / name)]
+    if there:
+        line = listed(f"{folder}: {len(there)} of the files to be written are there already", there)
+        raise ValueError(f"{line}; choose another folder")
+
+
 def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
-    """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path."""
+    """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path.
+
+    All files appear, or none. Raises ValueError where one of them is there already.
+    """
     folder = Path(folder)
-    make_folder(folder)
     names = [f"{Path(name).stem}.png" for name in dataset.image_names]
     if len(set(names)) != len(names):
         raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")
-    paths = [folder / name for name in names]
-    for image, path in enumerate(paths):
-        write_image(path, dataset.read_image(image))
-    labels = folder / "labels.json"
-    write_coco(dataclasses.replace(dataset, images=tuple(paths), image_names=tuple(names)), labels)
-    return labels
+    require_new_files(folder, (LABELS, *names))
+    with replacing_within(folder) as inside:
+        paths = [inside / name for name in names]
+        for image, path in enumerate(paths):
+            write_image(path, dataset.read_image(image))
+        write_coco(dataclasses.replace(dataset, images=tuple(paths), image_names=tuple(names)), inside / LABELS)
+    return folder / LABELS

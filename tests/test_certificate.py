@@ -126,7 +126,7 @@ def test_the_page_has_all_of_it():
         f"- data fingerprint `{'d' * 64}`",
         f"- ranges from 200 objects of train, seed 3, fingerprint `{'f' * 64}`",
         "- operators: 33 CONV_2D, 9 ADD",
-        "- latency: 1.25 ms, 0.40 times the parent's fp32 ONNX beside it, one thread of A processor",
+        "- latency: 1.25 ms of CPU time, 0.40 times the parent's fp32 ONNX beside it, one thread of A processor",
         "- m.tflite was not exported from m.safetensors",
         "- keylite 0.0.0; 2026-01-01",
     ):

@@ -174,9 +174,11 @@ def test_any_other_loss_is_let_through(total: float):
 def test_a_missing_package_of_a_run_comes_with_the_extra_of_its_framework(
     framework: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    pytest.importorskip({"pytorch": "torch"}.get(framework, framework), reason=f"needs keylite[{extra}]")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    gauges = keylite.gauges(4, size=64)
     with pytest.raises(ModuleNotFoundError, match=re.escape(f"pip install 'keylite[{extra}]'")):
-        check_run(tmp_path / "out", make_recipe({"framework": framework}), resume=False, overwrite=False)
+        keylite.train(make_recipe({"framework": framework}), gauges, gauges, tmp_path / "out")
 
 
 def test_what_a_killed_run_had_not_finished_writing_goes(tmp_path: Path):

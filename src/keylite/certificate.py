@@ -32,7 +32,7 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Time of the engine alone, on one thread, in turns with the parent's fp32 ONNX: median ms and their ratio."""
+    """CPU time of the engine alone, one thread's, in turns with the parent's fp32 ONNX: median ms and their ratio."""
 
     ms: float
     ratio: float
@@ -322,7 +322,7 @@ def confidence_lines(c: Certificate) -> list[str]:
 def latency_line(c: Certificate) -> str:
     if c.latency is None:
         return "latency: not measured"
-    ms, ratio = f"{c.latency.ms:.2f} ms", f"{c.latency.ratio:.2f} times the parent's fp32 ONNX beside it"
+    ms, ratio = f"{c.latency.ms:.2f} ms of CPU time", f"{c.latency.ratio:.2f} times the parent's fp32 ONNX beside it"
     return f"latency: {ms}, {ratio}, one thread of {c.latency.machine}"
 
 

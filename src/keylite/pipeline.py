@@ -112,6 +112,7 @@ def prepare(
             {"pretrained": pretrained, "val": val.source or None} | val.files_named(FILES) | data.files_named(FILES),
         )
     training = _training(recipe.framework)
+    require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
         raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
     _speak_of_parts(recipe, data, val)
@@ -231,7 +232,10 @@ def _cached(recipe: Recipe, examples: Examples) -> bool:
 
 def _training(framework: str) -> Any:
     """The training module of a framework; where that is not installed, the error names one that is."""
+    package = next(kind.package for kind in ENGINES.values() if kind.framework == framework)
     try:
+        if importlib.util.find_spec(package) is None:  # the framework itself, before all that comes with it
+            return require(package, FRAMEWORKS[framework])
         return require(f"keylite.{framework}.training", FRAMEWORKS[framework])
     except ModuleNotFoundError as error:
         kinds = [kind for kind in ENGINES.values() if kind.framework not in ("", framework)]

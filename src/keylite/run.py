@@ -27,7 +27,7 @@ from keylite.plots import plot_history
 from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.report import Report, joined, report_of
-from keylite.runtime.engines import FRAMEWORKS, Engine, require
+from keylite.runtime.engines import Engine
 from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
@@ -302,7 +302,6 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     require_new(out, resume, overwrite)
     if resume:
         _require_same_recipe(out, recipe)
-    require("matplotlib.figure", FRAMEWORKS[recipe.framework])
 
 
 def require_new(out: Path, resume: bool, overwrite: bool) -> None:

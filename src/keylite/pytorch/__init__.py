@@ -1,5 +1,6 @@
 """keylite on PyTorch: the plain network, its losses, training on Lightning, and ONNX export."""
 
+import logging
 import os
 import sys
 
@@ -12,7 +13,9 @@ if "tensorflow" in sys.modules and "triton" not in sys.modules:
     # Triton's LLVM, loaded after TensorFlow's, ends the process; without it torch.compile alone is lost.
     sys.modules["triton"] = None  # type: ignore[assignment]
 
-from keylite.pytorch.losses import loss
-from keylite.pytorch.model import EfficientNetLiteRegressor, load_model, save_model
+logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it warns where Triton is missing
+
+from keylite.pytorch.losses import loss  # noqa: E402
+from keylite.pytorch.model import EfficientNetLiteRegressor, load_model, save_model  # noqa: E402
 
 __all__ = ["EfficientNetLiteRegressor", "load_model", "loss", "save_model"]

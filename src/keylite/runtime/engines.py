@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keylite.runtime.chatter import without_chatter
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.spec import ModelSpec
 
@@ -66,8 +67,9 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
         raise ValueError(f"device: the litert engine runs on the cpu, got {device!r}")
     flat = tflite_model(path)
     try:
-        interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
-        interpreter.allocate_tensors()
+        with without_chatter():
+            interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: LiteRT cannot open this file: {str(error).splitlines()[0]}") from None
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()

@@ -1,9 +1,9 @@
 """keylite on TensorFlow: the plain Keras network, its losses, and training with `fit`."""
 
+import contextlib
 import os
-import tempfile
 
-KNOWN = (b"oneDNN custom operations are on", b"before absl::InitializeLog()")  # what it says whatever it is told
+from keylite.runtime.chatter import without_chatter
 
 
 def _require_backend(name: str) -> None:
@@ -12,24 +12,10 @@ def _require_backend(name: str) -> None:
 
 
 def _import_tensorflow() -> None:
-    """Import TensorFlow; where TF_CPP_MIN_LOG_LEVEL asks for fewer lines, without those of KNOWN."""
-    try:
-        kept = os.dup(2) if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") != "0" else None
-    except OSError:  # standard error is closed
-        kept = None
-    if kept is None:
-        import tensorflow
-
-        return
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            os.write(2, b"".join(line for line in said if not any(known in line for known in KNOWN)))
+    """Import TensorFlow; where TF_CPP_MIN_LOG_LEVEL asks for fewer lines, without those that heed nothing."""
+    told = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0"
+    with contextlib.nullcontext() if told else without_chatter():
+        import tensorflow  # noqa: F401
 
 
 _require_backend(os.environ.setdefault("KERAS_BACKEND", "tensorflow"))  # before Keras reads its own file of settings

@@ -10,7 +10,6 @@ import copy
 import csv
 import io
 import logging
-import os
 import re
 import tempfile
 import warnings
@@ -27,6 +26,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
 
 from keylite.quantize import Activation, CalibrationSet, Variant
+from keylite.runtime.chatter import without_chatter
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.tensorflow.model import load_model
@@ -350,27 +350,10 @@ def quiet() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            _without_standard_error(),
+            without_chatter(everything=True),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _without_standard_error() -> Iterator[None]:
-    """Without what C++ writes to file descriptor 2; errors reach Python as exceptions."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed
-        yield
-        return
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -1,0 +1,53 @@
+"""What C++ libraries tell standard error that is no warning and no error, and that no switch of theirs turns off."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+
+CHATTER = re.compile(
+    rb"Created TensorFlow Lite XNNPACK delegate for CPU"
+    rb"|oneDNN custom operations are on"
+    rb"|All log messages before absl::InitializeLog\(\) is called are written to STDERR"
+    rb"|This TensorFlow binary is optimized to use available CPU instructions"
+    rb"|To enable the following instructions: .* rebuild TensorFlow"
+    rb"|Unable to register \w+ factory"
+    rb"|could not find cuda drivers|Could not find cuda drivers"
+)
+_one_at_a_time = threading.RLock()  # two at once would each restore the other's
+
+
+@contextlib.contextmanager
+def without_chatter(everything: bool = False) -> Iterator[None]:
+    """What is written to file descriptor 2 in the block comes after it, without the lines of CHATTER.
+
+    everything: nothing of it comes unless the block fails; for converters that talk at length and raise what matters.
+    """
+    with _one_at_a_time:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            kept = os.dup(2)
+        except (OSError, ValueError):  # closed
+            yield
+            return
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            failed = True
+            try:
+                yield
+                failed = False
+            finally:
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    sys.stderr.flush()
+                os.dup2(kept, 2)
+                os.close(kept)
+                said.seek(0)
+                if failed or not everything:
+                    with contextlib.suppress(OSError):
+                        os.write(2, b"".join(line for line in said if not CHATTER.search(line)))

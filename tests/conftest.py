@@ -6,6 +6,7 @@ something: its points follow the colours of an image.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,6 +90,25 @@ def no_fault(fault_folder: Path) -> Iterator[None]:
         for path in faults:
             path.unlink()
         pytest.fail("keylite ended by a fault of its own (exit code 70):\n" + "\n".join(said), pytrace=False)
+
+
+@pytest.fixture
+def told_steps() -> Iterator[dict[str, tuple[int, int | None]]]:
+    """(done, of how many) by step, of all that the library tells in this test."""
+    from keylite.runtime.progress import shown_by
+
+    told: dict[str, tuple[int, int | None]] = {}
+
+    @contextlib.contextmanager
+    def show(what: str, total: int | None):
+        def advance(more: int) -> None:
+            told[what] = told[what][0] + more, total
+
+        told[what] = 0, total
+        yield advance
+
+    with shown_by(show):
+        yield told
 
 
 @pytest.fixture(scope="session")

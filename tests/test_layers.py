@@ -122,6 +122,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
         {"cli", "cyclopts", "recipe"},
         {"runtime", "data", "pipeline", "processes", "folds", "report", "run"},
     ),
+    "cli.progress": ({"runtime"}, {"rich"}),
     "__main__": ({"cli"}, set()),
     "": (set(), set()),  # keylite/__init__.py
 }

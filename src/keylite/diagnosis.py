@@ -5,6 +5,7 @@ Measures what exporters make and exports nothing. Knows no format and no framewo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import tempfile
@@ -22,6 +23,7 @@ from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt
 from keylite.report import Predictions, object_nme
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
 from keylite.timing import engine_ratio
 
@@ -137,13 +139,16 @@ def diagnose(
     parent = predict_dataset(Predictor(model, device="cpu"), data)
     nme = float(np.nanmean(object_nme(parent, data, spec.normalize)))
     pixels = some_crops(spec, data)
-    with tempfile.TemporaryDirectory() as folder:
+    counts = [count for count in COUNTS if count != len(usual.pixels)]
+    others = [other for other in EXPORTERS[to].precisions if other != "int8"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as steps:
         log.info("diagnose: reading %s", model.name)
         workshop = exporting.Workshop(model, spec, Path(folder), pixels)
         reference = Path(folder) / f"reference{suffix}"
         workshop.make(reference, "fp32")
         child = Path(folder) / f"child{suffix}"
         trials: list[Trial] = []
+        done = steps.enter_context(step("diagnose: files", len(workshop.variants) + len(counts) + len(others)))
 
         def tried(words: str, note: str, images: CalibrationSet | None, variant: str, precision: str = "int8") -> None:
             log.info("diagnose: %s%s", words, f", {len(images.pixels)} images" if images else "")
@@ -153,24 +158,25 @@ def diagnose(
             cost = _cost(made, reference, parent, data, spec.normalize)
             count = len(images.pixels) if images else None
             trials.append(Trial(words, precision, count, note, default, default and images is usual, cost))
+            done(1)
 
         def impossible(words: str, images: int | None, reason: str) -> None:
             trials.append(Trial(words, "int8", images, reason, False, False, None))
+            done(1)
 
         for name, (words, note, possible) in workshop.variants.items():
             if possible:
                 tried(words, note, usual, name)
             else:
                 impossible(words, None, note)
-        for count in (count for count in COUNTS if count != len(usual.pixels)):
+        for count in counts:
             words = f"{'fewer' if count < len(usual.pixels) else 'more'} images"
             if count > len(calibration):
                 impossible(words, count, f"{calibration.name} has {len(calibration)} objects")
             else:
                 tried(words, "", calibration_set(spec, calibration, count, seed), DEFAULT)
-        for other in EXPORTERS[to].precisions:
-            if other != "int8":
-                tried(f"{other} in place of int8", "", None, DEFAULT, other)
+        for other in others:
+            tried(f"{other} in place of int8", "", None, DEFAULT, other)
         log.info("diagnose: layer by layer")
         layers = _layers(exporting, child, pixels, reference, workshop.own_noise(child, usual))
         doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.name)

@@ -18,6 +18,7 @@ from keylite.metrics import BOX_NORMALISERS
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
 from keylite.runtime.geometry import Crop, as_boxes, cut, from_units, jitter_boxes, whole_box
+from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 
@@ -67,6 +68,7 @@ def predict_dataset(
         nonlocal done
         unit_xy[waiting], score[waiting] = predictor.run(pixels[: len(waiting)])
         done += len(waiting)
+        tell(len(waiting))
         waiting.clear()
         if on_batch is not None:
             on_batch(done, count)
@@ -74,24 +76,25 @@ def predict_dataset(
     flip = np.array([[-1.0, 0, spec.size[0]], [0, 1, 0]])
     annotated = boxed(dataset)
     by_image = np.argsort(dataset.image_index, kind="stable")
-    for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
-        image = dataset.open_image(int(dataset.image_index[objects[0]]))
-        whole = np.tile(whole_box(image), (len(objects), 1))
-        used[objects] = whole if given is None else given[objects]
-        # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
-        own = np.where(annotated[objects, None], dataset.box[objects], used[objects])
-        measured[objects] = whole if spec.box == "image" else own
-        if jitter_box and generator is not None:
-            used[objects] = jitter_boxes(used[objects], jitter_box, generator)
-        found = predictor.crops(image, used[objects])
-        found = found if mirror is None else [crop.then(flip, mirrored=True) for crop in found]
-        for i, crop, seen in zip(objects.tolist(), found, cut(image, found, dataset.checked), strict=True):
-            crops[i], pixels[len(waiting)] = crop, seen
-            waiting.append(i)
-            if len(waiting) == len(pixels):
-                run()
-    if waiting:
-        run()
+    with step(f"finding the points of {dataset.name}", count) as tell:
+        for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
+            image = dataset.open_image(int(dataset.image_index[objects[0]]))
+            whole = np.tile(whole_box(image), (len(objects), 1))
+            used[objects] = whole if given is None else given[objects]
+            # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
+            own = np.where(annotated[objects, None], dataset.box[objects], used[objects])
+            measured[objects] = whole if spec.box == "image" else own
+            if jitter_box and generator is not None:
+                used[objects] = jitter_boxes(used[objects], jitter_box, generator)
+            found = predictor.crops(image, used[objects])
+            found = found if mirror is None else [crop.then(flip, mirrored=True) for crop in found]
+            for i, crop, seen in zip(objects.tolist(), found, cut(image, found, dataset.checked), strict=True):
+                crops[i], pixels[len(waiting)] = crop, seen
+                waiting.append(i)
+                if len(waiting) == len(pixels):
+                    run()
+        if waiting:
+            run()
     kept = tuple(crop for crop in crops if crop is not None)
     if mirror is not None:
         unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]

@@ -35,6 +35,7 @@ from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable, sha256
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.timing import engine_ratio
 
@@ -211,7 +212,8 @@ def _export(
     budget = default_budget(child_spec) if budgets[0] is None else budgets[0]
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
-        exporting.export(model, made, child_spec, images)
+        with step(f"export: writing {out.name} in {precision}"):
+            exporting.export(model, made, child_spec, images)
         if images is not None:
             doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.name)
             if doubt:
@@ -223,8 +225,10 @@ def _export(
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
         exporting.describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
+        with step(f"export: taking the time of {out.name}"):
+            latency = _latency(made, reference())
         certificate = msgspec.structs.replace(
-            certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=_latency(made, reference())
+            certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=latency
         )
         with contextlib.ExitStack() as together:  # all of them or none; the model appears last, never alone
             shutil.copyfile(made, together.enter_context(replacing(out)))

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from keylite.runtime.engines import Engine
 from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.progress import spelt_time
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.texts import read_json
 
@@ -61,6 +63,7 @@ class Run:
     baseline: Report
     profile: bool = False
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    since: float = dataclasses.field(default_factory=time.monotonic)  # the end of the last epoch, or the start
 
     @property
     def model(self) -> Path:
@@ -94,6 +97,7 @@ class Run:
             "loss": loss,
             "val_nme": report.nme.mean,
             "val_px": report.pixel_error.mean,
+            **self._times(),
         }
         best = row["val_nme"] < min((past["val_nme"] for past in self.history), default=math.inf)
         self.history.append(row)
@@ -105,10 +109,24 @@ class Run:
         save(spec, self.out / "last.safetensors")
         write_log(self.history, self.baseline.nme.mean, self.out)
         log.info(
-            "epoch %d/%d  loss %.4g  val NME %.2f %%  val error %.2f px%s",
-            row["epoch"], self.recipe.epochs, loss, 100 * row["val_nme"], row["val_px"], "  (best)" if best else "",
+            "epoch %d/%d  loss %.4g  val NME %.2f %%  val error %.2f px%s%s",
+            row["epoch"], self.recipe.epochs, loss, 100 * row["val_nme"], row["val_px"], self._time_words(),
+            "  (best)" if best else "",
         )  # fmt: skip
         return row
+
+    def _times(self) -> dict[str, float]:
+        """Seconds that the run has trained by now, without its pauses, and those of this epoch."""
+        now = time.monotonic()
+        spent, self.since = now - self.since, now
+        before = self.history[-1].get("seconds", 0.0) if self.history else 0.0
+        return {"seconds": round(before + spent, 3), "epoch_seconds": round(spent, 3)}
+
+    def _time_words(self) -> str:
+        """How long the last epoch took, and the others will."""
+        lasted = [row.get("epoch_seconds", 0.0) for row in self.history]
+        left = (self.recipe.epochs - len(lasted)) * float(np.median(lasted[-5:]))
+        return f"  {spelt_time(lasted[-1])}" + (f", about {spelt_time(left)} left" if left else "")
 
     def finished(self) -> bool:
         """Whether all epochs are done, or the recipe's patience is at its end."""

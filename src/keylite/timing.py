@@ -18,6 +18,7 @@ from keylite.environment import peak_memory, processor, versions
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.progress import step
 
 STAGES = ("read", "crop", "engine", "decode")
 
@@ -48,12 +49,14 @@ def benchmark(
     cv_threads = cv2.getNumThreads()
     cv2.setNumThreads(threads)
     try:
-        for turn in range(runs + 3):
-            for name, predictor in predictors.items():
-                marks = _timed(predictor, source)
-                if turn >= 3:  # the first ones warm up
-                    for stage, seconds in zip(STAGES, marks, strict=True):
-                        times[name][stage].append(1e3 * seconds)
+        with step("taking times", runs + 3) as done:
+            for turn in range(runs + 3):
+                for name, predictor in predictors.items():
+                    marks = _timed(predictor, source)
+                    if turn >= 3:  # the first ones warm up
+                        for stage, seconds in zip(STAGES, marks, strict=True):
+                            times[name][stage].append(1e3 * seconds)
+                done(1)
     finally:
         cv2.setNumThreads(cv_threads)
     return {

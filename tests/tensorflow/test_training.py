@@ -105,7 +105,8 @@ def recipe(**choices):
 
 def rows_of(out: Path) -> list[dict[str, float]]:
     lines = (out / "log.csv").read_text().splitlines()
-    return [dict(zip(lines[0].split(","), map(float, line.split(",")), strict=True)) for line in lines[1:]]
+    rows = [dict(zip(lines[0].split(","), map(float, line.split(",")), strict=True)) for line in lines[1:]]
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
 
 
 def same_weights(a: Path, b: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 import keylite
-from keylite.cli.output import Lines
+from keylite.cli.output import Lines, Stderr
 from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
 
 log = logging.getLogger("keylite")
@@ -49,7 +49,9 @@ for verb, line in VERBS.items():
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    handler, before = logging.StreamHandler(), (log.handlers, log.propagate, log.level)
+    from keylite.runtime.progress import shown_by
+
+    handler, before = Stderr(), (log.handlers, log.propagate, log.level)
     handler.setFormatter(Lines())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can show
     try:
-        with _ended_by_signals(), _all_said():
+        with _ended_by_signals(), _all_said(), shown_by(_show):
             app(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError as error:
         if not _unread():  # of some other pipe
@@ -81,6 +83,17 @@ def main(arguments: list[str] | None = None) -> None:
     finally:  # whoever calls this from Python has a log of their own
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])
+
+
+@contextlib.contextmanager
+def _show(what: str, total: int | None) -> Iterator[Any]:
+    """The first step of a command brings in what shows it."""
+    from keylite.cli.progress import show
+    from keylite.runtime.progress import shown_by
+
+    shows = show()
+    with shown_by(shows), shows(what, total) as advance:
+        yield advance
 
 
 @contextlib.contextmanager

@@ -107,6 +107,18 @@ def show_certificate(certificate: Certificate) -> None:
     print("\n".join(lines))
 
 
+class Stderr(logging.StreamHandler):
+    """Writes to what standard error is at the moment: a bar at the bottom of a terminal takes lines above it."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
+
+
 class Lines(logging.Formatter):
     """Log records as plain lines; a warning says that it is one."""
 

@@ -132,6 +132,7 @@ def _predict_here(
     from keylite.points import points_coco, points_json, points_line
     from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable
     from keylite.runtime.images import read_image, write_image
+    from keylite.runtime.progress import step
 
     json_path = json_path or (None if draw else "-")  # points must go somewhere
     drawings = drawing_paths(paths, draw) if draw else {}
@@ -153,7 +154,9 @@ def _predict_here(
         lines = stack.enter_context(_lines(json_path, skip_bad)) if json_path and format == "jsonl" else None
         drawn = stack.enter_context(replacing_within(draw)) if draw else None
         stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
+        done = stack.enter_context(step("finding points", len(paths)))
         for path, points, size in stack.enter_context(contextlib.closing(stream)):
+            done(1)
             if bad and not skip_bad:
                 continue
             images, objects = images + 1, objects + len(points)

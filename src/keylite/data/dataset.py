@@ -21,6 +21,7 @@ from keylite.data.likeness import LIKENESS, likeness_of
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
 from keylite.runtime.images import MAX_MEGAPIXELS, WHITE_LEVEL, Picture, image_size, open_image, to_8_bit
 from keylite.runtime.machine import cores
+from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
@@ -300,8 +301,9 @@ class Dataset:
         pool = ThreadPoolExecutor(cores() + SPARE)
         runs = [range(start, min(start + RUN, len(sizes))) for start in range(0, len(sizes), RUN)]
         try:
-            for _ in pool.map(look, runs):
-                pass
+            with step(f"reading the images of {self.name}", len(sizes)) as done:
+                for run, _ in zip(runs, pool.map(look, runs), strict=True):
+                    done(len(run))
         finally:
             stopped = True
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued

@@ -17,6 +17,7 @@ from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import replacing_within
 from keylite.runtime.images import write_image
+from keylite.runtime.progress import step
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
 FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
@@ -98,9 +99,10 @@ def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
     if len(set(names)) != len(names):
         raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")
     require_new_files(folder, (LABELS, *names))
-    with replacing_within(folder) as inside:
+    with replacing_within(folder) as inside, step(f"writing the images of {dataset.name}", len(names)) as done:
         paths = [inside / name for name in names]
         for image, path in enumerate(paths):
             write_image(path, dataset.read_image(image))
+            done(1)
         write_coco(dataclasses.replace(dataset, images=tuple(paths), image_names=tuple(names)), inside / LABELS)
     return folder / LABELS

@@ -5,6 +5,7 @@ Validation, files and warnings are the run's (run.py): here is the framework alo
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import logging
@@ -19,7 +20,6 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
@@ -48,6 +48,7 @@ from keylite.recipe import Recipe
 from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
+from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 
 log = logging.getLogger("keylite")
@@ -212,6 +213,20 @@ class EpochEnd(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.run.finished()
 
 
+class Steps(lightning.Callback):
+    """Tells how far the run is; it asks the device for nothing, which would wait for it. batches: of an epoch."""
+
+    def __init__(self, batches: int, steps: contextlib.ExitStack) -> None:
+        self.batches, self.steps = batches, steps
+
+    def on_train_start(self, trainer: lightning.Trainer, training: lightning.LightningModule) -> None:
+        left = (trainer.max_epochs or 0) - trainer.current_epoch
+        self.done = self.steps.enter_context(step("training", left * self.batches))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.done(1)
+
+
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
     """The network that a run starts from. Raises ValueError for weights, a device or a precision that do not fit.
 
@@ -265,7 +280,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         keep_memory()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    times, seen = StepTimes() if run.profile else None, sys.stderr.isatty()
+    times, steps = StepTimes() if run.profile else None, contextlib.ExitStack()
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=recipe.devices,
@@ -277,11 +292,10 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=recipe.accumulate,
         logger=TensorBoardLogger(str(run.out), name="", version="tensorboard"),
-        # each refresh of a bar waits for the GPU
-        callbacks=[EpochEnd(run), *([TQDMProgressBar(min(FINITE_EVERY, steps_per_epoch))] if seen else [])],
+        callbacks=[EpochEnd(run), Steps(len(loader), steps)],
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=seen,
+        enable_progress_bar=False,
         log_every_n_steps=min(50, steps_per_epoch),
         num_sanity_val_steps=0,
         profiler=times,
@@ -289,7 +303,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     # TensorBoard would import TensorFlow, where it is installed, to write these files; this name tells it not to.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), steps:
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)
         try:

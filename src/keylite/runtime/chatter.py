@@ -43,8 +43,9 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
                 yield
                 failed = False
             finally:
-                with contextlib.suppress(OSError, ValueError, AttributeError):
-                    sys.stderr.flush()
+                if sys.stderr is not None:
+                    with contextlib.suppress(OSError, ValueError):
+                        sys.stderr.flush()
                 os.dup2(kept, 2)
                 os.close(kept)
                 said.seek(0)

@@ -5,6 +5,7 @@ Validation, files and warnings are the run's (run.py): here is the framework alo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -26,6 +27,7 @@ from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, requi
 from keylite.runtime.files import write_bytes
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import safetensors_header
+from keylite.runtime.progress import Advance, step
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.losses import head_sums, loss, new_flow
 from keylite.tensorflow.model import (
@@ -266,9 +268,9 @@ class EpochEnd(keras.callbacks.Callback):
 
     model: Training
 
-    def __init__(self, run: Run, batches: int) -> None:
+    def __init__(self, run: Run, batches: int, done: Advance) -> None:
         super().__init__()
-        self.run, self.batches = run, batches
+        self.run, self.batches, self.done = run, batches, done
         self.steps = math.ceil(batches / run.recipe.accumulate)  # of an epoch
         self.epoch = 0
         self.scalars = tf.summary.create_file_writer(str(run.out / "tensorboard"))
@@ -289,6 +291,7 @@ class EpochEnd(keras.callbacks.Callback):
             training.step_now.assign((batch + 1) % recipe.accumulate == 0 or batch + 1 == self.batches)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.done(1)
         if batch % FINITE_EVERY == 0 and logs:
             require_finite(self.run.recipe, self.epoch, float(logs["loss"]))
             self.write(self.epoch * self.steps + batch // self.run.recipe.accumulate, loss=float(logs["loss"]))
@@ -308,7 +311,7 @@ class EpochEnd(keras.callbacks.Callback):
         shown = {name: row[name] for name in ("val_nme", "val_px")}
         self.write(step, **shown)
         if logs is not None:
-            logs |= shown | {"loss": row["loss"]}  # for the progress bar, which looks at them next
+            logs |= shown | {"loss": row["loss"]}
         history = json.dumps(self.run.history)
         write_bytes(self.run.checkpoint, save(training.state(), metadata={"history": history}))
         self.run.speak_up(training.branch(), below / max(errors, 1))
@@ -361,13 +364,15 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     workers = recipe.workers if recipe.workers >= 0 else (min(16, cores()) if "GPU" in device else 1)
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
-    with tf.device(device):
+    with tf.device(device), contextlib.ExitStack() as steps:
         training = Training(network, run.spec, recipe)
         if resume and run.checkpoint.is_file():
             training.load_state(load_file(run.checkpoint), str(run.checkpoint))
             with safe_open(run.checkpoint, "numpy") as file:
                 run.history = json.loads(file.metadata()["history"])
         thaw = min(recipe.freeze_epochs, recipe.epochs)
+        left = (recipe.epochs - len(run.history)) * (len(examples) // batch)
+        done = steps.enter_context(step("training", left))
         for frozen, start, stop in ((True, 0, thaw), (False, thaw, recipe.epochs)):
             start = max(start, len(run.history))
             if start >= stop or run.finished():
@@ -381,8 +386,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
                     epochs=stop,
                     steps_per_epoch=batches.batches,
                     shuffle=False,  # the examples know their order
-                    callbacks=[EpochEnd(run, batches.batches)],
-                    verbose=1 if sys.stdout.isatty() else 0,
+                    callbacks=[EpochEnd(run, batches.batches, done)],
+                    verbose=0,
                 )
             except tf.errors.ResourceExhaustedError:
                 raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None

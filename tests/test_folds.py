@@ -122,7 +122,8 @@ def trained(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders that were trained in, in order: each gets `done` as its last epoch."""
     folders: list[str] = []
 
-    def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels) -> Callable[[], Path]:
+    def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels, compare) -> Callable[[], Path]:
+        assert not compare  # said once of all folds
         settled = resolve(recipe, data)
 
         def train() -> Path:
@@ -290,6 +291,16 @@ def test_groups_that_may_not_be_independent_are_spoken_of(
     said = [line for line in caplog.messages if "group of its own" in line or line.startswith("blocks")]
     assert len(said) == (words is not None)
     assert words is None or said[0].startswith(words)
+
+
+def test_one_picture_in_two_folds_is_said_once(data, trained, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    caplog.set_level(logging.WARNING, "keylite")
+    images = [data.images[0], *data.images[:-1]]
+    twice = keylite.from_arrays(images, data.xy, skeleton=data.skeleton, boxes=data.box)
+    train_folds(recipe(), twice, tmp_path, 12)
+    (said,) = [line for line in caplog.messages if "are in two folds" in line]
+    assert said.startswith("2 of 12 pictures are in two folds (2 equal): figures will flatter: ")
 
 
 def test_bad_images_are_left_out_before_folds_are_made(data, trained, tmp_path):

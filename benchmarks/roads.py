@@ -56,15 +56,22 @@ def roads(predictor: Predictor) -> dict[str, Road]:
         data = of(path, box).check_images()
         return Examples(data, spec.size, box=spec.box, padding=spec.padding, cache=cache)[0][0]
 
+    seen: list[np.ndarray] = []
+    raw = predictor.engine(np.zeros((1, *spec.size[::-1], 3), np.uint8))
+
+    def engine(pixels: np.ndarray) -> np.ndarray:
+        seen.append(pixels[0].copy())
+        return raw
+
+    watched = Predictor.of(engine, spec)
+
     def evaluated(path: Path, box: np.ndarray) -> np.ndarray:
-        seen = []
+        predict_dataset(watched, of(path, box).check_images())
+        return seen.pop()
 
-        def engine(pixels: np.ndarray) -> np.ndarray:
-            seen.append(pixels[0].copy())
-            return predictor.engine(pixels)
-
-        predict_dataset(Predictor.of(engine, spec), of(path, box).check_images())
-        return seen[0]
+    def streamed(path: Path, box: np.ndarray) -> np.ndarray:
+        list(watched.stream([(path, None if spec.box == "image" else box[None])]))
+        return seen.pop()
 
     return {
         "array": lambda path, box: opened(array_of(path), box),
@@ -73,6 +80,7 @@ def roads(predictor: Predictor) -> dict[str, Road]:
         "training": lambda path, box: trained(path, box, cache=False),
         "training, kept in memory": lambda path, box: trained(path, box, cache=True),
         "evaluation": evaluated,
+        "stream": streamed,
     }
 
 
@@ -131,16 +139,13 @@ def moved(predictor: Predictor, data: Dataset, reduction: float, photos: int, la
                 image, box = in_mosaic(image, box, others)
             path = written(image, list(SAVED)[number % len(SAVED)], Path(name))
             reference = ways["array"](path, box)
-            points = predictor.run(reference[None])[0][0]
             for road, way in ways.items():
                 pixels = way(path, box)
-                same = np.array_equal(pixels, reference)
-                found = points if same else predictor.run(pixels[None])[0][0]
-                distances[road].append(np.linalg.norm((found - points) * size, axis=1))
-            (streamed,) = predictor.stream([(path, None if predictor.spec.box == "image" else box[None])])
-            called = predictor(array_of(path), None if predictor.spec.box == "image" else box[None])
-            (crop,) = predictor.crops(image, None if predictor.spec.box == "image" else box[None])
-            distances["stream"].append(np.linalg.norm(streamed.points.xy - called.xy, axis=2)[0] * crop.scale)
+                distance = np.zeros(len(predictor.spec.skeleton))  # of the same pixels
+                if not np.array_equal(pixels, reference):
+                    points, found = (predictor.run(one[None])[0][0] for one in (reference, pixels))
+                    distance = np.linalg.norm((found - points) * size, axis=1)
+                distances[road].append(distance)
     return {road: np.concatenate(of_road) for road, of_road in distances.items() if road != "array"}
 
 

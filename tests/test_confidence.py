@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
 
-from keylite.confidence import fit_confidence, learn_confidence
+from keylite.confidence import Learnt, fit_confidence, learn_confidence, write_confidence
 from keylite.data.dataset import from_arrays
-from keylite.reliability import reliability_of
+from keylite.evaluation import predict_dataset
+from keylite.metrics import point_errors
+from keylite.reliability import halves, reliability_of
 from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -135,3 +139,57 @@ def test_where_nothing_can_be_learnt_it_says_why(data, head, engine, why: str, m
     learnt = learn_confidence(Predictor.of(engine, spec), data)
     assert (learnt.confidence, learnt.reliability) == (None, None)
     assert why in learnt.why
+
+
+def test_sigma_of_an_oblong_input_is_px_of_the_image(make_spec):
+    """What judges the map in px is what a predictor with that map gives, and as large as the errors are."""
+    data = data_of(120, 120)
+    spec = make_spec(head=Heatmap(4, (12, 8)), size=(96, 64), box="image", skeleton=SKELETON)
+
+    def wide(pixels: np.ndarray) -> np.ndarray:
+        sharp = pixels.mean(axis=(1, 2, 3))[:, None, None] / 64 + 0.5
+        return np.broadcast_to(-sharp * np.arange(96) / 8, (len(pixels), 4, 96)).astype(np.float32)
+
+    learnt = learn_confidence(Predictor.of(wide, spec), data)
+    predictor = Predictor.of(wide, msgspec.structs.replace(spec, confidence=learnt.confidence))
+    judges = halves(data.group_index)[1]
+    points = [predictor(data.images[i]) for i in judges]
+    sigma = np.concatenate([found.sigma for found in points])
+    error = point_errors(np.concatenate([found.xy for found in points]), data.xy[judges])
+    assert learnt.reliability == reliability_of(sigma, error, data.group_index[judges])
+    assert 0.8 < sigma.mean() / error.mean() < 1.25, "px of the image"
+
+
+def test_predictions_that_are_there_are_not_made_again(make_spec):
+    spec, data = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON), data_of(80, 20)
+    predictor = Predictor.of(bells, spec)
+    wanted = learn_confidence(predictor, data)
+    found = learn_confidence(Predictor.of(lambda pixels: 1 / 0, spec), data, predict_dataset(predictor, data))
+    assert found == wanted
+
+
+def test_the_map_is_written_into_the_file_and_the_line_says_how_it_holds(make_spec):
+    spec, data = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON), data_of(80, 20)
+    predictor, written = Predictor.of(bells, spec), []
+    learnt = learn_confidence(predictor, data)
+    line = write_confidence(predictor, data, lambda path, described: written.append((path, described)))
+    assert written == [(predictor.path, msgspec.structs.replace(spec, confidence=learnt.confidence))]
+    assert line.startswith("confidence: sigma fitted on 40 of 80 objects of val; on the others ")
+
+
+@pytest.mark.parametrize(("before", "words"), [(False, "no sigma is fitted"), (True, "the parent's is kept")])
+def test_where_nothing_is_learnt_nothing_is_written(before, words, make_spec):
+    spec, data = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON), data_of(80, 20)
+    confidence = learn_confidence(Predictor.of(bells, spec), data).confidence if before else None
+    predictor = Predictor.of(bells, msgspec.structs.replace(spec, confidence=confidence))
+    line = write_confidence(predictor, data_of(49, 49), lambda *_: pytest.fail("nothing to write"))
+    assert line == f"confidence: {words}: expected at least 50 labelled objects, got 49"
+
+
+def test_where_no_labelled_point_has_a_score_it_says_so(make_spec):
+    spec = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON)
+    data = data_of(60, 20)
+    predictor = Predictor.of(bells, spec)
+    unknown = dataclasses.replace(predict_dataset(predictor, data), score=np.full((60, 4), np.nan, np.float32))
+    learnt = learn_confidence(predictor, data, unknown)
+    assert learnt == Learnt(None, None, "no labelled point has a score")

@@ -1,11 +1,12 @@
 # make demo: set up and run the main job.  make test: set up and pass all tests.
 # make check: lint, format and types.      make bench: speed here, to docs/benchmarks.md.
+# make floors: the lowest versions allowed. make mutate: what no test notices (MODULES="metrics report").
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench floors mutate clean
 
 demo: $(READY)
 	$(BIN)/python examples/gauge_demo.py --out demo
@@ -21,6 +22,12 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
 
+floors: $(READY)
+	$(BIN)/python tests/floors.py
+
+mutate: $(READY)
+	$(BIN)/python tests/mutate.py $(MODULES)
+
 $(READY): pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'keylite needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +36,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .venv-peers demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers .venv-floors demo .pytest_cache .ruff_cache

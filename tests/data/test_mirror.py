@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from keylite.data.symmetry import _halves
 from keylite.runtime.skeleton import Skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+needs_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="needs scipy: keylite[pytorch]")
 ANY = np.pi  # turned freely
 PEOPLE = (
     "nose",
@@ -197,6 +199,7 @@ def test_wrong_pairs_are_refused(pairs: list, message: str) -> None:
         from_pairs(pairs, ("a", "b", "c"))
 
 
+@needs_scipy
 @pytest.mark.parametrize("turn", [0.2, ANY], ids=["upright", "turned"])
 @pytest.mark.parametrize(
     ("make", "names", "expected", "source"),
@@ -236,6 +239,7 @@ def test_names_and_an_upright_stand_settle_a_rectangle_together() -> None:
     assert turned.warning
 
 
+@needs_scipy
 def test_wrong_names_are_overruled_with_a_warning() -> None:
     """Numbered along the outline, a name's counterpart is the wrong point: the trap of 68-point faces."""
     generator = np.random.default_rng(0)
@@ -245,6 +249,7 @@ def test_wrong_names_are_overruled_with_a_warning() -> None:
     assert (mirror.permutation, mirror.source, mirror.warning) == (BUG_MIRROR, "labels", True), mirror.line
 
 
+@needs_scipy
 def test_an_unpaired_name_leaves_it_to_the_labels() -> None:
     generator = np.random.default_rng(0)
     names = ("nose", "tail", "left_0", "antenna", *BUG_NAMES[4:])
@@ -253,6 +258,7 @@ def test_an_unpaired_name_leaves_it_to_the_labels() -> None:
     assert "left_0 has no counterpart" in mirror.line
 
 
+@needs_scipy
 def test_one_odd_point_among_many_is_noticed() -> None:
     generator = np.random.default_rng(0)
     xy = bugs(300, generator)
@@ -283,6 +289,7 @@ def test_a_single_keypoint_shows_nothing() -> None:
     assert choose_mirror(data(np.random.default_rng(0).uniform(0, 100, (100, 1, 2)))).permutation is None
 
 
+@needs_scipy
 @pytest.mark.parametrize("source", ["given", "flip_pairs"])
 @pytest.mark.parametrize(
     ("mirror", "warning"),
@@ -300,6 +307,7 @@ def test_given_pairs_are_used_and_checked(mirror: tuple[int, ...], warning: bool
     assert (chosen.permutation, chosen.source, chosen.warning) == (mirror, source, warning), chosen.line
 
 
+@needs_scipy
 def test_the_recipe_comes_before_the_data_set() -> None:
     generator = np.random.default_rng(0)
     dataset = data(bugs(50, generator), mirror=tuple(range(10)))
@@ -318,6 +326,7 @@ def test_a_given_permutation_must_be_a_mirror(given: tuple[int, ...], message: s
         choose_mirror(data(bugs(50, np.random.default_rng(0))), given)
 
 
+@needs_scipy
 def test_the_answer_does_not_depend_on_chance() -> None:
     generator = np.random.default_rng(0)
     dataset = data(placed(people(60, generator), ANY, generator), PEOPLE)
@@ -389,6 +398,7 @@ def video(path: str) -> Dataset:
     return data(xy.reshape(len(xy), -1, 2) + 0.5, tuple(rows[1][1::2])).regrouped(["video"] * len(xy))
 
 
+@needs_scipy
 @pytest.mark.parametrize("count", [None, 200], ids=["all", "200"])
 def test_faces_are_found_from_labels_against_their_names(count: int | None) -> None:
     dataset = faces(count)
@@ -402,6 +412,7 @@ def test_an_open_field_mouse_swaps_its_ears() -> None:
     assert (mirror.permutation, mirror.source) == ((0, 2, 1, 3), "names"), mirror.line
 
 
+@needs_scipy
 @pytest.mark.parametrize("named", [True, False])
 def test_two_fixed_views_have_no_mirror(named: bool) -> None:
     dataset = video("mirror_mouse/CollectedData.csv")

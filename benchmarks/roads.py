@@ -86,7 +86,9 @@ def roads(predictor: Predictor) -> dict[str, Road]:
 
 def array_of(path: Path) -> np.ndarray:
     """What OpenCV decodes of a file, RGB."""
-    return cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert image is not None
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def written(image: np.ndarray, saved: str, folder: Path) -> Path:

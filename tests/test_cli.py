@@ -750,6 +750,11 @@ BAD_BOXES = {
     "a single box": ('{"NAME": [1, 2, 3, 4]}', "boxes\\[None\\]"),
     "turned around": ('{"NAME": [[9, 9, 1, 1]]}', "x0 < x1"),
     "no entry": ("{}", "no entry"),
+    "beyond a float": ('{"NAME": [[0, 0, 1e300, 1e300]]}', "reaches beyond 16777216 px"),
+    "51 GB": ('{"NAME": [[0, 0, 10000000, 10000000]]}', "is 1.042e\\+05 times as long as its 96x96 image"),
+    "slow": ('{"NAME": [[0, 0, 1000000, 1000000]]}', "times as long as its 96x96 image, expected at most 20"),
+    "off the picture": ('{"NAME": [[200, 0, 300, 50]]}', "lies outside its 96x96 image"),
+    "fractions": ('{"NAME": [[0.1, 0.2, 0.7, 0.8]]}', "multiply fractions of the image by its width and height"),
 }
 
 

@@ -155,7 +155,7 @@ def certify(
     judges = judges_of(specs, data)  # the same for both
     for path in (parent, child):
         predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
-        reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges))
+        reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges, doubted=True))
     spec = specs[1]
     distance = point_drift(found[1], found[0], spec.size)
     digest = sha256(parent)

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from keylite.data.dataset import listed
 from keylite.runtime.engines import require
 from keylite.runtime.files import require_writable, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.words import listed
 from keylite.shards import (
     FORMATS,
     MANIFEST,

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keylite.data.dataset import SHOWN, Dataset, listed
+from keylite.data.checks import say_doubts
+from keylite.data.dataset import Dataset
 from keylite.metrics import BOX_NORMALISERS
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
-from keylite.runtime.geometry import Crop, as_boxes, cut, from_units, jitter_boxes, whole_box
+from keylite.runtime.boxes import as_boxes, require_boxes
+from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.words import SHOWN, listed
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -81,6 +84,10 @@ def predict_dataset(
             image = dataset.open_image(int(dataset.image_index[objects[0]]))
             whole = np.tile(whole_box(image), (len(objects), 1))
             used[objects] = whole if given is None else given[objects]
+            try:
+                require_boxes(used[objects], (image.shape[1], image.shape[0]))
+            except ValueError as error:
+                raise ValueError(f"{dataset.sample_name(int(objects[0]))}: {error}") from None
             # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
             own = np.where(annotated[objects, None], dataset.box[objects], used[objects])
             measured[objects] = whole if spec.box == "image" else own
@@ -145,13 +152,15 @@ def evaluate(
     on_batch: Callable[[int, int], object] | None = None,
     on_predictions: Callable[[Predictions], object] | None = None,
     judges: np.ndarray | None = None,
+    doubted: bool = False,
 ) -> Report:
     """The report of a model file, or an open predictor, on a data set.
 
     normalize: see `normaliser`; None takes the model's. boxes, jitter_box: see `predict_dataset`. sigmas: None takes
     the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
     on_predictions: called with the predictions, for whoever draws or keeps them. judges: indices of the objects that
-    sigma is judged by; None: those that it was not fitted on.
+    sigma is judged by; None: those that it was not fitted on. doubted: what is doubtful about the labels was said
+    already; else it is logged, and labels that nothing can be measured against raise ValueError.
     """
     if isinstance(model, (str, Path)):
         from keylite.runtime.predictor import Predictor
@@ -162,7 +171,10 @@ def evaluate(
             raise ValueError("engine, threads: expected None with an open predictor; give them when it is opened")
         predictor = model
     spec = predictor.spec
+    _boxes_given(dataset, boxes, spec.box)
     notes = _name_notes(spec.skeleton, dataset.skeleton)
+    if not doubted:
+        say_doubts(dataset if boxes is None else dataclasses.replace(dataset, box=as_boxes(boxes)), spec.box)
     predictions = predict_dataset(
         predictor,
         dataset,

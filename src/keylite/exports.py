@@ -27,6 +27,7 @@ from keylite.certificate import (
     summary,
 )
 from keylite.confidence import write_confidence
+from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
 from keylite.environment import now, processor, versions
 from keylite.golden import write_golden
@@ -88,6 +89,7 @@ def export(
         hint = f", or choose --to {ways[0]}" if ways else ""
         raise ValueError(f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {out.name!r}{hint}")
     spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
+    _say_doubts(spec, data, calibration)
     images = None if calibration is None else calibration_set(spec, calibration, calibration_count, seed)
     page = certificate_path(out)
     files = {"out": out, "certificate": page, "page": page.with_suffix(".md")}
@@ -123,6 +125,7 @@ def export_all(
     for to, precision in wanted:
         exportable(model, to, precision, precision == "int8", budget, budget_nme)
     spec = read_spec(model)
+    _say_doubts(spec, data, calibration)
     images = calibration_set(spec, calibration, calibration_count, seed)
     require_writable(out)
     found = []
@@ -149,11 +152,20 @@ def hold(
 ) -> Certificate:
     """The certificate of an exported file again, on any data. budget: None takes that of its precision."""
     child, parent = Path(child), Path(parent)
-    limit = default_budget(read_spec(child)) if budget is None else budget
+    spec = read_spec(child)
+    say_doubts(data, spec.box)
+    limit = default_budget(spec) if budget is None else budget
     certificate = certify(child, parent, data, budget=limit, budget_nme=budget_nme)
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(parent, Path(folder)) if parent.suffix == ".safetensors" else None
         return msgspec.structs.replace(certificate, latency=_latency(child, reference))
+
+
+def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> None:
+    """Warn of what is doubtful about labels, once where both are the same; raises as `label_doubts` does."""
+    say_doubts(data, spec.box)
+    if calibration is not None and calibration.fingerprint() != data.fingerprint():
+        say_doubts(calibration, spec.box)
 
 
 def exportable(

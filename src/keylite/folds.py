@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 
 import keylite
-from keylite.data.dataset import Dataset, listed
+from keylite.data.checks import say_doubts
+from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes
 from keylite.data.likeness import alike
 from keylite.environment import now
@@ -33,6 +34,7 @@ from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import read_spec
+from keylite.runtime.words import listed
 
 log = logging.getLogger("keylite")
 
@@ -152,7 +154,8 @@ def train_folds(
     data = data.check_images(max_megapixels, skip_bad)
     for note in data.notes:
         log.info("%s: %s", data.name, note)
-    data, part = _dealt(dataclasses.replace(data, notes=()), folds, blocks, recipe)
+    say_doubts(data, recipe.box)
+    data, part = _dealt(dataclasses.replace(data, notes=(), doubts=()), folds, blocks, recipe)
     _speak_of_groups(data, blocks)
     _speak_of_alike(data, part)
     resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
@@ -270,7 +273,8 @@ def _measured(plan: list[Fold], recipe: Resolved, data: Dataset, blocks: bool) -
     predictions: list[Predictions] = []
     threads = recipe.threads or None
     for fold in plan:
-        reports.append(evaluate(fold.model, fold.held_out, threads=threads, on_predictions=predictions.append))
+        options = {"threads": threads, "on_predictions": predictions.append, "doubted": True}
+        reports.append(evaluate(fold.model, fold.held_out, **options))
     return _report(plan, reports, _pooled(data, plan, predictions, recipe, reports), recipe, data, blocks)
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 import keylite
 from keylite.confidence import write_confidence
-from keylite.data.dataset import SHOWN, Dataset, listed
+from keylite.data.checks import say_doubts
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
@@ -42,6 +43,7 @@ from keylite.runtime.modelfile import describe_safetensors, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
+from keylite.runtime.words import SHOWN, listed
 
 log = logging.getLogger("keylite")
 
@@ -98,7 +100,8 @@ def prepare(
 ) -> Callable[[], Path]:
     """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here.
 
-    compare: whether pictures of `val` are looked for in `data`.
+    compare: whether pictures of `val` are looked for in `data`, and the labels doubted; parts of a data set that was
+    looked at as a whole are not.
     """
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
     first = speaks(recipe)
@@ -121,6 +124,8 @@ def prepare(
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
+        if compare:
+            say_doubts(part, recipe.box)
     if compare and first:
         _speak_of_alike(data, val)
     resolved = resolve(recipe, data)

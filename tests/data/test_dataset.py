@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays, group_by_name, listed
+from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.groups import group_by_name
 from keylite.runtime.images import Picture, write_image
 from keylite.runtime.skeleton import Skeleton
 
@@ -215,7 +216,7 @@ def changed_pixel(data: Dataset) -> Dataset:
 CHANGES = {
     "a label moved": moved_label,
     "a point occluded": lambda data: dataclasses.replace(data, visible=np.ones_like(data.visible)),
-    "boxes": lambda data: dataclasses.replace(data, box=np.zeros_like(data.box)),
+    "boxes": lambda data: dataclasses.replace(data, box=np.tile([0.0, 0, 4, 6], (len(data), 1))),
     "a keypoint renamed": lambda data: data.with_skeleton(Skeleton(("a", "b"))),
     "groups": lambda data: data.regrouped(list(data.image_names)),
     "order": lambda data: data.subset(range(len(data))[::-1]),
@@ -258,7 +259,7 @@ def test_fingerprint_is_a_hash_of_texts_and_columns() -> None:
 
 def test_fingerprint_knows_where_a_list_ends() -> None:
     data = from_arrays(["a.png"], np.ones((1, 1, 2)), groups=["b"], skeleton=Skeleton(("k",)))
-    other = dataclasses.replace(data, images=(Path("a.png"), Path("b")), image_names=("a.png", "b"), groups=())
+    other = dataclasses.replace(data, images=(Path("a.png"), Path("b")), image_names=("a.png", "b"), groups=("",))
     assert data.fingerprint() != other.fingerprint()
 
 
@@ -395,46 +396,9 @@ def test_regrouped() -> None:
         made(count=4, groups=1).regrouped(["a"])
 
 
-NAMES = ["img2.png", "img10.png", "img1.png", "img3.png"]
-GROUPINGS = {
-    "image": ("image", NAMES),
-    "blocks in number order": ("block:2", ["block 00000", "block 00001", "block 00000", "block 00001"]),
-    "regex, its first group": (r"regex:img(\d)", ["2", "1", "1", "3"]),
-    "regex, whole match": (r"regex:\d+", ["2", "10", "1", "3"]),
-}
-
-
-@pytest.mark.parametrize("case", GROUPINGS)
-def test_group_by_name(case: str) -> None:
-    group, expected = GROUPINGS[case]
-    assert group_by_name(NAMES, group) == expected
-
-
-def test_objects_of_one_image_share_a_block() -> None:
-    assert group_by_name(["a", "a", "b"], "block:1") == ["block 00000", "block 00000", "block 00001"]
-
-
-@pytest.mark.parametrize(
-    ("group", "words"),
-    [
-        ("block:0", "expected auto, image"),
-        ("block:x", "expected auto, image"),
-        ("regex:", "expected auto, image"),
-        ("identity", "expected auto, image, block:N, field:NAME or regex:PATTERN, got 'identity'"),
-        ("regex:(", "is not a regular expression"),
-        ("regex:^img1", "does not match 2 image names: img2.png; img3.png"),
-        ("regex:img1(0)?", "does not match 3 image names: img2.png; img1.png; img3.png"),
-    ],
-)
-def test_group_by_name_refuses(group: str, words: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        group_by_name(NAMES, group)
-    assert words in str(caught.value)
-
-
 def test_from_arrays() -> None:
     xy = np.array([[[1.0, 2.0], [np.nan, np.nan]], [[3.0, 4.0], [5.0, 6.0]]])
-    data = from_arrays(["x/a.png", "b.png"], xy, visible=np.array([[1, 2], [0, 2]]), boxes=[[0, 0, 4, 4]] * 2)
+    data = from_arrays(["x/a.png", "b.png"], xy, visible=np.array([[1, 0], [0, 2]]), boxes=[[0, 0, 4, 4]] * 2)
     assert data.skeleton.names == ("k0", "k1")
     assert data.groups == ("b.png", "x/a.png")
     assert data.visible.tolist() == [[1, 0], [0, 2]]
@@ -448,12 +412,12 @@ def test_from_arrays() -> None:
     [
         ({"xy": np.ones((2, 2))}, r"xy: expected shape \(1, K, 2\)"),
         ({"xy": np.ones((2, 1, 2))}, "one entry an image"),
-        ({"xy": np.full((1, 1, 2), np.inf)}, "both x and y finite"),
-        ({"xy": np.array([[[1, np.nan]]])}, "both x and y finite, or both NaN"),
+        ({"xy": [[["a", 1]]]}, "xy: expected an array of numbers, got"),
+        ({"boxes": [[1, 2, 3, 4], [1]]}, "boxes: expected an array of numbers, got"),
         ({"groups": ["a", "b"]}, "groups: expected 1, one an image, got 2"),
         ({"boxes": np.ones((1, 3))}, r"box: expected shape \(1, 4\)"),
         ({"visible": np.ones((1, 3))}, "visible: expected shape"),
-        ({"visible": np.full((1, 1), 3)}, "of 0, 1 or 2"),
+        ({"visible": [["seen"]]}, "visible: expected an array of numbers, got"),
         ({"skeleton": Skeleton(("a", "b"))}, r"xy: expected shape \(1, 2, 2\)"),
         ({"images": [], "xy": np.ones((0, 1, 2))}, "the data set is empty"),
     ],
@@ -461,6 +425,87 @@ def test_from_arrays() -> None:
 def test_from_arrays_refuses(arguments: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         from_arrays(**({"images": ["a.png"], "xy": np.ones((1, 1, 2))} | arguments))
+
+
+BAD_OBJECT = {  # of four objects the first and the last: what is wrong with them
+    "x without y": ({"xy": [[4.0, np.nan], [1, 1]]}, "left is labelled (v 2) but lies at (4, nan)"),
+    "infinite": ({"xy": [[1, 1], [np.inf, 2]]}, "right is labelled (v 2) but lies at (inf, 2)"),
+    "absurdly far": ({"xy": [[1, 1], [1e9, 2]]}, "right is labelled (v 2) but lies at (1e+09, 2)"),
+    "visible 3": ({"visible": [3, 2]}, "left: expected v 0, 1 or 2, got 3"),
+    "visible -1": ({"visible": [2, -1]}, "right: expected v 0, 1 or 2, got -1"),
+    "visible 0.5": ({"visible": [2, 0.5]}, "right: expected v 0, 1 or 2, got 0.5"),
+    "visible NaN": ({"visible": [2, np.nan]}, "right: expected v 0, 1 or 2, got nan"),
+    "visible, but NaN": ({"xy": [[np.nan] * 2, [1, 1]], "visible": [1, 2]}, "left is labelled (v 1) but lies at (nan"),
+    "inverted box": ({"boxes": [10, 10, 5, 5]}, "box: expected a width and a height above 0, got -5 x -5"),
+    "flat box": ({"boxes": [10, 10, 10, 15]}, "box: expected a width and a height above 0, got 0 x 5"),
+    "half a box": ({"boxes": [10, 10, np.nan, 15]}, "box: expected four finite numbers"),
+    "infinite box": ({"boxes": [10, 10, np.inf, 15]}, "box: expected four finite numbers"),
+    "absurd box": ({"boxes": [0, 0, 1e300, 15]}, "box [0.0, 0.0, 1e+300, 15.0] (xyxy) reaches beyond 16777216 px"),
+    "box in fractions": ({"boxes": [0.1, 0.2, 0.6, 0.7]}, "is less than 1 px: multiply fractions"),
+}
+
+
+@pytest.mark.parametrize(("values", "words"), BAD_OBJECT.values(), ids=BAD_OBJECT)
+def test_arrays_are_refused_as_a_file_is_all_bad_objects_at_once(values: dict, words: str) -> None:
+    columns = {"xy": np.full((4, 2, 2), 7.0), "visible": np.full((4, 2), 2.0), "boxes": np.tile([2.0, 3, 9, 9], (4, 1))}
+    for name, value in values.items():
+        columns[name][[0, 3]] = value
+    names = [f"{letter}.png" for letter in "abcd"]
+    with pytest.raises(ValueError) as caught:
+        from_arrays(names, **columns, skeleton=Skeleton(("left", "right")), name="mine")
+    line = str(caught.value)
+    assert line.startswith("mine: 2 of 4 objects are bad: a.png: ")
+    assert line.endswith("; mend them, or leave them out")
+    assert line.count(words) == 2
+    assert "d.png: " in line
+    assert "b.png" not in line
+
+
+BAD_COLUMN = {
+    "an image that is not there": (
+        {"image_index": [0, 1, 9]},
+        "1 of 3 objects are bad: object 2: image_index: .* 0 to",
+    ),
+    "an image before the first": ({"image_index": [-1, 0, 1]}, "object 0: image_index: expected 0 to 1, got -1"),
+    "a group that is not there": ({"group_index": [0, 0, 5]}, "b.png: group_index: expected 0 to 1, got 5"),
+    "negative area": ({"area": [-3.0, np.nan, 2]}, "a.png#0: area: expected a number above 0, or NaN .*, got -3"),
+    "infinite area": ({"area": [1, np.nan, np.inf]}, "b.png: area: .*, got inf"),
+    "a place without a label": ({"visible": [[0], [2], [2]]}, r"a.png#0: k0 is unlabelled \(visible 0\) but lies at"),
+    "a label without a place": ({"xy": [[[np.nan] * 2]] * 3}, r"3 of 3 objects .* k0 is labelled \(v 2\) but lies at"),
+    "places that are no numbers": (
+        {"image_index": [0.5, 0.0, 1.0]},
+        "image_index: expected whole numbers, got float64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "words"), BAD_COLUMN.values(), ids=BAD_COLUMN)
+def test_a_data_set_refuses_columns_that_cannot_be(columns: dict, words: str) -> None:
+    data = several_per_image()
+    assert len(data.subset([0, 2])) == 2
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(data, **{name: np.array(values) for name, values in columns.items()})
+
+
+def test_array_images_are_refused_at_once() -> None:
+    images = [np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), np.uint8)]
+    with pytest.raises(ValueError) as caught:
+        from_arrays(images, np.array([[[1.0, 1]], [[1, np.nan]], [[1, 1]]]))
+    line = str(caught.value)
+    assert line.startswith("arrays: 2 of 3 images and 1 of 3 objects are bad: image_000001: expected a uint8 array")
+    assert "float32 (4, 6, 3); scale it to 0..255" in line
+    assert "image_000002: expected a uint8 array (H, W, 3) RGB, got uint8 (4, 6); make RGB of grey" in line
+
+
+def test_with_xy_says_what_is_labelled() -> None:
+    data = made(count=3)
+    xy = data.xy.copy()
+    xy[1, 0] = np.nan
+    other = data.with_xy(xy)
+    assert other.visible.tolist() == [[2, 2], [0, 2], [2, 2]]
+    assert other.with_xy(data.xy).visible.tolist() == [[2, 2], [1, 2], [2, 2]], (
+        "of a new point nobody said that it is seen"
+    )
 
 
 def test_whole_boxes_are_of_known_sizes_then_of_headers(tmp_path: Path) -> None:
@@ -499,10 +544,3 @@ def test_bad_boxes_are_named_up_to_ten(tmp_path: Path) -> None:
     data.box[1:] = [8, 0, 9, 5]
     with pytest.raises(ValueError, match=r"12 of 13 objects .*10.png: box \[8.0.* image; and 2 more; mend"):
         data.check_images()
-
-
-def test_listed_counts_the_rest() -> None:
-    assert listed("bad", [str(i) for i in range(10)], 10) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9"
-    assert listed("bad", [str(i) for i in range(10)], 12) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"
-    assert listed("bad", ["a", "b"]) == "bad: a; b"
-    assert listed("bad", [str(i) for i in range(12)]) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"

@@ -339,9 +339,7 @@ def test_weight_is_0_where_unlabelled_or_outside(data: Dataset):
     assert np.isnan(unit_xy).any(axis=1).tolist() == [False, True, False, False, False], "outside is still known"
     missing = data.xy.copy()
     missing[:, 1] = np.nan
-    for _, unit_xy, weight in (
-        Examples(dataclasses.replace(data, xy=missing), (64, 64), augmentation=GEOMETRY)[i] for i in range(20)
-    ):
+    for _, unit_xy, weight in (Examples(data.with_xy(missing), (64, 64), augmentation=GEOMETRY)[i] for i in range(20)):
         assert (weight[np.isnan(unit_xy).all(axis=1)] == 0).all()
         assert np.isnan(unit_xy[[1, 2]]).all(axis=1).sum() == 1, "the pair of a flip, the point itself otherwise"
 
@@ -350,7 +348,7 @@ def test_the_mean_shape_is_of_labelled_points_in_the_crop(data: Dataset):
     xy = data.xy.copy()
     xy[0, 1], xy[:, 2] = np.nan, np.nan
     for box, whole in (("annotation", None), ("image", (150, 130))):
-        examples = Examples(dataclasses.replace(data, xy=xy), (64, 64), box=box, padding=0.0, augmentation=GEOMETRY)
+        examples = Examples(data.with_xy(xy), (64, 64), box=box, padding=0.0, augmentation=GEOMETRY)
         unit = xy[:, :2] - (25, 15) if whole is None else xy[:, :2] + (0, 10)  # a wide image is centred in a square
         expected = np.nanmean(unit / (100 if whole is None else 150), axis=0)
         shape = examples.mean_shape()

@@ -66,7 +66,7 @@ def test_coco_means_what_it_says(tmp_path: Path) -> None:
     assert data.images == (tmp_path / "a.png", tmp_path / "b.png")
     assert data.groups == ("a.png", "b.png")
     assert data.group_index.tolist() == [0, 0, 1]
-    assert data.name == "labels"
+    assert data.name == f"{tmp_path.name}/labels.json", "many files are called labels.json"
     assert data.notes == ()
 
 

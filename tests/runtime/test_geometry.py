@@ -12,7 +12,6 @@ import pytest
 from keylite.runtime import geometry
 from keylite.runtime.geometry import (
     Crop,
-    as_boxes,
     average,
     compose,
     crop_box,
@@ -292,34 +291,22 @@ def test_the_whole_box_is_width_then_height():
 # ---- boxes
 
 
-def test_boxes_are_floats_in_rows():
-    assert as_boxes([[0, 1, 2, 3]]).dtype == np.float64
-    assert as_boxes([[0, 1, 2, 3], [4, 5, 6.5, 7]]).tolist() == [[0, 1, 2, 3], [4, 5, 6.5, 7]]
-    for empty in ([], np.zeros((0, 4)), ()):
-        assert as_boxes(empty).shape == (0, 4)
+def test_a_box_that_dwarfs_its_image_costs_no_more_than_the_image(monkeypatch: pytest.MonkeyPatch):
+    """Halved as often as the box asks for, its edge filled 51 GB."""
+    made, real = [], cv2.copyMakeBorder
 
+    def border(image: np.ndarray, *arguments: int) -> np.ndarray:
+        made.append(real(image, *arguments))
+        return made[-1]
 
-BAD_BOXES = {
-    "single": ([0, 0, 5, 5], "boxes: expected shape (N, 4) xyxy pixels, got (4,); wrap a single box as boxes[None]"),
-    "five columns": ([[0, 0, 5, 5, 1]], "boxes: expected shape (N, 4) xyxy pixels, got (1, 5)"),
-    "three axes": ([[[0, 0, 5, 5]]], "got (1, 1, 4)"),
-    "one number": (3, "got ()"),
-    "NaN": ([[0, 0, np.nan, 5]], "boxes: expected finite pixels"),
-    "infinite": ([[0, 0, np.inf, 5]], "boxes: expected finite pixels"),
-    "xywh of a small object": (
-        [[0, 0, 5, 5], [50, 60, 10, 20]],
-        "expected x0 < x1 and y0 < y1, got [50.0, 60.0, 10.0, 20.0]",
-    ),
-    "flat": ([[0, 5, 5, 5]], "expected x0 < x1 and y0 < y1"),
-    "text": ([["a", "b", "c", "d"]], "boxes: expected"),
-    "ragged": ([[0, 0, 5, 5], [1, 2]], "boxes: expected"),
-}
-
-
-@pytest.mark.parametrize(("boxes", "message"), BAD_BOXES.values(), ids=BAD_BOXES.keys())
-def test_what_is_no_box_is_refused(boxes: object, message: str):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        as_boxes(boxes)
+    monkeypatch.setattr(cv2, "copyMakeBorder", border)
+    image = np.full((80, 96, 3), 200, np.uint8)
+    for side in (1e4, 1e6, 1e7):
+        pixels = crop_box(np.array([-side, -side, side, side]), (64, 64)).warp(image)
+        assert (pixels == 200).all()
+    assert max(padded.size for padded in made) <= 128 * 128 * 3
+    with pytest.raises(ValueError, match="reaches beyond 16777216 px"):
+        crop_box(np.array([0, 0, 1e300, 1e300]), (64, 64))
 
 
 def test_jitter_is_the_generators_alone():

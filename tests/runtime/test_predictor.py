@@ -121,6 +121,25 @@ def test_a_single_box_says_how_to_wrap_it(finder: Predictor):
         finder(picture(), [40, 20, 120, 100])
 
 
+NO_CROP = {
+    "off the image": ([200, 0, 300, 50], "lies outside its 160x120 image"),
+    "a million px": ([0, 0, 1e6, 1e6], "is 6250 times as long as its 160x120 image"),
+    "fractions": ([0.1, 0.2, 0.6, 0.7], "is less than 1 px: multiply"),
+}
+
+
+@pytest.mark.parametrize(("box", "words"), NO_CROP.values(), ids=NO_CROP)
+def test_a_box_that_cannot_be_cropped_is_refused_and_a_stream_goes_on(finder: Predictor, box: list, words: str):
+    with pytest.raises(ValueError, match=words):
+        finder(picture(), [[40, 20, 120, 100], box])
+    bad: list[Exception] = []
+    asked = [(picture(), [box]), (picture(), [[40, 20, 120, 100]])]
+    found = list(finder.stream(asked, on_bad=lambda _, error: bad.append(error)))
+    assert (len(found), len(bad)) == (1, 1)
+    assert str(bad[0]).startswith("image 0: box")
+    assert finder.engine.batches == [1], "nothing is asked of the engine for the bad one"
+
+
 def test_many_boxes_go_in_batches_and_come_back_in_order(finder: Predictor):
     boxes = np.array([[40 - k, 20 - 2 * k, 120 + k, 100 + k] for k in range(8)], np.float64)
     together = finder(picture(), boxes)

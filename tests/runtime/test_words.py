@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keylite.runtime.words import clipped, escaped, one_line, quoted
+from keylite.runtime.words import clipped, escaped, listed, one_line, quoted
 
 QUOTES = {
     "a word": ("lite9", "'lite9'"),
@@ -45,3 +45,10 @@ def test_what_a_line_quotes_is_cut(long: str):
 
 def test_a_line_ends():
     assert len(one_line("no quotes, but many words " * 9999)) == 3000
+
+
+def test_listed_counts_the_rest() -> None:
+    assert listed("bad", [str(i) for i in range(10)], 10) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9"
+    assert listed("bad", [str(i) for i in range(10)], 12) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"
+    assert listed("bad", ["a", "b"]) == "bad: a; b"
+    assert listed("bad", [str(i) for i in range(12)]) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"

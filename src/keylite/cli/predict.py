@@ -127,12 +127,12 @@ def _predict_here(
     skip_bad: bool,
 ) -> None:
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
-    from keylite.data.dataset import listed
     from keylite.draw import draw_points
     from keylite.points import points_coco, points_json, points_line
     from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step
+    from keylite.runtime.words import listed
 
     json_path = json_path or (None if draw else "-")  # points must go somewhere
     drawings = drawing_paths(paths, draw) if draw else {}
@@ -192,7 +192,7 @@ def _predict_on_ray(
 ) -> None:
     """Points of images on a Ray cluster, as shards in `out`."""
     from keylite.cluster import predict_on_ray
-    from keylite.data.dataset import listed
+    from keylite.runtime.words import listed
     from keylite.shards import BAD
 
     def tell(done: int, shards: int) -> None:

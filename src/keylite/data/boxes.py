@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, listed
-from keylite.runtime.geometry import as_boxes
+from keylite.data.dataset import Dataset
+from keylite.runtime.boxes import as_boxes
 from keylite.runtime.texts import read_json
+from keylite.runtime.words import listed
 
 log = logging.getLogger("keylite")
 

@@ -18,11 +18,12 @@ import msgspec
 import numpy as np
 
 from keylite.data import mirror
-from keylite.data.dataset import Dataset, listed
+from keylite.data.dataset import Dataset
 from keylite.data.labels import Labels
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
+from keylite.runtime.words import listed
 
 Id = int | str
 Number = float | None  # null is NaN

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +16,25 @@ from typing import overload
 
 import numpy as np
 
+from keylite.data.groups import in_number_order
 from keylite.data.likeness import LIKENESS, likeness_of
+from keylite.data.problems import column_problems, object_problems, points_outside
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
-from keylite.runtime.images import MAX_MEGAPIXELS, WHITE_LEVEL, Picture, image_size, open_image, to_8_bit
+from keylite.runtime.boxes import box_problems
+from keylite.runtime.images import (
+    MAX_MEGAPIXELS,
+    WHITE_LEVEL,
+    Picture,
+    array_problem,
+    image_size,
+    open_image,
+    to_8_bit,
+)
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
+from keylite.runtime.words import SHOWN, listed
 
-SHOWN = 10  # bad items named in one error line; the rest are counted
 SPARE = 4  # threads beyond the cores, for those that wait for the disk
 RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
 
@@ -51,7 +61,8 @@ class Dataset:
 
     xy: (N, K, 2) float64 px, NaN where unlabelled. visible: (N, K) uint8. box: (N, 4) float64 xyxy px, NaN where there
     is none. area: (N,) float64 px^2 for OKS, NaN where unknown. image_index, group_index: (N,) int32 into `images`
-    and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced.
+    and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced;
+    doubts: what it took as it was, and may be wrong.
     max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
     where unknown; None: none is known; once images are checked, theirs. groups_named: whether equal group names in two
     data sets mean the same subject; names of images and of blocks of them do not. source: the label file, for messages;
@@ -78,6 +89,7 @@ class Dataset:
     checked: bool = False
     likeness: np.ndarray | None = None
     white_level: int = WHITE_LEVEL
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -94,12 +106,46 @@ class Dataset:
         for column, (array, shape) in expected.items():
             if array.shape != shape:
                 raise ValueError(f"{self.name}: {column}: expected shape {shape}, got {array.shape}")
+        for column in ("image_index", "group_index"):
+            if (kind := getattr(self, column).dtype).kind not in "iu":
+                raise ValueError(f"{self.name}: {column}: expected whole numbers, got {kind}")
         if self.image_sizes is not None and self.image_sizes.shape != (len(self.images), 2):
             raise ValueError(
                 f"{self.name}: image_sizes: expected shape {(len(self.images), 2)}, got {self.image_sizes.shape}"
             )
         if len(self.images) != len(self.image_names):
             raise ValueError(f"{self.name}: {len(self.images)} images but {len(self.image_names)} image names")
+        self._require_good()
+
+    def _require_good(self) -> None:
+        """Raises ValueError that names every image and object of the columns that cannot be used."""
+        texts: list[str] = []
+        counts: list[str] = []
+        pixels = [(at, image) for at, image in enumerate(self.images) if isinstance(image, np.ndarray)]
+        if bad_images := {at: words for at, image in pixels if (words := array_problem(image))}:
+            counts.append(f"{len(bad_images)} of {len(self.images)} images")
+            texts += [f"{self.image_names[at]}: {words}" for at, words in bad_images.items()]
+        names = self.skeleton.names
+        places = {
+            "image_index": (self.image_index, len(self.images)),
+            "group_index": (self.group_index, len(self.groups)),
+        }
+        problems = column_problems(names, self.xy, self.visible, self.area, places)
+        for row, words in object_problems(names, self.xy, self.visible, self.box).items():
+            problems.setdefault(row, words)
+        if problems:
+            counts.append(f"{len(problems)} of {len(self)} objects")
+            rows = sorted(problems)[:SHOWN]
+            texts += [f"{self._place(row)}: {problems[row]}" for row in rows]
+        if counts:
+            total = len(bad_images) + len(problems)
+            line = listed(f"{self.name}: {' and '.join(counts)} are bad", texts, total)
+            raise ValueError(f"{line}; mend them, or leave them out")
+
+    def _place(self, row: int) -> str:
+        """What a message calls an object whose columns may be wrong."""
+        known = 0 <= self.image_index[row] < len(self.image_names)
+        return self.sample_name(row) if known else f"object {row}"
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -187,7 +233,7 @@ class Dataset:
                 position += 1
         parts = part_of_group[self.group_index]
         rest = self.subset(np.flatnonzero(parts == 0))
-        quiet = dataclasses.replace(self, notes=())  # the reader's notes are of the whole: said once
+        quiet = dataclasses.replace(self, notes=(), doubts=())  # the reader's are of the whole: said once
         names = [f"{self.name}, part {part + 1}" for part in range(1, len(fractions) + 1)]
         return rest, *(
             quiet.subset(np.flatnonzero(parts == part), names[part - 1]) for part in range(1, len(names) + 1)
@@ -221,7 +267,7 @@ class Dataset:
 
         An image with more objects than a run should have leaves fewer groups.
         """
-        ranks = sorted(range(len(self.images)), key=lambda image: _natural(self.image_names[image]))
+        ranks = sorted(range(len(self.images)), key=lambda image: in_number_order(self.image_names[image]))
         objects = np.bincount(self.image_index, minlength=len(self.images))[ranks]
         middle = np.cumsum(objects) - objects / 2
         block = np.empty(len(ranks), np.int64)
@@ -251,6 +297,11 @@ class Dataset:
         """The same labels under another skeleton of as many keypoints."""
         return dataclasses.replace(self, skeleton=skeleton)
 
+    def with_xy(self, xy: np.ndarray) -> Dataset:
+        """The same objects with other points (N, K, 2) px; where both coordinates are NaN a point is unlabelled."""
+        gone = np.isnan(xy).all(axis=2)
+        return dataclasses.replace(self, xy=xy, visible=np.where(gone, 0, np.maximum(self.visible, 1)).astype(np.uint8))
+
     def fingerprint(self) -> str:
         """sha256 over labels, boxes, groups, keypoint names and image names (pixels too, for images in memory)."""
         digest = hashlib.sha256()
@@ -267,11 +318,11 @@ class Dataset:
     ) -> Dataset:
         """The data set once every image has been read, with that limit for reading them again.
 
-        An image is bad that cannot be read or has another size than the labels were made for, an object whose box lies
-        outside its image. Raises ValueError naming all bad ones at once; with `skip_bad` they are left out and a note
-        counts and names them. Other notes count labelled points outside their image, which are kept, and images that
-        show hardly anything. white_level: of 16-bit images; None finds it, for them and for parts of them, and a note
-        says so.
+        An image is bad that cannot be read or has another size than the labels were made for, an object whose box
+        cannot be cropped from its image (runtime/boxes.py). Raises ValueError naming all bad ones at once; with
+        `skip_bad` they are left out and a note counts and names them. Other notes count labelled points outside their
+        image, which are kept, and images that show hardly anything. white_level: of 16-bit images; None finds it, for
+        them and for parts of them, and a note says so.
         """
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
 
@@ -317,13 +368,12 @@ class Dataset:
         bad_images[list(problems)] = True
         bad = bad_images[self.image_index]
         limit = sizes[self.image_index].astype(np.float64)
-        outside = ~bad & boxes_outside(self.box, limit)
+        box_words = {row: words for row, words in box_problems(self.box, limit).items() if not bad[row]}
+        outside = np.zeros(len(self), bool)
+        outside[list(box_words)] = True
         beyond = int(points_outside(self.xy, limit)[~bad & ~outside].sum())
         texts = [problem for _, problem in sorted(problems.items())]
-        texts += [
-            f"{self.sample_name(i)}: {outside_words(self.box[i], limit[i])}"
-            for i in np.flatnonzero(outside)[:SHOWN].tolist()
-        ]
+        texts += [f"{self.sample_name(row)}: {words}" for row, words in list(box_words.items())[:SHOWN]]
         notes = [f"{beyond} labelled points lie outside their image"] if beyond else []
         notes += [] if self.checked else tone_notes(tones, self.image_names, white_level, given=given)
         dataset = dataclasses.replace(dataset, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
@@ -399,21 +449,15 @@ def from_arrays(
 
     xy: (N, K, 2) continuous image px, NaN where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
     2; 0 is unlabelled whatever xy says. groups: one an image, else every image is its own. Without a skeleton the
-    keypoints are named k0..kN.
+    keypoints are named k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
     """
-    xy = np.asarray(xy, np.float64)
+    xy = _numbers("xy", xy)
     if xy.ndim != 3 or xy.shape[2] != 2 or len(xy) != len(images):
         raise ValueError(f"xy: expected shape ({len(images)}, K, 2), one entry an image, got {xy.shape}")
     count, keypoints = xy.shape[:2]
-    missing = np.isnan(xy)
-    if np.isinf(xy).any() or (missing.any(axis=2) & ~missing.all(axis=2)).any():
-        raise ValueError("xy: expected both x and y finite, or both NaN where unlabelled")
-    labelled = ~np.any(missing, axis=2)
-    if visible is not None:
-        visible = np.asarray(visible)
-        if visible.shape != (count, keypoints) or not np.isin(visible, (0, 1, 2)).all():
-            raise ValueError(f"visible: expected shape {(count, keypoints)} of 0, 1 or 2, got shape {visible.shape}")
-        labelled &= visible > 0
+    seen = np.where(np.isnan(xy).all(axis=2), 0.0, 2.0) if visible is None else _numbers("visible", visible)
+    if seen.shape != (count, keypoints):
+        raise ValueError(f"visible: expected shape {(count, keypoints)} of 0, 1 or 2, got shape {seen.shape}")
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
     per_object = list(groups) if groups is not None else list(names)
     if len(per_object) != count:
@@ -423,9 +467,9 @@ def from_arrays(
         images=tuple(image if isinstance(image, np.ndarray) else Path(image) for image in images),
         image_names=names,
         image_index=np.arange(count, dtype=np.int32),
-        xy=np.where(labelled[..., None], xy, np.nan),
-        visible=np.where(labelled, 2 if visible is None else visible, 0).astype(np.uint8),
-        box=np.full((count, 4), np.nan) if boxes is None else np.asarray(boxes, np.float64),
+        xy=np.where((seen == 0)[..., None], np.nan, xy),
+        visible=seen.astype(np.uint8) if np.isin(seen, (0, 1, 2)).all() else seen,  # what is odd, Dataset names
+        box=np.full((count, 4), np.nan) if boxes is None else _numbers("boxes", boxes),
         area=np.full(count, np.nan),
         groups=("",),
         group_index=np.zeros(count, np.int32),
@@ -434,50 +478,12 @@ def from_arrays(
     return dataset.regrouped(per_object, named=groups is not None)
 
 
-def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
-    """One group an image name, by `image`, `block:N` (runs of N in name order, img2 before img10) or `regex:PATTERN`.
-
-    The pattern's first group counts, else its whole match. Raises ValueError for a name that does not match.
-    """
-    if group == "image":
-        return list(image_names)
-    kind, _, value = group.partition(":")
-    if kind == "block" and value.isdigit() and int(value) > 0:
-        rank = {name: position for position, name in enumerate(sorted(set(image_names), key=_natural))}
-        return [f"block {rank[name] // int(value):05d}" for name in image_names]
-    if kind == "regex" and value:
-        try:
-            pattern = re.compile(value)
-        except re.error as error:
-            raise ValueError(f"group: {value!r} is not a regular expression: {error}") from None
-        found = [pattern.search(name) for name in image_names]
-        group_number = 1 if pattern.groups else 0
-        missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
-        if missed:
-            raise ValueError(listed(f"group: {value!r} does not match {len(missed)} image names", missed))
-        return [match[group_number] for match in found if match]
-    raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {group!r}")
-
-
-def _natural(name: str) -> list[str | int]:
-    """A sort key that takes runs of digits as numbers; text and numbers alternate, so keys always compare."""
-    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def boxes_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(N,) bool: which boxes (N, 4) xyxy px have nothing of their image's (width, height) (N, 2); NaN is inside."""
-    return np.any(boxes[:, 2:] <= 0, axis=1) | np.any(boxes[:, :2] >= sizes, axis=1)
-
-
-def outside_words(box: np.ndarray, size: np.ndarray) -> str:
-    """How a message says that a box (4,) xyxy px lies outside its image of (width, height)."""
-    edges = [round(float(edge), 2) for edge in box]
-    return f"box {edges} (xyxy) lies outside its {size[0]:g}x{size[1]:g} image"
-
-
-def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(N, K) bool: which points (N, K, 2) px lie outside their image's (width, height) (N, 2); NaN does not."""
-    return np.any((xy < 0) | (xy > sizes[:, None]), axis=2)
+def _numbers(name: str, values: object) -> np.ndarray:
+    """The values as float64; ValueError for what is no array of numbers."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
+        raise ValueError(f"{name}: expected an array of numbers, got {values!r:.60}") from None
 
 
 def places_of(images: Sequence[Path | np.ndarray]) -> list[str | int]:
@@ -508,10 +514,3 @@ def _files_of(images: Sequence[Path | np.ndarray]) -> list[object]:
             if facts.st_ino:  # some file systems number nothing
                 files[-1] = (facts.st_dev, facts.st_ino)
     return files
-
-
-def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
-    """The line, then the first items, then how many more there are; count: of all, where the items are the first."""
-    count = len(items) if count is None else count
-    more = f"; and {count - SHOWN} more" if count > SHOWN else ""
-    return f"{line}: {'; '.join(items[:SHOWN])}{more}"

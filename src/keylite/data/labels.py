@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, boxes_outside, group_by_name, listed, outside_words, places_of
+from keylite.data.dataset import Dataset, places_of
 from keylite.data.finding import find_images, nearest, roots_of
+from keylite.data.groups import group_by_name
+from keylite.data.problems import object_problems
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.words import listed
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
 GROUP_FIELDS = ("identity", "group", "subject")  # what --group auto looks for, in this order
@@ -91,7 +94,7 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
         area=labels.area[rows],
         groups=("",),
         group_index=np.zeros(len(rows), np.int32),
-        name=labels.path.stem,
+        name=path_name(labels.path),
         notes=tuple(notes),
         image_sizes=_whole(labels.sizes[used]),
         source=str(labels.path),
@@ -115,50 +118,29 @@ def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> L
     return dataclasses.replace(labels, box=np.where(flat[:, None], np.nan, box))
 
 
+def path_name(path: Path) -> str:
+    """What messages and model files call the data set of a file: its folder and its name, train/labels.json.
+
+    Many label files are called labels.json, so the name alone does not tell one from another; and a model file must
+    not hold the folders of the machine that it was trained on.
+    """
+    return "/".join(Path(path).absolute().parts[1:][-2:])
+
+
 def _whole(sizes: np.ndarray) -> np.ndarray:
     """Sizes (M, 2) as whole numbers, 0 where unknown."""
     return np.clip(np.rint(np.nan_to_num(sizes, nan=0.0)), -1, 2**31 - 1).astype(np.int64)  # no size overflows
 
 
 def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
-    """Row -> what is wrong with it, in row order."""
-    v, xy, box = labels.points[..., 2], labels.points[..., :2], labels.box
-    names, sizes = labels.skeleton.names, labels.sizes[labels.image_index]
-    odd = (v != 0) & (v != 1) & (v != 2)
-    lost = (v > 0) & ~np.isfinite(xy).all(axis=2)
-    given = ~np.all(np.isnan(box), axis=1)
-    edges = np.all(np.isfinite(box), axis=1)
-    negative = edges & ~((box[:, 2] >= box[:, 0]) & (box[:, 3] >= box[:, 1]))
-    out = boxes_outside(box, sizes)
-
-    def point(row: int, mask: np.ndarray) -> tuple[str, list[float]]:
-        k = int(np.argmax(mask[row]))
-        return names[k], [float(value) for value in labels.points[row, k]]
-
-    def visibility(row: int) -> str:
-        name, values = point(row, odd)
-        return f"{name}: expected v 0, 1 or 2, got {values[2]:g}"
-
-    def place(row: int) -> str:
-        name, values = point(row, lost)
-        return f"{name} is labelled (v {values[2]:g}) but lies at ({values[0]:g}, {values[1]:g})"
-
-    def size(row: int) -> str:
-        x0, y0, x1, y1 = box[row]
-        return f"box: expected a width and a height of 0 or more, got {x1 - x0:g} x {y1 - y0:g}"
-
-    checks = (
-        (np.any(odd, axis=1), visibility),
-        (np.any(lost, axis=1), place),
-        (given & ~edges, lambda _row: "box: expected four finite numbers"),
-        (negative, size),
-        (out, lambda row: outside_words(box[row], sizes[row])),
-    )
-    problems: dict[int, str] = {}
-    for mask, describe in checks:
-        for row in rows[mask[rows]].tolist():
-            problems.setdefault(row, f"{labels.where(row)}: {describe(row)}")
-    return dict(sorted(problems.items()))
+    """Row -> what is wrong with it, in row order and in the words of its file."""
+    columns = (labels.points, labels.box, labels.image_index)
+    if len(rows) < len(labels.points):  # a copy of all would take as much memory again
+        columns = tuple(column[rows] for column in columns)
+    points, box, image_index = columns
+    names, sizes = labels.skeleton.names, labels.sizes[image_index]
+    problems = object_problems(names, points[..., :2], points[..., 2], box, sizes)
+    return {(row := int(rows[at])): f"{labels.where(row)}: {words}" for at, words in problems.items()}
 
 
 def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bool]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import listed
 from keylite.data.finding import canonical
 from keylite.data.labels import GROUP_FIELDS, Labels
 from keylite.runtime.skeleton import Skeleton, unnamed
+from keylite.runtime.words import listed
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
 DLC_HEADER = ("scorer", "bodyparts", "coords")

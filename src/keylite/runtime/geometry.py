@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from keylite.runtime.boxes import MOST_PX, far_words
+
 if TYPE_CHECKING:
     from keylite.runtime.images import Picture
 
@@ -81,8 +83,10 @@ class Crop:
             to_image_px = np.array([[averaged, 0, 0], [0, averaged, 0]], np.float64)
             return Crop(compose(self.matrix, to_image_px), self.size).warp(image)
         matrix = self.matrix
-        if self.reduction > 1:
-            image, matrix = self._reduced(image, self.reduction)
+        # a box that dwarfs its image leaves one block of it: a larger one would only fill memory with its edge
+        factor = min(self.reduction, 2 ** max(image.shape[:2]).bit_length())
+        if factor > 1:
+            image, matrix = self._reduced(image, factor)
         indexed = matrix.copy()
         indexed[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5  # cv2 counts pixel centres from 0
         if image.shape[2] == 3 and self.likes_four(image):
@@ -166,6 +170,8 @@ def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Cr
     x0, y0, x1, y1 = (float(edge) for edge in box)
     if not (x1 > x0 and y1 > y0):
         raise ValueError(f"box: expected x0 < x1 and y0 < y1 in pixels, got {[x0, y0, x1, y1]}")
+    if not max(abs(x0), abs(y0), abs(x1), abs(y1)) <= MOST_PX:
+        raise ValueError(far_words(np.asarray(box)))
     scale = min(size[0] / (x1 - x0), size[1] / (y1 - y0)) / (1 + padding)
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
     matrix = np.array([[scale, 0, size[0] / 2 - scale * centre_x], [0, scale, size[1] / 2 - scale * centre_y]])
@@ -201,25 +207,6 @@ def _placed(boxes: np.ndarray, size: tuple[int, int], padding: float) -> tuple[n
 def whole_box(image: np.ndarray | Picture) -> np.ndarray:
     """The box (4,) xyxy px of a whole (H, W, ...) image."""
     return np.array([0, 0, image.shape[1], image.shape[0]], np.float64)
-
-
-def as_boxes(boxes: object) -> np.ndarray:
-    """Boxes as float64 (N, 4) xyxy px; an empty list gives (0, 4). Raises ValueError for any other shape."""
-    try:
-        array = np.asarray(boxes, np.float64)
-    except (TypeError, ValueError):  # text, or rows of different lengths
-        raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
-    if array.size == 0:
-        return np.zeros((0, 4))
-    if array.ndim != 2 or array.shape[1] != 4:
-        hint = "; wrap a single box as boxes[None]" if array.shape == (4,) else ""
-        raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {array.shape}{hint}")
-    if not np.isfinite(array).all():
-        raise ValueError("boxes: expected finite pixels, got NaN or Inf")
-    flat = (array[:, 2] <= array[:, 0]) | (array[:, 3] <= array[:, 1])
-    if flat.any():
-        raise ValueError(f"boxes: expected x0 < x1 and y0 < y1, got {array[flat][0].tolist()}")
-    return array
 
 
 def jitter_boxes(boxes: np.ndarray, amount: float, generator: np.random.Generator) -> np.ndarray:

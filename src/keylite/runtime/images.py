@@ -265,10 +265,10 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     write_bytes(path, encoded.tobytes())
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
-    """The array itself where it is uint8 (H, W, 3); else a ValueError that says how to make it so."""
+def array_problem(image: np.ndarray) -> str:
+    """Why an array is no picture, uint8 (H, W, 3) RGB, and how to make it so; empty where it is one."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return image
+        return ""
     hint = ""
     if image.dtype != np.uint8:
         hint = "; scale it to 0..255 and use astype(np.uint8)"
@@ -276,7 +276,14 @@ def _checked(image: np.ndarray) -> np.ndarray:
         hint = "; make RGB of grey with np.repeat(image[..., None], 3, axis=2)"
     elif image.ndim == 3 and image.shape[2] == 4:
         hint = "; drop the alpha channel with image[..., :3]"
-    raise ValueError(f"image: expected a uint8 array (H, W, 3) RGB, got {image.dtype} {image.shape}{hint}")
+    return f"expected a uint8 array (H, W, 3) RGB, got {image.dtype} {image.shape}{hint}"
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    """The array itself where it is a picture."""
+    if problem := array_problem(image):
+        raise ValueError(f"image: {problem}")
+    return image
 
 
 def _load(source: Path | str | bytes) -> tuple[str, bytes]:

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from keylite.runtime import files
+from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine
-from keylite.runtime.geometry import Crop, as_boxes, crop_box, cut, whole_box
+from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
@@ -213,6 +214,7 @@ class Predictor:
         try:
             image = open_image(source, self.max_megapixels, self.spec.white_level)
             asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
+            require_boxes(asked, (image.shape[1], image.shape[0]))
             crops = self.crops(image, boxes)
             pixels = cut(image, crops)
         except (ValueError, cv2.error) as error:

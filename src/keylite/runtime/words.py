@@ -1,9 +1,11 @@
-"""Foreign text inside keylite's own lines: quoted, shortened, and without characters that a terminal obeys."""
+"""Lists and foreign text in keylite's own lines: shortened, quoted, without characters that a terminal obeys."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+SHOWN = 10  # bad items named in one error line; the rest are counted
 LONGEST = 200  # characters that a line quotes of anything
 LONGEST_LINE = 3000  # ten things of that length, and what is said of them
 QUOTED = re.compile(rf"'[^']{{{LONGEST},}}'|\"[^\"]{{{LONGEST},}}\"|\S{{{LONGEST + 1},}}")
@@ -36,3 +38,10 @@ def escaped(text: str) -> str:
 def one_line(text: str) -> str:
     """What a user gets to read of a message: one line, in which nothing that it quotes is longer than LONGEST."""
     return clipped(escaped(QUOTED.sub(lambda match: clipped(match[0]), text.strip())), LONGEST_LINE)
+
+
+def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
+    """The line, then the first items, then how many more there are; count: of all, where the items are the first."""
+    count = len(items) if count is None else count
+    more = f"; and {count - SHOWN} more" if count > SHOWN else ""
+    return f"{line}: {'; '.join(items[:SHOWN])}{more}"

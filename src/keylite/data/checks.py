@@ -1,0 +1,269 @@
+"""What is doubtful about labels as a whole: boxes in fractions, swapped axes, objects on top of each other.
+
+An object that cannot be used is problems.py's; here each may be right by itself, and all together cannot be. Knows
+nothing of file formats, recipes or models.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.data.problems import points_outside
+
+log = logging.getLogger("keylite")
+
+MOST_LOST = 0.5  # share of objects that may have no point where it is looked for: with more, little is taught
+GROWN = 2.0  # a box so many times as large is what a padding of 1 sees; README's recipes have .25
+LIKELY = 0.9  # share of objects that another reading of the numbers must fit before it is named
+SLACK = 0.05  # of a box's or an image's side, by which a point or an edge may lie beyond it
+LEAST = 16  # px of an image's shorter side: in a smaller one, fractions and px are alike
+PERCENT_SIDE, PERCENT_OBJECTS = 150, 10  # images, and how many objects, in which points in per cent can be told
+ROUND_SIZES = {1.0: "fractions of the image: multiply them by its width and height",
+               100.0: "per cent of the image: multiply them by its width and height, and divide by 100"}  # fmt: skip
+NEAR = 0.04  # relative difference between a size and a round one: medians of real boxes differ by less
+OTHER = 0.1  # least by which another size differs from the images' own
+SAME_BOX = 0.95  # overlap of two boxes (intersection over union) that are of one object
+NEIGHBOURS = 4  # boxes of one image, in order of area, that a box is compared with
+
+
+def say_doubts(data: Dataset, box: str) -> None:
+    """Warn of what is doubtful about labels; raises as `label_doubts` does."""
+    for doubt in label_doubts(data, box):
+        log.warning("%s: %s", data.name, doubt)
+
+
+def label_doubts(data: Dataset, box: str) -> list[str]:
+    """A line for each thing that is doubtful about the labels of a data set.
+
+    box: what a crop is cut around, `annotation` or `image`. Raises ValueError with the likely cause where most objects
+    have no labelled point in their crop or in their image, so that nothing could be learnt or measured.
+    """
+    sizes = data.whole_boxes()[:, 2:]
+    _require_points_in_px(data, sizes)
+    _require_points_in_images(data, sizes)
+    doubts = list(data.doubts)
+    doubts += _swapped(data, sizes)
+    doubts += _percent(data, sizes)
+    doubts += _boxes_without_points(data, sizes, box)
+    doubts += _alike(data)
+    return doubts
+
+
+# ---- points beside their image
+
+
+def _require_points_in_px(data: Dataset, sizes: np.ndarray) -> None:
+    """Raises ValueError where points are fractions of their image."""
+    inside = np.all((data.xy >= -0.5) & (data.xy <= 1.6), axis=2) | ~data.labelled  # 0..1, shifted by half a pixel
+    small = _some(data) & inside.all(axis=1) & (sizes.min(axis=1) >= LEAST)
+    if small.sum() > MOST_LOST * len(data):
+        raise ValueError(
+            f"{data.name}: all labelled points of {small.sum()} of {len(data)} objects lie within 1 px of the corner "
+            f"({_of(data, small)}); keypoints look like {ROUND_SIZES[1.0]}"
+        )
+
+
+def _require_points_in_images(data: Dataset, sizes: np.ndarray) -> None:
+    """Raises ValueError where points lie beside their image."""
+    away = _some(data) & np.all(points_outside(data.xy, sizes) | ~data.labelled, axis=1)
+    if away.sum() <= MOST_LOST * len(data):
+        return
+    swapped = np.all(points_outside(data.xy[..., ::-1], sizes) | ~data.labelled, axis=1)
+    cause = "were they made for other images, or for these before they were resized, cut or turned?"
+    if (away & swapped).sum() < (1 - LIKELY) * away.sum():
+        cause = "x and y look swapped: write x first, or turn the labels as the images were turned"
+    raise ValueError(
+        f"{data.name}: all labelled points of {away.sum()} of {len(data)} objects lie outside their image "
+        f"({_of(data, away)}); {cause}"
+    )
+
+
+def _swapped(data: Dataset, sizes: np.ndarray) -> list[str]:
+    """A line where many points lie outside their image and hardly any would with x and y swapped."""
+    count = int(data.labelled.sum())
+    outside, other = (int(points_outside(xy, sizes).sum()) for xy in (data.xy, data.xy[..., ::-1]))
+    if outside < max(3, 0.1 * count) or other > 0.1 * outside:
+        return []
+    return [f"{outside} of {count} labelled points lie outside their image, and {other} would if x and y were swapped"]
+
+
+def _percent(data: Dataset, sizes: np.ndarray) -> list[str]:
+    """A line where points without boxes fill 0..100 of larger images."""
+    some = data.xy[data.labelled]
+    if _boxed(data).any() or len(data) < PERCENT_OBJECTS or sizes.min() < PERCENT_SIDE or not len(some):
+        return []
+    if some.min() < -0.5 or some.max() > 100.5 or some.max(axis=0).min() < 60:
+        return []
+    return ["no point lies beyond 100 px in images of more; if they are per cent, " + ROUND_SIZES[100.0].split(": ")[1]]
+
+
+# ---- boxes beside their points
+
+
+def _boxes_without_points(data: Dataset, sizes: np.ndarray, box: str) -> list[str]:
+    """A line where boxes hold none of their points, or fit them if their numbers are read otherwise."""
+    rows = np.flatnonzero(_boxed(data) & _some(data))
+    if len(rows) == 0:
+        return []
+    xy, boxes, sizes = data.xy[rows], data.box[rows], sizes[rows]
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, GROWN * (boxes[:, 2:] - boxes[:, :2]) / 2
+    lost = ~_holds(np.concatenate([middle - half, middle + half], axis=1), xy, 0.0).any(axis=1)
+    cause = _other_reading(boxes, xy, sizes) if _fits(boxes, xy, sizes).mean() < MOST_LOST else ""
+    if not lost.any():
+        return [cause] if cause else []
+    mask = np.zeros(len(data), bool)
+    mask[rows[lost]] = True
+    line = (
+        f"none of the labelled points of {lost.sum()} of {len(rows)} objects lies in its box, were it {GROWN:g} times "
+        f"as large ({_of(data, mask)})"
+    )
+    line = f"{line}; {cause}" if cause else f"{line}; is the box of another object, or of another size of the image?"
+    if box == "annotation" and lost.sum() > MOST_LOST * len(rows):
+        raise ValueError(f"{data.name}: {line}")
+    return [line]
+
+
+def _other_reading(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> str:
+    """The reading of the numbers of boxes by which they fit their points, in words; empty where none does."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    readings = {
+        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected": np.hstack([boxes[:, :2], sides]),
+        "boxes look like centre x, centre y, width, height: take half of the sides from the centre": np.hstack(
+            [boxes[:, :2] - sides / 2, boxes[:, :2] + sides / 2]
+        ),
+        "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected": np.hstack(
+            [boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]
+        ),
+        "boxes look as if x and y were swapped": boxes[:, [1, 0, 3, 2]],
+    }
+    for words, reading in readings.items():
+        if _fits(reading, xy, sizes).mean() >= LIKELY:
+            return words
+    return _other_size(boxes, xy, sizes)
+
+
+def _other_size(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> str:
+    """The size of the images for which boxes, or else points, seem to be made, in words; empty where none fits."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.nanmean(xy, axis=1)  # of the middles
+        box_size, point_size = np.median(sizes * ratio, axis=0), np.median(sizes / ratio, axis=0)
+    for what, size in (("boxes", box_size), ("keypoints", point_size)):
+        if not (np.isfinite(size).all() and (size > 0).all()):
+            continue
+        times = sizes / size
+        scaled = (boxes * np.tile(times, 2), xy) if what == "boxes" else (boxes, xy * times[:, None])
+        if _fits(*scaled, sizes).mean() < LIKELY:
+            continue
+        for round_size, words in ROUND_SIZES.items():
+            if np.all(np.abs(size / round_size - 1) < NEAR):
+                return f"{what} look like {words}"
+    beyond = np.any(boxes[:, 2:] > (1 + SLACK) * sizes, axis=1).mean() > MOST_LOST
+    points = not beyond and points_outside(xy, sizes).mean() > SLACK
+    what, size = ("keypoints", point_size) if points else ("boxes", box_size)
+    if not (np.isfinite(size).all() and (size > 0).all()):
+        return ""
+    times = sizes / size
+    scaled = (boxes, xy * times[:, None]) if points else (boxes * np.tile(times, 2), xy)
+    if _fits(*scaled, sizes).mean() < LIKELY or np.all(np.abs(np.median(times, axis=0) - 1) < OTHER):
+        return ""
+    return f"{what} look like px of images of about {size[0]:.0f}x{size[1]:.0f}: scale them as the images were"
+
+
+def _fits(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: which boxes (N, 4) hold all labelled points and are in their image, about."""
+    slack = SLACK * sizes
+    within = np.all((boxes[:, :2] >= -slack) & (boxes[:, 2:] <= sizes + slack), axis=1)
+    return within & np.all(_holds(boxes, xy, SLACK) | np.isnan(xy).any(axis=2), axis=1)
+
+
+def _holds(boxes: np.ndarray, xy: np.ndarray, slack: float) -> np.ndarray:
+    """(N, K) bool: which points lie in their box grown by a fraction of its sides, and by a pixel where it grows."""
+    more = slack * (boxes[:, 2:] - boxes[:, :2]) + (slack > 0)
+    low, high = boxes[:, None, :2] - more[:, None], boxes[:, None, 2:] + more[:, None]
+    return np.all((xy >= low) & (xy <= high), axis=2)  # a comparison with NaN is False
+
+
+# ---- objects beside each other
+
+
+def _alike(data: Dataset) -> list[str]:
+    """A line for objects on top of each other, without a label, on one spot, or all the same."""
+    lines = []
+    blank = ~_some(data)
+    if blank.any():
+        lines.append(f"{_counted(data, blank)} without a labelled point, and teach nothing ({_of(data, blank)})")
+    known = data.labelled[..., None]
+    highest, lowest = np.where(known, data.xy, -np.inf).max(axis=1), np.where(known, data.xy, np.inf).min(axis=1)
+    spot = (data.labelled.sum(axis=1) >= 2) & np.all(highest == lowest, axis=1)
+    if spot.any():
+        lines.append(f"{_counted(data, spot)} with all labelled points on one spot ({_of(data, spot)})")
+    same = len(data) >= 3 and np.array_equal(data.xy, np.broadcast_to(data.xy[:1], data.xy.shape), equal_nan=True)
+    if same and not spot.any() and not blank.any():
+        lines.append(f"all {len(data)} objects have the very same points: nothing can be learnt from where they lie")
+    on_top = _on_top(data)
+    if on_top.any():
+        lines.append(
+            f"{_counted(data, on_top)} on top of another one of the same image, by points or box "
+            f"({_of(data, on_top)}); is one of them a copy?"
+        )
+    return lines
+
+
+def _on_top(data: Dataset) -> np.ndarray:
+    """(N,) bool: which objects lie on one before them in the same image."""
+    found = np.zeros(len(data), bool)
+    if len(data.images) == len(data):
+        return found
+    with np.errstate(invalid="ignore"):
+        area = np.nan_to_num((data.box[:, 2:] - data.box[:, :2]).prod(axis=1))
+    orders = [
+        np.lexsort((key, data.image_index)) for key in (area, np.nansum(data.xy, axis=(1, 2)))
+    ]  # like beside like
+    for order in orders:
+        for lag in range(1, NEIGHBOURS + 1):
+            one, two = order[:-lag], order[lag:]
+            together = data.image_index[one] == data.image_index[two]
+            one, two = one[together], two[together]
+            same = _same_points(data.xy[one], data.xy[two]) & data.labelled[one].any(axis=1)
+            alike = same | (_overlap(data.box[one], data.box[two]) > SAME_BOX)
+            found[np.maximum(one, two)[alike]] = True
+    return found
+
+
+def _same_points(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """(N,) bool: which points (N, K, 2) are the same, unlabelled ones too."""
+    return np.all((one == two) | (np.isnan(one) & np.isnan(two)), axis=(1, 2))
+
+
+def _overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """(N,) intersection over union of boxes (N, 4); NaN where there is none."""
+    sides = np.minimum(one[:, 2:], two[:, 2:]) - np.maximum(one[:, :2], two[:, :2])
+    common = np.maximum(sides, 0).prod(axis=1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, two)]
+    return common / (areas[0] + areas[1] - common)
+
+
+# ---- words
+
+
+def _some(data: Dataset) -> np.ndarray:
+    """(N,) bool: which objects have a labelled point."""
+    return np.any(data.labelled, axis=1)
+
+
+def _boxed(data: Dataset) -> np.ndarray:
+    return np.all(np.isfinite(data.box), axis=1)
+
+
+def _counted(data: Dataset, mask: np.ndarray) -> str:
+    count = int(mask.sum())
+    return f"{count} of {len(data)} objects {'is' if count == 1 else 'are'}"
+
+
+def _of(data: Dataset, mask: np.ndarray) -> str:
+    """The first objects of a mask by name."""
+    rows = np.flatnonzero(mask)
+    return f"such as {', '.join(data.sample_name(row) for row in rows[:3].tolist())}"

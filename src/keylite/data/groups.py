@@ -1,0 +1,38 @@
+"""What belongs together by the names of images: a name in, a group out. Knows nothing of pixels, labels or files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from keylite.runtime.words import listed
+
+
+def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
+    """One group an image name, by `image`, `block:N` (runs of N in name order, img2 before img10) or `regex:PATTERN`.
+
+    The pattern's first group counts, else its whole match. Raises ValueError for a name that does not match.
+    """
+    if group == "image":
+        return list(image_names)
+    kind, _, value = group.partition(":")
+    if kind == "block" and value.isdigit() and int(value) > 0:
+        rank = {name: position for position, name in enumerate(sorted(set(image_names), key=in_number_order))}
+        return [f"block {rank[name] // int(value):05d}" for name in image_names]
+    if kind == "regex" and value:
+        try:
+            pattern = re.compile(value)
+        except re.error as error:
+            raise ValueError(f"group: {value!r} is not a regular expression: {error}") from None
+        found = [pattern.search(name) for name in image_names]
+        group_number = 1 if pattern.groups else 0
+        missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
+        if missed:
+            raise ValueError(listed(f"group: {value!r} does not match {len(missed)} image names", missed))
+        return [match[group_number] for match in found if match]
+    raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {group!r}")
+
+
+def in_number_order(name: str) -> list[str | int]:
+    """A sort key that takes runs of digits as numbers; text and numbers alternate, so keys always compare."""
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]

@@ -1,0 +1,97 @@
+"""What is wrong with labelled objects: the one list of reasons to refuse one, for files and for arrays alike.
+
+Columns in, words out. Knows nothing of file formats or of how an object is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keylite.runtime.boxes import MOST_PX, box_problems, boxes_below_a_pixel, far_words, small_words
+
+
+def object_problems(
+    names: Sequence[str],
+    xy: np.ndarray,
+    visible: np.ndarray,
+    box: np.ndarray,
+    sizes: np.ndarray | None = None,
+) -> dict[int, str]:
+    """Row -> why an object cannot be used, in row order.
+
+    names: of K keypoints. xy: (N, K, 2) px; of a point with visible 0 it may be anything. visible: (N, K), expected 0,
+    1 or 2. box: (N, 4) xyxy px, all NaN where there is none. sizes: (N, 2) width and height of each object's image, NaN
+    or 0 where unknown; None where none is known.
+    """
+    odd = (visible != 0) & (visible != 1) & (visible != 2)
+    lost = (visible > 0) & ~np.all(np.abs(xy) <= MOST_PX, axis=2)  # a comparison with NaN is False
+    given = ~np.all(np.isnan(box), axis=1)
+    edges = np.all(np.isfinite(box), axis=1)
+    flat = edges & ~np.all(box[:, 2:] > box[:, :2], axis=1)
+    far = edges & np.any(np.abs(box) > MOST_PX, axis=1)
+
+    def first(row: int, mask: np.ndarray) -> tuple[str, float, float, float]:
+        k = int(np.argmax(mask[row]))
+        return names[k], float(xy[row, k, 0]), float(xy[row, k, 1]), float(visible[row, k])
+
+    def visibility(row: int) -> str:
+        name, _, _, v = first(row, odd)
+        return f"{name}: expected v 0, 1 or 2, got {v:g}"
+
+    def place(row: int) -> str:
+        name, x, y, v = first(row, lost)
+        return f"{name} is labelled (v {v:g}) but lies at ({x:g}, {y:g})"
+
+    def size(row: int) -> str:
+        x0, y0, x1, y1 = box[row]
+        return f"box: expected a width and a height above 0, got {x1 - x0:g} x {y1 - y0:g}"
+
+    checks = (
+        (np.any(odd, axis=1), visibility),
+        (np.any(lost, axis=1), place),
+        (given & ~edges, lambda _row: "box: expected four finite numbers"),
+        (flat, size),
+        (far, lambda row: far_words(box[row])),
+        (boxes_below_a_pixel(box) & ~flat, lambda row: small_words(box[row])),
+    )
+    problems: dict[int, str] = {}
+    for mask, describe in checks:
+        for row in np.flatnonzero(mask).tolist():
+            problems.setdefault(row, describe(row))
+    if sizes is not None:
+        known = np.where(sizes > 0, sizes, np.nan)
+        for row, words in box_problems(np.where(edges[:, None], box, np.nan), known).items():
+            problems.setdefault(row, words)
+    return dict(sorted(problems.items()))
+
+
+def column_problems(
+    names: Sequence[str],
+    xy: np.ndarray,
+    visible: np.ndarray,
+    area: np.ndarray,
+    indices: dict[str, tuple[np.ndarray, int]],
+) -> dict[int, str]:
+    """Row -> what a file cannot get wrong and arrays can: an index out of range, an area, a point both there and not.
+
+    indices: column -> its values (N,) and how many things it counts.
+    """
+    problems: dict[int, str] = {}
+    for column, (values, count) in indices.items():
+        for row in np.flatnonzero((values < 0) | (values >= count)).tolist():
+            problems.setdefault(row, f"{column}: expected 0 to {count - 1}, got {values[row]}")
+    for row in np.flatnonzero(~np.isnan(area) & ~((area > 0) & np.isfinite(area))).tolist():
+        problems.setdefault(row, f"area: expected a number above 0, or NaN where unknown, got {area[row]:g}")
+    both = (visible == 0) & ~np.all(np.isnan(xy), axis=2)
+    for row in np.flatnonzero(both.any(axis=1)).tolist():
+        k = int(np.argmax(both[row]))
+        x, y = xy[row, k].tolist()
+        problems.setdefault(row, f"{names[k]} is unlabelled (visible 0) but lies at ({x:g}, {y:g}): expected NaN")
+    return problems
+
+
+def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N, K) bool: which points (N, K, 2) px lie outside their image's (width, height) (N, 2); NaN does not."""
+    return np.any((xy < 0) | (xy > sizes[:, None]), axis=2)

@@ -1,0 +1,183 @@
+"""Labels that cannot be right together are refused, or doubted in a line, with the likely cause."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+
+import numpy as np
+import pytest
+
+from keylite.data.checks import label_doubts, say_doubts
+from keylite.data.dataset import Dataset, from_arrays
+
+COUNT = 20
+WIDTH, HEIGHT = 200, 160
+
+
+def sound(count: int = COUNT, seed: int = 0) -> Dataset:
+    """Objects of four points in boxes that hold them, anywhere in images of 200x160 px."""
+    generator = np.random.default_rng(seed)
+    corner = generator.uniform(0, (WIDTH - 90, HEIGHT - 80), (count, 2)) + 10
+    sides = generator.uniform((40, 30), (80, 70), (count, 2))
+    xy = corner[:, None] + generator.uniform(0.1, 0.9, (count, 4, 2)) * sides[:, None]
+    images = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * count
+    return from_arrays(images, xy, boxes=np.hstack([corner, corner + sides]), name="mine")
+
+
+def boxes(change) -> object:
+    """A change of x0, y0, width and height, each (N,), as a COCO file that means something else is read."""
+
+    def made(data: Dataset) -> Dataset:
+        x, y, w, h = np.hstack([data.box[:, :2], data.box[:, 2:] - data.box[:, :2]]).T
+        x, y, w, h = (np.broadcast_to(column, x.shape) for column in change(x, y, w, h))
+        return dataclasses.replace(data, box=np.stack([x, y, x + w, y + h], axis=1))
+
+    return made
+
+
+def points(change) -> object:
+    """A change of the points; their boxes stay."""
+    return lambda data: data.with_xy(change(data.xy))
+
+
+def first(data: Dataset, count: int, change) -> Dataset:
+    """The data set, the first objects changed."""
+    changed = change(data)
+    xy, box = data.xy.copy(), data.box.copy()
+    xy[:count], box[:count] = changed.xy[:count], changed.box[:count]
+    return dataclasses.replace(data.with_xy(xy), box=box)
+
+
+def without_boxes(data: Dataset) -> Dataset:
+    return dataclasses.replace(data, box=np.full((len(data), 4), np.nan))
+
+
+PER_CENT = np.array([WIDTH, HEIGHT]) / 100
+REFUSED = {  # what all labels are made to be, and the words
+    "boxes in per cent": (
+        boxes(lambda x, y, w, h: (x / PER_CENT[0], y / PER_CENT[1], w / PER_CENT[0], h / PER_CENT[1])),
+        "boxes look like per cent of the image: multiply them by its width and height, and divide by 100",
+    ),
+    "boxes of a picture of a fifth": (
+        boxes(lambda x, y, w, h: (x / 5, y / 5, w / 5, h / 5)),
+        "boxes look like px of images of about (39|40)x(31|32): scale them as the images were",
+    ),
+    "boxes of other objects": (
+        lambda data: dataclasses.replace(data, box=np.tile([160.0, 120, 199, 159], (len(data), 1))),
+        "lies in its box, were it 2 times as large .* of another object, or of another size of the image",
+    ),
+    "points in fractions": (
+        points(lambda xy: xy / (WIDTH, HEIGHT)),
+        "20 of 20 objects lie within 1 px .*keypoints look like fractions of the image: multiply them by its width and",
+    ),
+    "points in fractions, shifted when read": (points(lambda xy: xy / (WIDTH, HEIGHT) + 0.5), "look like fractions"),
+    "points of a larger picture": (points(lambda xy: xy + 300), "20 of 20 objects lie outside their image .* resized"),
+    "points x for y in flat pictures": (
+        lambda data: without_boxes(data).with_xy(data.xy[..., ::-1] * (0.5, 0.15) + (0, 165)),
+        "lie outside their image .* x and y look swapped",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED.values(), ids=REFUSED)
+def test_labels_of_which_nothing_can_be_learnt_are_refused(change, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^mine: .*{words}"):
+        label_doubts(change(sound()), "annotation")
+
+
+DOUBTED = {
+    "boxes x0, y0, x1, y1 in a COCO file": (
+        boxes(lambda x, y, w, h: (x, y, x + w, y + h)),
+        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected",
+    ),
+    "boxes by their centre": (
+        boxes(lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)),
+        "boxes look like centre x, centre y, width, height",
+    ),
+    "a few boxes of other objects": (
+        lambda data: first(
+            data, 3, lambda data: dataclasses.replace(data, box=np.tile([-30.0, -30, 1, 1], (len(data), 1)))
+        ),
+        r"none of the labelled points of 3 of 20 objects lies in its box, .* \(such as image_000000, image_000001",
+    ),
+    "x and y swapped": (
+        lambda data: without_boxes(data).with_xy(np.clip(data.xy + (40, 0), 0, (198, 159))[..., ::-1]),
+        "labelled points lie outside their image, and 0 would if x and y were swapped",
+    ),
+    "points in per cent": (
+        lambda data: without_boxes(data).with_xy(data.xy / PER_CENT),
+        "no point lies beyond 100 px in images of more; if they are per cent, multiply",
+    ),
+    "no label": (
+        lambda data: first(data, 2, points(lambda xy: np.full_like(xy, np.nan))),
+        "2 of 20 objects are without a labelled point",
+    ),
+    "all points on one spot": (
+        lambda data: first(data, 1, points(lambda xy: np.broadcast_to(xy[:, :1], xy.shape))),
+        r"1 of 20 objects is with all labelled points on one spot \(such as image_000000\)",
+    ),
+    "all objects the same": (
+        lambda data: dataclasses.replace(data.with_xy(np.tile(data.xy[:1], (20, 1, 1))), box=data.box[[0] * 20]),
+        "all 20 objects have the very same points",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), DOUBTED.values(), ids=DOUBTED)
+def test_labels_that_may_be_wrong_are_doubted(change, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = change(sound())
+    with caplog.at_level(logging.WARNING, "keylite"):
+        say_doubts(data, "annotation")
+    (record,) = caplog.records
+    assert re.match(f"mine: .*{words}", record.getMessage())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sound_labels_are_not_doubted(seed: int) -> None:
+    assert label_doubts(sound(seed=seed), "annotation") == []
+    assert label_doubts(without_boxes(sound(seed=seed)), "image") == []
+    assert label_doubts(sound(1, seed), "annotation") == []
+
+
+def test_boxes_count_less_if_whole_images_are_cropped() -> None:
+    data = REFUSED["boxes in per cent"][0](sound())
+    (doubt,) = label_doubts(data, "image")
+    assert "look like per cent" in doubt
+
+
+def test_more_than_half_must_be_lost_to_be_refused() -> None:
+    change = REFUSED["boxes of other objects"][0]
+    data = sound()
+    label_doubts(first(data, 10, change), "annotation")
+    with pytest.raises(ValueError, match="of 20 objects"):
+        label_doubts(first(data, 20, change), "annotation")
+
+
+def in_one_image(data: Dataset) -> Dataset:
+    return dataclasses.replace(
+        data, images=data.images[:1], image_names=("a.png",), image_index=np.zeros(len(data), np.int32)
+    )
+
+
+def test_objects_on_top_of_each_other_are_counted() -> None:
+    data = in_one_image(sound())
+    assert label_doubts(data, "annotation") == []
+    twice = data.subset([*range(20), 3, 7])
+    moved = dataclasses.replace(twice, box=twice.box + np.where(np.arange(22) < 20, 0, 0.3)[:, None])
+    for box in (moved.box, np.full((22, 4), np.nan)):
+        (doubt,) = label_doubts(dataclasses.replace(moved, box=box), "annotation")
+        assert doubt.startswith("2 of 22 objects are on top of another one of the same image")
+        assert "a.png#20, a.png#21" in doubt
+    shifted = twice.with_xy(twice.xy + np.where(np.arange(22) < 20, 0, 1)[:, None, None])
+    assert len(label_doubts(shifted, "annotation")) == 1, "of the same box"
+    apart = dataclasses.replace(shifted, box=shifted.box + np.where(np.arange(22) < 20, 0, 8)[:, None])
+    assert label_doubts(apart, "annotation") == []
+
+
+def test_what_a_reader_doubted_is_said_once_for_both_parts() -> None:
+    data = dataclasses.replace(sound(), doubts=("a mark?",))
+    train, val = data.split(0.2)
+    assert (train.doubts, val.doubts) == (("a mark?",), ())
+    assert label_doubts(train, "annotation") == ["a mark?"]

@@ -110,6 +110,7 @@ def random_model(folder: Path, size: tuple[int, int]) -> Path:
         report=None,
         confidence=None,
         certificate=None,
+        unlearnt={},
     )
     network = EfficientNetLiteRegressor(KEYPOINTS, spec.backbone, head=spec.head, size=size)
     save_model(network, spec, folder / "random.safetensors")

@@ -68,6 +68,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         report={"nme": 0.05},
         confidence=None,
         certificate=None,
+        unlearnt={},
     )
     return msgspec.structs.replace(spec, **changes)
 

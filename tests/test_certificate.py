@@ -161,9 +161,9 @@ def test_a_budget_is_a_number_above_0(name, value):
 @pytest.fixture
 def held(monkeypatch, tmp_path, make_spec):
     """A function: the certificate of two files with these raw outputs (N, 4, C), unit points first, right being `right`."""
-    spec = make_spec(box="image", size=(64, 32), normalize="10px")
+    usual = make_spec(box="image", size=(64, 32), normalize="10px")
 
-    def hold(right, parent, child, groups=None, parent_spec=None, child_spec=None, **limits):
+    def hold(right, parent, child, groups=None, parent_spec=None, child_spec=None, spec=usual, **limits):
         paths, specs = [], {"parent": parent_spec or spec, "child": child_spec or spec}
         for name, of in specs.items():
             paths.append(tmp_path / f"{name}.tflite")
@@ -240,6 +240,19 @@ def test_unlabelled_points_drift_but_have_no_error(held):
     assert made.per_keypoint["nose"].p50 == pytest.approx(5, abs=1e-4)
     assert made.nme_child == pytest.approx(4 / 10, abs=1e-4)
     assert made.within_budget
+
+
+def test_a_keypoint_that_nothing_taught_does_not_drift(held, make_spec):
+    """Two networks disagree about it by chance, and their points for it are NaN."""
+    right = np.full((COUNT, 4, 2), 0.5)
+    child = right.copy()
+    child[:, 3] += 0.4
+    spec = make_spec(box="image", size=(64, 32), normalize="10px", unlearnt={"chin": 0})
+    made, *_ = held(right, right, child, spec=spec)
+    assert "chin" not in made.per_keypoint
+    assert (made.drift.max, made.nme_child) == (0, 0)
+    assert made.within_budget
+    assert any(note.startswith("no training object labels these keypoints") for note in made.notes)
 
 
 def test_the_nme_has_a_budget_of_its_own(held):

@@ -21,7 +21,9 @@ from keylite.report import (
     Predictions,
     Report,
     comparable,
+    joined,
     keypoint_rows,
+    object_nme,
     report_of,
     summary_rows,
 )
@@ -498,6 +500,7 @@ class Reader:
             normalize="box_side",
             mean_shape=None,
             confidence=None,
+            unlearnt={},
         )
         self.batches: list[int] = []
         self.batch = batch
@@ -717,3 +720,42 @@ def test_evaluate_opens_a_path() -> None:
 def test_evaluate_refuses_an_engine_for_an_open_predictor() -> None:
     with pytest.raises(ValueError, match="give them when it is opened"):
         evaluation.evaluate(Reader(), numbered([0], boxes_of(1)), threads=2)
+
+
+@pytest.mark.parametrize("count", [0, 3], ids=["no label", "a few labels"])
+def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> None:
+    data = numbered([0, 1, 2, 3, 4], boxes_of(5))
+    kept: list[Predictions] = []
+    plain = evaluation.evaluate(Reader(), data, on_predictions=kept.append)
+    xy = kept[0].xy.copy()
+    if not count:
+        xy[:, 3] = NAN
+    predictions = dataclasses.replace(kept[0], xy=xy, unlearnt={"chin": count})
+    report = report_of(predictions, data, "box_side", sigmas=[0.1] * 4)
+    unlabelled = data.xy.copy()
+    unlabelled[:, 3] = NAN
+    want = report_of(kept[0], data.with_xy(unlabelled), "box_side", sigmas=[0.1] * 4)
+    for figure in ("nme", "pck", "auc", "pixel_error", "signed_error", "points", "confidence", "oks_ap"):
+        assert getattr(report, figure) == getattr(want, figure), figure
+    assert report.per_keypoint["chin"].count == (5 if count else 0)
+    assert report.per_keypoint["nose"] == plain.per_keypoint["nose"]
+    assert report.dataset == plain.dataset, "its fingerprint is that of the labels as they are"
+    words = (
+        "hardly any training object labels these keypoints" if count else "no training object labels these keypoints"
+    )
+    assert report.notes[0].startswith(words)
+    np.testing.assert_allclose(
+        object_nme(predictions, data, "box_side"), object_nme(kept[0], data.with_xy(unlabelled), "box_side")
+    )
+    assert joined([predictions, kept[0]], np.arange(10)).unlearnt == {"chin": count}
+
+
+def test_nothing_is_left_to_measure_is_said() -> None:
+    data = numbered([0, 1], boxes_of(2))
+    xy = np.full_like(data.xy, NAN)
+    xy[:, 3] = 12
+    predictions = Predictions(data.xy, data.xy, data.xy[..., 0], data.box, (), unlearnt={"chin": 0})
+    with pytest.raises(
+        ValueError, match="none of the 2 objects has a labelled point to measure against, chin left out"
+    ):
+        report_of(predictions, data.with_xy(xy), "box_side")

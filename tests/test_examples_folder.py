@@ -92,6 +92,7 @@ def colour_model(path: Path) -> None:
         report=None,
         confidence=None,
         certificate=None,
+        unlearnt={},
     )
     model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.helper.set_model_props(model, {KEY: encode_spec(spec)})

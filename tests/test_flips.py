@@ -99,3 +99,12 @@ def test_a_model_that_has_learnt_nothing_tells_nothing_of_labels(squares, make_s
     assert report.plain > spread
     assert dict(flip_rows(report))["so"] == "nothing: the model is no better than the labels' mean shape"
     assert flip_doubt(report, 0.0) is None
+
+
+@pytest.mark.parametrize("name", ["left_eye", "chin"])
+def test_a_keypoint_that_nothing_taught_is_left_out_with_its_mirror_image(name: str, squares, make_spec):
+    predictor = Predictor.of(model(1.5), make_spec(box="image", normalize="100px", unlearnt={name: 0}))
+    report = flip_report(predictor, squares(3.0), MIRROR)
+    assert report.offset == pytest.approx(3.0, abs=1e-4)
+    assert report.plain == pytest.approx(1.5 / 100, abs=1e-6)
+    assert report.disagreement == pytest.approx(3.0, abs=1e-4)

@@ -58,7 +58,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),
     "tensorflow": ({"tensorflow"} | BELOW_A_TWIN | TENSORFLOW, set()),
     "environment": ({""}, set()),
-    "points": ({"runtime"}, set()),
+    "points": ({"runtime", "numpy"}, set()),
     "quantize": ({"runtime", "data", "numpy"}, set()),
     "shards": ({"runtime", "points"} | RUNTIME, {"pyarrow"}),
     "cluster": ({"runtime", "data", "shards", "numpy", "msgspec"}, set()),  # ray by its name, through engines.require

@@ -19,7 +19,7 @@ from keylite.report import Predictions, Report, object_nme
 from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
-from keylite.runtime.spec import Calibration, Held
+from keylite.runtime.spec import Calibration, Held, unlearnt_words
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +142,7 @@ def certify(
     """
     require_budgets(budget, budget_nme)
     specs = read_spec(parent), read_spec(child)
-    for what in ("skeleton", "size", "box", "padding"):
+    for what in ("skeleton", "size", "box", "padding", "unlearnt"):
         ours, theirs = (getattr(spec, what) for spec in specs)
         if ours != theirs:
             shown = [spec.skeleton.names[:3] if what == "skeleton" else getattr(spec, what) for spec in specs]
@@ -158,6 +158,7 @@ def certify(
         reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges, doubted=True))
     spec = specs[1]
     distance = point_drift(found[1], found[0], spec.size)
+    taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
     made = Certificate(
         child=child.name,
@@ -171,8 +172,8 @@ def certify(
         budget=budget,
         budget_nme=budget_nme,
         within_budget=True,
-        drift=_drift(distance),
-        per_keypoint={name: _drift(distance[:, k]) for k, name in enumerate(spec.skeleton.names)},
+        drift=_drift(distance[:, taught]),
+        per_keypoint={spec.skeleton.names[k]: _drift(distance[:, k]) for k in taught},
         nme_parent=reports[0].nme.mean,
         nme_child=reports[1].nme.mean,
         nme_interval=_paired_interval(found, data, spec.normalize),
@@ -186,7 +187,10 @@ def certify(
         bytes=child.stat().st_size,
         operators=operators or (spec.certificate.operators if spec.certificate else {}),
         latency=None,
-        notes=() if spec.provenance.parent == digest else (f"{child.name} was not exported from {parent.name}",),
+        notes=(
+            *([] if spec.provenance.parent == digest else [f"{child.name} was not exported from {parent.name}"]),
+            *unlearnt_words(spec.unlearnt),
+        ),
         created=now(),
         versions=versions(),
     )

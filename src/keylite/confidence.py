@@ -14,9 +14,8 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset
-from keylite.metrics import point_errors
 from keylite.reliability import Reliability, halves, no_halves, reliability_of, reliability_rows
-from keylite.report import Predictions
+from keylite.report import Predictions, errors_of
 from keylite.runtime.heads import Regression
 from keylite.runtime.spec import Confidence, ModelSpec, standing
 
@@ -52,7 +51,7 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
         return Learnt(None, None, no_halves(data.group_index))
     predictions = predictions or predict_dataset(predictor, data)
     side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
-    error = point_errors(predictions.xy, data.xy)
+    error = errors_of(predictions, data)
     fit, judge = parts
     facts = (len(fit), data.name, fingerprint)
     confidence = fit_confidence(predictions.score[fit], error[fit] / side[fit], *facts)

@@ -106,7 +106,7 @@ def predict_dataset(
     if mirror is not None:
         unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]
     xy = np.stack([crop.from_unit(points) for crop, points in zip(kept, unit_xy, strict=True)])
-    return Predictions(xy, unit_xy, score, used, kept, measured, predictor.sigma(score, kept))
+    return Predictions(xy, unit_xy, score, used, kept, measured, predictor.sigma(score, kept), spec.unlearnt)
 
 
 def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Predictions:
@@ -118,7 +118,7 @@ def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Pre
     boxes = dataset.whole_boxes() if given is None else given
     xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if given is None else spec.padding)
     score = np.full(xy.shape[:2], np.nan, np.float32)
-    return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, ())
+    return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt)
 
 
 def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.ndarray | None:

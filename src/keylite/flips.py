@@ -94,10 +94,13 @@ def flip_report(
     plain = plain or predict_dataset(predictor, dataset)
     back = predict_dataset(predictor, dataset, boxes=plain.boxes, mirror=mirror)
     middle = (plain.xy + back.xy) / 2
-    labelled = np.isfinite(point_errors(middle, dataset.xy))
+    left_out = [name in plain.unlearnt for name in dataset.skeleton.names]
+    left_out = np.array([here or left_out[there] for here, there in zip(left_out, mirror, strict=True)])
+    true = np.where(left_out[:, None], np.nan, dataset.xy)
+    labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
         raise ValueError(f"{dataset.name}: no labelled point to hold the predictions to")
-    beside = np.where(labelled, dataset.xy[..., 0] - middle[..., 0], 0)
+    beside = np.where(labelled, true[..., 0] - middle[..., 0], 0)
     width = plain.boxes[:, 2] - plain.boxes[:, 0]
     sums = np.stack([beside.sum(axis=1), (beside / width[:, None]).sum(axis=1)], axis=1)
     intervals = group_intervals(sums, labelled.sum(axis=1), dataset.group_index, np.random.default_rng(seed))
@@ -106,11 +109,11 @@ def flip_report(
     boxes = plain.boxes if plain.normaliser_boxes is None else plain.normaliser_boxes
     length = normaliser(normalize, dataset.xy, boxes, dataset.skeleton.names)
 
-    unit = np.stack([crop.to_unit(own) for crop, own in zip(plain.crops, dataset.xy, strict=True)])
+    unit = np.stack([crop.to_unit(own) for crop, own in zip(plain.crops, true, strict=True)])
     shape = np.where(labelled[..., None], unit, 0).sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)[:, None]
 
     def nme(xy: np.ndarray) -> float:
-        return float(np.nanmean(nme_of(point_errors(xy, dataset.xy), length)))
+        return float(np.nanmean(nme_of(point_errors(xy, true), length)))
 
     return FlipReport(
         offset=offset,
@@ -122,7 +125,7 @@ def flip_report(
         flip_test=nme(middle),
         centred=nme(middle + np.array([offset, 0.0])),
         mean_shape=nme(np.stack([crop.from_unit(shape) for crop in plain.crops])),
-        disagreement=float(np.linalg.norm(plain.xy - back.xy, axis=-1).mean()),
+        disagreement=float(np.nanmean(np.linalg.norm(plain.xy - back.xy, axis=-1))),
         normalize=normalize,
         count=len(dataset),
     )

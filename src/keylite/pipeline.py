@@ -18,7 +18,7 @@ import numpy as np
 
 import keylite
 from keylite.confidence import write_confidence
-from keylite.data.checks import say_doubts
+from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes
 from keylite.data.likeness import Alike, alike
@@ -42,7 +42,7 @@ from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import describe_safetensors, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.words import SHOWN, listed
 
 log = logging.getLogger("keylite")
@@ -132,6 +132,8 @@ def prepare(
     _speak_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
+    for line in unlearnt_words(hardly_labelled(data)):
+        log.warning("%s: %s", data.name, line)
     skeleton = _with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
     examples = Examples(
@@ -374,6 +376,7 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
         report=None,
         confidence=None,
         certificate=None,
+        unlearnt=hardly_labelled(data),
     )
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keylite.runtime.predictor import Keypoints
 from keylite.runtime.skeleton import Skeleton
+
+NO_POINT = (0, 0, 0)  # COCO's x, y and visibility of a point that is not there, NaN here
 
 
 def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path) -> dict[str, Any]:
@@ -37,8 +41,8 @@ def points_coco(found: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], 
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": (x1 - x0) * (y1 - y0),
                 "iscrowd": 0,
-                "keypoints": [value for x, y in (xy - 0.5).tolist() for value in (x, y, 2)],
-                "num_keypoints": len(xy),
+                "keypoints": [value for x, y in (xy - 0.5).tolist() for value in ((x, y, 2) if x == x else NO_POINT)],
+                "num_keypoints": int(np.isfinite(xy).all(axis=1).sum()),
             }
             annotations.append(annotation | ({"score": sum(known) / len(known)} if known else {}))
     edges = [[a + 1, b + 1] for a, b in skeleton.edges]

@@ -26,6 +26,7 @@ from keylite.metrics import (
 )
 from keylite.reliability import Reliability, reliability_of, reliability_rows
 from keylite.runtime.geometry import Crop
+from keylite.runtime.spec import unlearnt_words
 
 PCK_AT = (0.05, 0.1, 0.2)
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
@@ -40,6 +41,7 @@ class Predictions:
     none where no image was cropped.
     normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is none, or
     whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for all.
+    unlearnt: see ModelSpec; its keypoints count in no figure over all keypoints.
     """
 
     xy: np.ndarray
@@ -49,6 +51,7 @@ class Predictions:
     crops: tuple[Crop, ...]
     normaliser_boxes: np.ndarray | None = None
     sigma: np.ndarray | None = None
+    unlearnt: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
@@ -66,6 +69,7 @@ def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
         crops=tuple(crops[i] for i in order),
         normaliser_boxes=where_all_have("normaliser_boxes"),
         sigma=where_all_have("sigma"),
+        unlearnt={name: count for part in parts for name, count in part.unlearnt.items()},
     )
 
 
@@ -176,10 +180,13 @@ def report_of(
     the objects that sigma was not fitted on; None is all.
     Raises ValueError where no object has a label or none has a normaliser, or where predictions are not finite.
     """
-    errors = point_errors(predictions.xy, dataset.xy)
+    errors = errors_of(predictions, dataset)
     labelled = np.isfinite(errors)
     if not labelled.any():
-        raise ValueError(f"{dataset.name}: none of the {len(dataset)} objects has a labelled point to measure against")
+        but = f", {', '.join(predictions.unlearnt)} left out" if predictions.unlearnt else ""
+        raise ValueError(
+            f"{dataset.name}: none of the {len(dataset)} objects has a labelled point to measure against{but}"
+        )
     length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
     nme = nme_of(errors, length)
     counted = np.isfinite(nme)
@@ -214,9 +221,7 @@ def report_of(
         signed_error=SignedReport(
             x=shift_x, y=shift_y, x_interval=_pair(signed_range, 0), y_interval=_pair(signed_range, 1)
         ),
-        per_keypoint={
-            name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(dataset.skeleton.names)
-        },
+        per_keypoint=_keypoint_reports(predictions, dataset, length),
         confidence=_confidence(predictions, errors, dataset, judges, seed),
         count=len(dataset),
         points=int(labelled.sum()),
@@ -226,7 +231,11 @@ def report_of(
         model_sha256=model_sha256,
         dataset=DatasetReport(dataset.name, dataset.fingerprint()),
         engine=engine,
-        notes=(*notes, *_count_notes(labelled, counted, dataset, normalize, nme_range is None)),
+        notes=(
+            *notes,
+            *unlearnt_words(predictions.unlearnt),
+            *_count_notes(labelled, counted, dataset, normalize, nme_range is None),
+        ),
     )
 
 
@@ -238,12 +247,33 @@ def _mean_shape_nme(
         return None
     unit_xy = np.array(mean_shape)
     xy = np.stack([crop.from_unit(unit_xy) for crop in predictions.crops])
-    return float(np.nanmean(nme_of(point_errors(xy, dataset.xy), length)))
+    return float(np.nanmean(nme_of(point_errors(xy, measured_xy(predictions, dataset)), length)))
 
 
 def no_better(nme: float, mean_shape_nme: float | None) -> bool:
     """Whether a model with this NME is no better than giving the mean shape for every crop."""
     return mean_shape_nme is not None and nme >= mean_shape_nme
+
+
+def measured_xy(predictions: Predictions, dataset: Dataset) -> np.ndarray:
+    """(N, K, 2) px: the labels that predictions are measured by, NaN for keypoints that were hardly taught."""
+    left_out = [name in predictions.unlearnt for name in dataset.skeleton.names]
+    return np.where(np.array(left_out)[:, None], np.nan, dataset.xy) if any(left_out) else dataset.xy
+
+
+def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
+    """Distances (N, K) px of predictions to labels, NaN where there is no label or the keypoint was hardly taught."""
+    return point_errors(predictions.xy, measured_xy(predictions, dataset))
+
+
+def _keypoint_reports(predictions: Predictions, dataset: Dataset, length: np.ndarray) -> dict[str, KeypointReport]:
+    """Each keypoint's report, also of one with few labels in training; nothing is measured of one without any."""
+    names = dataset.skeleton.names
+    untaught = np.array([predictions.unlearnt.get(name) == 0 for name in names])
+    true = np.where(untaught[:, None], np.nan, dataset.xy)
+    errors = point_errors(predictions.xy, true)
+    signed = np.where(np.isfinite(errors)[..., None], predictions.xy - true, 0)
+    return {name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(names)}
 
 
 def _confidence(
@@ -259,7 +289,7 @@ def _confidence(
 def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
     """Each object's NME (N,), a fraction; NaN where it has no label or no normaliser."""
     length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
-    return nme_of(point_errors(predictions.xy, dataset.xy), length)
+    return nme_of(errors_of(predictions, dataset), length)
 
 
 def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
@@ -276,7 +306,9 @@ def _oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float])
     """The OKS-AP; an object's area is the data set's, else its box's, else that of the box it was predicted from."""
     boxes = np.where(boxed(dataset)[:, None], dataset.box, _normaliser_boxes(predictions))
     area = np.where(np.isfinite(dataset.area), dataset.area, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-    return oks_ap(predictions.xy, predictions.score, dataset.xy, area, dataset.image_index, sigmas)
+    true = measured_xy(predictions, dataset)
+    known = np.isfinite(true)
+    return oks_ap(np.where(known, predictions.xy, 0), predictions.score, true, area, dataset.image_index, sigmas)
 
 
 def _pair(intervals: np.ndarray | None, row: int) -> tuple[float, float] | None:

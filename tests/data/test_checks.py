@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from keylite.data.checks import label_doubts, say_doubts
+from keylite.data.checks import hardly_labelled, label_doubts, say_doubts
 from keylite.data.dataset import Dataset, from_arrays
 
 COUNT = 20
@@ -181,3 +181,23 @@ def test_what_a_reader_doubted_is_said_once_for_both_parts() -> None:
     train, val = data.split(0.2)
     assert (train.doubts, val.doubts) == (("a mark?",), ())
     assert label_doubts(train, "annotation") == ["a mark?"]
+
+
+TAUGHT = {  # objects, of which so many label the second of two keypoints: whether those are too few
+    "none of one": (1, 0, True),
+    "one of one": (1, 1, False),
+    "one of eleven": (11, 1, True),
+    "one of ten": (10, 1, False),
+    "nine of a hundred": (100, 9, True),
+    "ten of a hundred": (100, 10, False),
+    "ten of a thousand": (1000, 10, False),
+    "ten of 1001": (1001, 10, True),
+}
+
+
+@pytest.mark.parametrize(("count", "labelled", "few"), TAUGHT.values(), ids=TAUGHT)
+def test_keypoints_with_hardly_any_label(count: int, labelled: int, few: bool) -> None:
+    xy = np.full((count, 2, 2), 5.0)
+    xy[labelled:, 1] = np.nan
+    data = from_arrays([np.zeros((9, 9, 3), np.uint8)] * count, xy)
+    assert hardly_labelled(data) == ({"k1": labelled} if few else {})

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from keylite.points import points_coco
 from keylite.runtime import predictor as module
 from keylite.runtime.geometry import whole_box
 from keylite.runtime.heads import HEADS
@@ -458,3 +459,27 @@ print(json.dumps(points.to_dict()))
     found = json.loads(python(code, missing=FRAMEWORKS))
     expected = Predictor(onnx_file)(image, [[10, 20, 70, 75.5]]).xy
     assert np.abs(np.array(found["objects"][0]["xy"]) - expected[0]).max() < 0.01
+
+
+def test_a_keypoint_that_nothing_taught_is_nan(finder: Predictor, make_spec):
+    spec = make_spec(unlearnt={"chin": 0, "nose": 2})
+    points = Predictor.of(Finder(), spec)(picture(), [[40, 20, 120, 100]])
+    before = finder(picture(), [[40, 20, 120, 100]])
+    assert np.isnan(points.xy[:, 3]).all()
+    np.testing.assert_array_equal(points.xy[:, :3], before.xy[:, :3])
+    (found,) = points.to_dict()["objects"]
+    assert found["xy"][3] == [None, None]
+    written = points_coco({"a.png": points}, {"a.png": (160, 120)}, spec.skeleton)["annotations"][0]
+    assert written["keypoints"][9:] == [0, 0, 0]
+    assert written["keypoints"][2::3] == [2, 2, 2, 0]
+    assert written["num_keypoints"] == 3
+
+
+def test_an_engine_s_own_array_is_left_alone(make_spec):
+    raw = np.full((1, 4, 2), 0.5, np.float32)
+    raw.flags.writeable = False
+    unit_xy, _ = Predictor.of(lambda pixels: raw, make_spec(unlearnt={"chin": 0})).run(
+        np.zeros((1, 64, 64, 3), np.uint8)
+    )
+    assert np.isnan(unit_xy[0, 3]).all()
+    assert (raw == 0.5).all()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Simcc
-from keylite.runtime.spec import FORMAT, LITE, ModelSpec, Provenance, decode_spec, encode_spec
+from keylite.runtime.spec import FORMAT, LITE, ModelSpec, Provenance, decode_spec, encode_spec, unlearnt_words
 
 OUTER, INNER = ModelSpec.__struct_fields__, Provenance.__struct_fields__
 
@@ -122,3 +122,15 @@ def test_the_table_of_backbones_has_one_width_and_one_repeat_a_stage():
         assert len(lite.channels) == len(lite.repeats) == 7, name
         assert lite.repeats[0] == lite.repeats[-1] == 1, f"{name}: the first and last stages are not deepened"
         assert all(channels % 8 == 0 for channels in lite.channels), name
+
+
+def test_keypoints_that_were_hardly_taught_go_round_and_are_told_apart(make_spec):
+    spec = decode_spec(encode_spec(make_spec(unlearnt={"chin": 0, "left_eye": 3})), "file")
+    assert spec.unlearnt == {"chin": 0, "left_eye": 3}
+    assert (spec.left_out, spec.untaught) == ([1, 3], [3])
+    none, few = unlearnt_words(spec.unlearnt)
+    assert none == "no training object labels these keypoints, so NaN (null) is predicted for them: chin"
+    assert few == "hardly any training object labels these keypoints, so NME and PCK leave them out: left_eye (3)"
+    assert unlearnt_words({}) == []
+    with pytest.raises(ValueError, match="unlearnt: expected names of keypoints, got 'tail'"):
+        make_spec(unlearnt={"tail": 0})

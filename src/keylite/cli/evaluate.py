@@ -92,7 +92,7 @@ def evaluate(
     from keylite.draw import draw_worst
     from keylite.evaluation import evaluate
     from keylite.flips import flip_report, flip_rows
-    from keylite.metrics import point_errors
+    from keylite.report import errors_of
     from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.predictor import Predictor
 
@@ -144,7 +144,7 @@ def evaluate(
     if reliability:
         _draw_reliability(model, report, reliability)
     if draw:
-        errors = point_errors(kept[0].xy, dataset.xy)
+        errors = errors_of(kept[0], dataset)
         paths = draw_worst(dataset, kept[0], errors, worst, draw)
         print(f"worst objects drawn: {paths[0] if paths else 'none'}")
 

@@ -31,7 +31,7 @@ def info(
     from keylite.certificate import certificate_doubt
     from keylite.runtime.files import sha256
     from keylite.runtime.modelfile import read_spec, tflite_model
-    from keylite.runtime.spec import encode_spec
+    from keylite.runtime.spec import encode_spec, unlearnt_words
 
     said = read_spec(model, spec)
     if model.suffix.lower() == ".tflite":
@@ -49,6 +49,7 @@ def info(
         ["input", f"uint8 RGB; normalised inside, (pixel - {said.mean[0]:g}) / {said.std[0]:g}"],
         ["crop", f"box {said.box}" + (f", grown by {said.padding:g}" if said.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
+        *(["not taught", line] for line in unlearnt_words(said.unlearnt)),
         ["NME divisor", said.normalize],
         ["figures, as trained", figures_line(said.report) if said.report else "none"],
         ["trained on", f"{made.data}, fingerprint {made.data_fingerprint[:16]}, from {made.pretrained}"],

@@ -89,6 +89,7 @@ def predict(
     from keylite.runtime.files import is_standard_output, require_outputs
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
+    from keylite.runtime.spec import unlearnt_words
 
     unfit = {"--json": json_path, "--draw": draw} if ray else {"--out": out, "--workers": workers, "--shard": shard}
     if given := [flag for flag, value in unfit.items() if value is not None]:
@@ -98,13 +99,16 @@ def predict(
         raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
     if json_path and json_path != "-" and is_standard_output(json_path):
         json_path = "-"
-    by_annotation = read_spec(model, spec).box == "annotation"
+    said = read_spec(model, spec)
+    by_annotation = said.box == "annotation"
     paths = image_paths(inputs)
     given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
     require_outputs({"json": None if json_path == "-" else json_path}, given)
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
     if not boxes and by_annotation:
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
+    for line in unlearnt_words(said.unlearnt):
+        log.warning("%s: %s", model.name, line)
     choices: dict[str, Any] = {"engine": engine, "spec": spec, "max_megapixels": max_megapixels}
     if ray is None:
         _predict_here(

@@ -15,6 +15,8 @@ from keylite.data.problems import points_outside
 
 log = logging.getLogger("keylite")
 
+FEW, FEW_SHARE = 10, 0.1  # a keypoint is taught by so many objects, or by such a share if that is fewer
+LEAST_SHARE = 0.01  # of all objects, below which it is not taught however many those are
 MOST_LOST = 0.5  # share of objects that may have no point where it is looked for: with more, little is taught
 GROWN = 2.0  # a box so many times as large is what a padding of 1 sees; README's recipes have .25
 LIKELY = 0.9  # share of objects that another reading of the numbers must fit before it is named
@@ -50,6 +52,13 @@ def label_doubts(data: Dataset, box: str) -> list[str]:
     doubts += _boxes_without_points(data, sizes, box)
     doubts += _alike(data)
     return doubts
+
+
+def hardly_labelled(data: Dataset) -> dict[str, int]:
+    """Keypoint -> how many objects label it, if those are too few to teach it; see FEW and LEAST_SHARE."""
+    few = max(min(FEW, FEW_SHARE * len(data)), LEAST_SHARE * len(data))
+    counts = zip(data.skeleton.names, np.sum(data.labelled, axis=0).tolist(), strict=True)
+    return {name: count for name, count in counts if count == 0 or count < few}
 
 
 # ---- points beside their image

@@ -37,9 +37,9 @@ Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a pat
 class Keypoints:
     """Points of N objects in one image.
 
-    xy: (N, K, 2) float64 continuous image px. score: (N, K) float32, NaN where the head has none. sigma: (N, K) the
-    distance to expect between a point and its true place, image px; NaN where the model file does not say. boxes:
-    (N, 4) xyxy px, as asked for. N is 0 for an empty list of boxes.
+    xy: (N, K, 2) float64 continuous image px, NaN for a keypoint that no training object labels. score: (N, K) float32,
+    NaN where the head has none. sigma: (N, K) the distance to expect between a point and its true place, image px; NaN
+    where the model file does not say. boxes: (N, 4) xyxy px, as asked for. N is 0 for an empty list of boxes.
     """
 
     xy: np.ndarray
@@ -241,9 +241,13 @@ class Predictor:
         return [crop_box(box, self.spec.size, padding) for box in asked]
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Crops uint8 (B, H, W, 3) -> unit xy (B, K, 2), score (B, K)."""
+        """Crops uint8 (B, H, W, 3) -> unit xy (B, K, 2), score (B, K); NaN for keypoints that nothing taught."""
         raw = [self.engine(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]
-        return self.spec.head.decode(np.concatenate(raw))
+        unit_xy, score = self.spec.head.decode(np.concatenate(raw))
+        if untaught := self.spec.untaught:
+            unit_xy, score = unit_xy.copy(), score.copy()  # they may be the engine's own
+            unit_xy[:, untaught], score[:, untaught] = np.nan, np.nan
+        return unit_xy, score
 
     def sigma(self, score: np.ndarray, crops: Sequence[Crop]) -> np.ndarray:
         """Scores (N, K) -> the distance to expect between a point and its true place (N, K), px of the image.

@@ -13,6 +13,7 @@ import numpy as np
 
 from keylite.runtime.heads import Head, require_size
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.words import listed, quoted
 
 FORMAT = 4  # of the ModelSpec; another number is refused
 
@@ -136,7 +137,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     that becomes 255. precision: of weights (fp16), and of activations too (int8). calibration: of an int8 file, else
     None. mean_shape: (K, 2) in units of the crop, the mean of the training labels, which a model must beat; None if
     unknown. report: figures on the validation set, or None.
-    confidence: what its scores mean, or None. certificate: of an exported file, else None.
+    confidence: what its scores mean, or None. certificate: of an exported file, else None. unlearnt: keypoints that no
+    training object labels, or hardly any, and how many do.
     """
 
     format: int
@@ -157,6 +159,17 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: dict[str, Any] | None
     confidence: Confidence | None
     certificate: Held | None
+    unlearnt: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
+
+    @property
+    def left_out(self) -> list[int]:
+        """Numbers of the keypoints that count in no figure: those of `unlearnt`."""
+        return [k for k, name in enumerate(self.skeleton.names) if name in self.unlearnt]
+
+    @property
+    def untaught(self) -> list[int]:
+        """Numbers of the keypoints that no training object labels: what a network gives for them means nothing."""
+        return [k for k in self.left_out if self.unlearnt[self.skeleton.names[k]] == 0]
 
     def __post_init__(self) -> None:
         if self.head.keypoints != len(self.skeleton):
@@ -167,6 +180,20 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fitted = self.confidence
         if fitted and not len(fitted.levels) == len(fitted.factors) == len(self.skeleton):
             raise ValueError(f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}")
+        if strange := [name for name in self.unlearnt if name not in self.skeleton.names]:
+            raise ValueError(f"spec: unlearnt: expected names of keypoints, got {quoted(strange[0])}")
+
+
+def unlearnt_words(unlearnt: dict[str, int]) -> list[str]:
+    """What a user must know of keypoints that were hardly taught: a line for those without labels, one for others."""
+    none = [name for name, count in unlearnt.items() if count == 0]
+    few = [f"{name} ({count})" for name, count in unlearnt.items() if count]
+    lines = []
+    if none:
+        lines.append(listed("no training object labels these keypoints, so NaN (null) is predicted for them", none))
+    if few:
+        lines.append(listed("hardly any training object labels these keypoints, so NME and PCK leave them out", few))
+    return lines
 
 
 def encode_spec(spec: ModelSpec) -> str:

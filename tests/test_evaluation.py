@@ -558,9 +558,9 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
 
-    def read(picture: Picture, *_: object, **__: object) -> tuple[np.ndarray, int]:
+    def read(picture: Picture, *_: object, **__: object) -> np.ndarray:
         reads.append(int(picture.data[0, 0, 0]))
-        return picture.data, 1
+        return picture.data
 
     monkeypatch.setattr(Picture, "pixels", read)
     evaluation.predict_dataset(Reader(batch=2), numbered([2, 0, 1, 2, 0], boxes_of(5)))

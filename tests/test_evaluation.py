@@ -501,6 +501,7 @@ class Reader:
             mean_shape=None,
             confidence=None,
             unlearnt={},
+            white_level=65535,
         )
         self.batches: list[int] = []
         self.batch = batch

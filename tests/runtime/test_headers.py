@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -48,6 +49,57 @@ def test_where_a_sequential_jpeg_says_its_height():
 def test_a_turned_picture_exchanges_its_sides():
     assert upright_size(Header(50, 30, orientation=6)) == (30, 50)
     assert upright_size(Header(50, 30)) == upright_size(Header(50, 30, orientation=9)) == (50, 30)
+
+
+# ---- a PNG whose checksums are right and whose chunks are not
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    whole = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    return b"".join([b"\x89PNG\r\n\x1a\n", *whole])
+
+
+def head(depth: int = 8, colours: int = 2, *methods: int) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", 4, 3, depth, colours, *(methods or (0, 0, 0)))
+
+
+ROWS = (b"IDAT", zlib.compress(bytes(3 * 13)))
+PALETTE, END, TEXT = (b"PLTE", bytes(6)), (b"IEND", b""), (b"tEXt", b"a\0b")
+CHUNKS = {  # name: (chunks, whether it is whole)
+    "usual": ((head(), ROWS, END), True),
+    "pixels in two chunks": ((head(), ROWS, ROWS, END), True),
+    "a text between": ((head(), TEXT, ROWS, TEXT, END), True),
+    "interlaced": ((head(8, 2, 0, 0, 1), ROWS, END), True),
+    "a palette": ((head(2, 3), PALETTE, ROWS, END), True),
+    "colours, with a palette that they suggest": ((head(), PALETTE, ROWS, END), True),
+    "16 bits grey": ((head(16, 0), ROWS, END), True),
+    "no such type of colour": ((head(8, 5), ROWS, END), False),
+    "no such depth": ((head(4, 2), ROWS, END), False),
+    "no such compression": ((head(8, 2, 1, 0, 0), ROWS, END), False),
+    "no such filter": ((head(8, 2, 0, 64, 0), ROWS, END), False),
+    "no such interlacing": ((head(8, 2, 0, 0, 2), ROWS, END), False),
+    "two headers": ((head(), head(), ROWS, END), False),
+    "two palettes": ((head(8, 3), PALETTE, PALETTE, ROWS, END), False),
+    "a header after the pixels": ((head(), ROWS, head(), END), False),
+    "no palette": ((head(8, 3), ROWS, END), False),
+    "a palette for greys": ((head(8, 0), PALETTE, ROWS, END), False),
+    "a palette after the pixels": ((head(8, 3), ROWS, PALETTE, END), False),
+    "a palette on both sides of a header": ((head(), PALETTE, head(), PALETTE, ROWS, END), False),
+    "no pixels": ((head(), END), False),
+    "pixels on both sides of a palette": ((head(), ROWS, PALETTE, ROWS, END), False),
+}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_a_png_is_whole_only_with_its_chunks_in_order(name: str):
+    chunks, whole = CHUNKS[name]
+    if whole:
+        assert upright_size(read_header("name", png(*chunks))) == (4, 3)
+    else:
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            read_header("name", png(*chunks))
 
 
 # ---- how a JPEG is made of segments

@@ -25,6 +25,11 @@ JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 SEGMENTS = 10_000  # of a JPEG; a profile of colours or a large description takes some hundreds
 SCANS, SCANS_AT_MOST = 20, 500  # of a JPEG of any size, and of a small one: libjpeg-turbo's wiki advises 500
 MEGAPIXEL_SCANS = 1000  # scans times megapixels beyond SCANS: 1.5 s of one core
+PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by type of colour
+PNG_ORDERS = {
+    b"IHDR IDAT IEND": (0, 2, 4, 6),
+    b"IHDR PLTE IDAT IEND": (2, 3, 6),
+}  # of what decoders must know: its types
 PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng warns of others on stderr
 EXIF_START = b"Exif\0\0"
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_ORIENTATION, TIFF_KIND, TIFF_FORMAT = 256, 257, 258, 274, 254, 339
@@ -200,8 +205,10 @@ def _require_whole_scan(frame: _Frame, components: bytes, coded: bytes, interval
 
 
 def _png(data: bytes) -> Header:
-    width, height, depth = struct.unpack_from(">IIB", data, 16)
-    frames, orientation, at, kind, pixels = 1, None, 8, b"", False
+    width, height, depth, colours, *methods = struct.unpack_from(">IIBBBBB", data, 16)
+    if depth not in PNG_DEPTHS.get(colours, ()) or methods not in ([0, 0, 0], [0, 0, 1]):  # plain, or interlaced
+        raise DamagedError
+    frames, orientation, at, kind, order = 1, None, 8, b"", [b""]
     extras: list[tuple[int, int]] = []
     while kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)
@@ -215,11 +222,12 @@ def _png(data: bytes) -> Header:
             frames = min(struct.unpack_from(">I", data, at + 8)[0], 2)
         elif kind == b"eXIf" and orientation is None and data[at + 8 : at + 12] in (b"II*\0", b"MM\0*"):
             orientation = orientation_of(data[at + 8 : stop - 4]) or 1
-        pixels |= kind == b"IDAT"
+        if kind[:1].isupper() and not kind == order[-1] == b"IDAT":
+            order.append(kind)
         if kind not in PNG_NEEDED:
             extras.append((at, stop))
         at = stop
-    if not pixels:
+    if colours not in PNG_ORDERS.get(b" ".join(order[1:]), ()):
         raise DamagedError
     return Header(width, height, frames, orientation or 1, depth, extras=tuple(extras))
 

@@ -69,7 +69,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 GUIDES = (
     *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
     *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
-    *("docs/scaling.md", "docs/benchmarks.md"),
+    *("docs/scaling.md", "docs/benchmarks.md", "docs/reliability.md"),
     *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md", "docs/targets/cpp.md"),
 )
 (
@@ -85,6 +85,7 @@ GUIDES = (
     FIGURES,
     SCALING,
     SPEED,
+    RELIABILITY,
     *TARGETS,
 ) = GUIDES
 CPP = TARGETS[-1]
@@ -283,7 +284,14 @@ def test_python_blocks_run(page: str, text: str, desk: Path):
 
 
 def test_pages_show_python():
-    assert {page for page, _ in blocks("python")} == {*GUIDES} - {DIAGNOSIS, FIGURES, SCALING, SPEED, *TARGETS[1:]}
+    assert {page for page, _ in blocks("python")} == {*GUIDES} - {
+        DIAGNOSIS,
+        FIGURES,
+        SCALING,
+        SPEED,
+        RELIABILITY,
+        *TARGETS[1:],
+    }
 
 
 class Session:

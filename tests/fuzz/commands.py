@@ -1,0 +1,225 @@
+"""Cases of command lines, with odd flags and values, and of arrays and boxes that a program hands over."""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import Case
+from damage import NUMBERS, TEXTS
+from labels import dry_train
+from seeds import TRAINING
+from workers import Reached, called
+
+SAFE_TEXTS = tuple(t for t in TEXTS if t not in ("/", "..", "~", "a/../../b") and "\x00" not in t and "\ud800" not in t)
+COSTLY = ("--ray", "--devices", "--nodes", "--count", "--runs", "--help", "--version", "--workers", "--diagnose")
+SMALL = ("--count", "--runs")  # flags whose large values only take long, as they say
+
+
+def verbs(seeds: Path) -> dict[str, tuple[list[str], tuple[str, ...]]]:
+    """A good command of each verb, and what it may write."""
+    images, models = seeds / "labels", seeds / "models"
+    data, picture, boxes = str(images / "labels.json"), str(images / "gauge_0.png"), str(images / "boxes.json")
+    return {
+        "train": (["train", *TRAINING, "--data", data, "--out", "run"], ("run",)),
+        "evaluate": (["evaluate", str(models / "model.onnx"), "--data", data], ("out.json",)),
+        "export": (["export", str(models / "model.safetensors"), "--data", data, "--out", "out.onnx"], ()),
+        "predict": (["predict", str(models / "model.onnx"), picture, "--boxes", boxes], ("out.json",)),
+        "benchmark": (["benchmark", str(models / "model.onnx"), "--runs", "3"], ("out.json",)),
+        "info": (["info", str(models / "model.tflite")], ()),
+        "gauges": (["gauges", "gauges", "--count", "1"], ("gauges",)),
+    }
+
+
+@functools.cache
+def flags_of(verb: str) -> tuple[str, ...]:
+    """The flags that a verb's help names."""
+    text = called([verb, "--help"]).out
+    return tuple(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)))
+
+
+def value_for(rng: random.Random, flag: str, seeds: Path) -> str:
+    """A value for a flag: a file of the right or another kind, a number, a word, or nonsense."""
+    if flag in SMALL:
+        return rng.choice(("0", "-1", "1", "2", "x", "", "1e9", "nan"))
+    if rng.random() < 0.35:
+        places = [*(seeds / "labels").iterdir(), *(seeds / "models").iterdir(), seeds / "labels", seeds / "nothing"]
+        return str(rng.choice(sorted(places)))
+    if rng.random() < 0.4:
+        return str(rng.choice((1, 1, 2, 3, 0.1, 0.5, 16, 64)))
+    words = (
+        "image",
+        "auto",
+        "off",
+        "int8",
+        "fp16",
+        "litert",
+        "onnx",
+        "keras",
+        "coco",
+        "jsonl",
+        "0,1",
+        "box_side",
+        "out.json",
+    )
+    return str(rng.choice((rng.choice(NUMBERS), rng.choice(SAFE_TEXTS), rng.choice(words), rng.randint(-3, 300))))[
+        :3000
+    ]
+
+
+def dry_export(arguments: list[str]) -> None:
+    """`keylite export` up to the conversion."""
+    import keylite.pytorch.exporting as pytorch
+    from keylite.cli import main
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise Reached
+
+    kept, pytorch.export = pytorch.export, reached
+    try:
+        main(arguments)
+    finally:
+        pytorch.export = kept
+
+
+DRY = {"train": dry_train, "export": dry_export}
+
+
+def flags(rng: random.Random, seeds: Path, folder: Path) -> Case:
+    """A good command with flags and values that nobody would give, or without some of what it needs."""
+    verb = rng.choice(("train", "train", "evaluate", "export", "predict", "predict", "benchmark", "info", "gauges"))
+    good, may_write = verbs(seeds)[verb]
+    known = [flag for flag in flags_of(verb) if flag not in COSTLY]
+    command = list(good)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        flag = rng.choice(known) if rng.random() < 0.95 else rng.choice(("--nothing", "-x", "--", "---", "--data"))
+        given = [flag] if rng.random() < 0.15 else [flag, value_for(rng, flag, seeds)]
+        if flag in ("--out", "--draw", "--json", "--golden", "--plot", "--reliability"):  # where files would be written
+            given = [flag, rng.choice(("out.json", "there", "there/", "", "-", "file/inside", "x" * 300, "a\nb"))]
+            may_write = (*may_write, "out.json", "there", "x" * 300, "a\nb", "benchmark.png", "out.png")
+        if flag in command and flag in good and rng.random() < 0.8:
+            at = command.index(flag)
+            command[at : at + 2] = given
+        else:
+            command += given
+    if rng.random() < 0.15:
+        del command[rng.randrange(1, len(command))]
+    (folder / "file").write_text("a file\n")
+    command = [part for part in command if "\x00" not in part]
+    if dry := DRY.get(verb):
+        return Case(functools.partial(dry, command), functools.partial(dry, good), may_write, label=verb)
+    return Case(command, good, may_write, label=verb)
+
+
+# ---- arrays
+
+
+def odd_array(rng: random.Random, usual: np.ndarray) -> Any:
+    """An array of another shape, type, layout or content; or none at all."""
+    values = np.array([np.nan, np.inf, -np.inf, 0, -1, 1e300, 1e7, 1e-300])
+    changed = usual.copy()
+    if usual.size and np.issubdtype(usual.dtype, np.floating):
+        changed.flat[rng.randrange(usual.size)] = rng.choice(values.tolist())
+    return rng.choice(
+        (
+            lambda: changed,
+            lambda: (
+                usual.astype(rng.choice(("f2", "f8", "i8", "u2", "?", "O", "c16")))
+                if usual.dtype.kind in "fiu"
+                else usual
+            ),
+            lambda: usual.tolist(),
+            lambda: usual[..., ::-1],
+            lambda: np.flip(usual),
+            lambda: usual[::2],
+            lambda: np.asfortranarray(usual),
+            lambda: usual[None],
+            lambda: usual.reshape(-1),
+            lambda: usual[:, :1] if usual.ndim > 1 else usual,
+            lambda: usual[:0],
+            lambda: usual[:, :0] if usual.ndim > 1 else usual,
+            lambda: np.broadcast_to(usual.reshape(-1)[0], (100_000, 100_000, 3)),
+            lambda: usual * usual.dtype.type(rng.choice((0, 1, 100))) if usual.dtype.kind in "fiu" else usual,
+            lambda: np.full_like(usual, rng.choice((0, 1, 255))) if usual.dtype.kind in "fiu" else usual,
+            lambda: usual.astype(str),
+            lambda: None,
+            lambda: "text",
+            lambda: [],
+            lambda: [None, None],
+            lambda: np.ma.masked_array(usual, np.zeros(usual.shape, bool)),
+            lambda: usual.astype(usual.dtype.newbyteorder()),
+        )
+    )()
+
+
+@functools.cache
+def _predictor(path: str) -> Any:
+    from keylite import Predictor
+
+    return Predictor(path, threads=1)
+
+
+def as_command(function: Any) -> None:
+    """Call a function of keylite's; what it may raise for wrong input ends as the command line would."""
+    from keylite.cli.shared import fail
+
+    try:
+        function()
+    except (ValueError, OSError) as error:
+        if "keylite" not in str(error.__traceback__ and _innermost(error)):
+            raise  # a message of numpy's or OpenCV's own
+        fail(str(error), 2)
+
+
+def _innermost(error: BaseException) -> str:
+    import traceback
+
+    return traceback.extract_tb(error.__traceback__)[-1].filename
+
+
+def arrays(rng: random.Random, seeds: Path, folder: Path) -> Case:
+    """Odd arrays, boxes and points, for `from_arrays` with `evaluate`, and for a `Predictor`."""
+    images, xy = _pictures()
+    box = np.tile([2.0, 2.0, 94.0, 94.0], (len(images), 1))
+    if rng.random() < 0.5:
+        image = odd_array(rng, images[0]) if rng.random() < 0.6 else images[0]
+        boxes = odd_array(rng, box) if rng.random() < 0.7 else box
+        predict = functools.partial(predicted, str(seeds / "models" / "model.onnx"))
+        usual = functools.partial(predict, images[0], box)
+        command = functools.partial(predict, image, boxes)
+        return Case(functools.partial(as_command, command), usual, label="Predictor")
+    choices: dict[str, Any] = {"boxes": box, "visible": np.full(xy.shape[:2], 2), "groups": ["a", "b", "c", "d"]}
+    values: dict[str, Any] = {"images": list(images), "xy": xy} | choices
+    for name in rng.sample(list(values), rng.choice((1, 1, 2))):
+        usual = np.asarray(values[name])
+        values[name] = odd_array(rng, usual)
+    evaluated_here = functools.partial(evaluated, str(seeds / "models" / "model.onnx"))
+    good = functools.partial(evaluated_here, {"images": list(images), "xy": xy} | choices)
+    return Case(functools.partial(as_command, functools.partial(evaluated_here, values)), good, label="from_arrays")
+
+
+@functools.cache
+def _pictures() -> tuple[np.ndarray, np.ndarray]:
+    from seeds import gauge
+
+    made = [gauge(number) for number in range(4)]
+    return np.stack([image for image, _ in made]), np.stack([xy for _, xy in made]).astype(np.float64)
+
+
+def predicted(model: str, image: Any, boxes: Any) -> None:
+    points = _predictor(model)(image, boxes)
+    if not np.isfinite(points.xy).all():
+        raise RuntimeError(f"points: not finite for boxes {boxes!r:.200}")
+
+
+def evaluated(model: str, values: dict[str, Any]) -> None:
+    from keylite import evaluate, from_arrays
+
+    evaluate(
+        _predictor(model),
+        from_arrays(values["images"], values["xy"], **{k: values[k] for k in ("boxes", "visible", "groups")}),
+    )

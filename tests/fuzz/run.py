@@ -1,0 +1,242 @@
+"""Run the cases of all kinds and hold each to the promise; faults are told and kept, with their files, in fuzz-failures/.
+
+`python tests/fuzz/run.py --short` is part of `make test`; without it, it is `make fuzz`, which takes up to two hours on two cores and
+with --write makes the figures of docs/reliability.md. `--kinds labels,kills --share 0.1` runs less, and
+`--case KIND:SEED:NUMBER` one case again, all of it shown. The exit code is 1 if there is a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import checkpoints
+import commands
+import kills
+import labels
+import models
+import pictures
+from cases import Maker, kind_of
+from page import PAGE, figures, with_figures
+from seeds import make_seeds
+from workers import Job, Record, called, case_of, run_cases
+
+KEPT = Path("fuzz-failures").absolute()
+KINDS: dict[str, tuple[Maker, int, int]] = {  # name: what makes its cases, how many are short, how many are long
+    "labels": (labels.labels, 150, 40_000),
+    "boxes": (labels.boxes, 60, 4_000),
+    "recipes": (labels.recipes, 50, 4_000),
+    "lists": (labels.lists, 20, 2_000),
+    "pictures": (pictures.pictures, 150, 10_000),
+    "models": (models.models, 0, 4_000),
+    "specs": (models.specs, 0, 700),
+    "pytorch_checkpoints": (functools.partial(checkpoints.checkpoints, "pytorch"), 0, 200),
+    "tensorflow_checkpoints": (functools.partial(checkpoints.checkpoints, "tensorflow"), 0, 100),
+    "flags": (commands.flags, 60, 3_000),
+    "arrays": (commands.arrays, 0, 2_000),
+}
+SCENES = {  # name of a command that is killed: how often in the short form, how often in the long one
+    "train, PyTorch": (2, 100),
+    "train, TensorFlow": (0, 60),
+    "folds, PyTorch": (0, 20),
+    "folds, TensorFlow": (0, 10),
+    "predict": (3, 110),
+    "predict, lines": (0, 80),
+    "gauges": (3, 70),
+    "export, ONNX": (0, 30),
+    "export, LiteRT": (0, 20),
+}
+TOLD = 3  # cases of each fault that are told and kept
+MINUTE = 60.0  # seconds between two lines that say how far it is
+
+
+def prepare() -> None:
+    """Import what cases need, once, before workers are forked."""
+    import lightning
+    import onnxruntime
+    import torch
+
+    import keylite.pytorch.training
+
+    assert lightning
+    assert onnxruntime
+    assert keylite.pytorch.training
+    torch.set_num_threads(1)
+
+
+def all_seeds(kinds: list[str], seeds: Path) -> None:
+    """The undamaged files that these kinds need; made in forks, because a network or OpenCV starts threads."""
+    boxes, picture = seeds / "labels" / "boxes.json", seeds / "labels" / "gauge_0.png"
+    in_a_fork(lambda: make_seeds(seeds))
+    for name in dict.fromkeys(models.FILES) if "models" in kinds else ():
+        path = seeds / "models" / name
+        rest = ["--boxes", str(boxes), "--threads", "1", "--json", f"{path}.points.json"]
+        in_a_fork(lambda path=path, rest=rest: called(["predict", str(path), str(picture), *rest]))
+    for framework in ("pytorch", "tensorflow"):
+        if f"{framework}_checkpoints" in kinds:
+            checkpoints.make_run(framework, seeds)
+
+
+def in_a_fork(function: Callable[[], object]) -> None:
+    """Call a function in a process of its own, whose threads no worker inherits. RuntimeError if it fails."""
+    pid = os.fork()
+    if not pid:
+        try:
+            function()
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError("the undamaged files cannot be made")
+
+
+# ---- all cases of a kind
+
+
+def run_kind(kind: str, seed: int, numbers: range, seeds: Path, workers: int) -> tuple[list[Record], Counter[str]]:
+    """All records of a kind, and how often each fault came; the first cases of each are told and kept."""
+    job, told, records = Job(kind, KINDS[kind][0], seed, seeds, KEPT), Counter(), []
+    start = last = time.monotonic()
+    for record in run_cases(job, numbers, workers):
+        records.append(record)
+        fresh = [fault for fault in record.faults if told[kind_of(fault)] < TOLD]
+        told.update(kind_of(fault) for fault in record.faults)
+        for fault in fresh:
+            print(f"{kind}:{seed}:{record.number}  {fault[:400]}", flush=True)
+        if record.faults and not fresh:
+            shutil.rmtree(KEPT / f"{kind}-{seed}-{record.number}", ignore_errors=True)
+        if time.monotonic() - last > MINUTE:
+            last = time.monotonic()
+            print(f"{kind}: {len(records)} of {len(numbers)}, {last - start:.0f} s", flush=True)
+    codes = dict(Counter(str(record.code) for record in records).most_common())
+    print(
+        f"{kind}: {len(records)} cases in {time.monotonic() - start:.0f} s, exit codes {codes}, {sum(told.values())} faults",
+        flush=True,
+    )
+    return records, told
+
+
+def run_scenes(seed: int, counts: dict[str, range], seeds: Path, workers: int) -> tuple[list[Record], Counter[str]]:
+    """All records of the kills: each command in a fresh interpreter, because the two frameworks do not share one."""
+    told, records, waiting = Counter(), [], [name for name, numbers in counts.items() if numbers]
+    start = time.monotonic()
+
+    def work() -> None:
+        while waiting:
+            name = waiting.pop(0)
+            command = [sys.executable, __file__, "--scene", name, "--seeds", str(seeds), "--seed", str(seed)]
+            command += ["--first", str(counts[name].start), "--count", str(len(counts[name]))]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                for line in process.stdout or ():
+                    if line.startswith("["):
+                        tell(Record(*json.loads(line)))
+            if process.returncode:
+                told[f"harness: {name} ended with {process.returncode}"] += 1
+            print(f"kills, {name}: {len(counts[name])}, {time.monotonic() - start:.0f} s", flush=True)
+
+    def tell(record: Record) -> None:
+        records.append(record)
+        for fault in record.faults:
+            told[kind_of(fault)] += 1
+            print(f"kills, {record.label}:{seed}:{record.number}  {fault[:400]}", flush=True)
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return records, told
+
+
+# ---- the command line
+
+
+def show_case(case: str, seeds: Path) -> None:
+    """One case again: its files, its command, what came of it."""
+    kind, seed, number = case.split(":")
+    job = Job(kind, KINDS[kind][0], int(seed), seeds)
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        made = case_of(job, int(number), Path(place))
+        for path in sorted(Path(place).iterdir()):
+            print(f"{path.name}: {path.read_bytes()[:3000]!r}" if path.is_file() else path.name)
+        print(made)
+        outcome = called(made.command)
+        print(outcome, outcome.crash, sep="\n")
+        if made.check and outcome.code == 0:
+            print(made.check(outcome))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", help="KIND:SEED:NUMBER: run one again, and show all of it")
+    parser.add_argument("--kinds", default=",".join([*KINDS, "kills"]))
+    parser.add_argument("--short", action="store_true", help="what `make test` runs")
+    parser.add_argument("--share", type=float, default=1.0, help="of the cases")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/reliability.md")
+    parser.add_argument("--scene", help=argparse.SUPPRESS)  # the rest: how it starts itself for kills
+    parser.add_argument("--seeds", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.scene:
+        scene, numbers = kills.scenes(asked.seeds)[asked.scene], range(asked.first, asked.first + asked.count)
+        for record in kills.run_scene(asked.scene, scene, asked.seed, numbers, KEPT):
+            print(json.dumps(record), flush=True)
+        return
+    prepare()
+    kinds, start = asked.case.split(":")[:1] if asked.case else asked.kinds.split(","), time.monotonic()
+    records: dict[str, list[Record]] = {}
+    faults: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="keylite-fuzz-seeds-") as folder:
+        seeds = Path(folder)
+        os.environ["KEYLITE_FAULTS"] = str(seeds / "faults")
+        (seeds / "faults").mkdir()
+        all_seeds(kinds, seeds)
+        if asked.case:
+            show_case(asked.case, seeds)
+            return
+        times = {name: both for name, (_, *both) in KINDS.items()} | {name: list(both) for name, both in SCENES.items()}
+        counts = {name: round(both[not asked.short] * asked.share) for name, both in times.items()}
+        ranges = {name: range(asked.first, asked.first + count) for name, count in counts.items()}
+        for kind in kinds:
+            if kind != "kills" and not ranges[kind]:
+                continue
+            if kind == "kills":
+                records[kind], told = run_scenes(
+                    asked.seed, {name: ranges[name] for name in SCENES}, seeds, asked.workers
+                )
+            else:
+                records[kind], told = run_kind(kind, asked.seed, ranges[kind], seeds, asked.workers)
+            faults.update({f"{kind}: {name}": count for name, count in told.items()})
+    for name, count in faults.most_common():
+        print(f"{count:6d} {name}")
+    text = figures(records, asked.seed, (time.monotonic() - start) / 60)
+    if asked.write:
+        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+    elif not asked.short:
+        print(text)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

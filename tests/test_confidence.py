@@ -127,7 +127,7 @@ def test_nothing_is_learnt_from_the_training_images(make_spec):
 
 
 NOTHING = {
-    "too few": (data_of(49, 49), Heatmap(4, (8, 8)), bells, "at least 50 labelled objects, got 49"),
+    "too few": (data_of(49, 49), Heatmap(4, (8, 8)), bells, "49 labelled objects, and 50 are needed"),
     "one group": (data_of(60, 1), Heatmap(4, (8, 8)), bells, "of one group"),
     "no score": (data_of(60, 20), Regression(4), lambda p: np.full((len(p), 4, 2), 0.5), "regression head gives no"),
 }

@@ -23,6 +23,7 @@ from keylite.folds import FoldsReport, train_folds
 from keylite.recipe import make_recipe
 from keylite.run import open_run, resolve
 from keylite.runtime.images import write_image
+from keylite.runtime.modelfile import describe_safetensors, read_spec
 
 pytest.importorskip("torch", reason="needs keylite[pytorch]")
 QUICK = {
@@ -109,21 +110,32 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def done(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of 4 points that says it is of epoch 1."""
-    from keylite.pytorch.model import load_model, save_model
+    return after_an_epoch(model_file, tmp_path_factory.mktemp("done") / "done.safetensors")
 
-    network, spec = load_model(model_file)
-    path = tmp_path_factory.mktemp("done") / "done.safetensors"
-    save_model(network, msgspec.structs.replace(spec, report={"epoch": 1}), path)
+
+@pytest.fixture(scope="module")
+def done_with_scores(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a head that gives scores."""
+    return after_an_epoch(heatmap_file, tmp_path_factory.mktemp("scores") / "done.safetensors")
+
+
+def after_an_epoch(model: Path, path: Path) -> Path:
+    shutil.copy(model, path)
+    describe_safetensors(path, msgspec.structs.replace(read_spec(model), report={"epoch": 1}))
     return path
 
 
 @pytest.fixture
 def trained(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders that were trained in, in order: each gets `done` as its last epoch."""
+    return trained_as(done, monkeypatch)
+
+
+def trained_as(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     folders: list[str] = []
 
-    def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels, compare) -> Callable[[], Path]:
-        assert not compare  # said once of all folds
+    def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels, fold) -> Callable[[], Path]:
+        assert fold  # doubts are said once of all folds
         settled = resolve(recipe, data)
 
         def train() -> Path:
@@ -270,6 +282,41 @@ def test_what_is_refused_leaves_the_folds_before(data, trained, tmp_path, monkey
         train_folds(recipe(backbone="timm:nothing"), data, tmp_path, 3, overwrite=True)
     assert figures(tmp_path) == before
     assert (tmp_path / "fold-3/last.safetensors").is_file()
+
+
+def test_folds_too_small_for_a_sigma_of_their_own_share_one(
+    done_with_scores: Path, tmp_path: Path, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    trained = trained_as(done_with_scores, monkeypatch)
+    data = gauges(52, "train", seed=3, size=64).regrouped([f"maker {i % 26}" for i in range(52)])
+    report = train_folds(recipe(head="heatmap"), data, tmp_path, 3)
+    specs = [read_spec(tmp_path / fold.model) for fold in report.folds]
+    fitted = specs[0].confidence
+    assert [spec.confidence for spec in specs] == [fitted] * 3
+    assert (fitted.count, fitted.data_fingerprint) == (26, data.fingerprint())
+    assert "sigma fitted on 26 of 52 objects, each by the model of its fold" in caplog.text
+    assert report.pooled.confidence.count == 4 * 26, "those that it was not fitted on"
+    assert sum(fold.report.confidence.count for fold in report.folds) == 4 * 26
+    for fold in report.folds:
+        assert keylite.evaluate(tmp_path / fold.model, data).model_sha256 == fold.report.model_sha256
+    before = figures(tmp_path)
+    trained.clear()
+    train_folds(recipe(head="heatmap"), data, tmp_path, 3, resume=True)
+    assert trained == []
+    assert figures(tmp_path) == before
+
+
+def test_too_few_objects_in_all_folds_for_a_sigma_are_said(data, done_with_scores, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    trained_as(done_with_scores, monkeypatch)
+    report = train_folds(recipe(head="heatmap"), data, tmp_path, 3)
+    assert report.pooled.confidence is None
+    assert "is not fitted: gauges train: 12 labelled objects, and 50 are needed" in caplog.text
 
 
 SPOKEN = {  # groups, blocks: what is said of them

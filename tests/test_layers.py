@@ -89,6 +89,8 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
             "runtime",
             "data",
             "metrics",
+            "reliability",
+            "confidence",
             "report",
             "evaluation",
             "recipe",

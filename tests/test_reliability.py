@@ -91,7 +91,7 @@ def test_halves_share_no_group(groups: np.ndarray):
 @pytest.mark.parametrize(
     ("groups", "why"),
     [
-        (np.arange(FEWEST - 1), "at least 50 labelled objects, got 49"),
+        (np.arange(FEWEST - 1), "49 labelled objects, and 50 are needed"),
         (np.zeros(80, np.int64), "of one group"),
         (np.repeat([0, 1], [91, 9]), "one group holds nearly all"),
         (np.repeat([0, 1], [9, 91]), "one group holds nearly all"),

@@ -46,14 +46,20 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
     fingerprint = data.fingerprint()
     if predictor.spec.provenance.data_fingerprint == fingerprint:
         return Learnt(None, None, f"{data.name} holds the training images, whose errors are smaller than others'")
+    if halves(data.group_index) is None:
+        return Learnt(None, None, no_halves(data.group_index))
+    return learn_from(predictions or predict_dataset(predictor, data), data, data.name)
+
+
+def learn_from(predictions: Predictions, data: Dataset, name: str) -> Learnt:
+    """The same from predictions of these data by models that have not seen them. name: what the map was fitted on."""
     parts = halves(data.group_index)
     if parts is None:
         return Learnt(None, None, no_halves(data.group_index))
-    predictions = predictions or predict_dataset(predictor, data)
     side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
     error = errors_of(predictions, data)
     fit, judge = parts
-    facts = (len(fit), data.name, fingerprint)
+    facts = (len(fit), name, data.fingerprint())
     confidence = fit_confidence(predictions.score[fit], error[fit] / side[fit], *facts)
     if confidence is None:
         return Learnt(None, None, "no labelled point has a score")
@@ -66,16 +72,21 @@ def write_confidence(
     data: Dataset,
     describe: Callable[[Path, ModelSpec], None],
     predictions: Predictions | None = None,
+    advice: str = "",
 ) -> str:
-    """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds."""
+    """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds.
+
+    advice: what to do where `data` are too few for it.
+    """
     learnt = learn_confidence(predictor, data, predictions)
     if learnt.confidence is None:
-        kept = "the parent's is kept" if predictor.spec.confidence else "no sigma is fitted"
-        return f"confidence: {kept}: {learnt.why}"
+        kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
+        step = f"; {advice}" if advice and halves(data.group_index) is None else ""
+        return f"sigma (the error to expect of each point, px) {kept}: {data.name}: {learnt.why}{step}"
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = learnt.confidence.count
-    return f"confidence: sigma fitted on {fitted} of {len(data)} objects of {data.name}; on the others {rows}"
+    return f"sigma fitted on {fitted} of {len(data)} objects of {data.name}; on the others {rows}"
 
 
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 import keylite
+from keylite.confidence import learn_from
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes
@@ -29,11 +30,12 @@ from keylite.metrics import normaliser
 from keylite.pipeline import prepare, speak_of_alike
 from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
+from keylite.reliability import halves, reliability_rows
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.modelfile import read_spec
+from keylite.runtime.modelfile import describe_safetensors, read_spec
 from keylite.runtime.words import listed
 
 log = logging.getLogger("keylite")
@@ -189,7 +191,7 @@ def train_folds(
                 overwrite=overwrite,
                 skip_bad=False,
                 max_megapixels=max_megapixels,
-                compare=False,
+                fold=True,
             )
             hold()  # only once nothing can be refused any more
             if overwrite and fold is plan[0]:
@@ -271,22 +273,62 @@ def _measured(plan: list[Fold], recipe: Resolved, data: Dataset, blocks: bool) -
     """Each fold's model on what it has not seen, and all of them together."""
     reports: list[Report] = []
     predictions: list[Predictions] = []
-    threads = recipe.threads or None
+    options = {"threads": recipe.threads or None, "on_predictions": predictions.append, "doubted": True}
     for fold in plan:
-        options = {"threads": threads, "on_predictions": predictions.append, "doubted": True}
         reports.append(evaluate(fold.model, fold.held_out, **options))
-    return _report(plan, reports, _pooled(data, plan, predictions, recipe, reports), recipe, data, blocks)
+    judges = _fit_together(plan, predictions, data)
+    if judges is not None:
+        predictions.clear()
+        for number, fold in enumerate(plan):
+            own = np.flatnonzero(np.isin(fold.places, judges))
+            reports[number] = evaluate(fold.model, fold.held_out, **options, judges=own)
+    return _report(plan, reports, _pooled(data, plan, predictions, recipe, reports, judges), recipe, data, blocks)
+
+
+def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Dataset) -> np.ndarray | None:
+    """Write one sigma into all folds' models, fitted on half of all objects, where folds are too small for their own.
+
+    Each object counts by its fold's model, which has not seen it. Gives the indices of the other half, which judges it.
+    """
+    specs = [read_spec(fold.model) for fold in plan]
+    ours = data.fingerprint()  # what an earlier call has fitted
+    if all(
+        knows_its_errors(spec) and (spec.confidence is None or spec.confidence.data_fingerprint != ours)
+        for spec in specs
+    ):
+        return None
+    learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
+    if learnt.confidence is None or learnt.reliability is None:
+        log.info("sigma (the error to expect of each point, px) is not fitted: %s: %s", data.name, learnt.why)
+        return None
+    for fold, spec in zip(plan, specs, strict=True):
+        describe_safetensors(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))
+    rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
+    fitted = f"{learnt.confidence.count} of {len(data)} objects, each by the model of its fold"
+    log.info("sigma fitted on %s; on the others %s", fitted, rows)
+    return halves(data.group_index)[1]  # type: ignore[index]
+
+
+def _together(plan: list[Fold], predictions: list[Predictions]) -> Predictions:
+    """Predictions of all objects in the order of the data set."""
+    return joined(predictions, np.argsort(np.concatenate([fold.places for fold in plan])))
 
 
 def _pooled(
-    data: Dataset, plan: list[Fold], predictions: list[Predictions], recipe: Resolved, reports: list[Report]
+    data: Dataset,
+    plan: list[Fold],
+    predictions: list[Predictions],
+    recipe: Resolved,
+    reports: list[Report],
+    judges: np.ndarray | None,
 ) -> Report:
-    """The report on all objects, each predicted by the model of its fold."""
-    everything = joined(predictions, np.argsort(np.concatenate([fold.places for fold in plan])))
-    everything = dataclasses.replace(everything, sigma=None)  # it was learnt from some of these very objects
+    """The report on all objects, each predicted by the model of its fold. judges: of a sigma that all folds share."""
+    everything = _together(plan, predictions)
+    if judges is None:
+        everything = dataclasses.replace(everything, sigma=None)  # it was learnt from some of these very objects
     note = f"pooled over {len(plan)} models, each on objects whose groups it was not trained on"
     report = report_of(
-        everything, data, recipe.normalize, box_source=recipe.box, engine=reports[0].engine, notes=[note]
+        everything, data, recipe.normalize, box_source=recipe.box, engine=reports[0].engine, judges=judges, notes=[note]
     )
     counts = [fold.nme.count for fold in reports]
     shapes = [fold.mean_shape_nme for fold in reports]  # each fold has a mean shape of its own

@@ -48,6 +48,7 @@ from keylite.runtime.words import SHOWN, listed
 log = logging.getLogger("keylite")
 
 SHARE_OF_MEMORY = 0.25  # that decoded images may take
+MORE_TO_FIT_SIGMA = "give a larger --val or --val-fraction, or see --folds, which fit it by all that they hold out"
 SHEET = 16  # augmented examples on the contact sheet
 
 
@@ -96,12 +97,12 @@ def prepare(
     skip_bad: bool,
     max_megapixels: float,
     profile: bool = False,
-    compare: bool = True,
+    fold: bool = False,
 ) -> Callable[[], Path]:
     """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here.
 
-    compare: whether pictures of `val` are looked for in `data`, and the labels doubted; parts of a data set that was
-    looked at as a whole are not.
+    fold: whether it is one of several of a data set that was looked at as a whole: its labels and alike pictures are not
+    doubted again, and sigma may be fitted together.
     """
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
     first = speaks(recipe)
@@ -124,9 +125,9 @@ def prepare(
     for part in (data, val):
         for note in part.notes:
             log.info("%s: %s", part.name, note)
-        if compare:
+        if not fold:
             say_doubts(part, recipe.box)
-    if compare and first:
+    if first and not fold:
         _speak_of_alike(data, val)
     resolved = resolve(recipe, data)
     _speak_of_lengths(resolved)
@@ -183,7 +184,7 @@ def prepare(
             run_all(_fit, (run, shape, weights, examples, resume), processes(recipe))
         else:
             training.fit(run, network, examples, resume=resume)
-        _learn_of(run, skeleton)
+        _learn_of(run, skeleton, "" if fold else MORE_TO_FIT_SIGMA)
         _speak_of_the_end(run)
         return run.model
 
@@ -196,14 +197,14 @@ def _fit(run: Run, shape: np.ndarray, weights: Path | None, examples: Examples, 
     training.fit(run, training.new_network(run.recipe, run.spec, shape, weights), examples, resume=resume)
 
 
-def _learn_of(run: Run, skeleton: Skeleton) -> None:
+def _learn_of(run: Run, skeleton: Skeleton, advice: str) -> None:
     """After training: learn from the validation set what scores mean, and warn of labels that flips contradict."""
     recipe = run.recipe
     told = ""
     for path in (run.out / "last.safetensors", run.model):
         predictor = Predictor(path, threads=recipe.threads or None, device=recipe.device)
         predictions = predict_dataset(predictor, run.val)
-        told = write_confidence(predictor, run.val, describe_safetensors, predictions)
+        told = write_confidence(predictor, run.val, describe_safetensors, predictions, advice)
     log.info("%s", told)
     if skeleton.mirror is not None and recipe.flip_p:
         report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import from_arrays
-from keylite.flips import flip_doubt, flip_report, flip_rows
+from keylite.flips import FlipReport, flip_doubt, flip_report, flip_rows
+from keylite.recipe import make_recipe
 from keylite.runtime.predictor import Predictor
 
 SIDE, COUNT = 64, 24
@@ -63,6 +64,26 @@ def test_the_offset_is_that_of_the_labels(beside: float, learnt: float, squares,
     assert report.disagreement == pytest.approx(2 * learnt, abs=1e-4)
     advice = dict(flip_rows(report))["so"]
     assert (f"--flip-offset {beside / SIDE:.4f}" in advice) == (abs(beside) > 0)
+
+
+REMEDIES = {  # of the box's width: whether a recipe takes it
+    "as far as a recipe goes": (0.1, True),
+    "as far to the left": (-0.1, True),
+    "a little further": (0.1001, False),
+    "a little further to the left": (-0.1001, False),
+}
+
+
+@pytest.mark.parametrize(("offset", "takes"), REMEDIES.values(), ids=REMEDIES)
+def test_no_offset_is_advised_that_a_recipe_does_not_take(offset: float, takes: bool):
+    report = FlipReport(64 * offset, None, offset, None, 0.02, 0.02, 0.02, 0.01, 0.1, 1.0, "100px", 9)
+    assert ("--flip-offset" in report.remedy) == takes
+    assert "--flip-p 0" in report.remedy
+    if takes:
+        make_recipe({"flip_offset": offset})
+    else:
+        with pytest.raises(ValueError, match="flip_offset"):
+            make_recipe({"flip_offset": offset})
 
 
 DOUBTS = {

@@ -234,6 +234,11 @@ def test_a_process_has_its_share_of_cores(
     assert processes.cores_of(make_recipe({"devices": devices}), launcher) == share
 
 
+def test_the_cores_of_a_machine_are_shared_by_its_own_processes_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    assert processes.cores_of(make_recipe({"devices": 2, "nodes": 2}), "torchrun") == 4
+
+
 def test_one_alone_gathers_what_it_has():
     assert World().gather("mine") == ["mine"]
     assert World().first and not World(1, 2).first

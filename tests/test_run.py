@@ -16,8 +16,9 @@ import pytest
 import keylite
 from keylite import metrics, pipeline
 from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.examples import Examples
 from keylite.recipe import AUTO, Resolved, make_recipe
-from keylite.run import LRS, check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
+from keylite.run import LRS, Run, check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
 from keylite.runtime.engines import FRAMEWORKS
 from keylite.runtime.heads import HEADS
 
@@ -252,6 +253,24 @@ def test_a_folder_of_folds_is_not_a_run_s(tmp_path: Path):
             check_run(tmp_path, make_recipe({}), resume=False, overwrite=overwrite)
 
 
+THIRDS = {1: 1, 2: 1, 3: 1, 4: 2, 6: 2, 7: 3, 9: 3, 300: 100}  # epochs of a run: the one whose end is a third of it
+
+
+@pytest.mark.parametrize(("epochs", "third"), THIRDS.items())
+def test_a_run_that_looks_wrong_is_said_once_at_its_third(epochs: int, third: int, few: Dataset, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    baseline = SimpleNamespace(nme=SimpleNamespace(mean=0.1))
+    run = Run(resolve(make_recipe({"epochs": epochs}), few), None, few, Path("out"), baseline)
+    said = []
+    for epoch in range(1, epochs + 1):
+        run.history.append({"epoch": epoch, "val_nme": 0.2})
+        caplog.clear()
+        run.speak_up(2.0, 0.0)
+        said += [epoch] * len(caplog.messages)
+    assert said == [third] * 2, "of the mean shape, and of the loss's branch"
+
+
 # ---- one run in a folder, and what a stopped one leaves
 
 
@@ -344,5 +363,6 @@ def test_images_are_kept_where_memory_allows(
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
     monkeypatch.setattr(pipeline, "free_memory", lambda: free)
-    assert pipeline._cached(make_recipe({"cache": cache, "devices": devices}), keylite.gauges(4, size=64)) is kept
+    examples = Examples(keylite.gauges(4, size=64), (64, 64), box="image")
+    assert pipeline._cached(make_recipe({"cache": cache, "devices": devices}), examples) is kept
     assert ("decoded images are kept in memory" in caplog.text) is said

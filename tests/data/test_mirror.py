@@ -14,7 +14,7 @@ import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.mirror import choose_mirror, from_names, from_pairs, side_of
-from keylite.data.symmetry import _halves
+from keylite.data.symmetry import MAX_POINT_RATIO, Verdict, _halves
 from keylite.runtime.skeleton import Skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -420,3 +420,17 @@ def test_two_fixed_views_have_no_mirror(named: bool) -> None:
         dataset = dataset.with_skeleton(Skeleton(tuple(f"k{k}" for k in range(17))))
     mirror = choose_mirror(dataset)
     assert (mirror.permutation, mirror.source) == (None, "off"), mirror.line
+
+
+RATIOS = {  # misfit of mirrored objects over plain ones, of all points and of the worst: whether they look alike
+    "as alike as may be": (1.3, MAX_POINT_RATIO, True),
+    "less alike": (1.31, 1.0, False),
+    "one point unlike": (1.0, MAX_POINT_RATIO + 0.01, False),
+}
+
+
+@pytest.mark.parametrize(("ratio", "point_ratio", "fits"), RATIOS.values(), ids=RATIOS)
+def test_how_unlike_mirrored_objects_may_be(ratio: float, point_ratio: float, fits: bool):
+    """1.3: faces are at 1.0, and a thumb taken for a little finger at 2 and up."""
+    verdict = Verdict((1, 0), ratio, point_ratio, 0, (0, 1), 1, 1.0, 1.0, False, True, 99, "")
+    assert verdict.fits is fits

@@ -499,7 +499,6 @@ class Reader:
             padding=0.25,
             normalize="box_side",
             mean_shape=None,
-            white_level=65535,
             confidence=None,
             unlearnt={},
             white_level=65535,

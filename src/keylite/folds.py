@@ -291,11 +291,8 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
     Each object counts by its fold's model, which has not seen it. Gives the indices of the other half, which judges it.
     """
     specs = [read_spec(fold.model) for fold in plan]
-    ours = data.fingerprint()  # what an earlier call has fitted
-    if all(
-        knows_its_errors(spec) and (spec.confidence is None or spec.confidence.data_fingerprint != ours)
-        for spec in specs
-    ):
+    shared = [spec.confidence is not None and spec.confidence.data_fingerprint == data.fingerprint() for spec in specs]
+    if not any(shared) and all(map(knows_its_errors, specs)):  # shared: of an earlier call
         return None
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
     if learnt.confidence is None or learnt.reliability is None:

@@ -101,8 +101,7 @@ def prepare(
 ) -> Callable[[], Path]:
     """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here.
 
-    fold: whether it is one of several of a data set that was looked at as a whole: its labels and alike pictures are not
-    doubted again, and sigma may be fitted together.
+    fold: one of several of a data set, whose labels and pictures are doubted, and sigma fitted, as a whole.
     """
     recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
     first = speaks(recipe)
@@ -110,11 +109,9 @@ def prepare(
         log.setLevel(logging.ERROR)  # the first process speaks for all
     if first:
         check_run(out, recipe, resume, overwrite)
-        pretrained = None if resume else recipe.pretrained
-        require_outputs(
-            {name: out / name for name in FILES},
-            {"pretrained": pretrained, "val": val.source or None} | val.files_named(FILES) | data.files_named(FILES),
-        )
+        inputs = {"pretrained": None if resume else recipe.pretrained, "val": val.source or None}
+        inputs |= val.files_named(FILES) | data.files_named(FILES)
+        require_outputs({name: out / name for name in FILES}, inputs)
     training = _training(recipe.framework)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":

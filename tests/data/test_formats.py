@@ -137,7 +137,7 @@ def test_points_outside_are_kept_and_counted(tmp_path: Path) -> None:
     for change in (points, lambda data: [points(data), *(image.pop("width") for image in data["images"])]):
         data = read_dataset(coco(tmp_path, change)).check_images()
         assert data.xy[1, 1].tolist() == [-2.5, 4.5]
-        assert data.notes == ("2 labelled points lie outside their image",)
+        assert data.notes[0] == "2 labelled points lie outside their image"
 
 
 SIZES = {  # width and height of the first image: what the data set knows of it

@@ -274,7 +274,7 @@ def test_a_stream_holds_few_images(finder: Predictor, tmp_path: Path, monkeypatc
         with lock:
             held -= 1
 
-    def counted(source: Path, limit: float) -> Picture:
+    def counted(source: Path, limit: float, _white: int) -> Picture:
         nonlocal held, most
         image = read_image(source, limit)
         with lock:
@@ -310,7 +310,7 @@ def test_images_are_read_while_the_engine_runs(make_spec, monkeypatch: pytest.Mo
     """The first call of the engine does not end before an image beyond its batch was read."""
     beyond, seen = threading.Event(), itertools.count(1)
 
-    def counted(source: np.ndarray, limit: float) -> Picture:
+    def counted(source: np.ndarray, limit: float, _white: int) -> Picture:
         if next(seen) > 3:
             beyond.set()
         return open_image(source)
@@ -329,7 +329,7 @@ def test_images_are_read_at_a_time(finder: Predictor, monkeypatch: pytest.Monkey
     """Three readers meet; with fewer the barrier would break."""
     barrier = threading.Barrier(3, timeout=PATIENCE)
 
-    def meeting(source: np.ndarray, limit: float) -> Picture:
+    def meeting(source: np.ndarray, limit: float, _white: int) -> Picture:
         barrier.wait()
         return open_image(source)
 

@@ -19,7 +19,7 @@ import keylite
 from keylite.cli import main
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges
-from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
+from keylite.runtime.modelfile import describe, read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import FORMAT, encode_spec
 
 load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
@@ -281,7 +281,7 @@ def test_bad_benchmarks_are_one_line(arguments, words, capsys, exported):
 def test_models_with_other_divisors_need_one_to_compare(capsys, exported, gauge_files, tmp_path):
     other = tmp_path / "other.onnx"
     shutil.copy(exported, other)
-    exporting.describe(other, msgspec.structs.replace(read_spec(other), normalize="box_side"))
+    describe(other, msgspec.structs.replace(read_spec(other), normalize="box_side"))
     line = refused(capsys, "benchmark", exported, other, "--data", gauge_files / "test/labels.json")
     assert "box_side" in line
     assert "choose one" in line
@@ -955,7 +955,7 @@ def stocked(exported_finder, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         def export(parent, out, spec, calibration=None):
             asked.append((to, spec.precision, None if calibration is None else len(calibration.pixels)))
             shutil.copy(ready, out)
-            module.describe(out, spec)
+            describe(out, spec)
 
         monkeypatch.setattr(module, "export", export)
 

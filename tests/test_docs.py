@@ -59,7 +59,7 @@ from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import READERS as SPEC_READERS
-from keylite.runtime.modelfile import TFLITE_MEMBERS
+from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import READERS, Found, Keypoints
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
 
@@ -537,7 +537,7 @@ NAMED = {
         Held.__struct_fields__,
     ),
     "kinds of model file": (MODEL_FILE, SPEC_READERS),
-    "members of a .tflite": (MODEL_FILE, TFLITE_MEMBERS),
+    "members of a .tflite": (MODEL_FILE, (TFLITE_MEMBER, SEAL)),
     "heads of a model file": (MODEL_FILE, HEADS),
     "fields of heads": (
         MODEL_FILE,

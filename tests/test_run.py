@@ -280,7 +280,7 @@ def starts(few: Dataset, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("torch", reason="needs keylite[pytorch]")
 
     def start(out: Path, fit, **flags: bool) -> None:
-        stub = SimpleNamespace(new_network=lambda *_: None, require_whole=lambda _: None, fit=fit)
+        stub = SimpleNamespace(new_network=lambda *_: None, require_resumable=lambda *_: None, fit=fit)
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, "_training", lambda _: stub)
             keylite.train(make_recipe({"pretrained": "none", "mirror": "off"}), few, few, out, **flags)

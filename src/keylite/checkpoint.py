@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
-from keylite.runtime.heads import Head, Simcc
+from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 
 UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
 TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
+WEIGHTS = ("F32", "F16", "F64")  # types of tensors that both frameworks read
 NAMED = 4  # tensors that an error names
 
 
@@ -44,6 +45,43 @@ def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: s
     if problems:
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:NAMED])}{more}")
+
+
+class Listed(NamedTuple):
+    """A tensor as a file's header lists it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def listed_tensors(path: Path) -> dict[str, Listed]:
+    """The tensors of a checked `.safetensors` file, without their values; ValueError for types that are no weights."""
+    header = safetensors_header(path)
+    tensors = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in WEIGHTS and not name.endswith(UNCOUNTED):
+            raise ValueError(f"{path}: expected tensors of {', '.join(WEIGHTS)}, got {name[:100]} of {tensor.dtype}")
+    return tensors
+
+
+def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None:
+    """Raise ValueError unless a file's tensors are those of its head: before a network as large as it says is made."""
+    count = head.keypoints
+    match head:
+        case Regression() | Rle():
+            first = {"head.hidden.weight": (head.hidden,), "head.points.weight": (count * head.channels, head.hidden)}
+        case Heatmap():
+            first = {"head.maps.weight": (count, head.width)}
+        case Simcc():
+            cells = head.grid[0] * head.grid[1]
+            first = {"head.maps.weight": (count, head.width), "head.bins.weight": (head.channels, cells)}
+    for name, shape in first.items():
+        given = tuple(tensors[name].shape) if name in tensors else None
+        if given is None or given[: len(shape)] != shape:
+            got = "none" if given is None else f"one that is {given}"
+            raise ValueError(
+                f"{source}: weights do not fit this network: expected {name} to begin with {shape}, got {got}"
+            )
 
 
 def starting_tensors(

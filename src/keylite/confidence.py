@@ -5,8 +5,6 @@ The other half judges it. Knows nothing of training or how a report is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +15,8 @@ from keylite.evaluation import predict_dataset
 from keylite.reliability import Reliability, halves, no_halves, reliability_of, reliability_rows
 from keylite.report import Predictions, errors_of
 from keylite.runtime.heads import Regression
-from keylite.runtime.spec import Confidence, ModelSpec, standing
+from keylite.runtime.modelfile import describe
+from keylite.runtime.spec import Confidence, standing
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -70,7 +69,6 @@ def learn_from(predictions: Predictions, data: Dataset, name: str) -> Learnt:
 def write_confidence(
     predictor: Predictor,
     data: Dataset,
-    describe: Callable[[Path, ModelSpec], None],
     predictions: Predictions | None = None,
     advice: str = "",
 ) -> str:

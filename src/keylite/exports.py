@@ -34,7 +34,7 @@ from keylite.golden import write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable, sha256
-from keylite.runtime.modelfile import read_spec
+from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
@@ -230,13 +230,13 @@ def _export(
             doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.name)
             if doubt:
                 log.warning("%s", doubt)
-        log.info("%s", write_confidence(Predictor(made, device="cpu"), data, exporting.describe))
+        log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
         child_spec = read_spec(made)
         limits = {"budget": budget, "budget_nme": budgets[1]}
         certificate = certify(made, model, data, **limits, operators=exporting.operators(made))
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
-        exporting.describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
+        describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
         with step(f"export: taking the time of {out.name}"):
             latency = _latency(made, reference())
         certificate = msgspec.structs.replace(

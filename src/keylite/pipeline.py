@@ -39,7 +39,7 @@ from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
 from keylite.runtime.machine import free_memory
-from keylite.runtime.modelfile import describe_safetensors, read_spec
+from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
@@ -148,11 +148,11 @@ def prepare(
     spec = new_spec(resolved, data, skeleton, shape)
     checkpoint = out / "resume.ckpt"
     going_on = resume and checkpoint.is_file()
-    if going_on and first:
-        training.require_whole(checkpoint)
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(resolved, spec, shape, weights)
     run = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
+    if going_on and first:
+        training.require_resumable(run, network)
 
     def go() -> Path:
         if not first:
@@ -201,7 +201,7 @@ def _learn_of(run: Run, skeleton: Skeleton, advice: str) -> None:
     for path in (run.out / "last.safetensors", run.model):
         predictor = Predictor(path, threads=recipe.threads or None, device=recipe.device)
         predictions = predict_dataset(predictor, run.val)
-        told = write_confidence(predictor, run.val, describe_safetensors, predictions, advice)
+        told = write_confidence(predictor, run.val, predictions, advice)
     log.info("%s", told)
     if skeleton.mirror is not None and recipe.flip_p:
         report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)

@@ -258,6 +258,24 @@ def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
         )
 
 
+def require_history(history: object, source: str) -> None:
+    """Raise ValueError unless this is what a resume checkpoint holds of its epochs: a row of numbers for each."""
+    rows = history if isinstance(history, list) else []
+    fits = all(
+        isinstance(row, dict)
+        and row.keys() == rows[0].keys()
+        and row.keys() >= {"epoch", "step", "lr", "loss", "val_nme", "val_px"}
+        and row["epoch"] == number
+        and all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+        for number, row in enumerate(rows, 1)
+    )
+    if not rows or not fits:
+        raise ValueError(
+            f"{source}: the file is damaged, or of another run (its epochs are not counted from 1); start anew with "
+            "--overwrite, or choose another --out"
+        )
+
+
 # ---- the end of an epoch
 
 

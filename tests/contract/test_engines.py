@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +48,9 @@ class Row(NamedTuple):
     engine: str
 
     def open(self, **options: object) -> Engine:
-        opened, name, _ = open_engine(self.path, self.engine, **options)
-        assert name == self.engine, "the one asked for"
-        return opened
+        opened = open_engine(self.path, self.engine, **options)
+        assert opened.name == self.engine, "the one asked for"
+        return opened.engine
 
 
 def row_of(name: str, head: str, request: pytest.FixtureRequest) -> Row:
@@ -150,6 +155,51 @@ def test_all_engines_give_the_same_points(head: str, request: pytest.FixtureRequ
         np.testing.assert_allclose(one.score, other.score, rtol=1e-3)
 
 
+# ---- threads, forks, pickles
+
+
+LIMIT = 400  # seconds after which what hangs is ended: imports and all took 15 to 40 on a busy machine
+SHARED = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "keras": "model_file"}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_predictor_is_shared_by_threads_forks_and_pickles(name: str, request: pytest.FixtureRequest, tmp_path: Path):
+    """The points of one thread, or one clear line; and nothing hangs."""
+    pytest.importorskip(ENGINES[name].package)
+    path = request.getfixturevalue(SHARED[name])
+    script = Path(__file__).with_name("sharing.py")
+    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    run = subprocess.run(
+        [sys.executable, script, path, name, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "2"},
+    )
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout.splitlines()[-1])
+    assert told["unlike"] > 0.1, "another picture must have other points"
+    near = 0.01  # px, of rounding in a batch or on fewer threads; measured 2e-4
+    assert all(isinstance(far, float) and far < near for far in told["threads"] + told["streams"]), told
+    assert told["afterwards"] < near
+    assert told["after forks"] < near
+    for fork in ("fork", "new in a fork"):
+        if name == "keras":
+            assert told[fork].startswith("tensorflow: does not work in a process that was forked after its first use")
+        else:
+            assert isinstance(told[fork], float), told[fork]
+            assert told[fork] < near
+    assert told["pickle"] < near
+    assert told.get("spawn", 0) < near
+    assert told["pickle bytes"] < 10_000, "no weights"
+    assert told["same"] == [name, 3, 7]
+    assert told["memory"] == (
+        "TypeError: Predictor: one of a network in memory cannot be pickled; save the network and open its file"
+    )
+    assert re.fullmatch("ValueError: .*: the file has changed since this Predictor was made.*", told["changed"])
+    assert re.fullmatch("FileNotFoundError: .*: no such model file", told["gone"])
+
+
 # ---- precisions: a network whose points mean something
 
 
@@ -196,7 +246,7 @@ def test_every_precision_is_held_to_the_contract():
 
 
 def test_a_rounded_file_keeps_the_contract(rounded: Rounded, colours: np.ndarray):
-    engine, opened, spec = open_engine(rounded.path, rounded.engine)
+    engine, opened, spec, _ = open_engine(rounded.path, rounded.engine)
     assert (opened, spec.precision) == (rounded.engine, rounded.precision)
     given = colours.copy()
     raw = engine(given)

@@ -243,8 +243,62 @@ def test_a_damaged_resume_checkpoint_is_one_line(damage, parts, whole_run, tmp_p
     content = (out / "resume.ckpt").read_bytes()
     (out / "resume.ckpt").write_bytes(damage(content))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    with pytest.raises(ValueError, match=r"resume\.ckpt: the file is damaged; start anew"):
+    with pytest.raises(ValueError, match=r"resume\.ckpt: the file is damaged, or of another run \(its bytes"):
         keylite.train(recipe(**MOVED), *parts, out, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "nothing is written before"
+
+
+class Code:
+    """What a pickle runs when it is loaded: it would make a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+HOSTILE = {  # a resume checkpoint's content, and a mark that code would make: changed; what is said
+    "code": (lambda state, mark: state.update(more=Code(mark)), "holds more than tensors and numbers"),
+    "no weights": (lambda state, mark: state.pop("state_dict"), "a part of it is missing"),
+    "weights of another shape": (
+        lambda state, mark: state["state_dict"].update(dict.fromkeys(list(state["state_dict"])[:1], torch.zeros(7))),
+        "weights do not fit this network",
+    ),
+    "an optimizer of another shape": (
+        lambda state, mark: state["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(7)),
+        "exp_avg of its optimizer is not finite, or of another network",
+    ),
+    "a step that is no number": (
+        lambda state, mark: state["optimizer_states"][0]["state"][0].update(step=torch.tensor(float("nan"))),
+        "step of its optimizer is not finite",
+    ),
+    "a learning rate that is text": (
+        lambda state, mark: state["optimizer_states"][0]["param_groups"][0].update(lr="0.1"),
+        "checkpoint.groups.0.lr is not what Lightning writes",
+    ),
+    "progress that is no number": (
+        lambda state, mark: state["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready=float("nan")),
+        "epoch_progress.total.ready is not what Lightning writes",
+    ),
+    "epochs without figures": (
+        lambda state, mark: state["callbacks"]["EpochEnd"]["history"].append({}),
+        "its epochs are not counted from 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_resume_checkpoint_runs_nothing_and_is_one_line(change, words, parts, whole_run, tmp_path):
+    out, mark = shutil.copytree(whole_run, tmp_path / "run"), tmp_path / "ran"
+    state = torch.load(out / "resume.ckpt", weights_only=True)
+    change(state, mark)
+    torch.save(state, out / "resume.ckpt")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(ValueError, match=rf"resume\.ckpt: .*{words}") as caught:
+        keylite.train(recipe(**MOVED), *parts, out, resume=True)
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "nothing is written before"
 
 

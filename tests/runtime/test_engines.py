@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import struct
 import sys
@@ -17,14 +16,14 @@ import pytest
 
 from keylite.runtime.engines import ENGINES, open_engine, require
 from keylite.runtime.heads import Heatmap, Regression
-from keylite.runtime.modelfile import KEY, read_spec, write_tflite
+from keylite.runtime.modelfile import read_spec, tflite_model, write_onnx, write_safetensors, write_tflite
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import encode_spec
 
 
 def test_the_engine_is_the_one_for_the_file(model_file: Path, onnx_file: Path, make_spec):
     for path, engine in ((model_file, "pytorch"), (onnx_file, "onnx")):
-        _, name, spec = open_engine(path)
+        _, name, spec, _ = open_engine(path)
         assert name == engine
         assert spec == make_spec()
         assert open_engine(str(path), engine)[1] == engine
@@ -52,9 +51,8 @@ def test_a_graph_that_cannot_run_is_refused(tmp_path: Path, make_spec):
     onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
     graph = onnx.helper.make_graph([onnx.helper.make_node("NoSuchOperator", ["x"], ["y"])], "g", [], [])
     model = onnx.helper.make_model(graph)
-    onnx.helper.set_model_props(model, {KEY: encode_spec(make_spec())})
     path = tmp_path / "broken.onnx"
-    onnx.save(model, path)
+    write_onnx(path, model.SerializeToString(), make_spec())
     with pytest.raises(ValueError, match=r"broken\.onnx: ONNX Runtime cannot open this file") as caught:
         open_engine(path)
     assert "\n" not in str(caught.value)
@@ -104,9 +102,8 @@ def described(tmp_path: Path, make_spec):
 
     def write(framework: str) -> Path:
         spec = make_spec(provenance=msgspec.structs.replace(make_spec().provenance, framework=framework))
-        header = json.dumps({"__metadata__": {KEY: encode_spec(spec)}}).encode()
         path = tmp_path / f"{framework}.safetensors"
-        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        write_safetensors(path, struct.pack("<Q", 2) + b"{}", spec)
         return path
 
     return write
@@ -146,7 +143,7 @@ def test_the_default_engine_is_the_makers_where_it_is_installed(
 ):
     install(monkeypatch, *installed)
     path = described(made)
-    _, name, spec = open_engine(path, threads=3, device="cpu")
+    _, name, spec, _ = open_engine(path, threads=3, device="cpu")
     assert name == engine
     assert opened == [(engine, path, spec, 3, "cpu")]
 
@@ -325,14 +322,53 @@ FOREIGN = {  # what a description of another file says: the file takes 64x64 and
 }
 
 
+def bare(path: Path, folder: Path) -> Path:
+    """The same file without its description, as another tool would have written it."""
+    other = folder / f"bare{path.suffix}"
+    if path.suffix == ".tflite":
+        other.write_bytes(tflite_model(path))
+    elif path.suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        proto = onnx.load(path)
+        del proto.metadata_props[:]
+        onnx.save(proto, other)
+    else:
+        numpy = pytest.importorskip("safetensors.numpy")
+        numpy.save_file(numpy.load_file(path), other)
+    return other
+
+
+BARE = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "keras": "model_file"}
+
+
 @pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
-@pytest.mark.parametrize("kind", ["onnx_file", "litert_file"])
-def test_a_description_of_another_file_is_refused(kind: str, changes: dict, request, make_spec, tmp_path: Path):
-    path, apart = request.getfixturevalue(kind), tmp_path / "spec.json"
+@pytest.mark.parametrize("engine", BARE)
+def test_a_description_of_another_file_is_refused(engine: str, changes: dict, request, make_spec, tmp_path: Path):
+    if engine in ("pytorch", "keras") and "size" in changes:
+        pytest.skip("these weights are for any size")
+    pytest.importorskip(ENGINES[engine].package)
+    path, apart = bare(request.getfixturevalue(BARE[engine]), tmp_path), tmp_path / "spec.json"
     apart.write_text(encode_spec(make_spec(**changes)))
     with pytest.raises(
-        ValueError, match=r"four\.\w+: expected one input \(B, .* and one output \(B, .*, got .*64, 64, 3"
+        ValueError,
+        match=r"bare\.\w+: (expected one input \(B, .* and one output \(B, .*, got .*64, 64, 3|weights do not fit)",
     ):
-        open_engine(path, spec=apart)
-    apart.write_text(encode_spec(make_spec()))
-    assert open_engine(path, spec=apart)[0](np.zeros((1, 64, 64, 3), np.uint8)).shape == (1, 4, 2)
+        open_engine(path, engine, spec=apart)
+
+
+@pytest.mark.parametrize("engine", BARE)
+def test_a_file_without_a_description_runs_with_one_apart(engine: str, request, make_spec, crops, tmp_path: Path):
+    pytest.importorskip(ENGINES[engine].package)
+    described = request.getfixturevalue(BARE[engine])
+    path, apart = bare(described, tmp_path), tmp_path / "spec.json"
+    with pytest.raises(ValueError, match=r"bare\.\w+: holds no keylite description"):
+        open_engine(path, engine)
+    apart.write_text(encode_spec(make_spec(padding=0.5)))
+    opened = open_engine(path, engine, spec=apart)
+    assert opened.spec.padding == 0.5
+    assert np.array_equal(opened.engine(crops), open_engine(described, engine).engine(crops))
+    with pytest.raises(ValueError, match=r"four\.\w+: describes itself; leave out spec"):
+        open_engine(described, engine, spec=apart)
+    apart.write_text(encode_spec(make_spec(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))))
+    if engine in ("pytorch", "keras"):  # the graphs of the others hold their normalisation
+        assert np.abs(open_engine(path, engine, spec=apart).engine(crops) - opened.engine(crops)).max() > 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import re
 import shutil
@@ -11,16 +13,25 @@ import zipfile
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from keylite.runtime.modelfile import (
     KEY,
-    TFLITE_MEMBERS,
+    MAX_HEADER,
+    SEAL,
+    TFLITE_MEMBER,
+    describe,
+    read_model_file,
     read_spec,
     safetensors_header,
     tflite_model,
+    write_onnx,
+    write_safetensors,
+    write_sealed_safetensors,
     write_tflite,
 )
+from keylite.runtime.protobuf import MAX_DEPTH, field
 from keylite.runtime.spec import FORMAT, ModelSpec, encode_spec
 
 
@@ -32,25 +43,33 @@ def safetensors_bytes(metadata: dict | None, values: int = 6) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(4 * values)
 
 
-def varint(value: int) -> bytes:
-    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
-    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
-
-
-def field(number: int, payload: bytes | int) -> bytes:
-    """One field of a protobuf message."""
-    if isinstance(payload, int):
-        return varint(number << 3) + varint(payload)
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
+def number(number: int, value: int) -> bytes:
+    """A field of a plain number below 128, as it is written."""
+    return bytes([number << 3, value])
 
 
 def onnx_bytes(metadata: dict[str, str]) -> bytes:
     """A ModelProto as onnx.proto numbers it: ir_version 1, producer 2, graph 7, opset_import 8, metadata_props 14."""
-    start = field(1, 10) + field(2, b"test") + field(7, field(2, b"graph" * 60)) + field(8, field(2, 20))
+    start = number(1, 10) + field(2, b"test") + field(7, field(2, b"graph" * 60)) + field(8, number(2, 20))
     return start + b"".join(field(14, field(1, k.encode()) + field(2, v.encode())) for k, v in metadata.items())
 
 
 MAKERS = {".safetensors": safetensors_bytes, ".onnx": onnx_bytes}
+WRITERS = {".safetensors": write_safetensors, ".onnx": write_onnx, ".tflite": write_tflite}
+FLAT = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 40
+BARE = {".safetensors": safetensors_bytes(None), ".onnx": onnx_bytes({"other": "x" * 300}), ".tflite": FLAT}
+
+
+def written(kind: str, spec: ModelSpec, folder: Path) -> Path:
+    """A small model file of a kind, with its description and its seal."""
+    path = folder / f"model{kind}"
+    WRITERS[kind](path, BARE[kind], spec)
+    return path
+
+
+@pytest.fixture(params=WRITERS)
+def sealed(request: pytest.FixtureRequest, make_spec, tmp_path: Path) -> Path:
+    return written(request.param, make_spec(), tmp_path)
 
 
 @pytest.fixture(params=MAKERS)
@@ -63,12 +82,10 @@ def spec(make_spec) -> ModelSpec:
     return make_spec()
 
 
-def test_the_description_is_read_back(kind: str, spec: ModelSpec, tmp_path: Path):
-    path = tmp_path / f"model{kind}"
-    path.write_bytes(MAKERS[kind]({"other": "x" * 300, KEY: encode_spec(spec), "later": "y"}))
-    assert read_spec(path) == spec
-    assert read_spec(str(path)) == spec
-    shouting = path.rename(tmp_path / f"model{kind.upper()}")
+def test_the_description_is_read_back(sealed: Path, spec: ModelSpec):
+    assert read_spec(sealed) == spec
+    assert read_spec(str(sealed)) == spec
+    shouting = sealed.rename(sealed.with_suffix(sealed.suffix.upper()))
     assert read_spec(shouting) == spec
 
 
@@ -77,12 +94,12 @@ def test_what_pytorch_and_onnx_write_is_read(model_file: Path, onnx_file: Path, 
     assert read_spec(onnx_file) == spec
 
 
-def test_every_cut_is_noticed(kind: str, spec: ModelSpec, tmp_path: Path):
-    whole, path = MAKERS[kind]({KEY: encode_spec(spec)}), tmp_path / f"cut{kind}"
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
-            read_spec(path)
+def test_every_cut_is_noticed(sealed: Path):
+    whole = sealed.read_bytes()
+    for length in (*range(0, len(whole), 23), len(whole) - 2, len(whole) - 1):
+        sealed.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=re.escape(str(sealed))) as caught:
+            read_spec(sealed)
         assert "\n" not in str(caught.value), length
 
 
@@ -94,16 +111,14 @@ def test_a_real_file_cut_short_is_refused(request: pytest.FixtureRequest, made: 
     length = int(left * size) if isinstance(left, float) else left % size
     path = tmp_path / f"cut{whole.suffix}"
     path.write_bytes(whole.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"cut short|damaged|holds no keylite description"):
+    with pytest.raises(ValueError, match=r"cut short|damaged|empty|holds no keylite description"):
         read_spec(path)
 
 
-def test_bytes_too_many_are_refused(spec: ModelSpec, tmp_path: Path):
-    path = tmp_path / "model.safetensors"
-    whole = safetensors_bytes({KEY: encode_spec(spec)})
-    path.write_bytes(whole + b"\0\0")
-    with pytest.raises(ValueError, match=rf"expected {len(whole)} bytes, got {len(whole) + 2}: the file is damaged"):
-        read_spec(path)
+def test_bytes_too_many_are_refused(sealed: Path):
+    sealed.write_bytes(sealed.read_bytes() + b"\0\0")
+    with pytest.raises(ValueError, match=r"the file is damaged|cut short"):
+        read_spec(sealed)
 
 
 GARBAGE = {
@@ -134,11 +149,10 @@ def test_a_file_that_describes_nothing_is_refused(kind: str, metadata: dict, tmp
         read_spec(path)
 
 
-def test_a_description_of_another_format_is_refused(kind: str, spec: ModelSpec, tmp_path: Path):
-    path = tmp_path / f"future{kind}"
-    path.write_bytes(MAKERS[kind]({KEY: encode_spec(spec).replace(f'"format":{FORMAT}', '"format":99', 1)}))
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: model file format 99, expected {FORMAT}"):
-        read_spec(path)
+def test_a_description_of_another_format_is_refused(sealed: Path, make_spec):
+    describe(sealed, make_spec(format=99))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(sealed))}: model file format 99, expected {FORMAT}"):
+        read_spec(sealed)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.tflite.zip", "model"])
@@ -167,16 +181,246 @@ def test_the_header_lists_the_tensors(tmp_path: Path):
     assert safetensors_header(path)["a"]["shape"] == [6]
 
 
-# ---- .tflite: the description in an archive behind the model
+# ---- the seal
 
-FLAT = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 40
+
+def test_every_flipped_bit_of_a_file_is_noticed(sealed: Path):
+    whole = sealed.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 300)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        sealed.write_bytes(flipped)
+        with pytest.raises(ValueError, match=re.escape(str(sealed))) as caught:
+            read_spec(sealed)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < len(str(sealed)) + 400
+
+
+def test_a_changed_digit_of_the_description_is_noticed(sealed: Path):
+    whole = sealed.read_bytes()
+    changed = re.sub(rb'(padding\\?":0\.)25', rb"\g<1>75", whole)
+    assert changed != whole
+    sealed.write_bytes(changed)
+    with pytest.raises(ValueError, match="damaged, or another program changed it: |cannot be read"):
+        read_spec(sealed)
+
+
+def test_another_description_takes_the_place_of_the_first(sealed: Path, spec: ModelSpec):
+    before, other = read_model_file(sealed), msgspec.structs.replace(spec, padding=0.5)
+    describe(sealed, other)
+    assert read_spec(sealed) == other
+    assert read_model_file(sealed).digest != before.digest
+    describe(sealed, spec)
+    assert read_model_file(sealed) == before, "the same bytes as at first"
+
+
+def test_the_seal_is_computed_without_keylite(sealed: Path):
+    """As docs/model-file.md shows, in the same way for all formats."""
+    whole = sealed.read_bytes()
+    (found,) = re.finditer(rb'keylite_sha256(?:":"|\x12@)?([0-9a-f]{64})', whole)
+    start, stop = found.span(1)
+    assert hashlib.sha256(whole[:start] + b"0" * 64 + whole[stop:]).hexdigest() == whole[start:stop].decode()
+    assert read_model_file(sealed).digest == whole[start:stop].decode()
+
+
+def test_a_description_without_a_seal_is_damage(kind: str, spec: ModelSpec, tmp_path: Path):
+    path = tmp_path / f"model{kind}"
+    path.write_bytes(MAKERS[kind]({KEY: encode_spec(spec)}))
+    with pytest.raises(ValueError, match="it holds a description without a sha256"):
+        read_spec(path)
+
+
+@pytest.mark.parametrize("kind", BARE)
+def test_a_file_of_another_tool_is_read_with_a_description_apart(kind: str, spec: ModelSpec, tmp_path: Path):
+    foreign, apart = tmp_path / f"foreign{kind}", tmp_path / "spec.json"
+    foreign.write_bytes(BARE[kind])
+    with pytest.raises(ValueError, match=r"foreign\.\w+: holds no keylite description: .*give one as --spec FILE"):
+        read_spec(foreign)
+    with pytest.raises(FileNotFoundError, match=r"spec\.json: no such description"):
+        read_spec(foreign, apart)
+    apart.write_text("{}")
+    with pytest.raises(ValueError, match=rf"spec\.json: model file format None, expected {FORMAT}"):
+        read_spec(foreign, apart)
+    apart.write_text(encode_spec(spec))
+    assert read_spec(foreign, apart) == spec
+    assert read_model_file(foreign, apart).digest == hashlib.sha256(BARE[kind]).hexdigest()
+    apart.write_bytes(b" " * 4_000_001)
+    with pytest.raises(ValueError, match=r"spec\.json: expected a description of at most 4,000,000 bytes"):
+        read_spec(foreign, apart)
+
+
+def test_a_file_that_describes_itself_takes_no_other_description(sealed: Path, spec: ModelSpec):
+    apart = sealed.with_name("spec.json")
+    apart.write_text(encode_spec(spec))
+    with pytest.raises(ValueError, match=r"model\.\w+: describes itself; leave out spec \(.*spec\.json\)"):
+        read_spec(sealed, apart)
+
+
+# ---- hostile files
+
+
+def header_of(header: str | bytes, tensors: int = 24) -> bytes:
+    text = header.encode() if isinstance(header, str) else header
+    return struct.pack("<Q", len(text)) + text + bytes(tensors)
+
+
+def tensor(**changes: object) -> str:
+    entry = {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]} | changes
+    return json.dumps({"a": {name: value for name, value in entry.items() if value is not None}})
+
+
+HEADERS = {
+    "100,000 nested lists": header_of("[" * 100_000),
+    "100,000 nested objects": header_of('{"a":' * 100_000),
+    "a number": header_of("1"),
+    "metadata is a list": header_of('{"__metadata__":[]}', 0),
+    "a description that is a number": header_of('{"__metadata__":{"keylite":1}}', 0),
+    "a seal that is a number": header_of('{"__metadata__":{"keylite_sha256":1}}', 0),
+    "a key twice": header_of('{"__metadata__":{"keylite":"a","keylite":"b"}}', 0),
+    "a tensor twice": header_of(tensor()[:-1] + "," + tensor()[1:]),
+    "offsets are text": header_of(tensor(data_offsets=["0", "24"])),
+    "offsets below 0": header_of(tensor(data_offsets=[-24, 0])),
+    "offsets the other way round": header_of(tensor(data_offsets=[24, 0])),
+    "offsets are fractions": header_of(tensor(data_offsets=[0.0, 24.0])),
+    "three offsets": header_of(tensor(data_offsets=[0, 12, 24])),
+    "a huge shape": header_of(tensor(shape=[10**30])),
+    "a number of 5,000 digits": header_of('{"a":{"shape":[' + "9" * 5000 + "]}}"),
+    "infinite": header_of('{"a":{"shape":[1e999]}}'),
+    "NaN": header_of('{"a":{"shape":[NaN]}}'),
+    "another shape": header_of(tensor(shape=[7])),
+    "a shape below 0": header_of(tensor(shape=[-2, -3])),
+    "a shape of truth": header_of(tensor(shape=[True, 6])),
+    "another type": header_of(tensor(dtype="F64")),
+    "no such type": header_of(tensor(dtype="Q4")),
+    "a type that is a list": header_of(tensor(dtype=["F32"])),
+    "without a type": header_of(tensor(dtype=None)),
+    "more than a tensor has": header_of(tensor(extra=1)),
+    "tensors that overlap": header_of(json.dumps({n: json.loads(tensor())["a"] for n in "ab"})),
+    "tensors with bytes between": header_of(
+        json.dumps({n: {"dtype": "U8", "shape": [8], "data_offsets": [s, s + 8]} for n, s in (("a", 0), ("b", 16))})
+    ),
+    "not UTF-8": header_of(b'{"\xff":1}'),
+    "too long a header": header_of(b" " * (MAX_HEADER + 1)),
+    "a length below 0": b"\xff" * 40,
+}
+
+
+@pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
+def test_a_hostile_header_is_one_line(data: bytes, tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    for read in (read_spec, safetensors_header):
+        with pytest.raises(ValueError, match=r"model\.safetensors: (not a \.safetensors file|.*damaged)") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def archived(spec: ModelSpec, method: int = zipfile.ZIP_STORED, text: str | None = None, times: int = 1) -> bytes:
+    """A .tflite file whose archive is made otherwise than by keylite."""
+    buffer = io.BytesIO(FLAT)
+    buffer.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(buffer, "a", method) as archive:
+        for name in (TFLITE_MEMBER, *(f"{n}.txt" for n in range(times - 1))):
+            archive.writestr(zipfile.ZipInfo(name), text or encode_spec(spec), method)
+    return buffer.getvalue()
+
+
+def with_flags(data: bytes, place: int, flags: int) -> bytes:
+    """The same archive with bits set in its table and in its members' own headers. place: 6 flags, 8 compression."""
+    changed = bytearray(data)
+    for mark, offset in ((b"PK\3\4", place), (b"PK\1\2", place + 2)):
+        start = changed.index(mark) + offset
+        changed[start] |= flags
+    return bytes(changed)
+
+
+ARCHIVES = {
+    "without a seal": archived,
+    "encrypted": lambda spec: with_flags(archived(spec), 6, 1),
+    "encrypted strongly": lambda spec: with_flags(archived(spec), 6, 0x40),
+    "of no known compression": lambda spec: with_flags(archived(spec), 8, 97),
+    "compressed": lambda spec: archived(spec, zipfile.ZIP_DEFLATED),
+    "a bomb": lambda spec: archived(spec, zipfile.ZIP_DEFLATED, "0" * 10**7),
+    "a long description": lambda spec: archived(spec, text="0" * 4_000_001),
+    "another sum of bytes": lambda spec: archived(spec).replace(b'"padding":0.25', b'"padding":0.75'),
+    "3,000 members": lambda spec: archived(spec, text="x", times=3000),
+}
+
+
+@pytest.mark.parametrize("make", ARCHIVES.values(), ids=ARCHIVES)
+def test_a_hostile_archive_is_one_line(make, spec: ModelSpec, tmp_path: Path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(make(spec))
+    for read in (read_spec, tflite_model):
+        with pytest.raises(
+            ValueError, match=r"model\.tflite: the file is damaged, or another program changed it"
+        ) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def nested(depth: int) -> bytes:
+    """A graph with a node with an attribute with a graph, and so on."""
+    graph = b""
+    for _ in range(depth):
+        graph = field(1, field(5, field(6, graph)))
+    return field(7, graph)
+
+
+def initializer(payload: bytes) -> bytes:
+    return field(7, field(5, payload))
+
+
+GRAPHS = {
+    "weights outside the folder": (
+        initializer(field(13, field(1, b"location") + field(2, b"../../etc/passwd"))),
+        "keeps weights in another file",
+    ),
+    "weights elsewhere": (initializer(bytes([14 << 3, 1])), "keeps weights in another file"),
+    "weights elsewhere, in a node": (field(7, field(1, field(5, field(5, bytes([14 << 3, 1]))))), "in another file"),
+    "weights elsewhere, in a function": (
+        field(25, field(7, field(5, field(10, bytes([14 << 3, 1]))))),
+        "in another file",
+    ),
+    "a tensor of 2^62 values": (initializer(bytes([1 << 3]) + b"\x80" * 8 + b"\x40"), "larger than its bytes"),
+    "the same, packed": (initializer(field(1, b"\x80" * 8 + b"\x40")), "larger than its bytes"),
+    "a tensor of values below 0": (initializer(bytes([1 << 3]) + b"\xff" * 9 + b"\x01"), "larger than its bytes"),
+    "a number of 11 bytes": (b"\x08" + b"\xff" * 11, "not an .onnx file, or cut short"),
+    "a tensor of 100,000 dimensions": (initializer(field(1, b"\1" * 100_000)), "too many dimensions"),
+    "deeper than graphs are": (nested(MAX_DEPTH + 2), "nested without end"),
+    "100,000 nested graphs": (nested(3000), "nested without end"),
+    "a group": (b"\x0b", "not an .onnx file"),
+    "a million fields": (field(7, b"\x10\1" * 1_000_001), "nested without end"),
+}
+
+
+@pytest.mark.parametrize(("data", "words"), GRAPHS.values(), ids=GRAPHS)
+def test_a_hostile_graph_is_one_line(data: bytes, words: str, tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"model\.onnx: .*{words}") as caught:
+        read_spec(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_begin_at_a_multiple_of_8(spec: ModelSpec, tmp_path: Path):
+    """As the format asks; whatever the header's length is."""
+    for length in range(9):
+        path = tmp_path / f"{length}.safetensors"
+        write_sealed_safetensors(path, BARE[".safetensors"], {"x": "y" * length})
+        (size,) = struct.unpack("<Q", path.read_bytes()[:8])
+        assert size % 8 == 0
+        assert safetensors_header(path)["__metadata__"]["x"] == "y" * length
+    np_file = pytest.importorskip("safetensors.numpy")
+    assert np.array_equal(np_file.load_file(path)["a"], np.zeros(6, np.float32))
+
+
+# ---- .tflite: the description in an archive behind the model
 
 
 @pytest.fixture
 def tflite(spec: ModelSpec, tmp_path: Path) -> Path:
-    path = tmp_path / "model.tflite"
-    write_tflite(path, FLAT, spec)
-    return path
+    return written(".tflite", spec, tmp_path)
 
 
 def test_a_tflite_file_is_the_model_with_an_archive_behind_it(tflite: Path, spec: ModelSpec):
@@ -186,8 +430,9 @@ def test_a_tflite_file_is_the_model_with_an_archive_behind_it(tflite: Path, spec
     assert [path.name for path in tflite.parent.iterdir()] == [tflite.name]
     with zipfile.ZipFile(tflite) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == list(TFLITE_MEMBERS) == ["keylite.json", "model.sha256"]
+        assert archive.namelist() == [TFLITE_MEMBER] == ["keylite.json"]
         assert archive.read("keylite.json").decode() == encode_spec(spec)
+        assert re.fullmatch(rf"{SEAL}[0-9a-f]{{64}}", archive.comment.decode())
 
 
 def test_unzip_finds_the_description(tflite: Path, spec: ModelSpec):
@@ -209,7 +454,7 @@ def test_writing_a_tflite_file_twice_gives_the_same_bytes_and_another_descriptio
     assert read_spec(tflite) == other
     assert tflite_model(tflite) == FLAT
     with zipfile.ZipFile(tflite) as archive:
-        assert len(archive.namelist()) == 2
+        assert len(archive.namelist()) == 1
 
 
 @pytest.mark.parametrize("place", [0, 8, 500, len(FLAT) - 1])
@@ -217,45 +462,12 @@ def test_a_changed_byte_of_a_tflite_model_is_noticed(tflite: Path, place: int):
     whole = bytearray(tflite.read_bytes())
     whole[place] ^= 0x40
     tflite.write_bytes(whole)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tflite))}: the file is damaged: its sha256"):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tflite))}: (the file is damaged|not a \.tflite)"):
         tflite_model(tflite)
-
-
-def test_a_changed_description_of_a_tflite_model_is_noticed(tflite: Path):
-    whole = tflite.read_bytes()
-    tflite.write_bytes(whole.replace(b'"padding":0.25', b'"padding":0.75'))
-    assert tflite.read_bytes() != whole
-    with pytest.raises(ValueError, match=r"model\.tflite"):
-        read_spec(tflite)
 
 
 @pytest.mark.parametrize("left", [0, 4, 7, 8, 100, len(FLAT), len(FLAT) + 40, -30, -1])
 def test_a_tflite_file_cut_short_has_no_description(tflite: Path, left: int):
     tflite.write_bytes(tflite.read_bytes()[:left])
-    with pytest.raises(ValueError, match=r"model\.tflite: (not a \.tflite file, or cut short|holds no keylite desc)"):
+    with pytest.raises(ValueError, match=r"model\.tflite: (not a \.tflite|holds no keylite desc|.*damaged|.*empty)"):
         read_spec(tflite)
-
-
-def test_a_tflite_file_of_another_tool_is_read_with_a_description_apart(spec: ModelSpec, tmp_path: Path):
-    foreign, apart = tmp_path / "foreign.tflite", tmp_path / "spec.json"
-    foreign.write_bytes(FLAT)
-    with pytest.raises(ValueError, match=r"foreign\.tflite: holds no keylite description: .*give one as --spec FILE"):
-        read_spec(foreign)
-    assert tflite_model(foreign) == FLAT
-    with pytest.raises(FileNotFoundError, match=r"spec\.json: no such description"):
-        read_spec(foreign, apart)
-    apart.write_text("{}")
-    with pytest.raises(ValueError, match=rf"spec\.json: model file format None, expected {FORMAT}"):
-        read_spec(foreign, apart)
-    apart.write_text(encode_spec(spec))
-    assert read_spec(foreign, apart) == spec
-
-
-def test_a_description_apart_goes_before_the_one_inside(tflite: Path, spec: ModelSpec, tmp_path: Path):
-    other = msgspec.structs.replace(spec, padding=0.5)
-    (tmp_path / "spec.json").write_text(encode_spec(other))
-    assert read_spec(tflite, tmp_path / "spec.json") == other
-    with zipfile.ZipFile(tflite, "a") as archive:
-        archive.writestr("labels.txt", "other tools append, too")
-    assert read_spec(tflite) == spec
-    assert tflite_model(tflite) == FLAT

@@ -72,6 +72,71 @@ def test_impossible_values_are_refused(fields: dict, change: dict):
         decode_spec(json.dumps(fields | change), "file")
 
 
+K = 1_000_001
+CONFIDENT = {"levels": [1, 1, 1, 1], "knots": [[0, 1], [1, 0.5]], "factors": [1, 1, 1, 1], "count": 1, "data": "x"}
+ABSURD = {
+    "hidden of 10^12": ({"head": {"name": "regression", "keypoints": 4, "hidden": 10**12}}, "hidden or width"),
+    "hidden of 300 digits": ({"head": {"name": "regression", "keypoints": 4, "hidden": 10**300}}, ""),
+    "width of 10^6": ({"head": {"name": "heatmap", "keypoints": 4, "grid": [8, 8], "width": 10**6}}, "hidden or width"),
+    "sides of 10^9": ({"size": [10**9, 10**9]}, "sides of size of at most 4,096, got 1,000,000,000"),
+    "an area of 16 million": ({"size": [4096, 4096]}, "width x height, of at most 4,194,304"),
+    "a million keypoints": (
+        {
+            "head": {"name": "regression", "keypoints": K, "hidden": 32},
+            "skeleton": {"names": [str(k) for k in range(K)], "edges": [], "mirror": None, "sigmas": None},
+        },
+        "",
+    ),
+    "maps of a million values for 4,000 keypoints": (
+        {
+            "size": [2048, 2048],
+            "head": {"name": "heatmap", "keypoints": 4000, "grid": [256, 256], "width": 16},
+            "skeleton": {"names": [str(k) for k in range(4000)], "edges": [], "mirror": None, "sigmas": None},
+        },
+        r"values per object \(keypoints x channels\) of at most",
+    ),
+    "a name of 10,000 characters": (
+        {"skeleton": {"names": ["n" * 10_000, "b", "c", "d"], "edges": [], "mirror": None, "sigmas": None}},
+        "names of at most 200 characters, got 10,000",
+    ),
+    "200,000 edges": (
+        {"skeleton": {"names": list("abcd"), "edges": [[0, 1]] * 200_000, "mirror": None, "sigmas": None}},
+        "100,000 edges, got 4 and 200,000",
+    ),
+    "padding of 1e300": ({"padding": 1e300}, "padding of at most 10.0"),
+    "padding below 0": ({"padding": -1}, ""),
+    "a std of 0": ({"std": [128, 0, 128]}, "a std above 0"),
+    "a mean of 400 digits": ({"mean": [10**400, 0, 0]}, ""),
+    "a long backbone": ({"backbone": "timm:" + "x" * 1000}, "characters of backbone"),
+    "a long divisor": ({"normalize": "x" * 1000}, "characters of normalize"),
+    "a long unknown field": ({"x" * 1_000_000: 1}, "x" * 100),
+    "nested without end": ({"report": "NESTED"}, ""),
+    "levels of 0": ({"confidence": CONFIDENT | {"levels": [1, 0, 1, 1]}}, "levels and factors above 0"),
+    "factors below 0": ({"confidence": CONFIDENT | {"factors": [1, -1, 1, 1]}}, "levels and factors above 0"),
+    "no knots": ({"confidence": CONFIDENT | {"knots": []}}, "knots of numbers from 0 on"),
+    "knots that do not rise": ({"confidence": CONFIDENT | {"knots": [[1, 1], [0, 1]]}}, "whose standings rise"),
+    "a knot below 0": ({"confidence": CONFIDENT | {"knots": [[0, -1], [1, 1]]}}, "knots of numbers from 0 on"),
+    "a knot that is null": ({"confidence": CONFIDENT | {"knots": [[0, None], [1, 1]]}}, ""),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), ABSURD.values(), ids=ABSURD)
+def test_absurd_values_are_one_short_line(fields: dict, change: dict, words: str):
+    if "confidence" in change:
+        change["confidence"]["data_fingerprint"] = "0" * 64
+    text = json.dumps(fields | change).replace('"NESTED"', '{"a":' * 100_000)
+    with pytest.raises(ValueError, match=rf"^file: .*{words}") as caught:
+        decode_spec(text, "file")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_numbers_that_json_has_not_are_refused(fields: dict):
+    for word in ("NaN", "Infinity", "1e999"):
+        with pytest.raises(ValueError, match="^file: the model description inside the file is damaged"):
+            decode_spec(json.dumps(fields).replace('"padding": 0.25', f'"padding": {word}'), "file")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "keylite", b"\xff\xfe{}", '{"format": 1}'], ids=repr)
 def test_what_is_no_description_is_refused(text: str | bytes):
     with pytest.raises(ValueError, match="^file: "):

@@ -30,12 +30,10 @@ def info(
     """
     from keylite.certificate import certificate_doubt
     from keylite.runtime.files import sha256
-    from keylite.runtime.modelfile import read_spec, tflite_model
+    from keylite.runtime.modelfile import read_spec
     from keylite.runtime.spec import encode_spec, unlearnt_words
 
     said = read_spec(model, spec)
-    if model.suffix.lower() == ".tflite":
-        tflite_model(model)  # says where the file is damaged
     if json_output:
         print(json.dumps(json.loads(encode_spec(said)), indent=2))
         return

@@ -26,9 +26,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from keylite.pytorch.model import PixelModel, load_model
 from keylite.quantize import Activation, CalibrationSet, Variant
-from keylite.runtime.files import replacing
-from keylite.runtime.modelfile import KEY
-from keylite.runtime.spec import ModelSpec, encode_spec
+from keylite.runtime.modelfile import write_onnx
+from keylite.runtime.spec import ModelSpec
 
 OPSET = 20
 SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that compute nothing
@@ -143,15 +142,8 @@ def write(out: Path, proto: onnx.ModelProto, spec: ModelSpec) -> None:
     kept = [entry for entry in proto.opset_import if entry.domain in used]  # the quantiser names others
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
-    onnx.helper.set_model_props(proto, {KEY: encode_spec(spec)})
     onnx.checker.check_model(proto)
-    with replacing(out) as beside:
-        onnx.save(proto, beside)
-
-
-def describe(path: Path, spec: ModelSpec) -> None:
-    """Change the description inside a file."""
-    write(path, onnx.load(path), spec)
+    write_onnx(out, proto.SerializeToString(), spec)
 
 
 def operators(path: Path) -> dict[str, int]:

@@ -5,6 +5,9 @@ Knows nothing of training or data sets.
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from keylite.checkpoint import UNCOUNTED, check_fit, starting_tensors
+from keylite.checkpoint import UNCOUNTED, check_fit, listed_tensors, require_head, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
-from keylite.runtime.files import write_bytes
 from keylite.runtime.heads import (
     LAST_STD,
     SCALE_START,
@@ -31,8 +33,8 @@ from keylite.runtime.heads import (
     require_size,
     size_for,
 )
-from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three, encode_spec
+from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
+from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three
 
 
 class EfficientNetLiteRegressor(nn.Module):
@@ -243,25 +245,60 @@ class PixelModel(nn.Module):
 
 
 def as_engine(model: PixelModel, threads: int | None = None) -> Engine:
-    """The engine of a network in memory; it is switched to inference for each call and back."""
+    """The engine of a network in memory, which is switched to inference here and once: threads may share it.
+
+    threads: how many calculate; the number belongs to the process, so that such calls take turns. In a forked process
+    one thread calculates: those of OpenMP are not there, and to wait for them would take for ever.
+    """
+    model.eval()
+    _first_process()
     device = next(model.parameters()).device
 
+    def calculate(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+
     def engine(pixels: np.ndarray) -> np.ndarray:
-        before, training = torch.get_num_threads(), model.training
-        torch.set_num_threads(threads or before)
-        try:
-            with torch.inference_mode():
-                return model.eval()(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
-        finally:
-            torch.set_num_threads(before)
-            model.train(training)
+        forked = _forked()
+        if forked and device.type == "cuda":
+            raise RuntimeError(
+                "pytorch: CUDA does not work in a process that was forked after its first use; start processes with "
+                "spawn, or use the CPU"
+            )
+        if threads is None or forked:
+            return calculate(pixels)
+        with TURNS:
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                return calculate(pixels)
+            finally:
+                torch.set_num_threads(before)
 
     return engine
 
 
+TURNS = threading.Lock()  # of calls that set the process's number of threads
+
+
+@functools.cache
+def _first_process() -> int:
+    """The process that made the first engine; a fork of it finds its parent here."""
+    return os.getpid()
+
+
+def _forked() -> bool:
+    """Whether this process is a fork of one that had an engine; then a single thread calculates."""
+    if _first_process() == os.getpid():
+        return False
+    torch.set_num_threads(1)
+    return True
+
+
 def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """The engine of a `.safetensors` model file."""
-    network, spec = load_model(path)
+    _forked()
+    network, _ = load_model(path, spec)
     model = PixelModel(network, spec.mean, spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return as_engine(model.to(torch_device(device)), threads)
 
@@ -277,9 +314,14 @@ def torch_device(device: str) -> torch.device:
 
 def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors: the backbone under timm's names, the head under `head.`."""
-    found = dict(timm_network(network).state_dict())
-    found |= {f"head.{name}": t for name, t in network.head.state_dict().items()}
-    return {name: t.detach().cpu().contiguous() for name, t in found.items() if not name.endswith(UNCOUNTED)}
+    return {name: t.detach().cpu().contiguous() for name, t in state(network).items()}
+
+
+def state(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
+    """The same tensors where they are."""
+    state = dict(timm_network(network).state_dict())
+    state |= {f"head.{name}": t for name, t in network.head.state_dict().items()}
+    return {name: t for name, t in state.items() if not name.endswith(UNCOUNTED)}
 
 
 def timm_network(network: EfficientNetLiteRegressor) -> nn.Module:
@@ -289,20 +331,31 @@ def timm_network(network: EfficientNetLiteRegressor) -> nn.Module:
 
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
     """Write a model file, whole or not at all."""
-    write_bytes(path, save(tensors(network), metadata={KEY: encode_spec(spec)}))
+    write_safetensors(path, save(tensors(network)), spec)
 
 
-def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
+def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
     """The network of a `.safetensors` model file, in eval mode, and its spec.
 
-    Raises ValueError naming every tensor that is missing, unexpected or of another shape.
+    spec: the description of a file that holds none. Raises ValueError naming every tensor that is missing, unexpected
+    or of another shape.
     """
-    spec = read_spec(path)
-    network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
-    loaded, own = load_file(path), tensors(network)
+    path = Path(path)
+    spec = spec or read_spec(path)
+    listed = listed_tensors(path)
+    require_head(spec.head, listed, str(path))
+    if spec.backbone not in LITE:  # of any size: it costs nothing on the meta device
+        with torch.device("meta"):
+            check_fit(listed, state(_network_of(spec)), str(path))
+    network = _network_of(spec)
+    loaded, own = load_file(path), state(network)
     check_fit(loaded, own, str(path))
     _assign(network, {name: loaded[name] for name in own})
     return network.eval(), spec
+
+
+def _network_of(spec: ModelSpec) -> EfficientNetLiteRegressor:
+    return EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
 
 
 def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:

@@ -13,7 +13,6 @@ import math
 import sys
 import types
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from keylite.pytorch.model import (
     torch_device,
 )
 from keylite.pytorch.profiling import StepTimes
+from keylite.pytorch.resuming import read_checkpoint, require_fit
 from keylite.recipe import Recipe
 from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 from keylite.runtime.files import replacing
@@ -193,6 +193,7 @@ class EpochEnd(lightning.Callback):
         total, weight, below, errors = training.sums.tolist()
         require_finite(training.recipe, training.current_epoch, total)
         network: EfficientNetLiteRegressor = training.result.network  # type: ignore[assignment]
+        teaching = training.result.training
         with torch.compiler.set_stance("force_eager"):  # validation has batches of other sizes
             row = self.run.end_epoch(
                 as_engine(training.result),
@@ -202,6 +203,7 @@ class EpochEnd(lightning.Callback):
                 loss=total / max(weight, 1),
                 world=world,
             )
+        training.result.train(teaching)
         for name in ("val_nme", "val_px"):
             training.log(name, row[name], prog_bar=True)
         if world.first:
@@ -244,15 +246,20 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     return network
 
 
-def require_whole(checkpoint: Path) -> None:
-    """Raise ValueError for a resume checkpoint that is cut short, or whose bytes are not those that were written."""
-    try:
-        with zipfile.ZipFile(checkpoint) as parts:
-            damaged = parts.testzip()
-    except zipfile.BadZipFile:
-        damaged = checkpoint.name
-    if damaged:
-        raise ValueError(f"{checkpoint}: the file is damaged; start anew with --overwrite, or choose another --out")
+def require_resumable(run: Run, network: EfficientNetLiteRegressor) -> None:
+    """Raise ValueError for a resume checkpoint that is damaged, holds code, or is of another network or recipe."""
+    _quiet_lightning()
+    content = read_checkpoint(run.checkpoint)
+    with warnings.catch_warnings():
+        for message in IGNORED:
+            warnings.filterwarnings("ignore", message=message)
+        model = PixelModel(network, run.spec.mean, run.spec.std)
+        require_fit(run.checkpoint, content, Training(model, run.spec.head, run.recipe, 1))
+
+
+def _quiet_lightning() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
@@ -278,8 +285,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         keep_memory()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _quiet_lightning()
     times, steps = StepTimes() if run.profile else None, contextlib.ExitStack()
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -312,7 +318,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
                 learn_by_taps(model)
                 model.compile()
             network.freeze(False)  # so that processes find all parameters; each epoch's start freezes what it must
-            trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=False)
+            trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
         except torch.OutOfMemoryError:

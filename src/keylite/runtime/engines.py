@@ -1,22 +1,29 @@
 """Engines: whatever runs a model file, behind one function.
 
 An engine is called with uint8 (B, H, W, 3) RGB and gives float32 (B, K, C) raw. Normalisation is inside the graph,
-decoding outside it (heads.py). Each engine package is imported by its own opener alone.
+decoding outside it (heads.py). Each engine package is imported by its own opener alone. The engine of a file may be
+called by several threads at once, and in a process that was forked from the one that opened it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import importlib.util
+import os
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keylite.runtime.chatter import without_chatter
-from keylite.runtime.modelfile import read_spec, tflite_model
+from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.words import clipped
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -49,19 +56,26 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise ValueError(f"{path}: ONNX Runtime cannot open this file: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
+    keep_in_forks(session)  # its end waits for threads that no fork has
     takes, gives = session.get_inputs(), session.get_outputs()
     _require_fit(path, spec, [entry.shape for entry in takes], [entry.shape for entry in gives])
     name = takes[0].name
 
     def engine(pixels: np.ndarray) -> np.ndarray:
-        return session.run(None, {name: pixels})[0]
+        try:
+            return session.run(None, {name: pixels})[0]
+        except Exception as error:
+            raise ValueError(f"{path}: ONNX Runtime cannot run this file: {_first_line(error)}") from None
 
     return engine
 
 
 def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
-    """A `.tflite` file in LiteRT, on the CPU, an image at a time; quantised inputs and outputs stay inside."""
+    """A `.tflite` file in LiteRT, on the CPU, an image at a time; quantised inputs and outputs stay inside.
+
+    An interpreter has one place for its input: threads take turns, image by image.
+    """
     interpreters = require("ai_edge_litert.interpreter", "litert")
     if device not in ("auto", "cpu"):
         raise ValueError(f"device: the litert engine runs on the cpu, got {device!r}")
@@ -71,7 +85,8 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
             interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: LiteRT cannot open this file: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path}: LiteRT cannot open this file: {_first_line(error)}") from None
+    keep_in_forks(interpreter)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     _require_fit(
         path, spec, [entry["shape"].tolist() for entry in inputs], [entry["shape"].tolist() for entry in outputs]
@@ -80,6 +95,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
     (in_scale, in_zero), (out_scale, out_zero) = taken["quantization"], given["quantization"]
     shape = (spec.size[1], spec.size[0], 3)
     in_index, out_index, takes, gives = taken["index"], given["index"], taken["dtype"], given["dtype"]
+    turns = threading.Lock()
     none = np.empty((0, *given["shape"][1:]), gives)
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
 
@@ -97,9 +113,13 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
             raise ValueError(f"pixels: expected (B, {shape[0]}, {shape[1]}, {shape[2]}), got {pixels.shape}")
         found = []
         for image in as_taken(pixels)[:, None]:
-            interpreter.set_tensor(in_index, image)
-            interpreter.invoke()
-            found.append(interpreter.get_tensor(out_index))
+            with turns:
+                interpreter.set_tensor(in_index, image)
+                try:
+                    interpreter.invoke()
+                except RuntimeError as error:
+                    raise ValueError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
+                found.append(interpreter.get_tensor(out_index))
         raw = found[0] if len(found) == 1 else np.concatenate([none, *found])
         return raw if gives is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
 
@@ -127,6 +147,36 @@ def open_keras(path: Path, spec: ModelSpec, threads: int | None, device: str) ->
     return require("keylite.tensorflow.model", FRAMEWORKS["tensorflow"]).open_engine(path, spec, threads, device)
 
 
+def _first_line(error: Exception) -> str:
+    return clipped((str(error).splitlines() or [type(error).__name__])[0])
+
+
+_KEPT: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def keep_in_forks(resource: object) -> None:
+    """Never let a process that is forked from this one free what this one has opened: it would wait for ever.
+
+    To wait are the ends of a session, whose threads a fork has not, and of ONNX Runtime itself (1.32, by its import).
+    """
+    _KEPT.add(resource)
+    _watch_forks()
+
+
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leave_all)
+
+
+def _leave_all() -> None:
+    for resource in _KEPT:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # glibc: once Python has ended, the process ends with the same status, and at once
+        libc.on_exit(libc._exit, None)
+
+
 class Kind(NamedTuple):
     """An engine: the suffix of its files, its opener, the package it runs on, the framework whose checkpoints it opens.
 
@@ -148,27 +198,59 @@ ENGINES = {
 ALIASES = {"tensorflow": "keras"}  # another name: the engine it means
 
 
+class Opened(NamedTuple):
+    """An engine, its name, and what its file says of itself and its content."""
+
+    engine: Engine
+    name: str
+    spec: ModelSpec
+    digest: str
+
+
 def open_engine(
     path: Path,
     engine: str | None = None,
     threads: int | None = None,
     device: str = "auto",
     spec: Path | str | None = None,
-) -> tuple[Engine, str, ModelSpec]:
-    """The engine of a model file, its name, and the file's spec.
+) -> Opened:
+    """The engine of a model file; threads may call it at once, and a forked process opens the file again.
 
     engine: a name of ENGINES or ALIASES; None: see `default_engine`. threads: None leaves the choice to the engine.
     spec: a JSON file that describes a model file that does not do so itself.
     """
     path = Path(path)
-    described = read_spec(path, spec)
+    described, digest = read_model_file(path, spec)
     fitting = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
     name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
         raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {engine!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
-    return ENGINES[name].open(path, described, threads, device), name, described
+    kind = ENGINES[name]
+    by_process = {os.getpid(): kind.open(path, described, threads, device)}
+    shape = (described.head.keypoints, described.head.channels)
+    where, apart = path.absolute(), None if spec is None else Path(spec).absolute()
+
+    def opened(pixels: np.ndarray) -> np.ndarray:
+        own = by_process.get(os.getpid())
+        if own is None:  # a fork: what the parent opened has lost its threads
+            require_same(where, read_model_file(where, apart), ModelFile(described, digest))
+            own = by_process.setdefault(os.getpid(), kind.open(where, described, threads, device))
+        raw = own(pixels)
+        if raw.shape != (len(pixels), *shape):
+            raise ValueError(
+                f"{path}: expected {(len(pixels), *shape)} values as its description says, got {raw.shape}"
+            )
+        return raw
+
+    return Opened(opened, name, described, digest)
+
+
+def require_same(path: Path, now: ModelFile, before: ModelFile) -> None:
+    """Raise ValueError if a model file or its description is another than when it was opened before."""
+    if now != before:
+        raise ValueError(f"{path}: the file has changed since this Predictor was made; make a new one")
 
 
 def default_engine(fitting: list[str], path: Path, spec: ModelSpec) -> str:

@@ -1,8 +1,10 @@
-"""The model description inside a model file.
+"""The model description inside a model file, and the seal that shows damage.
 
-`.safetensors` holds it in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key `keylite`;
-`.tflite` in `keylite.json`, a member of a zip archive appended to it, beside the sha256 of what is before the archive.
-Works with the standard library alone. Knows nothing of tensors, engines or frameworks.
+`.safetensors` holds the description in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key
+`keylite`; `.tflite` in `keylite.json`, a member of a zip archive appended to it. Beside it each file holds a seal: the
+sha256 of the whole file, with the seal's own 64 digits read as zeros. Every file is checked here when it is opened, so
+that an engine only gets one whose parts fit together. Works with the standard library alone. Knows nothing of engines
+or frameworks.
 """
 
 from __future__ import annotations
@@ -10,26 +12,60 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import mmap
+import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from keylite.runtime.files import write_bytes
-from keylite.runtime.spec import ModelSpec, decode_spec, encode_spec
+from keylite.runtime.protobuf import field, fields, require_sound_onnx
+from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
 
 KEY = "keylite"
+SEAL = "keylite_sha256"
+BLANK = "0" * 64  # what the seal's digits are while the sha256 is computed
 ONNX_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
-TFLITE_MEMBERS = ("keylite.json", "model.sha256")
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+TFLITE_MEMBER = "keylite.json"
+MAX_HEADER = 8_000_000  # bytes of a .safetensors header: lite4's is 70 kB, timm's largest are below 1 MB
+MAX_DIRECTORY = 100_000  # bytes of the table of an archive behind a .tflite file: keylite's has 58
+BYTES = {  # of a value, by the safetensors format's name of its type
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+
+Data = bytes | mmap.mmap
+
+
+class ModelFile(NamedTuple):
+    """What a model file says of itself, and what names its content: its seal, or its sha256 if it has none."""
+
+    spec: ModelSpec
+    digest: str
+
+
+class Contents(NamedTuple):
+    """A file taken apart. description: None if there is none. seal: where its digits begin, None if there is none."""
+
+    description: str | bytes | None
+    seal: int | None
 
 
 def read_spec(path: Path | str, spec: Path | str | None = None) -> ModelSpec:
-    """The model description inside a `.safetensors`, `.onnx` or `.tflite` file, or in `spec`, a JSON file apart.
+    """The model description inside a `.safetensors`, `.onnx` or `.tflite` file; see `read_model_file`."""
+    return read_model_file(path, spec).spec
 
-    Raises FileNotFoundError, or ValueError for another kind of file, one that is cut short, or one without a
-    description.
+
+def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFile:
+    """The description and the digest of a `.safetensors`, `.onnx` or `.tflite` file, once all of it is checked.
+
+    spec: a JSON file that describes a model file that does not do so itself. Raises FileNotFoundError, or ValueError
+    for another kind of file, a damaged one, one without a description, or a second description.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,136 +75,268 @@ def read_spec(path: Path | str, spec: Path | str | None = None) -> ModelSpec:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: expected a model file ({', '.join(READERS)}), got {path.suffix or 'no suffix'!r}")
-    text = reader(path)
-    if spec is not None:
-        if not Path(spec).is_file():
-            raise FileNotFoundError(f"{spec}: no such description; keylite info MODEL --json prints one")
-        return decode_spec(Path(spec).read_bytes(), str(spec))
-    if text is None:
+    description, digest = _checked(path, reader)
+    if description is not None:
+        if spec is not None:
+            raise ValueError(f"{path}: describes itself; leave out spec ({spec}), which is for a file that does not")
+        return ModelFile(decode_spec(description, str(path)), digest)
+    if spec is None:
         raise ValueError(
             f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, copy it again; "
             "else give one as --spec FILE (keylite info MODEL --json prints one)"
         )
-    return decode_spec(text, str(path))
+    spec = Path(spec)
+    if not spec.is_file():
+        raise FileNotFoundError(f"{spec}: no such description; keylite info MODEL --json prints one")
+    if spec.stat().st_size > MAX_DESCRIPTION:
+        raise ValueError(f"{spec}: expected a description of at most {MAX_DESCRIPTION:,} bytes; is this the file?")
+    return ModelFile(decode_spec(spec.read_bytes(), str(spec)), digest)
 
 
-def safetensors_header(path: Path) -> dict:
-    """The header of a `.safetensors` file; ValueError where it is damaged or the file is shorter than it says."""
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(MAX_HEADER, size):
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, struct.error, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not a .safetensors file, or cut short; copy or train it again") from None
-    if size != 8 + length + max(ends, default=0):
-        expected = 8 + length + max(ends, default=0)
-        raise ValueError(f"{path}: expected {expected} bytes, got {size}: the file is damaged; copy it again")
-    return header
+def describe(path: Path, spec: ModelSpec) -> None:
+    """Change the description inside a model file; all else stays as it is."""
+    WRITERS[path.suffix.lower()](path, path.read_bytes(), spec)
 
 
-def describe_safetensors(path: Path, spec: ModelSpec) -> None:
-    """Change the description inside a `.safetensors` file; its tensors stay as they are."""
-    header, whole = safetensors_header(path), path.read_bytes()
-    tensors = whole[8 + struct.unpack("<Q", whole[:8])[0] :]
-    header["__metadata__"] = header.get("__metadata__", {}) | {KEY: encode_spec(spec)}
+# ---- the seal
+
+
+def _checked(path: Path, reader: Callable[[Path, Data], Contents]) -> tuple[str | bytes | None, str]:
+    """The description in a file, if there is one, and the file's digest; ValueError if the file is damaged."""
+    with open(path, "rb") as file:
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path}: the file is empty, or cut short; copy it again")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            description, place = reader(path, data)
+            if place is None:
+                if description is not None:
+                    raise _damaged(path, "it holds a description without a sha256")
+                return None, hashlib.sha256(data).hexdigest()
+            digits = data[place : place + len(BLANK)]
+            if digits != seal_of(data, place).encode():
+                raise _damaged(path, "its sha256 is not what was written")
+            return description, digits.decode()
+
+
+def seal_of(data: Data, place: int) -> str:
+    """The sha256 of a file whose bytes from `place` on, as many as a seal has, count as zeros."""
+    with memoryview(data) as view:
+        digest = hashlib.sha256(view[:place])
+        digest.update(BLANK.encode())
+        digest.update(view[place + len(BLANK) :])
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: the file is damaged, or another program changed it: {what}; copy or make it again")
+
+
+def _write_sealed(path: Path, data: bytearray, place: int) -> None:
+    data[place : place + len(BLANK)] = seal_of(bytes(data), place).encode()
+    write_bytes(path, bytes(data))
+
+
+# ---- .safetensors
+
+
+def write_safetensors(path: Path | str, whole: bytes, spec: ModelSpec) -> None:
+    """Write a model file of the tensors in the bytes of a `.safetensors` file, whole or not at all."""
+    write_sealed_safetensors(path, whole, {KEY: encode_spec(spec)})
+
+
+def write_sealed_safetensors(path: Path | str, whole: bytes, metadata: Mapping[str, str]) -> None:
+    """Write the tensors in the bytes of a `.safetensors` file with this metadata and a seal, whole or not at all."""
+    (length,) = struct.unpack("<Q", whole[:8])
+    tensors = json.loads(whole[8 : 8 + length])
+    tensors.pop("__metadata__", None)
+    header = {"__metadata__": {**metadata, SEAL: BLANK}, **tensors}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8, as the format asks
-    write_bytes(path, struct.pack("<Q", len(text)) + text + tensors)
+    data = bytearray(struct.pack("<Q", len(text)) + text)
+    data += memoryview(whole)[8 + length :]
+    _write_sealed(Path(path), data, data.index(f'"{SEAL}":"{BLANK}'.encode()) + len(SEAL) + 4)
 
 
-def _safetensors_text(path: Path) -> str | None:
-    return safetensors_header(path).get("__metadata__", {}).get(KEY)
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a `.safetensors` file; ValueError if it, a tensor's place or the seal is not what it must be."""
+    _checked(path, _safetensors_contents)
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length))
+
+
+def _safetensors_contents(path: Path, data: Data) -> Contents:
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        if length > len(data) - 8:
+            raise ValueError("cut short")
+        if length > MAX_HEADER:
+            raise ValueError("long header")
+        text = data[8 : 8 + length]
+        header = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata")
+        spans = sorted(_span(entry) for entry in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
+        raise ValueError(f"{path}: not a .safetensors file, or cut short; copy or train it again") from None
+    end = spans[-1][1] if spans else 0
+    if len(data) != 8 + length + end:
+        raise ValueError(
+            f"{path}: expected {8 + length + end} bytes, got {len(data)}: the file is damaged; copy it again"
+        )
+    if any(start != before for (start, _), (_, before) in zip(spans, [(0, 0), *spans], strict=False)):
+        raise _damaged(path, "its tensors overlap, or leave bytes out")
+    place = None
+    if SEAL in metadata:
+        found = re.search(rb'"%s"\s*:\s*"[0-9a-f]{%d}"' % (SEAL.encode(), len(BLANK)), text)
+        if found is None:
+            raise _damaged(path, "its sha256 cannot be read")
+        place = 8 + found.end() - 1 - len(BLANK)
+    return Contents(metadata.get(KEY), place)
+
+
+def _span(entry: dict[str, Any]) -> tuple[int, int]:
+    """(start, stop) of a tensor's bytes, which are as many as its type and shape need; else ValueError."""
+    shape, (start, stop) = entry["shape"], entry["data_offsets"]
+    numbers = (*shape, start, stop)
+    if set(entry) != {"dtype", "shape", "data_offsets"} or not all(type(number) is int for number in numbers):
+        raise ValueError("tensor")
+    if min(numbers) < 0 or stop - start != BYTES[entry["dtype"]] * math.prod(shape):
+        raise ValueError("tensor")
+    return start, stop
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(text)
+
+
+# ---- .tflite: an archive behind the model
 
 
 def write_tflite(path: Path | str, model: bytes, spec: ModelSpec) -> None:
-    """Write a LiteRT model with its description appended, whole or not at all."""
-    buffer = io.BytesIO(model)
+    """Write a LiteRT model, or the file of one, with this description behind it, whole or not at all."""
+    path = Path(path)
+    buffer = io.BytesIO(model[: _model_length(model)])
+    buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a") as archive:
-        for name, text in zip(TFLITE_MEMBERS, (encode_spec(spec), hashlib.sha256(model).hexdigest()), strict=True):
-            archive.writestr(zipfile.ZipInfo(name), text)
-    write_bytes(path, buffer.getvalue())
+        archive.writestr(zipfile.ZipInfo(TFLITE_MEMBER), encode_spec(spec))
+        archive.comment = f"{SEAL}{BLANK}".encode()
+    data = bytearray(buffer.getvalue())
+    _write_sealed(path, data, len(data) - len(BLANK))
 
 
 def tflite_model(path: Path) -> bytes:
-    """The LiteRT model without the archive; ValueError where it is not what was written."""
+    """The LiteRT model without the archive; ValueError if it is not what was written."""
+    _checked(path, _tflite_contents)
     whole = path.read_bytes()
-    if whole[4:8] != b"TFL3":
+    return whole[: _model_length(whole)]
+
+
+def _model_length(data: Data) -> int:
+    """The bytes before keylite's archive; all if there is none."""
+    archive = _archive(data)
+    if archive is None or TFLITE_MEMBER not in archive.namelist():
+        return len(data)
+    return min(member.header_offset for member in archive.infolist())
+
+
+def _tflite_contents(path: Path, data: Data) -> Contents:
+    if data[4:8] != b"TFL3":
         raise ValueError(f"{path}: not a .tflite file, or cut short; copy or export it again")
     try:
-        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-            model = whole[: min(member.header_offset for member in archive.infolist())]
-            digest = archive.read(TFLITE_MEMBERS[1]).decode()
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        return whole  # made by another tool
-    if hashlib.sha256(model).hexdigest() != digest:
-        raise ValueError(f"{path}: the file is damaged: its sha256 is not what was written; copy or export it again")
-    return model
+        archive = _archive(data)
+        if archive is None:
+            if data.rfind(TFLITE_MEMBER.encode()) >= 0:
+                raise ValueError("an archive that cannot be read")
+            return Contents(None, None)
+        names = archive.namelist()
+        if TFLITE_MEMBER not in names:
+            return Contents(None, None)
+        member = archive.getinfo(TFLITE_MEMBER)
+        plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & ENCRYPTED
+        if names.count(TFLITE_MEMBER) > 1 or not plain or member.file_size > MAX_DESCRIPTION:
+            raise ValueError("a description that keylite does not write")
+        sealed = archive.comment.startswith(SEAL.encode()) and len(archive.comment) == len(SEAL) + len(BLANK)
+        return Contents(archive.read(member), len(data) - len(BLANK) if sealed else None)
+    except (*ZIP_ERRORS, ValueError):
+        raise _damaged(path, "the archive behind its model cannot be read") from None
 
 
-def _tflite_text(path: Path) -> bytes | None:
-    with open(path, "rb") as file:
-        if file.read(8)[4:] != b"TFL3":
-            raise ValueError(f"{path}: not a .tflite file, or cut short; copy or export it again")
+ENCRYPTED = 0x2041  # flags of a member, of three kinds
+# What `zipfile` raises for archives that are damaged or of a kind that it does not know.
+ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, struct.error, OverflowError)
+
+
+def _archive(data: Data) -> zipfile.ZipFile | None:
+    """The archive at the end of a file; None if there is none, or one whose table is larger than any of keylite's."""
+    end = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 0xFFFF))
+    if end < 0 or len(data) < end + 22 or struct.unpack_from("<I", data, end + 12)[0] > MAX_DIRECTORY:
+        return None
+    if data[max(0, end - 20) : max(0, end - 16)] == b"PK\6\7":  # that of archives above 4 GB, which has its own sizes
+        return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(TFLITE_MEMBERS[0])
-    except (zipfile.BadZipFile, KeyError):
+        return zipfile.ZipFile(io.BytesIO(data))  # a copy: an archive of a map would keep the map open
+    except (*ZIP_ERRORS, ValueError):
         return None
 
 
-def _onnx_text(path: Path) -> bytes | None:
-    """The value of metadata_props[KEY], found by walking the top-level fields of the protobuf."""
+# ---- .onnx
+
+
+def write_onnx(path: Path | str, model: bytes, spec: ModelSpec) -> None:
+    """Write a serialised ONNX model with this description, whole or not at all."""
+    kept, start = [], 0
+    for number, kind, begin, stop in fields(model, 0, len(model)):
+        if (number, kind) != (ONNX_METADATA_PROPS, 2) or _entry(model, begin, stop)[0] not in (KEY, SEAL):
+            kept.append(model[start:stop])
+        start = stop
+    for key, value in ((KEY, encode_spec(spec)), (SEAL, BLANK)):
+        kept.append(field(ONNX_METADATA_PROPS, field(1, key.encode()) + field(2, value.encode())))
+    data = bytearray(b"".join(kept))
+    _write_sealed(Path(path), data, len(data) - len(BLANK))
+
+
+def _entry(data: Data, start: int, stop: int) -> tuple[str, tuple[int, int]]:
+    """The key of an entry of metadata_props, and where its value lies."""
+    places = {number: (begin, end) for number, kind, begin, end in fields(data, start, stop) if kind == 2}
+    begin, end = places.get(1, (start, start))
+    return bytes(data[begin:end]).decode(errors="replace"), places.get(2, (stop, stop))
+
+
+def _onnx_contents(path: Path, data: Data) -> Contents:
+    """What metadata_props hold under KEY and SEAL, found by walking the protobuf."""
+    places: dict[str, tuple[int, int]] = {}
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for number, start, stop in _fields(data, 0, len(data)):
-                if number == ONNX_METADATA_PROPS:
-                    entry = {key: bytes(data[a:b]) for key, a, b in _fields(data, start, stop)}
-                    if entry.get(1) == KEY.encode():
-                        return entry.get(2)
+        for number, kind, start, stop in fields(data, 0, len(data)):
+            if (number, kind) == (ONNX_METADATA_PROPS, 2):
+                key, place = _entry(data, start, stop)
+                if key in (KEY, SEAL) and key in places:
+                    raise ValueError("a description twice")
+                places[key] = place
     except (ValueError, IndexError):
         raise ValueError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
-    return None
+    require_sound_onnx(path, data)
+    seal = places.get(SEAL)
+    if seal and seal[1] - seal[0] != len(BLANK):
+        raise _damaged(path, "its sha256 cannot be read")
+    description = bytes(data[slice(*places[KEY])]) if KEY in places else None
+    return Contents(description, seal[0] if seal else None)
 
 
-def _fields(data: mmap.mmap, position: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, stop) of each field of a protobuf message; start == stop for plain numbers."""
-    while position < stop:
-        tag, position = _varint(data, position)
-        kind = tag & 7
-        if kind == 0:
-            _, position = _varint(data, position)
-            length = 0
-        elif kind == 2:
-            length, position = _varint(data, position)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError("unknown wire type")
-        if position + length > stop:
-            raise ValueError("cut short")
-        yield tag >> 3, position, position + length
-        position += length
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("number too long")
-
-
-READERS: dict[str, Callable[[Path], str | bytes | None]] = {
-    ".safetensors": _safetensors_text,
-    ".onnx": _onnx_text,
-    ".tflite": _tflite_text,
+READERS: dict[str, Callable[[Path, Data], Contents]] = {
+    ".safetensors": _safetensors_contents,
+    ".onnx": _onnx_contents,
+    ".tflite": _tflite_contents,
+}
+WRITERS: dict[str, Callable[[Path, bytes, ModelSpec], None]] = {
+    ".safetensors": write_safetensors,
+    ".onnx": write_onnx,
+    ".tflite": write_tflite,
 }

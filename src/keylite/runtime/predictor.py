@@ -21,10 +21,11 @@ import numpy as np
 
 from keylite.runtime import files
 from keylite.runtime.boxes import as_boxes, require_boxes
-from keylite.runtime.engines import Engine, open_engine
+from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image
 from keylite.runtime.machine import cores
+from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 
@@ -85,6 +86,13 @@ class _Cut(NamedTuple):
     pixels: list[np.ndarray]
 
 
+def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile) -> Predictor:
+    """The predictor of a pickle; ValueError if the file is another by now."""
+    predictor = kind(**choices)
+    require_same(choices["path"], ModelFile(predictor.spec, predictor.opened.digest), known)
+    return predictor
+
+
 class Predictor:
     """Opens a model file once and finds points in images.
 
@@ -93,6 +101,8 @@ class Predictor:
     path: `.onnx`, `.tflite` or `.safetensors`. engine: onnx, litert, pytorch or keras; None takes the one that made the
     file, if it is installed. threads, device: see runtime/engines.py. batch: most crops an engine call gets at once.
     spec: a JSON description for a file that holds none. Attributes: spec, engine_name, path.
+
+    Threads may share one. In a forked process it opens its file again, or says why it cannot; so does a pickle of it.
     """
 
     path: Path | None = None
@@ -112,9 +122,12 @@ class Predictor:
         spec: Path | str | None = None,
     ) -> None:
         self.path = Path(path)
-        self.engine, self.engine_name, self.spec = open_engine(self.path, engine, threads, device, spec)
+        self.opened = open_engine(self.path, engine, threads, device, spec)
+        self.engine, self.engine_name, self.spec, _ = self.opened
         self.batch = batch
         self.max_megapixels = max_megapixels
+        apart = None if spec is None else Path(spec).absolute()
+        self.choices = {"path": self.path.absolute(), "threads": threads, "device": device, "spec": apart}
 
     @classmethod
     def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:
@@ -122,6 +135,16 @@ class Predictor:
         predictor = cls.__new__(cls)
         predictor.engine, predictor.spec, predictor.batch = engine, spec, batch
         return predictor
+
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[object, ...]]:
+        """A pickle holds no weights but the file's name and digest, and what it was opened with."""
+        if self.path is None:
+            raise TypeError(
+                "Predictor: one of a network in memory cannot be pickled; save the network and open its file"
+            )
+        known = ModelFile(self.spec, self.opened.digest)
+        choices = {"engine": self.engine_name, "batch": self.batch, "max_megapixels": self.max_megapixels}
+        return _open_again, (type(self), self.choices | choices, known)
 
     def __call__(self, image: Source, boxes: object = None) -> Keypoints:
         """The points of every box (N, 4) xyxy px in an image: uint8 (H, W, 3) RGB, a path, or a file's bytes.

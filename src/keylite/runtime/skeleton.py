@@ -5,7 +5,15 @@ Knows nothing of images, files or heads.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import msgspec
+
+MAX_KEYPOINTS = 10_000  # names, and as long an array per object
+MAX_EDGES = 100_000
+MAX_NAME = 200  # characters
+NAMED = 5  # names that an error quotes
 
 
 class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,21 +34,31 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         count = len(self.names)
         if count == 0:
             raise ValueError("skeleton: expected at least one keypoint, got none")
+        if count > MAX_KEYPOINTS or len(self.edges) > MAX_EDGES:
+            raise ValueError(
+                f"skeleton: expected at most {MAX_KEYPOINTS:,} keypoints and {MAX_EDGES:,} edges, got {count:,} and "
+                f"{len(self.edges):,}"
+            )
+        if longest := max((name for name in self.names if len(name) > MAX_NAME), key=len, default=""):
+            raise ValueError(
+                f"skeleton: expected names of at most {MAX_NAME} characters, got {len(longest):,}: {longest[:40]!r}..."
+            )
         if len(set(self.names)) != count:
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            twice = sorted(name for name, times in Counter(self.names).items() if times > 1)
+            twice = [*twice[:NAMED], *(["..."] if len(twice) > NAMED else [])]
             raise ValueError(f"skeleton: keypoint names must differ, got {', '.join(twice)} more than once")
         for edge in self.edges:
             if not all(0 <= end < count for end in edge):
                 raise ValueError(f"skeleton: edge {list(edge)} leaves the {count} keypoints (0-based)")
         if self.mirror is not None:
             if sorted(self.mirror) != list(range(count)):
-                raise ValueError(f"mirror: expected a permutation of 0..{count - 1}, got {list(self.mirror)}")
+                raise ValueError(f"mirror: expected a permutation of 0..{count - 1}, got {list(self.mirror[:20])}")
             if any(self.mirror[other] != k for k, other in enumerate(self.mirror)):
-                raise ValueError(f"mirror: flipping twice must give every keypoint back, got {list(self.mirror)}")
+                raise ValueError(f"mirror: flipping twice must give every keypoint back, got {list(self.mirror[:20])}")
         if self.sigmas is not None:
             if len(self.sigmas) != count:
                 raise ValueError(f"sigmas: expected {count} values, got {len(self.sigmas)}")
-            if not all(sigma > 0 for sigma in self.sigmas):
+            if not all(0 < sigma < math.inf for sigma in self.sigmas):
                 raise ValueError("sigmas: expected positive values")
 
     def __len__(self) -> int:

@@ -6,16 +6,27 @@ Knows nothing of file formats (modelfile.py) or frameworks.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
 from keylite.runtime.heads import Head, require_size
-from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import listed, quoted
+from keylite.runtime.skeleton import MAX_KEYPOINTS, Skeleton
+from keylite.runtime.words import clipped, listed, quoted
 
 FORMAT = 4  # of the ModelSpec; another number is refused
+
+# What a description may ask for at most, so that a damaged or hostile one costs no gigabytes: keylite's own networks
+# stay far below.
+MAX_DESCRIPTION = 4_000_000  # bytes of JSON
+MAX_SIDE, MAX_AREA = 4096, 2**22  # px of the input
+MAX_WIDTH = 16_384  # of a head's layers
+MAX_RAW = 2**24  # values that a network gives per object
+MAX_PADDING = 10.0  # a crop of 11 times the box
+MAX_TEXT = 200  # characters of a short text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +123,15 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str
     data_fingerprint: str
 
+    def __post_init__(self) -> None:
+        standings, distances = zip(*self.knots, strict=True) if self.knots else ((), ())
+        if not all(math.isfinite(level) and level > 0 for level in (*self.levels, *self.factors)):
+            raise ValueError("confidence: expected levels and factors above 0")
+        if not (standings and all(math.isfinite(value) and value >= 0 for value in (*standings, *distances))):
+            raise ValueError("confidence: expected knots of numbers from 0 on")
+        if any(after <= before for before, after in itertools.pairwise(standings)):
+            raise ValueError("confidence: expected knots whose standings rise")
+
     def sigma(self, score: np.ndarray) -> np.ndarray:
         """Scores (..., K) -> expected distances (..., K), fractions of the crop's longer side; NaN stays NaN."""
         at, distances = np.array(self.knots).T
@@ -172,15 +192,26 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [k for k in self.left_out if self.unlearnt[self.skeleton.names[k]] == 0]
 
     def __post_init__(self) -> None:
+        head = self.head
+        _require_at_most("head.keypoints", head.keypoints, MAX_KEYPOINTS)
+        _require_at_most("a head's hidden or width", getattr(head, "hidden", getattr(head, "width", 0)), MAX_WIDTH)
+        _require_at_most("sides of size", max(self.size), MAX_SIDE)
+        _require_at_most("size, width x height,", math.prod(self.size), MAX_AREA)
+        _require_at_most("padding", self.padding, MAX_PADDING)
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
+            raise ValueError("spec: expected a finite mean and a std above 0")
+        for name in ("backbone", "normalize"):
+            _require_at_most(f"characters of {name}", len(getattr(self, name)), MAX_TEXT)
         if self.head.keypoints != len(self.skeleton):
             raise ValueError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
-        require_size(self.head, self.size)
+        require_size(head, self.size)
+        _require_at_most("values per object (keypoints x channels)", head.keypoints * head.channels, MAX_RAW)
         if self.mean_shape is not None and len(self.mean_shape) != len(self.skeleton):
             raise ValueError(f"spec: mean shape of {len(self.mean_shape)} keypoints, skeleton of {len(self.skeleton)}")
         fitted = self.confidence
         if fitted and not len(fitted.levels) == len(fitted.factors) == len(self.skeleton):
             raise ValueError(f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}")
-        if strange := [name for name in self.unlearnt if name not in self.skeleton.names]:
+        if strange := sorted(self.unlearnt.keys() - set(self.skeleton.names)):
             raise ValueError(f"spec: unlearnt: expected names of keypoints, got {quoted(strange[0])}")
 
 
@@ -196,6 +227,12 @@ def unlearnt_words(unlearnt: dict[str, int]) -> list[str]:
     return lines
 
 
+def _require_at_most(name: str, value: float, most: float) -> None:
+    if not value <= most:
+        got = f"{value:,}" if value < 1e15 else quoted(value)
+        raise ValueError(f"spec: expected {name} of at most {most:,}, got {got}")
+
+
 def encode_spec(spec: ModelSpec) -> str:
     """The spec as JSON text."""
     return msgspec.json.encode(spec).decode()
@@ -203,16 +240,18 @@ def encode_spec(spec: ModelSpec) -> str:
 
 def decode_spec(text: str | bytes, source: str) -> ModelSpec:
     """The spec of a JSON text; ValueError names `source`, and an unknown or missing field is one."""
+    if len(text) > MAX_DESCRIPTION:
+        raise ValueError(f"{source}: expected a description of at most {MAX_DESCRIPTION:,} bytes, got {len(text):,}")
     try:
         fields = msgspec.json.decode(text, type=dict)
         if fields.get("format") != FORMAT:
             raise ValueError(
-                f"{source}: model file format {fields.get('format')!r}, expected {FORMAT}; "
+                f"{source}: model file format {quoted(fields.get('format'))}, expected {FORMAT}; "
                 "export it again with this keylite, or use the keylite that wrote it"
             )
         spec = msgspec.convert(fields, ModelSpec)
-    except (msgspec.DecodeError, AttributeError) as error:
-        raise ValueError(f"{source}: the model description inside the file is damaged: {error}") from None
+    except (msgspec.DecodeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{source}: the model description inside the file is damaged: {clipped(str(error))}") from None
     for part in ("head", "skeleton", "provenance"):  # what has a default in Python has none in a file
         missing = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
         if missing:

@@ -139,11 +139,6 @@ def require_backbone(spec: ModelSpec) -> None:
         )
 
 
-def describe(path: Path, spec: ModelSpec) -> None:
-    """Change the description inside a file."""
-    write_tflite(path, tflite_model(path), spec)
-
-
 def converter_options(spec: ModelSpec, calibration: CalibrationSet | None) -> dict[str, Any]:
     """What `tf.lite.TFLiteConverter` is told for a precision."""
     if spec.precision == "fp32":

@@ -7,7 +7,9 @@ Knows nothing of training or data sets. Layers bear the names that timm gives th
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,9 @@ import tensorflow as tf
 from keras import layers
 from safetensors.numpy import load_file, save
 
-from keylite.checkpoint import check_fit, starting_tensors
+from keylite.checkpoint import check_fit, listed_tensors, require_head, starting_tensors
 from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
-from keylite.runtime.files import write_bytes
 from keylite.runtime.heads import (
     LAST_STD,
     SCALE_START,
@@ -35,7 +36,7 @@ from keylite.runtime.heads import (
     require_size,
     size_for,
 )
-from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
+from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import (
     EXPANSIONS,
     KERNELS,
@@ -47,7 +48,6 @@ from keylite.runtime.spec import (
     TOP_CHANNELS,
     ModelSpec,
     Three,
-    encode_spec,
 )
 
 log = logging.getLogger("keylite")
@@ -252,14 +252,20 @@ def as_engine(network: keras.Model, mean: Three, std: Three) -> Engine:
     def run(pixels: tf.Tensor) -> tf.Tensor:
         return network(normalised(pixels, mean, std), training=False)
 
-    return lambda pixels: run(pixels).numpy()
+    def engine(pixels: np.ndarray) -> np.ndarray:
+        _require_no_fork()
+        return run(pixels).numpy()
+
+    _first_process()
+    return engine
 
 
 def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """The engine of a `.safetensors` model file."""
+    _require_no_fork()
     use_threads(threads or 0)
     with tf.device(tensorflow_device(device)):
-        network, spec = load_model(path)
+        network, _ = load_model(path, spec)
         engine = as_engine(network, spec.mean, spec.std)
 
     def on_device(pixels: np.ndarray) -> np.ndarray:
@@ -267,6 +273,20 @@ def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -
             return engine(pixels)
 
     return on_device
+
+
+@functools.cache
+def _first_process() -> int:
+    """The process that made the first engine; a fork of it finds its parent here."""
+    return os.getpid()
+
+
+def _require_no_fork() -> None:
+    if _first_process() != os.getpid():
+        raise RuntimeError(
+            "tensorflow: does not work in a process that was forked after its first use, because its threads are not "
+            "there; start processes with spawn, or predict before the fork"
+        )
 
 
 def tensorflow_device(device: str) -> str:
@@ -337,15 +357,18 @@ def tensors(network: keras.Model) -> dict[str, np.ndarray]:
 
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
     """Write a model file, whole or not at all."""
-    write_bytes(path, save(tensors(network), metadata={KEY: encode_spec(spec)}))
+    write_safetensors(path, save(tensors(network)), spec)
 
 
-def load_model(path: Path | str) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
+def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
     """The network of a `.safetensors` model file and its spec.
 
-    Raises ValueError naming every tensor that is missing, unexpected or of another shape.
+    spec: the description of a file that holds none. Raises ValueError naming every tensor that is missing, unexpected
+    or of another shape.
     """
-    spec = read_spec(path)
+    path = Path(path)
+    spec = spec or read_spec(path)
+    require_head(spec.head, listed_tensors(path), str(path))
     network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
     loaded = load_file(path)
     check_fit(loaded, tensors(network), str(path))
@@ -359,7 +382,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
     where it has the same shapes and bins. Strict: every backbone tensor must be there.
     """
-    safetensors_header(path)  # says in one line what is wrong with a damaged file
+    listed_tensors(path)  # says in one line what is wrong with a damaged file
     wanted, line = starting_tensors(path, load_file(path), tensors(network), network.options["head"])
     assign(network, wanted)
     return line

@@ -17,16 +17,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from keylite.checkpoint import check_fit
+from keylite.checkpoint import Listed, check_fit
 from keylite.data.examples import Examples
 from keylite.recipe import Recipe
-from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite
-from keylite.runtime.files import write_bytes
+from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, require_history
 from keylite.runtime.machine import cores
-from keylite.runtime.modelfile import safetensors_header
+from keylite.runtime.modelfile import SEAL, safetensors_header, write_sealed_safetensors
 from keylite.runtime.progress import Advance, step
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.losses import head_sums, loss, new_flow
@@ -193,9 +191,18 @@ class Training(keras.Model):
         found = {f"{part}.{name}": t for part, network in parts for name, t in tensors(network).items()}
         return found | {name: np.asarray(variable.numpy()) for name, variable in self._optimizer_variables().items()}
 
-    def load_state(self, state: dict[str, np.ndarray], source: str) -> None:
-        """Go on from a state; ValueError where it is of another network or recipe."""
-        check_fit(state, self.state(), source)
+    def require_fit(self, checkpoint: Path) -> None:
+        """Raise ValueError unless a resume checkpoint has the tensors of this state, of its types."""
+        header, own = safetensors_header(checkpoint), self.state()
+        given = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
+        check_fit(given, own, str(checkpoint))
+        for name, tensor in own.items():
+            wanted = f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
+            if given[name].dtype != wanted:
+                raise ValueError(f"{checkpoint}: {name} is of type {given[name].dtype}, expected {wanted}")
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a state that fits."""
         for part, network in self._networks().items():
             own = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
             assign(network, own)
@@ -313,7 +320,7 @@ class EpochEnd(keras.callbacks.Callback):
         if logs is not None:
             logs |= shown | {"loss": row["loss"]}
         history = json.dumps(self.run.history)
-        write_bytes(self.run.checkpoint, save(training.state(), metadata={"history": history}))
+        write_sealed_safetensors(self.run.checkpoint, save(training.state()), {"history": history})
         self.run.speak_up(training.branch(), below / max(errors, 1))
         training.stop_training = training.stop_training or self.run.finished()
 
@@ -350,9 +357,24 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     return network
 
 
-def require_whole(checkpoint: Path) -> None:
-    """Raise ValueError for a resume checkpoint that is cut short or is none."""
-    safetensors_header(checkpoint)
+def require_resumable(run: Run, network: EfficientNetLiteRegressor) -> None:
+    """Raise ValueError for a resume checkpoint that is damaged, or is of another network or recipe."""
+    _history(run.checkpoint)
+    with tf.device(tensorflow_device(run.recipe.device)):
+        Training(network, run.spec, run.recipe).require_fit(run.checkpoint)
+
+
+def _history(checkpoint: Path) -> list[dict[str, float]]:
+    """The epochs of a resume checkpoint; ValueError if it is damaged or is none."""
+    metadata = safetensors_header(checkpoint).get("__metadata__", {})
+    if SEAL not in metadata or "history" not in metadata:
+        raise ValueError(f"{checkpoint}: no resume checkpoint of keylite; start anew with --overwrite")
+    try:
+        history = json.loads(metadata["history"])
+    except (ValueError, RecursionError):
+        history = None
+    require_history(history, str(checkpoint))
+    return history
 
 
 def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
@@ -367,9 +389,9 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     with tf.device(device), contextlib.ExitStack() as steps:
         training = Training(network, run.spec, recipe)
         if resume and run.checkpoint.is_file():
-            training.load_state(load_file(run.checkpoint), str(run.checkpoint))
-            with safe_open(run.checkpoint, "numpy") as file:
-                run.history = json.loads(file.metadata()["history"])
+            run.history = _history(run.checkpoint)
+            training.require_fit(run.checkpoint)
+            training.load_state(load_file(run.checkpoint))
         thaw = min(recipe.freeze_epochs, recipe.epochs)
         left = (recipe.epochs - len(run.history)) * (len(examples) // batch)
         done = steps.enter_context(step("training", left))

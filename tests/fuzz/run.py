@@ -39,11 +39,11 @@ from workers import Job, Record, called, case_of, run_cases
 
 KEPT = Path("fuzz-failures").absolute()
 KINDS: dict[str, tuple[Maker, int, int]] = {  # name: what makes its cases, how many are short, how many are long
-    "labels": (labels.labels, 150, 40_000),
+    "labels": (labels.labels, 100, 40_000),
     "boxes": (labels.boxes, 60, 4_000),
     "recipes": (labels.recipes, 50, 4_000),
     "lists": (labels.lists, 20, 2_000),
-    "pictures": (pictures.pictures, 150, 10_000),
+    "pictures": (pictures.pictures, 100, 10_000),
     "models": (models.models, 0, 4_000),
     "specs": (models.specs, 0, 700),
     "pytorch_checkpoints": (functools.partial(checkpoints.checkpoints, "pytorch"), 0, 200),
@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[Maker, int, int]] = {  # name: what makes its cases, how 
     "arrays": (commands.arrays, 0, 2_000),
 }
 SCENES = {  # name of a command that is killed: how often in the short form, how often in the long one
-    "train, PyTorch": (2, 100),
+    "train, PyTorch": (1, 100),
     "train, TensorFlow": (0, 60),
     "folds, PyTorch": (0, 20),
     "folds, TensorFlow": (0, 10),

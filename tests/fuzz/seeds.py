@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 from PIL import Image
 
@@ -151,26 +151,25 @@ def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
         parent=None,
     )
     knots = ((0.0, 0.2), (0.5, 0.1), (1.0, 0.05))
-    spec = ModelSpec(
-        format=FORMAT,
-        backbone=BACKBONE,
-        size=INPUT,
-        box="annotation",
-        padding=0.25,
-        head=Rle(4, hidden=32),
-        skeleton=SKELETON,
-        normalize="box_diagonal",
-        mean=PIXEL_MEAN,
-        std=PIXEL_STD,
-        white_level=65535,
-        precision="fp32",
-        calibration=None,
-        provenance=provenance,
-        report=None,
-        confidence=Confidence((0.5,) * 4, knots, (1.0,) * 4, 20, "gauges", "0" * 64),
-        certificate=None,
-    )
-    return msgspec.structs.replace(spec, **changes)
+    fields: dict[str, Any] = dict.fromkeys(ModelSpec.__struct_fields__) | {  # what is not given here may be missing
+        "format": FORMAT,
+        "backbone": BACKBONE,
+        "size": INPUT,
+        "box": "annotation",
+        "padding": 0.25,
+        "head": Rle(4, hidden=32),
+        "skeleton": SKELETON,
+        "normalize": "box_diagonal",
+        "mean": PIXEL_MEAN,
+        "std": PIXEL_STD,
+        "white_level": 65535,
+        "mean_shape": ((0.5, 0.5),) * 4,
+        "unlearnt": {},
+        "precision": "fp32",
+        "provenance": provenance,
+        "confidence": Confidence((0.5,) * 4, knots, (1.0,) * 4, 20, "gauges", "0" * 64),
+    }
+    return ModelSpec(**(fields | changes))
 
 
 def matrix() -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import random
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -119,6 +120,21 @@ def damaged_tflite(rng: random.Random, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def sealed(data: bytes, good: bytes) -> bytes:
+    """Damaged bytes with a right seal, as somebody hostile would make it; as they are if the seal's place is lost.
+
+    good: the undamaged file, whose seal is looked for.
+    """
+    from keylite.runtime.modelfile import SEAL, seal_of
+
+    digits = good[good.rfind(SEAL.encode()) :] if good.count(SEAL.encode()) else good
+    found = re.search(rb"[0-9a-f]{64}", digits) or re.search(rb"[0-9a-f]{64}$", good)
+    place = data.find(found[0]) if found else -1
+    if place < 0:
+        return data
+    return data[:place] + seal_of(data, place).encode() + data[place + 64 :]
+
+
 SPECIAL = {".safetensors": damaged_safetensors, ".onnx": damaged_onnx, ".tflite": damaged_tflite}
 
 
@@ -139,10 +155,13 @@ def models(rng: random.Random, seeds: Path, folder: Path) -> Case:
     """A damaged model file, in `info`, `predict`, `evaluate` or as the start of a training."""
     name = rng.choice(FILES)
     good, images = seeds / "models" / name, seeds / "labels"
-    (folder / name).write_bytes(damaged_model(rng, good))
+    damaged, hostile = damaged_model(rng, good), rng.random() < 0.4
+    (folder / name).write_bytes(sealed(damaged, good.read_bytes()) if hostile else damaged)
     label, picture = good.suffix[1:], str(images / "gauge_0.png")
 
     def check(_: Outcome) -> tuple[list[str], dict[str, Any]]:
+        if hostile:  # with a right seal it is another model
+            return [], {"accepted": "sealed anew"}
         return accepted(folder / name, good, folder / "out.json", seeds / "models" / f"{name}.points.json")
 
     kind = rng.randrange(10)

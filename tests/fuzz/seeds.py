@@ -18,6 +18,7 @@ from PIL import Image
 import keylite
 from keylite.data.gauges import SKELETON, render_gauge
 from keylite.runtime.heads import Regression, Rle
+from keylite.runtime.modelfile import write_onnx as write_described_onnx
 from keylite.runtime.modelfile import write_tflite
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Confidence, ModelSpec, Provenance, encode_spec
 
@@ -193,7 +194,6 @@ def write_models(folder: Path) -> None:
 
 
 def write_onnx(path: Path, spec: ModelSpec) -> None:
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     weights, offsets = matrix()
@@ -212,8 +212,7 @@ def write_onnx(path: Path, spec: ModelSpec) -> None:
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {"keylite": encode_spec(spec)})
-    onnx.save(model, str(path))
+    write_described_onnx(path, model.SerializeToString(), spec)
 
 
 def write_litert(path: Path) -> None:

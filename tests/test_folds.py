@@ -23,7 +23,7 @@ from keylite.folds import FoldsReport, train_folds
 from keylite.recipe import make_recipe
 from keylite.run import open_run, resolve
 from keylite.runtime.images import write_image
-from keylite.runtime.modelfile import describe_safetensors, read_spec
+from keylite.runtime.modelfile import describe, read_spec
 
 pytest.importorskip("torch", reason="needs keylite[pytorch]")
 QUICK = {
@@ -121,7 +121,7 @@ def done_with_scores(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactor
 
 def after_an_epoch(model: Path, path: Path) -> Path:
     shutil.copy(model, path)
-    describe_safetensors(path, msgspec.structs.replace(read_spec(model), report={"epoch": 1}))
+    describe(path, msgspec.structs.replace(read_spec(model), report={"epoch": 1}))
     return path
 
 

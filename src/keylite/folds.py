@@ -35,7 +35,7 @@ from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.modelfile import describe_safetensors, read_spec
+from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.words import listed
 
 log = logging.getLogger("keylite")
@@ -299,7 +299,7 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
         log.info("sigma (the error to expect of each point, px) is not fitted: %s: %s", data.name, learnt.why)
         return None
     for fold, spec in zip(plan, specs, strict=True):
-        describe_safetensors(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))
+        describe(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = f"{learnt.confidence.count} of {len(data)} objects, each by the model of its fold"
     log.info("sigma fitted on %s; on the others %s", fitted, rows)

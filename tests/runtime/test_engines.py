@@ -316,7 +316,7 @@ def test_litert_says_which_pixels_it_takes_and_where_it_runs(small, tmp_path: Pa
 
 
 FOREIGN = {  # what a description of another file says: the file takes 64x64 and gives (1, 4, 2)
-    "other keypoints": {"head": Regression(3), "skeleton": Skeleton(("a", "b", "c"))},
+    "other keypoints": {"head": Regression(3), "skeleton": Skeleton(("a", "b", "c")), "mean_shape": None},
     "another size": {"size": (96, 64)},
     "another head": {"head": Heatmap(4, (8, 8))},
 }

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,18 @@ class Code:
 
     def __reduce__(self):
         return Path.touch, (self.mark,)
+
+
+def test_an_odd_pickle_in_a_resume_checkpoint_is_refused_without_a_warning(tmp_path):
+    from keylite.pytorch.resuming import read_checkpoint
+
+    torch.save({"epoch": 1}, tmp_path / "resume.ckpt", pickle_protocol=4)
+    with (
+        warnings.catch_warnings(record=True, action="always") as said,
+        pytest.raises(ValueError, match="more than tensors"),
+    ):
+        read_checkpoint(tmp_path / "resume.ckpt")
+    assert said == []
 
 
 HOSTILE = {  # a resume checkpoint's content, and a mark that code would make: changed; what is said

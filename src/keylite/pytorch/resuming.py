@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a resume checkpoint; ValueError if it is damaged, or holds more than tensors and values."""
     _require_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch asks to have an odd pickle reported
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a pickle that is not torch's may raise anything; nothing of it has run
         raise _unfit(path, "it holds more than tensors and numbers") from None
     if not isinstance(content, dict):

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.checkpoint import check_fit, starting_tensors
+from keylite.checkpoint import check_fit, require_head, starting_tensors
 from keylite.runtime.heads import Heatmap, Regression, Simcc
-from keylite.runtime.modelfile import KEY
-from keylite.runtime.spec import encode_spec
+from keylite.runtime.modelfile import KEY, write_sealed_safetensors
+from keylite.runtime.spec import ModelSpec, encode_spec
 
 TOP = {"conv_head.weight": (6, 4), "bn2.weight": (6,)}
 BACKBONE = {"conv_stem.weight": (4, 3, 3, 3), "bn1.weight": (4,), "bn1.running_mean": (4,)} | TOP
@@ -85,12 +85,19 @@ def imagenet(tmp_path: Path) -> Path:
 @pytest.fixture
 def ours(tmp_path: Path, make_spec) -> Path:
     """A keylite model file; its tensors are given apart."""
-    return header_of(tmp_path / "four.safetensors", {KEY: encode_spec(make_spec())})
+    return described(tmp_path / "four.safetensors", make_spec())
 
 
 def header_of(path: Path, metadata: dict[str, str]) -> Path:
     header = json.dumps({"__metadata__": metadata}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return path
+
+
+def described(path: Path, spec: ModelSpec | str) -> Path:
+    """A model file without tensors, sealed."""
+    text = spec if isinstance(spec, str) else encode_spec(spec)
+    write_sealed_safetensors(path, struct.pack("<Q", 2) + b"{}", {KEY: text})
     return path
 
 
@@ -166,7 +173,7 @@ def test_a_model_file_with_another_head_gives_its_backbone_alone(theirs: dict, o
 def test_bins_of_another_size_are_another_head(tmp_path: Path, make_spec):
     """Their tensors have the same shapes where sides are exchanged."""
     lower, wide, tall = without(BACKBONE, *TOP), Simcc(4, (12, 8), (96, 64)), Simcc(4, (8, 12), (64, 96))
-    path = header_of(tmp_path / "wide.safetensors", {KEY: encode_spec(make_spec(head=wide, size=(96, 64)))})
+    path = described(tmp_path / "wide.safetensors", make_spec(head=wide, size=(96, 64)))
     loaded = arrays(lower, BINS)
     found, _ = starting_tensors(path, loaded, arrays(lower, BINS), wide)
     assert same(found, loaded, lower, BINS)
@@ -177,7 +184,7 @@ def test_bins_of_another_size_are_another_head(tmp_path: Path, make_spec):
 
 def test_a_model_file_whose_bins_are_not_its_size_s_is_refused(tmp_path: Path, make_spec):
     damaged = encode_spec(make_spec(head=Simcc(4, (8, 8), (64, 64)))).replace("[64,64]", "[32,32]", 1)
-    path = header_of(tmp_path / "damaged.safetensors", {KEY: damaged})
+    path = described(tmp_path / "damaged.safetensors", damaged)
     with pytest.raises(ValueError, match=r"damaged\.safetensors: .*expected (bins|grid) of"):
         starting_tensors(path, arrays(BACKBONE, BINS), arrays(BACKBONE, BINS), Simcc(4, (8, 8), (64, 64)))
 
@@ -197,3 +204,19 @@ def test_a_backbone_may_have_a_head_of_its_own(imagenet: Path, ours: Path):
     found, said = starting_tensors(ours, loaded, own, POOLED, names=HEAD.keys())
     assert same(found, loaded, BACKBONE, norm)
     assert said == "model file four.safetensors: backbone alone, its head is another"
+
+
+HUGE = {
+    "a dense layer": Regression(10_000, hidden=16_384),
+    "bins": Simcc(4, (256, 256), (2048, 2048), 16),
+}
+
+
+@pytest.mark.parametrize("head", HUGE.values(), ids=HUGE)
+def test_a_head_far_larger_than_its_file_is_refused_before_it_is_made(head):
+    thousand = {f"{n}.weight": np.empty((1000,), np.float32) for n in range(4)}
+    with pytest.raises(
+        ValueError, match=r"^f: weights do not fit .*: its head has at least [\d,]+ values, the file 4,000$"
+    ):
+        require_head(head, thousand, "f")
+    require_head(Regression(4, hidden=256), thousand, "f")

@@ -14,9 +14,9 @@ import pytest
 
 from keylite.runtime.heads import Regression
 from keylite.runtime.images import write_image
-from keylite.runtime.modelfile import KEY
+from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, encode_spec
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_FRAMEWORKS = """
@@ -95,8 +95,7 @@ def colour_model(path: Path) -> None:
         unlearnt={},
     )
     model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
-    onnx.helper.set_model_props(model, {KEY: encode_spec(spec)})
-    onnx.save(model, path)
+    write_onnx(path, model.SerializeToString(), spec)
 
 
 def test_deploying_needs_no_framework(tmp_path: Path):

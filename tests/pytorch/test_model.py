@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
 timm = pytest.importorskip("timm", reason="needs keylite[pytorch]")
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
@@ -27,8 +27,8 @@ from keylite.pytorch.model import (
     tensors,
 )
 from keylite.runtime.heads import HEADS, SCALE_START, Head, Heatmap, Regression, Rle, Simcc
-from keylite.runtime.modelfile import KEY, read_spec
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS, encode_spec
+from keylite.runtime.modelfile import read_spec, write_safetensors
+from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +47,7 @@ def network(model_file: Path) -> EfficientNetLiteRegressor:
 def changed(path: Path, source: Path, change) -> Path:
     """The model file `source` after `change` of its tensors, under its own description."""
     loaded = load_file(source)
-    save_file(change(loaded) or loaded, path, metadata={KEY: encode_spec(read_spec(source))})
+    write_safetensors(path, save(change(loaded) or loaded), read_spec(source))
     return path
 
 
@@ -393,8 +393,7 @@ def test_a_description_of_another_head_is_refused(
     file: str, head: Head, message: str, make_spec, request: pytest.FixtureRequest, tmp_path: Path
 ):
     path = tmp_path / "other.safetensors"
-    metadata = {KEY: encode_spec(make_spec(head=head))}
-    save_file(load_file(request.getfixturevalue(file)), path, metadata=metadata)
+    write_safetensors(path, save(load_file(request.getfixturevalue(file))), make_spec(head=head))
     with pytest.raises(ValueError, match=f"weights do not fit this network: {message}"):
         load_model(path)
 

@@ -15,13 +15,13 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 
 import keras
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 import keylite.tensorflow
 from keylite.runtime.engines import open_engine
 from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
-from keylite.runtime.modelfile import KEY, read_spec
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS, encode_spec
+from keylite.runtime.modelfile import read_spec, write_safetensors
+from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 from keylite.tensorflow.model import (
     EfficientNetLiteRegressor,
     as_engine,
@@ -391,7 +391,7 @@ WRONG = {
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
 def test_tensors_that_do_not_fit_are_named(change, message: str, regression_file: Path, tmp_path: Path):
     path = tmp_path / "wrong.safetensors"
-    save_file(change(load_file(regression_file)), path, metadata={KEY: encode_spec(read_spec(regression_file))})
+    write_safetensors(path, save(change(load_file(regression_file))), read_spec(regression_file))
     with pytest.raises(
         ValueError, match=re.escape(f"{path}: weights do not fit this network: ") + ".*" + re.escape(message)
     ):
@@ -412,7 +412,7 @@ def test_a_description_of_another_network_is_refused(
     change: dict, message: str, make_spec, regression_file: Path, tmp_path: Path
 ):
     path = tmp_path / "other.safetensors"
-    save_file(load_file(regression_file), path, metadata={KEY: encode_spec(make_spec(**change))})
+    write_safetensors(path, save(load_file(regression_file)), make_spec(**change))
     with pytest.raises(ValueError, match=f"weights do not fit this network: {message}"):
         load_model(path)
 
@@ -428,7 +428,7 @@ def test_a_description_of_another_pyramid_is_refused(
     head: Heatmap | Simcc, message: str, make_spec, maps_file: Path, tmp_path: Path
 ):
     path = tmp_path / "other.safetensors"
-    save_file(load_file(maps_file), path, metadata={KEY: encode_spec(make_spec(head=head))})
+    write_safetensors(path, save(load_file(maps_file)), make_spec(head=head))
     with pytest.raises(ValueError, match=f"weights do not fit this network: {message}"):
         load_model(path)
 

@@ -228,7 +228,7 @@ def exported_litert(model: Path, path: Path) -> Path:
 # ---- a network whose points mean something
 
 COLOUR_TO_POINT = np.random.default_rng(5).uniform(-1, 1, (3, 8))
-BUDGETS = {"fp32": None, "fp16": 2.0, "int8": 8.0}  # px of 64: what follows colours through a random backbone is touchy
+BUDGETS = {"fp32": None, "fp16": 2.0, "int8": 16.0}  # px of 64: what follows colours through a random backbone is touchy
 
 
 def colour_images(count: int, seed: int) -> np.ndarray:
@@ -260,8 +260,14 @@ def make_colours() -> Callable[..., Dataset]:
     return make
 
 
+BITS = (None, 7, 7, 6)  # of the weights that a finder is fitted to, so that it leans on what rounding leaves as it is
+
+
 def blurred_features(network, spec: ModelSpec, layer, images: np.ndarray) -> np.ndarray:
-    """What `layer` of a random network is given for images, once the network blurs and does not saturate."""
+    """What `layer` of a random network is given for images, once the network blurs and does not saturate.
+
+    The images come once for each of BITS: with the weights as they are, and with weights rounded in some way.
+    """
     import torch
 
     from keylite.pytorch.model import PixelModel
@@ -277,9 +283,31 @@ def blurred_features(network, spec: ModelSpec, layer, images: np.ndarray) -> np.
     hook = layer.register_forward_hook(lambda _, given, __: kept.append(given[0].double().numpy()))
     with torch.no_grad():
         model.train()(torch.from_numpy(images))
-        model.eval()(torch.from_numpy(images))
+        kept.clear()
+        exact = [module.weight.data.clone() for module in convolutions(network)]
+        for number, bits in enumerate(BITS):
+            for module, weight in zip(convolutions(network), exact, strict=True):
+                module.weight.data = weight if bits is None else rounded_weight(weight, bits, number)
+            model.eval()(torch.from_numpy(images))
+        for module, weight in zip(convolutions(network), exact, strict=True):
+            module.weight.data = weight
     hook.remove()
-    return kept[-1]
+    return np.concatenate(kept)
+
+
+def convolutions(network) -> list:
+    import torch
+
+    return [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+
+
+def rounded_weight(weight, bits: int, seed: int):
+    """A convolution's weight on a grid of so many bits for each output channel, shifted by a random part of a step."""
+    import torch
+
+    step = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / 2 ** (bits - 1)
+    shift = torch.from_numpy(np.random.default_rng(seed).uniform(-0.5, 0.5, weight.shape)).to(weight)
+    return step * torch.round(weight / step + shift)
 
 
 def fitted(features: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -294,7 +322,8 @@ def fitted(features: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nda
 def find_with_dense(network, spec: ModelSpec, images: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Layers of a `regression` or `rle` head that finds `colour_points`: weights and biases."""
     features = blurred_features(network, spec, network.head.hidden, images)
-    weights, offsets = fitted(features, colour_points(images).reshape(-1, 8) - 0.1)
+    wanted = np.tile(colour_points(images).reshape(-1, 8), (len(BITS), 1))
+    weights, offsets = fitted(features, wanted - 0.1)
     rows, bias = np.zeros((4, spec.head.channels, 32)), np.full((4, spec.head.channels), SCALE_START)
     rows[:, :2], bias[:, :2] = (np.tile(np.eye(8), 4) / 4).reshape(4, 2, 32), 0.1
     return {"hidden": (np.tile(weights.T, (4, 1)), np.tile(offsets, 4)), "points": (rows.reshape(-1, 32), bias.ravel())}
@@ -310,7 +339,7 @@ def find_with_bins(network, spec: ModelSpec, images: np.ndarray) -> dict[str, tu
     halves = np.split(features, 2, axis=3)
     weights, offsets = fitted(
         np.concatenate([half.mean((2, 3)) for half in halves]),
-        np.concatenate([*half_points(images).transpose(2, 0, 1)]) - 0.5,
+        np.concatenate([np.tile(wanted, (len(BITS), 1)) for wanted in half_points(images).transpose(2, 0, 1)]) - 0.5,
     )
     places = np.arange(64) + 0.5 - 32
     left = np.repeat(np.arange(8)[None] < 4, 8, axis=0).ravel() / 32
@@ -369,7 +398,7 @@ def exported_finder(
             path = folder / f"{make_finder(head).stem}.{precision}.{'tflite' if to == 'litert' else 'onnx'}"
             options = {}
             if precision == "int8":
-                options["calibration"] = make_colours(24, 11, "calibration")
+                options["calibration"] = make_colours(64, 11, "calibration")
             data = make_colours(32, 9, points=FINDERS[head][1])
             made[to, precision, head] = certified(
                 make_finder(head), data, path, to=to, precision=precision, budget=BUDGETS[precision], **options

@@ -353,7 +353,7 @@ def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder,
     assert certificate_path(path).with_suffix(".md").read_text() == certificate_page(beside)
     assert (beside.child_sha256, beside.parent_sha256) == (sha256(path), sha256(finder_file))
     assert beside.bytes == path.stat().st_size
-    assert beside.calibration == Calibration(24, 0, "calibration", make_colours(24, 11, "calibration").fingerprint())
+    assert beside.calibration == Calibration(64, 0, "calibration", make_colours(64, 11, "calibration").fingerprint())
     assert beside.operators["CONV_2D"] == 33
     again = certify(path, finder_file, make_colours(32, 9), budget=beside.budget)
     moment = {"created": beside.created, "latency": beside.latency}

@@ -209,7 +209,7 @@ ROUNDED = {  # engine and precision: how far points may be from the float networ
         3.5,
         8.0,
     ),  # 2.9, 5.2; simcc 2.2, 5.8; red and blue swapped 8.4, 18.6, always the mean 8.8, 21.9
-    ("onnx", "int8"): (3.5, 8.0),  # 2.9, 5.4; simcc 2.2, 5.8
+    ("onnx", "int8"): (6.0, 13.0),  # 4.3, 7.6; simcc 3.3, 8.9 (weights of 7 bits); red and blue swapped 9.5 and 10.4
 }
 SPREAD = 5.0  # px by which the finder's points differ between images, at least
 FOUND = ("regression", "rle", "simcc")  # heads of finders
@@ -269,7 +269,7 @@ def test_a_rounded_file_gives_the_float_network_s_points(rounded: Rounded, make_
     assert np.percentile(far, 95) < p95
     assert far.max() < 2 * p95  # measured 0.67 and 10.7, one point; simcc 0.57 and 8.6
     assert far.max() > 1e-3, "it was rounded"
-    np.testing.assert_allclose(score, wanted_score, atol=0.002)  # measured 8e-4
+    np.testing.assert_allclose(score, wanted_score, atol=0.005)  # measured 1.5e-3
 
 
 def test_rounded_files_give_the_same_points_from_the_same_boxes(rounded: Rounded, make_finder, colours: np.ndarray):

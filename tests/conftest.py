@@ -228,7 +228,11 @@ def exported_litert(model: Path, path: Path) -> Path:
 # ---- a network whose points mean something
 
 COLOUR_TO_POINT = np.random.default_rng(5).uniform(-1, 1, (3, 8))
-BUDGETS = {"fp32": None, "fp16": 2.0, "int8": 16.0}  # px of 64: what follows colours through a random backbone is touchy
+BUDGETS = {
+    "fp32": None,
+    "fp16": 2.0,
+    "int8": 16.0,
+}  # px of 64: what follows colours through a random backbone is touchy
 
 
 def colour_images(count: int, seed: int) -> np.ndarray:

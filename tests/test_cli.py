@@ -333,6 +333,7 @@ def test_reading_flags_reach_training(capsys, gauge_files, tmp_path, monkeypatch
         return out
 
     monkeypatch.setattr("keylite.pipeline.train", train)
+    monkeypatch.setattr("keylite.cli.train._say_what_came", lambda _: None)  # there is no model
     labels, val = gauge_files / "train/labels.json", gauge_files / "test/labels.json"
     code, _, err = run(
         capsys, "train", "--data", labels, "--val", val, "--out", tmp_path, "--pixel-origin", "corner",
@@ -429,6 +430,8 @@ def test_validation_on_the_training_data_is_said(val, same, capsys, gauge_files,
     shutil.copy(tmp_path / "train/labels.json", tmp_path / "train/val.json")
     monkeypatch.setattr("keylite.pytorch.training.fit", lambda *_, **__: None)
     monkeypatch.setattr("keylite.pipeline._learn_of", lambda *_: None)
+    monkeypatch.setattr("keylite.pipeline._speak_of_the_end", lambda *_: None)
+    monkeypatch.setattr("keylite.cli.train._say_what_came", lambda _: None)  # there is no model
     files = ["--data", tmp_path / "train/labels.json", "--val", tmp_path / val]
     code, _, err = run(capsys, "train", *files, "--out", tmp_path / "run", *quick())
     assert code == 0, err
@@ -510,7 +513,8 @@ def _truncated(labels, folder):
 
 BAD_DATA = {
     "wrong number of values": (_annotation(keypoints=[1, 2, 2]), "keypoints"),
-    "box of zero area": (_annotation(bbox=[5, 5, 0, 10]), "box"),
+    "box of negative width": (_annotation(bbox=[5, 5, -3, 10]), "box"),
+    "box in fractions": (_annotation(bbox=[0.1, 0.2, 0.5, 0.6]), "multiply fractions"),
     "box outside the image": (_annotation(bbox=[500, 500, 10, 10]), "outside"),
     "unknown image id": (_annotation(image_id=999), "999"),
     "duplicate annotation ids": (_annotation(id=1), "id is used twice"),
@@ -973,7 +977,7 @@ BAD_EXPORTS = {
     ),
     "images of another kind": (
         ["--precision", "int8", "--calibration", "GAUGES"],
-        "calibration: labels has 4 keypoints",
+        "labels.json has 4 keypoints",
     ),
     "no such images": (["--precision", "int8", "--calibration", "none.json"], "none.json"),
     "images that nothing uses": (["--calibration", "TRAIN"], "calibration: fp32 has no use for it"),

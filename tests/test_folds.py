@@ -368,7 +368,10 @@ REFUSED = {  # flags: words of the line
     "more folds than groups": (["--folds", 12], "11 groups do not make 12 folds; ask for 11 at most"),
     "more runs than frames": (["--folds", 12, "--blocks"], "11 groups do not make 12 folds"),
     "a single group": (["--folds", 3, "--group", "regex:video"], "all 11 objects are of one group.*--blocks"),
-    "runs of groups": (["--folds", 3, "--blocks", "--group", "block:4"], "blocks: video/CollectedData.csv has 3 groups already"),
+    "runs of groups": (
+        ["--folds", 3, "--blocks", "--group", "block:4"],
+        "blocks: video/CollectedData.csv has 3 groups already",
+    ),
     "runs without folds": (["--blocks"], "blocks: .*--folds"),
     "with validation data": (["--folds", 3, "--val", "VIDEO"], "^keylite: val: has no effect with --folds"),
     "with a share of it": (["--folds", 3, "--val-fraction", 0.3], "^keylite: val-fraction: has no effect with --folds"),

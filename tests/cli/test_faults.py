@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,17 @@ def test_the_console_script_is_the_module():
 # ---- ends that are asked for
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals that ask to end are not ignored, as they are under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_that_asks_to_end_is_one_line(name, keylite_command, monkeypatch):
+def test_a_signal_that_asks_to_end_is_one_line(name, keylite_command, monkeypatch, heard):
     kept = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
 
     def info(*_: object) -> None:

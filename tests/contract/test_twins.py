@@ -486,7 +486,7 @@ def train_keras(path: Path, recipe: keylite.Recipe, batches: list[Batch], out: P
     if training.flow:
         keras_model.assign(training.flow, some_flow(0.02))
         training.vectors["head biases"].assign(keras_training.gathered(training.groups["head biases"]))
-    end = keras_training.EpochEnd(SimpleNamespace(recipe=recipe, out=out), batches=4)
+    end = keras_training.EpochEnd(SimpleNamespace(recipe=recipe, out=out), batches=4, done=lambda *_: None)
     end.set_model(training)
     losses = []
     for index, batch in enumerate(batches):

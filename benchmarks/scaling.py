@@ -33,7 +33,7 @@ TITLE = "Labels: a COCO file, and what training does with it first"
 PER_IMAGE = 2.5  # objects, on average
 WIDTH, HEIGHT = 640, 480
 SIZE = (224, 224)  # px of the input
-SPEC = SimpleNamespace(box="annotation", size=SIZE, padding=0.25, normalize="box_diagonal")
+SPEC = SimpleNamespace(box="annotation", size=SIZE, padding=0.25, normalize="box_diagonal", unlearnt={})
 BASE = "json.load"  # every ratio is against this row
 READ = "read_dataset"
 ROW = "--row"  # what starts a process to be measured

@@ -84,8 +84,8 @@ def test_the_pipeline_is_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pipeline, "COPIES", 1)
     facts, told = measured(pipeline, "--rounds 1 --images 2 --scenes 2 --boxes 48 512 --size 64")
     whole, small, large = facts["cases"]
-    assert (whole["averaged"], small["averaged"], large["averaged"]) == (2, 1, 4)  # 192, 60 and 640 px to 64
-    assert "grown by 25%, 32 a round; cached, keylite averages them by 4:" in told
+    assert (whole["averaged"], small["averaged"], large["averaged"]) == (2, 1, 8)  # 192, 60 and 640 px to 64
+    assert "grown by 25%, 32 a round; cached, keylite averages them by 8:" in told
     assert told.count("| keylite, default augmentation, cached |") == 3
     chances = (
         "brightness 0.3, contrast 0.3, saturation 0.2, hue 0.2, grey 0.2, blur 0.2, noise 0.2, jpeg 0.2, occlude 0.2"

@@ -34,6 +34,10 @@ class Reading:
     pixel_origin: Annotated[
         Literal["index", "corner"], Parameter(help="index: 0 is the centre of the first pixel; corner: its edge")
     ] = "index"
+    missing_mark: Annotated[
+        str | None,
+        Parameter(help="X,Y as written in the labels: points exactly there are unlabelled", allow_leading_hyphen=True),
+    ] = None
     max_megapixels: Annotated[float, Parameter(help="larger images are refused")] = 100.0
     skip_bad: Annotated[bool, Parameter(help="leave out images and annotations that cannot be used, and say which")] = (
         False
@@ -42,6 +46,7 @@ class Reading:
     def labels(self, path: Path) -> Dataset:
         """The data set of a label file; its images are not looked at yet."""
         from keylite.data.formats import read_dataset
+        from keylite.data.marks import read_mark
 
         return read_dataset(
             path,
@@ -50,6 +55,7 @@ class Reading:
             group=self.group,
             pixel_origin=self.pixel_origin,
             skip_bad=self.skip_bad,
+            missing_mark=None if self.missing_mark is None else read_mark(self.missing_mark),
         )
 
     def dataset(self, path: Path, white_level: int | None = None) -> Dataset:

@@ -18,9 +18,11 @@ import numpy as np
 
 from keylite.data.groups import in_number_order
 from keylite.data.likeness import LIKENESS, likeness_of
+from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import column_problems, object_problems, points_outside
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
 from keylite.runtime.boxes import box_problems
+from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
     WHITE_LEVEL,
@@ -329,6 +331,7 @@ class Dataset:
         sizes = np.zeros((len(self.images), 2), np.int64)
         likeness = np.zeros(len(self.images), LIKENESS)
         tones: list[Tones | None] = [None] * len(self.images)
+        turned = np.zeros(len(self.images), bool)
         problems: dict[int, str] = {}
         stopped = False
 
@@ -338,7 +341,9 @@ class Dataset:
                 if stopped:
                     return
                 try:
-                    samples = dataset.open_image(image).samples()
+                    picture = dataset.open_image(image)
+                    turned[image] = picture.header is not None and picture.header.orientation in SIDEWAYS
+                    samples = picture.samples()
                     sizes[image] = samples.shape[1], samples.shape[0]
                     tones[image] = own = tones_of(samples)
                     pixels = to_8_bit(samples, white_level_of([own])) if own.bits == 16 else samples
@@ -375,6 +380,14 @@ class Dataset:
         texts = [problem for _, problem in sorted(problems.items())]
         texts += [f"{self.sample_name(row)}: {words}" for row, words in list(box_words.items())[:SHOWN]]
         notes = [f"{beyond} labelled points lie outside their image"] if beyond else []
+        if self.image_sizes is not None:  # a size that labels give shows whether they know of the turn
+            turned &= (self.image_sizes <= 0).any(axis=1)
+        if turned.any():
+            notes.append(
+                f"{turned.sum()} of {len(sizes)} images are turned by their EXIF orientation "
+                f"({self.image_names[int(np.argmax(turned))]}), and the labels do not say their size: points are taken "
+                "to be of the upright image, as most programs show it"
+            )
         notes += [] if self.checked else tone_notes(tones, self.image_names, white_level, given=given)
         dataset = dataclasses.replace(dataset, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
         if not texts:
@@ -444,12 +457,14 @@ def from_arrays(
     visible: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
     name: str = "arrays",
+    missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
     """A data set of one object an image.
 
     xy: (N, K, 2) continuous image px, NaN where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
-    2; 0 is unlabelled whatever xy says. groups: one an image, else every image is its own. Without a skeleton the
-    keypoints are named k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
+    2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are unlabelled.
+    groups: one an image, else every image is its own. Without a skeleton the keypoints are named k0..kN. Raises
+    ValueError that names every bad object, as for a file: see data/problems.py.
     """
     xy = _numbers("xy", xy)
     if xy.ndim != 3 or xy.shape[2] != 2 or len(xy) != len(images):
@@ -458,6 +473,8 @@ def from_arrays(
     seen = np.where(np.isnan(xy).all(axis=2), 0.0, 2.0) if visible is None else _numbers("visible", visible)
     if seen.shape != (count, keypoints):
         raise ValueError(f"visible: expected shape {(count, keypoints)} of 0, 1 or 2, got shape {seen.shape}")
+    if missing_mark is not None:
+        seen = np.where(marked(xy, seen > 0, missing_mark), 0.0, seen)
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
     per_object = list(groups) if groups is not None else list(names)
     if len(per_object) != count:
@@ -474,6 +491,7 @@ def from_arrays(
         groups=("",),
         group_index=np.zeros(count, np.int32),
         name=name,
+        doubts=mark_doubts(xy, seen > 0),
     )
     return dataset.regrouped(per_object, named=groups is not None)
 

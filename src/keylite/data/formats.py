@@ -37,6 +37,7 @@ def read_dataset(
     pixel_origin: str = "index",
     format: str | None = None,
     skip_bad: bool = False,
+    missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
     """The labelled objects of a COCO JSON, a wide CSV or a DeepLabCut CSV, as continuous image px.
 
@@ -44,6 +45,7 @@ def read_dataset(
     category: of COCO, where categories differ in keypoints. group: auto (a field identity, group or subject, else one
     group an image), image, block:N, field:NAME or regex:PATTERN. pixel_origin: index, where a source's 0 is the centre
     of the first pixel, or corner. format: coco, csv or dlc; else by content. skip_bad leaves bad objects out.
+    missing_mark: (x, y) as written, in px: points that lie exactly there are unlabelled, whatever their visibility.
     Whatever was left out, merged or replaced is in the data set's `notes`. Raises FileNotFoundError for a missing file
     or image, ValueError with every bad object in one line.
     """
@@ -55,7 +57,7 @@ def read_dataset(
     found = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     labels = FORMATS[format or found](path, category, fields)
-    return to_dataset(labels, None if images is None else Path(images), group, pixel_origin, skip_bad)
+    return to_dataset(labels, None if images is None else Path(images), group, pixel_origin, skip_bad, missing_mark)
 
 
 def _format(path: Path) -> str:

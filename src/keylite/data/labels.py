@@ -15,6 +15,7 @@ import numpy as np
 from keylite.data.dataset import Dataset, places_of
 from keylite.data.finding import find_images, nearest, roots_of
 from keylite.data.groups import group_by_name
+from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import object_problems
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import listed
@@ -50,10 +51,19 @@ class Labels:
     unit: str = "annotation"
 
 
-def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: str, skip_bad: bool) -> Dataset:
+def to_dataset(
+    labels: Labels,
+    images: Path | None,
+    group: str,
+    pixel_origin: str,
+    skip_bad: bool,
+    missing_mark: tuple[float, float] | None = None,
+) -> Dataset:
     """The data set that the labels make, or one line that names every bad object of the file."""
-    v = labels.points[..., 2]
     notes = list(labels.notes)
+    if missing_mark is not None:
+        labels = _without_marks(labels, missing_mark, notes)
+    v = labels.points[..., 2]
     rows = np.flatnonzero((v != 0).any(axis=1))
     if len(rows) < len(v):
         notes.append(f"{len(v) - len(rows)} {labels.unit}s without any labelled point left out")
@@ -74,6 +84,7 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
     if len(rows) == 0:
         raise ValueError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
 
+    doubts = mark_doubts(labels.points[rows, :, :2], v[rows] > 0)
     visible = v[rows].astype(np.uint8)  # 0, 1 or 2: all else is bad
     xy = labels.points[rows, :, :2]  # a copy: the columns may be large, so it is changed in place
     xy += ORIGINS[pixel_origin]
@@ -96,11 +107,24 @@ def to_dataset(labels: Labels, images: Path | None, group: str, pixel_origin: st
         group_index=np.zeros(len(rows), np.int32),
         name=path_name(labels.path),
         notes=tuple(notes),
+        doubts=doubts,
         image_sizes=_whole(labels.sizes[used]),
         source=str(labels.path),
     )
     names, named = _groups(labels, rows, group)
     return dataset.regrouped(names, named)
+
+
+def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) -> Labels:
+    """The labels with the points that lie exactly at the mark unlabelled."""
+    at = marked(labels.points[..., :2], labels.points[..., 2] > 0, mark)
+    notes.append(
+        f"{int(at.sum())} points of {int(at.any(axis=1).sum())} {labels.unit}s at ({mark[0]:g}, {mark[1]:g}) are taken "
+        "as unlabelled"
+    )
+    points = labels.points.copy()
+    points[at] = (np.nan, np.nan, 0)
+    return dataclasses.replace(labels, points=points)
 
 
 def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> Labels:

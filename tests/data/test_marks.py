@@ -1,0 +1,91 @@
+"""Places that stand for a missing point are noticed, and taken out if asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from keylite.data.checks import label_doubts
+from keylite.data.dataset import from_arrays
+from keylite.data.formats import read_dataset
+from keylite.data.marks import read_mark
+
+COUNT = 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(COUNT):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((40, 60, 3), 90, np.uint8))
+    return tmp_path
+
+
+def csv(folder: Path, mark: str, marked: int) -> Path:
+    rows = [f"{n}.png,{10 + n},{12 + n},{mark if n < marked else '30,31'}" for n in range(COUNT)]
+    path = folder / "labels.csv"
+    path.write_text("\n".join(["file,x0,y0,x1,y1", *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("mark", ["-1,-1", "0,0"])
+def test_a_mark_is_noticed_and_taken_out_if_asked(folder: Path, mark: str):
+    path = csv(folder, mark, 3)
+    kept = read_dataset(path)
+    (doubt,) = kept.doubts
+    assert f"3 labelled points of 3 objects lie at exactly ({mark.replace(',', ', ')})" in doubt
+    assert f"--missing-mark {mark}" in doubt
+    assert doubt in label_doubts(kept, "image")
+    data = read_dataset(path, missing_mark=read_mark(mark))
+    assert data.doubts == ()
+    assert data.labelled.sum() == 2 * COUNT - 3
+    assert np.isnan(data.xy[:3, 1]).all() and (data.visible[:3, 1] == 0).all()
+    assert any("3 points of 3" in note and "unlabelled" in note for note in data.notes)
+
+
+def test_a_few_points_there_are_no_mark(folder: Path):
+    assert read_dataset(csv(folder, "0,0", 2)).doubts == ()
+
+
+def test_a_coco_file_s_unlabelled_points_are_no_mark(folder: Path):
+    annotations = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 30, 30], "keypoints": [10, 10, 2, 0, 0, v]}
+        for n, v in enumerate([0] * 4 + [2] * 4)
+    ]
+    images = [{"id": n, "file_name": f"{n}.png", "width": 60, "height": 40} for n in range(COUNT)]
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "a", "keypoints": ["a", "b"]}],
+    }
+    (folder / "labels.json").write_text(json.dumps(content))
+    (doubt,) = read_dataset(folder / "labels.json").doubts
+    assert doubt.startswith("4 labelled points of 4 objects")
+
+
+def test_arrays_are_held_to_the_same(folder: Path):
+    xy = np.full((COUNT, 2, 2), 10.0)
+    xy[:4, 1] = -1
+    images = [np.zeros((40, 60, 3), np.uint8)] * COUNT
+    assert len(from_arrays(images, xy).doubts) == 1
+    data = from_arrays(images, xy, missing_mark=(-1, -1))
+    assert data.doubts == ()
+    assert data.labelled.sum() == 2 * COUNT - 4
+
+
+@pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "nan,1", "1;2"])
+def test_a_mark_that_is_none_is_one_line(text: str):
+    with pytest.raises(ValueError, match="^missing_mark: expected"):
+        read_mark(text)
+
+
+def test_turned_photos_of_a_table_are_counted(folder: Path):
+    path = csv(folder, "30,31", 0)
+    jpeg = cv2.imencode(".jpg", np.full((60, 40, 3), 90, np.uint8))[1].tobytes()
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (folder / "0.png").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:])
+    notes = read_dataset(path).check_images().notes
+    assert any(note.startswith("1 of 8 images are turned by their EXIF orientation (0.png)") for note in notes)

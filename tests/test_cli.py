@@ -19,7 +19,7 @@ import keylite
 from keylite.cli import main
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges
-from keylite.runtime.modelfile import describe, read_spec, tflite_model, write_tflite
+from keylite.runtime.modelfile import describe, read_spec, seal_of, tflite_model, write_onnx, write_tflite
 from keylite.runtime.spec import FORMAT, encode_spec
 
 load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
@@ -451,7 +451,8 @@ def test_an_export_over_its_budget_leaves_nothing_and_exits_3(
         proto = onnx.load(exported)
         (bias,) = (tensor for tensor in proto.graph.initializer if list(tensor.dims) == [2 * 4])
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
-        onnx.save(proto, out)
+        del proto.metadata_props[:]
+        write_onnx(out, proto.SerializeToString(), spec)
 
     monkeypatch.setattr(exporting, "export", damaged)  # 0.01 is 0.64 px of 64
     code, out, err = run(
@@ -470,8 +471,7 @@ def test_a_certificate_of_another_file_is_said(capsys, exported, gauge_files, tm
     shutil.copy(exported.with_name("model.onnx.certificate.json"), tmp_path)
     labels = gauge_files / "test/labels.json"
     assert "another file" not in run(capsys, "evaluate", copy, "--data", labels)[2]
-    with copy.open("ab") as file:  # an empty unknown field: still a good ONNX file, but another one
-        file.write(b"\xca\x3e\x00")
+    describe(copy, msgspec.structs.replace(read_spec(copy), normalize="0.5 x box_diagonal"))  # a good file, but another
     assert "another file" in run(capsys, "evaluate", copy, "--data", labels)[2]
 
 
@@ -633,12 +633,21 @@ class _NoHub:
         raise _NoHub.LocalEntryNotFoundError
 
 
+def sealed(data: bytes) -> bytes:
+    """A model file's bytes with the seal that they should have."""
+    (seal,) = re.finditer(rb"keylite_sha256\x12@([0-9a-f]{64})", data)
+    start, stop = seal.span(1)
+    return data[:start] + seal_of(data, start).encode() + data[stop:]
+
+
 BAD_MODELS = {
     "missing": (lambda path: None, "no such model file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "damaged|cut short"),
     "garbage": (lambda path: path.write_bytes(b"\xff" * 500), "cut short"),
     "another format number": (
-        lambda path: path.write_bytes(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":7,')),
+        lambda path: path.write_bytes(
+            sealed(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":7,'))
+        ),
         "format 7",
     ),
 }

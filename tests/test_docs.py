@@ -300,7 +300,7 @@ class Session:
     """Stands in for ONNX Runtime's: a model file of any kind, and the description in it."""
 
     def __init__(self, path: Path) -> None:
-        self.engine, _, spec = open_engine(path)
+        self.engine, _, spec, _ = open_engine(path)
         self.meta = SimpleNamespace(custom_metadata_map={"keylite": encode_spec(spec)})
 
     def get_modelmeta(self) -> SimpleNamespace:

@@ -22,8 +22,8 @@ import pytest
 from keylite import cluster, shards
 from keylite.cli import main
 from keylite.runtime.images import write_image
+from keylite.runtime.modelfile import read_spec, write_onnx
 from keylite.runtime.predictor import Predictor
-from keylite.runtime.spec import encode_spec
 from keylite.shards import Bad, Job, Worker, left_out, predict_shard, shard_path, tries_path
 
 SHARDS = 5  # of 4 images each, and one of 2
@@ -53,9 +53,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, make_spec) -> Path:
     given = make.make_tensor_value_info("raw", onnx.TensorProto.FLOAT, ["batch", 4, 2])
     graph = make.make_graph(nodes, "mean", [taken], [given], constants)
     proto = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=10)
-    make.set_model_props(proto, {"keylite": encode_spec(make_spec(box="image"))})
     path = tmp_path_factory.mktemp("linear") / "linear.onnx"
-    onnx.save(proto, path)
+    write_onnx(path, proto.SerializeToString(), make_spec(box="image"))
     return path
 
 
@@ -288,7 +287,8 @@ def other_model(half: Path, model: Path) -> Path:
     onnx = pytest.importorskip("onnx")
     proto = onnx.load(model)
     proto.producer_name = "another"
-    onnx.save(proto, half.parent / "linear.onnx")
+    del proto.metadata_props[:]
+    write_onnx(half.parent / "linear.onnx", proto.SerializeToString(), read_spec(model))
     return half.parent / "linear.onnx"
 
 

@@ -86,7 +86,7 @@ def int8_graph(proto: onnx.ModelProto, pixels: np.ndarray, **options: object) ->
             "activation_type": quantization.QuantType.QUInt8,
             "weight_type": quantization.QuantType.QInt8,
             "per_channel": True,
-            "reduce_range": True,  # weights of 7 bits: sums of 8 overflow on processors without VNNI, and points move
+            "reduce_range": True,  # weights of 7 bits: with 8, points move on processors without VNNI
             "calibrate_method": quantization.CalibrationMethod.MinMax,
             "nodes_to_exclude": float_nodes(onnx.load(ready)),
         }

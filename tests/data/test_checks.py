@@ -141,6 +141,33 @@ def test_sound_labels_are_not_doubted(seed: int) -> None:
     assert label_doubts(sound(1, seed), "annotation") == []
 
 
+def test_corners_taken_for_sides_are_told_although_their_boxes_hold_the_points() -> None:
+    data = sound()
+    x, y, x1, y1 = (data.box * (0.4, 0.4, 0.4, 0.4)).T
+    near = dataclasses.replace(data.with_xy(0.4 * data.xy), box=np.stack([x, y, x1, y1], axis=1))
+    assert label_doubts(near, "annotation") == []
+    read = dataclasses.replace(near, box=np.stack([x, y, x + x1, y + y1], axis=1))
+    assert label_doubts(read, "annotation") == [
+        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected"
+    ]
+
+
+def test_boxes_of_an_array_by_their_centre_are_told() -> None:
+    data = sound()
+    shift = data.box[:, :2] - 2
+    sides = data.box[:, 2:] - data.box[:, :2]
+    near = data.with_xy(data.xy - shift[:, None])
+    (doubt,) = label_doubts(dataclasses.replace(near, box=np.hstack([2 + sides / 2, sides])), "annotation")
+    assert "boxes look like centre x, centre y, width, height" in doubt
+
+
+@pytest.mark.parametrize("mark", [(0.0, 0.0), (-1.0, -1.0)])
+def test_marks_for_missing_points_in_most_objects_are_named_as_the_cause(mark: tuple[float, float]) -> None:
+    images, xy = [np.zeros((90, 90, 3), np.uint8)] * 5, np.tile(np.asarray(mark), (5, 2, 1))
+    with pytest.raises(ValueError, match=r"5 of 5 objects lie .*; 10 labelled points of 5 .*--missing-mark"):
+        label_doubts(from_arrays(images, xy), "image")
+
+
 def test_boxes_count_less_if_whole_images_are_cropped() -> None:
     data = REFUSED["boxes in per cent"][0](sound())
     (doubt,) = label_doubts(data, "image")

@@ -58,6 +58,20 @@ FOUND = {  # where the labels are: files, name in the labels, file that is meant
         "set one/a.jpg",
         "path in their URL",
     ),
+    "Label Studio, in a cloud": (
+        "l.json",
+        ["set one/a.jpg"],
+        "/tasks/7/resolve/?fileuri=czM6Ly9idWNrZXQvc2V0IG9uZS9hLmpwZw&x=1",
+        "set one/a.jpg",
+        "path in their URL",
+    ),
+    "Label Studio, in a cloud, no Base64": (
+        "l.json",
+        ["fileuri/a.jpg"],
+        "fileuri/a.jpg?fileuri=%%%",
+        "fileuri/a.jpg",
+        "URL",
+    ),
     "Label Studio, uploaded": (
         "l.json",
         ["images/photo.jpg"],

@@ -381,6 +381,17 @@ CATEGORY = {
         ],
         "2 categories name no keypoints, so they are different things: chin; eye; choose one with --category NAME",
     ),
+    "a category per point, each of one keypoint": (
+        lambda data: [
+            data.__setitem__(
+                "categories", [{"id": k, "name": n, "keypoints": ["p"]} for k, n in ((1, "eye"), (2, "chin"))]
+            ),
+            all_annotations(keypoints=[5, 5, 2])(data),
+            set_("annotations", 0, category_id=2)(data),
+            data["annotations"].append({"id": 4, "image_id": 8, "category_id": 2, "keypoints": [9, 9, 2]}),
+        ],
+        "2 categories are one keypoint each, once in nearly every picture: chin; eye; label the points of an object as",
+    ),
     "cats and dogs without names of points": (
         lambda data: [
             set_("categories", 0, name="cat", keypoints=..., sigmas=..., flip_pairs=...)(data),
@@ -402,6 +413,25 @@ CATEGORY = {
     ),
     "sigmas of text": (set_("categories", 0, sigmas=["a"]), r"categories\[0\].sigmas\[0\]: expected float"),
 }
+
+
+def test_kinds_of_one_keypoint_that_do_not_come_together_are_one_kind_of_object(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        CATEGORY["a category per point, each of one keypoint"][0](data)
+        data["annotations"].pop()
+
+    assert (
+        "2 categories with the same keypoints merged (of 2 in the file)" in read_dataset(coco(tmp_path, change)).notes
+    )
+
+
+def test_a_group_of_the_image_goes_before_one_of_the_annotation(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["images"][0]["subject"] = "anna"
+        all_annotations(subject="ben")(data)
+
+    data = read_dataset(coco(tmp_path, change))
+    assert [data.groups[group] for group in data.group_index] == ["anna", "anna", "ben"]
 
 
 @pytest.mark.parametrize("case", CATEGORY)

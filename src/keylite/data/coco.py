@@ -20,6 +20,7 @@ import numpy as np
 from keylite.data import mirror
 from keylite.data.dataset import Dataset
 from keylite.data.labels import Labels
+from keylite.data.problems import require_whole_objects
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -140,6 +141,8 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         why = "no annotation" + of + " has keypoints (a category without keypoints?)" if total else "annotations is []"
         raise ValueError(f"{path}: the data set is empty: {why}{''.join('; ' + note for note in notes)}")
     skeleton = _skeleton(path, categories, category_ids, lengths, notes)
+    if len(skeleton) == 1:
+        require_whole_objects(path, [categories[key].name for key in category_ids], image_index)
     kept, points = _reshaped(values, lengths, 3 * len(skeleton))
     misshapen = np.flatnonzero(~kept).tolist()
     bad += [

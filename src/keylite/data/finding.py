@@ -6,6 +6,8 @@ most likely first; what is found so is counted, and of two candidates neither is
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -188,8 +190,7 @@ def _spellings(name: str) -> list[tuple[tuple[str, ...], str]]:
     spellings: list[tuple[tuple[str, ...], str]] = [((), plain)]
     path = URL.sub("", plain)
     before, _, query = path.partition("?")
-    inner = parse_qs(query).get("d", [""])[0] if before.endswith("local-files/") else ""
-    path = unquote(inner or (before.partition("#")[0] if path != plain else before))
+    path = unquote(_asked_for(before, query) or (before.partition("#")[0] if path != plain else before))
     if path != plain:
         spellings.append(((FROM_URL,), path))
     if URL.match(plain):
@@ -200,6 +201,15 @@ def _spellings(name: str) -> list[tuple[tuple[str, ...], str]]:
         if bare != base:
             spellings.append(((*way, NO_PREFIX), posixpath.join(folder, bare)))
     return spellings
+
+
+def _asked_for(address: str, query: str) -> str:
+    """The path that Label Studio's own addresses hold in their query; empty if there is none."""
+    fields = parse_qs(query)
+    for text in fields.get("fileuri", ()):  # Base64 of s3://bucket/set/a.jpg, as far as that goes; no + is a space
+        with contextlib.suppress(ValueError):
+            return URL.sub("", base64.b64decode(text.replace(" ", "+") + "==", b"-_").decode())
+    return fields.get("d", [""])[0] if address.endswith("local-files/") else ""
 
 
 def _parts(path: str) -> list[str]:

@@ -21,6 +21,7 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import listed
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
+TINY = 1e-6  # px
 GROUP_FIELDS = ("identity", "group", "subject")  # what --group auto looks for, in this order
 
 
@@ -128,10 +129,13 @@ def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) 
 
 
 def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> Labels:
-    """The labels with a box of no width or no height as none: what a tool writes around one point, or around a line."""
+    """The labels with a box of no width or no height as none: what a tool writes around one point, or around a line.
+
+    Rounding may leave less than TINY of a side.
+    """
     box = labels.box
     sides = box[:, 2:] - box[:, :2]
-    flat = np.all(sides >= 0, axis=1) & np.any(sides == 0, axis=1)
+    flat = np.all(sides >= 0, axis=1) & np.any(sides < TINY, axis=1)
     if not flat[rows].any():
         return labels
     width, height = sides[rows][flat[rows]][0]

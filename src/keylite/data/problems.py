@@ -5,11 +5,16 @@ Columns in, words out. Knows nothing of file formats or of how an object is name
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from keylite.runtime.boxes import MOST_PX, box_problems, boxes_below_a_pixel, far_words, small_words
+from keylite.runtime.words import listed
+
+MOST_WHOLE = 0.9  # share of pictures that hold one of each kind, beyond which that is no coincidence
 
 
 def object_problems(
@@ -90,6 +95,20 @@ def column_problems(
         x, y = xy[row, k].tolist()
         problems.setdefault(row, f"{names[k]} is unlabelled (visible 0) but lies at ({x:g}, {y:g}): expected NaN")
     return problems
+
+
+def require_whole_objects(path: Path, kinds: Sequence[str], image_index: Sequence[int]) -> None:
+    """Raise ValueError if objects of one keypoint look like the points of one object: pictures hold one of each kind.
+
+    kinds, image_index: of each object. Objects of several kinds hardly ever come so.
+    """
+    names = sorted(set(kinds))
+    pairs = Counter(zip(image_index, kinds, strict=True))
+    alone = Counter(image for (image, _), count in pairs.items() if count == 1)
+    whole = sum(count == len(names) for count in alone.values())
+    if len(names) > 1 and whole > MOST_WHOLE * len(set(image_index)):
+        line = listed(f"{path}: {len(names)} categories are one keypoint each, once in nearly every picture", names)
+        raise ValueError(f"{line}; label the points of an object as one skeleton, or choose one with --category NAME")
 
 
 def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:

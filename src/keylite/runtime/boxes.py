@@ -9,6 +9,7 @@ import numpy as np
 
 MOST_PX = 2.0**24  # of an edge or a coordinate: beyond it a float32 does not tell one pixel from the next
 MOST_TIMES = 20  # a box's longer side by its image's: an input of 224 px then shows the whole image in 11 px
+FRACTIONS = 0.5  # by which a box in fractions of its image may reach beyond it
 
 
 def as_boxes(boxes: object) -> np.ndarray:
@@ -46,7 +47,7 @@ def box_problems(boxes: np.ndarray, sizes: np.ndarray) -> dict[int, str]:
     """Row -> why nothing can be seen in its box (N, 4) of an image of its size (N, 2); NaN is no problem.
 
     A box is refused that lies wholly outside its image, is over MOST_TIMES as large, or is less than a pixel both wide
-    and high, as fractions of the image are.
+    and high, or lies within fractions of the image.
     """
     checks = (
         (boxes_outside(boxes, sizes), outside_words),
@@ -66,8 +67,13 @@ def boxes_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def boxes_below_a_pixel(boxes: np.ndarray) -> np.ndarray:
-    """(N,) bool: which boxes (N, 4) are less than a pixel both wide and high; NaN is not."""
-    return np.all(boxes[:, 2:] - boxes[:, :2] < 1, axis=1)
+    """(N,) bool: which boxes (N, 4) are less than a pixel both wide and high, or fractions of an image; NaN is not."""
+    return np.all(boxes[:, 2:] - boxes[:, :2] < 1, axis=1) | _fractions(boxes)
+
+
+def _fractions(boxes: np.ndarray) -> np.ndarray:
+    """(N,) bool: which boxes (N, 4) may be of fractions: what lies so near the corner is no object in px."""
+    return np.all((boxes >= -FRACTIONS) & (boxes <= 1 + FRACTIONS), axis=1)
 
 
 def outside_words(box: np.ndarray, size: np.ndarray) -> str:
@@ -77,7 +83,9 @@ def outside_words(box: np.ndarray, size: np.ndarray) -> str:
 
 def small_words(box: np.ndarray) -> str:
     """How a message says that a box (4,) is less than a pixel, and why that may be."""
-    return f"box {_edges(box)} (xyxy) is less than 1 px: multiply fractions of the image by its width and height"
+    if _fractions(box[None])[0]:
+        return f"box {_edges(box)} (xyxy) is in fractions of the image: multiply them by its width and height"
+    return f"box {_edges(box)} (xyxy) is less than 1 px wide and high"
 
 
 def far_words(box: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import overload
@@ -21,7 +21,7 @@ from keylite.data.likeness import LIKENESS, likeness_of
 from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import column_problems, object_problems, points_outside
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
-from keylite.runtime.boxes import box_problems
+from keylite.runtime.boxes import box_problems, real_numbers
 from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
@@ -466,17 +466,19 @@ def from_arrays(
     groups: one an image, else every image is its own. Without a skeleton the keypoints are named k0..kN. Raises
     ValueError that names every bad object, as for a file: see data/problems.py.
     """
-    xy = _numbers("xy", xy)
-    if xy.ndim != 3 or xy.shape[2] != 2 or len(xy) != len(images):
-        raise ValueError(f"xy: expected shape ({len(images)}, K, 2), one entry an image, got {xy.shape}")
-    count, keypoints = xy.shape[:2]
-    seen = np.where(np.isnan(xy).all(axis=2), 0.0, 2.0) if visible is None else _numbers("visible", visible)
-    if seen.shape != (count, keypoints):
-        raise ValueError(f"visible: expected shape {(count, keypoints)} of 0, 1 or 2, got shape {seen.shape}")
+    images = _entries("images", images)
+    if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
+        raise ValueError("images: expected arrays or paths, one an object")
+    count = len(images)
+    xy = _numbers("xy", xy, (count, None, 2), "one entry an image")
+    keypoints = xy.shape[1]
+    seen = np.where(np.isnan(xy).all(axis=2), 0.0, 2.0)
+    if visible is not None:
+        seen = _numbers("visible", visible, (count, keypoints), "of 0, 1 or 2")
     if missing_mark is not None:
         seen = np.where(marked(xy, seen > 0, missing_mark), 0.0, seen)
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
-    per_object = list(groups) if groups is not None else list(names)
+    per_object = _entries("groups", groups) if groups is not None else list(names)
     if len(per_object) != count:
         raise ValueError(f"groups: expected {count}, one an image, got {len(per_object)}")
     dataset = Dataset(
@@ -486,7 +488,7 @@ def from_arrays(
         image_index=np.arange(count, dtype=np.int32),
         xy=np.where((seen == 0)[..., None], np.nan, xy),
         visible=seen.astype(np.uint8) if np.isin(seen, (0, 1, 2)).all() else seen,  # what is odd, Dataset names
-        box=np.full((count, 4), np.nan) if boxes is None else _numbers("boxes", boxes),
+        box=np.full((count, 4), np.nan) if boxes is None else _numbers("boxes", boxes, (count, 4), "xyxy px"),
         area=np.full(count, np.nan),
         groups=("",),
         group_index=np.zeros(count, np.int32),
@@ -496,12 +498,24 @@ def from_arrays(
     return dataset.regrouped(per_object, named=groups is not None)
 
 
-def _numbers(name: str, values: object) -> np.ndarray:
-    """The values as float64; ValueError for what is no array of numbers."""
+def _entries(name: str, values: object) -> list:
+    """The values one by one; ValueError for what is no sequence, and for a single text."""
+    single = isinstance(values, str | bytes | os.PathLike) or getattr(values, "ndim", 1) == 0
+    if single or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: expected a list, one entry an image, got {values!r:.60}")
+    return list(values)
+
+
+def _numbers(name: str, values: object, shape: tuple[int | None, ...], words: str) -> np.ndarray:
+    """The values as float64 of this shape, None being any number; ValueError for anything else."""
     try:
-        return np.asarray(values, np.float64)
+        got = np.shape(values)  # first: another shape may be too large to hold
+        if len(got) == len(shape) and all(one in (None, two) for one, two in zip(shape, got, strict=True)):
+            return real_numbers(values)
     except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
         raise ValueError(f"{name}: expected an array of numbers, got {values!r:.60}") from None
+    expected = ", ".join("K" if side is None else str(side) for side in shape)
+    raise ValueError(f"{name}: expected shape ({expected}), {words}, got shape {got}")
 
 
 def places_of(images: Sequence[Path | np.ndarray]) -> list[str | int]:

@@ -18,7 +18,7 @@ def as_boxes(boxes: object) -> np.ndarray:
     Raises ValueError for any other shape, and for boxes that are not finite, have no area or reach beyond MOST_PX.
     """
     try:
-        array = np.asarray(boxes, np.float64)
+        array = real_numbers(boxes)
     except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths, or a number too long
         raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
     if array.size == 0:
@@ -35,6 +35,13 @@ def as_boxes(boxes: object) -> np.ndarray:
     if far.any():
         raise ValueError(f"boxes: {far_words(array[far][0])}")
     return array
+
+
+def real_numbers(values: object) -> np.ndarray:
+    """The values as float64; TypeError, ValueError or OverflowError for what is no array of real numbers."""
+    if np.iscomplexobj(values):
+        raise TypeError("complex numbers")
+    return np.asarray(values, np.float64)
 
 
 def require_boxes(boxes: np.ndarray, size: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ bit, and leave nothing of the dead one. Commands run in children of a process th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import random
@@ -26,7 +27,7 @@ from cases import PART
 from checkpoints import differences
 from seeds import BACKBONE, TRAINING
 from whole import bodies, halves
-from workers import Record
+from workers import PR_SET_PDEATHSIG, Record
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (-15, 143, 130), signal.SIGINT: (130,)}
@@ -152,6 +153,7 @@ def _be_the_child(command: list[str], folder: Path, err: Path, watch: Watch) -> 
     code = 70
     try:
         os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever started it may be stopped
         os.chdir(folder)
         out = os.open(folder.parent / "stdout.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         error = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ def damaged_tflite(rng: random.Random, data: bytes) -> bytes:
     else:
         members[i] = name, mutate_bytes(rng, text)
     buffer = io.BytesIO(data[:start])
-    with zipfile.ZipFile(buffer, "a", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    kind = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "a", kind) as archive:
+        warnings.simplefilter("ignore")  # of a name that is there twice, as it should be
         for name, text in members:
             archive.writestr(zipfile.ZipInfo(name), text)
     return buffer.getvalue()

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,8 +25,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
+if __name__ == "__main__":
+    os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import checkpoints
@@ -44,23 +48,23 @@ KINDS: dict[str, tuple[Maker, int, int]] = {  # name: what makes its cases, how 
     "recipes": (labels.recipes, 50, 4_000),
     "lists": (labels.lists, 20, 2_000),
     "pictures": (pictures.pictures, 100, 10_000),
-    "models": (models.models, 40, 4_000),
+    "models": (models.models, 40, 4_180),
     "specs": (models.specs, 20, 700),
-    "pytorch_checkpoints": (functools.partial(checkpoints.checkpoints, "pytorch"), 0, 200),
-    "tensorflow_checkpoints": (functools.partial(checkpoints.checkpoints, "tensorflow"), 0, 100),
+    "pytorch_checkpoints": (functools.partial(checkpoints.checkpoints, "pytorch"), 0, 100),
+    "tensorflow_checkpoints": (functools.partial(checkpoints.checkpoints, "tensorflow"), 0, 40),
     "flags": (commands.flags, 60, 3_000),
     "arrays": (commands.arrays, 0, 2_000),
 }
-SCENES = {  # name of a command that is killed: how often in the short form, how often in the long one
-    "train, PyTorch": (1, 100),
-    "train, TensorFlow": (0, 60),
-    "folds, PyTorch": (0, 20),
-    "folds, TensorFlow": (0, 10),
-    "predict": (3, 110),
-    "predict, lines": (0, 80),
-    "gauges": (3, 70),
-    "export, ONNX": (0, 30),
-    "export, LiteRT": (0, 20),
+SCENES = {  # name of a command that is killed: how often in the short form, how often in the long one; slow ones first
+    "train, TensorFlow": (0, 54),
+    "folds, TensorFlow": (0, 6),
+    "export, LiteRT": (0, 12),
+    "train, PyTorch": (1, 60),
+    "folds, PyTorch": (0, 14),
+    "export, ONNX": (0, 20),
+    "predict": (3, 130),
+    "predict, lines": (0, 110),
+    "gauges": (3, 100),
 }
 TOLD = 3  # cases of each fault that are told and kept
 MINUTE = 60.0  # seconds between two lines that say how far it is
@@ -78,6 +82,8 @@ def prepare() -> None:
     assert onnxruntime
     assert keylite.pytorch.training
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # or each worker would look through all modules' objects again and again, and copy their pages
 
 
 def all_seeds(kinds: list[str], seeds: Path) -> None:
@@ -110,9 +116,11 @@ def in_a_fork(function: Callable[[], object]) -> None:
 # ---- all cases of a kind
 
 
-def run_kind(kind: str, seed: int, numbers: range, seeds: Path, workers: int) -> tuple[list[Record], Counter[str]]:
-    """All records of a kind, and how often each fault came; the first cases of each are told and kept."""
-    job, told, records = Job(kind, KINDS[kind][0], seed, seeds, KEPT), Counter(), []
+def run_kind(
+    kind: str, seed: int, numbers: range, seeds: Path, workers: int, records: list[Record], told: Counter[str]
+) -> None:
+    """Add all records of a kind, and how often each fault came; the first cases of each are told and kept."""
+    job = Job(kind, KINDS[kind][0], seed, seeds, KEPT)
     start = last = time.monotonic()
     for record in run_cases(job, numbers, workers):
         records.append(record)
@@ -130,26 +138,29 @@ def run_kind(kind: str, seed: int, numbers: range, seeds: Path, workers: int) ->
         f"{kind}: {len(records)} cases in {time.monotonic() - start:.0f} s, exit codes {codes}, {sum(told.values())} faults",
         flush=True,
     )
-    return records, told
 
 
-def run_scenes(seed: int, counts: dict[str, range], seeds: Path, workers: int) -> tuple[list[Record], Counter[str]]:
-    """All records of the kills: each command in a fresh interpreter, because the two frameworks do not share one."""
-    told, records, waiting = Counter(), [], [name for name, numbers in counts.items() if numbers]
-    start = time.monotonic()
+def run_scenes(
+    seed: int, counts: dict[str, range], seeds: Path, workers: int, records: list[Record], told: Counter[str]
+) -> None:
+    """Add all records of the kills: each command in fresh interpreters, because the two frameworks do not share one."""
+    waiting = [(name, part) for name, numbers in counts.items() for part in parts_of(numbers, workers) if part]
+    running: list[subprocess.Popen[str]] = []
 
     def work() -> None:
         while waiting:
-            name = waiting.pop(0)
+            name, numbers = waiting.pop(0)
+            start = time.monotonic()
             command = [sys.executable, __file__, "--scene", name, "--seeds", str(seeds), "--seed", str(seed)]
-            command += ["--first", str(counts[name].start), "--count", str(len(counts[name]))]
+            command += ["--first", str(numbers.start), "--count", str(len(numbers))]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                running.append(process)
                 for line in process.stdout or ():
                     if line.startswith("["):
                         tell(Record(*json.loads(line)))
             if process.returncode:
                 told[f"harness: {name} ended with {process.returncode}"] += 1
-            print(f"kills, {name}: {len(counts[name])}, {time.monotonic() - start:.0f} s", flush=True)
+            print(f"kills, {name}: {len(numbers)} in {time.monotonic() - start:.0f} s", flush=True)
 
     def tell(record: Record) -> None:
         records.append(record)
@@ -160,9 +171,19 @@ def run_scenes(seed: int, counts: dict[str, range], seeds: Path, workers: int) -
     threads = [threading.Thread(target=work) for _ in range(workers)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    return records, told
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        waiting.clear()
+        for process in running:
+            process.terminate()
+
+
+def parts_of(numbers: range, count: int) -> list[range]:
+    """So many parts of the numbers, as long as each other but for one: all workers are busy to the end."""
+    edges = [numbers.start + len(numbers) * i // count for i in range(count + 1)]
+    return [range(*pair) for pair in itertools.pairwise(edges)]
 
 
 # ---- the command line
@@ -184,6 +205,12 @@ def show_case(case: str, seeds: Path) -> None:
             print(made.check(outcome))
 
 
+def stop(number: int, _: object) -> None:
+    """A signal that ends the run as Ctrl-C does."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", help="KIND:SEED:NUMBER: run one again, and show all of it")
@@ -198,6 +225,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, stop)
     if asked.scene:
         scene, numbers = kills.scenes(asked.seeds)[asked.scene], range(asked.first, asked.first + asked.count)
         for record in kills.run_scene(asked.scene, scene, asked.seed, numbers, KEPT):
@@ -218,24 +246,29 @@ def main() -> None:
         times = {name: both for name, (_, *both) in KINDS.items()} | {name: list(both) for name, both in SCENES.items()}
         counts = {name: round(both[not asked.short] * asked.share) for name, both in times.items()}
         ranges = {name: range(asked.first, asked.first + count) for name, count in counts.items()}
-        for kind in kinds:
-            if kind != "kills" and not ranges[kind]:
-                continue
-            if kind == "kills":
-                records[kind], told = run_scenes(
-                    asked.seed, {name: ranges[name] for name in SCENES}, seeds, asked.workers
-                )
-            else:
-                records[kind], told = run_kind(kind, asked.seed, ranges[kind], seeds, asked.workers)
-            faults.update({f"{kind}: {name}": count for name, count in told.items()})
+        stopped = False
+        try:
+            for kind in kinds:
+                told: Counter[str] = Counter()
+                rest = (seeds, asked.workers, records.setdefault(kind, []), told)
+                try:
+                    if kind == "kills":
+                        run_scenes(asked.seed, {name: ranges[name] for name in SCENES}, *rest)
+                    elif ranges[kind]:
+                        run_kind(kind, asked.seed, ranges[kind], *rest)
+                finally:
+                    faults.update({f"{kind}: {name}": count for name, count in told.items()})
+        except KeyboardInterrupt:
+            stopped = True
+            print("stopped; this is what was run until then:")
     for name, count in faults.most_common():
         print(f"{count:6d} {name}")
     text = figures(records, asked.seed, (time.monotonic() - start) / 60)
-    if asked.write:
+    if asked.write and not stopped:
         PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
-    elif not asked.short:
-        print(text)
-    sys.exit(1 if faults else 0)
+    if not asked.short:
+        print(text, flush=True)
+    sys.exit(130 if stopped else 1 if faults else 0)
 
 
 if __name__ == "__main__":

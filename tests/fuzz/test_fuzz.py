@@ -7,11 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import damage
 import page
 import pytest
+import run
 from cases import Case, Outcome, faults_of, kind_of
 from workers import Job, Record, run_cases
 
@@ -93,6 +96,37 @@ def test_time_counts_above_the_undamaged_command():
     slow, usual, case = Outcome(0, cpu=9.0), Outcome(0, cpu=3.5), Case([])
     assert [kind_of(fault)[:5] for fault in faults_of(slow, usual, [], case)] == ["time:"]
     assert faults_of(slow, Outcome(0, cpu=4.5), [], case) == []
+
+
+def test_parts_of_kills_are_all_of_them():
+    assert run.parts_of(range(3, 10), 2) == [range(3, 6), range(6, 10)]
+    assert run.parts_of(range(0, 1), 2) == [range(0, 0), range(0, 1)]
+
+
+def test_a_run_that_is_stopped_keeps_what_it_showed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any):
+    def some(_: Job, numbers: range, workers: int) -> Iterator[Record]:
+        yield Record(0, "x", 70, ["exit code 70: a fault"], {})
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield Record(1, "x", 0, [], {})
+
+    monkeypatch.setenv("KEYLITE_FAULTS", "")  # main sets it; it is as before afterwards
+    monkeypatch.setattr(run, "prepare", lambda: None)
+    monkeypatch.setattr(run, "all_seeds", lambda *_: None)
+    monkeypatch.setattr(run, "run_cases", some)
+    monkeypatch.setattr(run, "KEPT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--kinds", "flags,labels", "--write"])
+    before, page_before = signal.getsignal(signal.SIGTERM), page.PAGE.read_text(encoding="utf-8")
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    told = capsys.readouterr().out
+    assert ended.value.code == 130
+    assert "flags:0:0  exit code 70: a fault" in told
+    assert "| flags | 1 | 0% | 0% | 1 |" in told
+    assert "labels" not in told
+    assert page.PAGE.read_text(encoding="utf-8") == page_before
 
 
 # ---- damage

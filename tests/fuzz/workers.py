@@ -192,6 +192,7 @@ def _work(job: Job, pipe: multiprocessing.connection.Connection) -> None:
     """A worker's life: numbers come in, records go out."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever started it may be killed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # pytest's would tell of a death where nobody looks for it
     limit = _memory("VmData") + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -475,6 +475,12 @@ def test_a_keypoint_that_nothing_taught_is_nan(finder: Predictor, make_spec):
     assert written["num_keypoints"] == 3
 
 
+def test_infinite_points_of_a_damaged_file_come_without_a_warning(make_spec):
+    raw = np.full((1, 4, 2), np.inf, np.float32)
+    points = Predictor.of(lambda _: raw, make_spec())(picture(), [[40, 20, 120, 100]])
+    assert not np.isfinite(points.xy).any()
+
+
 def test_an_engine_s_own_array_is_left_alone(make_spec):
     raw = np.full((1, 4, 2), 0.5, np.float32)
     raw.flags.writeable = False

@@ -29,10 +29,52 @@ def verbs(seeds: Path) -> dict[str, tuple[list[str], tuple[str, ...]]]:
         "evaluate": (["evaluate", str(models / "model.onnx"), "--data", data], ("out.json",)),
         "export": (["export", str(models / "model.safetensors"), "--data", data, "--out", "out.onnx"], ()),
         "predict": (["predict", str(models / "model.onnx"), picture, "--boxes", boxes], ("out.json",)),
-        "benchmark": (["benchmark", str(models / "model.onnx"), "--runs", "3"], ("out.json",)),
+        "benchmark": (["benchmark", str(models / "model.onnx"), "--runs", "3"], ("out.json", "benchmark.png")),
         "info": (["info", str(models / "model.tflite")], ()),
         "gauges": (["gauges", "gauges", "--count", "1"], ("gauges",)),
     }
+
+
+SWITCHES = ("--skip-bad", "--overwrite", "--flips")
+USUAL = {  # flag: values that it takes wherever it is known, so that not every odd command is refused at its first flag
+    "--normalize": ("box_diagonal", "box_side", "100px", "0,1"),
+    "--group": ("auto", "image", "block:2", "field:subject", "regex:gauge_(.)"),
+    "--pixel-origin": ("index", "corner"),
+    "--missing-mark": ("0,0", "-1,-1"),
+    "--category": ("gauge",),
+    "--engine": ("onnx",),
+    "--sigmas": ("0.1,0.1,0.1,0.1",),
+    "--precision": ("32", "fp32"),
+    "--to": ("onnx",),
+    "--head": ("regression", "rle", "simcc", "heatmap"),
+    "--box": ("annotation", "image"),
+    "--size": ("32", "64x32"),
+    "--mirror": ("auto", "off", "scale_start:scale_end"),
+    "--loss": ("mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"),
+    "--optimizer": ("adam", "adamw"),
+    "--schedule": ("cosine", "constant"),
+    "--preset": ("fast", "balanced", "accurate"),
+    "--cache": ("ram", "off"),
+    "--family": ("train", "test"),
+    "--format": ("coco", "keylite"),
+    "--set": ("epochs=3", "rotate=5"),
+    **dict.fromkeys(("--threads", "--seed", "--worst", "--batch", "--accumulate", "--epochs", "--folds"), ("1", "2")),
+    **dict.fromkeys(("--padding", "--jitter-box", "--rotate", "--budget-nme", "--brightness", "--lr"), ("0.1", "0.2")),
+    **dict.fromkeys(("--budget", "--max-megapixels", "--hidden", "--delta", "--calibration-count"), ("10", "20")),
+}
+
+
+def usual_value(rng: random.Random, flag: str, seeds: Path) -> list[str]:
+    """A flag with a value that it takes; none if it has none here."""
+    if flag in SWITCHES:
+        return [flag]
+    if flag.endswith("-p"):
+        return [flag, rng.choice(("0", "0.5", "1"))]
+    paths = {"--images": seeds / "labels", "--boxes": seeds / "labels" / "boxes.json"}
+    paths |= dict.fromkeys(("--data", "--val", "--calibration"), seeds / "labels" / "labels.json")
+    if flag in paths:
+        return [flag, str(paths[flag])]
+    return [flag, rng.choice(USUAL[flag])] if flag in USUAL else []
 
 
 @functools.cache
@@ -97,16 +139,20 @@ def flags(rng: random.Random, seeds: Path, folder: Path) -> Case:
     command = list(good)
     for _ in range(rng.choice((1, 1, 2, 3))):
         flag = rng.choice(known) if rng.random() < 0.95 else rng.choice(("--nothing", "-x", "--", "---", "--data"))
-        given = [flag] if rng.random() < 0.15 else [flag, value_for(rng, flag, seeds)]
+        given = [flag] if rng.random() < 0.1 else [flag, value_for(rng, flag, seeds)]
+        if rng.random() < 0.6:
+            given = usual_value(rng, flag, seeds) or given
         if flag in ("--out", "--draw", "--json", "--golden", "--plot", "--reliability"):  # where files would be written
             given = [flag, rng.choice(("out.json", "there", "there/", "", "-", "file/inside", "x" * 300, "a\nb"))]
-            may_write = (*may_write, "out.json", "there", "x" * 300, "a\nb", "benchmark.png", "out.png")
+            if (verb, flag) == ("info", "--json"):
+                given = [flag]
+            may_write = (*may_write, "out.json", "there", "x" * 300, "a\nb", "out.png", "gauge_0_points.jpg")
         if flag in command and flag in good and rng.random() < 0.8:
             at = command.index(flag)
             command[at : at + 2] = given
         else:
             command += given
-    if rng.random() < 0.15:
+    if rng.random() < 0.05:
         del command[rng.randrange(1, len(command))]
     (folder / "file").write_text("a file\n")
     command = [part for part in command if "\x00" not in part]

@@ -157,8 +157,12 @@ def test_a_stock_interpreter_takes_bytes(file: Path, crops: np.ndarray):
     assert (given["dtype"], given["shape"].tolist()) == (np.float32, [1, 4, 2])
     expected = (STEP, 127) if read_spec(file).precision == "int8" else (0.0, 0)
     assert taken["quantization"] == expected
+    signature = {"inputs": ["pixels"], "outputs": ["output_0"]}
+    assert interpreter.get_signature_list() == {"serving_default": signature}
     interpreter.set_tensor(taken["index"], crops[:1])
     interpreter.invoke()
+    named = interpreter.get_signature_runner()(pixels=crops[:1])["output_0"]
+    assert np.array_equal(named, interpreter.get_tensor(given["index"]))
     assert np.array_equal(interpreter.get_tensor(given["index"]), open_engine(file, threads=1)[0](crops[:1]))
 
 
@@ -208,10 +212,10 @@ IMAGES = {
 TONES = [name for name in IMAGES if name in ("black", "white")]  # far from all that int8 took ranges from
 FAR = {  # px of 64, largest of any point: of other images, of black and white; measured
     "fp32": (0.001, 0.001),  # 0.0001, 0.0001
-    "fp16": (1.0, 0.6),  # 0.50, 0.30
-    "int8": (8.0, 12.0),  # 5.3, 9.4 (ONNX Runtime's int8 file: 6.5, 9.9)
+    "fp16": (0.1, 0.1),  # 0.013, 0.011
+    "int8": (3.0, 16.0),  # 1.5 (noise; borders 0.5), 10 (what calibration saw ends before)
 }
-PATCHES = {"fp32": 0.001, "fp16": 0.6, "int8": 3.5}  # mean, px; measured 0.00004, 0.31, 2.9
+PATCHES = {"fp32": 0.001, "fp16": 0.1, "int8": 2.5}  # mean, px; measured 0.00004, 0.007, 0.73
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +342,7 @@ def test_resource_variables_are_refused():
     assert foreign_operators(graph_of(flat)) == ["ASSIGN_VARIABLE", "CALL_ONCE", "READ_VARIABLE", "VAR_HANDLE"]
 
 
-@pytest.mark.parametrize("lite", sorted(LITE.keys() - {"lite0"}))
+@pytest.mark.parametrize("lite", ["lite1", "lite4"])
 def test_another_backbone_is_converted_too(lite: str, tmp_path: Path, make_spec, make_colours):
     """In int8, which has all that the others have."""
     import keras

@@ -11,7 +11,6 @@ import csv
 import io
 import logging
 import re
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # nor this
 
 from keylite.quantize import Activation, CalibrationSet, Variant
 from keylite.runtime.chatter import without_chatter
@@ -53,21 +53,41 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
         pixels = keras.Input(shape[1:], batch_size=1, name="pixels", dtype="uint8")
         normalise = keras.layers.Rescaling(1 / spec.std[0], -spec.mean[0] / spec.std[0], name="normalise")
         model, dtype = keras.Model(pixels, network(normalise(pixels))), "uint8"
-    signature = [keras.InputSpec(shape=shape, dtype=dtype, name="pixels")]
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        made = Path(folder) / "model.tflite"
-        options = converter_options(spec, calibration)
-        model.export(str(made), format="litert", verbose=False, input_signature=signature, **options)
-        graph = graph_of(made.read_bytes())
+    with quiet():
+        graph = graph_of(converter_of(frozen(model, shape, dtype), spec, calibration).convert())
     pixels_first(graph)
     if spec.precision == "int8":
         last_dense_float(graph, network)
+    name_ends(graph)
     if found := foreign_operators(graph):
         raise ValueError(
             f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
             f"{', '.join(found)}; nothing was written; use --to onnx"
         )
     write_tflite(out, flat_of(graph), spec)
+
+
+def frozen(model: keras.Model, shape: tuple[int, ...], dtype: str) -> Any:
+    """The network as a function of `pixels` whose weights are constants.
+
+    `keras.Model.export` writes a SavedModel on the way: the same operators and points, at five times the cost.
+    """
+    pixels = tf.TensorSpec(shape, dtype, name="pixels")
+    traced = tf.function(lambda pixels: model(pixels, training=False), input_signature=[pixels], autograph=False)
+    return convert_variables_to_constants_v2(traced.get_concrete_function())
+
+
+def converter_of(function: Any, spec: ModelSpec, calibration: CalibrationSet | None) -> Any:
+    """What converts a function of `frozen` in the precision of a spec; none converts twice."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.experimental_lower_to_saved_model = False  # by way of a SavedModel the converter finds no weights
+    for name, value in converter_options(spec, calibration).items():
+        if name == "target_spec":
+            for field, chosen in value.items():
+                setattr(converter.target_spec, field, chosen)
+        else:
+            setattr(converter, name, value)
+    return converter
 
 
 def graph_of(flat: bytes) -> Any:
@@ -124,6 +144,20 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
     graph.operators = [*others, last, dense, *reshape]
 
 
+def name_ends(model: Any) -> None:
+    """Give a converted graph the signature that programs for phones ask for: `pixels` in, `output_0` out."""
+    schema, graph = flatbuffer_utils.schema_fb, model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    signature.inputs, signature.outputs = [schema.TensorMapT()], [schema.TensorMapT()]
+    for end, name, index in (
+        (signature.inputs[0], b"pixels", graph.inputs[0]),
+        (signature.outputs[0], b"output_0", graph.outputs[0]),
+    ):
+        end.name, end.tensorIndex = name, index
+    model.signatureDefs = [signature]
+
+
 def foreign_operators(model: Any) -> list[str]:
     """Operators that LiteRT has not of its own, of which TensorFlow's begin with Flex, and those that keep a state."""
     own = [flatbuffer_utils.opcode_to_name(model, row) for row in range(len(model.operatorCodes))]
@@ -141,10 +175,12 @@ def require_backbone(spec: ModelSpec) -> None:
 
 def converter_options(spec: ModelSpec, calibration: CalibrationSet | None) -> dict[str, Any]:
     """What `tf.lite.TFLiteConverter` is told for a precision."""
+    any_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]  # so that what is foreign can be named
     if spec.precision == "fp32":
-        return {}
+        return {"target_spec": {"supported_ops": any_ops}}
     if spec.precision == "fp16":
-        return {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
+        target = {"supported_ops": any_ops, "supported_types": [tf.float16]}
+        return {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": target}
     if calibration is None:
         raise ValueError("calibration: int8 needs images to take ranges from, got none")
     return {
@@ -264,16 +300,15 @@ class Workshop:
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
         """pixels: uint8 (N, H, W, 3), what noise is measured on."""
-        self.spec, self.saved, self.pixels = spec, str(folder / "network"), pixels
+        self.spec, self.pixels = spec, pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
         self.network, _ = load_model(parent)
         dense = any(isinstance(layer, keras.layers.Dense) for layer in self.network.layers)
         same = [] if dense else ["last-int8"]  # as the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
-        signature = [keras.InputSpec(shape=(1, *pixels.shape[1:]), dtype="float32", name="pixels")]
         with quiet():
-            self.network.export(self.saved, format="tf_saved_model", verbose=False, input_signature=signature)
+            self.function = frozen(self.network, (1, *pixels.shape[1:]), "float32")
 
     def make(
         self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
@@ -289,7 +324,7 @@ class Workshop:
                 debugger.options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=[first])
                 flat = debugger.get_nondebug_quantized_model()
             else:
-                converter = self._converter(spec, calibration)
+                converter = converter_of(self.function, spec, calibration)
                 if variant == "per-tensor":
                     converter._experimental_disable_per_channel = True  # there is no public name for it
                 flat = converter.convert()
@@ -305,24 +340,13 @@ class Workshop:
             layer_name(row["tensor_name"]): float(row["mean_squared_error"]) for row in self._debugger(calibration)[1]
         }
 
-    def _converter(self, spec: ModelSpec, calibration: CalibrationSet | None) -> Any:
-        """A new one: none converts twice."""
-        converter = tf.lite.TFLiteConverter.from_saved_model(self.saved)
-        for name, value in converter_options(spec, calibration).items():
-            if name == "target_spec":
-                for field, chosen in value.items():
-                    setattr(converter.target_spec, field, chosen)
-            else:
-                setattr(converter, name, value)
-        return converter
-
     def _debugger(self, calibration: CalibrationSet) -> tuple[Any, list[dict[str, str]]]:
         """TensorFlow's debugger for a calibration set, and what it found by layer."""
         if self.debugged is None or self.debugged[0] is not calibration:
             spec = msgspec.structs.replace(self.spec, precision="int8")
             with quiet():
                 debugger = tf.lite.experimental.QuantizationDebugger(
-                    converter=self._converter(spec, calibration),
+                    converter=converter_of(self.function, spec, calibration),
                     debug_dataset=lambda: representative(self.pixels, spec),
                 )
                 debugger.run()

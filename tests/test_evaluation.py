@@ -725,6 +725,7 @@ def test_evaluate_refuses_an_engine_for_an_open_predictor() -> None:
 
 @pytest.mark.parametrize("count", [0, 3], ids=["no label", "a few labels"])
 def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> None:
+    pytest.importorskip("faster_coco_eval")
     data = numbered([0, 1, 2, 3, 4], boxes_of(5))
     kept: list[Predictions] = []
     plain = evaluation.evaluate(Reader(), data, on_predictions=kept.append)

@@ -233,7 +233,7 @@ def require_same(out: Path, manifest: Manifest) -> None:
         return
     try:
         there = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not what keylite writes there: {error}; choose another --out") from None
     for field, meaning in MEANINGS.items():
         old, new = getattr(there, field), getattr(manifest, field)

@@ -237,15 +237,15 @@ def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:
         raise ValueError(_not_coco(path, error)) from None
     except RecursionError:
         raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         data, count = NOT_JSON.subn(b"null", data)
     try:
         file = msgspec.json.decode(data, type=File)
     except msgspec.ValidationError as error:
         raise ValueError(_not_coco(path, error)) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         at = re.search(r"\(byte (\d+)\)", str(error))
-        if "UTF-8" in str(error):
+        if "utf-8" in str(error).lower():
             raise ValueError(f"{path}: expected text in UTF-8, got another encoding") from None
         if at is None:
             raise ValueError(f"{path}: broken JSON: it ends too early, after {len(data)} bytes") from None

@@ -250,7 +250,7 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
                 "export it again with this keylite, or use the keylite that wrote it"
             )
         spec = msgspec.convert(fields, ModelSpec)
-    except (msgspec.DecodeError, AttributeError, RecursionError, OverflowError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{source}: the model description inside the file is damaged: {clipped(str(error))}") from None
     for part in ("head", "skeleton", "provenance"):  # what has a default in Python has none in a file
         missing = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()

@@ -278,6 +278,10 @@ HOSTILE = {  # a resume checkpoint's content, and a mark that code would make: c
         lambda state, mark: state["state_dict"].update(dict.fromkeys(list(state["state_dict"])[:1], torch.zeros(7))),
         "weights do not fit this network",
     ),
+    "weights that are no numbers": (
+        lambda state, mark: state["state_dict"]["model.network.head.points.bias"].fill_(torch.nan),
+        "model.network.head.points.bias is not finite",
+    ),
     "an optimizer of another shape": (
         lambda state, mark: state["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(7)),
         "exp_avg of its optimizer is not finite, or of another network",

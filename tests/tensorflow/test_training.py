@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import os
+import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +23,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
 
 import tensorflow as tf
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 import keylite
 from keylite.data.dataset import from_arrays
@@ -29,6 +34,7 @@ from keylite.processes import World
 from keylite.recipe import make_recipe, to_dict
 from keylite.run import ema_decay, lr_factor
 from keylite.runtime.heads import Regression
+from keylite.runtime.modelfile import safetensors_header, write_sealed_safetensors
 from keylite.tensorflow import training
 from keylite.tensorflow.model import EfficientNetLiteRegressor, load_model, normalised, save_model
 
@@ -527,6 +533,107 @@ def test_an_image_that_goes_bad_during_training_is_one_line(
         keylite.train(recipe(**STILL, cache="off"), data, parts[1], tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None, "no trace of TensorFlow"
+
+
+HOSTILE = {  # a resume checkpoint's tensors, or its epochs, changed; what is said
+    "another network's": (
+        lambda state, _: state.update({"network.head.points.bias": np.zeros(9, np.float32)}),
+        "network.head.points.bias is (9,), expected (8,)",
+    ),
+    "without a tensor": (lambda state, _: state.pop("network.head.points.bias"), "missing network.head.points.bias"),
+    "with one more": (lambda state, _: state.update(more=np.zeros(1, np.float32)), "unexpected more"),
+    "of another type": (
+        lambda state, _: state.update({"network.head.points.bias": np.zeros(8)}),
+        "network.head.points.bias is of type F64, expected F32",
+    ),
+    "weights that are no numbers": (
+        lambda state, _: state["network.head.points.bias"].fill(np.nan),
+        "network.head.points.bias is not finite",
+    ),
+    "moments without end": (
+        lambda state, _: state["head_optimizer.head biases_momentum"].fill(np.inf),
+        "head_optimizer.head biases_momentum is not finite",
+    ),
+    "fewer steps than none": (
+        lambda state, _: state["head_optimizer.iteration"].fill(-1),
+        "head_optimizer.iteration is not finite, or counts below 0",
+    ),
+    "epochs without figures": (lambda _, history: history.append({}), "its epochs are not counted from 1"),
+    "epochs of text": (lambda _, history: history[0].update(loss="1"), "its epochs are not counted from 1"),
+    "no epoch": (lambda _, history: history.clear(), "its epochs are not counted from 1"),
+}
+
+
+class Code:
+    """What a pickle runs when it is loaded: it would make a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def archive(pickled: bytes) -> bytes:
+    """What torch.save writes, with another pickle in it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as parts:
+        parts.writestr("archive/data.pkl", pickled)
+    return buffer.getvalue()
+
+
+FOREIGN = {  # bytes made of a checkpoint's and of a pickle that runs code; what is said
+    "a pickle": (lambda content, pickled: pickled, "not a .safetensors file"),
+    "an archive as PyTorch writes it": (lambda content, pickled: archive(pickled), "not a .safetensors file"),
+    "a pickle behind it": (lambda content, pickled: content + pickled, "the file is damaged"),
+    "cut short": (lambda content, pickled: content[:-9], "the file is damaged"),
+    "another bit": (lambda content, pickled: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], "is damaged"),
+    "empty": (lambda content, pickled: b"", "the file is empty"),
+    "without a seal": (
+        lambda content, pickled: save({"a": np.zeros(1)}, {"history": "[]"}),
+        "no resume checkpoint of keylite",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def going_on(whole):
+    """The run of the checkpoint, its network, and the training that this would be part of: made once."""
+    network, spec = load_model(whole.out / "model.safetensors")
+    return SimpleNamespace(recipe=whole.recipe, spec=spec), network, training.Training(network, spec, whole.recipe)
+
+
+@pytest.fixture
+def refusal(going_on, monkeypatch, tmp_path):
+    """A function: the line that refuses a resume checkpoint."""
+    run, network, made = going_on
+    monkeypatch.setattr(training, "Training", lambda *_: made)
+    run.checkpoint = tmp_path / "resume.ckpt"
+
+    def line() -> str:
+        with pytest.raises(ValueError) as caught:
+            training.require_resumable(run, network)
+        assert [path.name for path in tmp_path.iterdir()] == ["resume.ckpt"], "code ran"
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return line
+
+
+@pytest.mark.parametrize(("change", "words"), HOSTILE.values(), ids=HOSTILE)
+def test_a_resume_checkpoint_that_does_not_fit_is_one_line(change, words, whole, refusal, tmp_path):
+    path = whole.out / "resume.ckpt"
+    state, history = load_file(path), json.loads(safetensors_header(path)["__metadata__"]["history"])
+    change(state, history)
+    write_sealed_safetensors(tmp_path / "resume.ckpt", save(state), {"history": json.dumps(history)})
+    assert re.fullmatch(rf"{tmp_path}/resume.ckpt: .*{re.escape(words)}.*", refusal())
+
+
+@pytest.mark.parametrize(("change", "words"), FOREIGN.values(), ids=FOREIGN)
+def test_foreign_bytes_for_a_resume_checkpoint_run_nothing_and_are_one_line(change, words, whole, refusal, tmp_path):
+    content = change((whole.out / "resume.ckpt").read_bytes(), pickle.dumps(Code(tmp_path / "ran")))
+    (tmp_path / "resume.ckpt").write_bytes(content)
+    assert re.fullmatch(rf"{tmp_path}/resume.ckpt: .*{re.escape(words)}.*", refusal())
 
 
 def test_a_damaged_resume_checkpoint_is_one_line(parts, whole, tmp_path):

@@ -69,6 +69,9 @@ def require_fit(path: Path, content: dict[str, Any], training: lightning.Lightni
     require_history(history, str(path))
     own = {name: tensor for name, tensor in training.state_dict().items() if not name.endswith(UNCOUNTED)}
     check_fit(state, own, str(path))
+    for name, tensor in own.items():
+        if state[name].dtype != tensor.dtype or not torch.isfinite(state[name]).all():
+            raise _unfit(path, f"{name} is not finite, or of another type")
     made: Any = training.configure_optimizers()
     parameters = [p for group in made["optimizer"].param_groups for p in group["params"]]
     for number, values in kept:

@@ -192,7 +192,7 @@ class Training(keras.Model):
         return found | {name: np.asarray(variable.numpy()) for name, variable in self._optimizer_variables().items()}
 
     def require_fit(self, checkpoint: Path) -> None:
-        """Raise ValueError unless a resume checkpoint has the tensors of this state, of its types."""
+        """Raise ValueError unless a resume checkpoint has the tensors of this state, of its types, all finite."""
         header, own = safetensors_header(checkpoint), self.state()
         given = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
         check_fit(given, own, str(checkpoint))
@@ -200,6 +200,10 @@ class Training(keras.Model):
             wanted = f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
             if given[name].dtype != wanted:
                 raise ValueError(f"{checkpoint}: {name} is of type {given[name].dtype}, expected {wanted}")
+        for name, tensor in load_file(checkpoint).items():
+            least = 0 if tensor.dtype.kind == "i" else -math.inf  # whole numbers count steps
+            if not (np.isfinite(tensor) & (tensor >= least)).all():
+                raise ValueError(f"{checkpoint}: {name} is not finite, or counts below 0; start anew with --overwrite")
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a state that fits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -247,6 +248,21 @@ def test_a_damaged_resume_checkpoint_is_one_line(damage, parts, whole_run, tmp_p
     with pytest.raises(ValueError, match=r"resume\.ckpt: the file is damaged, or of another run \(its bytes"):
         keylite.train(recipe(**MOVED), *parts, out, resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "nothing is written before"
+
+
+def test_a_full_disk_under_tensorboards_file_is_one_line_and_leaves_no_half_file(parts, tmp_path, monkeypatch, capsys):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with pytest.raises(
+        OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*--resume$"
+    ):
+        keylite.train(recipe(epochs=1), *parts, tmp_path)
+    assert "Traceback" not in capsys.readouterr().err
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 class Code:

@@ -502,6 +502,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(parts, eagerly, tmp_path):
     assert not (tmp_path / "last.safetensors").exists()
 
 
+def test_a_full_disk_under_tensorboards_file_is_no_full_memory(tmp_path, monkeypatch):
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "/run/events.1; No space left on device\n\tFailed to flush")
+
+    end = training.EpochEnd(SimpleNamespace(out=tmp_path, recipe=recipe()), 2, lambda done: None)
+    monkeypatch.setattr(tf.summary, "write", full)
+    with pytest.raises(
+        OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*--resume$"
+    ):
+        end.write(0, loss=1.0)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "16"])
 def test_half_precision_is_refused_by_name(precision, parts, tmp_path):
     with pytest.raises(ValueError, match=f"^precision: framework tensorflow trains in 32, got {precision}; "):

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import errno
 import logging
 import math
 import sys
+import threading
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +312,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     # TensorBoard would import TensorFlow, where it is installed, to write these files; this name tells it not to.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
-    with warnings.catch_warnings(), steps:
+    with warnings.catch_warnings(), steps, untraced_writers():
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)
         try:
@@ -321,6 +324,11 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            why = f"cannot write to this folder: {error.strerror}; see to that, and go on with --resume"
+            raise OSError(f"{run.out}: {why}") from None
         except torch.OutOfMemoryError:
             raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
         except RuntimeError as error:
@@ -329,6 +337,22 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             raise known from None
     if times is not None and world.first and times.steps:
         write_profile(run.out, *times.parts())
+
+
+@contextlib.contextmanager
+def untraced_writers() -> Iterator[None]:
+    """What the thread that writes TensorBoard's file fails of comes with the writer's next call, not as its trace."""
+    before = threading.excepthook
+
+    def told(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError) or not type(failed.thread).__module__.startswith("tensorboard."):
+            before(failed)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _known(error: RuntimeError, world: World) -> Exception | None:

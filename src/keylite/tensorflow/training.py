@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,8 @@ class EpochEnd(keras.callbacks.Callback):
         self.run, self.batches, self.done = run, batches, done
         self.steps = math.ceil(batches / run.recipe.accumulate)  # of an epoch
         self.epoch = 0
-        self.scalars = tf.summary.create_file_writer(str(run.out / "tensorboard"))
+        with writing_to(run.out):
+            self.scalars = tf.summary.create_file_writer(str(run.out / "tensorboard"))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
@@ -332,10 +334,20 @@ class EpochEnd(keras.callbacks.Callback):
         """Scalars for TensorBoard. `tf.summary.scalar` fails in a process where PyTorch's TensorBoard came first."""
         kind = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         metadata = tf.compat.v1.SummaryMetadata(plugin_data=kind, data_class="DATA_CLASS_SCALAR")
-        with self.scalars.as_default():
+        with writing_to(self.run.out), self.scalars.as_default():
             for name, value in values.items():
                 tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)
-        self.scalars.flush()
+            self.scalars.flush()
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """OSError for what TensorFlow raises of a file: of a full disk the same as of a full memory."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        why = error.message.partition("\n")[0].rpartition("; ")[2]
+        raise OSError(f"{folder}: cannot write to this folder: {why}; see to that, and go on with --resume") from None
 
 
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:

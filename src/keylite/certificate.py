@@ -135,13 +135,15 @@ def certify(
     budget: float,
     budget_nme: float | None = None,
     operators: dict[str, int] | None = None,
+    apart: Path | str | None = None,
 ) -> Certificate:
     """Hold a child to its parent: both predict `data`, and every point's distance counts. Its time is not taken.
 
-    Raises ValueError where they have other keypoints, another input or another crop.
+    apart: the description of a parent that holds none. Raises ValueError where they have other keypoints, another input
+    or another crop.
     """
     require_budgets(budget, budget_nme)
-    specs = read_spec(parent), read_spec(child)
+    specs = read_spec(parent, apart), read_spec(child)
     for what in ("skeleton", "size", "box", "padding", "unlearnt"):
         ours, theirs = (getattr(spec, what) for spec in specs)
         if ours != theirs:
@@ -153,8 +155,8 @@ def certify(
     found: list[Predictions] = []
     reports: list[Report] = []
     judges = judges_of(specs, data)  # the same for both
-    for path in (parent, child):
-        predictor = Predictor(path, device="cpu")  # a GPU's short cuts (TF32) are not the file's doing
+    for path, own in ((parent, apart), (child, None)):
+        predictor = Predictor(path, device="cpu", spec=own)  # a GPU's short cuts (TF32) are not the file's doing
         reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges, doubted=True))
     spec = specs[1]
     distance = point_drift(found[1], found[0], spec.size)
@@ -258,7 +260,7 @@ def certificate_doubt(model: Path) -> str | None:
         return None
     try:
         certificate = msgspec.json.decode(path.read_bytes(), type=Certificate)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return f"{path.name}: not a certificate: {error}"
     if certificate.child_sha256 != sha256(model):
         return f"{path.name} is the certificate of another file than {Path(model).name}: its figures do not hold here"

@@ -121,6 +121,7 @@ def diagnose(
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
+    spec: Path | str | None = None,
 ) -> Diagnosis:
     """Measure an int8 export on `data` layer by layer, and ways to make it better or cheaper. Nothing is written.
 
@@ -131,19 +132,19 @@ def diagnose(
         raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
     if precision != "int8":
         raise ValueError(f"diagnose: looks at int8 alone, got {precision!r}; add --precision int8")
-    spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
+    said = exportable(model, to, precision, calibration is not None, budget, budget_nme, spec)
     assert calibration is not None  # or that was refused
     exporting, suffix = exporter(to, precision), ENGINES[to].suffix
-    usual = calibration_set(spec, calibration, calibration_count, seed)
-    budget = default_budget(msgspec.structs.replace(spec, precision="int8")) if budget is None else budget
-    parent = predict_dataset(Predictor(model, device="cpu"), data)
-    nme = float(np.nanmean(object_nme(parent, data, spec.normalize)))
-    pixels = some_crops(spec, data)
+    usual = calibration_set(said, calibration, calibration_count, seed)
+    budget = default_budget(msgspec.structs.replace(said, precision="int8")) if budget is None else budget
+    parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
+    nme = float(np.nanmean(object_nme(parent, data, said.normalize)))
+    pixels = some_crops(said, data)
     counts = [count for count in COUNTS if count != len(usual.pixels)]
     others = [other for other in EXPORTERS[to].precisions if other != "int8"]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as steps:
         log.info("diagnose: reading %s", model.name)
-        workshop = exporting.Workshop(model, spec, Path(folder), pixels)
+        workshop = exporting.Workshop(model, said, Path(folder), pixels)
         reference = Path(folder) / f"reference{suffix}"
         workshop.make(reference, "fp32")
         child = Path(folder) / f"child{suffix}"
@@ -155,7 +156,7 @@ def diagnose(
             default = variant == DEFAULT
             made = child if default and images is usual else Path(folder) / f"trial{suffix}"
             workshop.make(made, precision, images, variant)
-            cost = _cost(made, reference, parent, data, spec.normalize)
+            cost = _cost(made, reference, parent, data, said.normalize)
             count = len(images.pixels) if images else None
             trials.append(Trial(words, precision, count, note, default, default and images is usual, cost))
             done(1)
@@ -174,7 +175,7 @@ def diagnose(
             if count > len(calibration):
                 impossible(words, count, f"{calibration.name} has {len(calibration)} objects")
             else:
-                tried(words, "", calibration_set(spec, calibration, count, seed), DEFAULT)
+                tried(words, "", calibration_set(said, calibration, count, seed), DEFAULT)
         for other in others:
             tried(f"{other} in place of int8", "", None, DEFAULT, other)
         log.info("diagnose: layer by layer")
@@ -190,8 +191,8 @@ def diagnose(
         looked_at=len(pixels),
         calibration=usual.facts,
         nme=nme,
-        normalize=spec.normalize,
-        size=spec.size,
+        normalize=said.normalize,
+        size=said.size,
         budget=budget,
         budget_nme=budget_nme,
         layers=layers,

@@ -74,13 +74,15 @@ def export(
     budget: float | None = None,
     budget_nme: float | None = None,
     golden: Path | str | None = None,
+    spec: Path | str | None = None,
 ) -> Certificate:
     """Write a model file in another format, once it has been held to its parent on `data`.
 
     to: onnx or litert. precision: fp32, fp16 (litert) or int8, which takes its ranges from `calibration_count` objects
     of `calibration`, drawn with `seed`. budget: p95 px of the model input; None takes DRIFT_BUDGET, scaled to the
     input. budget_nme: most that the NME may rise, as a fraction of it; None is no limit. The certificate lies beside
-    the file as JSON and markdown. golden: folder for vectors to test a port with. All files appear, or none.
+    the file as JSON and markdown. golden: folder for vectors to test a port with. spec: a JSON description for a model
+    file that holds none. All files appear, or none.
     Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
     """
     model, out = Path(model), Path(out)
@@ -88,18 +90,19 @@ def export(
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""
         raise ValueError(f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {out.name!r}{hint}")
-    spec = exportable(model, to, precision, calibration is not None, budget, budget_nme)
-    _say_doubts(spec, data, calibration)
-    images = None if calibration is None else calibration_set(spec, calibration, calibration_count, seed)
+    said = exportable(model, to, precision, calibration is not None, budget, budget_nme, spec)
+    _say_doubts(said, data, calibration)
+    images = None if calibration is None else calibration_set(said, calibration, calibration_count, seed)
     page = certificate_path(out)
     files = {"out": out, "certificate": page, "page": page.with_suffix(".md")}
-    inputs = {"model": model} | ({"calibration": calibration.source or None} if calibration else {})
+    inputs = {"model": model, "spec": spec} | ({"calibration": calibration.source or None} if calibration else {})
     require_outputs(files, inputs | data.files_named([path.name for path in files.values()]))
     if golden is not None:
         require_writable(golden)
     with tempfile.TemporaryDirectory() as folder:
-        reference = functools.cache(lambda: _reference(model, Path(folder)))
-        return _export(model, spec, data, out, to, precision, images, (budget, budget_nme), reference, golden)
+        reference = functools.cache(lambda: _reference(model, said, Path(folder)))
+        budgets = (budget, budget_nme)
+        return _export(model, said, data, out, to, precision, images, budgets, reference, golden, spec)
 
 
 def export_all(
@@ -112,6 +115,7 @@ def export_all(
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
+    spec: Path | str | None = None,
 ) -> list[Certificate]:
     """Every format in every precision, as `OUT/NAME.PRECISION.SUFFIX`, with one certificate each.
 
@@ -123,19 +127,20 @@ def export_all(
         raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
     wanted = [(to, precision) for to, kind in EXPORTERS.items() for precision in kind.precisions]
     for to, precision in wanted:
-        exportable(model, to, precision, precision == "int8", budget, budget_nme)
-    spec = read_spec(model)
-    _say_doubts(spec, data, calibration)
-    images = calibration_set(spec, calibration, calibration_count, seed)
+        exportable(model, to, precision, precision == "int8", budget, budget_nme, spec)
+    said = read_spec(model, spec)
+    _say_doubts(said, data, calibration)
+    images = calibration_set(said, calibration, calibration_count, seed)
     require_writable(out)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        reference = functools.cache(lambda: _reference(model, Path(folder)))
+        reference = functools.cache(lambda: _reference(model, said, Path(folder)))
+        budgets = (budget, budget_nme)
         for to, precision in wanted:
             made = out / f"{model.stem}.{precision}{ENGINES[to].suffix}"
             ours = images if precision == "int8" else None
             try:
-                found.append(_export(model, spec, data, made, to, precision, ours, (budget, budget_nme), reference))
+                found.append(_export(model, said, data, made, to, precision, ours, budgets, reference, apart=spec))
             except OverBudgetError as refusal:
                 log.warning("%s", refusal)
                 found.append(refusal.certificate)
@@ -157,7 +162,7 @@ def hold(
     limit = default_budget(spec) if budget is None else budget
     certificate = certify(child, parent, data, budget=limit, budget_nme=budget_nme)
     with tempfile.TemporaryDirectory() as folder:
-        reference = _reference(parent, Path(folder)) if parent.suffix == ".safetensors" else None
+        reference = _reference(parent, read_spec(parent), Path(folder)) if parent.suffix == ".safetensors" else None
         return msgspec.structs.replace(certificate, latency=_latency(child, reference))
 
 
@@ -169,11 +174,20 @@ def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> 
 
 
 def exportable(
-    model: Path, to: str, precision: str, calibrated: bool, budget: float | None, budget_nme: float | None
+    model: Path,
+    to: str,
+    precision: str,
+    calibrated: bool,
+    budget: float | None,
+    budget_nme: float | None,
+    apart: Path | str | None = None,
 ) -> ModelSpec:
-    """The spec of a model file that can be exported so; ValueError, or what is missing, where it cannot."""
+    """The spec of a model file that can be exported so; ValueError, or what is missing, where it cannot.
+
+    apart: the description of a file that holds none.
+    """
     exporting = exporter(to, precision)
-    spec = read_spec(model)
+    spec = read_spec(model, apart)
     if model.suffix != ".safetensors":
         raise ValueError(f"{model}: exports start from a .safetensors model file")
     require_budgets(budget, budget_nme)
@@ -215,6 +229,7 @@ def _export(
     budgets: tuple[float | None, float | None],
     reference: Callable[[], Path | None],
     golden: Path | str | None = None,
+    apart: Path | str | None = None,
 ) -> Certificate:
     """`export`, all of whose arguments are good. reference: gives the parent's fp32 ONNX to be timed by, or None."""
     exporting = exporter(to, precision)
@@ -233,7 +248,7 @@ def _export(
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
         child_spec = read_spec(made)
         limits = {"budget": budget, "budget_nme": budgets[1]}
-        certificate = certify(made, model, data, **limits, operators=exporting.operators(made))
+        certificate = certify(made, model, data, **limits, operators=exporting.operators(made), apart=apart)
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
         describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
@@ -251,11 +266,11 @@ def _export(
     return certificate
 
 
-def _reference(parent: Path, folder: Path) -> Path | None:
+def _reference(parent: Path, spec: ModelSpec, folder: Path) -> Path | None:
     """The parent's fp32 ONNX, which all latencies are told by; None where PyTorch is not there to make it."""
     made = folder / "reference.onnx"
     try:
-        exporter("onnx", "fp32").export(parent, made, read_spec(parent))
+        exporter("onnx", "fp32").export(parent, made, spec)
     except ModuleNotFoundError as error:
         log.info("no latency in the certificate: %s", error)
         return None

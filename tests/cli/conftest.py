@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import keylite
+from keylite.data.formats import write_dataset
 
 
 class Ended(NamedTuple):
@@ -37,3 +41,16 @@ def keylite_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
         return Ended(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two pictures with labels."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_dataset(keylite.gauges(2, seed=1, size=96), folder)
+    return folder
+
+
+@pytest.fixture
+def picture(photos: Path) -> Path:
+    return sorted(photos.glob("*.png"))[0]

@@ -14,20 +14,6 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.data.formats import write_dataset
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two pictures with labels."""
-    folder = tmp_path_factory.mktemp("photos")
-    write_dataset(keylite.gauges(2, seed=1, size=96), folder)
-    return folder
-
-
-@pytest.fixture
-def picture(photos: Path) -> Path:
-    return sorted(photos.glob("*.png"))[0]
 
 
 def names(folder: Path) -> list[str]:

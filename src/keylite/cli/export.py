@@ -28,6 +28,7 @@ def export(
     budget_nme: float | None = None,
     golden: Path | None = None,
     diagnose: bool = False,
+    spec: Path | None = None,
     reading: As = USUAL,
 ) -> None:
     """Write a model file in another format, held to its parent: refused where points move past the budget.
@@ -59,6 +60,8 @@ def export(
     diagnose
         export nothing: show where int8 hurts, what was tried against it and the cheapest within the budget, or write
         that page to --out; takes minutes
+    spec
+        JSON description of a model file that holds none (keylite info --json prints one)
     """
     from keylite.certificate import OverBudgetError, certificate_path
     from keylite.exports import export, export_all
@@ -76,7 +79,7 @@ def export(
     if golden:
         require_writable(golden)  # before minutes of work
     if out and diagnose:
-        require_outputs({"out": out}, {"model": model, "data": data})
+        require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
     compared = reading.dataset(data)
     choices: dict[str, Any] = {
         "calibration": reading.dataset(calibration) if calibration else None,
@@ -84,9 +87,10 @@ def export(
         "seed": seed,
         "budget": budget,
         "budget_nme": budget_nme,
+        "spec": spec,
     }
     if diagnose:
-        given = {"data": data, "budget_nme": budget_nme}
+        given = {"data": data, "budget_nme": budget_nme, "spec": spec}
         _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, given, calibration, reading)
         return
     if to == "all":

@@ -54,8 +54,8 @@ def require_backbone(spec: ModelSpec) -> None:
 
 def float_graph(parent: Path, spec: ModelSpec) -> onnx.ModelProto:
     """The network of a `.safetensors` model file as an ONNX graph."""
-    network, parent_spec = load_model(parent)
-    model = PixelModel(network, parent_spec.mean, parent_spec.std).eval()
+    network, _ = load_model(parent, spec)
+    model = PixelModel(network, spec.mean, spec.std).eval()
     width, height = spec.size
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with _quiet():

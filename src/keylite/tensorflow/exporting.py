@@ -44,7 +44,7 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
     ValueError for a backbone outside EfficientNet-Lite.
     """
     require_backbone(spec)
-    network, _ = load_model(parent)
+    network, _ = load_model(parent, spec)
     width, height = spec.size
     shape = (1, height, width, 3)
     if spec.precision == "int8":
@@ -303,7 +303,7 @@ class Workshop:
         self.spec, self.pixels = spec, pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
-        self.network, _ = load_model(parent)
+        self.network, _ = load_model(parent, spec)
         dense = any(isinstance(layer, keras.layers.Dense) for layer in self.network.layers)
         same = [] if dense else ["last-int8"]  # as the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}

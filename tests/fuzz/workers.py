@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from cases import Case, Maker, Outcome, faults_of
 
 MOST_MEMORY = 4 * 10**9  # bytes beyond those of a fresh worker, then allocation fails
-MOST_CPU = 40  # seconds of a command, then the system ends the worker
+MOST_CPU = 90  # seconds of a command, then the system ends the worker
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 MOST_WAIT = 600  # seconds of wall clock, then we do
 

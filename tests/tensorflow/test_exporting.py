@@ -309,7 +309,7 @@ def test_operators_of_tensorflow_alone_are_refused(tmp_path: Path, make_spec, mo
 
     spec = make_spec()
     network = keras.Sequential([keras.Input((64, 64, 3), batch_size=1), Inverse()])
-    monkeypatch.setattr(exporting, "load_model", lambda _: (network, spec))
+    monkeypatch.setattr(exporting, "load_model", lambda *_: (network, spec))
     with pytest.raises(ValueError, match=r"^a.tflite: expected operators .*, got FlexMatrixInverse; nothing was"):
         export(tmp_path / "none.safetensors", tmp_path / "a.tflite", spec)
     assert list(tmp_path.iterdir()) == []
@@ -357,7 +357,7 @@ def test_another_backbone_is_converted_too(lite: str, tmp_path: Path, make_spec,
     spec = msgspec.structs.replace(spec, calibration=calibration.facts)
     path = tmp_path / "one.tflite"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "load_model", lambda _: (network, spec))
+        patch.setattr(exporting, "load_model", lambda *_: (network, spec))
         export(tmp_path / "none.safetensors", path, spec, calibration)
     blocks = sum(LITE[lite].repeats)
     residuals = sum(repeats - 1 for repeats in LITE[lite].repeats)

@@ -8,6 +8,7 @@ with --write makes the figures of docs/reliability.md. `--kinds labels,kills --s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import itertools
@@ -228,8 +229,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     if asked.scene:
         scene, numbers = kills.scenes(asked.seeds)[asked.scene], range(asked.first, asked.first + asked.count)
-        for record in kills.run_scene(asked.scene, scene, asked.seed, numbers, KEPT):
-            print(json.dumps(record), flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # whoever started it was stopped, and says so
+            for record in kills.run_scene(asked.scene, scene, asked.seed, numbers, KEPT):
+                print(json.dumps(record), flush=True)
         return
     prepare()
     kinds, start = asked.case.split(":")[:1] if asked.case else asked.kinds.split(","), time.monotonic()

@@ -525,7 +525,24 @@ def test_damage_below_a_crop_is_found_in_a_picture_that_was_not_checked() -> Non
         open_image(zeroed(rich())).pixels()
 
 
-@pytest.mark.parametrize("damage", [cut, then_whole])
+@pytest.mark.parametrize("length", [40, 512])
+def test_a_hole_in_a_jpeg_is_found_wherever_it_is(length: int) -> None:
+    """A decoder alone takes four of ten, where the code happens to fall into step again."""
+    data = rich()
+    for at in np.linspace(1000, len(data) - 1000, 40).astype(int).tolist():
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            read_image(data[:at] + bytes(length) + data[at + length :])
+
+
+def test_zeros_that_mean_an_even_picture_are_no_hole() -> None:
+    even = np.full((400, 400, 3), 90, np.uint8)
+    even[300:] = cv2.imdecode(np.frombuffer(rich(), np.uint8), cv2.IMREAD_COLOR)[:100, :1].repeat(400, axis=1)
+    data = encoded(even, ".jpg", cv2.IMWRITE_JPEG_OPTIMIZE, 1)
+    assert bytes(40) in data
+    assert read_image(data).shape == (400, 400, 3)
+
+
+@pytest.mark.parametrize("damage", [cut, zeroed, then_whole])
 def test_without_simplejpeg_the_segments_of_a_jpeg_are_judged(damage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_simplejpeg", lambda: None)
     with pytest.raises(ValueError, match="truncated or damaged"):

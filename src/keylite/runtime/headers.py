@@ -24,6 +24,7 @@ JPEG_ENDS_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but no st
 JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 SEGMENTS = 10_000  # of a JPEG; a profile of colours or a large description takes some hundreds
 SCANS, SCANS_AT_MOST = 20, 500  # of a JPEG of any size, and of a small one: libjpeg-turbo's wiki advises 500
+JPEG_ZEROS = bytes(32)  # in coded samples: a block or more of one and the same value, as no picture has
 MEGAPIXEL_SCANS = 1000  # scans times megapixels beyond SCANS: 1.5 s of one core
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by type of colour
 PNG_ORDERS = {
@@ -130,6 +131,7 @@ def _jpeg(data: bytes) -> Header:
     orientation: int | None = None
     height_offset, at, scans, interval = 0, 2, 0, 0
     extras: list[tuple[int, int]] = []
+    words: dict[int, int] = {}
     for _ in range(SEGMENTS):
         stray, at = at, data.find(b"\xff", at)  # decoders skip stray bytes too
         if at < 0:
@@ -157,6 +159,8 @@ def _jpeg(data: bytes) -> Header:
             parts = [data[start + 6 + 3 * part : start + 9 + 3 * part] for part in range(count)]
             frame = _Frame(marker, depth, width, height, {part[0]: (part[1] >> 4, part[1] & 15) for part in parts})
             height_offset = start + 1 if marker in JPEG_SEQUENTIAL else 0
+        elif marker == 0xC4:
+            words |= _first_words(data[start:stop])
         elif marker == 0xDD:
             (interval,) = struct.unpack_from(">H", data, start)
         elif marker == 0xE1 and orientation is None and not scans and data.startswith(EXIF_START, start):
@@ -169,7 +173,11 @@ def _jpeg(data: bytes) -> Header:
             if end is None:
                 raise DamagedError
             at = end.start()
-            _require_whole_scan(frame, data[start + 1 : start + 1 + 2 * data[start] : 2], data[stop:at], interval)
+            described = data[start + 1 : start + 1 + 2 * data[start]]
+            _require_whole_scan(frame, described[::2], data[stop:at], interval)
+            coded_zeros = [words.get(0x10 | (tables & 15), 0) for tables in described[1::2]]
+            if frame.marker in JPEG_SEQUENTIAL and any(coded_zeros) and JPEG_ZEROS in data[stop:at].rstrip(b"\0"):
+                raise DamagedError  # a hole: zeros in a row mean more than "nothing more in this block"
     else:
         raise DamagedError
     if frame is None:
@@ -181,6 +189,15 @@ def _jpeg(data: bytes) -> Header:
         frame.width, frame.height, 1, orientation or 1, frame.depth, len(frame.factors), height_offset, at,
         tuple(extras), refusal,
     )  # fmt: skip
+
+
+def _first_words(tables: bytes) -> dict[int, int]:
+    """Class and number of each of a DHT segment's Huffman tables: what its first word, of zeros alone, stands for."""
+    words, at = {}, 0
+    while at + 17 < len(tables):
+        words[tables[at]] = tables[at + 17]
+        at += 17 + sum(tables[at + 1 : at + 17])
+    return words
 
 
 def _require_whole_scan(frame: _Frame, components: bytes, coded: bytes, interval: int) -> None:

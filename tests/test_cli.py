@@ -17,6 +17,7 @@ import pytest
 
 import keylite
 from keylite.cli import main
+from keylite.cli.predict import drawing_paths
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges
 from keylite.runtime.modelfile import describe, read_spec, seal_of, tflite_model, write_onnx, write_tflite
@@ -278,6 +279,18 @@ def test_bad_benchmarks_are_one_line(arguments, words, capsys, exported):
     assert re.search(words.replace("MODEL", exported.name), refused(capsys, "benchmark", *told))
 
 
+def test_a_folder_of_drawings_may_be_a_link_to_itself_until_it_is_written_to(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert drawing_paths([Path("a.png")], loop) == {Path("a.png"): loop / "a_points.jpg"}
+
+
+def test_a_plot_takes_no_picture_s_place(capsys, exported, gauge_files):
+    picture = next((gauge_files / "test").glob("*.png"))
+    line = refused(capsys, "benchmark", exported, "--data", gauge_files / "test/labels.json", "--plot", picture)
+    assert f"plot: {picture} is the file of {picture}, too" in line
+
+
 def test_models_with_other_divisors_need_one_to_compare(capsys, exported, gauge_files, tmp_path):
     other = tmp_path / "other.onnx"
     shutil.copy(exported, other)
@@ -357,6 +370,18 @@ STOPS = {  # whether an epoch was finished, flags: what is said
     "after one of a resumed run": (True, ["--resume"], "; the same command goes on from the last whole epoch"),
     "after one of a new run": (True, ["--overwrite"], "; the same command with --resume in place of --overwrite goes"),
 }
+
+
+def test_a_package_that_is_stopped_while_it_is_imported_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_arguments: object, **_options: object) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("keylite.cli.app", stopped)
+    with pytest.raises(SystemExit) as end:
+        main(["info", "model.onnx"])
+    assert (end.value.code, capsys.readouterr().err) == (130, "keylite: stopped\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.golden import CASES, write_golden
+from keylite.golden import CASES, require_new_vectors, write_golden
 from keylite.runtime.files import sha256
+from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,25 @@ def test_each_step_follows_from_the_one_before(written, objects: Dataset):
         points = predictor(objects.read_image(row), objects.box[row : row + 1])
         np.testing.assert_allclose(points.xy[0], case["xy"], atol=1e-3)
     assert np.std([case["unit_xy"] for case in facts["cases"]], axis=0).max() > 1e-3, "they are not all the same"
+
+
+def test_a_keypoint_that_nothing_taught_has_no_point(objects: Dataset, onnx_file: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(ModelSpec, "untaught", property(lambda _spec: [1]))
+    (case, *_) = json.loads(write_golden(onnx_file, objects, tmp_path).read_text())["cases"]
+    assert [point is None for point in case["xy"]] == [False, True, False, False]
+    assert np.isfinite(case["unit_xy"]).all(), "what decoding gives, and a port must"
+
+
+def test_no_picture_of_the_data_is_written_over(onnx_file: Path, make_spec, tmp_path: Path):
+    picture = tmp_path / "crop_0.png"
+    write_image(picture, np.zeros((40, 40, 3), np.uint8))
+    data = from_arrays([picture], np.full((1, 4, 2), 9.0), skeleton=make_spec().skeleton, boxes=[[5, 5, 35, 35]])
+    before = picture.read_bytes()
+    for write in (write_golden, lambda *given: require_new_vectors(given[2], given[1])):
+        with pytest.raises(ValueError, match=r"crop_0\.png: .* is the file of .*; give each a file of its own"):
+            write(onnx_file, data, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["crop_0.png"]
+    assert picture.read_bytes() == before
 
 
 @pytest.mark.parametrize(("count", "made"), [(2, 2), (50, 12), (None, CASES)])

@@ -13,7 +13,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset
-from keylite.runtime.files import make_folder, write_bytes, write_text
+from keylite.runtime.files import make_folder, require_outputs, write_bytes, write_text
 from keylite.runtime.geometry import cut
 from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Predictor
@@ -22,14 +22,24 @@ CASES = 8
 VECTORS = "golden.json"
 
 
+def require_new_vectors(folder: Path, data: Dataset, count: int = CASES) -> None:
+    """Raise OSError or ValueError where the vectors cannot be written to a folder, or would be files of the data."""
+    crops = [f"crop_{row}.{suffix}" for row in range(min(count, len(data))) for suffix in ("png", "bin")]
+    files = {name: Path(folder) / name for name in (*crops, VECTORS)}
+    require_outputs(files, data.files_named(files))
+
+
 def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -> Path:
     """Write `count` objects' crops, raw outputs and points to a folder, and give the path of its `golden.json`.
 
     crop_N.png and crop_N.bin are the same pixels, uint8 (H, W, 3) RGB row by row. In golden.json, `raw` (K, C) is what
     the engine gives for them, `unit_xy` (K, 2) the decoded points of the crop, `matrix` (2, 3) takes crop px to image
-    px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5.
+    px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5; null for a keypoint that
+    nothing taught. Raises ValueError where a file would take the place of one of the data.
     """
+    require_new_vectors(folder, data, count)
     predictor = Predictor(model, threads=1)
+    untaught = predictor.spec.untaught
     chosen = dataclasses.replace(data, white_level=predictor.spec.white_level).subset(np.arange(min(count, len(data))))
     found = predict_dataset(predictor, chosen)
     make_folder(folder)
@@ -43,13 +53,14 @@ def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -
         corners = crop.from_unit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
         width, height = predictor.spec.size
         matrix = np.column_stack([(corners[1] - corners[0]) / width, (corners[2] - corners[0]) / height, corners[0]])
+        xy = crop.from_unit(unit_xy)
         cases.append(
             {
                 "crop": f"crop_{row}",
                 "raw": np.round(raw.astype(float), 7).tolist(),
                 "unit_xy": unit_xy.astype(float).tolist(),
                 "matrix": matrix.tolist(),
-                "xy": crop.from_unit(unit_xy).tolist(),
+                "xy": [None if k in untaught else point for k, point in enumerate(xy.tolist())],
             }
         )
     spec = predictor.spec

@@ -20,7 +20,7 @@ import keylite
 from keylite.confidence import write_confidence
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset
-from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes
+from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes, with_boxes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
@@ -116,6 +116,7 @@ def prepare(
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
         raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
+    data, val = with_boxes(data, recipe.box, skip_bad), with_boxes(val, recipe.box, skip_bad)
     _speak_of_parts(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)
     val = val.check_images(max_megapixels, skip_bad, data.white_level)

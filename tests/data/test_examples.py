@@ -12,7 +12,15 @@ import pytest
 
 from keylite.data import examples as examples_module
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.examples import Augmentation, Examples, augmented_crop, augmented_pixels, kept_bytes, targets
+from keylite.data.examples import (
+    Augmentation,
+    Examples,
+    augmented_crop,
+    augmented_pixels,
+    kept_bytes,
+    targets,
+    with_boxes,
+)
 from keylite.data.formats import read_dataset, write_coco
 from keylite.data.gauges import gauges
 from keylite.runtime.geometry import crop_box
@@ -413,6 +421,17 @@ REFUSED = {
 def test_what_cannot_be_is_refused(data: Dataset, change, choices: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Examples(change(data), (64, 64), **choices)
+
+
+def test_objects_without_a_box_are_left_out_if_bad_ones_may_be(data: Dataset):
+    lacking = without_box(data)
+    left = with_boxes(lacking, "annotation", skip_bad=True)
+    assert left.image_names == data.image_names[:3]
+    assert left.notes[-1].startswith("left out: 3 of 6 objects have no box: image_000003; ")
+    assert len(Examples(left, (64, 64)).boxes) == 3
+    none = dataclasses.replace(data, box=np.full((6, 4), np.nan))
+    for same, box, skip in ((lacking, "image", True), (lacking, "annotation", False), (none, "annotation", True)):
+        assert with_boxes(same, box, skip) is same
 
 
 def test_what_could_be_refused_is_not(data: Dataset):

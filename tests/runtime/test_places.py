@@ -16,6 +16,7 @@ import pytest
 
 from keylite.runtime import files
 from keylite.runtime.files import (
+    is_standard_output,
     replacing,
     replacing_within,
     require_outputs,
@@ -29,6 +30,14 @@ from keylite.runtime.files import (
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_link_to_itself_is_refused_by_its_name(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+    assert not is_standard_output(loop)
+    with pytest.raises(OSError, match=r"json: .*loop\.json: cannot write this file: Too many levels"):
+        require_outputs({"json": loop})
 
 
 @pytest.fixture

@@ -72,12 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         line = " ".join(str(error).split())
         fail(f"{line}; see {' '.join(['keylite', *(error.command_chain or ())])} --help", WRONG_INPUT)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
         fail("stopped", INTERRUPTED)
-    except Exception as error:  # nothing should come here: who sees this line has found a fault
-        from keylite.cli.faults import fault_line
+    except Exception as error:
+        if _began_as_stop(error):
+            fail("stopped", INTERRUPTED)
+        if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+            fail(str(error), WRONG_INPUT)
+        from keylite.cli.faults import fault_line  # who sees this line has found a fault
 
         fail(fault_line(error, sys.argv[1:] if arguments is None else arguments), OWN_FAULT)
     finally:  # whoever calls this from Python has a log of their own
@@ -94,6 +96,15 @@ def _show(what: str, total: int | None) -> Iterator[Any]:
     shows = show()
     with shown_by(shows), shows(what, total) as advance:
         yield advance
+
+
+def _began_as_stop(error: BaseException | None) -> bool:
+    """Whether an error comes of Ctrl-C: a package in C that is stopped while it is imported raises its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -69,7 +69,13 @@ def benchmark(
         raise ModuleNotFoundError("plot: matplotlib is not installed: pip install matplotlib", name="matplotlib")
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
-    accuracy = _accuracy(models, reading.dataset(data), normalize, threads, spec) if data else {}
+    if data and can_plot:
+        plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
+    dataset = reading.dataset(data) if data else None
+    if dataset:
+        written = {"json": json_path, "plot": plot}
+        require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
+    accuracy = _accuracy(models, dataset, normalize, threads, spec) if dataset else {}
     result = benchmark(list(models), threads=threads, runs=runs, image=image, spec=spec)
     for name, found in accuracy.items():
         result["models"][name]["accuracy"] = found
@@ -86,8 +92,7 @@ def benchmark(
     show_table(columns, rows, title)
     if json_path:
         write_json(json_path, result)
-    if accuracy and can_plot:
-        plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
+    if accuracy and plot:
         plot_tradeoff(result, plot)
         print(f"wrote {plot}")
     elif accuracy:

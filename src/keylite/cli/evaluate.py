@@ -118,7 +118,7 @@ def evaluate(
         log.warning("%s", doubt)
     if reliability and predictor.spec.confidence is None:
         raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
-    dataset = reading.dataset(data, predictor.spec.white_level)
+    dataset = reading.dataset(data, predictor.spec.white_level, "image" if boxes else predictor.spec.box)
     written = [path.name for path in (json_path, reliability) if path]
     require_outputs({"json": json_path, "reliability": reliability}, dataset.files_named(written))
     mirror = _mirror_of(predictor, dataset, seed) if flips else None

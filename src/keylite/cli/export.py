@@ -67,6 +67,7 @@ def export(
     from keylite.exports import export, export_all
     from keylite.golden import VECTORS
     from keylite.runtime.files import require_outputs, require_writable
+    from keylite.runtime.modelfile import read_spec
 
     if out is None and not diagnose:
         raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
@@ -80,7 +81,7 @@ def export(
         require_writable(golden)  # before minutes of work
     if out and diagnose:
         require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
-    compared = reading.dataset(data)
+    compared = reading.dataset(data, box=read_spec(model, spec).box)
     choices: dict[str, Any] = {
         "calibration": reading.dataset(calibration) if calibration else None,
         "calibration_count": calibration_count,

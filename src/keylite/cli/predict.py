@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -235,14 +236,14 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where each image is drawn: FOLDER/NAME_points.jpg. ValueError where two would be one file, or one is an input."""
     drawings: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
-    inputs = {path.resolve() for path in paths}
+    inputs = {os.path.realpath(path) for path in paths}
     for path in paths:
         drawing = folder / f"{path.stem}_points.jpg"
         if taken.setdefault(drawing, path) != path:
             raise ValueError(
                 f"draw: {taken[drawing]} and {path} would both be drawn as {drawing}; draw them in two calls"
             )
-        if drawing.resolve() in inputs:
+        if os.path.realpath(drawing) in inputs:
             raise ValueError(f"draw: {drawing} is one of the images; choose another folder")
         drawings[path] = drawing
     return drawings

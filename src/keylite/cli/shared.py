@@ -58,12 +58,16 @@ class Reading:
             missing_mark=None if self.missing_mark is None else read_mark(self.missing_mark),
         )
 
-    def dataset(self, path: Path, white_level: int | None = None) -> Dataset:
+    def dataset(self, path: Path, white_level: int | None = None, box: str = "image") -> Dataset:
         """The data set of a label file with every image read once, and what was skipped or replaced said.
 
-        white_level: that of the model file which is to see it.
+        white_level, box: those of the model file which is to see it.
         """
-        dataset = self.labels(path).check_images(self.max_megapixels, self.skip_bad, white_level)
+        from keylite.data.examples import with_boxes
+
+        dataset = with_boxes(self.labels(path), box, self.skip_bad).check_images(
+            self.max_megapixels, self.skip_bad, white_level
+        )
         for note in dataset.notes:
             log.info("%s: %s", dataset.name, note)
         return dataset

@@ -21,6 +21,7 @@ from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_uni
 from keylite.runtime.images import decoded_sooner, image_size
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.words import listed
 
 NAMED = 3  # objects named in one line
 LOOKS = 200  # images, to tell the size of all
@@ -209,6 +210,19 @@ def kept_bytes(examples: Examples) -> int:
     return round(len(images) * float(np.mean(3 * np.ceil(sides / factors[:, None]).prod(axis=1))))
 
 
+def with_boxes(dataset: Dataset, box: str, skip_bad: bool) -> Dataset:
+    """The data set without the objects that lack the box to crop around, if what is bad may be left out; with a note.
+
+    Where no object has one, all stay: that is no slip, and `crop_boxes` says what to do.
+    """
+    boxed = np.isfinite(dataset.box).all(axis=1)
+    if box == "image" or not skip_bad or boxed.all() or not boxed.any():
+        return dataset
+    names = [dataset.sample_name(i) for i in np.flatnonzero(~boxed).tolist()]
+    note = listed(f"left out: {len(names)} of {len(dataset)} objects have no box", names)
+    return dataclasses.replace(dataset.subset(boxed), notes=(*dataset.notes, note))
+
+
 def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
     """(N, 4) boxes to crop around, or None for whole images.
 
@@ -225,9 +239,10 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
     missing = np.flatnonzero(~np.isfinite(dataset.box).all(axis=1))
     if len(missing):
         names = "; ".join(dataset.sample_name(i) for i in missing[:NAMED].tolist()) + "; ..." * (len(missing) > NAMED)
+        others = "" if len(missing) == len(dataset) else ", or pass --skip-bad to leave them out"
         raise ValueError(
             f"{dataset.name}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or give "
-            "each a box"
+            f"each a box{others}"
         )
     return dataset.box
 

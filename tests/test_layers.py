@@ -37,7 +37,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "runtime.images": ({"runtime"} | RUNTIME, {"simplejpeg"}),
     "data": ({"runtime", "data"} | RUNTIME, set()),
     "pretrained": ({"runtime"}, set()),
-    "metrics": ({"numpy"}, {"faster_coco_eval"}),
+    "metrics": ({"runtime", "numpy"}, {"faster_coco_eval"}),
     "reliability": ({"metrics", "numpy", "msgspec"}, set()),
     "report": ({"runtime", "data", "metrics", "reliability", "numpy", "msgspec"}, set()),
     "evaluation": ({"runtime", "data", "metrics", "reliability", "report", "numpy"}, set()),

@@ -23,7 +23,7 @@ from keylite.runtime.engines import require
 from keylite.runtime.files import require_writable, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.predictor import Predictor
-from keylite.runtime.words import listed
+from keylite.runtime.words import listed, quoted
 from keylite.shards import (
     FORMATS,
     MANIFEST,
@@ -83,7 +83,7 @@ def predict_on_ray(
     of something else, and ModuleNotFoundError without Ray.
     """
     if format not in FORMATS:
-        raise ValueError(f"format: expected {' or '.join(FORMATS)}, got {format!r}")
+        raise ValueError(f"format: expected {' or '.join(FORMATS)}, got {quoted(format)}")
     for name, value in {"shard": shard, "workers": workers, "threads": threads}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")

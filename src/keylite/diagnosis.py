@@ -25,6 +25,7 @@ from keylite.runtime.engines import ENGINES
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
+from keylite.runtime.words import quoted
 from keylite.timing import engine_ratio
 
 log = logging.getLogger("keylite")
@@ -131,7 +132,7 @@ def diagnose(
     if to == "all":
         raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
     if precision != "int8":
-        raise ValueError(f"diagnose: looks at int8 alone, got {precision!r}; add --precision int8")
+        raise ValueError(f"diagnose: looks at int8 alone, got {quoted(precision)}; add --precision int8")
     said = exportable(model, to, precision, calibration is not None, budget, budget_nme, spec)
     assert calibration is not None  # or that was refused
     exporting, suffix = exporter(to, precision), ENGINES[to].suffix

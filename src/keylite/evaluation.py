@@ -23,7 +23,7 @@ from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
-from keylite.runtime.words import SHOWN, listed
+from keylite.runtime.words import SHOWN, listed, quoted
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -233,8 +233,8 @@ def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:
         return []  # another number of keypoints is refused by predict_dataset
     if set(model.names) == set(data.names):
         raise ValueError(
-            f"keypoints: model and data have the same names in another order ({pairs[0][0]!r} against "
-            f"{pairs[0][1]!r}); reorder the data's keypoints"
+            f"keypoints: model and data have the same names in another order ({quoted(pairs[0][0])} against "
+            f"{quoted(pairs[0][1])}); reorder the data's keypoints"
         )
-    shown = [f"{a!r} is {b!r} in the data" for a, b in pairs]
+    shown = [f"{quoted(a)} is {quoted(b)} in the data" for a, b in pairs]
     return [listed(f"{len(pairs)} of {len(model)} keypoint names differ, matched by position", shown)]

@@ -30,7 +30,7 @@ from keylite.confidence import write_confidence
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
 from keylite.environment import now, processor, versions
-from keylite.golden import write_golden
+from keylite.golden import require_new_vectors, write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable, sha256
@@ -38,6 +38,7 @@ from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.words import quoted
 from keylite.timing import engine_ratio
 
 log = logging.getLogger("keylite")
@@ -89,7 +90,9 @@ def export(
     if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""
-        raise ValueError(f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {out.name!r}{hint}")
+        raise ValueError(
+            f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {quoted(out.name)}{hint}"
+        )
     said = exportable(model, to, precision, calibration is not None, budget, budget_nme, spec)
     _say_doubts(said, data, calibration)
     images = None if calibration is None else calibration_set(said, calibration, calibration_count, seed)
@@ -98,7 +101,7 @@ def export(
     inputs = {"model": model, "spec": spec} | ({"calibration": calibration.source or None} if calibration else {})
     require_outputs(files, inputs | data.files_named([path.name for path in files.values()]))
     if golden is not None:
-        require_writable(golden)
+        require_new_vectors(Path(golden), data)
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, said, Path(folder)))
         budgets = (budget, budget_nme)
@@ -209,12 +212,12 @@ def default_budget(spec: ModelSpec) -> float:
 def exporter(to: str, precision: str) -> Any:
     """The module that makes a format; ValueError for a format or precision that nothing makes."""
     if to not in EXPORTERS:
-        raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {to!r}")
+        raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {quoted(to)}")
     framework, precisions = EXPORTERS[to]
     if precision not in precisions:
         others = [f"--to {name}" for name, kind in EXPORTERS.items() if precision in kind.precisions]
         hint = f"; {' or '.join(others)} makes it" if others else ""
-        raise ValueError(f"precision: {to} is made in {', '.join(precisions)}, got {precision!r}{hint}")
+        raise ValueError(f"precision: {to} is made in {', '.join(precisions)}, got {quoted(precision)}{hint}")
     return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
 
 

@@ -21,7 +21,7 @@ import keylite
 from keylite.confidence import learn_from
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
-from keylite.data.examples import crop_boxes
+from keylite.data.examples import crop_boxes, with_boxes
 from keylite.data.likeness import alike
 from keylite.environment import now
 from keylite.evaluation import evaluate
@@ -36,7 +36,7 @@ from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import describe, read_spec
-from keylite.runtime.words import listed
+from keylite.runtime.words import listed, quoted
 
 log = logging.getLogger("keylite")
 
@@ -151,6 +151,7 @@ def train_folds(
     require_free(out)
     require_outputs({REPORT: out / REPORT}, data.files_named((REPORT,)))
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
+    data = with_boxes(data, recipe.box, skip_bad)
     crop_boxes(data, recipe.box)
     _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be
     data = data.check_images(max_megapixels, skip_bad)
@@ -226,8 +227,8 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
             raise ValueError(
-                f"{data.name}: normalize {recipe.normalize!r} is unlabelled or 0 px in all objects of fold {number}; "
-                "choose another pair, box_side, or a constant such as 100px"
+                f"{data.name}: normalize {quoted(recipe.normalize)} is unlabelled or 0 px in all objects of fold "
+                f"{number}; choose another pair, box_side, or a constant such as 100px"
             )
     return data, part
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keylite.runtime.words import quoted
+
 FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where the AUC ends: the 300-W convention
 BOX_NORMALISERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # name: lengths (N,) of sides (N, 2) px
     "box_diagonal": lambda sides: np.hypot(sides[:, 0], sides[:, 1]),
@@ -51,22 +53,22 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
         return BOX_NORMALISERS[text](sides)
     if (share := re.fullmatch(r"(\d+(?:\.\d+)?) ?x ?(\w+)", text)) and share.group(2) in BOX_NORMALISERS:
         if float(share.group(1)) == 0:
-            raise ValueError(f"normalize: expected a length above 0, got {text!r}")
+            raise ValueError(f"normalize: expected a length above 0, got {quoted(text)}")
         return float(share.group(1)) * BOX_NORMALISERS[share.group(2)](sides)
     if constant := re.fullmatch(r"(\d+(?:\.\d+)?)px", text):
         if float(constant.group(1)) == 0:
-            raise ValueError(f"normalize: expected a length above 0, got {text!r}")
+            raise ValueError(f"normalize: expected a length above 0, got {quoted(text)}")
         return np.full(len(xy_true), float(constant.group(1)))
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(parts):
         raise ValueError(
             "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side, a share of them "
             "as '0.2 x box_diagonal', or 100px, "
-            f"got {text!r}"
+            f"got {quoted(text)}"
         )
     first, second = (_keypoint(part, names) for part in parts)
     if first == second:
-        raise ValueError(f"normalize: expected two different keypoints, got {text!r}")
+        raise ValueError(f"normalize: expected two different keypoints, got {quoted(text)}")
     return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
 
 
@@ -91,12 +93,14 @@ def _keypoint(text: str, names: Sequence[str]) -> int:
     if text in names:
         named = list(names).index(text)
         if index is not None and index != named:
-            raise ValueError(f"normalize: {text!r} is the name of keypoint {named} and the index of another; use names")
+            raise ValueError(
+                f"normalize: {quoted(text)} is the name of keypoint {named} and the index of another; use names"
+            )
         return named
     if index is None:
         near = difflib.get_close_matches(text, names, n=1)
-        hint = f"; the nearest is {near[0]!r}" if near else ""
-        raise ValueError(f"normalize: no keypoint is named {text!r}{hint}")
+        hint = f"; the nearest is {quoted(near[0])}" if near else ""
+        raise ValueError(f"normalize: no keypoint is named {quoted(text)}{hint}")
     if index >= len(names):
         raise ValueError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {index}")
     return index

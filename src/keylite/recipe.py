@@ -142,9 +142,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 expected = expected_by(name, error, type(self))
                 raise ValueError(f"recipe: {name}: expected {expected}, got {quoted(value)}") from None
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"recipe: {name}: expected a finite number, got {value!r}")
+                raise ValueError(f"recipe: {name}: expected a finite number, got {quoted(value)}")
         for name, expected in impossible(self):
-            raise ValueError(f"recipe: {name}: expected {expected}, got {getattr(self, name)!r}")
+            raise ValueError(f"recipe: {name}: expected {expected}, got {quoted(getattr(self, name))}")
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # what each has in place of the defaults
 def preset(name: str) -> Recipe:
     """The recipe of a name in PRESETS."""
     if name not in PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
     return make_recipe(PRESETS[name], f"preset {name}")
 
 

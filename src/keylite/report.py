@@ -27,6 +27,7 @@ from keylite.metrics import (
 from keylite.reliability import Reliability, reliability_of, reliability_rows
 from keylite.runtime.geometry import Crop
 from keylite.runtime.spec import unlearnt_words
+from keylite.runtime.words import quoted
 
 PCK_AT = (0.05, 0.1, 0.2)
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
@@ -192,7 +193,7 @@ def report_of(
     counted = np.isfinite(nme)
     if not counted.any():
         raise ValueError(
-            f"{dataset.name}: normalize {normalize!r} is unlabelled or 0 px in all {len(dataset)} objects; "
+            f"{dataset.name}: normalize {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
             "choose another pair, box_side, or a constant such as 100px"
         )
     signed = np.where(labelled[..., None], predictions.xy - dataset.xy, 0)

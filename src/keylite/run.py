@@ -35,6 +35,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import spelt_time
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.texts import read_json
+from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
@@ -367,7 +368,7 @@ def _require_same_recipe(out: Path, recipe: Recipe) -> None:
     old, new = to_dict(make_recipe(read_recipe(path), str(path))), to_dict(recipe)
     open_yet = [name for name in AUTO if new[name] == "auto"]
     compared = [name for name in new if name not in (*WITHOUT_EFFECT, *open_yet, *TOGETHER)]
-    changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in compared if old[name] != new[name]]
+    changed = [f"{name} was {quoted(old[name])}, is {quoted(new[name])}" for name in compared if old[name] != new[name]]
     together = [[one[name] for name in TOGETHER] for one in (old, new)]
     if math.prod(together[0]) != math.prod(together[1]):  # else other processes may go on with it
         was, now = (" x ".join(map(str, values)) for values in together)

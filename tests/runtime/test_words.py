@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import keylite
 from keylite.runtime.words import clipped, escaped, listed, one_line, quoted
 
 QUOTES = {
@@ -23,6 +27,15 @@ def test_quoted(value: object, shown: str):
     assert quoted(value).startswith(shown)
     assert len(quoted(value)) <= 200
     assert quoted(value).isprintable()
+
+
+def test_library_lines_quote_by_the_one_function() -> None:
+    """The command line cuts its own; who calls the library from Python gets the text as it is."""
+    source = Path(keylite.__file__).parent
+    files = [path for path in source.rglob("*.py") if "cli" not in path.parts and path.name != "__init__.py"]
+    assert len(files) > 50
+    uncut = [f"{path.name}: {found}" for path in files for found in re.findall(r"\{[^{}]*!r\}", path.read_text())]
+    assert [one for one in uncut if not re.search(r"\[:\d+\]!r", one)] == []
 
 
 def test_both_ends_of_a_long_text_are_kept():

@@ -24,7 +24,7 @@ from keylite.data.problems import require_whole_objects
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
-from keylite.runtime.words import listed
+from keylite.runtime.words import listed, quoted
 
 Id = int | str
 Number = float | None  # null is NaN
@@ -83,7 +83,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         wanted = {entry.id for entry in file.categories if entry.name == category}
         if not wanted:
             names = [entry.name for entry in file.categories]
-            raise ValueError(listed(f"{path}: no category is named {category!r}; the names are", names))
+            raise ValueError(listed(f"{path}: no category is named {quoted(category)}; the names are", names))
 
     bad: list[str] = []
     fields = tuple(
@@ -137,7 +137,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     if not ids:
         if bad:
             raise ValueError(f"{listed(f'{path}: all annotations that could be used are bad', bad)}; mend them")
-        of = f" of category {category!r}" if category is not None else ""
+        of = f" of category {quoted(category)}" if category is not None else ""
         why = "no annotation" + of + " has keypoints (a category without keypoints?)" if total else "annotations is []"
         raise ValueError(f"{path}: the data set is empty: {why}{''.join('; ' + note for note in notes)}")
     skeleton = _skeleton(path, categories, category_ids, lengths, notes)
@@ -307,9 +307,9 @@ def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories:
     """Why an annotation belongs nowhere."""
     name = f"annotation {entry.id if entry.id is not None else f'number {number}'}"
     if entry.image_id not in image_of:
-        return f"{name}: no single image has the id {entry.image_id!r}"
+        return f"{name}: no single image has the id {quoted(entry.image_id)}"
     if entry.category_id not in categories:
-        return f"{name}: no category has the id {entry.category_id!r}"
+        return f"{name}: no category has the id {quoted(entry.category_id)}"
     return f"{name}: its id is used twice"
 
 
@@ -345,7 +345,9 @@ def _fields_reader(path: Path, names: tuple[str, ...]) -> FieldsReader:
             return [None] * len(names)  # already among the bad
         for name, value in zip(names, values, strict=True):
             if isinstance(value, (list, dict)):
-                raise ValueError(f"{path}: group: expected the field {name!r} to be a text or a number, got {value!r}")
+                raise ValueError(
+                    f"{path}: group: expected the field {quoted(name)} to be a text or a number, got {quoted(value)}"
+                )
         return [None if value is None else str(value) for value in values]
 
     return fields_of
@@ -377,7 +379,7 @@ def _skeleton(
             if length % 3:
                 raise ValueError(f"{path}: keypoints: expected x, y, v for each, got {length} numbers an annotation")
             entry.keypoints = list(unnamed(length // 3))
-            notes.append(f"category {entry.name!r} names no keypoints: k0..k{length // 3 - 1} by their count")
+            notes.append(f"category {quoted(entry.name)} names no keypoints: k0..k{length // 3 - 1} by their count")
         distinct.setdefault(repr((entry.keypoints, entry.flip_pairs, entry.sigmas)), entry)
     if len(distinct) > 1:
         names = [f"{entry.name} ({len(entry.keypoints or ())})" for entry in used.values()]
@@ -396,7 +398,7 @@ def _skeleton(
         pairs = None if entry.flip_pairs is None else mirror.from_pairs(entry.flip_pairs, names)
         return Skeleton(names, edges, pairs, None if entry.sigmas is None else tuple(entry.sigmas))
     except ValueError as error:
-        raise ValueError(f"{path}: category {entry.name!r}: {error}") from None
+        raise ValueError(f"{path}: category {quoted(entry.name)}: {error}") from None
 
 
 def _written(px: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import replacing_within
 from keylite.runtime.images import write_image
 from keylite.runtime.progress import step
+from keylite.runtime.words import quoted
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
 FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
@@ -51,9 +52,9 @@ def read_dataset(
     """
     path = Path(path)
     if pixel_origin not in ORIGINS:
-        raise ValueError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {pixel_origin!r}")
+        raise ValueError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
     if format is not None and format not in FORMATS:
-        raise ValueError(f"format: expected {', '.join(FORMATS)}, got {format!r}")
+        raise ValueError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
     found = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     labels = FORMATS[format or found](path, category, fields)

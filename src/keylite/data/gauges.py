@@ -13,6 +13,7 @@ from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.gauge_looks import FAMILIES, Family
 from keylite.data.gauge_render import Gauge, paint, plan
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.words import quoted
 
 # No mirror: in a mirrored gauge the scale would run backwards, and no gauge does.
 SKELETON = Skeleton(
@@ -85,7 +86,7 @@ def _made(generator: np.random.Generator, family: str, size: int) -> tuple[np.nd
 
 def _family(name: str) -> Family:
     if name not in FAMILIES:
-        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {name!r}")
+        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {quoted(name)}")
     return FAMILIES[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from keylite.runtime.words import listed
+from keylite.runtime.words import listed, quoted
 
 
 def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
@@ -23,14 +23,14 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         try:
             pattern = re.compile(value)
         except re.error as error:
-            raise ValueError(f"group: {value!r} is not a regular expression: {error}") from None
+            raise ValueError(f"group: {quoted(value)} is not a regular expression: {error}") from None
         found = [pattern.search(name) for name in image_names]
         group_number = 1 if pattern.groups else 0
         missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
         if missed:
-            raise ValueError(listed(f"group: {value!r} does not match {len(missed)} image names", missed))
+            raise ValueError(listed(f"group: {quoted(value)} does not match {len(missed)} image names", missed))
         return [match[group_number] for match in found if match]
-    raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {group!r}")
+    raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {quoted(group)}")
 
 
 def in_number_order(name: str) -> list[str | int]:

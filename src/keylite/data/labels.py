@@ -18,7 +18,7 @@ from keylite.data.groups import group_by_name
 from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import object_problems
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import listed
+from keylite.runtime.words import listed, quoted
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
 TINY = 1e-6  # px
@@ -185,7 +185,7 @@ def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bo
     values = labels.fields.get(name) or [None] * len(labels.points)
     missing = [labels.where(row) for row in rows.tolist() if values[row] is None]
     if missing:
-        line = listed(f"group: {len(missing)} of {len(rows)} objects have no field {name!r}", missing)
+        line = listed(f"group: {len(missing)} of {len(rows)} objects have no field {quoted(name)}", missing)
         raise ValueError(f"{labels.path}: {line}; choose another --group, such as image")
     return [str(values[row]) for row in rows.tolist()], True
 

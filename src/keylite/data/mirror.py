@@ -16,6 +16,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, Trial, Verdict, try_mirrors
+from keylite.runtime.words import quoted
 
 SIDES = {"left": "right", "l": "right", "right": "left", "r": "left"}  # a side, and the one it becomes in a mirror
 # Words that tell two ends apart which a mirror does not exchange. A dial's scale runs backwards in a mirror.
@@ -53,7 +54,9 @@ def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str
     used: set[int] = set()
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"mirror pairs: expected two keypoints each, got {pair!r}; write [left_eye, right_eye]")
+            raise ValueError(
+                f"mirror pairs: expected two keypoints each, got {quoted(pair)}; write [left_eye, right_eye]"
+            )
         ends = [_index(end, names) for end in pair]
         if ends[0] == ends[1]:
             raise ValueError(f"mirror pairs: {names[ends[0]]} is paired with itself; leave it out, it then stays")
@@ -162,10 +165,10 @@ def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: 
 def _index(end: str | int, names: Sequence[str]) -> int:
     if isinstance(end, str):
         if end not in names:
-            raise ValueError(f"mirror pairs: no keypoint is named {end!r}; the names are {', '.join(names)}")
+            raise ValueError(f"mirror pairs: no keypoint is named {quoted(end)}; the names are {', '.join(names)}")
         return list(names).index(end)
     if isinstance(end, bool) or not isinstance(end, (int, np.integer)):
-        raise ValueError(f"mirror pairs: expected names or 0-based indices, got {end!r}")
+        raise ValueError(f"mirror pairs: expected names or 0-based indices, got {quoted(end)}")
     if not 0 <= end < len(names):
         raise ValueError(f"mirror pairs: index {end} leaves the {len(names)} keypoints (0-based)")
     return int(end)

@@ -16,7 +16,7 @@ import numpy as np
 from keylite.data.finding import canonical
 from keylite.data.labels import GROUP_FIELDS, Labels
 from keylite.runtime.skeleton import Skeleton, unnamed
-from keylite.runtime.words import listed
+from keylite.runtime.words import listed, quoted
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
 DLC_HEADER = ("scorer", "bodyparts", "coords")
@@ -42,7 +42,9 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     if len(header) == 1 and ";" in header[0]:
         raise ValueError(f"{path}: expected commas between columns, got ';'; save it as comma-separated CSV")
     if header[0].lower() not in FILE_COLUMNS:
-        raise ValueError(f"{path}: expected the first column to be named file, got {header[0]!r} in the first line")
+        raise ValueError(
+            f"{path}: expected the first column to be named file, got {quoted(header[0])} in the first line"
+        )
     columns = {name: at for at, name in enumerate(header)}
     if len(columns) < len(header):
         raise ValueError(listed(f"{path}: columns named twice", sorted({n for n in header if header.count(n) > 1})))
@@ -79,7 +81,9 @@ def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Label
     odd = sorted(set(coords[start:]) - {"x", "y"})
     if odd:
         hint = "; these are predictions, not labels" if "likelihood" in odd else ""
-        raise ValueError(f"{path}: coords: expected x, y for each body part, got {', '.join(map(repr, odd))} too{hint}")
+        raise ValueError(
+            f"{path}: coords: expected x, y for each body part, got {', '.join(map(quoted, odd))} too{hint}"
+        )
     if start == len(coords) or len(parts) != len(coords):
         raise ValueError(f"{path}: expected as many bodyparts as coords, got {len(parts)} and {len(coords)} columns")
     if coords[start:] != ["x", "y"] * ((len(coords) - start) // 2) or parts[start::2] != parts[start + 1 :: 2]:
@@ -171,4 +175,4 @@ def _point(name: str, x: str, y: str) -> tuple[float, float, float]:
         pass
     if x.strip().lower() in EMPTY and y.strip().lower() in EMPTY:
         return 0.0, 0.0, 0.0
-    raise ValueError(f"{name}: expected two numbers, or two empty cells, got {x!r}, {y!r}")
+    raise ValueError(f"{name}: expected two numbers, or two empty cells, got {quoted(x)}, {quoted(y)}")

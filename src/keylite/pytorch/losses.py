@@ -22,6 +22,7 @@ from keylite.runtime.heads import (
     Rle,
     Simcc,
 )
+from keylite.runtime.words import quoted
 
 Elementwise = Callable[[torch.Tensor, float, float, float], torch.Tensor]
 
@@ -85,7 +86,7 @@ class PointLoss:
         self, name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
     ) -> None:
         if name not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {name!r}")
+            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
         self.name, self.size, self.delta, self.width, self.epsilon = name, size, delta, width, epsilon
 
     def __call__(self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

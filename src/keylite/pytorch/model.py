@@ -35,6 +35,7 @@ from keylite.runtime.heads import (
 )
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three
+from keylite.runtime.words import quoted
 
 
 class EfficientNetLiteRegressor(nn.Module):
@@ -194,7 +195,9 @@ def create_backbone(name: str, pyramid: bool = False) -> nn.Module:
     """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w), or a list of levels."""
     known = f"tf_efficientnet_{name}" if name in LITE else name.removeprefix("timm:")
     if name not in LITE and not (name.startswith("timm:") and timm.is_model(known)):
-        raise ValueError(f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {name!r}")
+        raise ValueError(
+            f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {quoted(name)}"
+        )
     options: dict[str, Any] = {"features_only": True} if pyramid else {"num_classes": 0, "global_pool": ""}
     try:
         network = timm.create_model(known, pretrained=False, **options)
@@ -306,7 +309,7 @@ def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -
 def torch_device(device: str) -> torch.device:
     """The torch device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
+        raise ValueError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda asked for, but PyTorch sees no CUDA GPU; use --device cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -23,7 +23,7 @@ import numpy as np
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
 from keylite.runtime.spec import ModelSpec
-from keylite.runtime.words import clipped
+from keylite.runtime.words import clipped, quoted
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -47,7 +47,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
     """An `.onnx` file in ONNX Runtime, on the CPU."""
     runtime = require("onnxruntime", "onnx")
     if device not in ("auto", "cpu"):
-        raise ValueError(f"device: the onnx engine runs on the cpu, got {device!r}")
+        raise ValueError(f"device: the onnx engine runs on the cpu, got {quoted(device)}")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     if threads:
@@ -78,7 +78,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
     """
     interpreters = require("ai_edge_litert.interpreter", "litert")
     if device not in ("auto", "cpu"):
-        raise ValueError(f"device: the litert engine runs on the cpu, got {device!r}")
+        raise ValueError(f"device: the litert engine runs on the cpu, got {quoted(device)}")
     flat = tflite_model(path)
     try:
         with without_chatter():
@@ -224,7 +224,7 @@ def open_engine(
     fitting = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
     name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
-        raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {engine!r}")
+        raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
     kind = ENGINES[name]

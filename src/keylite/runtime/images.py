@@ -21,6 +21,7 @@ import numpy as np
 from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.files import write_bytes
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
+from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # that images to read end in
@@ -258,7 +259,7 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB as PNG or JPEG (quality 95), by suffix; the file appears whole or not at all."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {path.suffix!r}")
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {quoted(path.suffix)}")
     bgr = cv2.cvtColor(_checked(image), cv2.COLOR_RGB2BGR)
     options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, encoded = cv2.imencode(path.suffix.lower(), bgr, options)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from keylite.runtime.files import write_bytes
 from keylite.runtime.protobuf import field, fields, require_sound_onnx
 from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
+from keylite.runtime.words import quoted
 
 KEY = "keylite"
 SEAL = "keylite_sha256"
@@ -74,7 +75,9 @@ def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFi
         raise FileNotFoundError(f"{path}: no such model file{hint}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: expected a model file ({', '.join(READERS)}), got {path.suffix or 'no suffix'!r}")
+        raise ValueError(
+            f"{path}: expected a model file ({', '.join(READERS)}), got {quoted(path.suffix or 'no suffix')}"
+        )
     description, digest = _checked(path, reader)
     if description is not None:
         if spec is not None:

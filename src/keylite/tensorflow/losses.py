@@ -22,6 +22,7 @@ from keylite.runtime.heads import (
     Rle,
     Simcc,
 )
+from keylite.runtime.words import quoted
 
 Elementwise = Callable[[tf.Tensor, float, float, float], tf.Tensor]
 
@@ -83,7 +84,7 @@ class PointLoss(keras.losses.Loss):
         self, name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
     ) -> None:
         if name not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {name!r}")
+            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
         super().__init__(name=name)
         self.size, self.delta, self.width, self.epsilon = tuple(size), delta, width, epsilon
 

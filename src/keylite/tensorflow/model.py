@@ -49,6 +49,7 @@ from keylite.runtime.spec import (
     ModelSpec,
     Three,
 )
+from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
@@ -119,7 +120,7 @@ def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
     """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, 1280), or levels 8, 16 and 32 px."""
     if name not in LITE:
         more = "; timm:NAME needs --framework pytorch" if name.startswith("timm:") else ""
-        raise ValueError(f"backbone: expected one of {', '.join(LITE)}, got {name!r}{more}")
+        raise ValueError(f"backbone: expected one of {', '.join(LITE)}, got {quoted(name)}{more}")
     lite = LITE[name]
     images = keras.Input((None, None, 3), name="images")
     x = _norm(_conv(images, STEM_CHANNELS, 3, 2, "conv_stem"), "bn1")
@@ -292,7 +293,7 @@ def _require_no_fork() -> None:
 def tensorflow_device(device: str) -> str:
     """The TensorFlow device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
+        raise ValueError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     gpus = tf.config.list_physical_devices("GPU")
     for one in gpus:
         with contextlib.suppress(RuntimeError):  # it calculates already

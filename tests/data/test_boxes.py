@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from keylite.data.boxes import dataset_boxes
+from keylite.data.boxes import dataset_boxes, read_boxes
 from keylite.data.dataset import Dataset, from_arrays
 
 
@@ -28,3 +29,10 @@ def test_another_number_of_boxes_is_refused() -> None:
     asked = {name: np.array([[0, 0, 1, 1.0]]) for name in "abcd"}
     with pytest.raises(ValueError, match="a has 2 labelled objects, got 1 boxes"):
         dataset_boxes(asked, interleaved())
+
+
+def test_a_coco_file_of_boxes_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
+    with pytest.raises(ValueError, match="got a COCO file; expected JSON like"):
+        read_boxes(path)

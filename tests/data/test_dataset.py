@@ -551,3 +551,9 @@ def test_bad_boxes_are_named_up_to_ten(tmp_path: Path) -> None:
     data.box[1:] = [8, 0, 9, 5]
     with pytest.raises(ValueError, match=r"12 of 13 objects .*10.png: box \[8.0.* image; and 2 more; mend"):
         data.check_images()
+
+
+def test_one_picture_under_two_paths_is_one_group(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", f"{tmp_path}/x/../a.png", tmp_path / "b.png"]
+    data = from_arrays(paths, np.full((3, 1, 2), 5.0))
+    assert data.group_index.tolist() == [0, 0, 1]

@@ -27,6 +27,8 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
         listing = read_json(path)
         if not isinstance(listing, dict):
             raise ValueError(f"{path}: got no object")
+        if {"images", "annotations"} <= listing.keys():
+            raise ValueError(f"{path}: got a COCO file")
     except ValueError as error:
         raise ValueError(f'{error}; expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
     found = {}

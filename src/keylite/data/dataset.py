@@ -463,8 +463,8 @@ def from_arrays(
 
     xy: (N, K, 2) continuous image px, NaN where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
     2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are unlabelled.
-    groups: one an image, else every image is its own. Without a skeleton the keypoints are named k0..kN. Raises
-    ValueError that names every bad object, as for a file: see data/problems.py.
+    groups: one an image, else every image is its own, by whatever path. Without a skeleton the keypoints are named
+    k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
     """
     images = _entries("images", images)
     if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
@@ -478,7 +478,7 @@ def from_arrays(
     if missing_mark is not None:
         seen = np.where(marked(xy, seen > 0, missing_mark), 0.0, seen)
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
-    per_object = _entries("groups", groups) if groups is not None else list(names)
+    per_object = _entries("groups", groups) if groups is not None else _names_by_place(images, names)
     if len(per_object) != count:
         raise ValueError(f"groups: expected {count}, one an image, got {len(per_object)}")
     dataset = Dataset(
@@ -496,6 +496,16 @@ def from_arrays(
         doubts=mark_doubts(xy, seen > 0),
     )
     return dataset.regrouped(per_object, named=groups is not None)
+
+
+def _names_by_place(images: Sequence[Path | str | np.ndarray], names: Sequence[str]) -> list[str]:
+    """The names of images, the first one's for all spellings of one path."""
+    first: dict[object, str] = {}
+    places = [
+        name if isinstance(image, np.ndarray) else os.path.realpath(image)
+        for image, name in zip(images, names, strict=True)
+    ]
+    return [first.setdefault(place, name) for place, name in zip(places, names, strict=True)]
 
 
 def _entries(name: str, values: object) -> list:

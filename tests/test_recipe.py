@@ -326,3 +326,10 @@ def test_strength_leaves_everything_else_as_it_is():
     assert changed == {*GEOMETRY, *PIXELS}
     chances = {field.name for field in dataclasses.fields(made) if field.name.endswith("_p")}
     assert chances - set(PIXELS) == {"flip_p", *(f"{name}_p" for name in GEOMETRY)}
+
+
+@pytest.mark.parametrize("text", ["1:30:00", "010", "-1:30", "1:30.5"])
+def test_numbers_of_base_60_and_8_stay_as_they_are_written(text: str, tmp_path: Path):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"epochs: {text}\n")
+    assert read_recipe(path) == {"epochs": text}

@@ -299,6 +299,9 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a YAML file{line}") from None
 
 
+ODD_NUMBER = re.compile(r"[-+]?[\d_]+(:[\d_.]+)+|[-+]?0[0-7_]+")  # of base 60 or 8 to YAML 1.1, and to nobody else
+
+
 class _Loader(yaml.SafeLoader):
     """Text, numbers, true, false and null; a date is text, and << a name like any other."""
 
@@ -341,6 +344,9 @@ def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
             if key.value in seen:
                 raise ValueError(f"{path}: {clipped(key.value)}: is there twice, in lines {seen[key.value]} and {line}")
             seen[key.value] = line
+            if isinstance(value, yaml.ScalarNode) and ODD_NUMBER.fullmatch(value.value):
+                yield key.value, value.value
+                continue
             try:
                 yield key.value, loader.construct_object(value, deep=True)
             except (ValueError, OverflowError):  # a number of thousands of digits, or one without any: 0x_

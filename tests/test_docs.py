@@ -167,6 +167,7 @@ def test_blocks_show_the_main_road():
     assert {"train", "evaluate", "export", "predict"} <= shown <= set(VERBS)
 
 
+MEASURED = (FIGURES, SCALING, SPEED, "docs/prediction.md")  # pages that quote commands of benchmarks
 BENCHMARK_FLAGS = {
     flag for script in ROOT.glob("benchmarks/*.py") for flag in re.findall(r'add(?:_argument)?\(\s*"(--[a-z-]+)"', script.read_text())
 }  # fmt: skip
@@ -182,7 +183,7 @@ LAUNCHER_FLAGS = {  # of torchrun and srun
 @pytest.mark.parametrize("page", GUIDES)
 def test_flags_in_lines_exist(page: str):
     of = {verb: flags_of(verb) | {"--help"} for verb in VERBS}
-    everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page in (FIGURES, SCALING, SPEED) else ())
+    everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page in MEASURED else ())
     everywhere |= LAUNCHER_FLAGS if page == SCALING else set()
     everywhere |= FUZZ_FLAGS if page == "docs/reliability.md" else set()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= everywhere

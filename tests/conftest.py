@@ -7,6 +7,7 @@ something: its points follow the colours of an image.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -118,6 +119,25 @@ def make_spec():
     return four_point_spec
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function: (file name, what writes it) -> the file, written by the first test process that asks; only read it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "once"
+    folder.mkdir(exist_ok=True)
+
+    def path_of(name: str, write: Callable[[Path], object]) -> Path:
+        ready = folder / f".{name}.ready"
+        with open(folder / f".{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not ready.exists():
+                write(folder / name)
+                ready.touch()
+        return folder / name
+
+    return path_of
+
+
 LAST = {Regression: "points", Rle: "points", Simcc: "bins", Heatmap: "maps"}  # layer of a head
 
 
@@ -144,73 +164,67 @@ def write_random_model(path: Path, spec: ModelSpec) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_file(once: Callable) -> Path:
     """A model file of a regression head."""
-    return write_random_model(tmp_path_factory.mktemp("model") / "four.safetensors", four_point_spec())
+    return once("four.safetensors", lambda path: write_random_model(path, four_point_spec()))
 
 
 @pytest.fixture(scope="session")
-def heatmap_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def heatmap_file(once: Callable) -> Path:
     """A model file of a heatmap head."""
     spec = four_point_spec(head=Heatmap(4, (8, 8), 16))
-    return write_random_model(tmp_path_factory.mktemp("heatmap") / "maps.safetensors", spec)
+    return once("maps.safetensors", lambda path: write_random_model(path, spec))
 
 
 @pytest.fixture(scope="session")
-def rle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rle_file(once: Callable) -> Path:
     """A model file of a regression head with scales."""
     spec = four_point_spec(head=Rle(4, hidden=32))
-    return write_random_model(tmp_path_factory.mktemp("rle") / "scales.safetensors", spec)
+    return once("scales.safetensors", lambda path: write_random_model(path, spec))
 
 
 @pytest.fixture(scope="session")
-def simcc_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def simcc_file(once: Callable) -> Path:
     """A model file of a head of two classifications."""
     spec = four_point_spec(head=Simcc(4, (8, 8), (64, 64), 16))
-    return write_random_model(tmp_path_factory.mktemp("simcc") / "bins.safetensors", spec)
+    return once("bins.safetensors", lambda path: write_random_model(path, spec))
 
 
 @pytest.fixture(scope="session")
-def onnx_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnx_file(model_file: Path, once: Callable) -> Path:
     """The ONNX export of `model_file`."""
-    return exported(model_file, tmp_path_factory.mktemp("onnx") / "four.onnx")
+    return once("four.onnx", lambda path: exported(model_file, path))
 
 
 @pytest.fixture(scope="session")
-def heatmap_onnx_file(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def heatmap_onnx_file(heatmap_file: Path, once: Callable) -> Path:
     """The ONNX export of `heatmap_file`."""
-    return exported(heatmap_file, tmp_path_factory.mktemp("heatmap_onnx") / "maps.onnx")
+    return once("maps.onnx", lambda path: exported(heatmap_file, path))
 
 
 @pytest.fixture(scope="session")
-def litert_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def litert_file(model_file: Path, once: Callable) -> Path:
     """The LiteRT export of `model_file`."""
-    return exported_litert(model_file, tmp_path_factory.mktemp("litert") / "four.tflite")
+    return once("four.tflite", lambda path: exported_litert(model_file, path))
 
 
 @pytest.fixture(scope="session")
-def heatmap_litert_file(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def heatmap_litert_file(heatmap_file: Path, once: Callable) -> Path:
     """The LiteRT export of `heatmap_file`."""
-    return exported_litert(heatmap_file, tmp_path_factory.mktemp("heatmap_litert") / "maps.tflite")
+    return once("maps.tflite", lambda path: exported_litert(heatmap_file, path))
 
 
 @pytest.fixture(scope="session")
-def certified_random(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Path]:
+def certified_random(request: pytest.FixtureRequest, once: Callable) -> Callable[[str, str], Path]:
     """A function: (format, fixture of a model file) -> what `keylite.export` makes of it in fp32, each once."""
-    made: dict[tuple[str, str], Path] = {}
 
     def export(to: str, name: str) -> Path:
-        if (to, name) not in made:
-            path = folder / f"{name}.{'tflite' if to == 'litert' else 'onnx'}"
-            made[to, name] = certified(request.getfixturevalue(name), data, path, to=to)
-        return made[to, name]
+        model = request.getfixturevalue(name)
+        return once(f"{name}.{SUFFIXES[to]}", lambda path: certified(model, data, path, to=to))
 
     images = colour_images(8, 9)
     boxes = np.tile([4.0, 4.0, 60.0, 60.0], (len(images), 1))
     data = from_arrays(list(images), 64 * colour_points(images), skeleton=FOUR, boxes=boxes)
-    folder = tmp_path_factory.mktemp("certified")
     return export
 
 
@@ -228,6 +242,7 @@ def exported_litert(model: Path, path: Path) -> Path:
 # ---- a network whose points mean something
 
 COLOUR_TO_POINT = np.random.default_rng(5).uniform(-1, 1, (3, 8))
+SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
 BUDGETS = {"fp32": None, "fp16": 0.5, "int8": 6.0}  # px of 64
 
 
@@ -344,26 +359,25 @@ FINDERS = {  # head: its layers fitted, the points that it finds
 
 
 @pytest.fixture(scope="session")
-def make_finder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def make_finder(once: Callable) -> Callable[[str], Path]:
     """A function: head -> a model file that finds its points of FINDERS, each made once: a backbone that carries colours."""
-    made: dict[str, Path] = {}
 
-    def make(name: str) -> Path:
+    def write(name: str, path: Path) -> None:
         torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
         from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 
-        if name not in made:
-            torch.manual_seed(0)
-            spec = four_point_spec(head=HEADS[name](4, 32, SIZE), box="image", report=None)
-            network = EfficientNetLiteRegressor(4, spec.backbone, head=spec.head, size=spec.size)
-            for layer, (weight, bias) in FINDERS[name][0](network, spec, colour_images(96, 7)).items():
-                getattr(network.head, layer).weight.data.copy_(torch.from_numpy(weight))
-                getattr(network.head, layer).bias.data.copy_(torch.from_numpy(bias))
-            made[name] = folder / ("finder.safetensors" if name == "regression" else f"{name}_finder.safetensors")
-            save_model(network, spec, made[name])
-        return made[name]
+        torch.manual_seed(0)
+        spec = four_point_spec(head=HEADS[name](4, 32, SIZE), box="image", report=None)
+        network = EfficientNetLiteRegressor(4, spec.backbone, head=spec.head, size=spec.size)
+        for layer, (weight, bias) in FINDERS[name][0](network, spec, colour_images(96, 7)).items():
+            getattr(network.head, layer).weight.data.copy_(torch.from_numpy(weight))
+            getattr(network.head, layer).bias.data.copy_(torch.from_numpy(bias))
+        save_model(network, spec, path)
 
-    folder = tmp_path_factory.mktemp("finders")
+    def make(name: str) -> Path:
+        file = "finder.safetensors" if name == "regression" else f"{name}_finder.safetensors"
+        return once(file, lambda path: write(name, path))
+
     return make
 
 
@@ -375,26 +389,17 @@ def finder_file(make_finder: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def exported_finder(
-    make_finder: Callable[[str], Path],
-    make_colours: Callable[..., Dataset],
-    tmp_path_factory: pytest.TempPathFactory,
+    make_finder: Callable[[str], Path], make_colours: Callable[..., Dataset], once: Callable
 ) -> Callable[..., Path]:
     """A function: (format, precision, head) -> what `keylite.export` makes of a finder, each once, certificate beside."""
-    made: dict[tuple[str, str, str], Path] = {}
 
     def export(to: str, precision: str, head: str = "regression") -> Path:
-        if (to, precision, head) not in made:
-            path = folder / f"{make_finder(head).stem}.{precision}.{'tflite' if to == 'litert' else 'onnx'}"
-            options = {}
-            if precision == "int8":
-                options["calibration"] = make_colours(64, 11, "calibration")
-            data = make_colours(32, 9, points=FINDERS[head][1])
-            made[to, precision, head] = certified(
-                make_finder(head), data, path, to=to, precision=precision, budget=BUDGETS[precision], **options
-            )
-        return made[to, precision, head]
+        model, data = make_finder(head), make_colours(32, 9, points=FINDERS[head][1])
+        options = {"to": to, "precision": precision, "budget": BUDGETS[precision]}
+        if precision == "int8":
+            options["calibration"] = make_colours(64, 11, "calibration")
+        return once(f"{model.stem}.{precision}.{SUFFIXES[to]}", lambda path: certified(model, data, path, **options))
 
-    folder = tmp_path_factory.mktemp("exports")
     return export
 
 

@@ -157,15 +157,19 @@ def hold(
     *,
     budget: float | None = None,
     budget_nme: float | None = None,
+    spec: Path | str | None = None,
 ) -> Certificate:
-    """The certificate of an exported file again, on any data. budget: None takes that of its precision."""
+    """The certificate of an exported file again, on any data.
+
+    budget: None takes that of its precision. spec: a JSON description for a parent that holds none.
+    """
     child, parent = Path(child), Path(parent)
-    spec = read_spec(child)
-    say_doubts(data, spec.box)
-    limit = default_budget(spec) if budget is None else budget
-    certificate = certify(child, parent, data, budget=limit, budget_nme=budget_nme)
+    said, parent_spec = read_spec(child), read_spec(parent, spec)
+    say_doubts(data, said.box)
+    limit = default_budget(said) if budget is None else budget
+    certificate = certify(child, parent, data, budget=limit, budget_nme=budget_nme, apart=spec)
     with tempfile.TemporaryDirectory() as folder:
-        reference = _reference(parent, read_spec(parent), Path(folder)) if parent.suffix == ".safetensors" else None
+        reference = _reference(parent, parent_spec, Path(folder)) if parent.suffix == ".safetensors" else None
         return msgspec.structs.replace(certificate, latency=_latency(child, reference))
 
 

@@ -55,6 +55,7 @@ VERBS = {
     "predict a picture": "predict MODEL PHOTOS/image_000000.png --json -",
     "predict a folder": "predict MODEL PHOTOS --json -",
     "evaluate": "evaluate MODEL --data PHOTOS/labels.json",
+    "evaluate, as a parent": "evaluate CHILD --parent MODEL --data PHOTOS/labels.json --budget 1e6",
     "benchmark": "benchmark MODEL --runs 3",
     "export": f"{EXPORT} --out OUT/a.onnx --budget 1e6",
     "diagnose": f"{EXPORT} --diagnose --precision int8 --calibration PHOTOS/labels.json",
@@ -76,7 +77,7 @@ def test_a_description_apart_is_for_files_without_one(
 ):
     def ended(model, *more):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        places = {"MODEL": model, "PHOTOS": photos, "OUT": tmp_path / "out"}
+        places = {"MODEL": model, "CHILD": onnx_file, "PHOTOS": photos, "OUT": tmp_path / "out"}
         command = VERBS[verb]
         for name, place in places.items():
             command = command.replace(name, str(place))

@@ -56,6 +56,7 @@ def benchmark(
 
     from keylite.plots import plot_tradeoff
     from keylite.runtime.files import require_outputs
+    from keylite.runtime.modelfile import read_spec
     from keylite.timing import STAGES, benchmark
 
     if not models:
@@ -71,11 +72,14 @@ def benchmark(
         raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
     if data and can_plot:
         plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
-    dataset = reading.dataset(data) if data else None
-    if dataset:
+    dataset = None
+    if data:
+        said = [read_spec(model, spec) for model in models]
+        box = next((of_model.box for of_model in said if of_model.box != "image"), "image")
+        dataset = reading.dataset(data, min(of_model.white_level for of_model in said), box)
         written = {"json": json_path, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
-    accuracy = _accuracy(models, dataset, normalize, threads, spec) if dataset else {}
+    accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)
     result = benchmark(list(models), threads=threads, runs=runs, image=image, spec=spec)
     for name, found in accuracy.items():
         result["models"][name]["accuracy"] = found

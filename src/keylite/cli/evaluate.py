@@ -77,7 +77,7 @@ def evaluate(
     budget_nme
         with --parent: most that the NME may rise, as a fraction of it; default: no limit
     spec
-        JSON description of a file that holds none
+        JSON description of a file that holds none; with --parent, of the parent
     json_path
         write the report here, or with --parent the certificate, and its page of markdown beside it
     worst
@@ -94,19 +94,23 @@ def evaluate(
     from keylite.flips import flip_report, flip_rows
     from keylite.report import errors_of
     from keylite.runtime.files import require_outputs, require_writable
+    from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
 
     if parent is None and (budget is not None or budget_nme is not None):
         raise ValueError("budget: holds a model to the one that it was exported from; give that as --parent")
     if parent:
         others = {"--normalize": normalize, "--boxes": boxes, "--jitter-box": jitter_box, "--sigmas": sigmas}
-        others |= {"--engine": engine, "--threads": threads, "--spec": spec, "--draw": draw}
+        others |= {"--engine": engine, "--threads": threads, "--draw": draw}
         others |= {"--flips": flips, "--reliability": reliability, "--seed": seed, "--worst": worst != WORST}
         if given := [flag for flag, value in others.items() if value]:
             raise ValueError(f"{given[0]}: has no effect with --parent, which compares files as they are; leave it out")
         page = json_path and json_path.with_suffix(".md")
-        require_outputs({"json": json_path, "page": page}, {"model": model, "parent": parent, "data": data})
-        _hold(model, parent, reading.dataset(data), budget, budget_nme, json_path)
+        inputs = {"model": model, "parent": parent, "data": data, "spec": spec}
+        require_outputs({"json": json_path, "page": page}, inputs)
+        said = read_spec(model)
+        dataset = reading.dataset(data, said.white_level, said.box)
+        _hold(model, parent, dataset, budget, budget_nme, spec, json_path)
         return
     require_outputs(
         {"json": json_path, "reliability": reliability}, {"model": model, "data": data, "boxes": boxes, "spec": spec}
@@ -171,13 +175,19 @@ def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...
 
 
 def _hold(
-    model: Path, parent: Path, data: Dataset, budget: float | None, budget_nme: float | None, json_path: Path | None
+    model: Path,
+    parent: Path,
+    data: Dataset,
+    budget: float | None,
+    budget_nme: float | None,
+    spec: Path | None,
+    json_path: Path | None,
 ) -> None:
     """Show a child's certificate on these data; exit 3 where it is over budget."""
     from keylite.certificate import over_budget, write_certificate
     from keylite.exports import hold
 
-    certificate = hold(model, parent, data, budget=budget, budget_nme=budget_nme)
+    certificate = hold(model, parent, data, budget=budget, budget_nme=budget_nme, spec=spec)
     for note in certificate.notes:
         log.warning("%s", note)
     show_certificate(certificate)

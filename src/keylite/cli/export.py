@@ -81,9 +81,10 @@ def export(
         require_writable(golden)  # before minutes of work
     if out and diagnose:
         require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
-    compared = reading.dataset(data, box=read_spec(model, spec).box)
+    said = read_spec(model, spec)
+    compared = reading.dataset(data, said.white_level, said.box)
     choices: dict[str, Any] = {
-        "calibration": reading.dataset(calibration) if calibration else None,
+        "calibration": reading.dataset(calibration, said.white_level, said.box) if calibration else None,
         "calibration_count": calibration_count,
         "seed": seed,
         "budget": budget,

@@ -33,7 +33,7 @@ from keylite.environment import now, processor, versions
 from keylite.golden import require_new_vectors, write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
-from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable, sha256
+from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -98,8 +98,7 @@ def export(
     images = None if calibration is None else calibration_set(said, calibration, calibration_count, seed)
     page = certificate_path(out)
     files = {"out": out, "certificate": page, "page": page.with_suffix(".md")}
-    inputs = {"model": model, "spec": spec} | ({"calibration": calibration.source or None} if calibration else {})
-    require_outputs(files, inputs | data.files_named([path.name for path in files.values()]))
+    _require_outputs(files, model, spec, data, calibration)
     if golden is not None:
         require_new_vectors(Path(golden), data)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,19 +127,24 @@ def export_all(
     model, out = Path(model), Path(out)
     if calibration is None:
         raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
-    wanted = [(to, precision) for to, kind in EXPORTERS.items() for precision in kind.precisions]
-    for to, precision in wanted:
+    wanted = {
+        out / f"{model.stem}.{precision}{ENGINES[to].suffix}": (to, precision)
+        for to, kind in EXPORTERS.items()
+        for precision in kind.precisions
+    }
+    for to, precision in wanted.values():
         exportable(model, to, precision, precision == "int8", budget, budget_nme, spec)
     said = read_spec(model, spec)
+    pages = [certificate_path(made) for made in wanted]
+    files = [*wanted, *pages, *(page.with_suffix(".md") for page in pages)]
+    _require_outputs({file.name: file for file in files}, model, spec, data, calibration)
     _say_doubts(said, data, calibration)
     images = calibration_set(said, calibration, calibration_count, seed)
-    require_writable(out)
     found = []
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, said, Path(folder)))
         budgets = (budget, budget_nme)
-        for to, precision in wanted:
-            made = out / f"{model.stem}.{precision}{ENGINES[to].suffix}"
+        for made, (to, precision) in wanted.items():
             ours = images if precision == "int8" else None
             try:
                 found.append(_export(model, said, data, made, to, precision, ours, budgets, reference, apart=spec))
@@ -171,6 +175,17 @@ def hold(
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(parent, parent_spec, Path(folder)) if parent.suffix == ".safetensors" else None
         return msgspec.structs.replace(certificate, latency=_latency(child, reference))
+
+
+def _require_outputs(
+    files: dict[str, Path], model: Path, spec: Path | str | None, data: Dataset, calibration: Dataset | None
+) -> None:
+    """Raise OSError or ValueError where a file cannot be written, or is one of those that an export reads."""
+    names = [path.name for path in files.values()]
+    inputs: dict[str, Path | str | None] = {"model": model, "spec": spec}
+    if calibration is not None:
+        inputs |= {"calibration": calibration.source or None} | calibration.files_named(names)
+    require_outputs(files, inputs | data.files_named(names))
 
 
 def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> None:

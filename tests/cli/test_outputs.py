@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,6 +98,29 @@ def test_outputs_are_refused_before_work(
     assert words in ended.line
     assert {path: path.read_bytes() for path in before} == before
     assert names(tmp_path) == ["a.onnx", "a.onnx.md"]
+
+
+@pytest.mark.parametrize("name", ["four.fp32.onnx", "four.int8.tflite", "four.int8.tflite.certificate.md"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_all_exports_are_refused_before_the_first(
+    name, kind, model_file, photos, keylite_command, tmp_path, monkeypatch
+):
+    checks_alone = SimpleNamespace(require_backbone=lambda spec: None)
+    monkeypatch.setattr("keylite.exports.exporter", lambda to, precision: checks_alone)
+    labels, taken = photos / "labels.json", tmp_path / name
+    before = labels.read_bytes()
+    if kind == "folder":
+        taken.mkdir()
+    else:
+        taken.symlink_to(labels)
+    both = ("--data", labels, "--calibration", labels)
+    ended = keylite_command("export", model_file, *both, "--to", "all", "--out", tmp_path)
+    words = f"expected the name of a file, got the folder {taken}" if kind == "folder" else "is the file of calibration"
+    assert ended.line.startswith(f"{name}: ")
+    assert words in ended.line
+    assert ended.code == 2
+    assert labels.read_bytes() == before
+    assert names(tmp_path) == [name]
 
 
 # ---- full disks

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from keylite import folds as module
 from keylite.cli import main
 from keylite.data.dataset import Dataset
 from keylite.data.gauges import gauges
+from keylite.data.tones import tones_of
 from keylite.folds import FoldsReport, train_folds
 from keylite.recipe import make_recipe
 from keylite.run import open_run, resolve
@@ -178,6 +180,18 @@ def test_every_object_is_measured_once_by_what_has_not_seen_its_group(data, trai
     assert report.pooled.nme.interval is not None
     assert report.pooled.per_keypoint == whole.per_keypoint
     assert figures(tmp_path) == json.loads(report.to_json()) | {"created": None}
+
+
+def test_an_image_is_checked_once_for_all_folds(data, tmp_path, monkeypatch):
+    def stop(*_):
+        raise ValueError("the first fold is checked")
+
+    looked: list[int] = []
+    monkeypatch.setattr("keylite.data.dataset.tones_of", lambda samples: looked.append(1) or tones_of(samples))
+    monkeypatch.setattr("keylite.pipeline._training", lambda framework: SimpleNamespace(new_network=stop))
+    with pytest.raises(ValueError, match="the first fold is checked"):
+        train_folds(recipe(), data, tmp_path, 3)
+    assert len(looked) == len(data.images)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

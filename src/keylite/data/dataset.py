@@ -324,10 +324,11 @@ class Dataset:
         cannot be cropped from its image (runtime/boxes.py). Raises ValueError naming all bad ones at once; with
         `skip_bad` they are left out and a note counts and names them. Other notes count labelled points outside their
         image, which are kept, and images that show hardly anything. white_level: of 16-bit images; None finds it, for
-        them and for parts of them, and a note says so.
+        them and for parts of them, and a note says so. What was checked with these limits is not read again.
         """
+        if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
+            return self
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
-
         sizes = np.zeros((len(self.images), 2), np.int64)
         likeness = np.zeros(len(self.images), LIKENESS)
         tones: list[Tones | None] = [None] * len(self.images)

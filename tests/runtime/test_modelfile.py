@@ -230,6 +230,13 @@ def test_a_description_without_a_seal_is_damage(kind: str, spec: ModelSpec, tmp_
         read_spec(path)
 
 
+def test_a_file_of_an_earlier_format_had_no_seal_and_is_not_called_damaged(kind: str, make_spec, tmp_path: Path):
+    path = tmp_path / f"model{kind}"
+    path.write_bytes(MAKERS[kind]({KEY: encode_spec(make_spec(format=3))}))
+    with pytest.raises(ValueError, match=rf"model{kind}: model file format 3, expected {FORMAT}; export it again"):
+        read_spec(path)
+
+
 @pytest.mark.parametrize("kind", BARE)
 def test_a_file_of_another_tool_is_read_with_a_description_apart(kind: str, spec: ModelSpec, tmp_path: Path):
     foreign, apart = tmp_path / f"foreign{kind}", tmp_path / "spec.json"

@@ -113,6 +113,7 @@ def _checked(path: Path, reader: Callable[[Path, Data], Contents]) -> tuple[str 
             description, place = reader(path, data)
             if place is None:
                 if description is not None:
+                    decode_spec(description, str(path))  # of another format it has a reason to lack one
                     raise _damaged(path, "it holds a description without a sha256")
                 return None, hashlib.sha256(data).hexdigest()
             digits = data[place : place + len(BLANK)]

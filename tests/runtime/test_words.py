@@ -56,6 +56,24 @@ def test_what_a_line_quotes_is_cut(long: str):
     assert line.endswith("; lower it")
 
 
+LISTS = {
+    "apostrophes of words": "photos: Anna's.jpg; " + "IMG 1.jpg; " * 30 + "Tom's.jpg",
+    "inches": 'photos: 5"x7".jpg; ' + "IMG 1.jpg; " * 30 + '4"x6".jpg',
+    "short quotes": "photos: 'a b.'; " + "IMG 1.jpg; " * 30 + "'c d'",
+    "an apostrophe within quotes": """photos: "Anna's.jpg"; """ + "IMG 1.jpg; " * 30 + '''"Tom's.jpg"'''
+}
+
+
+@pytest.mark.parametrize("line", LISTS.values(), ids=LISTS)
+def test_keylites_own_text_between_two_quotes_is_kept(line: str):
+    assert one_line(line) == line
+
+
+@pytest.mark.parametrize("long", ["'Anna's " + "a b " * 99 + "'", repr(b"a b " * 99), "('" + "a b " * 99 + "')"])
+def test_quotes_end_with_the_quote_that_no_word_goes_on_after(long: str):
+    assert len(one_line(f"name: got {long}; rename it")) < 240
+
+
 def test_a_line_ends():
     assert len(one_line("no quotes, but many words " * 9999)) == 3000
 

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 SHOWN = 10  # bad items named in one error line; the rest are counted
 LONGEST = 200  # characters that a line quotes of anything
 LONGEST_LINE = 3000  # ten things of that length, and what is said of them
-QUOTED = re.compile(rf"'[^']{{{LONGEST},}}'|\"[^\"]{{{LONGEST},}}\"|\S{{{LONGEST + 1},}}")
+IN_QUOTES = "|".join(  # one of a word's own, as in Anna's, neither begins nor ends what is quoted
+    rf"(?<!\w)b?{mark}[^{mark}]*(?:(?<=\w){mark}(?=\w)[^{mark}]*)*+{mark}(?!\w)" for mark in "'\""
+)
+QUOTED = re.compile(rf"{IN_QUOTES}|\S{{{LONGEST + 1},}}")
 
 
 def clipped(text: str, longest: int = LONGEST) -> str:

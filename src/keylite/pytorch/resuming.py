@@ -19,10 +19,10 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from keylite.checkpoint import UNCOUNTED, check_fit
 from keylite.run import require_history
+from keylite.runtime.modelfile import ENCRYPTED
 from keylite.runtime.words import clipped
 
 PICKLE = 10_000_000  # bytes of what is no tensor: lite4's has 300 kB
-ENCRYPTED = 0x2041  # flags of a zip member, of three kinds
 OPTIMIZER = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}  # what Adam and SGD keep of a parameter
 
 

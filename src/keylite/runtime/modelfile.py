@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from keylite.runtime.files import write_bytes
 from keylite.runtime.protobuf import field, fields, require_sound_onnx
 from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
+from keylite.runtime.texts import each_once
 from keylite.runtime.words import quoted
 
 KEY = "keylite"
@@ -177,7 +178,7 @@ def _safetensors_contents(path: Path, data: Data) -> Contents:
         if length > MAX_HEADER:
             raise ValueError("long header")
         text = data[8 : 8 + length]
-        header = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+        header = json.loads(text, object_pairs_hook=each_once, parse_constant=_refuse)
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata")
@@ -209,12 +210,6 @@ def _span(entry: dict[str, Any]) -> tuple[int, int]:
     if min(numbers) < 0 or stop - start != BYTES[entry["dtype"]] * math.prod(shape):
         raise ValueError("tensor")
     return start, stop
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key twice")
-    return dict(pairs)
 
 
 def _refuse(text: str) -> None:
@@ -273,7 +268,7 @@ def _tflite_contents(path: Path, data: Data) -> Contents:
         raise _damaged(path, "the archive behind its model cannot be read") from None
 
 
-ENCRYPTED = 0x2041  # flags of a member, of three kinds
+ENCRYPTED = 0x2041  # flags of a zip member, of three kinds
 # What `zipfile` raises for archives that are damaged or of a kind that it does not know.
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, struct.error, OverflowError)
 

@@ -38,6 +38,16 @@ def decoded_text(data: bytes, source: Path | str) -> str:
     return text
 
 
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these names and values, for `json.loads`; ValueError where a name is there twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"{quoted(twice)} is there twice")
+    return values
+
+
 def read_json(path: Path) -> Any:
     """The value of a JSON file. ValueError where it is none, or says one thing twice, or is nested absurdly deep."""
     text = decoded_text(path.read_bytes(), path)
@@ -50,16 +60,8 @@ def read_json(path: Path) -> Any:
             raise ValueError(f"a number of {len(digits)} digits")
         return int(digits)
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-            raise ValueError(f"{quoted(twice)} is there twice")
-        return values
-
     try:
-        return json.loads(text, parse_constant=no_number, parse_int=whole, object_pairs_hook=once)
+        return json.loads(text, parse_constant=no_number, parse_int=whole, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         what = error.msg[:1].lower() + error.msg[1:]
         raise ValueError(f"{path}: broken JSON: {what} at line {error.lineno}, column {error.colno}") from None

@@ -539,7 +539,7 @@ def _truncated(labels, folder):
 BAD_DATA = {
     "wrong number of values": (_annotation(keypoints=[1, 2, 2]), "keypoints"),
     "box of negative width": (_annotation(bbox=[5, 5, -3, 10]), "box"),
-    "box in fractions": (_annotation(bbox=[0.1, 0.2, 0.5, 0.6]), "in fractions of the image"),
+    "box in fractions": (_annotation(bbox=[0.1, 0.2, 0.5, 0.6]), "looks like fractions of the image"),
     "box outside the image": (_annotation(bbox=[500, 500, 10, 10]), "outside"),
     "unknown image id": (_annotation(image_id=999), "999"),
     "duplicate annotation ids": (_annotation(id=1), "id is used twice"),
@@ -796,7 +796,7 @@ BAD_BOXES = {
     "51 GB": ('{"NAME": [[0, 0, 10000000, 10000000]]}', "is 1.042e\\+05 times as long as its 96x96 image"),
     "slow": ('{"NAME": [[0, 0, 1000000, 1000000]]}', "times as long as its 96x96 image, expected at most 20"),
     "off the picture": ('{"NAME": [[200, 0, 300, 50]]}', "lies outside its 96x96 image"),
-    "fractions": ('{"NAME": [[0.1, 0.2, 0.7, 0.8]]}', "is in fractions of the image: multiply them by its width"),
+    "fractions": ('{"NAME": [[0.1, 0.2, 0.7, 0.8]]}', "looks like fractions of the image: multiply its edges by"),
 }
 
 

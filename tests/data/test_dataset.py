@@ -448,7 +448,7 @@ BAD_OBJECT = {  # of four objects the first and the last: what is wrong with the
     "half a box": ({"boxes": [10, 10, np.nan, 15]}, "box: expected four finite numbers"),
     "infinite box": ({"boxes": [10, 10, np.inf, 15]}, "box: expected four finite numbers"),
     "absurd box": ({"boxes": [0, 0, 1e300, 15]}, "box [0.0, 0.0, 1e+300, 15.0] (xyxy) reaches beyond 16777216 px"),
-    "box in fractions": ({"boxes": [0.1, 0.2, 0.6, 0.7]}, "is in fractions of the image: multiply"),
+    "box in fractions": ({"boxes": [0.1, 0.2, 0.6, 0.7]}, "looks like fractions of the image: multiply"),
 }
 
 

@@ -55,8 +55,8 @@ NO_CROP = {  # a box of an image of 96x80 px: what is wrong with it
     "over 20 times as long": ([0, 0, 20 * 96 + 1, 5], "is 20.01 times as long as its 96x80 image, expected at most 20"),
     "a million px": ([0, 0, 1e6, 1e6], "is 1.042e+04 times as long"),
     "the whole image": ([0, 0, 96, 80], ""),
-    "fractions": ([0.1, 0.2, 0.6, 0.7], "is in fractions of the image: multiply them by"),
-    "fractions beyond the image": ([-0.1, 0.2, 1.1, 1], "is in fractions of the image: multiply them by"),
+    "fractions": ([0.1, 0.2, 0.6, 0.7], "looks like fractions of the image: multiply its edges by"),
+    "fractions beyond the image": ([-0.1, 0.2, 1.1, 1], "looks like fractions of the image: multiply its edges by"),
     "small": ([30, 30, 30.9, 30.9], "is less than 1 px wide and high"),
     "thin": ([0, 0, 0.5, 80], ""),
 }

@@ -170,7 +170,7 @@ def test_a_missing_file_and_a_folder_are_not_found(tmp_path: Path):
             read_spec(path)
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(
-        FileNotFoundError, match=r"no such model file; of the run in this folder, take .*model\.safetensors$"
+        FileNotFoundError, match=r"no such model file; this is the folder of a run: take .*model\.safetensors$"
     ):
         read_spec(tmp_path)
 

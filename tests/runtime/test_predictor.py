@@ -125,7 +125,7 @@ def test_a_single_box_says_how_to_wrap_it(finder: Predictor):
 NO_CROP = {
     "off the image": ([200, 0, 300, 50], "lies outside its 160x120 image"),
     "a million px": ([0, 0, 1e6, 1e6], "is 6250 times as long as its 160x120 image"),
-    "fractions": ([0.1, 0.2, 0.6, 0.7], "is in fractions of the image: multiply"),
+    "fractions": ([0.1, 0.2, 0.6, 0.7], "looks like fractions of the image: multiply"),
 }
 
 

@@ -60,7 +60,7 @@ LISTS = {
     "apostrophes of words": "photos: Anna's.jpg; " + "IMG 1.jpg; " * 30 + "Tom's.jpg",
     "inches": 'photos: 5"x7".jpg; ' + "IMG 1.jpg; " * 30 + '4"x6".jpg',
     "short quotes": "photos: 'a b.'; " + "IMG 1.jpg; " * 30 + "'c d'",
-    "an apostrophe within quotes": """photos: "Anna's.jpg"; """ + "IMG 1.jpg; " * 30 + '''"Tom's.jpg"'''
+    "an apostrophe within quotes": """photos: "Anna's.jpg"; """ + "IMG 1.jpg; " * 30 + '''"Tom's.jpg"''',
 }
 
 

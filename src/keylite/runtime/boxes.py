@@ -91,7 +91,10 @@ def outside_words(box: np.ndarray, size: np.ndarray) -> str:
 def small_words(box: np.ndarray) -> str:
     """How a message says that a box (4,) is less than a pixel, and why that may be."""
     if _fractions(box[None])[0]:
-        return f"box {_edges(box)} (xyxy) is in fractions of the image: multiply them by its width and height"
+        return (
+            f"box {_edges(box)} (xyxy) looks like fractions of the image: multiply its edges by the image's width "
+            "and height"
+        )
     return f"box {_edges(box)} (xyxy) is less than 1 px wide and high"
 
 

@@ -43,10 +43,10 @@ DEPTHS = frozenset({1, 2, 4, 8, 16})
 class Header(NamedTuple):
     """Width and height in px as stored, frames (2 stands for "several"), and the EXIF orientation (1: upright).
 
-    kind: a name of FORMATS. depth: bits a sample. components: of a JPEG. end: of a JPEG, where its end marker lies.
-    height_offset: where a sequential JPEG (not a progressive one) says its height, two bytes; 0 for others. extras:
-    (start, stop) of what no pixel needs, and of which a decoder may complain. refusal: what is wrong with a file that
-    is whole but not for keylite.
+    kind: a name of FORMATS. depth: bits a sample. components: how many samples a JPEG keeps of each pixel, 0 for other
+    kinds. end: where a JPEG's end marker lies, 0 for other kinds. height_offset: where a sequential JPEG (not a
+    progressive one) says its height, two bytes; 0 for others. extras: (start, stop) of what no pixel needs, and of
+    which a decoder may complain. refusal: what is wrong with a file that is whole but not for keylite.
     """
 
     width: int

@@ -72,7 +72,7 @@ def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFi
     path = Path(path)
     if not path.is_file():
         inside = path / "model.safetensors"
-        hint = f"; of the run in this folder, take {inside}" if inside.is_file() else ""
+        hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
         raise FileNotFoundError(f"{path}: no such model file{hint}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
+from keylite.cli import main
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
+from keylite.draw import draw_worst
 from keylite.evaluation import predict_dataset
 from keylite.golden import write_golden
 from keylite.quantize import some_crops
 from keylite.runtime import images
+from keylite.runtime.engines import Opened
 from keylite.runtime.geometry import cut
 from keylite.runtime.images import open_image
+from keylite.runtime.modelfile import describe, read_spec, write_tflite
 from keylite.runtime.predictor import Predictor
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "faces68" / "images"
@@ -30,7 +37,9 @@ KINDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "PNG": (".png", ()),
     "WebP": (".webp", (cv2.IMWRITE_WEBP_QUALITY, 90)),
     "TIFF": (".tiff", ()),
+    "12 bits in a 16-bit PNG": (".png", ()),
 }
+LEVELS = {"12 bits in a 16-bit PNG": 4095}  # that the model takes as white; of 8-bit pictures any
 SIDES = (533, 411)  # neither is a whole number of blocks
 
 
@@ -47,14 +56,17 @@ def scene() -> np.ndarray:
 def written(scene: np.ndarray, kind: str, folder: Path) -> Path:
     suffix, options = KINDS[kind]
     pixels = cv2.cvtColor(scene, cv2.COLOR_RGB2GRAY if kind.startswith("grey") else cv2.COLOR_RGB2BGR)
+    if kind in LEVELS:
+        pixels = pixels.astype(np.uint16) * 16 + 7
     path = folder / f"picture{suffix}"
     assert cv2.imwrite(str(path), pixels, list(options))
     return path
 
 
 def array_of(path: Path) -> np.ndarray:
-    """The picture as an application decodes it."""
-    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    """The picture as an application decodes it, the upper 8 of 12 bits."""
+    samples = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH), cv2.COLOR_BGR2RGB)
+    return (samples >> 4).astype(np.uint8) if samples.dtype == np.uint16 else samples
 
 
 def labelled(source: Path | np.ndarray, spec) -> Dataset:
@@ -82,7 +94,8 @@ def test_every_road_gives_the_engine_the_same_pixels(
 ) -> None:
     if not simplejpeg:
         monkeypatch.setattr(images, "_simplejpeg", lambda: None)
-    spec = make_spec(size=(max(side, 32), side), padding=0.0, head=make_spec().head)
+    level = LEVELS.get(kind, 65535)
+    spec = make_spec(size=(max(side, 32), side), padding=0.0, head=make_spec().head, white_level=level)
     path, engine = written(scene, kind, tmp_path), Watched()
     predictor = Predictor.of(engine, spec)
     array, data = array_of(path), labelled(path, spec).check_images()
@@ -97,7 +110,7 @@ def test_every_road_gives_the_engine_the_same_pixels(
         "evaluation of arrays": lambda: predict_dataset(predictor, labelled(array, spec)),
         "training": lambda: engine.seen.append(Examples(data, spec.size, padding=0.0)[0][0]),
         "training, kept": lambda: engine.seen.append(Examples(data, spec.size, padding=0.0, cache=True)[0][0]),
-        "calibration": lambda: engine.seen.append(some_crops(spec, data)[0]),
+        "calibration": lambda: engine.seen.append(some_crops(spec, labelled(path, spec))[0]),
     }
     for road, take in roads.items():
         take()
@@ -106,17 +119,40 @@ def test_every_road_gives_the_engine_the_same_pixels(
     assert np.ptp(engine.seen[0]) > 100
 
 
-def test_golden_vectors_are_of_those_pixels(onnx_file: Path, scene: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["JPEG 4:2:0", *LEVELS])
+def test_golden_vectors_are_of_those_pixels(kind: str, onnx_file: Path, scene: np.ndarray, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    path = written(scene, "JPEG 4:2:0", tmp_path)
-    predictor = Predictor(onnx_file)
-    told = json.loads(
-        write_golden(onnx_file, labelled(path, predictor.spec).check_images(), tmp_path / "g").read_text()
-    )
+    path, model = written(scene, kind, tmp_path), Path(shutil.copy(onnx_file, tmp_path))
+    describe(model, msgspec.structs.replace(read_spec(model), white_level=LEVELS.get(kind, 65535)))
+    predictor = Predictor(model)
+    told = json.loads(write_golden(model, labelled(path, predictor.spec), tmp_path / "g").read_text())
     picture = open_image(array_of(path))
     (pixels,) = cut(picture, predictor.crops(picture, BOX[None]))
     assert (tmp_path / "g" / "crop_0.bin").read_bytes() == pixels.tobytes()
     np.testing.assert_allclose(told["cases"][0]["xy"], predictor(array_of(path), BOX[None]).xy[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_drawings_are_of_those_pixels(kind: str, scene: np.ndarray, make_spec, tmp_path: Path, monkeypatch) -> None:
+    """By `evaluate --draw` and `predict --draw`: those of the same picture in 8 bits."""
+    model, opened = tmp_path / "a.tflite", Opened(Watched(), "litert", make_spec(white_level=LEVELS[kind]), "")
+    write_tflite(model, b"\x1c\0\0\0TFL3", opened.spec)
+    monkeypatch.setattr("keylite.runtime.predictor.open_engine", lambda *_: opened)
+    for bits in (16, 8):
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        path = written(scene, kind, folder)
+        if bits == 8:
+            assert cv2.imwrite(str(path), cv2.cvtColor(array_of(path), cv2.COLOR_RGB2BGR))
+        data = labelled(path, opened.spec).check_images(white_level=LEVELS[kind])
+        predictions = predict_dataset(Predictor(model), data)
+        draw_worst(data, predictions, np.zeros(1), 1, folder / "worst")
+        with contextlib.suppress(SystemExit):
+            main(["predict", str(model), str(path), "--draw", str(folder / "drawn")])
+    drawn = sorted(path for path in (tmp_path / "8").rglob("*") if path.parent.name in ("worst", "drawn"))
+    assert {path.parent.name for path in drawn} == {"worst", "drawn"}
+    for path in drawn:
+        assert path.read_bytes() == (tmp_path / "16" / path.relative_to(tmp_path / "8")).read_bytes(), path.name
 
 
 def test_photos_are_decoded_as_opencv_does() -> None:

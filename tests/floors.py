@@ -78,6 +78,7 @@ def main() -> None:
         python = interpreter(version)
         if python is None:
             print(f"{version}: no such Python here, and none could be fetched")
+            failed.append((version, ()))
             continue
         failed += [(version, extras) for extras in INSTALLED if not passes(python, version, extras)]
         for extra in RESOLVED:

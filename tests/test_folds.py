@@ -261,7 +261,7 @@ OTHERWISE = {  # what is asked for when a run of three folds is resumed
     "another recipe": ({"recipe": recipe(lr=0.5)}, "lr was 0.001, is 0.5"),
     "another number": ({"folds": 2}, "fold-1: began with another part of the data"),
     "other data": ({"data": gauges(12, "train", seed=4, size=64)}, "fold-1: began with another part of the data"),
-    "nothing": ({"resume": False}, "holds a run already; go on with --resume, start anew with --overwrite"),
+    "nothing": ({"resume": False}, "go on with --resume, start anew with --overwrite"),
     "both": ({"overwrite": True}, "resume, overwrite: expected one of them, got both"),
 }
 
@@ -428,7 +428,12 @@ def test_ctrl_c_in_a_fold_says_how_to_go_on(video, capsys, tmp_path, monkeypatch
     code, _, err = run(capsys, "--data", video, "--out", tmp_path / "run", "--folds", 3)
     assert code == 130
     assert err.splitlines()[-1].startswith("keylite: stopped before an epoch was finished: there is nothing to resume")
-    (tmp_path / "run/fold-1").mkdir(parents=True)
-    (tmp_path / "run/fold-1/resume.ckpt").write_text("")
+
+    def trains(*_: object, **__: object) -> Callable[[], Path]:
+        (tmp_path / "run/fold-1").mkdir(parents=True)
+        (tmp_path / "run/fold-1/resume.ckpt").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "prepare", trains)
     code, _, err = run(capsys, "--data", video, "--out", tmp_path / "run", "--folds", 3)
     assert err.splitlines()[-1].startswith("keylite: stopped; the same command with --resume goes on")

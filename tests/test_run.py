@@ -321,6 +321,15 @@ def test_a_run_that_came_and_went_since_the_folder_was_looked_at_is_not_written_
         starts(tmp_path, stops)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "log.csv", "tensorboard"])
+def test_files_of_a_run_s_names_are_not_removed_unasked(starts, name: str, tmp_path: Path):
+    """Such as a model file that somebody put there."""
+    (tmp_path / name).mkdir() if name == "tensorboard" else (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"files of its names \({name}\); go on with --resume, start anew with"):
+        starts(tmp_path, stops)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_run_stopped_before_an_epoch_was_finished_leaves_nothing(starts, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         starts(tmp_path / "runs/new", stops)

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -120,12 +121,12 @@ class Run:
         """Seconds that the run has trained by now, without its pauses, and those of this epoch."""
         now = time.monotonic()
         spent, self.since = now - self.since, now
-        before = self.history[-1].get("seconds", 0.0) if self.history else 0.0
+        before = self.history[-1]["seconds"] if self.history else 0.0
         return {"seconds": round(before + spent, 3), "epoch_seconds": round(spent, 3)}
 
     def _time_words(self) -> str:
         """How long the last epoch took, and the others will."""
-        lasted = [row.get("epoch_seconds", 0.0) for row in self.history]
+        lasted = [row["epoch_seconds"] for row in self.history]
         left = (self.recipe.epochs - len(lasted)) * float(np.median(lasted[-5:]))
         return f"  {spelt_time(lasted[-1])}" + (f", about {spelt_time(left)} left" if left else "")
 
@@ -264,8 +265,7 @@ def require_history(history: object, source: str) -> None:
     rows = history if isinstance(history, list) else []
     fits = all(
         isinstance(row, dict)
-        and row.keys() == rows[0].keys()
-        and row.keys() >= {"epoch", "step", "lr", "loss", "val_nme", "val_px"}
+        and row.keys() == {"epoch", "step", "lr", "loss", "val_nme", "val_px", "seconds", "epoch_seconds"}
         and row["epoch"] == number
         and all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
         for number, row in enumerate(rows, 1)
@@ -324,8 +324,7 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     """Make sure, before anything costs time, that a run may begin or go on in `out`; writes nothing.
 
     Raises ValueError where another run writes to `out`, or it holds one and neither is asked for, or a resumed run's
-    recipe is another; OSError
-    where the folder cannot be written to.
+    recipe is another; OSError where the folder cannot be written to.
     """
     old_recipe = out / "recipe.yaml"
     require_free(out)
@@ -342,10 +341,12 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
 
 
 def require_new(out: Path, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError where `out` holds a run that is neither to go on nor to be overwritten."""
-    if (out / "recipe.yaml").is_file() and not (resume or overwrite):
+    """Raise ValueError where `out` holds a run, or files of a run's names, and neither is asked for."""
+    there = [name for name in (*FILES, "tensorboard") if os.path.lexists(out / name)]
+    if there and not (resume or overwrite):
         raise ValueError(
-            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
+            f"{out}: holds a run already, or files of its names ({', '.join(there)}); go on with --resume, start anew "
+            "with --overwrite, or choose another --out"
         )
 
 
@@ -391,8 +392,8 @@ def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: b
     tidy(out)  # what a killed run had not finished writing
     if not resume:
         clear_run(out)
-    write_text(out / "data.json", json.dumps(data_facts(data, val), indent=2))
     write_recipe(recipe, out / "recipe.yaml")
+    write_text(out / "data.json", json.dumps(data_facts(data, val), indent=2))
 
 
 def clear_run(out: Path) -> None:

@@ -29,7 +29,7 @@ OVER = {  # arguments: what the line names
     "points over the model": (["predict", "MODEL", "PICTURE", "--json", "MODEL"], "file of model"),
     "a chart over a picture": (
         ["benchmark", "MODEL", "--image", "PICTURE", "--plot", "PICTURE", "--data", "LABELS"],
-        "",
+        "image_000000.png",
     ),
     "a run over its data": (["train", "--data", "RUN/data.json", "--out", "RUN", *CHOICES], "data.json"),
     "a run over its validation data": (

@@ -205,12 +205,15 @@ def kill_once(
         faults.append(f"leftover after {signal.Signals(sent).name}: {left}")
     figures = {"signal": signal.Signals(sent).name, "ended": ended.code == 0, "went on": 0}
     if not (ended.code == 0 and scene.resume):
+        had = any(folder.rglob("resume.ckpt"))
         tries = [(*scene.command, *scene.resume), scene.command, (*scene.command, "--overwrite")]
         for command in tries if scene.resume else [scene.command]:
             again = run_child(list(command), folder)
             figures["went on"] += 1
             if again.code != 2:
                 break
+        if scene.resume and had and figures["went on"] > 1:
+            faults.append("lost: --resume is refused although an epoch was finished")
         if again.code != 0 and not (scene.command[0] == "gauges" and again.code == 2):
             faults.append(f"the next command: exit code {again.code}: {again.err.strip()[-300:]}")
     if left := _parts(folder):

@@ -101,6 +101,7 @@ def damaged_tflite(rng: random.Random, data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         start = min(member.header_offset for member in archive.infolist())
         members = [(member.filename, archive.read(member)) for member in archive.infolist()]
+        seal = archive.comment
     if rng.random() < 0.4:
         return mutate_bytes(rng, data, rng.choice((1, 1, 4)), start, len(data))
     i = rng.randrange(len(members))
@@ -120,6 +121,7 @@ def damaged_tflite(rng: random.Random, data: bytes) -> bytes:
         warnings.simplefilter("ignore")  # of a name that is there twice, as it should be
         for name, text in members:
             archive.writestr(zipfile.ZipInfo(name), text)
+        archive.comment = seal
     return buffer.getvalue()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cases
 import damage
 import page
 import pytest
@@ -46,7 +47,7 @@ def grow() -> None:
 
 
 def spin() -> None:
-    sum(range(400_000_000))
+    sum(range(20_000_000))
 
 
 PLANTED = {  # name: (command, what the fault begins with; empty: none)
@@ -61,6 +62,7 @@ PLANTED = {  # name: (command, what the fault begins with; empty: none)
     "a control character": (lambda: printed("keylite: \x1b[31m", 2), "control: "),
     "a library's words": (lambda: os.write(2, b"libpng error: bad\n"), "chatter: "),
     "much memory": (grow, "memory: "),
+    "much time": (spin, "time: "),
     "a crash": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "death: the process ended with SIGSEGV"),
     "a file left over": (lambda: Path("there.part").write_text(""), "leftover: there.part"),
     "a file after a refusal": (
@@ -74,6 +76,8 @@ PLANTED = {  # name: (command, what the fault begins with; empty: none)
 def test_a_planted_fault_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KEYLITE_FAULTS", str(tmp_path))
     command, expected = PLANTED[name]
+    if command is spin:
+        monkeypatch.setattr(cases, "CPU_SECONDS", 0.05)
     job = Job("planted", lambda *_: Case(command, None, ("out.json",)), 0, tmp_path, tmp_path / "kept")
     (record,) = run_cases(job, [3], 1)
     assert record.number == 3

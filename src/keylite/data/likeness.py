@@ -129,32 +129,6 @@ def _nearest(pictures: np.ndarray, others: np.ndarray, parts: np.ndarray | None)
             apart[open_rows, found] = np.inf
             open_rows = open_rows[~sure]
     return nearest
-    every = max(1, len(theirs) // SAMPLE)
-    sample = _normalised(others["small"][theirs[::every]])
-    _, axes = np.linalg.eigh(sample.T @ sample)
-    axes = axes[:, ::-1][:, :DIRECTIONS]
-    own, far = _along(pictures, mine, axes), _along(others, theirs, axes)
-    mine, own = _sorted(mine, own)
-    theirs, far = _sorted(theirs, far)
-    reach = float(np.sqrt(2 * NEARLY)) + 1e-4  # unit vectors of this correlation are so far apart
-    lengths = np.einsum("nd,nd->n", far, far)
-    for start in range(0, len(mine), BLOCK):
-        block, rows = own[start : start + BLOCK], mine[start : start + BLOCK]
-        low = np.searchsorted(far[:, 0], block[0, 0] - reach)
-        high = np.searchsorted(far[:, 0], block[-1, 0] + reach)
-        if low == high:
-            continue
-        apart = lengths[low:high] - 2 * (block @ far[low:high].T)  # squared, once each picture's own length is added
-        if parts is not None:
-            apart[parts[rows][:, None] == parts[theirs[low:high]]] = np.inf
-        found = np.argmin(apart, axis=1)
-        squared = apart[np.arange(len(block)), found] + np.einsum("nd,nd->n", block, block)
-        near = np.flatnonzero(squared <= reach**2)
-        at = theirs[low + found[near]]
-        a, b = _normalised(pictures["small"][rows[near]]), _normalised(others["small"][at])
-        sure = np.einsum("nd,nd->n", a, b) >= 1 - NEARLY
-        nearest[rows[near[sure]]] = at[sure]
-    return nearest
 
 
 def _varied(pictures: np.ndarray) -> np.ndarray:

@@ -556,6 +556,20 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
     assert len(progress) == len(reader.batches)
 
 
+def test_a_picture_of_one_pixel_is_whole_without_boxes() -> None:
+    pixel = from_arrays([np.zeros((1, 1, 3), np.uint8)], np.full((1, 4, 2), 0.5), skeleton=Skeleton(NAMES))
+    assert evaluation.predict_dataset(Reader("image"), pixel).boxes.tolist() == [[0, 0, 1, 1]]
+
+
+def test_the_object_whose_box_is_bad_is_named() -> None:
+    boxes = boxes_of(4)
+    boxes[2] = [70, 0, 90, 20]  # of a picture of 60 x 40
+    with pytest.raises(
+        ValueError, match=r"^image_000001#1: box \[70.0, 0.0, 90.0, 20.0\] \(xyxy\) lies outside its 60x40 image"
+    ):
+        evaluation.predict_dataset(Reader(), numbered([0, 1, 1, 1], boxes_of(4)), boxes=boxes)
+
+
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
 

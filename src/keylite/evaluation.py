@@ -18,7 +18,7 @@ from keylite.data.dataset import Dataset
 from keylite.metrics import BOX_NORMALISERS
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
-from keylite.runtime.boxes import as_boxes, require_boxes
+from keylite.runtime.boxes import as_boxes, box_problems
 from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
@@ -84,10 +84,9 @@ def predict_dataset(
             image = dataset.open_image(int(dataset.image_index[objects[0]]))
             whole = np.tile(whole_box(image), (len(objects), 1))
             used[objects] = whole if given is None else given[objects]
-            try:
-                require_boxes(used[objects], (image.shape[1], image.shape[0]))
-            except ValueError as error:
-                raise ValueError(f"{dataset.sample_name(int(objects[0]))}: {error}") from None
+            if given is not None:
+                for row, words in box_problems(given[objects], whole[:, 2:]).items():
+                    raise ValueError(f"{dataset.sample_name(int(objects[row]))}: {words}")
             # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
             own = np.where(annotated[objects, None], dataset.box[objects], used[objects])
             measured[objects] = whole if spec.box == "image" else own

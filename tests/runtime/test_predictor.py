@@ -141,6 +141,10 @@ def test_a_box_that_cannot_be_cropped_is_refused_and_a_stream_goes_on(finder: Pr
     assert finder.engine.batches == [1], "nothing is asked of the engine for the bad one"
 
 
+def test_a_picture_of_one_pixel_is_whole_without_boxes(finder: Predictor):
+    assert finder(np.full((1, 1, 3), 255, np.uint8)).boxes.tolist() == [[0, 0, 1, 1]]
+
+
 def test_many_boxes_go_in_batches_and_come_back_in_order(finder: Predictor):
     boxes = np.array([[40 - k, 20 - 2 * k, 120 + k, 100 + k] for k in range(8)], np.float64)
     together = finder(picture(), boxes)

@@ -237,7 +237,8 @@ class Predictor:
         try:
             image = open_image(source, self.max_megapixels, self.spec.white_level)
             asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
-            require_boxes(asked, (image.shape[1], image.shape[0]))
+            if boxes is not None:
+                require_boxes(asked, (image.shape[1], image.shape[0]))
             crops = self.crops(image, boxes)
             pixels = cut(image, crops)
         except (ValueError, cv2.error) as error:

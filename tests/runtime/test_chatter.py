@@ -56,3 +56,40 @@ def test_several_threads_leave_standard_error_as_it_was(capfd):
 
 def test_a_closed_standard_error_is_no_matter(python):
     python("import os; os.close(2)\nfrom keylite.runtime.chatter import without_chatter\nwith without_chatter(): pass")
+
+
+FORK_MEANWHILE = """
+import os, signal, threading, warnings
+import cv2
+from keylite.runtime import images
+from keylite.runtime.chatter import without_chatter
+
+warnings.simplefilter("ignore")  # Python's, of a fork among threads
+os.dup2(1, 2)
+inside, done = threading.Event(), threading.Event()
+usual = cv2.utils.logging.getLogLevel()
+
+def stay():
+    with without_chatter(), without_chatter(), images._silence, images._silence.lock:
+        inside.set()
+        done.wait()
+
+thread = threading.Thread(target=stay)
+thread.start()
+inside.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os.write(2, b"heard, ")
+    with without_chatter(), images._silence:
+        os.write(2, b"heard again, ")
+    os._exit(cv2.utils.logging.getLogLevel() != usual)
+status = os.waitpid(child, 0)[1]
+done.set()
+thread.join()
+os.write(2, b"%d, %d" % (status, cv2.utils.logging.getLogLevel() == usual))
+"""
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_it_has_not(python):
+    assert python(FORK_MEANWHILE) == "heard, heard again, 0, 1"

@@ -10,6 +10,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from keylite.runtime.forks import in_forks
+
 CHATTER = re.compile(
     rb"Created TensorFlow Lite XNNPACK delegate for CPU"
     rb"|oneDNN custom operations are on"
@@ -20,6 +22,7 @@ CHATTER = re.compile(
     rb"|could not find cuda drivers|Could not find cuda drivers"
 )
 _one_at_a_time = threading.RLock()  # two at once would each restore the other's
+_kept: list[int] = []  # descriptors of what standard error was before each block that is open, the outermost first
 
 
 @contextlib.contextmanager
@@ -28,6 +31,7 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
 
     everything: nothing of it comes unless the block fails; for converters that talk at length and raise what matters.
     """
+    in_forks(_leave)
     with _one_at_a_time:
         try:
             if sys.stderr is not None:
@@ -37,9 +41,10 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
             yield
             return
         with tempfile.TemporaryFile() as said:
-            os.dup2(said.fileno(), 2)
             failed = True
             try:
+                _kept.append(kept)
+                os.dup2(said.fileno(), 2)
                 yield
                 failed = False
             finally:
@@ -47,8 +52,18 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
                     with contextlib.suppress(OSError, ValueError):
                         sys.stderr.flush()
                 os.dup2(kept, 2)
+                del _kept[-1:]
                 os.close(kept)
                 said.seek(0)
                 if failed or not everything:
                     with contextlib.suppress(OSError):
                         os.write(2, b"".join(line for line in said if not CHATTER.search(line)))
+
+
+def _leave() -> None:
+    """In a fork there is no other thread to end its block: standard error is what it was, and the lock is free."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+    if _kept:
+        os.dup2(_kept[0], 2)
+        _kept.clear()

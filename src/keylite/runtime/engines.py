@@ -8,7 +8,6 @@ called by several threads at once, and in a process that was forked from the one
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
 import importlib.util
 import os
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keylite.runtime.chatter import without_chatter
+from keylite.runtime.forks import in_forks
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import clipped, quoted
@@ -160,13 +160,7 @@ def keep_in_forks(resource: object) -> None:
     To wait are the ends of a session, whose threads a fork has not, and of ONNX Runtime itself (1.32, by its import).
     """
     _KEPT.add(resource)
-    _watch_forks()
-
-
-@functools.cache
-def _watch_forks() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_leave_all)
+    in_forks(_leave_all)
 
 
 def _leave_all() -> None:

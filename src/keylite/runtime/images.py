@@ -20,6 +20,7 @@ import numpy as np
 
 from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.files import write_bytes
+from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 from keylite.runtime.words import quoted
 
@@ -184,6 +185,7 @@ class _Silence:
         self.lock, self.threads, self.level = threading.Lock(), 0, 0
 
     def __enter__(self) -> None:
+        in_forks(self._leave)
         with self.lock:
             if not self.threads:
                 self.level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -194,6 +196,13 @@ class _Silence:
             self.threads -= 1
             if not self.threads:
                 cv2.utils.logging.setLogLevel(self.level)
+
+    def _leave(self) -> None:
+        """In a fork there is no other thread to end its block."""
+        self.lock = threading.Lock()
+        if self.threads:
+            self.threads = 0
+            cv2.utils.logging.setLogLevel(self.level)
 
 
 _silence = _Silence()

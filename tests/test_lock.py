@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -16,6 +17,7 @@ import pytest
 
 from keylite import lock
 from keylite.lock import LOCK, holding, require_free
+from keylite.runtime.forks import in_forks
 
 HOLDER = """
 import os, sys, time
@@ -93,3 +95,22 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch, caplog
         pass
     assert "this file system has no locks (No locks available)" in caplog.text
     assert lock.TRIES > 1
+
+
+def test_a_system_without_locks_and_forks_removes_the_file_once_it_is_closed(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delattr(os, "register_at_fork")
+    in_forks.cache_clear()
+    unlink = Path.unlink
+
+    def unlink_closed(path: Path) -> None:
+        with contextlib.suppress(OSError):
+            os.fstat(file)
+            raise AssertionError("Windows removes no open file")
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink_closed)
+    with holding(tmp_path):
+        (file,) = lock._held
+    assert list(tmp_path.iterdir()) == []
+    in_forks.cache_clear()  # what was asked for here is not done

@@ -7,15 +7,16 @@ killed process leaves the file, which locks nobody out.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from keylite.runtime.files import make_folder
+from keylite.runtime.forks import in_forks
 
 log = logging.getLogger("keylite")
 
@@ -43,17 +44,15 @@ def holding(folder: Path) -> Iterator[None]:
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
-    _forget_in_children()
+    in_forks(_close_all)  # such a process, say one that prepares batches, does not hold the lock on after this one
     try:
         file = _opened(folder)
         _held.add(file)
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()  # while it is held: nobody else's is removed
             _held.discard(file)
-            os.close(file)
+            _give_back(file, folder)
     finally:
         with contextlib.suppress(OSError):  # it holds files by now
             for path in missing:
@@ -77,10 +76,28 @@ def _opened(folder: Path) -> int:
         os.close(file)
 
 
-def _lock(file: int, folder: Path) -> None:
+def _give_back(file: int, folder: Path) -> None:
+    """Remove the lock file while it is held: nobody else's goes. Windows has no locks, and removes no open file."""
+    held = _kernel_locks() is not None
+    if not held:
+        os.close(file)
+    with contextlib.suppress(OSError):
+        (folder / LOCK).unlink()
+    if held:
+        os.close(file)
+
+
+def _kernel_locks() -> ModuleType | None:
     try:
         import fcntl
     except ImportError:  # not of POSIX
+        return None
+    return fcntl
+
+
+def _lock(file: int, folder: Path) -> None:
+    fcntl = _kernel_locks()
+    if fcntl is None:
         return
     for left in reversed(range(TRIES)):
         try:
@@ -99,12 +116,6 @@ def _lock(file: int, folder: Path) -> None:
     raise ValueError(
         f"{folder}: another run writes to this folder ({holder}); wait for its end, or choose another --out"
     )
-
-
-@functools.cache
-def _forget_in_children() -> None:
-    """A process that is forked from this one, such as one that prepares batches, does not hold the lock on after it."""
-    os.register_at_fork(after_in_child=_close_all)
 
 
 def _close_all() -> None:

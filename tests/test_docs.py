@@ -134,6 +134,23 @@ def test_the_readme_links_to_every_guide():
     assert set(GUIDES[1:]) | {"ARCHITECTURE.md", "CONTRIBUTING.md"} <= set(LINK.findall(PAGES[README]))
 
 
+def test_the_layout_names_every_file():
+    (tree,) = [text for _, text in FENCE.findall(PAGES["ARCHITECTURE.md"]) if text.startswith("src/keylite/")]
+    named: dict[str, set[str]] = {}
+    folder = ""
+    for line in tree.partition("\ntests/")[0].splitlines()[1:]:
+        if start := re.match(r"  (\S+)", line):
+            folder = start[1] if start[1].endswith("/") else ""
+        named.setdefault(folder, set()).update(re.findall(r"[\w/]+\.py\b", line))
+    twins = {name for name in named["tensorflow/"] if "/" not in name}
+    named["pytorch/"] = twins | {name.removeprefix("pytorch/") for name in named["tensorflow/"] - twins}
+    named["tensorflow/"] = twins
+    named["cli/"] |= {f"{verb}.py" for verb in cli.VERBS}
+    for folder, names in named.items():
+        files = {path.name for path in (ROOT / "src/keylite" / folder).glob("*.py")}
+        assert names | {"__init__.py"} == files - {"__main__.py"}, folder
+
+
 # ---- commands
 
 

@@ -70,6 +70,9 @@ PALETTE, END, TEXT = (b"PLTE", bytes(6)), (b"IEND", b""), (b"tEXt", b"a\0b")
 CHUNKS = {  # name: (chunks, whether it is whole)
     "usual": ((head(), ROWS, END), True),
     "pixels in two chunks": ((head(), ROWS, ROWS, END), True),
+    "pixels in 10,001 chunks": ((head(), *[ROWS] * 10_001, END), True),
+    "10,000 chunks beside the pixels": ((head(), *[TEXT] * 9998, ROWS, END), True),
+    "10,001 chunks beside the pixels": ((head(), *[TEXT] * 9999, ROWS, END), False),
     "a text between": ((head(), TEXT, ROWS, TEXT, END), True),
     "interlaced": ((head(8, 2, 0, 0, 1), ROWS, END), True),
     "a palette": ((head(2, 3), PALETTE, ROWS, END), True),

@@ -22,7 +22,7 @@ JPEG_BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0,
 JPEG_TOLD = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM: what is told; APP14 says how colour is stored
 JPEG_ENDS_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but no stuffed byte, restart or fill byte
 JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-SEGMENTS = 10_000  # of a JPEG; a profile of colours or a large description takes some hundreds
+SEGMENTS = 10_000  # of a JPEG, or of a PNG beside its pixels; a profile of colours or a description takes hundreds
 SCANS, SCANS_AT_MOST = 20, 500  # of a JPEG of any size, and of a small one: libjpeg-turbo's wiki advises 500
 JPEG_ZEROS = bytes(32)  # in coded samples: a block or more of one and the same value, as no picture has
 MEGAPIXEL_SCANS = 1000  # scans times megapixels beyond SCANS: 1.5 s of one core
@@ -225,7 +225,7 @@ def _png(data: bytes) -> Header:
     width, height, depth, colours, *methods = struct.unpack_from(">IIBBBBB", data, 16)
     if depth not in PNG_DEPTHS.get(colours, ()) or methods not in ([0, 0, 0], [0, 0, 1]):  # plain, or interlaced
         raise DamagedError
-    frames, orientation, at, kind, order = 1, None, 8, b"", [b""]
+    frames, orientation, at, kind, order, others = 1, None, 8, b"", [b""], 0
     extras: list[tuple[int, int]] = []
     while kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)
@@ -233,6 +233,9 @@ def _png(data: bytes) -> Header:
         if stop > len(data):
             raise DamagedError
         kind = data[at + 4 : at + 8]
+        others += kind != b"IDAT"
+        if others > SEGMENTS:
+            raise DamagedError
         if struct.unpack_from(">I", data, stop - 4)[0] != zlib.crc32(memoryview(data)[at + 4 : stop - 4]):
             raise DamagedError
         if kind == b"acTL":

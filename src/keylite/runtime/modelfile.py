@@ -311,6 +311,7 @@ def _entry(data: Data, start: int, stop: int) -> tuple[str, tuple[int, int]]:
 
 def _onnx_contents(path: Path, data: Data) -> Contents:
     """What metadata_props hold under KEY and SEAL, found by walking the protobuf."""
+    require_sound_onnx(path, data)  # first: it walks no further than MAX_FIELDS
     places: dict[str, tuple[int, int]] = {}
     try:
         for number, kind, start, stop in fields(data, 0, len(data)):
@@ -321,7 +322,6 @@ def _onnx_contents(path: Path, data: Data) -> Contents:
                 places[key] = place
     except (ValueError, IndexError):
         raise ValueError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
-    require_sound_onnx(path, data)
     seal = places.get(SEAL)
     if seal and seal[1] - seal[0] != len(BLANK):
         raise _damaged(path, "its sha256 cannot be read")

@@ -13,10 +13,12 @@ from pathlib import Path
 MAX_FIELDS = 1_000_000  # of messages that are walked through: lite0 has 40 thousand
 MAX_DEPTH = 32  # of graphs in attributes of nodes
 Data = bytes | mmap.mmap
+Field = tuple[int, int, int, int]  # number, wire type, start, stop
 
 # Where tensors may lie, by field number: onnx.proto. "tensor" is what is looked at.
 MESSAGES: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
+    "model": {7: "graph", 14: "entry", 20: "training", 25: "function"},
+    "entry": {},  # of metadata_props
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -29,20 +31,19 @@ DIMS, EXTERNAL_DATA, DATA_LOCATION = 1, 13, 14  # fields of TensorProto
 
 def require_sound_onnx(path: Path, data: Data) -> None:
     """Raise ValueError for a model with tensors in other files, or larger than the file, or nested without end."""
-    waiting, seen = [("model", 0, len(data), 0)], 0
+    waiting, left = [("model", 0, len(data), 0)], iter(range(MAX_FIELDS))
     try:
         while waiting:
             message, start, stop, depth = waiting.pop()
             if message == "tensor":
-                _require_sound_tensor(path, data, start, stop)
+                _require_sound_tensor(path, data, _counted(fields(data, start, stop), left), stop - start)
                 continue
+            if depth > MAX_DEPTH:
+                raise ValueError("nested without end")
             inside = MESSAGES[message]
-            for number, kind, begin, end in fields(data, start, stop):
-                seen += 1
+            for number, kind, begin, end in _counted(fields(data, start, stop), left):
                 if kind == 2 and number in inside:
                     waiting.append((inside[number], begin, end, depth + (inside[number] == "graph")))
-            if depth > MAX_DEPTH or seen > MAX_FIELDS:
-                raise ValueError("nested without end")
     except IndexError:
         raise ValueError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
     except ValueError as error:
@@ -51,9 +52,17 @@ def require_sound_onnx(path: Path, data: Data) -> None:
         raise ValueError(f"{path}: not an .onnx file, or damaged ({error}); copy or export it again") from None
 
 
-def _require_sound_tensor(path: Path, data: Data, start: int, stop: int) -> None:
+def _counted(found: Iterator[Field], left: Iterator[int]) -> Iterator[Field]:
+    """The same fields, of which there may be no more than `left` has left."""
+    for one in found:
+        if next(left, None) is None:
+            raise ValueError(f"more than {MAX_FIELDS:,} fields")
+        yield one
+
+
+def _require_sound_tensor(path: Path, data: Data, found: Iterator[Field], size: int) -> None:
     dims: list[int] = []
-    for number, kind, begin, end in fields(data, start, stop):
+    for number, kind, begin, end in found:
         if number == EXTERNAL_DATA or (number == DATA_LOCATION and kind == 0 and varint(data, begin)[0]):
             raise ValueError(f"{path}: keeps weights in another file; a model is one file: save it with its weights")
         if number == DIMS:
@@ -62,11 +71,11 @@ def _require_sound_tensor(path: Path, data: Data, start: int, stop: int) -> None
                 dims.append(value)
                 if len(dims) > MAX_DEPTH:
                     raise ValueError("a tensor of too many dimensions")
-    if math.prod(dims) > 8 * (stop - start):  # a value has one bit at least
+    if math.prod(dims) > 8 * size:  # a value has one bit at least
         raise ValueError("a tensor is larger than its bytes")
 
 
-def fields(data: Data, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: Data, position: int, stop: int) -> Iterator[Field]:
     """(field number, wire type, start, stop) of each field of a protobuf message.
 
     ValueError or IndexError for what is none.

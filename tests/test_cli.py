@@ -619,7 +619,7 @@ def test_a_profile_says_where_a_step_s_time_goes(capsys, gauge_files, tmp_path):
     assert (found["steps"], found["step_ms"] > 0, found["epoch_end_ms"] > 0) == (1, True, True)  # 5 of 6 warm up
     assert "profile of 1 steps: " in err
     line = refused(capsys, "train", *data, "--out", tmp_path / "folds", *quick(), "--profile", "--folds", 2)
-    assert "profile: is of one run" in line or "val: " in line
+    assert "profile: measures one run" in line or "val: " in line
 
 
 @pytest.mark.parametrize(("choices", "words"), BAD_CHOICES.values(), ids=BAD_CHOICES)
@@ -1027,7 +1027,7 @@ BAD_EXPORTS = {
     "all without images": (["--to", "all"], "calibration: all precisions include int8"),
     "golden vectors of all": (
         ["--to", "all", "--calibration", "TRAIN", "--golden", "GOLDEN"],
-        "golden: is of one file",
+        "golden: needs one exported file",
     ),
     "golden vectors where a file is": (["--golden", "FILE"], "cannot write to this folder"),
     "a diagnosis in place of a model": (["--diagnose"], "expected a name that ends in .md, got 'm.onnx'"),
@@ -1182,7 +1182,7 @@ def test_flags_without_effect_on_a_comparison_are_refused(flag, capsys, exported
 
 def test_golden_vectors_of_a_diagnosis_are_refused(capsys, finder_file, colour_files, tmp_path):
     told = ["--data", colour_files / "val/labels.json", "--diagnose", "--golden", tmp_path / "golden"]
-    assert "golden: is of one file" in refused(capsys, "export", finder_file, *told)
+    assert "golden: needs one exported file" in refused(capsys, "export", finder_file, *told)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -115,7 +115,9 @@ def prepare(
     training = _training(recipe.framework)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
-        raise ValueError(f"profile: is of framework pytorch, got {recipe.framework}, which has a profiler of its own")
+        raise ValueError(
+            f"profile: only framework pytorch takes these times, got {recipe.framework}; use its own profiler"
+        )
     data, val = with_boxes(data, recipe.box, skip_bad), with_boxes(val, recipe.box, skip_bad)
     _speak_of_parts(recipe, data, val)
     data = data.check_images(max_megapixels, skip_bad)

@@ -76,7 +76,7 @@ def export(
             f"out: --diagnose writes a page and no model: expected a name that ends in .md, got {out.name!r}"
         )
     if golden and (diagnose or to == "all"):
-        raise ValueError("golden: is of one file that is made; leave out --diagnose and --to all")
+        raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
     if golden:
         require_writable(golden)  # before minutes of work
     if out and diagnose:

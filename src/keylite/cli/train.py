@@ -99,7 +99,7 @@ def train(
     if blocks and folds is None:
         raise ValueError("blocks: cuts a video into folds; say into how many with --folds")
     if profile and folds is not None:
-        raise ValueError("profile: is of one run; leave out --folds")
+        raise ValueError("profile: measures one run; leave out --folds")
     if folds is not None and (val is not None or val_fraction != VAL_FRACTION):
         given = "val" if val is not None else "val-fraction"
         raise ValueError(f"{given}: has no effect with --folds, which hold out each part in turn; leave it out")

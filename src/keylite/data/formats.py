@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from keylite.data.coco import read_coco, write_coco
-from keylite.data.dataset import Dataset, listed
+from keylite.data.dataset import Dataset
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import replacing_within
 from keylite.runtime.images import write_image
 from keylite.runtime.progress import step
-from keylite.runtime.words import quoted
+from keylite.runtime.words import listed, quoted
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
 FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
@@ -42,7 +42,7 @@ def read_dataset(
 ) -> Dataset:
     """The labelled objects of a COCO JSON, a wide CSV or a DeepLabCut CSV, as continuous image px.
 
-    images: the folder that file names start from; else the file's own, `images` in it and, for CSV, four above.
+    images: the folder that file names start from; None searches around the label file, see docs/data-formats.md.
     category: of COCO, where categories differ in keypoints. group: auto (a field identity, group or subject, else one
     group an image), image, block:N, field:NAME or regex:PATTERN. pixel_origin: index, where a source's 0 is the centre
     of the first pixel, or corner. format: coco, csv or dlc; else by content. skip_bad leaves bad objects out.

@@ -103,7 +103,7 @@ class Training(lightning.LightningModule):
         if index % FINITE_EVERY == 0:
             require_finite(self.recipe, self.current_epoch, float(total.detach()))
         self.weight = self.weight.to(count) + count
-        self.log("loss", total.detach() / count.clamp(min=1), prog_bar=True, logger=True)
+        self.log("loss", total.detach() / count.clamp(min=1), logger=True)
         return total * self.recipe.accumulate  # Lightning divides by it; on_before_optimizer_step divides by the weight
 
     def _watch(
@@ -208,7 +208,7 @@ class EpochEnd(lightning.Callback):
             )
         training.result.train(teaching)
         for name in ("val_nme", "val_px"):
-            training.log(name, row[name], prog_bar=True)
+            training.log(name, row[name])
         if world.first:
             with replacing(self.run.checkpoint) as beside:
                 trainer.save_checkpoint(beside)

@@ -61,7 +61,7 @@ WRONG = {
     ),
     "five": (
         arrays(without(BACKBONE, *TOP, "bn1.weight", "bn1.running_mean"), HEAD, {"head.points.bias": (9,)}),
-        "missing bn1.running_mean; missing bn1.weight; missing bn2.weight; missing conv_head.weight and 1 more",
+        "missing bn1.running_mean; missing bn1.weight; missing bn2.weight; missing conv_head.weight; and 1 more",
     ),
 }
 

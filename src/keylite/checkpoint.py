@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
+from keylite.runtime.words import first_of
 
 UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
 TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
@@ -46,8 +47,7 @@ def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: s
         if tuple(loaded[name].shape) != tuple(own[name].shape)
     ]
     if problems:
-        more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise ValueError(f"{source}: weights do not fit this network: {'; '.join(problems[:NAMED])}{more}")
+        raise ValueError(f"{source}: weights do not fit this network: {first_of(problems, NAMED)}")
 
 
 class Listed(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset
 from keylite.metrics import group_intervals, nme_of, normaliser, point_errors
-from keylite.report import Predictions
+from keylite.report import Predictions, measured_xy
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -94,9 +94,7 @@ def flip_report(
     plain = plain or predict_dataset(predictor, dataset)
     back = predict_dataset(predictor, dataset, boxes=plain.boxes, mirror=mirror)
     middle = (plain.xy + back.xy) / 2
-    left_out = [name in plain.unlearnt for name in dataset.skeleton.names]
-    left_out = np.array([here or left_out[there] for here, there in zip(left_out, mirror, strict=True)])
-    true = np.where(left_out[:, None], np.nan, dataset.xy)
+    true = measured_xy(plain, dataset, mirror)
     labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
         raise ValueError(f"{dataset.name}: no labelled point to hold the predictions to")

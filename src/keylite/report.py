@@ -38,11 +38,10 @@ class Predictions:
     """The points that a model gives for N objects.
 
     xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
-    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them, or
-    none where no image was cropped.
-    normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is none, or
-    whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for all.
-    unlearnt: see ModelSpec; its keypoints count in no figure over all keypoints.
+    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them, or none where no image was
+    cropped. normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is
+    none, or whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for
+    all. unlearnt: see ModelSpec; its keypoints count in no figure over all keypoints.
     """
 
     xy: np.ndarray
@@ -256,10 +255,15 @@ def no_better(nme: float, mean_shape_nme: float | None) -> bool:
     return mean_shape_nme is not None and nme >= mean_shape_nme
 
 
-def measured_xy(predictions: Predictions, dataset: Dataset) -> np.ndarray:
-    """(N, K, 2) px: the labels that predictions are measured by, NaN for keypoints that were hardly taught."""
-    left_out = [name in predictions.unlearnt for name in dataset.skeleton.names]
-    return np.where(np.array(left_out)[:, None], np.nan, dataset.xy) if any(left_out) else dataset.xy
+def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int] | None = None) -> np.ndarray:
+    """(N, K, 2) px: the labels that predictions are measured by, NaN for keypoints that were hardly taught.
+
+    mirror: (K) the keypoint that each becomes in a flip, whose teaching counts too.
+    """
+    left_out = np.array([name in predictions.unlearnt for name in dataset.skeleton.names])
+    if mirror is not None:
+        left_out |= left_out[list(mirror)]
+    return np.where(left_out[:, None], np.nan, dataset.xy) if left_out.any() else dataset.xy
 
 
 def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:

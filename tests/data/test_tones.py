@@ -85,7 +85,7 @@ def test_pictures_that_show_hardly_anything_are_said(tones: Tones, level: int, w
 
 def test_many_are_counted_and_some_named():
     notes = tone_notes([Tones(0, 3, 1.0, 8)] * 5, list("abcde"), 65535)
-    assert notes == ["5 of 5 images are nearly black (their mean is below 5 of 255): a, b, c and 2 more"]
+    assert notes == ["5 of 5 images are nearly black (their mean is below 5 of 255): a, b, c, and 2 more"]
 
 
 def test_tones_are_those_of_the_samples():

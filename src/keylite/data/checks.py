@@ -187,26 +187,28 @@ def _other_size(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> str:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.nanmean(xy, axis=1)  # of the middles
         box_size, point_size = np.median(sizes * ratio, axis=0), np.median(sizes / ratio, axis=0)
-    for what, size in (("boxes", box_size), ("keypoints", point_size)):
-        if not (np.isfinite(size).all() and (size > 0).all()):
-            continue
-        times = sizes / size
-        scaled = (boxes * np.tile(times, 2), xy) if what == "boxes" else (boxes, xy * times[:, None])
-        if _fits(*scaled, sizes).mean() < LIKELY:
-            continue
+    found = {"boxes": box_size, "keypoints": point_size}
+    found = {what: size for what, size in found.items() if _likely(what, size, boxes, xy, sizes)}
+    for what, size in found.items():
         for round_size, words in ROUND_SIZES.items():
             if np.all(np.abs(size / round_size - 1) < NEAR):
                 return f"{what} look like {words}"
     beyond = np.any(boxes[:, 2:] > (1 + SLACK) * sizes, axis=1).mean() > MOST_LOST
     points = not beyond and points_outside(xy, sizes).mean() > SLACK
-    what, size = ("keypoints", point_size) if points else ("boxes", box_size)
-    if not (np.isfinite(size).all() and (size > 0).all()):
-        return ""
-    times = sizes / size
-    scaled = (boxes, xy * times[:, None]) if points else (boxes * np.tile(times, 2), xy)
-    if _fits(*scaled, sizes).mean() < LIKELY or np.all(np.abs(np.median(times, axis=0) - 1) < OTHER):
+    what = "keypoints" if points else "boxes"
+    size = found.get(what)
+    if size is None or np.all(np.abs(np.median(sizes / size, axis=0) - 1) < OTHER):
         return ""
     return f"{what} look like px of images of about {size[0]:.0f}x{size[1]:.0f}: scale them as the images were"
+
+
+def _likely(what: str, size: np.ndarray, boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether nearly all objects fit if boxes, or else keypoints, were made for images of this (width, height)."""
+    if not (np.isfinite(size).all() and (size > 0).all()):
+        return False
+    times = sizes / size
+    scaled = (boxes * np.tile(times, 2), xy) if what == "boxes" else (boxes, xy * times[:, None])
+    return bool(_fits(*scaled, sizes).mean() >= LIKELY)
 
 
 def _fits(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:

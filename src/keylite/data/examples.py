@@ -21,7 +21,7 @@ from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_uni
 from keylite.runtime.images import decoded_sooner, image_size
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import listed
+from keylite.runtime.words import first_of, listed
 
 NAMED = 3  # objects named in one line
 LOOKS = 200  # images, to tell the size of all
@@ -238,7 +238,7 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
         return None
     missing = np.flatnonzero(~np.isfinite(dataset.box).all(axis=1))
     if len(missing):
-        names = "; ".join(dataset.sample_name(i) for i in missing[:NAMED].tolist()) + "; ..." * (len(missing) > NAMED)
+        names = first_of([dataset.sample_name(i) for i in missing[:NAMED].tolist()], NAMED, count=len(missing))
         others = "" if len(missing) == len(dataset) else ", or pass --skip-bad to leave them out"
         raise ValueError(
             f"{dataset.name}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or give "

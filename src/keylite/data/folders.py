@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keylite.runtime.images import IMAGE_SUFFIXES
+from keylite.runtime.words import first_of
 
 SHOWN = 3  # sub-folders named in a line
 UNREAD = {  # suffixes of pictures that keylite does not read, and how a message calls them
@@ -42,7 +43,7 @@ class Folder(NamedTuple):
     def left_out(self) -> str:
         """What of the folder is not taken, for a line; empty if there is nothing."""
         parts = [f"{count} {kind}" for kind, count in self.unread.most_common()]
-        shown = ", ".join(self.folders[:SHOWN]) + ", ..." * (len(self.folders) > SHOWN)
+        shown = first_of(self.folders, SHOWN, ", ")
         pictures = (
             f"{self.unread.total()} pictures that keylite does not read ({', '.join(parts)}; convert them to JPEG)"
         )

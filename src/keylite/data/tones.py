@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.runtime.images import WHITE_LEVEL, WHITE_LEVELS
+from keylite.runtime.words import first_of
 
 LOOKED_AT = 64  # rows and columns of a picture, evenly spread, that tell its tones
 BLACK, WHITE = 5, 250  # means of 0..255 below and above which a picture is nearly black or white
@@ -76,6 +77,5 @@ def tone_notes(
             flat.append(name)
     for kind, of_kind in kinds.items():
         if of_kind:
-            more = f" and {len(of_kind) - NAMED} more" if len(of_kind) > NAMED else ""
-            notes.append(f"{len(of_kind)} of {len(tones)} images are {kind}: {', '.join(of_kind[:NAMED])}{more}")
+            notes.append(f"{len(of_kind)} of {len(tones)} images are {kind}: {first_of(of_kind, NAMED, ', ')}")
     return notes

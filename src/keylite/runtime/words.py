@@ -45,6 +45,11 @@ def one_line(text: str) -> str:
 
 def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
     """The line, then the first items, then how many more there are; count: of all, where the items are the first."""
+    return f"{line}: {first_of(items, SHOWN, count=count)}"
+
+
+def first_of(items: Sequence[str], shown: int, between: str = "; ", count: int | None = None) -> str:
+    """The first items, then how many more there are; count: of all, where the items are the first."""
     count = len(items) if count is None else count
-    more = f"; and {count - SHOWN} more" if count > SHOWN else ""
-    return f"{line}: {'; '.join(items[:SHOWN])}{more}"
+    more = [f"and {count - shown} more"] if count > shown else []
+    return between.join([*items[:shown], *more])

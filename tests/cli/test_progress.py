@@ -91,12 +91,12 @@ print("result")
 """
 
 
-def on_a_terminal(*command: str) -> tuple[str, str]:
+def on_a_terminal(*command: str, kind: str = "xterm") -> tuple[str, str]:
     """(standard output, what the terminal got on standard error) of a command."""
     pty = pytest.importorskip("pty", reason="this system has no terminals to make")
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+        command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=os.environ | {"TERM": kind, "COLUMNS": "100"}
     ) as process:
         os.close(theirs)
         seen = b""
@@ -120,6 +120,11 @@ def test_a_terminal_sees_bars_and_lines_above_them():
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
     assert "outer [bold]" in plain and "inner" in plain and "1/2" in plain and "left:" in plain
     assert plain.count("a line\r\n") == 2, "by themselves, with the bars below them"
+
+
+@pytest.mark.parametrize("kind", ["dumb", "unknown"])
+def test_a_terminal_that_draws_nothing_sees_lines_alone(kind: str):
+    assert on_a_terminal(sys.executable, "-c", ON_A_TERMINAL, kind=kind) == ("result\n", "a line\r\n" * 2)
 
 
 def test_a_command_on_a_terminal_keeps_bars_out_of_its_output(onnx_file, tmp_path: Path):

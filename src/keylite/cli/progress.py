@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ log = logging.getLogger("keylite")
 
 SOON = 0.5  # seconds after which a step gets a bar: what is over by then needs none
 OFTEN = 0.1  # seconds between two looks of a bar
+PLAIN = ("dumb", "unknown")  # values of TERM, of terminals on which rich draws nothing
 FIRST_LINE = 10.0  # seconds after which a step without a terminal says how far it is; the next lines wait longer
 
 
 def show() -> Show:
-    """What shows steps here: bars if standard error is a terminal, else lines."""
-    return Bars() if sys.stderr is not None and sys.stderr.isatty() else lines
+    """What shows steps here: bars if standard error is a terminal that can draw them, else lines."""
+    draws = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in PLAIN
+    return Bars() if draws else lines
 
 
 @contextlib.contextmanager

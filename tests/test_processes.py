@@ -26,6 +26,7 @@ import socket
 import threading
 
 from keylite.processes import LostProcessError
+from keylite.runtime.progress import step
 
 
 def place() -> int:
@@ -33,7 +34,11 @@ def place() -> int:
 
 
 def says(word: str) -> None:
-    logging.getLogger("keylite").info("%s %d of %s", word, place(), os.environ["WORLD_SIZE"])
+    with step("training", 3) as trained:
+        trained(1)
+        with step("finding", None):
+            logging.getLogger("keylite").info("%s %d of %s", word, place(), os.environ["WORLD_SIZE"])
+        trained(2)
 
 
 def refuses(rank: int) -> None:
@@ -106,13 +111,14 @@ def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_all_are_run_and_the_first_one_speaks(
-    targets: ModuleType, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    targets: ModuleType, told_steps: dict, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
     run_all(targets.says, ("this is",), 2)
     assert caplog.messages == ["this is 0 of 2"]
+    assert told_steps == {"training": (3, 3), "finding": (0, None)}
     assert "RANK" not in os.environ
 
 

@@ -7,6 +7,7 @@ Knows neither frameworks nor training. Processes are started here on one machine
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import logging.handlers
 import multiprocessing
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 from keylite.recipe import Recipe
 from keylite.runtime.machine import cores
+from keylite.runtime.progress import Advance, shown_by, step
 
 log = logging.getLogger("keylite")
 
@@ -110,8 +112,8 @@ def speaks(recipe: Recipe) -> bool:
 def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
     """Call `target(*arguments)` in so many new processes and wait for all of them.
 
-    Log lines of the first are this process's. Raises ValueError in the words of the one that fails by itself, OSError
-    for one that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
+    Log lines and steps of the first are this process's. Raises ValueError in the words of the one that fails by itself,
+    OSError for one that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
     """
     context = multiprocessing.get_context("spawn")
     ear, lines = context.Pipe(duplex=False)
@@ -144,17 +146,60 @@ def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int)
 
 
 def _say_again(ear: Connection) -> None:
-    """Give another process's records to this one's logger until it has closed its end."""
+    """Give another process's records to this one's logger, and show its steps, until it has closed its end."""
+    steps: dict[int, tuple[contextlib.ExitStack, Advance]] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
-            log.handle(ear.recv())
+            told = ear.recv()
+            if isinstance(told, logging.LogRecord):
+                log.handle(told)
+                continue
+            _show_again(told, steps)
+    for number in sorted(steps, reverse=True):
+        _show_again((number,), steps)
 
 
-class _Lines(logging.handlers.QueueHandler):
-    """Sends records to whoever started this process."""
+def _show_again(told: tuple[Any, ...], steps: dict[int, tuple[contextlib.ExitStack, Advance]]) -> None:
+    """Show what another process tells of a step: that it begins, that so many more are done, or that it has ended."""
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # of a terminal that is gone; who listens no more stops the other one
+        match told:
+            case number, what, total:
+                own = contextlib.ExitStack()
+                steps[number] = own, own.enter_context(step(what, total))
+            case number, more if number in steps:
+                steps[number][1](more)
+            case (number,) if number in steps:
+                steps.pop(number)[0].close()
+
+
+class _Teller(logging.handlers.QueueHandler):
+    """Sends records, and how far steps are, to whoever started this process."""
+
+    numbers = itertools.count()
 
     def enqueue(self, record: logging.LogRecord) -> None:
         self.queue.send(record)
+
+    @contextlib.contextmanager
+    def show(self, what: str, total: int | None) -> Iterator[Advance]:
+        number = next(self.numbers)
+
+        def tell(*more: Any) -> None:
+            self.acquire()  # as for a record
+            try:
+                self.queue.send((number, *more))
+            except OSError:  # who started this process has ended, and it will, too
+                pass
+            finally:
+                self.release()
+
+        tell(what, total)
+        try:
+            yield tell
+        finally:
+            tell()
 
 
 def _free_port() -> int:
@@ -257,7 +302,8 @@ def _one(
     places = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"})
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    log.handlers = [logging.NullHandler() if lines is None else _Lines(lines)]
+    teller = None if lines is None else _Teller(lines)
+    log.handlers = [teller or logging.NullHandler()]
     log.propagate = False
     log.setLevel(logging.INFO)
     if rank:
@@ -265,7 +311,8 @@ def _one(
     try:
         if CAN_BLOCK:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        target(*arguments)
+        with shown_by(teller.show) if teller else contextlib.nullcontext():
+            target(*arguments)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:

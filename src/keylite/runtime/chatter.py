@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from keylite.runtime.forks import in_forks
 
@@ -31,6 +31,38 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
 
     everything: nothing of it comes unless the block fails; for converters that talk at length and raise what matters.
     """
+    said: list[bytes] = []
+    failed = True
+    try:
+        with _taken(said):
+            yield
+        failed = False
+    finally:
+        if failed or not everything:
+            _say(line for line in said if not CHATTER.search(line))
+
+
+@contextlib.contextmanager
+def overheard(pattern: re.Pattern[bytes]) -> Iterator[list[str]]:
+    """A list that holds, after the block, the lines on file descriptor 2 that fit the pattern; they go no further."""
+    said: list[bytes] = []
+    heard: list[str] = []
+    try:
+        with _taken(said):
+            yield heard
+    finally:
+        heard += [line.decode(errors="replace").strip() for line in said if pattern.search(line)]
+        _say(line for line in said if not pattern.search(line))
+
+
+def _say(lines: Iterable[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"".join(lines))
+
+
+@contextlib.contextmanager
+def _taken(said: list[bytes]) -> Iterator[None]:
+    """The lines that are written to file descriptor 2 in the block are put into the list at its end."""
     in_forks(_leave)
     with _one_at_a_time:
         try:
@@ -40,13 +72,11 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
         except (OSError, ValueError):  # closed
             yield
             return
-        with tempfile.TemporaryFile() as said:
-            failed = True
+        with tempfile.TemporaryFile() as written:
             try:
                 _kept.append(kept)
-                os.dup2(said.fileno(), 2)
+                os.dup2(written.fileno(), 2)
                 yield
-                failed = False
             finally:
                 if sys.stderr is not None:
                     with contextlib.suppress(OSError, ValueError):
@@ -54,10 +84,8 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
                 os.dup2(kept, 2)
                 del _kept[-1:]
                 os.close(kept)
-                said.seek(0)
-                if failed or not everything:
-                    with contextlib.suppress(OSError):
-                        os.write(2, b"".join(line for line in said if not CHATTER.search(line)))
+                written.seek(0)
+                said += written
 
 
 def _leave() -> None:

@@ -8,6 +8,7 @@ does not. Knows nothing of keypoints, crops or networks.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from keylite.runtime.chatter import overheard
 from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.files import write_bytes
 from keylite.runtime.forks import in_forks
@@ -36,7 +38,11 @@ ENOUGH_ROWS = 0.9  # of a picture; decoding fewer saves time
 READ_AT_ONCE = 4096
 HARMLESS = re.compile("Inconsistent progression|Invalid SOS parameters")  # libjpeg's words for a file that is whole
 PADDED = "extraneous bytes before marker 0xd9"
-DAMAGED = re.compile("Corrupt JPEG data|Premature end")
+DAMAGED = re.compile(
+    "Corrupt JPEG data|Premature end|Bogus|table 0x[0-9a-f]+ was not defined|Invalid (SOS|progressive)"
+)
+DAMAGED_JPEG = "{name}: the JPEG file is damaged ({told:.100}); save it anew, or leave it out"
+LIBJPEG = re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE)  # its lines on stderr
 
 
 class Picture(NamedTuple):
@@ -85,21 +91,33 @@ class Picture(NamedTuple):
         return image
 
     def _by_opencv(self, flags: int) -> np.ndarray:
-        """The pixels as stored."""
+        """The pixels as stored. Of a damaged JPEG OpenCV gives what it can, and libjpeg says so on standard error."""
         assert isinstance(self.data, bytes)
         assert self.header is not None
-        data = _without(self.data, self.header.extras)
-        try:
-            with _silence:
-                image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error as error:
-            told = str(error).strip().splitlines()[-1]
-            raise ValueError(f"{self.name}: cannot be decoded: {told:.200}") from None
+        image, told = self._heard(self.data, flags)
+        if PADDED in told:
+            image, told = self._heard(_unpadded(self.data, self.header), flags)
+        if image is not None and DAMAGED.search(told):
+            raise ValueError(DAMAGED_JPEG.format(name=self.name, told=told))
         if image is None:
             raise ValueError(
                 f"{self.name}: cannot be decoded: truncated, damaged or of a rare kind; save it anew as 8-bit PNG"
             )
         return image
+
+    def _heard(self, data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
+        """What OpenCV makes of a file, and what libjpeg says of it, harmless words apart."""
+        assert self.header is not None
+        said: list[str] = []
+        listening = overheard(LIBJPEG) if self.header.kind == "JPEG" else contextlib.nullcontext(said)
+        content = np.frombuffer(_without(data, self.header.extras), np.uint8)
+        try:
+            with _silence, listening as said:
+                image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error as error:
+            told = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{self.name}: cannot be decoded: {told:.200}") from None
+        return image, "; ".join(line for line in said if not HARMLESS.search(line))
 
     def _jpeg(self, channels: int, rows: int | None) -> np.ndarray | None:
         """The pixels as stored, by simplejpeg; None if OpenCV is to decode them."""
@@ -228,11 +246,16 @@ def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray 
     except ValueError as error:
         told = str(error)
     if PADDED in told:  # some cameras pad the coded data with zeros
-        data = data[: header.end].rstrip(b"\0") + data[header.end :]
+        data = _unpadded(data, header)
     image = decoded_sooner(_without(data, header.extras), space, strict=not HARMLESS.search(told))
     if image is None and DAMAGED.search(told):
-        raise ValueError(f"{name}: the JPEG file is damaged ({told:.100}); save it anew, or leave it out")
+        raise ValueError(DAMAGED_JPEG.format(name=name, told=told))
     return image
+
+
+def _unpadded(data: bytes, header: Header) -> bytes:
+    """A JPEG without zeros between its coded data and its end."""
+    return data[: header.end].rstrip(b"\0") + data[header.end :]
 
 
 @functools.cache

@@ -412,7 +412,7 @@ BAD_PREDICTIONS = {
     "a flag for a file": (["--json", "--draw", "out"], "expected a file name or -, got --draw"),
     "no file": (["--json"], "--json requires an argument"),
     "engine": (["--engine", "tpu"], "tpu"),
-    "threads": (["--threads", "0"], "threads: expected at least 1, got 0"),
+    "threads": (["--threads", "0"], "threads: expected 1 to 4096, got 0"),
 }
 
 

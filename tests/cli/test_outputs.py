@@ -197,3 +197,11 @@ def test_gauges_on_a_full_disk_are_one_line(tmp_path):
     assert ended.stderr.endswith("cannot write this file: File too large\n")
     assert len(ended.stderr.splitlines()) == 1
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("given", [["--draw", ""], ["--draw="]])
+def test_an_empty_value_is_not_this_folder(given: list[str], onnx_file, picture, keylite_command, tmp_path):
+    """Such as `--draw "$FOLDER"` where the variable is not set."""
+    ended = keylite_command("predict", onnx_file, picture, *given)
+    assert (ended.code, names(tmp_path)) == (2, [])
+    assert "--draw" in ended.err and "expected a value, got an empty one" in ended.err

@@ -131,7 +131,7 @@ def test_channels_are_rgb_in_the_last_axis(engine: Engine, crops: np.ndarray):
 
 
 def test_threads_below_one_are_refused(row: Row):
-    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="threads: expected 1 to 4096, got 0"):
         row.open(threads=0)
 
 

@@ -76,7 +76,7 @@ def faults_of(outcome: Outcome, usual: Outcome, left: list[str], case: Case) -> 
         faults.append(f"line: {len(lines[-1])} characters: {lines[-1][:200]!r}")
     if control := re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", outcome.err):
         faults.append(f"control: the character {control[0]!r} on standard error")
-    if outcome.chatter.strip() and not (outcome.code == 2 and LIBPNG.fullmatch(outcome.chatter)):
+    if outcome.chatter.strip() and not LIBPNG.fullmatch(outcome.chatter):
         faults.append(f"chatter: {outcome.chatter.strip()[:200]!r}")
     if outcome.cpu > usual.cpu + CPU_SECONDS:
         faults.append(f"time: {outcome.cpu:.1f} CPU seconds, undamaged {usual.cpu:.1f}")

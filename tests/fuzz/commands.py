@@ -148,7 +148,16 @@ def flags(rng: random.Random, seeds: Path, folder: Path) -> Case:
             given = [flag, rng.choice(("out.json", "there", "there/", "", "-", "file/inside", "x" * 300, "a\nb"))]
             if (verb, flag) == ("info", "--json"):
                 given = [flag]
-            may_write = (*may_write, "out.json", "there", "x" * 300, "a\nb", "out.png", "gauge_0_points.jpg")
+            may_write = (
+                *may_write,
+                "out.json",
+                "there",
+                "x" * 300,
+                "a\nb",
+                "out.png",
+                "there.png",
+                "gauge_0_points.jpg",
+            )
         if flag in command and flag in good and rng.random() < 0.8:
             at = command.index(flag)
             command[at : at + 2] = given

@@ -399,3 +399,8 @@ def test_a_picture_is_decoded_as_far_as_crops_reach_once_it_was_checked(sides: t
     height = len(decode_for(picture, crops, checked))
     assert height == (16 * (max(crop.rows for crop in crops) // 16 + 2) if checked else 400)
     assert not checked or height < 240
+
+
+def test_points_that_are_not_finite_come_back_without_a_warning():
+    crop = crop_box([0, 0, 64, 32], (64, 64))
+    assert not np.isfinite(crop.from_unit(np.array([[np.inf, 0.5], [0.5, np.nan]]))).all(axis=1).any()

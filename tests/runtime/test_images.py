@@ -635,3 +635,24 @@ def test_without_simplejpeg_opencv_decodes(monkeypatch: pytest.MonkeyPatch) -> N
         assert np.abs(read_image(encoded(picture(), ".jpg")).astype(int) - picture()).mean() < 5
     finally:
         images._simplejpeg.cache_clear()
+
+
+def test_both_decoders_refuse_the_same_damage_and_say_nothing_else(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """Where simplejpeg is missing or cannot judge, what libjpeg says as OpenCV decodes is heard."""
+    pytest.importorskip("simplejpeg")
+    rng, data, accepted = np.random.default_rng(0), rich(), []
+    for _ in range(60):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] = rng.integers(256)
+        found = []
+        for decoder in (images._simplejpeg, lambda: None):
+            with monkeypatch.context() as patch:
+                patch.setattr(images, "_simplejpeg", decoder)
+                try:
+                    found.append(read_image(bytes(damaged)))
+                except ValueError:
+                    found.append(None)
+        assert np.array_equal(*found) if found[0] is not None else found[1] is None
+        accepted.append(found[0] is not None)
+    assert 10 < sum(accepted) < 50
+    assert capfd.readouterr().err == ""

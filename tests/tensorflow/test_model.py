@@ -310,7 +310,7 @@ def test_an_engine_in_memory_follows_the_weights_and_leaves_the_statistics(netwo
 
 
 REFUSALS = {
-    "no threads": ({"threads": 0}, "threads: expected at least 1, got 0"),
+    "no threads": ({"threads": 0}, "threads: expected 1 to 4096, got 0"),
     "an unknown device": ({"device": "tpu"}, "device: expected auto, cpu or cuda, got 'tpu'"),
 }
 

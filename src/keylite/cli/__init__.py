@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -22,6 +24,7 @@ from cyclopts import App, CycloptsError, Parameter
 import keylite
 from keylite.cli.output import Lines, Stderr
 from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
+from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
@@ -60,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can show
     try:
         with _ended_by_signals(), _all_said(), shown_by(_show):
+            _require_values(sys.argv[1:] if arguments is None else arguments)
             app(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError as error:
         if not _unread():  # of some other pipe
@@ -85,6 +89,15 @@ def main(arguments: list[str] | None = None) -> None:
     finally:  # whoever calls this from Python has a log of their own
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])
+
+
+def _require_values(arguments: list[str]) -> None:
+    """ValueError for an empty value, which a shell makes of a variable that is not set; as a path it is this folder."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if argument == "" or re.fullmatch(r"--[\w-]+=", argument):
+            flag = before if argument == "" else argument[:-1]
+            where = f"{quoted(flag)}: " if flag.startswith("--") else ""
+            raise ValueError(f"{where}expected a value, got an empty one; is a variable of your script not set?")
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from keylite.runtime.words import clipped, quoted
 Engine = Callable[[np.ndarray], np.ndarray]
 
 # What trains: the extra that installs it. Its package here is keylite.<framework>.
+MAX_THREADS = 4096  # of an engine, as in a recipe
 FRAMEWORKS = {"pytorch": "pytorch", "tensorflow": "tensorflow-cpu"}
 
 
@@ -219,8 +220,8 @@ def open_engine(
     name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
         raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: expected at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads: expected 1 to {MAX_THREADS}, got {threads}")
     kind = ENGINES[name]
     by_process = {os.getpid(): kind.open(path, described, threads, device)}
     shape = (described.head.keypoints, described.head.channels)

@@ -48,8 +48,9 @@ class Crop:
         return self.to_crop(xy) / np.asarray(self.size, np.float64)
 
     def from_unit(self, unit_xy: np.ndarray) -> np.ndarray:
-        """Unit coordinates (..., 2) -> image px (..., 2)."""
-        return self.to_image(unit_xy * np.asarray(self.size, np.float64))
+        """Unit coordinates (..., 2) -> image px (..., 2); what is not finite gives NaN or Inf, without a warning."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self.to_image(unit_xy * np.asarray(self.size, np.float64))
 
     @property
     def scale(self) -> float:

@@ -254,8 +254,7 @@ class Predictor:
         if not found:
             none = np.zeros((0, count), np.float32)
             return Keypoints(np.zeros((0, count, 2)), none, none.astype(np.float64), cut.asked, self.spec.skeleton)
-        with np.errstate(invalid="ignore"):  # whoever asks says that a point is not finite, in words
-            xy = np.stack([crop.from_unit(unit_xy) for crop, (unit_xy, _) in zip(cut.crops, found, strict=True)])
+        xy = np.stack([crop.from_unit(unit_xy) for crop, (unit_xy, _) in zip(cut.crops, found, strict=True)])
         score = np.stack([score for _, score in found])
         return Keypoints(xy, score, self.sigma(score, cut.crops), cut.asked, self.spec.skeleton)
 

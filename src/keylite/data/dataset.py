@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -517,7 +517,7 @@ def _entries(name: str, values: object) -> list:
     return list(values)
 
 
-def _numbers(name: str, values: object, shape: tuple[int | None, ...], words: str) -> np.ndarray:
+def _numbers(name: str, values: Any, shape: tuple[int | None, ...], words: str) -> np.ndarray:
     """The values as float64 of this shape, None being any number; ValueError for anything else."""
     try:
         got = np.shape(values)  # first: another shape may be too large to hold

@@ -220,7 +220,7 @@ def with_boxes(dataset: Dataset, box: str, skip_bad: bool) -> Dataset:
         return dataset
     names = [dataset.sample_name(i) for i in np.flatnonzero(~boxed).tolist()]
     note = listed(f"left out: {len(names)} of {len(dataset)} objects have no box", names)
-    return dataclasses.replace(dataset.subset(boxed), notes=(*dataset.notes, note))
+    return dataclasses.replace(dataset.subset(np.flatnonzero(boxed)), notes=(*dataset.notes, note))
 
 
 def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:

@@ -5,6 +5,8 @@ Continuous xyxy px of an image; sizes are (width, height). Knows nothing of labe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 MOST_PX = 2.0**24  # of an edge or a coordinate: beyond it a float32 does not tell one pixel from the next
@@ -37,7 +39,7 @@ def as_boxes(boxes: object) -> np.ndarray:
     return array
 
 
-def real_numbers(values: object) -> np.ndarray:
+def real_numbers(values: Any) -> np.ndarray:
     """The values as float64; TypeError, ValueError or OverflowError for what is no array of real numbers."""
     if np.iscomplexobj(values):
         raise TypeError("complex numbers")

@@ -329,6 +329,14 @@ WHOLE = {
     ),
     "images an object": (b'{"images": {}, "annotations": [], "categories": []}', "images: expected array, got object"),
     "broken": (b'{"images": [],\n "annotations": [}', r"broken JSON: .* at line 2, column 18"),
+    "a list twice": (
+        b'{"annotations": [{"a": 1}], "images": [], "annotations": [], "categories": []}',
+        "broken JSON: 'annotations' is there twice",
+    ),
+    "a category's names twice": (
+        b'{"images": [{"id": 1}], "categories": [{"id": 1, "id": 2}], "annotations": [{"id": 1}, {"id": 2}]}',
+        "broken JSON: 'id' is there twice",
+    ),
     "cut": (b'{"images": [', "broken JSON: it ends too early, after 12 bytes"),
     "no annotations": (b'{"images": [], "annotations": [], "categories": []}', "data set is empty: annotations is"),
     "empty file": (b"", "the file is empty"),

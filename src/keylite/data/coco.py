@@ -24,6 +24,7 @@ from keylite.data.problems import require_whole_objects
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
+from keylite.runtime.texts import require_each_once
 from keylite.runtime.words import listed, quoted
 
 Id = int | str
@@ -75,6 +76,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     """
     notes: list[str] = []
     data, file = _decoded(path, notes)
+    require_each_once(path, data, (file.images, file.annotations))
     categories = {entry.id: entry for entry in file.categories}
     if len(categories) < len(file.categories):
         raise ValueError(f"{path}: two categories have the same id")

@@ -6,8 +6,12 @@ JSON for all that reads it whole; each ValueError is one line that begins with t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
 
 from keylite.runtime.words import quoted
 
@@ -46,6 +50,27 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"{quoted(twice)} is there twice")
     return values
+
+
+def require_each_once(path: Path, data: bytes, lists: Sequence[Sequence[msgspec.Raw]]) -> None:
+    """Raises ValueError if a JSON object names something twice, of which msgspec has read the last in silence.
+
+    lists: views of `data`, entries of lists in it. What lies within them is not looked at: it may be millions.
+    """
+    start = _address(data)
+    ends = [(_address(raws[0]), _address(raws[-1]) + len(memoryview(raws[-1]))) for raws in lists if raws]
+    edges = [0, *(edge - start for span in sorted(ends) for edge in span), len(data)]
+    rest = b"".join(data[begin:end] for begin, end in zip(edges[::2], edges[1::2], strict=True))
+    try:
+        json.loads(rest.decode("utf-8", "replace"), parse_int=float, object_pairs_hook=each_once)
+    except (json.JSONDecodeError, RecursionError):  # msgspec took it
+        return
+    except ValueError as error:
+        raise ValueError(f"{path}: broken JSON: {error}; leave one of them out") from None
+
+
+def _address(data: bytes | msgspec.Raw) -> int:
+    return np.frombuffer(data, np.uint8).ctypes.data  # type: ignore[arg-type]
 
 
 def read_json(path: Path) -> Any:

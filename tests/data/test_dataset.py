@@ -13,6 +13,7 @@ import pytest
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.groups import group_by_name
 from keylite.runtime.images import Picture, write_image
+from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 
 
@@ -282,6 +283,14 @@ def test_check_images_names_all_bad_at_once(tmp_path: Path) -> None:
     assert good.check_images(max_megapixels=100).fingerprint() == good.fingerprint()
     with pytest.raises(ValueError, match="nothing is left"):
         data.check_images(max_megapixels=1e-6, skip_bad=True)
+
+
+@pytest.mark.parametrize("limit", [float("nan"), 0, -1, "100", None])
+def test_what_is_no_limit_of_megapixels_is_refused_before_an_image_is_read(limit, tmp_path: Path) -> None:
+    data = from_arrays([tmp_path / "none.png"], np.zeros((1, 1, 2)))
+    for opens in (data.check_images, lambda limit: Predictor(tmp_path / "none.onnx", max_megapixels=limit)):
+        with pytest.raises(ValueError, match="^max_megapixels: expected a number above 0, got"):
+            opens(limit)
 
 
 def labelled_at(folder: Path, sizes: list[tuple[int, int]]) -> Dataset:

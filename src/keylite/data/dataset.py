@@ -30,6 +30,7 @@ from keylite.runtime.images import (
     array_problem,
     image_size,
     open_image,
+    require_limit,
     to_8_bit,
 )
 from keylite.runtime.machine import cores
@@ -117,6 +118,7 @@ class Dataset:
             )
         if len(self.images) != len(self.image_names):
             raise ValueError(f"{self.name}: {len(self.images)} images but {len(self.image_names)} image names")
+        require_limit(self.max_megapixels)
         self._require_good()
 
     def _require_good(self) -> None:

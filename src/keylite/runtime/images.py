@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import numbers
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -179,6 +180,12 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return image if flip is None else cv2.flip(image, flip)
 
 
+def require_limit(max_megapixels: object) -> None:
+    """Raises ValueError for what is no limit of megapixels: NaN would be none at all."""
+    if not (isinstance(max_megapixels, numbers.Real) and max_megapixels > 0):
+        raise ValueError(f"max_megapixels: expected a number above 0, got {max_megapixels!r:.60}")
+
+
 def _kept_rows(rows: int) -> int:
     """How many rows of a JPEG are decoded for so many: whole blocks, and one to spare for colour, which is smoothed."""
     return (rows // JPEG_BLOCK + 2) * JPEG_BLOCK
@@ -188,7 +195,7 @@ def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
     """The header of a picture that is not too large."""
     header = read_header(name, data)
     megapixels = header.width * header.height / 1e6
-    if megapixels > max_megapixels:
+    if not megapixels <= max_megapixels:  # NaN limits everything
         raise ValueError(
             f"{name}: expected at most {max_megapixels:g} megapixels, got {header.width}x{header.height} = "
             f"{megapixels:.1f}; raise the limit with --max-megapixels"

@@ -23,7 +23,7 @@ from keylite.runtime import files
 from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
-from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image
+from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.skeleton import Skeleton
@@ -121,6 +121,7 @@ class Predictor:
         max_megapixels: float = MAX_MEGAPIXELS,
         spec: Path | str | None = None,
     ) -> None:
+        require_limit(max_megapixels)
         self.path = Path(path)
         self.opened = open_engine(self.path, engine, threads, device, spec)
         self.engine, self.engine_name, self.spec, _ = self.opened

@@ -12,6 +12,7 @@ import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.groups import group_by_name
+from keylite.runtime.boxes import as_boxes
 from keylite.runtime.images import Picture, write_image
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -283,6 +284,22 @@ def test_check_images_names_all_bad_at_once(tmp_path: Path) -> None:
     assert good.check_images(max_megapixels=100).fingerprint() == good.fingerprint()
     with pytest.raises(ValueError, match="nothing is left"):
         data.check_images(max_megapixels=1e-6, skip_bad=True)
+
+
+def test_masked_means_unlabelled() -> None:
+    pictures, xy = [ramp(8, 8)] * 2, np.ones((2, 2, 2))
+    mask = np.zeros((2, 2, 2), bool)
+    mask[1, 0] = True
+    masked = np.ma.masked_array(xy, mask)
+    for points in (masked, list(masked), masked.astype(int)):
+        assert from_arrays(pictures, points).labelled.tolist() == [[True, True], [False, True]]
+    boxes = np.ma.masked_array([[0, 0, 5, 5]] * 2, [[True] * 4, [False] * 4])
+    data = from_arrays(pictures, xy, boxes=boxes)
+    assert np.isnan(data.box).tolist() == [[True] * 4, [False] * 4]
+    with pytest.raises(ValueError, match="boxes: expected finite pixels"):
+        as_boxes(boxes)
+    with pytest.raises(ValueError, match="xy: expected a plain array, got a masked one; fill it with NaN"):
+        data.with_xy(masked)
 
 
 @pytest.mark.parametrize("limit", [float("nan"), 0, -1, "100", None])

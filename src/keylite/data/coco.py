@@ -21,6 +21,7 @@ from keylite.data import mirror
 from keylite.data.dataset import Dataset
 from keylite.data.labels import Labels
 from keylite.data.problems import require_whole_objects
+from keylite.runtime.boxes import real_numbers
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -187,7 +188,7 @@ def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None)
     field of the annotation. `file_name` is the name that the data set knows: where the file does not lie beside its
     images, reading it needs their folder. Widths and heights come from the images' headers.
     """
-    skeleton, points = dataset.skeleton, dataset.xy if xy is None else np.asarray(xy, np.float64)
+    skeleton, points = dataset.skeleton, dataset.xy if xy is None else real_numbers(xy)
     require_outputs({"path": path}, dataset.files_named((Path(path).name,)))
     if points.shape != dataset.xy.shape:
         raise ValueError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")

@@ -107,6 +107,8 @@ class Dataset:
             "group_index": (self.group_index, (count,)),
         }
         for column, (array, shape) in expected.items():
+            if np.ma.isMaskedArray(array):
+                raise ValueError(f"{self.name}: {column}: expected a plain array, got a masked one; fill it with NaN")
             if array.shape != shape:
                 raise ValueError(f"{self.name}: {column}: expected shape {shape}, got {array.shape}")
         for column in ("image_index", "group_index"):
@@ -464,7 +466,7 @@ def from_arrays(
 ) -> Dataset:
     """A data set of one object an image.
 
-    xy: (N, K, 2) continuous image px, NaN where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
+    xy: (N, K, 2) continuous image px, NaN or masked where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
     2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are unlabelled.
     groups: one an image, else every image is its own, by whatever path. Without a skeleton the keypoints are named
     k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.

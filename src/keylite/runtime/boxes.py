@@ -40,9 +40,16 @@ def as_boxes(boxes: object) -> np.ndarray:
 
 
 def real_numbers(values: Any) -> np.ndarray:
-    """The values as float64; TypeError, ValueError or OverflowError for what is no array of real numbers."""
+    """The values as float64, masked ones as NaN.
+
+    Raises TypeError, ValueError or OverflowError for what is no array of real numbers.
+    """
     if np.iscomplexobj(values):
         raise TypeError("complex numbers")
+    if isinstance(values, list | tuple) and any(isinstance(value, np.ma.MaskedArray) for value in values):
+        values = np.ma.array(values, np.float64)
+    if isinstance(values, np.ma.MaskedArray):
+        return values.astype(np.float64).filled(np.nan)
     return np.asarray(values, np.float64)
 
 

@@ -466,10 +466,10 @@ def from_arrays(
 ) -> Dataset:
     """A data set of one object an image.
 
-    xy: (N, K, 2) continuous image px, NaN or masked where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K) of 0, 1,
-    2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are unlabelled.
-    groups: one an image, else every image is its own, by whatever path. Without a skeleton the keypoints are named
-    k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
+    xy: (N, K, 2) continuous image px, NaN or masked where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K)
+    of 0, 1, 2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are
+    unlabelled. groups: one an image, else every image is its own, by whatever path. Without a skeleton the keypoints
+    are named k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
     """
     images = _entries("images", images)
     if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):

@@ -203,6 +203,34 @@ def animated_webp() -> bytes:
     return part(b"RIFF", body)
 
 
+def tiff_with_alpha(order: str, samples: np.ndarray, extra: int) -> bytes:
+    """A plain TIFF of RGBA samples. extra: 1 if the colours are said to be multiplied by alpha, 2 if not."""
+    height, width, count = samples.shape
+    bits, size = 8 * samples.itemsize, samples.nbytes
+    tags = [(256, width), (257, height), (258, 8 + size), (259, 1), (262, 2), (273, 8), (277, count), (278, height)]
+    tags += [(279, size), (338, extra)]
+    start = 8 + size + 8
+    data = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, start)
+    data += samples.astype(samples.dtype.newbyteorder(order)).tobytes() + struct.pack(order + "4H", *[bits] * 4)
+    data += struct.pack(order + "H", len(tags))
+    for tag, value in tags:
+        if tag in (258, 273, 279):
+            data += struct.pack(order + "HHII", tag, 3 if tag == 258 else 4, 4 if tag == 258 else 1, value)
+        else:
+            data += struct.pack(order + "HHIHH", tag, 3, 1, value, 0)
+    return data + bytes(4)
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_alpha_is_dropped_in_a_tiff_as_in_a_png(order: str, bits: int, extra: int) -> None:
+    samples = rgba()[..., [2, 1, 0, 3]]
+    samples[..., 3] = np.arange(WIDTH)  # 0 too
+    stored = samples if bits == 8 else samples.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read_image(tiff_with_alpha(order, stored, extra)), picture())
+
+
 def two_pages() -> bytes:
     ok, data = cv2.imencodemulti(".tiff", [picture(), picture()])
     assert ok

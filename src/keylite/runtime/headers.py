@@ -34,6 +34,7 @@ PNG_ORDERS = {
 PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng warns of others on stderr
 EXIF_START = b"Exif\0\0"
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_ORIENTATION, TIFF_KIND, TIFF_FORMAT = 256, 257, 258, 274, 254, 339
+TIFF_ALPHA = 338  # ExtraSamples: 1 for colours that are multiplied by alpha, 2 for those that are not
 TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of whole numbers: BYTE, SHORT, LONG
 TIFF_TAGS, TIFF_DIRECTORIES = 1000, 100  # more are no picture of ours: they cost time
 TIFF_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex whole numbers", 6: "complex numbers"}
@@ -46,7 +47,8 @@ class Header(NamedTuple):
     kind: a name of FORMATS. depth: bits a sample. components: how many samples a JPEG keeps of each pixel, 0 for other
     kinds. end: where a JPEG's end marker lies, 0 for other kinds. height_offset: where a sequential JPEG (not a
     progressive one) says its height, two bytes; 0 for others. extras: (start, stop) of what no pixel needs, and of
-    which a decoder may complain. refusal: what is wrong with a file that is whole but not for keylite.
+    which a decoder may complain. alpha_offset: where a TIFF says that its colours are not multiplied by alpha, two
+    bytes; 0 for others. refusal: what is wrong with a file that is whole but not for keylite.
     """
 
     width: int
@@ -58,6 +60,7 @@ class Header(NamedTuple):
     height_offset: int = 0
     end: int = 0
     extras: tuple[tuple[int, int], ...] = ()
+    alpha_offset: int = 0
     refusal: str = ""
     kind: str = ""
 
@@ -324,13 +327,13 @@ def _webp_frame(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _tiff(data: bytes) -> Header:
-    tags, following = _tiff_tags(data, 0)
+    tags, places, following = _tiff_tags(data, 0)
     frames, seen = 1, {0}
     while following and frames < 2:
         if following in seen or len(seen) > TIFF_DIRECTORIES:  # a ring
             raise DamagedError
         seen.add(following)
-        page, following = _tiff_tags(data, following)
+        page, _, following = _tiff_tags(data, following)
         frames += not page.get(TIFF_KIND, 0) & 1  # bit 0: a reduced copy of another page
     refusal, depth = "", tags.get(TIFF_BITS, 1)
     if numbers := TIFF_FORMATS.get(tags.get(TIFF_FORMAT, 1)):
@@ -344,12 +347,14 @@ def _tiff(data: bytes) -> Header:
         frames,
         tags.get(TIFF_ORIENTATION, 1),
         depth,
+        alpha_offset=places[TIFF_ALPHA] if tags.get(TIFF_ALPHA) == 2 else 0,
         refusal=refusal,
     )
 
 
-def _tiff_tags(data: bytes, offset: int) -> tuple[dict[int, int], int]:
-    """The whole-number tags of the directory at `offset` (0: the first one), and where the next one lies (0: none).
+def _tiff_tags(data: bytes, offset: int) -> tuple[dict[int, int], dict[int, int], int]:
+    """The whole-number tags of the directory at `offset` (0: the first one), where each one's value lies, and where the
+    next directory does (0: none).
 
     Of a tag of several numbers it is the first.
     """
@@ -360,6 +365,7 @@ def _tiff_tags(data: bytes, offset: int) -> tuple[dict[int, int], int]:
     if count > TIFF_TAGS:
         raise DamagedError
     tags: dict[int, int] = {}
+    places: dict[int, int] = {}
     for at in range(offset + 2, offset + 2 + 12 * count, 12):
         tag, kind, values = struct.unpack_from(order + "HHI", data, at)
         if kind in TIFF_NUMBERS:
@@ -368,7 +374,8 @@ def _tiff_tags(data: bytes, offset: int) -> tuple[dict[int, int], int]:
             if values * struct.calcsize(number) > 4:
                 (where,) = struct.unpack_from(order + "I", data, at + 8)
             tags.setdefault(tag, struct.unpack_from(order + number, data, where)[0])
-    return tags, struct.unpack_from(order + "I", data, offset + 2 + 12 * count)[0]
+            places.setdefault(tag, where)
+    return tags, places, struct.unpack_from(order + "I", data, offset + 2 + 12 * count)[0]
 
 
 FORMATS: dict[str, tuple[bytes, Callable[[bytes], Header]]] = {  # name: pattern of the first bytes, header reader

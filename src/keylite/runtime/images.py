@@ -95,7 +95,8 @@ class Picture(NamedTuple):
         """The pixels as stored. Of a damaged JPEG OpenCV gives what it can, and libjpeg says so on standard error."""
         assert isinstance(self.data, bytes)
         assert self.header is not None
-        image, told = self._heard(self.data, flags)
+        data = _unmultiplied(self.data, self.header) if self.header.alpha_offset else self.data
+        image, told = self._heard(data, flags)
         if PADDED in told:
             image, told = self._heard(_unpadded(self.data, self.header), flags)
         if image is not None and DAMAGED.search(told):
@@ -263,6 +264,12 @@ def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray 
 def _unpadded(data: bytes, header: Header) -> bytes:
     """A JPEG without zeros between its coded data and its end."""
     return data[: header.end].rstrip(b"\0") + data[header.end :]
+
+
+def _unmultiplied(data: bytes, header: Header) -> bytes:
+    """A TIFF whose colours OpenCV takes as they are stored: those that are said to be multiplied by alpha already."""
+    at, stored = header.alpha_offset, b"\1\0" if data.startswith(b"II") else b"\0\1"
+    return data[:at] + stored + data[at + 2 :]
 
 
 @functools.cache

@@ -668,7 +668,7 @@ def sealed(data: bytes) -> bytes:
 BAD_MODELS = {
     "missing": (lambda path: None, "no such model file"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "damaged|cut short"),
-    "garbage": (lambda path: path.write_bytes(b"\xff" * 500), "cut short"),
+    "garbage": (lambda path: path.write_bytes(b"\xff" * 500), "not an .onnx file, or damaged"),
     "another format number": (
         lambda path: path.write_bytes(
             sealed(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":7,'))

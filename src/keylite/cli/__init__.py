@@ -24,7 +24,6 @@ from cyclopts import App, CycloptsError, Parameter
 import keylite
 from keylite.cli.output import Lines, Stderr
 from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
-from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
@@ -93,6 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _require_values(arguments: list[str]) -> None:
     """ValueError for an empty value, which a shell makes of a variable that is not set; as a path it is this folder."""
+    from keylite.runtime.words import quoted
+
     for before, argument in itertools.pairwise(["", *arguments]):
         if argument == "" or re.fullmatch(r"--[\w-]+=", argument):
             flag = before if argument == "" else argument[:-1]

@@ -471,13 +471,12 @@ def begun(path, tries=1):
 
 
 def block(picture):
-    # whoever reads it waits: a pipe that nobody writes to
-    shutil.move(picture, folder / "kept.png")
-    os.mkfifo(picture)
+    # whoever opens it waits, by what is in WAITING: beside it lies a pipe that nobody writes to
+    os.mkfifo(f"{picture}.wait")
 
 
 def unblock(picture):
-    os.replace(folder / "kept.png", picture)
+    os.remove(f"{picture}.wait")
 
 
 def kill(process):
@@ -527,13 +526,25 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+WAITING = """
+import os
+def waits(path, *rest, now=os.open, **more):
+    if str(path).endswith(".png") and os.path.exists(f"{path}.wait"):
+        os.close(now(f"{path}.wait", os.O_RDONLY))
+    return now(path, *rest, **more)
+os.open = waits
+"""
+
+
 @pytest.fixture(scope="module")
-def told(desk: Path, model: Path) -> dict:
+def told(desk: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What the scenario tells of its calls; all that it started is killed when it takes too long."""
     pytest.importorskip("ray.data", reason="needs keylite[ray]")
     if not hasattr(os, "mkfifo"):
         pytest.skip("needs named pipes")
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    hook = tmp_path_factory.mktemp("hook")
+    (hook / "sitecustomize.py").write_text(WAITING)
+    environment = {"PYTHONPATH": os.pathsep.join([str(hook), *(path for path in sys.path if path)])}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}  # as _ray() says, who comes later
     process = subprocess.Popen(
         [sys.executable, "-c", SCENARIO, str(desk), str(model)],

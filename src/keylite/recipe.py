@@ -289,7 +289,7 @@ BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
 def read_recipe(path: Path | str) -> dict[str, Any]:
     """The choices in a YAML file, unchecked: give them to `make_recipe`."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such recipe file")
     text = read_text(path, LARGEST)
     try:

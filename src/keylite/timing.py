@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from keylite.environment import peak_memory, processor, versions
+from keylite.runtime.files import open_file
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.predictor import Predictor
@@ -43,7 +44,8 @@ def benchmark(
         noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
         source: Any = cv2.imencode(".jpg", cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()
     else:
-        source = Path(image).read_bytes()
+        with open_file(image, "an image file") as file:
+            source = file.read()
     predictors = {str(path): Predictor(path, threads=threads, spec=spec) for path in models}
     times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
     cv_threads = cv2.getNumThreads()

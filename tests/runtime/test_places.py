@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from keylite.data.boxes import read_boxes
+from keylite.data.formats import read_dataset
+from keylite.recipe import read_recipe
 from keylite.runtime import files
 from keylite.runtime.files import (
     is_standard_output,
@@ -26,6 +29,8 @@ from keylite.runtime.files import (
     write_text,
     write_together,
 )
+from keylite.runtime.images import image_size, read_image
+from keylite.runtime.texts import read_json, read_text
 
 
 def names(folder: Path) -> list[str]:
@@ -347,3 +352,35 @@ def test_a_folder_is_looked_through_once(tmp_path: Path, monkeypatch):
     for name in "abc":
         write_text(tmp_path / name, "1")
     assert looked == [tmp_path]
+
+
+PIPES = {  # what is read: the read and how its line begins
+    "picture": (read_image, "expected an image file"),
+    "size": (image_size, "expected an image file"),
+    "labels": (read_dataset, "expected a label file (COCO JSON or CSV)"),
+    "JSON": (read_json, "expected a file"),
+    "text": (lambda path: read_text(path, 9), "expected a file"),
+    "boxes": (read_boxes, "expected a file"),
+    "recipe": (read_recipe, "expected a file"),
+}
+
+
+@pytest.mark.parametrize(("read", "words"), PIPES.values(), ids=PIPES)
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(read, words: str, kind: str, tmp_path: Path):
+    path = Path(os.devnull) if kind == "a device" else tmp_path / "it"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    with pytest.raises(ValueError) as caught:
+        read(path)
+    hint = "; write it to a file first" if kind == "a pipe" else ""
+    assert str(caught.value).startswith(f"{path}: {words}, got {kind}{hint}")
+
+
+def test_a_picture_of_labels_that_is_a_pipe_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,x0,y0\na.png,1,2\n")
+    with pytest.raises(ValueError, match=r"a\.png: expected an image file, got a pipe; write it to a file first"):
+        read_dataset(tmp_path / "labels.csv").check_images()

@@ -21,7 +21,7 @@ log = logging.getLogger("keylite")
 
 def read_boxes(path: Path) -> dict[str, np.ndarray]:
     """The boxes of a JSON file {"photo.jpg": [[x0, y0, x1, y1], ...]}, (N, 4) xyxy px by image name."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file of boxes")
     try:
         listing = read_json(path)

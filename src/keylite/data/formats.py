@@ -15,7 +15,7 @@ from keylite.data.coco import read_coco, write_coco
 from keylite.data.dataset import Dataset
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
-from keylite.runtime.files import replacing_within
+from keylite.runtime.files import open_file, replacing_within
 from keylite.runtime.images import write_image
 from keylite.runtime.progress import step
 from keylite.runtime.words import listed, quoted
@@ -64,12 +64,10 @@ def read_dataset(
 def _format(path: Path) -> str:
     """The format of a file by its first bytes; raises where it is no readable text file."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path, "a label file (COCO JSON or CSV)") as file:
             start = file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").lstrip()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such label file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: expected a label file (COCO JSON or CSV), got a folder") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     if not start:

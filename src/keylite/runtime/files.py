@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 LINKS = 40  # that are followed, as Linux does
 LONGEST_NAME, LONGEST_SUFFIX = 100, 40  # bytes of a file's own name in the hidden one, which has to fit into 255
@@ -307,6 +308,24 @@ def _began(process: int) -> str | None:
 
 
 # ---- whole files
+
+
+def open_file(path: Path | str, expected: str = "a file") -> BinaryIO:
+    """A file that a user named, open to be read. Raises ValueError for a folder, a pipe or a device.
+
+    A pipe that nobody writes to would never open, and nothing can be read from one twice.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        mode = os.fstat(number).st_mode
+        if stat.S_ISREG(mode):
+            return number
+        os.close(number)
+        kind = "a pipe; write it to a file first" if stat.S_ISFIFO(mode) else "a device"
+        raise ValueError(f"{path}: expected {expected}, got {'a folder' if stat.S_ISDIR(mode) else kind}")
+
+    return open(path, "rb", opener=opener)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

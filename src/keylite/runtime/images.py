@@ -22,7 +22,7 @@ import numpy as np
 
 from keylite.runtime.chatter import overheard
 from keylite.runtime.exif import SIDEWAYS
-from keylite.runtime.files import write_bytes
+from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 from keylite.runtime.words import quoted
@@ -341,12 +341,10 @@ def _load(source: Path | str | bytes) -> tuple[str, bytes]:
         raise ValueError(f"image: expected a path, bytes or a uint8 array (H, W, 3), got {type(source).__name__}")
     name = str(source)
     try:
-        with open(source, "rb") as file:
+        with open_file(source, "an image file") as file:
             start = file.read(READ_AT_ONCE)
             return name, start + file.read() if kind_of(start) else start
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: no such image file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{name}: expected an image file, got a folder") from None
     except OSError as error:
         raise ValueError(f"{name}: cannot be read: {error.strerror}") from None

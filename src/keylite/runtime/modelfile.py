@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keylite.runtime.files import write_bytes
+from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.protobuf import field, fields, require_sound_onnx
 from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
 from keylite.runtime.texts import each_once
@@ -90,11 +90,12 @@ def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFi
             "else give one as --spec FILE (keylite info MODEL --json prints one)"
         )
     spec = Path(spec)
-    if not spec.is_file():
+    if not spec.exists():
         raise FileNotFoundError(f"{spec}: no such description; keylite info MODEL --json prints one")
     if spec.stat().st_size > MAX_DESCRIPTION:
         raise ValueError(f"{spec}: expected a description of at most {MAX_DESCRIPTION:,} bytes; is this the file?")
-    return ModelFile(decode_spec(spec.read_bytes(), str(spec)), digest)
+    with open_file(spec) as file:
+        return ModelFile(decode_spec(file.read(), str(spec)), digest)
 
 
 def describe(path: Path, spec: ModelSpec) -> None:

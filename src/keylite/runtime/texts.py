@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import msgspec
 import numpy as np
 
+from keylite.runtime.files import open_file
 from keylite.runtime.words import quoted
 
 LONGEST_NUMBER = 400  # digits: more than any float has before its point
@@ -21,7 +22,7 @@ ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 def read_text(path: Path, largest: int) -> str:
     """A text file in UTF-8, with or without a byte order mark; ValueError for one of more than `largest` bytes."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
         raise ValueError(f"{path}: expected at most {largest:,} bytes, got more; is it another file than was meant?")
@@ -75,7 +76,8 @@ def _address(data: bytes | msgspec.Raw) -> int:
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file. ValueError where it is none, or says one thing twice, or is nested absurdly deep."""
-    text = decoded_text(path.read_bytes(), path)
+    with open_file(path) as file:
+        text = decoded_text(file.read(), path)
 
     def no_number(word: str) -> NoReturn:
         raise ValueError(f"{word} is no number")

@@ -6,6 +6,7 @@ says where the traceback is), 130 stopped by Ctrl-C or by a signal that asks to 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import io
 import itertools
@@ -141,6 +142,7 @@ def _unread() -> bool:
     return any(event & select.POLLERR for _, event in ends.poll(0))
 
 
+AGAIN = 0.05  # s after which a signal that was swallowed is raised again
 ENDING = ("SIGTERM", "SIGHUP")  # signals that ask a process to end; Windows has the first alone
 
 
@@ -148,21 +150,49 @@ ENDING = ("SIGTERM", "SIGHUP")  # signals that ask a process to end; Windows has
 def _ended_by_signals() -> Iterator[None]:
     """What asks this process to end does so as Ctrl-C does: files in the making are removed, children told.
 
-    A signal that is ignored, as by nohup, or that the caller handles, stays with that.
+    A signal that is ignored, as by nohup, or that the caller handles, stays with that. Python ignores what is raised
+    in `__del__` or by a weak reference: then it is raised again a moment later. If it is lost in another way, the
+    command counts as stopped, although it went on to its end.
     """
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    noted: list[int] = []
+    over = threading.Event()
+    before = sys.unraisablehook
+
+    def end(number: int, frame: Any) -> None:
+        noted.append(number)
+        if not _began_as_stop(sys.exception()):  # else it ends already: another would break off the tidying up
+            raise KeyboardInterrupt(signal.Signals(number).name)  # a name: no Ctrl-C, which children have had, too
+
+    def ignored(raised: Any) -> None:
+        if not isinstance(raised.exc_value, KeyboardInterrupt):
+            before(raised)
+            return
+        if not noted:
+            noted.append(signal.SIGINT)
+        _thread.start_new_thread(again, (noted[-1],))
+
+    def again(number: int) -> None:
+        if over.wait(AGAIN):
+            return
+        if hasattr(signal, "pthread_kill"):  # which wakes a process that waits
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        else:
+            _thread.interrupt_main(number)
+
     ours = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     ours = [number for number in ours if signal.getsignal(number) == signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
-        ours = []
     for number in ours:
-        signal.signal(number, _end)
+        signal.signal(number, end)
+    sys.unraisablehook = ignored
     try:
         yield
     finally:
+        over.set()
+        sys.unraisablehook = before
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _end(number: int, frame: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: the next one would break off the tidying up
-    raise KeyboardInterrupt(signal.Signals(number).name)  # a name: no Ctrl-C, which children have had, too
+    if noted:
+        raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import unicodedata
@@ -321,3 +322,30 @@ def test_each_folder_is_listed_once_however_many_names_there_are(
     assert all(find_images(names, roots_of(tmp_path / "l.json", None, climb=False)).paths)
     assert max(listings.count(str(tmp_path / "images" / folder)) for folder in folders) == 1
     assert len(listings) < 8 * len(folders)
+
+
+DEEP = "x/" * 1400 + "a.png"
+EXCESSIVE = {  # name in the labels: what is said of it
+    "long": ("x" * 100_000 + ".png", "expected at most 4,096 characters, got 100,004"),
+    "deep": (DEEP, "expected at most 64 folders, got 1,400"),
+    "deep, of Windows": (DEEP.replace("/", "\\"), "expected at most 64 folders, got 1,400"),
+    "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "1 pictures lie"),
+}
+
+
+@pytest.mark.parametrize(("name", "words"), EXCESSIVE.values(), ids=EXCESSIVE)
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_a_name_that_is_too_long_is_not_looked_for(name: str, words: str, format: str, tmp_path: Path, monkeypatch):
+    def looks_like(*_: object) -> None:
+        pytest.fail("it was looked for")
+
+    place(tmp_path, ["b.png"])
+    labels = labels_at(tmp_path / "labels.json", [name, "b.png"])
+    if format == "csv":
+        labels = tmp_path / "labels.csv"
+        labels.write_text(f"file,x0,y0\n{name},1,2\nb.png,1,2\n")
+    assert len(read_dataset(labels, skip_bad=True)) == 1
+    monkeypatch.setattr("keylite.data.finding._Search.loosely", looks_like)
+    with pytest.raises(FileNotFoundError) as caught:
+        read_dataset(labels)
+    assert f"({words}" in str(caught.value)

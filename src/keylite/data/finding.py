@@ -26,9 +26,10 @@ CLIMB = 4  # folders above a table that are searched: DeepLabCut's paths start a
 DEPTH = 3  # folders below those named, that are searched for what is not there
 MOST_FOLDERS = 10_000  # that are listed so
 SUBSET = re.compile(r"[_\-. ]")  # what a file's name has before that of its subset: instances_train.json
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://[^/]*")  # s3://bucket, http://host; one letter is a drive
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{1,30}://[^/]*")  # s3://bucket, http://host; one letter is a drive
 ABSOLUTE = re.compile(r"/|[A-Za-z]:")
 UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
+LONGEST, DEEPEST = 4096, 64  # characters, the most of any path on Linux, and folders of a name
 NEARLY = 2_000  # names among which the nearest is looked for
 
 
@@ -92,7 +93,7 @@ def find_images(names: Sequence[str], roots: Roots) -> Finding:
     loose: list[int] = []
     doubts: dict[int, str] = {}
     for number, name in enumerate(names):
-        path, root = search.exactly(name)
+        path, root = (None, "") if _excess(name) else search.exactly(name)
         if path is None:
             loose.append(number)
             continue
@@ -100,7 +101,12 @@ def find_images(names: Sequence[str], roots: Roots) -> Finding:
         if root in search.above:
             ways.setdefault(root, []).append(number)
     for number in loose:
+        if excess := _excess(names[number]):
+            doubts[number] = excess
+            continue
         for way, spelling in _spellings(names[number]):
+            if _excess(spelling):
+                continue
             path, _ = search.exactly(spelling)
             candidates, others = ([str(path)], []) if path else search.loosely(spelling)
             if len(candidates) > 1:
@@ -164,6 +170,14 @@ def nearest(name: str, roots: Roots) -> str:
     by_name = {os.path.basename(place): place for place in sorted(pictures)[:NEARLY]}
     near = difflib.get_close_matches(base, by_name, 1) or [next(iter(by_name))]
     return f"{len(pictures)} pictures lie there, such as {search.below_root(by_name[near[0]])}"
+
+
+def _excess(name: str) -> str:
+    """Why a name is too long, or too deep, to be looked for; empty if it is not."""
+    if len(name) > LONGEST:
+        return f"expected at most {LONGEST:,} characters, got {len(name):,}"
+    deep = name.count("/") + name.count("\\")
+    return f"expected at most {DEEPEST} folders, got {deep:,}" if deep > DEEPEST else ""
 
 
 def _clashes(names: Sequence[str], paths: list[Path | None], loose: set[int]) -> dict[int, str]:
@@ -355,6 +369,8 @@ class _Search:
     def _folders_like(self, root: str, parts: list[str], key: Key) -> list[str]:
         folders = [root]
         for part in parts:
+            if not folders:
+                return []
             folders = [os.path.join(f, entry) for f in folders for entry in self.entries_by(f, key).get(key(part), ())]
         return [folder for folder in folders if self.names_in(folder)]
 

@@ -16,6 +16,7 @@ FILES = {
         "broken JSON: it is nested too deeply",
     ),
     "an unknown field nested": (b'{"x": %b, "images": []}', "broken JSON: it is nested too deeply"),
+    "UTF-16": ("file,x0,y0\na.png,1,2\n".encode("utf-16"), "expected text in UTF-8, got UTF-16; save it as UTF-8"),
     "Latin-1": (
         b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "\xff"}]}',
         "expected text in UTF-8",

@@ -18,6 +18,7 @@ from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import open_file, replacing_within
 from keylite.runtime.images import write_image
 from keylite.runtime.progress import step
+from keylite.runtime.texts import require_no_utf16
 from keylite.runtime.words import listed, quoted
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
@@ -72,6 +73,7 @@ def _format(path: Path) -> str:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     if not start:
         raise ValueError(f"{path}: the file is empty")
+    require_no_utf16(start, path)
     if b"\0" in start:
         raise ValueError(f"{path}: expected a label file (COCO JSON or CSV in UTF-8), got a binary file")
     if start[:1] in b"{[":

@@ -31,8 +31,7 @@ def read_text(path: Path, largest: int) -> str:
 
 def decoded_text(data: bytes, source: Path | str) -> str:
     """Bytes in UTF-8 as text, without a byte order mark."""
-    if encoding := ENCODINGS.get(data[:2]):
-        raise ValueError(f"{source}: expected text in UTF-8, got {encoding}; save it as UTF-8")
+    require_no_utf16(data, source)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -41,6 +40,12 @@ def decoded_text(data: bytes, source: Path | str) -> str:
     if "\0" in text:
         raise ValueError(f"{source}: expected text in UTF-8, got a binary file")
     return text
+
+
+def require_no_utf16(data: bytes, source: Path | str) -> None:
+    """Raises ValueError for bytes that begin as UTF-16 does, with its byte order mark."""
+    if encoding := ENCODINGS.get(data[:2]):
+        raise ValueError(f"{source}: expected text in UTF-8, got {encoding}; save it as UTF-8")
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 
 from keylite.certificate import past_budgets, point_drift
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.evaluation import predict_dataset
 from keylite.exports import EXPORTERS, default_budget, exportable, exporter
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.report import Predictions, object_nme
 from keylite.runtime.engines import ENGINES
+from keylite.runtime.kinds import path_of
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
@@ -128,7 +129,8 @@ def diagnose(
 
     Arguments: see `exports.export`. Takes minutes: a dozen files are made and measured.
     """
-    model = Path(model)
+    model = path_of("model", model)
+    require_datasets(data=data, calibration=data if calibration is None else calibration)
     if to == "all":
         raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
     if precision != "int8":

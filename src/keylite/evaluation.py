@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.metrics import BOX_NORMALISERS
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
 from keylite.runtime.boxes import as_boxes, box_problems
 from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
+from keylite.runtime.kinds import kind_words
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
@@ -161,11 +162,14 @@ def evaluate(
     sigma is judged by; None: those that it was not fitted on. doubted: what is doubtful about the labels was said
     already; else it is logged, and labels that nothing can be measured against raise ValueError.
     """
+    require_datasets(dataset=dataset)
     if isinstance(model, (str, Path)):
         from keylite.runtime.predictor import Predictor
 
         predictor = Predictor(model, engine=engine, threads=threads)
     else:
+        if not hasattr(model, "spec"):
+            raise ValueError(f"model: expected a model file or an open Predictor, got {kind_words(model)}")
         if engine is not None or threads is not None:
             raise ValueError("engine, threads: expected None with an open predictor; give them when it is opened")
         predictor = model

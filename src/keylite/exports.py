@@ -28,12 +28,13 @@ from keylite.certificate import (
 )
 from keylite.confidence import write_confidence
 from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.environment import now, processor, versions
 from keylite.golden import require_new_vectors, write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
+from keylite.runtime.kinds import path_of
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -86,7 +87,8 @@ def export(
     file that holds none. All files appear, or none.
     Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
     """
-    model, out = Path(model), Path(out)
+    model, out = path_of("model", model), path_of("out", out)
+    require_datasets(data=data, calibration=data if calibration is None else calibration)
     if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""
@@ -124,7 +126,8 @@ def export_all(
     Arguments: see `export`. All are checked before the first file is made. A file that is refused is not there; its
     certificate says by what.
     """
-    model, out = Path(model), Path(out)
+    model, out = path_of("model", model), path_of("out", out)
+    require_datasets(data=data, calibration=data if calibration is None else calibration)
     if calibration is None:
         raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
     wanted = {
@@ -167,7 +170,8 @@ def hold(
 
     budget: None takes that of its precision. spec: a JSON description for a parent that holds none.
     """
-    child, parent = Path(child), Path(parent)
+    child, parent = path_of("child", child), path_of("parent", parent)
+    require_datasets(data=data)
     said, parent_spec = read_spec(child), read_spec(parent, spec)
     say_doubts(data, said.box)
     limit = default_budget(said) if budget is None else budget

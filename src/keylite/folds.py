@@ -20,7 +20,7 @@ import numpy as np
 import keylite
 from keylite.confidence import learn_from
 from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import crop_boxes, with_boxes
 from keylite.data.likeness import alike
 from keylite.environment import now
@@ -29,12 +29,13 @@ from keylite.lock import holding, require_free
 from keylite.metrics import normaliser
 from keylite.pipeline import prepare, speak_of_alike
 from keylite.processes import processes, world_of
-from keylite.recipe import Recipe, Resolved, make_recipe, to_dict
+from keylite.recipe import Recipe, Resolved, checked
 from keylite.reliability import halves, reliability_rows
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.kinds import path_of
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.words import listed, quoted
 
@@ -138,8 +139,8 @@ def train_folds(
     to auto is settled once, for all folds. blocks: groups are runs of frames in the order of their names, one a fold.
     resume: go on at the first fold that is not finished. The rest, and errors: see `train`.
     """
-    out = Path(out)
-    recipe = make_recipe(to_dict(recipe))
+    out, recipe = path_of("out", out), checked(recipe)
+    require_datasets(data=data)
     if recipe.patience:
         raise ValueError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images that it reports"

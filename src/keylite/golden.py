@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.evaluation import predict_dataset
 from keylite.runtime.files import make_folder, require_outputs, write_bytes, write_text
 from keylite.runtime.geometry import cut
@@ -24,6 +24,7 @@ VECTORS = "golden.json"
 
 def require_new_vectors(folder: Path, data: Dataset, count: int = CASES) -> None:
     """Raise OSError or ValueError where the vectors cannot be written to a folder, or would be files of the data."""
+    require_datasets(data=data)
     crops = [f"crop_{row}.{suffix}" for row in range(min(count, len(data))) for suffix in ("png", "bin")]
     files = {name: Path(folder) / name for name in (*crops, VECTORS)}
     require_outputs(files, data.files_named(files))

@@ -19,7 +19,7 @@ import numpy as np
 import keylite
 from keylite.confidence import write_confidence
 from keylite.data.checks import hardly_labelled, say_doubts
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes, with_boxes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
@@ -31,13 +31,14 @@ from keylite.lock import holding
 from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.processes import processes, run_all, speaks, world_of
-from keylite.recipe import Recipe, Resolved, make_recipe, strengthened, to_dict
+from keylite.recipe import Recipe, Resolved, checked, strengthened, to_dict
 from keylite.report import no_better
 from keylite.run import FILES, Run, baseline_report, check_resumed, check_run, clear_run, open_run, require_new, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
+from keylite.runtime.kinds import path_of
 from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
@@ -77,7 +78,7 @@ def train(
         recipe,
         data,
         val,
-        Path(out),
+        path_of("out", out),
         resume=resume,
         overwrite=overwrite,
         skip_bad=skip_bad,
@@ -103,7 +104,8 @@ def prepare(
 
     fold: one of several of a data set, whose labels and pictures are doubted, and sigma fitted, as a whole.
     """
-    recipe = make_recipe(to_dict(recipe))  # a Recipe made in Python has not been checked yet
+    recipe = checked(recipe)
+    require_datasets(data=data, val=val)
     first = speaks(recipe)
     if not first:
         log.setLevel(logging.ERROR)  # the first process speaks for all

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from keylite.runtime.files import write_text
+from keylite.runtime.kinds import require_kind
 from keylite.runtime.spec import LITE
 from keylite.runtime.texts import read_text
 from keylite.runtime.words import clipped, quoted
@@ -359,6 +360,12 @@ def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 def write_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write every choice as YAML."""
     write_text(Path(path), yaml.safe_dump(to_dict(recipe), sort_keys=False))
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """The recipe itself: one that was made in Python is looked at here. Raises as `make_recipe` does."""
+    require_kind("recipe", recipe, Recipe, "a Recipe", "use Recipe(...) or preset(...)")
+    return make_recipe(to_dict(recipe))
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

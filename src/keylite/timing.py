@@ -18,6 +18,7 @@ from keylite.environment import peak_memory, processor, versions
 from keylite.runtime.files import open_file
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
+from keylite.runtime.kinds import require_kind
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 
@@ -38,6 +39,9 @@ def benchmark(
     most that a process of its own holds that reads the image and runs the file, and what it held before it opened the
     file, 10^6 bytes; None where the system does not say. Says which machine and how many threads.
     """
+    require_kind("models", models, (list, tuple), "a list of model files", "give them as [model]")
+    if not models:
+        raise ValueError("models: expected at least one model file, got an empty list")
     if runs < 3:
         raise ValueError(f"runs: expected at least 3, got {runs}")
     if image is None:

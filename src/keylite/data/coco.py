@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from keylite.data import mirror
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.labels import Labels
 from keylite.data.problems import require_whole_objects
 from keylite.runtime.boxes import real_numbers
@@ -188,6 +188,7 @@ def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None)
     field of the annotation. `file_name` is the name that the data set knows: where the file does not lie beside its
     images, reading it needs their folder. Widths and heights come from the images' headers.
     """
+    require_datasets(dataset=dataset)
     skeleton, points = dataset.skeleton, dataset.xy if xy is None else real_numbers(xy)
     require_outputs({"path": path}, dataset.files_named((Path(path).name,)))
     if points.shape != dataset.xy.shape:

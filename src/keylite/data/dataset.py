@@ -33,6 +33,7 @@ from keylite.runtime.images import (
     require_limit,
     to_8_bit,
 )
+from keylite.runtime.kinds import require_kind
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -451,6 +452,12 @@ class Samples(Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
+
+
+def require_datasets(**given: object) -> None:
+    """Raise ValueError for an argument, by its name, that is no data set."""
+    for name, value in given.items():
+        require_kind(name, value, Dataset, "a Dataset", "use read_dataset(...) or from_arrays(...)")
 
 
 def from_arrays(

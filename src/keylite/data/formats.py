@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from keylite.data.coco import read_coco, write_coco
-from keylite.data.dataset import Dataset
+from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import open_file, replacing_within
 from keylite.runtime.images import write_image
+from keylite.runtime.kinds import path_of
 from keylite.runtime.progress import step
 from keylite.runtime.texts import require_no_utf16
 from keylite.runtime.words import listed, quoted
@@ -51,7 +52,7 @@ def read_dataset(
     Whatever was left out, merged or replaced is in the data set's `notes`. Raises FileNotFoundError for a missing file
     or image, ValueError with every bad object in one line.
     """
-    path = Path(path)
+    path = path_of("path", path)
     if pixel_origin not in ORIGINS:
         raise ValueError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
     if format is not None and format not in FORMATS:
@@ -59,7 +60,9 @@ def read_dataset(
     found = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     labels = FORMATS[format or found](path, category, fields)
-    return to_dataset(labels, None if images is None else Path(images), group, pixel_origin, skip_bad, missing_mark)
+    return to_dataset(
+        labels, None if images is None else path_of("images", images), group, pixel_origin, skip_bad, missing_mark
+    )
 
 
 def _format(path: Path) -> str:
@@ -97,7 +100,8 @@ def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
 
     All files appear, or none. Raises ValueError where one of them is there already.
     """
-    folder = Path(folder)
+    require_datasets(dataset=dataset)
+    folder = path_of("folder", folder)
     names = [f"{Path(name).stem}.png" for name in dataset.image_names]
     if len(set(names)) != len(names):
         raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")

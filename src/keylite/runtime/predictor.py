@@ -24,6 +24,7 @@ from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
+from keylite.runtime.kinds import path_of
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.skeleton import Skeleton
@@ -122,7 +123,7 @@ class Predictor:
         spec: Path | str | None = None,
     ) -> None:
         require_limit(max_megapixels)
-        self.path = Path(path)
+        self.path = path_of("model", path)
         self.opened = open_engine(self.path, engine, threads, device, spec)
         self.engine, self.engine_name, self.spec, _ = self.opened
         self.batch = batch

@@ -1,0 +1,27 @@
+"""What a public function is given is of the kind that it takes, or one line says what it is and what to do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+KINDS = {str: "a text", bytes: "bytes", type(None): "None", int: "a number", float: "a number"}
+
+
+def require_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str, step: str) -> None:
+    """Raise ValueError if a value is not of a kind; step: what makes it one."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: expected {expected}, got {kind_words(value)}; {step}")
+
+
+def path_of(name: str, value: object) -> Path:
+    """The path that a text or a path means; ValueError for anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name}: expected a path, got {kind_words(value)}")
+    return Path(value)
+
+
+def kind_words(value: object) -> str:
+    """What a line calls a value whose kind is the mistake: `a text`, `None`, `a Recipe`."""
+    name = type(value).__name__
+    return KINDS.get(type(value), f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}")

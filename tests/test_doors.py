@@ -1,0 +1,82 @@
+"""What a public function cannot take is one line that says what it is and what makes it right, before anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keylite
+from keylite.data.dataset import Dataset, from_arrays
+from keylite.diagnosis import diagnose
+from keylite.exports import export_all, hold
+from keylite.golden import write_golden
+from keylite.recipe import Recipe
+
+MODEL, LABELS = "none.safetensors", "labels.json"
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return from_arrays([np.zeros((8, 8, 3), np.uint8)] * 2, np.ones((2, 1, 2)))
+
+
+DOORS = {
+    "train, data": (
+        lambda d: keylite.train(Recipe(), LABELS, d, "o"),
+        "data: expected a Dataset, got a text; use read_",
+    ),
+    "train, val": (lambda d: keylite.train(Recipe(), d, None, "o"), "val: expected a Dataset, got None; use read_d"),
+    "train, recipe": (lambda d: keylite.train(None, d, d, "o"), "recipe: expected a Recipe, got None; use Recipe(...)"),
+    "train, out": (lambda d: keylite.train(Recipe(), d, d, None), "out: expected a path, got None"),
+    "train_folds": (
+        lambda d: keylite.train_folds(Recipe(), Path(LABELS), "o"),
+        "data: expected a Dataset, got a ",
+    ),
+    "folds, recipe": (lambda d: keylite.train_folds({}, d, "o"), "recipe: expected a Recipe, got a dict; use Recipe"),
+    "evaluate": (lambda d: keylite.evaluate(MODEL, LABELS), "dataset: expected a Dataset, got a text; use read_d"),
+    "evaluate, model": (
+        lambda d: keylite.evaluate(None, d),
+        "model: expected a model file or an open Predictor, got N",
+    ),
+    "Predictor": (lambda d: keylite.Predictor(5), "model: expected a path, got a number"),
+    "export": (
+        lambda d: keylite.export(MODEL, [], "o.onnx"),
+        "data: expected a Dataset, got a list; use read_dataset(",
+    ),
+    "export, out": (lambda d: keylite.export(MODEL, d, 5), "out: expected a path, got a number"),
+    "calibration": (
+        lambda d: keylite.export(MODEL, d, "o", calibration=5),
+        "calibration: expected a Dataset, got a num",
+    ),
+    "export_all": (
+        lambda d: export_all(MODEL, d, "o", calibration=LABELS),
+        "calibration: expected a Dataset, got a text",
+    ),
+    "hold": (lambda d: hold("none.onnx", MODEL, LABELS), "data: expected a Dataset, got a text; use read_dataset(...)"),
+    "golden": (lambda d: write_golden(Path(MODEL), None, Path("o")), "data: expected a Dataset, got None; use read_"),
+    "diagnose": (lambda d: diagnose(MODEL, 5, to="onnx", calibration=d), "data: expected a Dataset, got a number; use"),
+    "benchmark, none": (lambda d: keylite.benchmark(None), "models: expected a list of model files, got None; give"),
+    "benchmark, one": (lambda d: keylite.benchmark(MODEL), "models: expected a list of model files, got a text; give"),
+    "benchmark, empty": (
+        lambda d: keylite.benchmark([]),
+        "models: expected at least one model file, got an empty list",
+    ),
+    "read_dataset": (lambda d: keylite.read_dataset(None), "path: expected a path, got None"),
+    "write_dataset": (
+        lambda d: keylite.write_dataset(LABELS, "o"),
+        "dataset: expected a Dataset, got a text; use read_",
+    ),
+    "write_coco": (lambda d: keylite.write_coco(LABELS, "o"), "dataset: expected a Dataset, got a text; use read_data"),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), DOORS.values(), ids=DOORS)
+def test_what_a_door_does_not_take_is_one_line(call, words: str, data: Dataset, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=".") as caught:
+        call(data)
+    assert str(caught.value).startswith(words)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

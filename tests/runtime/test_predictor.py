@@ -396,6 +396,11 @@ def test_a_stream_that_is_left_stops_its_threads(finder: Predictor):
 BAD_STREAMS = {
     "no readers": ({"readers": 0}, [], "readers: expected at least 1, got 0"),
     "a single path": ({}, "photo.jpg", r"images: expected several, got 'photo.jpg'; wrap a single one as \[image\]"),
+    "boxes by image": (
+        {},
+        {"a.jpg": [[0, 0, 9, 9]]},
+        r"images: expected pairs \(image, boxes\), got a dict; give",
+    ),
     "a single file's bytes": ({}, b"\xff\xd8", "images: expected several, got b"),
 }
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
-from keylite.runtime.kinds import path_of
+from keylite.runtime.kinds import kind_words, path_of
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.skeleton import Skeleton
@@ -176,6 +176,8 @@ class Predictor:
         """
         if isinstance(images, (str, bytes)):
             raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
+        if isinstance(images, Mapping):
+            raise ValueError(f"images: expected pairs (image, boxes), got {kind_words(images)}; give its items()")
         readers = min(READERS, cores()) if readers is None else readers
         for name, value in {"readers": readers, "batch": self.batch}.items():
             if value < 1:

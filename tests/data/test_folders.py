@@ -74,3 +74,8 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: 
         look_into(tmp_path)
     with pytest.raises(ValueError, match="this folder cannot be read: Permission denied"):
         image_paths((tmp_path,))
+
+
+def test_a_list_of_images_may_begin_with_a_mark(tmp_path: Path):
+    (tmp_path / "list.txt").write_bytes("\ufeffg/ä.png\r\ng/b.png\r\n".encode())
+    assert image_paths((tmp_path / "list.txt",)) == [Path("g/ä.png"), Path("g/b.png")]

@@ -285,7 +285,7 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
 def listed_paths(path: Path) -> list[Path]:
     """The paths in a text file, a line each, relative ones from the current folder; they may lead nowhere."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines knows ends that are fine in a name
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines knows ends that are fine in a name
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
     paths = [Path(line) for line in lines if line.strip()]

@@ -63,10 +63,18 @@ REFUSALS = {  # flags of a verb, and what is said before the model is opened
         "is the file of model, too; give each a file of its own",
     ),
     "predict, its photo": ("predict MODEL PHOTO --json PHOTO", ", too; give each a file of its own"),
+    "predict, a folder and a file": (
+        "predict MODEL PHOTO --json NEW --draw NEW",
+        "draw: NEW is to be a folder, and is",
+    ),
     "evaluate": ("evaluate MODEL --data LABELS --json FOLDER", "json: expected the name of a file, got the folder"),
     "evaluate, below a file": ("evaluate MODEL --data LABELS --json MODEL/a", "cannot write to this folder"),
     "evaluate, its labels": ("evaluate MODEL --data LABELS --json LABELS", "is the file of data, too"),
     "evaluate, pictures": ("evaluate MODEL --data LABELS --draw MODEL/a", "cannot write to this folder"),
+    "evaluate, a folder and a file": (
+        "evaluate MODEL --data LABELS --json NEW --draw NEW/a",
+        "draw: NEW/a is to be a folder, and is or lies in the file of json; name another",
+    ),
     "benchmark": ("benchmark MODEL --data LABELS --json NEW --plot NEW", "plot: NEW is the file of json, too"),
     "export": ("export PARENT --data LABELS --out PARENT", "out: expected a name that ends in .onnx"),
     "export, a folder": (

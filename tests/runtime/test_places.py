@@ -196,6 +196,14 @@ def refusals(tmp_path: Path) -> dict[str, tuple[dict, str]]:
     }
 
 
+@pytest.mark.parametrize("folder", ["a", "folder/../a", "a/b"])
+def test_a_file_where_there_is_to_be_a_folder_is_refused(folder: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^draw: .* is or lies in the file of json; name another"):
+        require_outputs({"json": tmp_path / "a"}, folders={"draw": tmp_path / folder, "page": None})
+    require_outputs({"json": tmp_path / "a"}, folders={"draw": tmp_path})
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("case", refusals(Path()))
 def test_what_cannot_be_written_is_refused_before_work(case: str, tmp_path: Path):
     (tmp_path / "folder").mkdir()

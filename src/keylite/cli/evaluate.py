@@ -93,7 +93,7 @@ def evaluate(
     from keylite.evaluation import evaluate
     from keylite.flips import flip_report, flip_rows
     from keylite.report import errors_of
-    from keylite.runtime.files import require_outputs, require_writable
+    from keylite.runtime.files import require_outputs
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
 
@@ -113,10 +113,10 @@ def evaluate(
         _hold(model, parent, dataset, budget, budget_nme, spec, json_path)
         return
     require_outputs(
-        {"json": json_path, "reliability": reliability}, {"model": model, "data": data, "boxes": boxes, "spec": spec}
+        {"json": json_path, "reliability": reliability},
+        {"model": model, "data": data, "boxes": boxes, "spec": spec},
+        {"draw": draw},
     )
-    if draw:
-        require_writable(draw)
     predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)

@@ -104,7 +104,7 @@ def predict(
     by_annotation = said.box == "annotation"
     paths = image_paths(inputs)
     given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
-    require_outputs({"json": None if json_path == "-" else json_path}, given)
+    require_outputs({"json": None if json_path == "-" else json_path}, given, {"draw": draw})
     boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
     if not boxes and by_annotation:
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
@@ -134,7 +134,7 @@ def _predict_here(
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
     from keylite.draw import draw_points
     from keylite.points import points_coco, points_json, points_line
-    from keylite.runtime.files import replacing, replacing_within, require_outputs, require_writable
+    from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step
     from keylite.runtime.words import listed
@@ -143,8 +143,6 @@ def _predict_here(
     drawings = drawing_paths(paths, draw) if draw else {}
     if json_path and json_path != "-":
         require_outputs({"json": json_path}, {"model": predictor.path} | {str(path): path for path in paths})
-    if draw:
-        require_writable(draw)
     model = predictor.path or Path()
     bad: list[str] = []
 

@@ -118,11 +118,13 @@ def require_writable(folder: Path | str) -> None:
 
 
 def require_outputs(
-    files: Mapping[str, Path | str | None], inputs: Mapping[str, Path | str | None] | None = None
+    files: Mapping[str, Path | str | None],
+    inputs: Mapping[str, Path | str | None] | None = None,
+    folders: Mapping[str, Path | str | None] | None = None,
 ) -> None:
-    """Raise OSError or ValueError where one of the files of a command cannot be written, by name; makes nothing.
+    """Raise OSError or ValueError where what a command is to write cannot be written, by name; makes nothing.
 
-    Two of them may not be one file, and none may be one of the inputs.
+    Two of the files may not be one, none may be one of the inputs, and none may lie where there is to be a folder.
     """
     taken: dict[tuple[int, int] | Path, str] = {}
     for name, path in (inputs or {}).items():
@@ -151,6 +153,14 @@ def require_outputs(
         other = taken.setdefault(_identity(place), name)
         if other != name:
             raise ValueError(f"{name}: {path} is the file of {other}, too; give each a file of its own")
+    for name, folder in (folders or {}).items():
+        if folder is None:
+            continue
+        place = Path(os.path.realpath(folder))
+        other = next((taken[key] for key in map(_identity, (place, *place.parents)) if key in taken), "")
+        if other in files:
+            raise ValueError(f"{name}: {folder} is to be a folder, and is or lies in the file of {other}; name another")
+        require_writable(folder)
 
 
 def _require_open_to_write(number: int) -> None:

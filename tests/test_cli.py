@@ -789,9 +789,9 @@ def test_a_bad_list_of_images_is_one_line(data, words, capsys, exported, tmp_pat
 BAD_BOXES = {
     "not JSON": ("boxes", "expected JSON"),
     "a list": ("[[1, 2, 3, 4]]", "expected JSON"),
-    "a single box": ('{"NAME": [1, 2, 3, 4]}', "boxes\\[None\\]"),
+    "a single box": ('{"NAME": [1, 2, 3, 4]}', "a single box is \\[\\[x0, y0, x1, y1\\]\\]"),
     "turned around": ('{"NAME": [[9, 9, 1, 1]]}', "x0 < x1"),
-    "no entry": ("{}", "no entry"),
+    "no entry": ('{"other.png": []}', "boxes.json: no entry for 1 of 1 images: .*; the names in it are other.png"),
     "beyond a float": ('{"NAME": [[0, 0, 1e300, 1e300]]}', "reaches beyond 16777216 px"),
     "51 GB": ('{"NAME": [[0, 0, 10000000, 10000000]]}', "is 1.042e\\+05 times as long as its 96x96 image"),
     "slow": ('{"NAME": [[0, 0, 1000000, 1000000]]}', "times as long as its 96x96 image, expected at most 20"),

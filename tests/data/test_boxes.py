@@ -31,6 +31,14 @@ def test_another_number_of_boxes_is_refused() -> None:
         dataset_boxes(asked, interleaved())
 
 
+def test_an_image_without_an_entry_is_named_with_the_file_and_what_is_in_it() -> None:
+    asked = dict.fromkeys("axyz", np.zeros((0, 4)))
+    with pytest.raises(
+        ValueError, match=r"^boxes.json: no entry for 3 of 4 images: b; c; d; .* are a, x, y, and 1 more$"
+    ):
+        dataset_boxes(asked, interleaved(), Path("boxes.json"))
+
+
 def test_a_coco_file_of_boxes_is_called_so(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')

@@ -18,7 +18,7 @@ def test_boxes_are_floats_in_rows():
 
 
 BAD_BOXES = {
-    "single": ([0, 0, 5, 5], "boxes: expected shape (N, 4) xyxy pixels, got (4,); wrap a single box as boxes[None]"),
+    "single": ([0, 0, 5, 5], "boxes: expected shape (N, 4) xyxy pixels, got (4,); a single box is [[x0, y0, x1, y1]]"),
     "five columns": ([[0, 0, 5, 5, 1]], "boxes: expected shape (N, 4) xyxy pixels, got (1, 5)"),
     "three axes": ([[[0, 0, 5, 5]]], "got (1, 1, 4)"),
     "one number": (3, "got ()"),

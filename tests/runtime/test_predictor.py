@@ -118,7 +118,7 @@ def test_an_empty_list_of_boxes_finds_nothing(finder: Predictor, empty: object):
 
 
 def test_a_single_box_says_how_to_wrap_it(finder: Predictor):
-    with pytest.raises(ValueError, match=r"got \(4,\); wrap a single box as boxes\[None\]"):
+    with pytest.raises(ValueError, match=r"got \(4,\); a single box is \[\[x0, y0, x1, y1\]\]"):
         finder(picture(), [40, 20, 120, 100])
 
 

@@ -131,7 +131,7 @@ def evaluate(
         predictor,
         dataset,
         normalize=normalize,
-        boxes=dataset_boxes(read_boxes(boxes), dataset) if boxes else None,
+        boxes=dataset_boxes(read_boxes(boxes), dataset, boxes) if boxes else None,
         jitter_box=jitter_box,
         seed=seed,
         sigmas=numbers(sigmas, "sigmas") if sigmas else None,

@@ -105,7 +105,7 @@ def predict(
     paths = image_paths(inputs)
     given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
     require_outputs({"json": None if json_path == "-" else json_path}, given, {"draw": draw})
-    boxes_by_path = boxes_for(paths, read_boxes(boxes)) if boxes else {}
+    boxes_by_path = boxes_for(paths, read_boxes(boxes), boxes) if boxes else {}
     if not boxes and by_annotation:
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
     for line in unlearnt_words(said.unlearnt):

@@ -14,7 +14,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.texts import read_json
-from keylite.runtime.words import listed
+from keylite.runtime.words import first_of, listed
 
 log = logging.getLogger("keylite")
 
@@ -40,11 +40,11 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def boxes_for(paths: list[Path], asked: dict[str, np.ndarray]) -> dict[Path, np.ndarray]:
+def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: Path | str = "boxes") -> dict[Path, np.ndarray]:
     """The boxes of each image, by its path as given, else by its file name.
 
     Raises ValueError naming every image without an entry; a file name that two images share stands for neither. Entries
-    for other images are counted in the log.
+    for other images are counted in the log. file: what messages call where the boxes are from.
     """
     found: dict[Path, np.ndarray] = {}
     problems, used = [], set()
@@ -53,27 +53,29 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray]) -> dict[Path, np.
         keys = [str(path), path.as_posix()] + ([path.name] if names[path.name] == 1 else [])
         key = next((key for key in keys if key in asked), None)
         if key is None:
-            problems.append(f"no entry for {path}; add one, [] where there is no object")
+            problems.append(str(path))
         else:
             found[path] = asked[key]
             used.add(key)
     if problems:
-        raise ValueError(listed("boxes", problems))
+        line = listed(f"{file}: no entry for {len(problems)} of {len(paths)} images", problems)
+        there = f"the names in it are {first_of(list(asked), 3, ', ')}" if asked else "it holds none"
+        raise ValueError(f"{line}; add one each, [] where there is no object; {there}")
     if len(used) < len(asked):
         others = [name for name in asked if name not in used]
-        log.info(listed(f"boxes: {len(others)} entries are for none of these images", others))
+        log.info(listed(f"{file}: {len(others)} entries are for none of these images", others))
     return found
 
 
-def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset) -> np.ndarray:
-    """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object."""
+def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset, file: Path | str = "boxes") -> np.ndarray:
+    """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object. file: see `boxes_for`."""
     boxes = np.zeros((len(dataset), 4))
-    boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked)
+    boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked, file)
     by_image = np.argsort(dataset.image_index, kind="stable")
     starts = np.searchsorted(dataset.image_index[by_image], np.arange(1, len(dataset.images)))
     for name, objects in zip(dataset.image_names, np.split(by_image, starts), strict=True):
         given = boxes_by_path[Path(name)]
         if len(given) != len(objects):
-            raise ValueError(f"boxes: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
+            raise ValueError(f"{file}: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
         boxes[objects] = given
     return boxes

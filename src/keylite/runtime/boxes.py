@@ -26,7 +26,7 @@ def as_boxes(boxes: object) -> np.ndarray:
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
-        hint = "; wrap a single box as boxes[None]" if array.shape == (4,) else ""
+        hint = "; a single box is [[x0, y0, x1, y1]]" if array.shape == (4,) else ""
         raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {array.shape}{hint}")
     if not np.isfinite(array).all():
         raise ValueError("boxes: expected finite pixels, got NaN or Inf")

@@ -46,6 +46,25 @@ def test_a_mark_is_noticed_and_taken_out_if_asked(folder: Path, mark: str):
     assert any("3 points of 3" in note and "unlabelled" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("mark", ["-999,-999", "5,-3", "9999,20", "60,40", "59,39", "59.5,39.5"])
+def test_any_place_outside_the_pictures_that_objects_share_is_noticed(folder: Path, mark: str):
+    (doubt,) = read_dataset(csv(folder, mark, COUNT)).doubts
+    assert f"{COUNT} labelled points of {COUNT} objects lie at exactly ({mark.replace(',', ', ')})" in doubt
+    assert read_dataset(csv(folder, mark, COUNT), missing_mark=read_mark(mark)).labelled.sum() == COUNT
+    xy = np.full((COUNT, 2, 2), 10.0) + np.arange(COUNT)[:, None, None]
+    xy[:3, 1] = read_mark(mark)
+    images = [np.zeros((39, 59, 3), np.uint8)] * COUNT
+    assert len(from_arrays(images, xy).doubts) == 1
+
+
+@pytest.mark.parametrize("place", ["30,31", "59,20", "1e3,1e3"])
+def test_a_place_inside_or_of_pictures_of_unknown_size_is_no_mark(folder: Path, place: str):
+    if place == "1e3,1e3":
+        for file in folder.iterdir():
+            file.write_bytes(b"no picture")
+    assert read_dataset(csv(folder, place, COUNT)).doubts == ()
+
+
 def test_a_few_points_there_are_no_mark(folder: Path):
     assert read_dataset(csv(folder, "0,0", 2)).doubts == ()
 

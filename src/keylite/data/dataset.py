@@ -31,6 +31,7 @@ from keylite.runtime.images import (
     image_size,
     open_image,
     require_limit,
+    size_if_known,
     to_8_bit,
 )
 from keylite.runtime.kinds import require_kind
@@ -505,7 +506,7 @@ def from_arrays(
         groups=("",),
         group_index=np.zeros(count, np.int32),
         name=name,
-        doubts=mark_doubts(xy, seen > 0),
+        doubts=mark_doubts(xy, seen > 0, lambda row: size_if_known(images[row])),
     )
     return dataset.regrouped(per_object, named=groups is not None)
 

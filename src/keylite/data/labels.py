@@ -7,7 +7,7 @@ shifted to continuous px, their images found and their groups named. Knows nothi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from keylite.data.finding import find_images, nearest, roots_of
 from keylite.data.groups import group_by_name
 from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import object_problems
+from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import listed, quoted
 
@@ -85,7 +86,12 @@ def to_dataset(
     if len(rows) == 0:
         raise ValueError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
 
-    doubts = mark_doubts(labels.points[rows, :, :2], v[rows] > 0)
+    doubts = mark_doubts(
+        labels.points[rows, :, :2],
+        v[rows] > 0,
+        lambda row: _size_of(labels, paths, labels.image_index[rows[row]]),
+        ORIGINS[pixel_origin],
+    )
     visible = v[rows].astype(np.uint8)  # 0, 1 or 2: all else is bad
     xy = labels.points[rows, :, :2]  # a copy: the columns may be large, so it is changed in place
     xy += ORIGINS[pixel_origin]
@@ -114,6 +120,12 @@ def to_dataset(
     )
     names, named = _groups(labels, rows, group)
     return dataset.regrouped(names, named)
+
+
+def _size_of(labels: Labels, paths: list[Path | None], image: int) -> Sequence[float] | None:
+    """(width, height) of an image as the labels say it, else by its header; None if neither does."""
+    told, path = labels.sizes[image], paths[image]
+    return told.tolist() if np.all(told > 0) else None if path is None else size_if_known(path)
 
 
 def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) -> Labels:

@@ -301,6 +301,14 @@ def image_size(source: Path | str | bytes | np.ndarray) -> tuple[int, int]:
     return upright_size(read_header(*_load(source)))
 
 
+def size_if_known(source: Path | np.ndarray) -> tuple[int, int] | None:
+    """The same, None for what is no picture that can be read."""
+    try:
+        return image_size(source)
+    except (ValueError, OSError):
+        return None
+
+
 def write_image(path: Path | str, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB as PNG or JPEG (quality 95), by suffix; the file appears whole or not at all."""
     path = Path(path)

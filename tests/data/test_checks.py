@@ -110,6 +110,23 @@ DOUBTED = {
         lambda data: without_boxes(data).with_xy(data.xy / PER_CENT),
         "no point lies beyond 100 px in images of more; if they are per cent, multiply",
     ),
+    "a third in fractions": (
+        lambda data: first(without_boxes(data), 7, points(lambda xy: xy / (WIDTH, HEIGHT))),
+        r"all labelled points of 7 of 20 objects lie within 1 px of the corner \(such as image_000000, .*, and of the others "
+        "they do not; keypoints look like fractions of the image",
+    ),
+    "a single object in fractions": (
+        lambda data: first(without_boxes(data), 1, points(lambda xy: xy / (WIDTH, HEIGHT))),
+        "all labelled points of 1 of 20 objects lie within 1 px",
+    ),
+    "some all at (0, 0)": (
+        lambda data: first(without_boxes(data), 4, points(lambda xy: 0 * xy)),
+        "4 of 20 objects are with all labelled points on one spot",
+    ),
+    "a keypoint in fractions": (
+        lambda data: data.with_xy(np.where(np.arange(4)[:, None] == 2, data.xy / (WIDTH, HEIGHT), data.xy)),
+        "within 1 px of the corner in every object: k2; keypoints look like fractions of the image",
+    ),
     "no label": (
         lambda data: first(data, 2, points(lambda xy: np.full_like(xy, np.nan))),
         "2 of 20 objects are without a labelled point",

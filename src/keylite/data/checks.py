@@ -11,7 +11,9 @@ import logging
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.marks import FEWEST
 from keylite.data.problems import points_outside
+from keylite.runtime.words import SHOWN, first_of
 
 log = logging.getLogger("keylite")
 
@@ -25,6 +27,7 @@ LEAST = 16  # px of an image's shorter side: in a smaller one, fractions and px 
 PERCENT_SIDE, PERCENT_OBJECTS = 150, 10  # images, and how many objects, in which points in per cent can be told
 ROUND_SIZES = {1.0: "fractions of the image: multiply them by its width and height",
                100.0: "per cent of the image: multiply them by its width and height, and divide by 100"}  # fmt: skip
+FRACTIONS = f"keypoints look like {ROUND_SIZES[1.0]}"
 CORNERS = "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected"
 SIDES = "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected"
 CENTRES = "boxes look like centre x, centre y, width, height: take half of the sides from the centre"
@@ -48,9 +51,9 @@ def label_doubts(data: Dataset, box: str) -> list[str]:
     have no labelled point in their crop or in their image, so that nothing could be learnt or measured.
     """
     sizes = data.whole_boxes()[:, 2:]
-    _require_points_in_px(data, sizes)
+    fractions = _fractions(data, sizes)
     _require_points_in_images(data, sizes)
-    doubts = list(data.doubts)
+    doubts = [*data.doubts, *fractions]
     doubts += _swapped(data, sizes)
     doubts += _percent(data, sizes)
     doubts += _boxes_without_points(data, sizes, box)
@@ -68,15 +71,28 @@ def hardly_labelled(data: Dataset) -> dict[str, int]:
 # ---- points beside their image
 
 
-def _require_points_in_px(data: Dataset, sizes: np.ndarray) -> None:
-    """Raises ValueError where points are fractions of their image."""
-    inside = np.all((data.xy >= -0.5) & (data.xy <= 1.6), axis=2) | ~data.labelled  # 0..1, shifted by half a pixel
-    small = _some(data) & inside.all(axis=1) & (sizes.min(axis=1) >= LEAST)
+def _fractions(data: Dataset, sizes: np.ndarray) -> list[str]:
+    """A line where some objects, or some keypoints of all, look like fractions; ValueError where most objects do."""
+    low, high = -0.5, 1.6  # 0..1, shifted by half a pixel
+    near = data.labelled & np.all((data.xy >= low) & (data.xy <= high), axis=2) & (sizes.min(axis=1) >= LEAST)[:, None]
+    small = _some(data) & np.all(near | ~data.labelled, axis=1)
     if small.sum() > MOST_LOST * len(data):
-        raise ValueError(
-            f"{data.name}: all labelled points of {small.sum()} of {len(data)} objects lie within 1 px of the corner "
-            f"({_of(data, small)}); {_marks(data) or f'keypoints look like {ROUND_SIZES[1.0]}'}"
-        )
+        raise ValueError(f"{data.name}: {_cornered(data, small)}; {_marks(data) or FRACTIONS}")
+    small &= np.any(near & ~np.all(np.isin(data.xy, (0.0, 0.5)), axis=2), axis=1)  # all at (0, 0) are told as marks
+    if small.sum() < FEWEST:
+        small &= data.labelled.sum(axis=1) > 1  # a single point may well lie there
+    lines = [f"{_cornered(data, small)}, and of the others they do not; {FRACTIONS}"] if small.any() else []
+    others = data.labelled & ~small[:, None]
+    always = np.flatnonzero((near & others).sum(axis=0) >= np.maximum(others.sum(axis=0), FEWEST))
+    names = [data.skeleton.names[k] for k in always.tolist() if len(np.unique(data.xy[others[:, k], k], axis=0)) > 1]
+    if names:  # those on one spot are told as a mark
+        lines.append(f"within 1 px of the corner in every object: {first_of(names, SHOWN, ', ')}; {FRACTIONS}")
+    return lines
+
+
+def _cornered(data: Dataset, mask: np.ndarray) -> str:
+    count = f"{mask.sum()} of {len(data)} objects"
+    return f"all labelled points of {count} lie within 1 px of the corner ({_of(data, mask)})"
 
 
 def _require_points_in_images(data: Dataset, sizes: np.ndarray) -> None:

@@ -173,6 +173,28 @@ def test_subset_takes_a_mask() -> None:
     assert np.array_equal(data.subset(mask).xy, data.xy[[3, 9]])
 
 
+NO_CHOICE = {
+    "a mask of another length": (
+        lambda data: data.subset(np.array([True])),
+        "subset: expected a mask of 40 objects, got 1",
+    ),
+    "fractions": (lambda data: data.subset([0.7]), r"subset: expected a list of whole numbers or a mask, got \[0.7\]"),
+    "a number": (lambda data: data.subset(3), "subset: expected a list of whole numbers or a mask, got 3"),
+    "one too far": (lambda data: data.subset([0, 99]), "subset: object 99 of 40"),
+    "too far back": (lambda data: data.subset([-41]), "subset: object -41 of 40"),
+    "no folds": (lambda data: data.fold_of(0), "folds: expected a whole number of at least 1, got 0"),
+    "folds below none": (lambda data: data.fold_of(-1), "folds: expected a whole number of at least 1, got -1"),
+    "half folds": (lambda data: data.fold_of(2.5), "folds: expected a whole number of at least 1, got 2.5"),
+    "no blocks": (lambda data: data.in_blocks(0), "blocks: expected a whole number of at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize(("choose", "words"), NO_CHOICE.values(), ids=NO_CHOICE)
+def test_objects_folds_and_blocks_that_cannot_be_are_one_line(choose, words: str) -> None:
+    with pytest.raises((ValueError, IndexError), match=f"{words}$"):
+        choose(made())
+
+
 def test_subset_of_objects_that_share_an_image() -> None:
     part = several_per_image().subset([2, 1])
     assert part.image_names == ("a.png", "b.png")

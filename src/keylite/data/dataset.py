@@ -34,7 +34,7 @@ from keylite.runtime.images import (
     size_if_known,
     to_8_bit,
 )
-from keylite.runtime.kinds import require_kind
+from keylite.runtime.kinds import require_count, require_kind
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -196,9 +196,11 @@ class Dataset:
         return name if len(same) == 1 else f"{name}#{int(np.searchsorted(same, index))}"
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Dataset:
-        """The objects at `indices` (or where a mask is true), in that order; unused images and groups are dropped."""
-        indices = np.asarray(indices)
-        indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
+        """The objects at `indices` (or where a mask is true), in that order; unused images and groups are dropped.
+
+        Raises ValueError for what are neither indices nor a mask of all objects, IndexError for one that is not there.
+        """
+        indices = self._indices(indices)
         used_images, image_index = np.unique(self.image_index[indices], return_inverse=True)
         used_groups, group_index = np.unique(self.group_index[indices], return_inverse=True)
         return dataclasses.replace(
@@ -216,6 +218,20 @@ class Dataset:
             image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
             likeness=None if self.likeness is None else self.likeness[used_images],
         )
+
+    def _indices(self, given: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Indices of objects, or a mask of them, as indices."""
+        indices = np.asarray(given)
+        if indices.ndim != 1 or (indices.dtype.kind not in "biu" and indices.size):
+            raise ValueError(f"{self.name}: subset: expected a list of whole numbers or a mask, got {given!r:.60}")
+        if indices.dtype == bool:
+            if len(indices) != len(self):
+                raise ValueError(f"{self.name}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
+            return np.flatnonzero(indices)
+        beyond = (indices < -len(self)) | (indices >= len(self))
+        if beyond.any():
+            raise IndexError(f"{self.name}: subset: object {indices[beyond][0]} of {len(self)}")
+        return indices.astype(np.int64)
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[Dataset, ...]:
         """Parts of about these fractions of the objects, cut between groups; the rest comes first.
@@ -253,6 +269,7 @@ class Dataset:
         Groups are dealt out the largest first, each to the part that has the fewest objects; `seed` shuffles equals.
         Parts are numbered by the first group in them. Raises ValueError where there are fewer groups than parts.
         """
+        require_count("folds", folds)
         count = len(self.groups)
         if count == 1:
             raise ValueError(
@@ -275,6 +292,7 @@ class Dataset:
 
         An image with more objects than a run should have leaves fewer groups.
         """
+        require_count("blocks", blocks)
         ranks = sorted(range(len(self.images)), key=lambda image: in_number_order(self.image_names[image]))
         objects = np.bincount(self.image_index, minlength=len(self.images))[ranks]
         middle = np.cumsum(objects) - objects / 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from pathlib import Path
+
+from keylite.runtime.words import quoted
 
 KINDS = {str: "a text", bytes: "bytes", type(None): "None", int: "a number", float: "a number"}
 
@@ -19,6 +22,12 @@ def path_of(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise ValueError(f"{name}: expected a path, got {kind_words(value)}")
     return Path(value)
+
+
+def require_count(name: str, value: object) -> None:
+    """Raise ValueError for what is no whole number of at least 1."""
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {quoted(value)}")
 
 
 def kind_words(value: object) -> str:

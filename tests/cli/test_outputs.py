@@ -213,3 +213,12 @@ def test_an_empty_value_is_not_this_folder(given: list[str], onnx_file, picture,
     ended = keylite_command("predict", onnx_file, picture, *given)
     assert (ended.code, names(tmp_path)) == (2, [])
     assert "--draw" in ended.err and "expected a value, got an empty one" in ended.err
+
+
+@pytest.mark.parametrize(
+    "command", ["gauges OUT", "evaluate MODEL --data LABELS", "export MODEL --data LABELS --out OUT"]
+)
+def test_a_negative_seed_is_refused_by_its_flag(command: str, keylite_command):
+    line = keylite_command(*command.split(), "--seed", -1).line
+    assert "--seed" in line
+    assert "expected a whole number from 0 on, got -1" in line

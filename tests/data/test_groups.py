@@ -28,8 +28,11 @@ def test_objects_of_one_image_share_a_block() -> None:
 @pytest.mark.parametrize(
     ("group", "words"),
     [
-        ("block:0", "expected auto, image"),
-        ("block:x", "expected auto, image"),
+        ("block:0", "group: expected block:N with N from 1 to 999999999, got 'block:0'"),
+        ("block:x", "group: expected block:N with N from 1 to 999999999, got 'block:x'"),
+        ("block:²", "group: expected block:N with N from 1 to 999999999, got 'block:²'"),
+        ("block:" + "9" * 5000, "group: expected block:N with N from 1 to 999999999, got 'block:999"),
+        ("block", "group: expected block:N with N"),
         ("regex:", "expected auto, image"),
         ("identity", "expected auto, image, block:N, field:NAME or regex:PATTERN, got 'identity'"),
         ("regex:(", "is not a regular expression"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from keylite.cli.output import show_certificate, show_report, show_table
-from keylite.cli.shared import OVER_BUDGET, USUAL, As, fail, write_json
+from keylite.cli.shared import OVER_BUDGET, USUAL, As, Seed, fail, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
@@ -29,7 +29,7 @@ def evaluate(
     normalize: str | None = None,
     boxes: Path | None = None,
     jitter_box: float = 0.0,
-    seed: int = 0,
+    seed: Seed = 0,
     sigmas: str | None = None,
     flips: bool = False,
     reliability: Path | None = None,

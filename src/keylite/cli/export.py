@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keylite.cli.output import EXPORT_COLUMNS, export_row, show_certificate, show_table
-from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, fail
+from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, Seed, fail
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
@@ -23,7 +23,7 @@ def export(
     precision: str = "fp32",
     calibration: Path | None = None,
     calibration_count: int = 200,
-    seed: int = 0,
+    seed: Seed = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
     golden: Path | None = None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from keylite.cli.shared import Seed
 
-def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "train", seed: int = 0) -> None:
+
+def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "train", seed: Seed = 0) -> None:
     """Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.
 
     Parameters

@@ -20,6 +20,14 @@ log = logging.getLogger("keylite")
 WRONG_INPUT, OVER_BUDGET, OWN_FAULT, INTERRUPTED = 2, 3, 70, 130
 
 
+def _not_negative(type_: Any, value: int) -> None:
+    if value < 0:
+        raise ValueError(f"expected a whole number from 0 on, got {value}")
+
+
+Seed = Annotated[int, Parameter(validator=_not_negative)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How labelled images are read, the same for every verb that takes --data."""

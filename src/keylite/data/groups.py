@@ -16,7 +16,7 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
     if group == "image":
         return list(image_names)
     kind, _, value = group.partition(":")
-    if kind == "block" and value.isdigit() and int(value) > 0:
+    if kind == "block" and re.fullmatch("[0-9]{1,9}", value) and int(value) > 0:
         rank = {name: position for position, name in enumerate(sorted(set(image_names), key=in_number_order))}
         return [f"block {rank[name] // int(value):05d}" for name in image_names]
     if kind == "regex" and value:
@@ -30,6 +30,8 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         if missed:
             raise ValueError(listed(f"group: {quoted(value)} does not match {len(missed)} image names", missed))
         return [match[group_number] for match in found if match]
+    if kind == "block":
+        raise ValueError(f"group: expected block:N with N from 1 to 999999999, got {quoted(group)}")
     raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {quoted(group)}")
 
 

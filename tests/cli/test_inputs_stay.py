@@ -39,7 +39,7 @@ OVER = {  # arguments: what the line names
     "a run over a picture": (["train", "--data", "RUN/other.json", "--out", "RUN", *CHOICES], "examples.jpg"),
     "a run over its recipe": (["train", "--data", "LABELS", "--recipe", "RUN/recipe.yaml", "--out", "RUN"], "recipe"),
     "a run over its weights": (
-        ["train", "--data", "LABELS", "--out", "RUN", *CHOICES[2:], "--pretrained", "RUN/model.safetensors"],
+        [*"train --data LABELS --out RUN --overwrite --pretrained RUN/model.safetensors".split(), *CHOICES[2:]],
         "file of pretrained",
     ),
     "folds over their data": (

@@ -20,6 +20,7 @@ from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import read_spec
 
 CHOICES = ["--pretrained", "none", "--mirror", "off", "--epochs", "1"]
+PRETRAINED = ["--pretrained", "RUN/model.safetensors"]
 OVER = {  # arguments: what the line names
     "the report over the labels": (["evaluate", "MODEL", "--data", "LABELS", "--json", "LABELS"], "file of data"),
     "the report over a picture": (["evaluate", "MODEL", "--data", "LABELS", "--json", "PICTURE"], "image_000000.png"),
@@ -39,7 +40,7 @@ OVER = {  # arguments: what the line names
     "a run over a picture": (["train", "--data", "RUN/other.json", "--out", "RUN", *CHOICES], "examples.jpg"),
     "a run over its recipe": (["train", "--data", "LABELS", "--recipe", "RUN/recipe.yaml", "--out", "RUN"], "recipe"),
     "a run over its weights": (
-        [*"train --data LABELS --out RUN --overwrite --pretrained RUN/model.safetensors".split(), *CHOICES[2:]],
+        ["train", "--data", "LABELS", "--out", "RUN", "--overwrite", *CHOICES[2:], *PRETRAINED],
         "file of pretrained",
     ),
     "folds over their data": (

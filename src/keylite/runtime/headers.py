@@ -190,7 +190,7 @@ def _jpeg(data: bytes) -> Header:
         refusal = f"a JPEG of {frame.width}x{frame.height} px in {scans} scans takes too long to decode; save it anew"
     return Header(
         frame.width, frame.height, 1, orientation or 1, frame.depth, len(frame.factors), height_offset, at,
-        tuple(extras), refusal,
+        tuple(extras), refusal=refusal,
     )  # fmt: skip
 
 

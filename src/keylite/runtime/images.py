@@ -183,7 +183,7 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def require_limit(max_megapixels: object) -> None:
     """Raises ValueError for what is no limit of megapixels: NaN would be none at all."""
-    if not (isinstance(max_megapixels, numbers.Real) and max_megapixels > 0):
+    if not (isinstance(max_megapixels, numbers.Real) and float(max_megapixels) > 0):
         raise ValueError(f"max_megapixels: expected a number above 0, got {max_megapixels!r:.60}")
 
 

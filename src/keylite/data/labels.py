@@ -89,7 +89,7 @@ def to_dataset(
     doubts = mark_doubts(
         labels.points[rows, :, :2],
         v[rows] > 0,
-        lambda row: _size_of(labels, paths, labels.image_index[rows[row]]),
+        lambda row: _size_of(labels, paths, int(labels.image_index[rows[row]])),
         ORIGINS[pixel_origin],
     )
     visible = v[rows].astype(np.uint8)  # 0, 1 or 2: all else is bad

@@ -60,7 +60,7 @@ PLANTED = {  # name: (command, what the fault begins with; empty: none)
     "a traceback and a line": (lambda: printed("Traceback (most recent call last)\nkeylite: b", 2), "traceback"),
     "an endless line": (lambda: printed("keylite: " + "x " * 3000, 2), "line: "),
     "a control character": (lambda: printed("keylite: \x1b[31m", 2), "control: "),
-    "a library's words": (lambda: os.write(2, b"libpng error: bad\n"), "chatter: "),
+    "a library's words": (lambda: os.write(2, b"libtiff: bad\n"), "chatter: "),
     "much memory": (grow, "memory: "),
     "much time": (spin, "time: "),
     "a crash": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "death: the process ended with SIGSEGV"),

@@ -70,10 +70,7 @@ def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFi
     for another kind of file, a damaged one, one without a description, or a second description.
     """
     path = Path(path)
-    if not path.is_file():
-        inside = path / "model.safetensors"
-        hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
-        raise FileNotFoundError(f"{path}: no such model file{hint}")
+    _require_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(
@@ -96,6 +93,13 @@ def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFi
         raise ValueError(f"{spec}: expected a description of at most {MAX_DESCRIPTION:,} bytes; is this the file?")
     with open_file(spec) as file:
         return ModelFile(decode_spec(file.read(), str(spec)), digest)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        inside = path / "model.safetensors"
+        hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
+        raise FileNotFoundError(f"{path}: no such model file{hint}")
 
 
 def describe(path: Path, spec: ModelSpec) -> None:
@@ -165,6 +169,7 @@ def write_sealed_safetensors(path: Path | str, whole: bytes, metadata: Mapping[s
 
 def safetensors_header(path: Path) -> dict[str, Any]:
     """The header of a `.safetensors` file; ValueError if it, a tensor's place or the seal is not what it must be."""
+    _require_file(path)
     _checked(path, _safetensors_contents)
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import dataclasses
 import faulthandler
+import gc
 import io
 import multiprocessing
 import multiprocessing.connection
@@ -194,6 +195,7 @@ def _work(job: Job, pipe: multiprocessing.connection.Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # pytest's would tell of a death where nobody looks for it
+    gc.freeze()  # what is garbage already, let go during a command, would hide as much of its peak
     limit = _memory("VmData") + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

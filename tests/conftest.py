@@ -94,6 +94,14 @@ def no_fault(fault_folder: Path) -> Iterator[None]:
         pytest.fail("keylite ended by a fault of its own (exit code 70):\n" + "\n".join(said), pytrace=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Runs leave an empty curves.png: drawing it takes longer than an epoch of a test. tests/test_plots.py draws one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keylite.run.plot_history", lambda history, mean_shape_nme, path: path.write_bytes(b""))
+        yield
+
+
 @pytest.fixture
 def told_steps() -> Iterator[dict[str, tuple[int, int | None]]]:
     """(done, of how many) by step, of all that the library tells in this test."""

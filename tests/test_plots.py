@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs keylite[pytorch] or keylite[tensorflow]")
 
-from keylite.plots import Mark, plot_lines
+from keylite.plots import Mark, plot_history, plot_lines
 
 MARKS = [Mark(50, 12, 11, 13, "few"), Mark(400, 7, 6.5, 7.6, "many"), Mark(2795, 5, 4.8, 5.2)]
 
@@ -32,3 +32,11 @@ def test_lines_that_share_a_word_share_a_colour(log: str, tmp_path: Path):
     assert [blue in found for found in (one, two, both)] == [True, True, True]
     assert [orange in found for found in (one, two, both)] == [False, False, True]
     assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("one", "two", "both")}) == 3
+
+
+def test_curves_show_the_mean_shape_beside_the_val_nme(tmp_path: Path):
+    rows = [{"epoch": n, "loss": 1 / n, "val_nme": 0.2 / n, "lr": 1e-3 / n} for n in (1, 2, 3)]
+    plot_history(rows, 0.15, tmp_path / "curves.png")
+    plot_history(rows, 0.05, tmp_path / "lower.png")
+    assert {(180, 119, 31), (14, 127, 255)} <= colours(tmp_path / "curves.png")  # BGR: the curves, the dashed line
+    assert (tmp_path / "curves.png").read_bytes() != (tmp_path / "lower.png").read_bytes()

@@ -39,6 +39,7 @@ from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 
 PLAIN = {  # no augmentation, small and quick
+    "backbone": "timm:test_efficientnet",
     "pretrained": "none",
     "box": "image",
     "size": 64,
@@ -79,7 +80,7 @@ def test_eight_images_are_overfitted():
     examples = Examples(gauges(8, "train", seed=3, size=64), (64, 64))
     pixels, unit_xy, weight = (torch.from_numpy(part) for part in examples.batch(range(8)))
     torch.manual_seed(0)
-    network = EfficientNetLiteRegressor(4, mean_shape=examples.mean_shape())
+    network = EfficientNetLiteRegressor(4, PLAIN["backbone"], mean_shape=examples.mean_shape())
     model = PixelModel(network, PIXEL_MEAN, PIXEL_STD).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=150, pct_start=0.1)
@@ -91,7 +92,7 @@ def test_eight_images_are_overfitted():
         schedule.step()
     with torch.inference_mode():
         errors = 64 * (model.eval()(pixels) - unit_xy).norm(dim=-1)
-    assert float(errors.mean()) < 2.0, float(errors.mean())  # measured 0.92
+    assert float(errors.mean()) < 1.0, float(errors.mean())  # measured 0.34
 
 
 def over_and_over(data, times: int):
@@ -100,15 +101,15 @@ def over_and_over(data, times: int):
 
 
 LEARNT = {  # head: input, px of 64 that its error is below after 60 steps; the mean shape is 6.6 off
-    "heatmap": ("64", 4.0),  # measured 0.95; a cell is 8 px
-    "simcc": ("96x64", 2.0),  # measured 0.29
-    "rle": ("64", 5.5),  # measured 3.8
+    "heatmap": ("64", 2.0),  # measured 0.67; a cell is 8 px
+    "simcc": ("96x64", 1.0),  # measured 0.14
+    "rle": ("64", 4.0),  # measured 2.0
 }
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("head", LEARNT)
-def test_a_head_learns_and_exports(head: str, parts, tmp_path):
+def test_a_head_learns(head: str, parts, tmp_path):
     data, (size, px) = parts[0], LEARNT[head]
     choices = recipe(
         **{"box": "annotation", "head": head, "size": size, "hidden": 64, "batch": 8, "epochs": 2, "lr": 5e-3},
@@ -116,8 +117,6 @@ def test_a_head_learns_and_exports(head: str, parts, tmp_path):
     )
     model = keylite.train(choices, over_and_over(data, 30), data, tmp_path)
     assert keylite.evaluate(model, data).pixel_error.mean < px
-    certificate = keylite.export(model, data, tmp_path / "m.onnx")
-    assert certificate.drift.max < 0.01
 
 
 def test_a_run_leaves_its_files(parts, tmp_path):
@@ -151,30 +150,39 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(parts, tmp_path)
     assert not same_weights(tmp_path / "a/last.safetensors", tmp_path / "c/last.safetensors")
 
 
-KILLED_RUN = """
+KILLED_RUNS = """
 import json, os, signal, sys
 import keylite
 from keylite.data.gauges import gauges
 from keylite.pytorch import training
 from keylite.recipe import make_recipe
-moment, number = sys.argv[3], int(sys.argv[4])
-calls = 0
-def dies(function):
+def dies(function, moment, number):
+    calls = 0
     def wrapped(*args, **kwargs):
-        global calls
+        nonlocal calls
         calls += 1
         if calls == number:
             os.kill(os.getpid(), signal.SIGINT if moment == "interrupt" else signal.SIGKILL)
         return function(*args, **kwargs)
     return wrapped
-if moment == "rename":
-    os.replace = dies(os.replace)
-else:
-    training.Training.training_step = dies(training.Training.training_step)
-try:
-    keylite.train(make_recipe(json.loads(sys.argv[2])), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), sys.argv[1])
-except KeyboardInterrupt:
-    sys.exit(130)
+def run(out, choices, moment, number):
+    if moment == "rename":
+        os.replace = dies(os.replace, moment, number)
+    else:
+        training.Training.training_step = dies(training.Training.training_step, moment, number)
+    try:
+        keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out)
+    except KeyboardInterrupt:
+        os._exit(130)
+    os._exit(0)
+for line in sys.argv[1:]:  # each in a process of its own, which has the libraries at once
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(*json.loads(line))
+        finally:
+            os._exit(70)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 # 2 steps an epoch; each epoch renames 5 files or so, the last of them the resume checkpoint
@@ -203,20 +211,32 @@ def whole_rle(parts, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(("moment", "number", "head"), KILLS.values(), ids=KILLS)
-def test_a_killed_run_resumes_to_the_same_end(moment, number, head, parts, request, tmp_path):
-    choices, whole_run = recipe(**MOVED, head=head), request.getfixturevalue(WHOLE[head])
-    command = [sys.executable, "-c", KILLED_RUN, str(tmp_path), json.dumps(to_dict(choices)), moment, str(number)]
-    killed = subprocess.run(command, capture_output=True, text=True)
-    assert killed.returncode == (130 if moment == "interrupt" else -signal.SIGKILL), killed.stderr
-    for path in tmp_path.glob("*.safetensors"):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> dict[str, tuple[Path, int]]:
+    """(folder, exit code) of a run killed at each moment."""
+    folders = {name: tmp_path_factory.mktemp("killed") for name in KILLS}
+    asked = [
+        json.dumps([str(folders[name]), to_dict(recipe(**MOVED, head=head)), moment, number])
+        for name, (moment, number, head) in KILLS.items()
+    ]
+    done = subprocess.run([sys.executable, "-c", KILLED_RUNS, *asked], capture_output=True, text=True, check=True)
+    codes = [int(line) for line in done.stdout.split()]
+    return dict(zip(KILLS, zip(folders.values(), codes, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_run_resumes_to_the_same_end(name, killed, parts, request):
+    (moment, _, head), (out, code) = KILLS[name], killed[name]
+    whole_run = request.getfixturevalue(WHOLE[head])
+    assert code == (130 if moment == "interrupt" else -signal.SIGKILL)
+    for path in out.glob("*.safetensors"):
         load_model(path)  # whole, whenever it is there
-    keylite.train(choices, *parts, tmp_path, resume=True)
-    assert rows_of(tmp_path) == rows_of(whole_run)
-    for name in ("model.safetensors", "last.safetensors"):
-        assert same_weights(tmp_path / name, whole_run / name)
+    keylite.train(recipe(**MOVED, head=head), *parts, out, resume=True)
+    assert rows_of(out) == rows_of(whole_run)
+    for model in ("model.safetensors", "last.safetensors"):
+        assert same_weights(out / model, whole_run / model)
     if head == "rle":
-        assert flow_and_its_moments(tmp_path) == flow_and_its_moments(whole_run)
+        assert flow_and_its_moments(out) == flow_and_its_moments(whole_run)
 
 
 def flow_and_its_moments(out: Path) -> list[list[float]]:
@@ -412,8 +432,8 @@ def flow_of(out: Path) -> dict[str, torch.Tensor]:
 
 def test_early_stopping_ends_the_run(parts, tmp_path, caplog):
     caplog.set_level(logging.INFO, "keylite")
-    keylite.train(recipe(epochs=9, patience=1, lr=1e-9, ema=0.0), *parts, tmp_path)
-    assert len(rows_of(tmp_path)) < 9
+    keylite.train(recipe(epochs=9, patience=1, lr=1e-30, freeze_epochs=9, ema=0.0), *parts, tmp_path)
+    assert len(rows_of(tmp_path)) == 2
     assert "stopped early" in caplog.text
 
 
@@ -514,7 +534,8 @@ def uneven() -> Dataset:
     return from_arrays(images.images, xy, skeleton=images.skeleton)
 
 
-TOGETHER = {"optimizer": "sgd", "lr": 1e-3, "freeze_epochs": 20, "epochs": 20, "ema": 0.9, "clip": 0.5}
+# every weight of a backbone whose normalisation knows no batch
+TOGETHER = {"backbone": "timm:test_convnext", "optimizer": "sgd", "lr": 1e-3, "epochs": 20, "ema": 0.9, "clip": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -530,22 +551,12 @@ def test_two_processes_take_the_steps_of_one(by_two: Path, uneven: Dataset, tmp_
     for name in ("model.safetensors", "last.safetensors"):
         one, two = load_file(tmp_path / name), load_file(by_two / name)
         for tensor in one:
-            torch.testing.assert_close(two[tensor], one[tensor], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(two[tensor], one[tensor], rtol=0, atol=1e-5)
     ours, theirs = rows_of(by_two), rows_of(tmp_path)
     assert ours[-1]["step"] == theirs[-1]["step"] == 20
     for row, other in zip(ours, theirs, strict=True):
         assert row == pytest.approx(other, rel=1e-4)  # loss and every validation object are counted once
     assert list((by_two / "tensorboard").glob("events*"))
-
-
-def test_two_processes_train_a_whole_network_as_one_does(uneven: Dataset, tmp_path: Path):
-    """Every weight of a backbone whose normalisation knows no batch."""
-    val, choices = gauges(5, "test", seed=2, size=64), TOGETHER | {"backbone": "timm:test_convnext", "freeze_epochs": 0}
-    keylite.train(recipe(**choices, batch=8), uneven, val, tmp_path / "one")
-    keylite.train(recipe(**choices, batch=4, devices=2), uneven, val, tmp_path / "two")
-    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
-    for tensor in one:
-        torch.testing.assert_close(two[tensor], one[tensor], rtol=0, atol=1e-5)
 
 
 def test_one_process_goes_on_where_two_stopped(by_two: Path, uneven: Dataset, tmp_path: Path):
@@ -574,7 +585,7 @@ def test_two_processes_go_on_where_one_stopped(by_two: Path, uneven: Dataset, tm
     keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path, resume=True)
     one, two = load_file(tmp_path / "last.safetensors"), load_file(by_two / "last.safetensors")
     for tensor in one:
-        torch.testing.assert_close(two[tensor], one[tensor], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(two[tensor], one[tensor], rtol=0, atol=1e-5)
     assert [row["epoch"] for row in rows_of(tmp_path)] == [row["epoch"] for row in rows_of(by_two)]
 
 
@@ -599,7 +610,7 @@ def test_a_killed_process_ends_the_run_which_goes_on(by_two: Path, uneven: Datas
         training.log.removeHandler(killer)
     assert not multiprocessing.active_children()
     assert 3 <= len(rows_of(tmp_path)) < 20
-    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path, resume=True)
+    keylite.train(recipe(**TOGETHER, batch=8), uneven, val, tmp_path, resume=True)
     for row, other in zip(rows_of(tmp_path), rows_of(by_two), strict=True):
         assert row == pytest.approx(other, rel=1e-4)
 

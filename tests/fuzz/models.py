@@ -78,7 +78,10 @@ def damaged_safetensors(rng: random.Random, data: bytes) -> bytes:
     metadata = header.get("__metadata__", {})
     if not metadata:
         return mutate_bytes(rng, data)
-    metadata["keylite"] = damaged_spec(rng, metadata["keylite"]).decode("utf-8", "replace")
+    if "keylite" in metadata:
+        metadata["keylite"] = damaged_spec(rng, metadata["keylite"]).decode("utf-8", "replace")
+    else:  # a resume checkpoint of Keras
+        metadata["history"] = damaged_json(rng, metadata["history"].encode()).decode("utf-8", "replace")
     return as_safetensors(json.dumps(header).encode(), tensors)
 
 

@@ -362,6 +362,29 @@ def test_arrays_are_checked(array: np.ndarray, words: str) -> None:
         image_size(array)
 
 
+VIEWS = {  # of so many more pixels than there is memory, if they are copied
+    "one pixel repeated": np.broadcast_to(np.uint8(203), (100_000, 100_000, 3)),
+    "one row repeated": np.broadcast_to(np.zeros((1, 11_000, 3), np.uint8), (10_000, 11_000, 3)),
+    "channels the other way round": np.broadcast_to(np.zeros((1, 11_000, 3), np.uint8), (10_000, 11_000, 3))[..., ::-1],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_large_view_that_would_be_copied_is_refused(view: np.ndarray) -> None:
+    """OpenCV does not survive a copy for which there is no memory."""
+    with pytest.raises(
+        ValueError, match=r"^image: \d+x\d+ px whose values do not lie side by side .*: give a part, or np.asc"
+    ):
+        read_image(view)
+    assert image_size(view) == (view.shape[1], view.shape[0])
+
+
+def test_views_of_usual_size_and_large_arrays_are_read() -> None:
+    assert read_image(picture()[:, ::-1, ::-1]).shape == (HEIGHT, WIDTH, 3)
+    large = np.empty((10_001, 10_000, 3), np.uint8)  # no memory until it is looked at
+    assert read_image(large) is large, "its values lie side by side"
+
+
 def test_array_comes_back_as_it_is() -> None:
     image = picture()
     assert read_image(image, max_megapixels=0) is image

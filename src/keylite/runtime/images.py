@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import numbers
 import re
 import threading
@@ -147,10 +148,11 @@ def open_image(
 
     source: a path, the bytes of a file, or an array, which is checked and given back as it is. Raises
     FileNotFoundError for a missing file, ValueError for one that is truncated, damaged, animated, of another format
-    or, by its header, above `max_megapixels`. white_level: see `read_image`.
+    or, by its header, above `max_megapixels`, and for an array above it that is a view with odd strides.
+    white_level: see `read_image`.
     """
     if isinstance(source, np.ndarray):
-        return Picture("image", _checked(source), source.shape)
+        return Picture("image", _checked(source, max_megapixels), source.shape)
     name, data = _load(source)
     header = _limited(name, data, max_megapixels)
     width, height = upright_size(header)
@@ -314,7 +316,7 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {quoted(path.suffix)}")
-    bgr = cv2.cvtColor(_checked(image), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(_checked(image, MAX_MEGAPIXELS), cv2.COLOR_RGB2BGR)
     options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, encoded = cv2.imencode(path.suffix.lower(), bgr, options)
     write_bytes(path, encoded.tobytes())
@@ -334,10 +336,20 @@ def array_problem(image: np.ndarray) -> str:
     return f"expected a uint8 array (H, W, 3) RGB, got {image.dtype} {image.shape}{hint}"
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
-    """The array itself where it is a picture."""
+def _checked(image: np.ndarray, max_megapixels: float = math.inf) -> np.ndarray:
+    """The array itself where it is a picture.
+
+    OpenCV copies one whose values do not lie side by side, and ends the process where memory is too small for that.
+    """
     if problem := array_problem(image):
         raise ValueError(f"image: {problem}")
+    height, width, channels = image.shape
+    side_by_side = image.strides[1:] == (channels, 1) and image.strides[0] >= width * channels
+    if not side_by_side and height * width > 1e6 * max_megapixels:
+        raise ValueError(
+            f"image: {width}x{height} px whose values do not lie side by side in memory (strides {image.strides}), "
+            f"expected at most {max_megapixels:g} megapixels of such: give a part, or np.ascontiguousarray(image)"
+        )
     return image
 
 

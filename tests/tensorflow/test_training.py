@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -93,15 +94,21 @@ def heard(monkeypatch):
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
 
 
-@pytest.fixture
-def eagerly():
-    """Without graphs: a few steps are over before one graph is made."""
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+
+
+@contextlib.contextmanager
+def without_graphs():
+    """A few steps are over before one graph is made."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
 
 
-unheeded = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+@pytest.fixture
+def eagerly():
+    with without_graphs():
+        yield
 
 
 def recipe(**choices):
@@ -158,7 +165,7 @@ def whole(parts, start, tmp_path_factory):
         **{"epochs": 3, "freeze_epochs": 1, "pretrained": str(start), "ema": 0.3, "lr": LR, "rotate_p": 1.0},
         **{"noise_p": 0.5, "backbone_lr_factor": 0.1},
     )
-    with pytest.MonkeyPatch.context() as patch:
+    with without_graphs(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.EpochEnd, "on_epoch_begin", begins)
         patch.setattr(training.EpochEnd, "on_train_batch_end", ends)
         patch.setattr(os, "replace", replace)
@@ -260,39 +267,55 @@ def test_both_twins_go_the_same_way(parts, whole, tmp_path):
 
 # ---- interrupted
 
-KILLED_RUN = """
+KILLED_RUNS = """
 import json, os, signal, sys
 import tensorflow as tf
 import keylite
 from keylite.data.gauges import gauges
 from keylite.recipe import make_recipe
 from keylite.tensorflow import training
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-steps = 0
-def counts(self, batch, logs=None, original=training.EpochEnd.on_train_batch_end):
-    global steps
-    steps += 1
-    if steps == 6 and sys.argv[3] == "step":
-        os.kill(os.getpid(), signal.SIGINT)
-    original(self, batch, logs)
-def dies(source, target, original=os.replace):
-    if steps == 4 and sys.argv[3] == os.path.basename(target):
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(source, target)
-training.EpochEnd.on_train_batch_end, os.replace = counts, dies
-try:
-    keylite.train(make_recipe(json.loads(sys.argv[2])), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), sys.argv[1])
-except KeyboardInterrupt:
-    sys.exit(130)
+def run(out, choices, moment):
+    steps = 0
+    def counts(self, batch, logs=None, original=training.EpochEnd.on_train_batch_end):
+        nonlocal steps
+        steps += 1
+        if steps == 6 and moment == "step":
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, logs)
+    def dies(source, target, original=os.replace):
+        if steps == 4 and moment == os.path.basename(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(source, target)
+    training.EpochEnd.on_train_batch_end, os.replace = counts, dies
+    tf.config.run_functions_eagerly(True)
+    try:
+        keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out)
+    except KeyboardInterrupt:
+        os._exit(130)
+for line in sys.argv[1:]:  # each in a process of its own, which has the libraries at once
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(*json.loads(line))
+        finally:
+            os._exit(70)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-def killed(out: Path, recipe: keylite.Recipe, moment: str) -> int:
-    """The exit code of a process that trains until its second resume checkpoint, or its last step."""
-    command = [sys.executable, "-c", KILLED_RUN, str(out), json.dumps(to_dict(recipe)), moment]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert len(rows_of(out)) == 2, ended.stderr
-    return ended.returncode
+@pytest.fixture(scope="module")
+def killed(whole, tmp_path_factory) -> dict[str, tuple[Path, int]]:
+    """(folder, exit code) of a run that is killed as its second resume checkpoint is moved, and by Ctrl-C in its last step."""
+    folders = {moment: tmp_path_factory.mktemp("killed") for moment in ("resume.ckpt", "step")}
+    choices = to_dict(make_recipe({"workers": 2}, base=whole.recipe))
+    asked = [json.dumps([str(out), choices, moment]) for moment, out in folders.items()]
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED_RUNS, *asked], capture_output=True, text=True, timeout=300, check=True
+    )
+    for out in folders.values():
+        assert len(rows_of(out)) == 2, ended.stderr
+    codes = [int(line) for line in ended.stdout.split()]
+    return dict(zip(folders, zip(folders.values(), codes, strict=True), strict=True))
 
 
 def resumes_to_the_same_end(parts, whole: Whole, out: Path, **choices: object) -> None:
@@ -304,7 +327,7 @@ def resumes_to_the_same_end(parts, whole: Whole, out: Path, **choices: object) -
         assert same_weights(out / name, whole.out / name)
 
 
-def test_a_run_killed_before_its_first_epoch_ended_begins_again(parts, whole):
+def test_a_run_killed_before_its_first_epoch_ended_begins_again(parts, whole, eagerly):
     """As the first model file was moved into place. So two runs of one seed are equal."""
     out = whole.left["model.safetensors 1"]
     assert not (out / "resume.ckpt").exists()
@@ -312,29 +335,30 @@ def test_a_run_killed_before_its_first_epoch_ended_begins_again(parts, whole):
     resumes_to_the_same_end(parts, whole, out)
 
 
-def test_a_run_killed_as_its_second_checkpoint_is_moved_goes_on_from_the_first(parts, whole, tmp_path):
-    assert killed(tmp_path, whole.recipe, "resume.ckpt") == -signal.SIGKILL
-    assert list(tmp_path.glob(".resume.ckpt.*"))
-    resumes_to_the_same_end(parts, whole, tmp_path)
+def test_a_run_killed_as_its_second_checkpoint_is_moved_goes_on_from_the_first(parts, whole, killed, eagerly):
+    out, code = killed["resume.ckpt"]
+    assert code == -signal.SIGKILL
+    assert list(out.glob(".resume.ckpt.*"))
+    resumes_to_the_same_end(parts, whole, out)
 
 
-def test_ctrl_c_in_a_step_leaves_what_a_kill_leaves_and_ends_the_workers(parts, whole, tmp_path):
+def test_ctrl_c_in_a_step_leaves_what_a_kill_leaves_and_ends_the_workers(parts, whole, killed, eagerly):
     """How many workers there are is no matter."""
-    assert killed(tmp_path, make_recipe({"workers": 2}, base=whole.recipe), "step") == 130
-    assert same_weights(tmp_path / "resume.ckpt", whole.left["step 6"] / "resume.ckpt")
+    out, code = killed["step"]
+    assert code == 130
+    assert same_weights(out / "resume.ckpt", whole.left["step 6"] / "resume.ckpt")
     left = {path.name for path in whole.left["step 6"].iterdir()}
-    assert {path.name for path in tmp_path.iterdir()} == left - {".lock"}  # copied while the run held it
-    resumes_to_the_same_end(parts, whole, tmp_path, workers=3)
+    assert {path.name for path in out.iterdir()} == left - {".lock"}  # copied while the run held it
+    resumes_to_the_same_end(parts, whole, out, workers=3)
 
 
-@unheeded
 def test_a_run_with_a_flow_resumes_to_the_same_end(parts, eagerly, tmp_path, monkeypatch):
     """Its weights and the optimizer's of them are in the resume checkpoint alone, to the last bit."""
-    whole, left, choices = tmp_path / "whole", tmp_path / "left", recipe(**STILL | {"epochs": 3}, head="rle", ema=0.3)
+    whole, left, choices = tmp_path / "whole", tmp_path / "left", recipe(**STILL, head="rle", ema=0.3)
 
     def ends(self, epoch, logs=None, original=training.EpochEnd.on_epoch_end):
         original(self, epoch, logs)
-        if epoch == 1 and not left.exists():
+        if epoch == 0 and not left.exists():
             shutil.copytree(whole, left)
 
     monkeypatch.setattr(training.EpochEnd, "on_epoch_end", ends)
@@ -388,7 +412,6 @@ OPTIMIZERS = {
 
 
 @pytest.mark.numeric
-@unheeded
 @pytest.mark.parametrize("choices", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_both_twins_take_the_same_steps(choices, start, eagerly, tmp_path):
     """Three of the head, then one of everything: a second one would start from what Adam makes of gradients near 0."""
@@ -475,7 +498,6 @@ BRANCHES = {
 }
 
 
-@unheeded
 @pytest.mark.parametrize(("choices", "words"), BRANCHES.values(), ids=BRANCHES)
 def test_a_run_that_gets_no_better_stops_and_a_loss_of_one_branch_is_said(
     choices, words, parts, eagerly, tmp_path, caplog
@@ -487,13 +509,11 @@ def test_a_run_that_gets_no_better_stops_and_a_loss_of_one_branch_is_said(
     assert words in caplog.text
 
 
-@unheeded
 def test_of_a_loss_that_a_flow_replaces_nothing_is_said(parts, eagerly, tmp_path, caplog):
     keylite.train(recipe(**STILL | {"epochs": 1}, head="rle", loss="wing", wing_width=500.0), *parts, tmp_path)
     assert "one branch" not in caplog.text
 
 
-@unheeded
 def test_a_loss_that_is_not_finite_stops_the_run(parts, eagerly, tmp_path):
     choices = recipe(**STILL, optimizer="sgd", lr=1e30, warmup_epochs=0, clip=0.0, loss="mse")
     with pytest.raises(ValueError, match="in epoch 1; lower lr"):
@@ -526,7 +546,6 @@ SPOILT = {  # batch before which it happens, what happens to every image, error,
 }
 
 
-@unheeded
 @pytest.mark.parametrize(("when", "spoil", "error", "words"), SPOILT.values(), ids=SPOILT)
 def test_an_image_that_goes_bad_during_training_is_one_line(
     when, spoil, error, words, parts, eagerly, tmp_path, monkeypatch

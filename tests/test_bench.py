@@ -97,7 +97,17 @@ def test_the_pipeline_is_measured(monkeypatch: pytest.MonkeyPatch):
     assert "Other libraries" not in told
 
 
-def test_a_step_is_measured(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def eagerly():
+    """A step is over before its graph is made."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_a_step_is_measured(eagerly: None, monkeypatch: pytest.MonkeyPatch):
     rows = {name: make for name, make in step.ROWS.items() if "compiled" not in name}  # a compiler takes a minute
     monkeypatch.setattr(step, "ROWS", rows)
     facts, told = measured(step, "--rounds 1 --steps 1 --batch 2 --size 32")

@@ -718,6 +718,10 @@ BAD_TABLES = {
     "from 1": ("file,x1,y1\na.png,1,2\n", "in order, got points 1"),
     "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas"),
     "header only": ("file,x0,y0\n", "no row below the header"),
+    "a quote that is open": (
+        'file,x0,y0\na.png,1,"2\nb.png,1,2\n',
+        "not a CSV table: a quote .* is opened and never closed",
+    ),
     "nothing labelled": ("file,x0,y0\na.png,,\n", "the data set is empty: no labelled object in it .1 rows without"),
     "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
     "several animals": ("scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n", "convert tables of several to COCO"),
@@ -733,6 +737,19 @@ def test_table_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         read_dataset(table(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["1_0", "\u0661", "\uff11", "0x1", "1,", "- 1", "1e", "1e999"])
+def test_what_python_or_nobody_takes_for_a_number_is_none(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="k0: expected two numbers"):
+        read_dataset(table(tmp_path, f'file,x0,y0\na.png,"{cell}",2\n'))
+
+
+def test_numbers_are_read_however_they_are_written(tmp_path: Path) -> None:
+    rows = ["a.png,1,2", "b.png, +1.0 ,2.", "c.png,1e0,20E-1", "d.png,.1e1,0002"]
+    names = tuple(row[:5] for row in rows)
+    data = read_dataset(table(tmp_path, "\n".join(["file,x0,y0", *rows, ""]), images=names), pixel_origin="corner")
+    assert data.xy.tolist() == [[[1.0, 2.0]]] * 4
 
 
 def test_all_bad_rows_of_a_table_are_named(tmp_path: Path) -> None:

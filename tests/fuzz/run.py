@@ -45,15 +45,15 @@ from workers import Job, Record, called, case_of, run_cases
 KEPT = Path("fuzz-failures").absolute()
 KINDS: dict[str, tuple[Maker, int, int]] = {  # name: what makes its cases, how many are short, how many are long
     "labels": (labels.labels, 100, 40_000),
-    "boxes": (labels.boxes, 60, 4_000),
-    "recipes": (labels.recipes, 50, 4_000),
+    "boxes": (labels.boxes, 40, 4_000),
+    "recipes": (labels.recipes, 30, 4_000),
     "lists": (labels.lists, 20, 2_000),
-    "pictures": (pictures.pictures, 100, 10_000),
+    "pictures": (pictures.pictures, 60, 10_000),
     "models": (models.models, 40, 4_180),
     "specs": (models.specs, 20, 700),
     "pytorch_checkpoints": (functools.partial(checkpoints.checkpoints, "pytorch"), 0, 100),
     "tensorflow_checkpoints": (functools.partial(checkpoints.checkpoints, "tensorflow"), 0, 40),
-    "flags": (commands.flags, 60, 3_000),
+    "flags": (commands.flags, 30, 3_000),
     "arrays": (commands.arrays, 0, 2_000),
 }
 SCENES = {  # name of a command that is killed: how often in the short form, how often in the long one; slow ones first
@@ -63,9 +63,9 @@ SCENES = {  # name of a command that is killed: how often in the short form, how
     "train, PyTorch": (0, 60),
     "folds, PyTorch": (0, 14),
     "export, ONNX": (0, 20),
-    "predict": (3, 130),
+    "predict": (2, 130),
     "predict, lines": (0, 110),
-    "gauges": (3, 100),
+    "gauges": (2, 100),
 }
 TOLD = 3  # cases of each fault that are told and kept
 MINUTE = 60.0  # seconds between two lines that say how far it is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -174,6 +175,13 @@ def test_a_missing_file_and_a_folder_are_not_found(tmp_path: Path):
         FileNotFoundError, match=r"no such model file; this is the folder of a run: take .*model\.safetensors$"
     ):
         read_spec(tmp_path)
+
+
+def test_a_pipe_is_called_that(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    for read in (read_spec, safetensors_header):
+        with pytest.raises(ValueError, match=r"m\.onnx: expected a model file, got a pipe"):
+            read(tmp_path / "m.onnx")
 
 
 def test_the_header_lists_the_tensors(tmp_path: Path):

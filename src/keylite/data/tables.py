@@ -20,6 +20,8 @@ from keylite.runtime.words import listed, quoted
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
 DLC_HEADER = ("scorer", "bodyparts", "coords")
+UNCLOSED = "unexpected end of data"  # so says csv
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)  # float() takes 1_0 for 10
 EMPTY = frozenset({"", "nan", "na", "null", "none"})  # a cell without a label, in lower case
 
 
@@ -96,12 +98,13 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and cells of every row that is not blank."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} in it") from None
     except csv.Error as error:
-        raise ValueError(f"{path}: not a CSV table: {error}") from None
+        told = 'a quote (") is opened and never closed' if str(error) == UNCLOSED else str(error)
+        raise ValueError(f"{path}: not a CSV table: {told}") from None
     if not rows:
         raise ValueError(f"{path}: the file is empty")
     return rows
@@ -167,12 +170,10 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
 
 def _point(name: str, x: str, y: str) -> tuple[float, float, float]:
     """x, y and v (2, or 0 where both cells are empty); ValueError for half a point or for no number."""
-    try:
+    if NUMBER.fullmatch(x) and NUMBER.fullmatch(y):
         values = float(x), float(y)
         if math.isfinite(values[0]) and math.isfinite(values[1]):
             return *values, 2.0
-    except ValueError:
-        pass
     if x.strip().lower() in EMPTY and y.strip().lower() in EMPTY:
         return 0.0, 0.0, 0.0
     raise ValueError(f"{name}: expected two numbers, or two empty cells, got {quoted(x)}, {quoted(y)}")

@@ -96,10 +96,11 @@ def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFi
 
 
 def _require_file(path: Path) -> None:
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         inside = path / "model.safetensors"
         hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
         raise FileNotFoundError(f"{path}: no such model file{hint}")
+    open_file(path, "a model file").close()
 
 
 def describe(path: Path, spec: ModelSpec) -> None:

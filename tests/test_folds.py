@@ -232,6 +232,8 @@ def test_resuming_goes_on_at_the_first_unfinished_fold(begun, finished, data, tr
             shutil.rmtree(out / name)
         elif name not in finished:
             (out / name / "last.safetensors").unlink()
+        else:
+            (out / name / ".lock").write_text("process 1 on another machine")  # of a run that was killed as it ended
     trained.clear()
     if not begun:
         with pytest.raises(ValueError, match="no run to resume here; leave --resume out"):
@@ -241,6 +243,7 @@ def test_resuming_goes_on_at_the_first_unfinished_fold(begun, finished, data, tr
     todo = [name for name in ("fold-1", "fold-2", "fold-3") if name not in finished]
     assert trained == [f"{name} resumed" if name in begun else name for name in todo]
     assert figures(out) == figures(whole)
+    assert not list(out.rglob(".lock"))
 
 
 def test_a_fold_of_fewer_epochs_than_asked_for_is_not_finished(data, trained, tmp_path):

@@ -33,7 +33,7 @@ from keylite.recipe import Recipe, Resolved, checked
 from keylite.reliability import halves, reliability_rows
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
-from keylite.runtime.files import require_outputs, write_bytes
+from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of
 from keylite.runtime.modelfile import describe, read_spec
@@ -200,6 +200,9 @@ def train_folds(
                 _clear(out)
             train()
         hold()
+        for folder in done:
+            with holding(folder):
+                tidy(folder)  # of a run that was killed as it ended
         report = _measured(plan, resolved, data, blocks)
         write_bytes(out / REPORT, report.to_json() + b"\n")
     return report

@@ -73,7 +73,16 @@ def test_the_gpu_is_told_of():
     assert "| 8 | 900 | 0.90 | 88 % | 12346 |" in gpu.section(facts)
 
 
-def test_growth_is_measured():
+def here(make: Any, *given: Any, threads: int = 1) -> Any:
+    """A row in this process: one of its own, as in a measurement, costs a start-up of PyTorch."""
+    return contextlib.nullcontext(make(*given))
+
+
+def test_growth_is_measured(monkeypatch: pytest.MonkeyPatch):
+    own = growth.alone
+    monkeypatch.setattr(
+        growth, "alone", lambda *row, threads: (here if row[1].processes == 1 else own)(*row, threads=threads)
+    )
     two = "2 processes of 1 thread, batch 8 each"
     facts, told = measured(growth, f"--rounds 1 --steps 1 --rows '{two}'")
     assert list(facts["rows"]) == [growth.BASE, two]
@@ -82,9 +91,8 @@ def test_growth_is_measured():
 
 
 def test_the_pipeline_is_measured(monkeypatch: pytest.MonkeyPatch):
-    """Rows in this process: one of their own each, as in a measurement, costs a start-up of PyTorch."""
     monkeypatch.setattr(pipeline, "COPIES", 1)
-    monkeypatch.setattr(pipeline, "alone", lambda make, *given: contextlib.nullcontext(make(*given)))
+    monkeypatch.setattr(pipeline, "alone", here)
     facts, told = measured(pipeline, "--rounds 1 --images 2 --scenes 2 --boxes 48 512 --size 64")
     whole, small, large = facts["cases"]
     assert (whole["averaged"], small["averaged"], large["averaged"]) == (2, 1, 8)  # 192, 60 and 640 px to 64
@@ -110,6 +118,7 @@ def eagerly():
 def test_a_step_is_measured(eagerly: None, monkeypatch: pytest.MonkeyPatch):
     rows = {name: make for name, make in step.ROWS.items() if "compiled" not in name}  # a compiler takes a minute
     monkeypatch.setattr(step, "ROWS", rows)
+    monkeypatch.setattr(step, "alone", here)
     facts, told = measured(step, "--rounds 1 --steps 1 --batch 2 --size 32")
     assert list(facts["batches"]["2"]) == list(rows)
     assert "Batches of 2:" in told

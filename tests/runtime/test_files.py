@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def test_files_of_a_folder_appear_together(tmp_path: Path):
     with replacing_within(folder) as inside:
         (inside / "a").write_text("1")
         (inside / "b").write_text("2")
-        assert [path.is_file() for path in folder.iterdir()] == [False]
+        assert not folder.exists()
+        assert inside.parent == folder.parent
     with replacing_within(folder) as inside:
         (inside / "b").write_text("3")
     assert files(folder) == {"a": "1", "b": "3"}
@@ -131,10 +133,56 @@ def test_of_files_that_fail_nothing_is_left(there: bool, tmp_path: Path):
 
 def test_a_folder_that_somebody_else_uses_by_now_stays(tmp_path: Path):
     def write() -> None:
-        with replacing_within(tmp_path / "new"):
+        with replacing_within(tmp_path / "new" / "deep"):
             (tmp_path / "new" / "theirs").write_text("1")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write()
     assert files(tmp_path / "new") == {"theirs": "1"}
+
+
+def test_files_go_into_a_folder_that_somebody_else_makes_meanwhile(tmp_path: Path):
+    with replacing_within(tmp_path / "new") as inside:
+        (inside / "a").write_text("1")
+        write_text(tmp_path / "new" / "theirs", "2")
+    assert files(tmp_path / "new") == {"a": "1", "theirs": "2"}
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_waits_for_the_last_of_files_that_move_together(number: int, tmp_path: Path, monkeypatch):
+    def stops(source: Path, place: Path, original=os.replace) -> None:
+        signal.raise_signal(number)
+        original(source, place)
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    def write() -> None:
+        with replacing_within(tmp_path) as inside:
+            for name in "abc":
+                (inside / name).write_text(name)
+            monkeypatch.setattr(os, "replace", stops)
+
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=str(int(number))):
+            write()
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert files(tmp_path) == {"a": "a", "b": "b", "c": "c"}
+
+
+def test_a_signal_between_two_folders_leaves_neither(tmp_path: Path, monkeypatch):
+    made = module.make_folder
+    monkeypatch.setattr(module, "make_folder", lambda path: (made(path), signal.raise_signal(signal.SIGINT)))
+
+    def write() -> None:
+        with replacing_within(tmp_path / "new" / "deep"):
+            raise AssertionError("it was to end before")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(tmp_path.iterdir()) == []

@@ -267,7 +267,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from keylite.runtime.files import replacing, replacing_within
-with replacing(Path(sys.argv[1]) / "a.onnx") as beside, replacing_within(sys.argv[1]) as inside:
+place = Path(sys.argv[1])
+with replacing_within(place / "new"), replacing(place / "a.onnx") as beside, replacing_within(place) as inside:
     beside.write_text("half")
     (inside / "b").write_text("half")
     print("ready", flush=True)
@@ -275,13 +276,23 @@ with replacing(Path(sys.argv[1]) / "a.onnx") as beside, replacing_within(sys.arg
 """
 
 
-@pytest.mark.parametrize("write", ["a file", "files of a folder"])
+@pytest.mark.parametrize(
+    "write",
+    ["a file", "files of a folder", "files of a folder in it", "files of a folder in it that is there by now"],
+)
 def test_the_next_write_tidies_up_after_a_killed_process(write: str, tmp_path: Path, monkeypatch):
     assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "dies"], capture_output=True).returncode < 0
-    assert len(names(tmp_path)) == 2
+    assert len(names(tmp_path)) == 3
     monkeypatch.setattr(files, "_tidied", set())
     if write == "a file":
         write_text(tmp_path / "c", "1")
+    elif write == "files of a folder in it":
+        with replacing_within(tmp_path / "c"):
+            pass
+    elif write == "files of a folder in it that is there by now":
+        (tmp_path / "c").mkdir()
+        with replacing_within(tmp_path / "c"):
+            pass
     else:
         with replacing_within(tmp_path) as inside:
             (inside / "c").write_text("1")
@@ -294,9 +305,9 @@ def test_nothing_of_a_living_process_is_removed(tmp_path: Path):
     ) as lives:
         assert lives.stdout.readline() == b"ready\n"
         tidy(tmp_path)
-        assert len(names(tmp_path)) == 2
+        assert len(names(tmp_path)) == 3
         lives.stdin.close()
-    assert names(tmp_path) == ["a.onnx", "b"]
+    assert names(tmp_path) == ["a.onnx", "b", "new"]
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,17 @@ import platform
 import re
 import secrets
 import shutil
+import signal
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]  # that end it
 LINKS = 40  # that are followed, as Linux does
 LONGEST_NAME, LONGEST_SUFFIX = 100, 40  # bytes of a file's own name in the hidden one, which has to fit into 255
 FORGOTTEN = 2 * 86400.0  # seconds after which what a process of another machine writes is taken for left behind
@@ -72,28 +75,63 @@ class _SaidError(OSError):
 
 @contextlib.contextmanager
 def replacing_within(folder: Path | str) -> Iterator[Path]:
-    """A folder inside `folder` to write files to; they move into `folder` when the block ends without an error.
+    """A hidden folder to write files to, which are in `folder` when the block ends without an error.
 
-    Otherwise they are removed, and so is `folder` where it was not there before.
+    Otherwise they are removed, and folders that were not there before. Files of a new folder appear at once. Those that
+    go into one that is there follow each other by name, and a signal waits for the last.
     """
     folder = Path(os.path.realpath(folder))
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder)
-    _tidy_once(folder)
-    inside = folder / f".{_writer()}.part"
-    make_folder(inside)
+    around = folder if folder.exists() else folder.parent
+    missing = [path for path in (around, *around.parents) if not path.exists()]
+    inside = around / f".{_cut(folder.name, LONGEST_NAME)}.{_writer()}.part"
     try:
+        with uninterrupted():
+            make_folder(around)
+            for place in (folder, folder.parent):  # either may have been the one
+                _tidy_once(place)
+            make_folder(inside)
         yield inside
-        for path in sorted(inside.iterdir()):
-            place = folder / path.name
-            _keep_mode(place, path)
-            os.replace(path, place)
-        missing = []
+        with uninterrupted():
+            _move(inside, folder)
+            missing = []
     finally:
-        shutil.rmtree(inside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # somebody else's files are in it by now
-            for path in missing:
-                path.rmdir()
+        with uninterrupted():
+            shutil.rmtree(inside, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in it by now
+                for path in missing:
+                    path.rmdir()
+
+
+def _move(inside: Path, folder: Path) -> None:
+    """The files of one folder into another, which gets its name if nothing is there."""
+    with contextlib.suppress(OSError):
+        if inside.parent != folder:
+            inside.rename(folder)
+            return
+    make_folder(folder)
+    for path in sorted(inside.iterdir()):
+        place = folder / path.name
+        _keep_mode(place, path)
+        os.replace(path, place)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What asks this process to end waits until the block has ended, where Python handles it: see `signal`."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():  # which alone may handle signals
+            for number in SIGNALS:
+                if callable(handler := signal.getsignal(number)):
+                    before[number] = handler
+                    signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def make_folder(path: Path | str) -> None:

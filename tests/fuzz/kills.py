@@ -122,9 +122,11 @@ def run_child(
     reads, writes = os.pipe()
     err = folder.parent / "stderr.txt"
     start = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child has handlers of its own
     pid = os.fork()
     if not pid:
         _be_the_child(command, folder, err, Watch(folder, at, writes, sent if at is not None and not delay else None))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.close(writes)
     told, status = b"", 0
     if after is not None:
@@ -162,6 +164,11 @@ def _be_the_child(command: list[str], folder: Path, err: Path, watch: Watch) -> 
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        except KeyboardInterrupt:  # before there is a command
+            code = 130
+            return
         from keylite.__main__ import main
 
         sys.argv = ["keylite", *command]

@@ -108,7 +108,8 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
     ordered = isinstance(node, ast.Call) and len(node.args) > 1 and ast.unparse(node.func) not in EITHER_WAY
     if ordered and not any(isinstance(argument, ast.Starred) for argument in node.args[:2]):
         first, second, *rest = node.args
-        yield ast.Call(node.func, [second, first, *rest], node.keywords)
+        if ast.unparse(first) != ast.unparse(second):
+            yield ast.Call(node.func, [second, first, *rest], node.keywords)
 
 
 def inside(node: ast.AST) -> Iterator[ast.AST]:

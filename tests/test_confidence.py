@@ -42,6 +42,47 @@ def test_the_map_is_found_again():
     assert (fitted.count, fitted.data, fitted.data_fingerprint) == (N, "val", "f" * 64)
 
 
+def in_plain_words(score: np.ndarray, error: np.ndarray) -> tuple[list[float], list[tuple[float, float]], list[float]]:
+    """(levels, knots, factors) of `fit_confidence` once more: lists and loops, of scores that are all known."""
+    count, keypoints = score.shape
+    error = np.maximum(error, 1e-9)
+    levels = [float(np.median(score[:, k])) for k in range(keypoints)]
+
+    def factors_of(shares: np.ndarray) -> np.ndarray:
+        return np.array([(sum(shares[:, k]) + 10) / (count + 10) for k in range(keypoints)])
+
+    first = factors_of(error / error.mean())
+    points = []
+    for scores, errors in zip(score / levels, error / first, strict=True):
+        points += [(share * scores.mean() ** 2, one) for share, one in zip(scores, errors, strict=True)]
+    points.sort()
+    bands = np.array_split(np.array(points), max(1, min(16, len(points) // 60)))
+    pools = [[band[:, 1].mean(), len(band), 1] for band in bands]  # height, points, bands: neighbours that rise are one
+    while rising := [i for i in range(len(pools) - 1) if pools[i][0] < pools[i + 1][0]]:
+        one, two = pools[rising[0]], pools.pop(rising[0] + 1)
+        one[:] = (one[0] * one[1] + two[0] * two[1]) / (one[1] + two[1]), one[1] + two[1], one[2] + two[2]
+    heights = [height for height, _, times in pools for _ in range(times)]
+    knots = [(float(band[:, 0].mean()), height) for band, height in zip(bands, heights, strict=True)]
+    promised = np.interp(
+        (score / levels) * (score / levels).mean(axis=1, keepdims=True) ** 2, *zip(*knots, strict=True)
+    )
+    return levels, knots, list(first * factors_of(error / (promised * first)))
+
+
+@pytest.mark.parametrize(
+    "count", [400, 77, 20, 3], ids=["as many knots as may be", "5 knots", "one knot", "few points"]
+)
+def test_the_map_is_the_one_that_is_described(count: int):
+    score, _, error = (part[:count] for part in made_up(7))
+    error[0] = 0
+    score = score * np.random.default_rng(8).uniform(0.8, 1.2, score.shape)
+    levels, knots, factors = in_plain_words(score, error)
+    fitted = fit_confidence(score, error, count, "val", "f" * 64)
+    np.testing.assert_allclose(fitted.levels, levels, rtol=1e-12)
+    np.testing.assert_allclose(fitted.knots, knots, rtol=1e-9)
+    np.testing.assert_allclose(fitted.factors, factors, rtol=1e-9)
+
+
 def test_a_higher_score_never_promises_a_larger_error():
     score, _, error = made_up(2)
     fitted = fit_confidence(score, error[::-1], N, "val", "f" * 64)  # errors that do not belong to the scores
@@ -196,3 +237,12 @@ def test_where_no_labelled_point_has_a_score_it_says_so(make_spec):
     unknown = dataclasses.replace(predict_dataset(predictor, data), score=np.full((60, 4), np.nan, np.float32))
     learnt = learn_confidence(predictor, data, unknown)
     assert learnt == Learnt(None, None, "no labelled point has a score")
+
+
+def test_advice_is_for_data_that_are_too_few(make_spec):
+    spec = make_spec(size=(64, 64), box="image", skeleton=SKELETON)
+    few, many = data_of(49, 49), data_of(80, 20)
+    scored = Predictor.of(bells, msgspec.structs.replace(spec, head=Heatmap(4, (8, 8)), confidence=None))
+    assert write_confidence(scored, few, advice="take more") == write_confidence(scored, few) + "; take more"
+    plain = Predictor.of(lambda pixels: np.full((len(pixels), 4, 2), 0.5), spec)
+    assert write_confidence(plain, many, advice="take more") == write_confidence(plain, many)

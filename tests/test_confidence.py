@@ -106,6 +106,14 @@ def test_a_keypoint_never_labelled_takes_its_own_scores_as_the_usual_ones():
     assert fitted.levels[1] == np.median(score[:, 1])
 
 
+def test_a_keypoint_without_any_score_has_one_as_its_usual_one():
+    score, _, error = made_up(3)
+    score[:, 1] = np.nan
+    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    assert (fitted.levels[1], fitted.factors[1]) == (1.0, 1.0)
+    assert np.isfinite(fitted.sigma(score)).all(axis=0).tolist() == [True, False, True, True]
+
+
 def test_a_keypoint_seldom_labelled_takes_the_factor_of_all():
     score, _, error = made_up(4)
     error[1:, 0] = np.nan

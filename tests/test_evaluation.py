@@ -136,6 +136,9 @@ def test_failure_is_above_the_limit() -> None:
         pytest.param("left_eye , 0", [5, NAN], id="a name and an index, spaced"),
         pytest.param("box_diagonal", [50, (100**2 + 10**2) ** 0.5], id="diagonal"),
         pytest.param("box_side", [1200**0.5, 1000**0.5], id="side"),
+        pytest.param("0.2 x box_diagonal", [10, 0.2 * (100**2 + 10**2) ** 0.5], id="a share of a diagonal"),
+        pytest.param("0.01x box_side", [0.01 * 1200**0.5, 0.01 * 1000**0.5], id="a small share of a side"),
+        pytest.param("2 xbox_side", [2 * 1200**0.5, 2 * 1000**0.5], id="twice a side"),
         pytest.param("100px", [100, 100], id="constant"),
         pytest.param("2.5px", [2.5, 2.5], id="fraction of a constant"),
     ],
@@ -157,6 +160,9 @@ def test_normaliser(text: str, expected: list[float]) -> None:
         ("nose,tail", "no keypoint is named 'tail'$"),
         ("nose,0", "two different keypoints"),
         ("0px", "above 0"),
+        ("0.0 x box_side", "above 0, got '0.0 x box_side'"),
+        ("0.2 x box_height", "INDEX,INDEX or NAME,NAME, or box_diagonal, box_side, a share of them"),
+        ("-1 x box_side", "INDEX,INDEX"),
         ("-5px", "INDEX,INDEX"),
     ],
 )
@@ -170,6 +176,27 @@ def test_normaliser_refuses_a_name_that_is_another_index() -> None:
         metrics.normaliser("1,2", np.zeros((2, 3, 2)), BOXES, ("1", "2", "3"))
     xy = np.array([[[0, 0], [3, 4]]], np.float64)
     np.testing.assert_allclose(metrics.normaliser("0,1", xy, BOXES[:1], ("0", "1")), [5])
+
+
+def test_the_median_extent_is_of_the_objects_that_span_something() -> None:
+    """Spans of 5, 13 and 10 px in boxes of 50, 130 and 20 px across; one object is a single point, one is nothing."""
+    none = [NAN, NAN]
+    xy = np.array(
+        [
+            [[20, 30], [21, 31], [23, 34], [NAN, 0]],
+            [[20, 30], none, [15, 42], [90, NAN]],
+            [[20, 30], none, [20, 40], none],
+            [none, [7, 8], none, none],
+            [none] * 4,
+        ],
+        np.float64,
+    )
+    boxes = np.array([[7, 9, 37, 49], [1, 2, 51, 122], [3, 4, 15, 20], [0, 0, 9, 9], [0, 0, 9, 9]], np.float64)
+    px, share = metrics.median_extent(xy, boxes)
+    assert (px, share) == (10, 0.1)
+    assert metrics.median_extent(xy[3:], boxes[3:]) is None
+    assert metrics.median_extent(xy[:1], boxes[:1]) == (5, 0.1)
+    assert metrics.median_extent(xy[2:3], boxes[2:3]) == (10, 0.5)
 
 
 # ---- intervals

@@ -329,7 +329,7 @@ EXCESSIVE = {  # name in the labels: what is said of it
     "long": ("x" * 100_000 + ".png", "expected at most 4,096 characters, got 100,004"),
     "deep": (DEEP, "expected at most 64 folders, got 1,400"),
     "deep, of Windows": (DEEP.replace("/", "\\"), "expected at most 64 folders, got 1,400"),
-    "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "1 pictures lie"),
+    "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "pictures lie there, such as b.png"),
 }
 
 
@@ -348,4 +348,4 @@ def test_a_name_that_is_too_long_is_not_looked_for(name: str, words: str, format
     monkeypatch.setattr("keylite.data.finding._Search.loosely", looks_like)
     with pytest.raises(FileNotFoundError) as caught:
         read_dataset(labels)
-    assert f"({words}" in str(caught.value)
+    assert words in str(caught.value)  # in folders above there may be pictures, too

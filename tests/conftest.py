@@ -102,6 +102,15 @@ def undrawn() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_graphs() -> Iterator[None]:
+    """Without TensorFlow's rewriting of graphs, which takes seconds a graph."""
+    tf = pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
 @pytest.fixture
 def told_steps() -> Iterator[dict[str, tuple[int, int | None]]]:
     """(done, of how many) by step, of all that the library tells in this test."""

@@ -868,7 +868,7 @@ def figures(report: dict) -> dict[str, float]:
 
 
 @pytest.fixture
-def tensorflow():
+def tensorflow(quick_graphs):
     """TensorFlow, where it is installed."""
     return pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
 

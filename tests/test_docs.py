@@ -296,10 +296,12 @@ def desk(
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: value.split("\n")[0][:40])
-def test_python_blocks_run(page: str, text: str, desk: Path):
+def test_python_blocks_run(page: str, text: str, desk: Path, request: pytest.FixtureRequest):
     for framework in ("torch", "tensorflow"):
         if f"import {framework}" in text or f"{framework} import" in text:
             pytest.importorskip(framework)
+    if "tensorflow" in text:
+        request.getfixturevalue("quick_graphs")
     exec(compile(text, page, "exec"), {"__name__": page})
 
 

@@ -28,6 +28,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 SAYS_WHAT_FIT_MOVED = """
 import json, runpy, sys
 import keras
+import tensorflow
+tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # seconds a graph
 def fit(net, *arguments, original=keras.Model.fit, **options):
     before = [variable.numpy() for variable in net.variables]
     original(net, *arguments, **options)

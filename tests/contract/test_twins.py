@@ -39,6 +39,8 @@ from keylite.recipe import make_recipe
 from keylite.runtime.heads import HEADS, SCALE_START, Head, Regression, Rle
 from keylite.runtime.spec import LITE, ModelSpec
 
+pytestmark = pytest.mark.usefixtures("quick_graphs")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:

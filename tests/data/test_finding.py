@@ -329,7 +329,10 @@ EXCESSIVE = {  # name in the labels: what is said of it
     "long": ("x" * 100_000 + ".png", "expected at most 4,096 characters, got 100,004"),
     "deep": (DEEP, "expected at most 64 folders, got 1,400"),
     "deep, of Windows": (DEEP.replace("/", "\\"), "expected at most 64 folders, got 1,400"),
-    "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "pictures lie there, such as b.png"),
+    "deep in Base64": (
+        "s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(),
+        "pictures lie there, such as b.png",
+    ),
 }
 
 

@@ -241,13 +241,13 @@ def main() -> None:
         seeds = Path(folder)
         os.environ["KEYLITE_FAULTS"] = str(seeds / "faults")
         (seeds / "faults").mkdir()
-        all_seeds(kinds, seeds)
-        if asked.case:
-            show_case(asked.case, seeds)
-            return
         times = {name: both for name, (_, *both) in KINDS.items()} | {name: list(both) for name, both in SCENES.items()}
         counts = {name: round(both[not asked.short] * asked.share) for name, both in times.items()}
         ranges = {name: range(asked.first, asked.first + count) for name, count in counts.items()}
+        all_seeds([kind for kind in kinds if asked.case or counts.get(kind)], seeds)
+        if asked.case:
+            show_case(asked.case, seeds)
+            return
         stopped = False
         try:
             for kind in kinds:

@@ -530,6 +530,7 @@ saving = pytest.mark.filterwarnings(
 
 
 @saving
+@pytest.mark.usefixtures("quick_graphs")
 def test_a_frozen_backbone_does_not_move_in_fit_and_a_thawed_one_does_and_keras_saves_it(tmp_path: Path):
     network = EfficientNetLiteRegressor(4, hidden=8, freeze=True)
     generator = np.random.default_rng(0)

@@ -80,21 +80,16 @@ def start(parts, make_spec, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_graphs():
-    """Without TensorFlow's rewriting of graphs, which takes seconds a run."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
 @pytest.fixture(autouse=True)
 def heard(monkeypatch):
     """The command line's tests leave the log deaf to others."""
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+pytestmark = [
+    pytest.mark.usefixtures("quick_graphs"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
+]
 
 
 @contextlib.contextmanager
@@ -454,7 +449,7 @@ def test_a_network_at_random_follows_the_seed(make_spec):
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("head", ["regression", "rle"])
-def test_accumulated_batches_are_one_mean_over_all_their_points(head, tmp_path):
+def test_accumulated_batches_are_one_mean_over_all_their_points(head, eagerly, tmp_path):
     images = gauges(8, "train", seed=1, size=64)
     xy = images.xy.copy()
     xy[:3, 1:] = np.nan  # batches of 4 hold very different numbers of points

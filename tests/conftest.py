@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -447,6 +448,37 @@ def exported(model: Path, path: Path) -> Path:
 def crops() -> np.ndarray:
     """Seven crops, uint8 (7, 64, 64, 3), unlike each other."""
     return np.random.default_rng(1).integers(0, 256, (7, 64, 64, 3), np.uint8)
+
+
+FORKS = """
+import json, os, sys, traceback
+for line in sys.argv[1:]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(*json.loads(line))
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(70)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[[str, list], list[int]]:
+    """A function: (code of a function `run`, its arguments, of each call) -> each call's exit code.
+
+    One interpreter imports what the code does, and forks for each call: PyTorch and TensorFlow take seconds to start.
+    """
+
+    def run(code: str, calls: list) -> list[int]:
+        command = [sys.executable, "-c", code + FORKS, *map(json.dumps, calls)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "70" not in done.stdout.split(), done.stderr
+        return [int(line) for line in done.stdout.split()]
+
+    return run
 
 
 @pytest.fixture

@@ -438,6 +438,7 @@ def test_a_step_has_the_same_gradients_and_statistics(make_spec, tmp_path: Path)
 
 RUNS = {  # of 5 epochs of 4 steps, each with a learning rate of its own: head, frozen epochs, choices
     "adamw with a flow": ("rle", 5, {"optimizer": "adamw", "lr": 3e-4}),
+    "sgd with a flow": ("rle", 5, {"optimizer": "sgd", "lr": 1e-3}),
     "sgd with bins": ("simcc", 5, {"optimizer": "sgd", "lr": 0.03}),
     "adamw, thawed": ("regression", 3, {"optimizer": "adamw", "lr": 3e-4}),
     "sgd, thawed, clipped": ("regression", 3, {"optimizer": "sgd", "lr": 1e-3, "clip": 1.0}),

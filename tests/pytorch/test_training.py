@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -151,7 +148,7 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(parts, tmp_path)
 
 
 KILLED_RUNS = """
-import json, os, signal, sys
+import os, signal
 import keylite
 from keylite.data.gauges import gauges
 from keylite.pytorch import training
@@ -174,15 +171,6 @@ def run(out, choices, moment, number):
         keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out)
     except KeyboardInterrupt:
         os._exit(130)
-    os._exit(0)
-for line in sys.argv[1:]:  # each in a process of its own, which has the libraries at once
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(*json.loads(line))
-        finally:
-            os._exit(70)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 # 2 steps an epoch; each epoch renames 5 files or so, the last of them the resume checkpoint
@@ -212,16 +200,14 @@ def whole_rle(parts, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory) -> dict[str, tuple[Path, int]]:
+def killed(forked, tmp_path_factory) -> dict[str, tuple[Path, int]]:
     """(folder, exit code) of a run killed at each moment."""
     folders = {name: tmp_path_factory.mktemp("killed") for name in KILLS}
     asked = [
-        json.dumps([str(folders[name]), to_dict(recipe(**MOVED, head=head)), moment, number])
+        (str(folders[name]), to_dict(recipe(**MOVED, head=head)), moment, number)
         for name, (moment, number, head) in KILLS.items()
     ]
-    done = subprocess.run([sys.executable, "-c", KILLED_RUNS, *asked], capture_output=True, text=True, check=True)
-    codes = [int(line) for line in done.stdout.split()]
-    return dict(zip(KILLS, zip(folders.values(), codes, strict=True), strict=True))
+    return dict(zip(KILLS, zip(folders.values(), forked(KILLED_RUNS, asked), strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -534,8 +520,10 @@ def uneven() -> Dataset:
     return from_arrays(images.images, xy, skeleton=images.skeleton)
 
 
-# every weight of a backbone whose normalisation knows no batch
-TOGETHER = {"backbone": "timm:test_convnext", "optimizer": "sgd", "lr": 1e-3, "epochs": 20, "ema": 0.9, "clip": 0.5}
+TOGETHER = {  # the head, then every weight of a backbone whose normalisation knows no batch
+    **{"backbone": "timm:test_convnext", "freeze_epochs": 5, "epochs": 20},
+    **{"optimizer": "sgd", "lr": 1e-3, "ema": 0.9, "clip": 0.5},
+}
 
 
 @pytest.fixture(scope="module")

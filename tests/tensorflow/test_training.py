@@ -12,8 +12,6 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,7 +261,7 @@ def test_both_twins_go_the_same_way(parts, whole, tmp_path):
 # ---- interrupted
 
 KILLED_RUNS = """
-import json, os, signal, sys
+import os, signal
 import tensorflow as tf
 import keylite
 from keylite.data.gauges import gauges
@@ -287,29 +285,17 @@ def run(out, choices, moment):
         keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out)
     except KeyboardInterrupt:
         os._exit(130)
-for line in sys.argv[1:]:  # each in a process of its own, which has the libraries at once
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(*json.loads(line))
-        finally:
-            os._exit(70)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
 @pytest.fixture(scope="module")
-def killed(whole, tmp_path_factory) -> dict[str, tuple[Path, int]]:
+def killed(whole, forked, tmp_path_factory) -> dict[str, tuple[Path, int]]:
     """(folder, exit code) of a run that is killed as its second resume checkpoint is moved, and by Ctrl-C in its last step."""
     folders = {moment: tmp_path_factory.mktemp("killed") for moment in ("resume.ckpt", "step")}
     choices = to_dict(make_recipe({"workers": 2}, base=whole.recipe))
-    asked = [json.dumps([str(out), choices, moment]) for moment, out in folders.items()]
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED_RUNS, *asked], capture_output=True, text=True, timeout=300, check=True
-    )
+    codes = forked(KILLED_RUNS, [(str(out), choices, moment) for moment, out in folders.items()])
     for out in folders.values():
-        assert len(rows_of(out)) == 2, ended.stderr
-    codes = [int(line) for line in ended.stdout.split()]
+        assert len(rows_of(out)) == 2
     return dict(zip(folders, zip(folders.values(), codes, strict=True), strict=True))
 
 

@@ -256,8 +256,11 @@ BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "a format of shards": (["--format", "parquet"], "format: expected keylite, coco, jsonl without --ray, got parquet"),
     "a file": ([*ON, "--json", "p.json"], "--json is not for a prediction with --ray"),
     "a folder without Ray": (["--out", "half"], "--out is not for a prediction without --ray"),
-    "no images in a shard": (["--ray", "local", "--out", "new", "--shard", "0"], "shard: expected at least 1, got 0"),
-    "no workers": ([*ON, "--workers", "0"], "workers: expected at least 1, got 0"),
+    "no images in a shard": (
+        ["--ray", "local", "--out", "new", "--shard", "0"],
+        "shard: expected a whole number of at least 1, got 0",
+    ),
+    "no workers": ([*ON, "--workers", "0"], "workers: expected a whole number of at least 1, got 0"),
     "another size of shards": ([*ON[:-1], "5"], "half: holds points of another size of shards, 4, not 5; choose"),
     "another format": ([*ON, "--format", "parquet"], "holds points of another format, jsonl, not parquet; choose"),
     "a folder with something else": (

@@ -22,6 +22,7 @@ import numpy as np
 from keylite.runtime.engines import require
 from keylite.runtime.files import require_writable, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.kinds import require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.words import listed, quoted
 from keylite.shards import (
@@ -85,8 +86,8 @@ def predict_on_ray(
     if format not in FORMATS:
         raise ValueError(f"format: expected {' or '.join(FORMATS)}, got {quoted(format)}")
     for name, value in {"shard": shard, "workers": workers, "threads": threads}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+        if value is not None:
+            require_whole(name, value)
     if not images:
         raise ValueError("images: expected at least one, got none")
     predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels, spec=spec)

@@ -67,6 +67,10 @@ REFUSALS = {  # flags of a verb, and what is said before the model is opened
         "predict MODEL PHOTO --json NEW --draw NEW",
         "draw: NEW is to be a folder, and is",
     ),
+    "predict, a drawing": (
+        "predict MODEL PHOTO --json NEW/STEM_points.jpg --draw NEW",
+        "json: NEW/STEM_points.jpg is where PHOTO is to be drawn; name another file",
+    ),
     "evaluate": ("evaluate MODEL --data LABELS --json FOLDER", "json: expected the name of a file, got the folder"),
     "evaluate, below a file": ("evaluate MODEL --data LABELS --json MODEL/a", "cannot write to this folder"),
     "evaluate, its labels": ("evaluate MODEL --data LABELS --json LABELS", "is the file of data, too"),
@@ -93,7 +97,7 @@ def test_outputs_are_refused_before_work(
     from keylite.runtime import predictor
 
     places = {"MODEL": onnx_file, "PARENT": model_file, "PHOTO": picture, "LABELS": photos / "labels.json"}
-    places |= {"FOLDER": tmp_path / "a.onnx", "NEW": tmp_path / "new.png"}
+    places |= {"FOLDER": tmp_path / "a.onnx", "NEW": tmp_path / "new.png", "STEM": Path(picture.stem)}
     (tmp_path / "a.onnx").mkdir()
     (tmp_path / "a.onnx.md").mkdir()
     if not command.startswith("predict"):

@@ -185,6 +185,11 @@ NO_CHOICE = {
     "no folds": (lambda data: data.fold_of(0), "folds: expected a whole number of at least 1, got 0"),
     "folds below none": (lambda data: data.fold_of(-1), "folds: expected a whole number of at least 1, got -1"),
     "half folds": (lambda data: data.fold_of(2.5), "folds: expected a whole number of at least 1, got 2.5"),
+    "a seed below 0": (lambda data: data.fold_of(2, -1), "seed: expected a whole number of at least 0, got -1"),
+    "a seed for a split": (
+        lambda data: data.split(0.5, seed=0.5),
+        "seed: expected a whole number of at least 0, got 0.5",
+    ),
     "no blocks": (lambda data: data.in_blocks(0), "blocks: expected a whole number of at least 1, got 0"),
 }
 

@@ -164,7 +164,7 @@ LOST = {  # files, name in the labels, words
     "two suffixes": (["a.jpg", "a.jpeg"], "a.png", r"is it .*/a.jpeg or .*/a.jpg\?"),
     "two ends": (["a.jpg", "images/a.jpg"], "/home/x/a.jpg", r"is it .*/a.jpg or .*/images/a.jpg\?"),
     "hidden": (["._a.jpg"], "a.jpg", "no picture lies there"),
-    "a suffix that is none": (["img.jpg"], "img.001", "1 pictures lie there"),
+    "a suffix that is none": (["img.jpg"], "img.001", "one picture lies there: img.jpg"),
     "empty name": (["img.jpg"], "", "not found"),
     "zero byte": (["img.jpg"], "a\0.jpg", "not found"),
     "far too long": (["img.jpg"], "x" * 5000, "not found"),
@@ -329,7 +329,7 @@ EXCESSIVE = {  # name in the labels: what is said of it
     "long": ("x" * 100_000 + ".png", "expected at most 4,096 characters, got 100,004"),
     "deep": (DEEP, "expected at most 64 folders, got 1,400"),
     "deep, of Windows": (DEEP.replace("/", "\\"), "expected at most 64 folders, got 1,400"),
-    "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "1 pictures lie"),
+    "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "one picture lies"),
 }
 
 

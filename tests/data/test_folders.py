@@ -18,15 +18,15 @@ FOLDERS = {  # what lies there, pictures taken, what is said of the rest
     "pictures not read": (
         ["a.jpg", "b.HEIC", "c.heic", "d.dcm", "e.nef"],
         ["a.jpg"],
-        "4 pictures that keylite does not read (2 HEIC, 1 DICOM, 1 camera raw; convert them to JPEG)",
+        "4 pictures that keylite does not read (2 HEIC, 1 DICOM, 1 camera raw; convert to JPEG)",
     ),
     "sub-folders": (
         ["a.jpg", "x/a.jpg", "y/b.jpg", ".hidden/c.jpg"],
         ["a.jpg"],
         "2 sub-folders (x, y; name those that are wanted, too)",
     ),
-    "a folder that is called as a picture": (["a.jpg", "b.jpg/c.jpg"], ["a.jpg"], "1 sub-folders (b.jpg; name those"),
-    "many": (["a.jpg", *(f"f{n}/a.jpg" for n in range(5)), "b.avif"], ["a.jpg"], "1 AVIF; convert them to JPEG) and 5 sub-folders (f0, f1, f2, and 2 more;"),
+    "a folder that is called as a picture": (["a.jpg", "b.jpg/c.jpg"], ["a.jpg"], "1 sub-folder (b.jpg; name those"),
+    "many": (["a.jpg", *(f"f{n}/a.jpg" for n in range(5)), "b.avif"], ["a.jpg"], "1 AVIF; convert to JPEG) and 5 sub-folders (f0, f1, f2, and 2 more;"),
 }  # fmt: skip
 
 
@@ -50,8 +50,8 @@ def test_a_folder_is_what_is_seen_in_it(case: str, tmp_path: Path, caplog: pytes
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["a.heic"], "no images in this folder .*; there are 1 pictures that keylite does not read .1 HEIC"),
-        (["x/a.jpg"], r"no images in this folder .*; there are 1 sub-folders \(x; name those"),
+        (["a.heic"], "no images in this folder .*; found 1 picture that keylite does not read .1 HEIC"),
+        (["x/a.jpg"], r"no images in this folder .*; found 1 sub-folder \(x; name those"),
         (["._a.jpg"], r"no images in this folder \(.*\)$"),
     ],
 )

@@ -285,7 +285,9 @@ def test_mean_shape_is_far_off_so_that_a_model_has_something_to_learn() -> None:
 
 REFUSED = {
     "unknown family": ({"count": 2, "family": "val"}, "family: expected one of train, test, got 'val'"),
-    "no gauge": ({"count": 0}, "count: expected at least 1 gauge, got 0"),
+    "no gauge": ({"count": 0}, "count: expected a whole number of at least 1, got 0"),
+    "a text": ({"count": "3"}, "count: expected a whole number of at least 1, got '3'"),
+    "a seed below 0": ({"count": 1, "seed": -1}, "seed: expected a whole number of at least 0, got -1"),
     "too small": ({"count": 1, "size": 8}, "size: expected at least 32 px, got 8"),
 }
 

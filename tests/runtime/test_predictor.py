@@ -394,7 +394,7 @@ def test_a_stream_that_is_left_stops_its_threads(finder: Predictor):
 
 
 BAD_STREAMS = {
-    "no readers": ({"readers": 0}, [], "readers: expected at least 1, got 0"),
+    "no readers": ({"readers": 0}, [], "readers: expected a whole number of at least 1, got 0"),
     "a single path": ({}, "photo.jpg", r"images: expected several, got 'photo.jpg'; wrap a single one as \[image\]"),
     "boxes by image": (
         {},
@@ -411,9 +411,10 @@ def test_a_stream_of_nonsense_is_refused(choices: dict, images: object, words: s
         list(finder.stream(images, **choices))
 
 
-def test_a_batch_of_none_is_refused(make_spec):
-    with pytest.raises(ValueError, match="^batch: expected at least 1, got 0"):
-        list(Predictor.of(Finder(), make_spec(), batch=0).stream([picture()]))
+@pytest.mark.parametrize("batch", [0, -1, 2.5, "3", None, True])
+def test_a_batch_that_is_no_count_is_refused(batch: object, make_spec):
+    with pytest.raises(ValueError, match=f"^batch: expected a whole number of at least 1, got {batch!r}$"):
+        Predictor.of(Finder(), make_spec(), batch=batch)  # type: ignore[arg-type]
 
 
 # ---- with a file

@@ -22,6 +22,16 @@ def test_what_a_skeleton_says():
 
 REFUSED = {
     "no keypoints": ({"names": ()}, "expected at least one keypoint, got none"),
+    "names in one text": ({"names": "nose"}, "skeleton: names: expected a list of texts, got 'nose'"),
+    "no names": ({"names": None}, "skeleton: names: expected a list of texts, got None"),
+    "a name that is none": ({"names": ("a", 1)}, "skeleton: names: expected a list of texts, got ('a', 1)"),
+    "edges by name": (
+        {"names": NAMES, "edges": (("a", "b"),)},
+        "skeleton: edges: expected a list of pairs of whole numbers, got (('a', 'b'),)",
+    ),
+    "three ends": ({"names": NAMES, "edges": ((0, 1, 2),)}, "expected a list of pairs of whole numbers"),
+    "mirror by name": ({"names": NAMES, "mirror": ("a", "b", "c")}, "skeleton: mirror: expected a list of whole"),
+    "one sigma for all": ({"names": NAMES, "sigmas": 0.1}, "sigmas: expected a list of numbers, or None, got 0.1"),
     "a name twice": ({"names": ("a", "b", "a")}, "keypoint names must differ, got a more than once"),
     "edge too far": ({"names": NAMES, "edges": ((0, 3),)}, "edge [0, 3] leaves the 3 keypoints (0-based)"),
     "edge below 0": ({"names": NAMES, "edges": ((-1, 2),)}, "edge [-1, 2] leaves the 3 keypoints"),

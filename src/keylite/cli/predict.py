@@ -137,12 +137,15 @@ def _predict_here(
     from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step
-    from keylite.runtime.words import listed
+    from keylite.runtime.words import counted, listed
 
     json_path = json_path or (None if draw else "-")  # points must go somewhere
     drawings = drawing_paths(paths, draw) if draw else {}
     if json_path and json_path != "-":
         require_outputs({"json": json_path}, {"model": predictor.path} | {str(path): path for path in paths})
+        drawn_as = {os.path.realpath(drawing): path for path, drawing in drawings.items()}
+        if path := drawn_as.get(os.path.realpath(json_path)):
+            raise ValueError(f"json: {json_path} is where {path} is to be drawn; name another file")
     model = predictor.path or Path()
     bad: list[str] = []
 
@@ -187,7 +190,7 @@ def _predict_here(
                 stack.enter_context(replacing(Path(json_path))).write_bytes(json_bytes(result))
     if json_path != "-":
         written = ", ".join(str(place) for place in (json_path, draw) if place)
-        print(f"{objects} objects in {images} images: {written}")
+        print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
 
 
 def _predict_on_ray(
@@ -195,7 +198,7 @@ def _predict_on_ray(
 ) -> None:
     """Points of images on a Ray cluster, as shards in `out`."""
     from keylite.cluster import predict_on_ray
-    from keylite.runtime.words import listed
+    from keylite.runtime.words import counted, listed
     from keylite.shards import BAD
 
     def tell(done: int, shards: int) -> None:
@@ -207,7 +210,7 @@ def _predict_on_ray(
         line = listed(f"{len(found.bad)} of {len(paths)} images cannot be used", [one.error for one in found.bad])
         log.warning("skipped, and listed in %s: %s", out / BAD, line)
     before = f", {found.before} of them there before" if found.before else ""
-    print(f"{found.images} images in {found.shards} shards{before}: {out}")
+    print(f"{counted(found.images, 'image')} in {counted(found.shards, 'shard')}{before}: {out}")
 
 
 @contextlib.contextmanager
@@ -266,7 +269,7 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
                 raise ValueError(f"{entry}: this folder cannot be read: {error.strerror}") from None
             left_out = folder.left_out()
             if not folder.pictures:
-                there = f"; there are {left_out}" if left_out else ""
+                there = f"; found {left_out}" if left_out else ""
                 raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
             if left_out:
                 log.warning("%s: %d images are taken; left out: %s", entry, len(folder.pictures), left_out)

@@ -34,7 +34,7 @@ from keylite.runtime.images import (
     size_if_known,
     to_8_bit,
 )
-from keylite.runtime.kinds import require_count, require_kind
+from keylite.runtime.kinds import require_kind, require_whole
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -238,6 +238,7 @@ class Dataset:
 
         `train, val = data.split(0.2)`. Raises ValueError where there are fewer groups than parts.
         """
+        require_whole("seed", seed, least=0)
         if not fractions or not (min(fractions) > 0 and sum(fractions) < 1):  # so that NaN is refused too
             raise ValueError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
@@ -269,7 +270,8 @@ class Dataset:
         Groups are dealt out the largest first, each to the part that has the fewest objects; `seed` shuffles equals.
         Parts are numbered by the first group in them. Raises ValueError where there are fewer groups than parts.
         """
-        require_count("folds", folds)
+        require_whole("folds", folds)
+        require_whole("seed", seed, least=0)
         count = len(self.groups)
         if count == 1:
             raise ValueError(
@@ -292,7 +294,7 @@ class Dataset:
 
         An image with more objects than a run should have leaves fewer groups.
         """
-        require_count("blocks", blocks)
+        require_whole("blocks", blocks)
         ranks = sorted(range(len(self.images)), key=lambda image: in_number_order(self.image_names[image]))
         objects = np.bincount(self.image_index, minlength=len(self.images))[ranks]
         middle = np.cumsum(objects) - objects / 2

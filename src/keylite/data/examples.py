@@ -19,6 +19,7 @@ import numpy as np
 from keylite.data.dataset import SPARE, Dataset
 from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_units
 from keylite.runtime.images import decoded_sooner, image_size
+from keylite.runtime.kinds import require_whole
 from keylite.runtime.machine import cores
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import first_of, listed
@@ -81,6 +82,7 @@ class Examples:
         seed: int = 0,
         cache: bool = False,
     ) -> None:
+        require_whole("seed", seed, least=0)
         self.dataset = dataset
         self.kept: dict[int, tuple[np.ndarray, int]] | None = None
         self.factors = np.zeros(len(dataset.images), np.int64)  # of each image, once it is known

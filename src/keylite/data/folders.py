@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keylite.runtime.images import IMAGE_SUFFIXES
-from keylite.runtime.words import first_of
+from keylite.runtime.words import counted, first_of
 
 SHOWN = 3  # sub-folders named in a line
 UNREAD = {  # suffixes of pictures that keylite does not read, and how a message calls them
@@ -44,10 +44,9 @@ class Folder(NamedTuple):
         """What of the folder is not taken, for a line; empty if there is nothing."""
         parts = [f"{count} {kind}" for kind, count in self.unread.most_common()]
         shown = first_of(self.folders, SHOWN, ", ")
-        pictures = (
-            f"{self.unread.total()} pictures that keylite does not read ({', '.join(parts)}; convert them to JPEG)"
-        )
-        folders = f"{len(self.folders)} sub-folders ({shown}; name those that are wanted, too)"
+        unread = f"{counted(self.unread.total(), 'picture')} that keylite does not read"
+        pictures = f"{unread} ({', '.join(parts)}; convert to JPEG)"
+        folders = f"{counted(len(self.folders), 'sub-folder')} ({shown}; name those that are wanted, too)"
         return " and ".join([pictures] * bool(self.unread) + [folders] * bool(self.folders))
 
 

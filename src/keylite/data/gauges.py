@@ -12,6 +12,7 @@ import numpy as np
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.gauge_looks import FAMILIES, Family
 from keylite.data.gauge_render import Gauge, paint, plan
+from keylite.runtime.kinds import require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import quoted
 
@@ -29,8 +30,8 @@ def gauges(count: int, family: str = "train", seed: int = 0, size: int = SIZE) -
     Boxes hold the whole case. Picture i is the same in every data set of that family, seed and size, whatever `count`
     is, under one version of OpenCV. Raises ValueError for an unknown family, a count below 1 or a size below 32.
     """
-    if count < 1:
-        raise ValueError(f"count: expected at least 1 gauge, got {count}")
+    require_whole("count", count)
+    require_whole("seed", seed, least=0)
     made = [_made(np.random.default_rng((_stream(family), seed, index)), family, size) for index in range(count)]
     return from_arrays(
         [image for image, _ in made],
@@ -44,6 +45,8 @@ def gauges(count: int, family: str = "train", seed: int = 0, size: int = SIZE) -
 
 def true_readings(count: int, family: str = "train", seed: int = 0) -> np.ndarray:
     """The readings (count,) that `gauges` of the same arguments were set to; nothing is painted for it."""
+    require_whole("count", count)
+    require_whole("seed", seed, least=0)
     generators = (np.random.default_rng((_stream(family), seed, index)) for index in range(count))
     return np.array([plan(generator, _family(family), SIZE).reading for generator in generators])
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, Trial, Verdict, try_mirrors
-from keylite.runtime.words import quoted
+from keylite.runtime.words import counted, quoted
 
 SIDES = {"left": "right", "l": "right", "right": "left", "r": "left"}  # a side, and the one it becomes in a mirror
 # Words that tell two ends apart which a mirror does not exchange. A dial's scale runs backwards in a mirror.
@@ -223,7 +223,7 @@ def _objection(permutation: tuple[int, ...], names: Sequence[str]) -> str:
 
 def _count(permutation: Sequence[int]) -> str:
     pairs = sum(k < other for k, other in enumerate(permutation))
-    return f"{pairs} pair{'' if pairs == 1 else 's'}" if pairs else "no pairs (every keypoint stays)"
+    return counted(pairs, "pair") if pairs else "no pairs (every keypoint stays)"
 
 
 def _figures(verdict: Verdict) -> str:

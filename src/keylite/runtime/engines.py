@@ -220,8 +220,8 @@ def open_engine(
     name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
         raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise ValueError(f"threads: expected 1 to {MAX_THREADS}, got {threads}")
+    if threads is not None and threads not in range(1, MAX_THREADS + 1):
+        raise ValueError(f"threads: expected 1 to {MAX_THREADS}, got {quoted(threads)}")
     kind = ENGINES[name]
     by_process = {os.getpid(): kind.open(path, described, threads, device)}
     shape = (described.head.keypoints, described.head.channels)

@@ -24,10 +24,10 @@ def path_of(name: str, value: object) -> Path:
     return Path(value)
 
 
-def require_count(name: str, value: object) -> None:
-    """Raise ValueError for what is no whole number of at least 1."""
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {quoted(value)}")
+def require_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError for what is no whole number of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {quoted(value)}")
 
 
 def kind_words(value: object) -> str:

@@ -24,7 +24,7 @@ from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
-from keylite.runtime.kinds import kind_words, path_of
+from keylite.runtime.kinds import kind_words, path_of, require_whole
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.skeleton import Skeleton
@@ -123,6 +123,7 @@ class Predictor:
         spec: Path | str | None = None,
     ) -> None:
         require_limit(max_megapixels)
+        require_whole("batch", batch)
         self.path = path_of("model", path)
         self.opened = open_engine(self.path, engine, threads, device, spec)
         self.engine, self.engine_name, self.spec, _ = self.opened
@@ -134,6 +135,7 @@ class Predictor:
     @classmethod
     def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:
         """A predictor on an engine in memory, say a network in training; its path and sha256 are None."""
+        require_whole("batch", batch)
         predictor = cls.__new__(cls)
         predictor.engine, predictor.spec, predictor.batch = engine, spec, batch
         return predictor
@@ -179,9 +181,7 @@ class Predictor:
         if isinstance(images, Mapping):
             raise ValueError(f"images: expected pairs (image, boxes), got {kind_words(images)}; give its items()")
         readers = min(READERS, cores()) if readers is None else readers
-        for name, value in {"readers": readers, "batch": self.batch}.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        require_whole("readers", readers)
         waiting: deque[_Cut] = deque()  # for the points of some of their crops
         pixels: list[np.ndarray] = []  # crops for the engine
         done: deque[tuple[np.ndarray, np.ndarray]] = deque()  # unit xy and score of crops, in order

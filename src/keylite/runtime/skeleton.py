@@ -10,10 +10,18 @@ from collections import Counter
 
 import msgspec
 
+from keylite.runtime.words import quoted
+
 MAX_KEYPOINTS = 10_000  # names, and as long an array per object
 MAX_EDGES = 100_000
 MAX_NAME = 200  # characters
 NAMED = 5  # names that an error quotes
+FIELDS = {
+    "names": (tuple[str, ...], "a list of texts"),
+    "edges": (tuple[tuple[int, int], ...], "a list of pairs of whole numbers"),
+    "mirror": (tuple[int, ...] | None, "a list of whole numbers, or None"),
+    "sigmas": (tuple[float, ...] | None, "a list of numbers, or None"),
+}
 
 
 class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +39,11 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        for field, (kind, words) in FIELDS.items():
+            try:
+                msgspec.convert(value := getattr(self, field), kind)
+            except msgspec.ValidationError:
+                raise ValueError(f"skeleton: {field}: expected {words}, got {quoted(value)}") from None
         count = len(self.names)
         if count == 0:
             raise ValueError("skeleton: expected at least one keypoint, got none")

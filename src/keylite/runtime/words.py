@@ -43,6 +43,11 @@ def one_line(text: str) -> str:
     return clipped(escaped(QUOTED.sub(lambda match: clipped(match[0]), text.strip())), LONGEST_LINE)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
     """The line, then the first items, then how many more there are; count: of all, where the items are the first."""
     return f"{line}: {first_of(items, SHOWN, count=count)}"

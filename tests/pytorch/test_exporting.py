@@ -11,7 +11,9 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
 torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
 
-from keylite.pytorch.exporting import OPSET, export, operators
+from timm.layers import BatchNormAct2d
+
+from keylite.pytorch.exporting import OPSET, export, folded, operators
 from keylite.runtime.engines import open_engine
 from keylite.runtime.modelfile import KEY, read_spec
 from keylite.runtime.spec import encode_spec
@@ -24,6 +26,50 @@ def proto(onnx_file: Path):
 
 def shape_of(value) -> list[int | str]:
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+class Sums(torch.nn.Module):
+    """Convolutions, each with its normalisation, by what is done with them: a module of this name's `forward`."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.conv, self.other = (torch.nn.Conv2d(3, 3, 3, padding=1, bias=way == "with a bias") for _ in range(2))
+        self.norm, self.last = BatchNormAct2d(3), torch.nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.conv(x.float().permute(0, 3, 1, 2))
+        match self.way:
+            case "a convolution that feeds two":
+                return self.norm(made) + made
+            case "a normalisation used twice":
+                return self.norm(self.other(self.norm(made)))
+            case "a convolution used twice":
+                return self.norm(self.conv(made))
+            case "something between":
+                return self.norm(made.relu())
+        return self.last(self.other(self.norm(made)))
+
+
+FOLDED = {  # way: normalisations that are left
+    **{"plain": 0, "with a bias": 0, "a convolution that feeds two": 2, "a normalisation used twice": 2},
+    **{"a convolution used twice": 2, "something between": 2},
+}
+
+
+@pytest.mark.parametrize(("way", "left"), FOLDED.items(), ids=FOLDED)
+def test_folding_leaves_what_a_network_gives(way: str, left: int):
+    torch.manual_seed(0)
+    network, pixels = Sums(way), torch.randint(256, (4, 8, 8, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        for norm in (network.norm, network.last):
+            norm.weight.uniform_(0.5, 2)
+            norm.bias.uniform_(-1, 1)
+        network.train()(pixels)
+        before = network.eval()(pixels)
+        done = folded(network, pixels)
+        torch.testing.assert_close(done(pixels), before, rtol=1e-5, atol=1e-4)
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in done.modules()) == left
 
 
 def test_input_and_output_are_as_promised(proto):

@@ -6,6 +6,7 @@ The one maker of ONNX files, whatever framework trained the model. Knows nothing
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import re
@@ -23,6 +24,7 @@ import onnxruntime
 import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from timm.layers import BatchNormAct2d
 
 from keylite.pytorch.model import PixelModel, load_model
 from keylite.quantize import Activation, CalibrationSet, Variant
@@ -31,6 +33,8 @@ from keylite.runtime.spec import ModelSpec
 
 OPSET = 20
 SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that compute nothing
+FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # and no kind of them that does something else
+FOLDING = 1e-4  # of the largest value, that folding may change; a hundred times what rounding does
 WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers
 
 
@@ -57,10 +61,10 @@ def float_graph(parent: Path, spec: ModelSpec) -> onnx.ModelProto:
     network, _ = load_model(parent, spec)
     model = PixelModel(clamped(network), spec.mean, spec.std).eval()
     width, height = spec.size
-    pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    pixels = torch.randint(256, (2, height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
-            model,
+            folded(model, pixels),
             (pixels,),
             dynamo=True,
             opset_version=OPSET,
@@ -86,6 +90,42 @@ def clamped(network: torch.nn.Module) -> torch.nn.Module:
             if isinstance(child, torch.nn.ReLU6):
                 setattr(module, name, Clamp())
     return network
+
+
+def folded(network: torch.nn.Module, pixels: torch.Tensor) -> torch.nn.Module:
+    """The network with each normalisation multiplied into the convolution that feeds it: its graph takes half the time.
+
+    A run over the pixels shows which those are. A network that gives something else afterwards, because a convolution
+    feeds more than its normalisation, is given back as it was.
+    """
+    plain = copy.deepcopy(network)
+    calls: Counter[torch.nn.Module] = Counter()
+    makers: dict[int, tuple[torch.nn.Conv2d, torch.Tensor]] = {}  # by what they make, which is kept: its id is its own
+    feeds: dict[torch.nn.Module, torch.nn.Conv2d] = {}
+
+    def watch(module: torch.nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+        calls[module] += 1
+        if isinstance(module, torch.nn.Conv2d):
+            makers[id(made)] = module, made
+        elif id(given[0]) in makers:
+            feeds[module] = makers[id(given[0])][0]
+
+    watched = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d) or type(module) in FOLDED]
+    hooks = [module.register_forward_hook(watch) for module in watched]
+    with torch.no_grad():
+        before = network(pixels)
+    for hook in hooks:
+        hook.remove()
+    for module in list(network.modules()):
+        for name, norm in module.named_children():
+            conv = feeds.get(norm)
+            if conv is not None and calls[norm] == calls[conv] == 1:
+                fused = torch.nn.utils.fuse_conv_bn_eval(conv, norm)  # type: ignore[arg-type]
+                conv.weight, conv.bias = fused.weight, fused.bias
+                setattr(module, name, norm.act if isinstance(norm, BatchNormAct2d) else torch.nn.Identity())
+    with torch.no_grad():
+        apart = (network(pixels) - before).abs().max()
+    return network if apart <= FOLDING * before.abs().max() else plain
 
 
 def int8_graph(proto: onnx.ModelProto, pixels: np.ndarray, **options: object) -> onnx.ModelProto:

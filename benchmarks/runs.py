@@ -39,7 +39,15 @@ FACES = {  # faces68: a box made from the labels would tell where they are, and 
     **{"box": "image", "normalize": "36,45", "mirror": "off"},
 }
 SMOKE = {  # a run that only shows that everything runs
-    **{"head": "regression", "hidden": 32, "size": 64, "box": "annotation", "pretrained": "none", "mirror": "off"},
+    **{
+        "backbone": "timm:test_efficientnet",
+        "head": "regression",
+        "hidden": 32,
+        "size": 64,
+        "box": "annotation",
+        "pretrained": "none",
+        "mirror": "off",
+    },
     **{"epochs": 1, "batch": 8, "threads": 1, "workers": 0},
 }
 SMOKE_OBJECTS = 24, 8, 8  # of train, val and test

@@ -30,7 +30,7 @@ import pytest
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, LITE, PIXEL_MEAN, PIXEL_STD, Lite, ModelSpec, Provenance
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, where tests of Ctrl-C would wait
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -101,6 +101,38 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keylite.run.plot_history", lambda history, mean_shape_nme, path: path.write_bytes(b""))
         yield
+
+
+TINY = Lite(
+    (8, 8, 16, 24, 32, 48, 80), (1, 1, 1, 1, 1, 2, 1), 64, 0
+)  # half the layers of lite0, a fifteenth of its weights
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny() -> Iterator[None]:
+    """Backbone `tiny` in both frameworks, for tests that ask how a network is trained or written, not which it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LITE, "tiny", TINY)
+        with contextlib.suppress(ImportError):
+            from timm.models import efficientnet, register_model
+
+            def tf_efficientnet_tiny(**options: object):
+                options |= {"bn_eps": 1e-3, "pad_type": "same"}  # as timm's own of that name
+                return efficientnet._gen_efficientnet_lite("tf_efficientnet_lite0", 0.25, 0.3, **options)
+
+            register_model(tf_efficientnet_tiny)
+        yield
+
+
+@pytest.fixture
+def tiny_for_lite0(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks for lite0 gets `tiny`: in this process, and no file that other tests share may be made in it."""
+    monkeypatch.setitem(LITE, "lite0", TINY)
+    with contextlib.suppress(ImportError):
+        from timm.models import _registry
+
+        made = _registry._model_entrypoints
+        monkeypatch.setitem(made, "tf_efficientnet_lite0", made["tf_efficientnet_tiny"])
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +238,18 @@ def simcc_file(once: Callable) -> Path:
     """A model file of a head of two classifications."""
     spec = four_point_spec(head=Simcc(4, (8, 8), (64, 64), 16))
     return once("bins.safetensors", lambda path: write_random_model(path, spec))
+
+
+@pytest.fixture(scope="session")
+def tiny_file(once: Callable) -> Path:
+    """A model file of a regression head on `tiny`."""
+    return once("tiny.safetensors", lambda path: write_random_model(path, four_point_spec(backbone="tiny")))
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx_file(tiny_file: Path, once: Callable) -> Path:
+    """The ONNX export of `tiny_file`."""
+    return once("tiny.onnx", lambda path: exported(tiny_file, path))
 
 
 @pytest.fixture(scope="session")

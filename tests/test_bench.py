@@ -78,7 +78,7 @@ def here(make: Any, *given: Any, threads: int = 1) -> Any:
     return contextlib.nullcontext(make(*given))
 
 
-def test_growth_is_measured(monkeypatch: pytest.MonkeyPatch):
+def test_growth_is_measured(tiny_for_lite0: None, monkeypatch: pytest.MonkeyPatch):
     own = growth.alone
     monkeypatch.setattr(
         growth, "alone", lambda *row, threads: (here if row[1].processes == 1 else own)(*row, threads=threads)
@@ -124,7 +124,7 @@ def test_a_step_is_measured(eagerly: None, monkeypatch: pytest.MonkeyPatch):
     assert "Batches of 2:" in told
 
 
-def test_training_is_measured(monkeypatch: pytest.MonkeyPatch):
+def test_training_is_measured(tiny_for_lite0: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(training, "ROWS", {"not compiled": "off"})
     facts, told = measured(training, "--steps 7 --batch 2 --size 32")
     row = facts["rows"]["not compiled"]

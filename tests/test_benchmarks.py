@@ -580,8 +580,8 @@ def test_sigma_has_a_table_and_a_picture(smoke: Path, tmp_path: Path):
     sigma = accuracy.of_sigma([{"report": {"confidence": reliability(0.9)}}])
     facts["rows"][0]["float"]["sigma"] = facts["rows"][0]["files"]["onnx int8"]["sigma"] = sigma
     told = accuracy.text(facts)
-    assert "| regression | lite0 | 64 | float | 0.40 | 0.27 | 0.20 | -10 % |" in told
-    assert "| regression | lite0 | 64 | onnx int8 | 0.40 | 0.27 | 0.20 | -10 % |" in told
+    assert "| regression | timm:test_efficientnet | 64 | float | 0.40 | 0.27 | 0.20 | -10 % |" in told
+    assert "| regression | timm:test_efficientnet | 64 | onnx int8 | 0.40 | 0.27 | 0.20 | -10 % |" in told
     assert f"({accuracy.RELIABILITY})" in told
     accuracy.plot(facts, tmp_path / "accuracy.png")
     assert read_image(tmp_path / "reliability.png").ndim == 3
@@ -597,7 +597,10 @@ def test_runs_from_random_weights_have_a_line_of_their_own(
     drawn: dict = {}
     monkeypatch.setattr(accuracy, "plot_lines", lambda lines, *_, **__: drawn.update(lines))
     accuracy.plot(facts, tmp_path / "accuracy.png")
-    assert [label for label, _ in drawn] == ["regression lite0", "regression lite0 random weights"]
+    assert [label for label, _ in drawn] == [
+        "regression timm:test_efficientnet",
+        "regression timm:test_efficientnet random weights",
+    ]
 
 
 def test_the_table_says_what_was_measured(smoke: Path):
@@ -619,7 +622,7 @@ def test_the_table_says_what_was_measured(smoke: Path):
         },
     }
     told = accuracy.text(facts)
-    named = "| regression | lite0 | 64 | lr 0.003 |"
+    named = "| regression | timm:test_efficientnet | 64 | lr 0.003 |"
     assert f"{named} 1 | 0, 1 | 5.00 % (4.00 to 6.20) | 4.80 to 5.20 | 4.50 % | 1.00 % | 5.50 % |" in told
     assert f"{named} onnx fp32 |  | refused: over its budget |  |  |  |  |  |  |  |" in told
     assert f"{named} onnx int8 | 4.44 | 5.10 % | +2.0 % | 4.00 % | 0.00 % |  | 3.40 |  |  |" in told

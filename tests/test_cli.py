@@ -31,7 +31,7 @@ exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keyli
 def quick(**choices: object) -> list[str]:
     """Flags of a run of seconds; `choices` go over them."""
     flags = {"size": 64, "batch": 4, "epochs": 2, "box": "image", "pretrained": "none", "mirror": "off"}
-    flags |= {"head": "regression", "hidden": 16, "lr": 1e-3}
+    flags |= {"backbone": "tiny", "head": "regression", "hidden": 16, "lr": 1e-3}
     return [part for name, value in (flags | choices).items() for part in (f"--{name}", str(value))]
 
 
@@ -65,17 +65,27 @@ def gauge_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def trained(gauge_files: Path) -> Path:
+def made_by_train(gauge_files: Path, name: str, **choices: object) -> Path:
     """A run's folder, made by the command line."""
-    out = gauge_files / "run"
     with pytest.raises(SystemExit) as stop:
         main(
             ["train", "--data", f"{gauge_files}/train/labels.json", "--val", f"{gauge_files}/test/labels.json"]
-            + ["--out", str(out), *quick()]
+            + ["--out", str(gauge_files / name), *quick(**choices)]
         )
     assert not stop.value.code
-    return out
+    return gauge_files / name
+
+
+@pytest.fixture(scope="module")
+def trained(gauge_files: Path) -> Path:
+    """A run of lite0, which other processes know too."""
+    return made_by_train(gauge_files, "run", backbone="lite0")
+
+
+@pytest.fixture(scope="module")
+def trained_tiny(gauge_files: Path) -> Path:
+    """A run of the backbone of `quick`."""
+    return made_by_train(gauge_files, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -632,7 +642,13 @@ def test_a_bad_choice_is_one_line_and_nothing_is_written(choices, words, capsys,
 
 def test_no_network_for_imagenet_weights_is_one_line(capsys, gauge_files, tmp_path, monkeypatch):
     monkeypatch.setattr("keylite.pretrained.require", lambda *_: _NoHub)
-    data = ["--data", gauge_files / "train/labels.json", "--out", tmp_path / "run", *quick(pretrained="imagenet")]
+    data = [
+        "--data",
+        gauge_files / "train/labels.json",
+        "--out",
+        tmp_path / "run",
+        *quick(backbone="lite0", pretrained="imagenet"),
+    ]
     line = refused(capsys, "train", *data)
     assert "tf_efficientnet_lite0" in line
     assert "--pretrained none" in line
@@ -816,23 +832,25 @@ def test_a_run_that_is_there_is_not_overwritten_unasked(capsys, trained, gauge_f
     assert (trained / "model.safetensors").read_bytes() == before
 
 
-def test_fine_tuning_from_a_model_file(capsys, trained, gauge_files, tmp_path):
+def test_fine_tuning_from_a_model_file(capsys, trained_tiny, gauge_files, tmp_path):
     data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
     code, _, err = run(
-        capsys, "train", *data, "--out", tmp_path / "run", *quick(pretrained=trained / "model.safetensors")
+        capsys, "train", *data, "--out", tmp_path / "run", *quick(pretrained=trained_tiny / "model.safetensors")
     )
     assert code == 0
     assert "backbone and head" in err
     made = read_spec(tmp_path / "run/model.safetensors").provenance
     assert "model.safetensors sha256" in made.pretrained
-    assert str(trained) not in encode_spec(read_spec(tmp_path / "run/model.safetensors"))  # no path of this machine
+    assert str(trained_tiny) not in encode_spec(
+        read_spec(tmp_path / "run/model.safetensors")
+    )  # no path of this machine
 
 
 @pytest.mark.parametrize(("head", "size"), [("heatmap", "64"), ("simcc", "96x64"), ("rle", "64")])
-def test_another_head_from_a_regression_model(head, size, capsys, trained, gauge_files, tmp_path):
+def test_another_head_from_a_regression_model(head, size, capsys, trained_tiny, gauge_files, tmp_path):
     data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
     model = tmp_path / "run/model.safetensors"
-    choices = quick(head=head, size=size, epochs=1, pretrained=trained / "model.safetensors")
+    choices = quick(head=head, size=size, epochs=1, pretrained=trained_tiny / "model.safetensors")
     code, _, err = run(capsys, "train", *data, "--out", tmp_path / "run", *choices)
     assert code == 0, err
     assert "backbone alone, its head is another" in err
@@ -873,10 +891,10 @@ def tensorflow(quick_graphs):
     return pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
 
 
-def test_the_main_road_with_tensorflow(tensorflow, capsys, trained, gauge_files, tmp_path):
+def test_the_main_road_with_tensorflow(tensorflow, capsys, trained_tiny, gauge_files, tmp_path):
     """From a PyTorch checkpoint, by TensorFlow, to ONNX through PyTorch: the same report from all."""
     labels, out = gauge_files / "test/labels.json", tmp_path / "run"
-    choices = quick(framework="tensorflow", pretrained=trained / "model.safetensors", freeze_epochs=2)
+    choices = quick(framework="tensorflow", pretrained=trained_tiny / "model.safetensors", freeze_epochs=2)
     code, said, err = run(
         capsys, "train", "--data", gauge_files / "train/labels.json", "--val", labels, "--out", out, *choices
     )
@@ -885,7 +903,7 @@ def test_the_main_road_with_tensorflow(tensorflow, capsys, trained, gauge_files,
     assert "backbone and head" in err
     assert "the backbone stays frozen for the whole run (freeze_epochs 2)" in err
     assert read_spec(out / "model.safetensors").provenance.framework == "tensorflow"
-    before, after = load_file(trained / "model.safetensors"), load_file(out / "last.safetensors")
+    before, after = load_file(trained_tiny / "model.safetensors"), load_file(out / "last.safetensors")
     assert {name for name in before if not np.array_equal(before[name], after[name])} == {
         f"head.{layer}.{part}" for layer in ("hidden", "points") for part in ("weight", "bias")
     }
@@ -951,7 +969,14 @@ NO_TENSORFLOW = {  # what cannot be imported, environment, words
 @pytest.mark.parametrize(("missing", "environment", "words"), NO_TENSORFLOW.values(), ids=NO_TENSORFLOW)
 def test_without_tensorflow_training_is_refused_in_one_line(missing, environment, words, python, gauge_files, tmp_path):
     labels = gauge_files / "train/labels.json"
-    choices = ["train", "--data", str(labels), "--out", str(tmp_path / "run"), *quick(framework="tensorflow")]
+    choices = [
+        "train",
+        "--data",
+        str(labels),
+        "--out",
+        str(tmp_path / "run"),
+        *quick(backbone="lite0", framework="tensorflow"),
+    ]
     code = f"""
 import contextlib, io
 from keylite.cli import main

@@ -38,6 +38,16 @@ def dataset(skeleton, contrast: int, name: str):
 
 
 @pytest.fixture(scope="module")
+def model_file(tiny_file: Path) -> Path:
+    return tiny_file
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tiny_onnx_file: Path) -> Path:
+    return tiny_onnx_file
+
+
+@pytest.fixture(scope="module")
 def noise(model_file: Path):
     return dataset(read_spec(model_file).skeleton, 127, "noise")
 
@@ -120,7 +130,7 @@ def test_the_table_is_complete(to: str, request):
     by_words = {trial.words: trial.cost for trial in found.trials if trial.cost}
     usual, fp32 = by_words[next(iter(TRIED[to]))], by_words["fp32 in place of int8"]
     assert fp32.drift_p95 < 0.01, "the reference is the network itself"
-    assert usual.bytes < 0.35 * fp32.bytes
+    assert usual.bytes < 0.4 * fp32.bytes
     assert by_words["one scale for all weights of a layer"].bytes < usual.bytes, "fewer scales"
     assert by_words["first convolution in float"] != usual
 
@@ -130,9 +140,9 @@ def test_layers_come_from_input_to_output(to: str, request):
     layers = request.getfixturevalue(f"{to}_found").layers
     names = [layer.name for layer in layers]
     assert names[:3] == ["conv_stem", "blocks.0.0.conv_dw", "blocks.0.0.conv_pw"]
-    assert names.index("blocks.1.1.conv_pwl") < names.index("blocks.1.1.add") < names.index("blocks.2.0.conv_pw")
+    assert names.index("blocks.5.1.conv_pwl") < names.index("blocks.5.1.add") < names.index("blocks.6.0.conv_pw")
     assert names.index("conv_head") < names.index("head.hidden")
-    assert len([name for name in names if ".conv_" in name or name.startswith("conv_")]) == 49
+    assert len([name for name in names if ".conv_" in name or name.startswith("conv_")]) == 25
     assert len(set(names)) == len(names)
     assert sum(layer.hurts for layer in layers) == 5
     assert max(layer.own for layer in layers if layer.hurts) <= min(layer.own for layer in layers if not layer.hurts)
@@ -324,4 +334,4 @@ def test_the_command_line_writes_the_page_with_a_command_that_runs(
     with pytest.raises(SystemExit) as left:
         cli.main(words[1:])
     assert left.value.code in (None, 0), capsys.readouterr().err
-    assert read_spec(tmp_path / "four.int8.onnx").calibration.seed == 3
+    assert read_spec(tmp_path / "tiny.int8.onnx").calibration.seed == 3

@@ -302,6 +302,7 @@ def test_python_blocks_run(page: str, text: str, desk: Path, request: pytest.Fix
             pytest.importorskip(framework)
     if "tensorflow" in text:
         request.getfixturevalue("quick_graphs")
+        request.getfixturevalue("tiny_for_lite0")
     exec(compile(text, page, "exec"), {"__name__": page})
 
 

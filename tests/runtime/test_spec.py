@@ -182,7 +182,7 @@ def test_the_text_is_readable_json(make_spec):
 
 
 def test_the_table_of_backbones_has_one_width_and_one_repeat_a_stage():
-    assert list(LITE) == ["lite0", "lite1", "lite2", "lite3", "lite4"]
+    assert list(LITE) == ["lite0", "lite1", "lite2", "lite3", "lite4", "tiny"], "and that of the tests"
     for name, lite in LITE.items():
         assert len(lite.channels) == len(lite.repeats) == 7, name
         assert lite.repeats[0] == lite.repeats[-1] == 1, f"{name}: the first and last stages are not deepened"

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         )
     columns = {name: at for at, name in enumerate(header)}
     if len(columns) < len(header):
-        raise ValueError(listed(f"{path}: columns named twice", sorted({n for n in header if header.count(n) > 1})))
+        twice = sorted(name for name, times in Counter(header).items() if times > 1)
+        raise ValueError(listed(f"{path}: columns named twice", twice))
     pairs: dict[str, tuple[int, int]] = {}
     for name, at in columns.items():
         if re.fullmatch(r"x\d+", name) and f"y{name[1:]}" in columns:

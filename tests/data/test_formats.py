@@ -400,6 +400,16 @@ CATEGORY = {
         ],
         "2 categories are one keypoint each, once in nearly every picture: chin; eye; label the points of an object as",
     ),
+    "a category per point, named after it": (
+        lambda data: [
+            data.__setitem__(
+                "categories", [{"id": k, "name": n, "keypoints": [n]} for k, n in ((1, "tail"), (2, "nose"))]
+            ),
+            all_annotations(keypoints=[5, 5, 2])(data),
+            set_("annotations", 0, category_id=2)(data),
+        ],
+        "2 categories are one keypoint each: nose; tail; label the points of an object as one skeleton, or choose one",
+    ),
     "cats and dogs without names of points": (
         lambda data: [
             set_("categories", 0, name="cat", keypoints=..., sigmas=..., flip_pairs=...)(data),
@@ -713,7 +723,7 @@ BAD_TABLES = {
     "x without y": ("file,x0,y0,x1\na.png,1,2,3\n", "no pair: x1"),
     "odd column": ("file,x0,y0,weather\na.png,1,2,3\n", "no pair: weather; expected file, then"),
     "no points": ("file\na.png\n", "no column holds a point"),
-    "column twice": ("file,x0,y0,x0\na.png,1,2,3\n", "columns named twice: x0"),
+    "column twice": ("file,x0,y0,y0,x0,x0\na.png,1,2,3\n", "columns named twice: x0; y0"),
     "no file column": ("x0,y0\n1,2\n", "first column to be named file, got 'x0'"),
     "from 1": ("file,x1,y1\na.png,1,2\n", "in order, got points 1"),
     "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas"),

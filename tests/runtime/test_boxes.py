@@ -26,9 +26,17 @@ BAD_BOXES = {
     "infinite": ([[0, 0, np.inf, 5]], "boxes: expected finite pixels"),
     "xywh of a small object": (
         [[0, 0, 5, 5], [50, 60, 10, 20]],
-        "expected x0 < x1 and y0 < y1, got [50.0, 60.0, 10.0, 20.0]",
+        "expected x0 < x1 and y0 < y1, got [50.0, 60.0, 10.0, 20.0]; are these x, y, width, height?",
     ),
-    "flat": ([[0, 5, 5, 5]], "expected x0 < x1 and y0 < y1"),
+    "flat": ([[0, 5, 5, 0]], "expected x0 < x1 and y0 < y1"),
+    "no side": ([[9, 9, 0, 0]], "expected x0 < x1 and y0 < y1, got [9.0, 9.0, 0.0, 0.0]"),
+    "texts of numbers": (
+        [["1", "2", "3", "4"]],
+        "boxes: expected shape (N, 4) xyxy pixels, got [['1', '2', '3', '4']]",
+    ),
+    "a text among numbers": (np.array([[0, 0, 5, "5"]], object), "boxes: expected shape (N, 4) xyxy pixels, got"),
+    "true and false": ([[0, 0, True, 5]], "boxes: expected shape (N, 4) xyxy pixels, got [[0, 0, True, 5]]"),
+    "an array of truths": (np.array([[False, False, True, True]]), "boxes: expected shape (N, 4) xyxy pixels, got"),
     "text": ([["a", "b", "c", "d"]], "boxes: expected"),
     "huge": ([[0, 0, 1e300, 1e300]], "box [0.0, 0.0, 1e+300, 1e+300] (xyxy) reaches beyond 16777216 px"),
     "far away": ([[-1e9, 0, 5, 5]], "reaches beyond 16777216 px"),
@@ -39,8 +47,9 @@ BAD_BOXES = {
 
 @pytest.mark.parametrize(("boxes", "message"), BAD_BOXES.values(), ids=BAD_BOXES.keys())
 def test_what_is_no_box_is_refused(boxes: object, message: str):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         as_boxes(boxes)
+    assert ("width, height" in str(caught.value)) == ("width, height" in message)
 
 
 def test_the_largest_box_is_taken() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from keylite.data import mirror
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.labels import Labels
-from keylite.data.problems import require_whole_objects
+from keylite.data.problems import one_skeleton, require_whole_objects
 from keylite.runtime.boxes import real_numbers
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
@@ -386,6 +386,8 @@ def _skeleton(
             notes.append(f"category {quoted(entry.name)} names no keypoints: k0..k{length // 3 - 1} by their count")
         distinct.setdefault(repr((entry.keypoints, entry.flip_pairs, entry.sigmas)), entry)
     if len(distinct) > 1:
+        if all(len(entry.keypoints or ()) == 1 for entry in used.values()):
+            raise ValueError(one_skeleton(path, sorted({entry.name for entry in used.values()})))
         names = [f"{entry.name} ({len(entry.keypoints or ())})" for entry in used.values()]
         raise ValueError(listed(f"{path}: categories differ in keypoints; choose one with --category NAME", names))
     if len(used) > 1:

@@ -107,8 +107,13 @@ def require_whole_objects(path: Path, kinds: Sequence[str], image_index: Sequenc
     alone = Counter(image for (image, _), count in pairs.items() if count == 1)
     whole = sum(count == len(names) for count in alone.values())
     if len(names) > 1 and whole > MOST_WHOLE * len(set(image_index)):
-        line = listed(f"{path}: {len(names)} categories are one keypoint each, once in nearly every picture", names)
-        raise ValueError(f"{line}; label the points of an object as one skeleton, or choose one with --category NAME")
+        raise ValueError(one_skeleton(path, names, ", once in nearly every picture"))
+
+
+def one_skeleton(path: Path, names: Sequence[str], where: str = "") -> str:
+    """The line about categories that are the points of one object."""
+    line = listed(f"{path}: {len(names)} categories are one keypoint each{where}", names)
+    return f"{line}; label the points of an object as one skeleton, or choose one with --category NAME"
 
 
 def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:

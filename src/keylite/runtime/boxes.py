@@ -17,10 +17,13 @@ FRACTIONS = 0.5  # by which a box in fractions of its image may reach beyond it
 def as_boxes(boxes: object) -> np.ndarray:
     """Boxes as float64 (N, 4) xyxy px; an empty list gives (0, 4).
 
-    Raises ValueError for any other shape, and for boxes that are not finite, have no area or reach beyond MOST_PX.
+    Raises ValueError for any other shape or kind, and for boxes that are not finite, have no area or reach beyond
+    MOST_PX.
     """
     try:
         array = real_numbers(boxes)
+        if _truths(boxes):
+            raise TypeError("true or false")
     except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths, or a number too long
         raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
     if array.size == 0:
@@ -32,7 +35,8 @@ def as_boxes(boxes: object) -> np.ndarray:
         raise ValueError("boxes: expected finite pixels, got NaN or Inf")
     flat = (array[:, 2] <= array[:, 0]) | (array[:, 3] <= array[:, 1])
     if flat.any():
-        raise ValueError(f"boxes: expected x0 < x1 and y0 < y1, got {array[flat][0].tolist()}")
+        hint = "; are these x, y, width, height?" if np.all(array[flat][:, 2:] > 0) else ""
+        raise ValueError(f"boxes: expected x0 < x1 and y0 < y1, got {array[flat][0].tolist()}{hint}")
     far = np.any(np.abs(array) > MOST_PX, axis=1)
     if far.any():
         raise ValueError(f"boxes: {far_words(array[far][0])}")
@@ -50,7 +54,17 @@ def real_numbers(values: Any) -> np.ndarray:
         values = np.ma.array(values, np.float64)
     if isinstance(values, np.ma.MaskedArray):
         return np.ma.filled(values.astype(np.float64), np.nan)
-    return np.asarray(values, np.float64)
+    array = np.asarray(values)
+    if array.dtype.kind in "SUmM" or (array.dtype == object and {str, bytes} & set(map(type, array.flat))):
+        raise TypeError("texts or times")
+    return array.astype(np.float64, copy=False)
+
+
+def _truths(values: Any) -> bool:
+    """Whether one of the values is true or false, which numpy takes for 1 or 0."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.dtype == bool
+    return any(isinstance(value, bool | np.bool_) for value in np.asarray(values, object).flat)
 
 
 def require_boxes(boxes: np.ndarray, size: tuple[int, int]) -> None:

@@ -200,8 +200,8 @@ def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
     megapixels = header.width * header.height / 1e6
     if not megapixels <= max_megapixels:  # NaN limits everything
         raise ValueError(
-            f"{name}: expected at most {max_megapixels:g} megapixels, got {header.width}x{header.height} = "
-            f"{megapixels:.1f}; raise the limit with --max-megapixels"
+            f"{name}: expected at most {max_megapixels:.12g} megapixels, got {header.width}x{header.height} = "
+            f"{megapixels:.12g}; raise the limit with --max-megapixels"
         )
     return header
 

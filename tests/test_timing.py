@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,3 +37,19 @@ def test_time_in_which_others_work_does_not_count(monkeypatch: pytest.MonkeyPatc
         ),
     )
     assert timing.engine_ratio("a.onnx", "b.onnx", runs=5) == pytest.approx((3.0, 1.5))
+
+
+def test_a_process_that_is_killed_as_its_memory_is_measured_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = subprocess.CompletedProcess([], -9, b"", b"")
+    monkeypatch.setattr(timing.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(OSError, match="^a.onnx: the process that measures its memory was killed by SIGKILL; if memory"):
+        timing._memory("a.onnx", 1, None, b"")
+
+
+def test_an_image_that_is_none_is_told_by_its_name(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.py"
+    with pytest.raises(FileNotFoundError, match=f"^{notes}: no such image file$"):
+        timing.benchmark(["a.onnx"], image=notes)
+    notes.write_text("import this")
+    with pytest.raises(ValueError, match=f"^{notes}: not an image"):
+        timing.benchmark(["a.onnx"], image=notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,10 +16,9 @@ import cv2
 import numpy as np
 
 from keylite.environment import peak_memory, processor, versions
-from keylite.runtime.files import open_file
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
-from keylite.runtime.kinds import require_kind
+from keylite.runtime.kinds import path_of, require_kind, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 
@@ -42,14 +42,15 @@ def benchmark(
     require_kind("models", models, (list, tuple), "a list of model files", "give them as [model]")
     if not models:
         raise ValueError("models: expected at least one model file, got an empty list")
-    if runs < 3:
-        raise ValueError(f"runs: expected at least 3, got {runs}")
+    require_whole("runs", runs, least=3)
+    require_whole("threads", threads)
     if image is None:
         noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
         source: Any = cv2.imencode(".jpg", cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()
     else:
-        with open_file(image, "an image file") as file:
-            source = file.read()
+        picture = open_image(path_of("image", image))
+        picture.pixels()  # what is wrong with it is told by its name, before anything is measured
+        source = picture.data
     predictors = {str(path): Predictor(path, threads=threads, spec=spec) for path in models}
     times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
     cv_threads = cv2.getNumThreads()
@@ -111,6 +112,11 @@ def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) ->
     code = "from keylite.timing import tell_memory; tell_memory()"
     told = [model, str(threads), *([str(spec)] if spec else [])]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)
+    if done.returncode < 0:
+        raise OSError(
+            f"{model}: the process that measures its memory was killed by {signal.Signals(-done.returncode).name}; "
+            "if memory ran out, end other programs and try again"
+        )
     if done.returncode:
         raise RuntimeError(f"{model}: a process to measure its memory failed: {done.stderr.decode()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1217,6 +1217,24 @@ def test_budgets_without_a_parent_are_refused(capsys, finder_file, colour_files)
         assert "--parent" in line
 
 
+def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, colour_files, tmp_path, monkeypatch):
+    told = ["evaluate", finder_file, "--data", colour_files / "val/labels.json", "--json", tmp_path / "r.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("keylite.cli.shared.Reading.dataset", lambda *_: pytest.fail("images were read"))
+        for more, words in (
+            (["--draw", tmp_path / "w", "--worst", -1], "worst: expected a whole number of at least 0, got -1"),
+            (["--worst", 3], "worst: says how many objects to draw; give a folder for them as --draw"),
+            (["--sigmas", "nan,1,1,1"], "sigmas: expected finite numbers above 0, got nan|not installed"),
+            (["--sigmas", "1"], "sigmas: expected 4 values, one a keypoint, got 1|not installed"),
+        ):
+            assert re.search(words, refused(capsys, *told, *more))
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert "reliability: matplotlib is not" in refused(capsys, *told, "--reliability", tmp_path / "r.png")
+    monkeypatch.setattr("keylite.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')"))
+    assert "worst.jpg is" in refused(capsys, *told, "--draw", tmp_path / "w")
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- a .tflite without a description
 
 

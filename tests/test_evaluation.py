@@ -160,10 +160,14 @@ def test_normaliser(text: str, expected: list[float]) -> None:
         ("nose,tail", "no keypoint is named 'tail'$"),
         ("nose,0", "two different keypoints"),
         ("0px", "above 0"),
-        ("0.0 x box_side", "above 0, got '0.0 x box_side'"),
+        ("0.0 x box_side", "above 0 .*, got '0.0 x box_side'"),
         ("0.2 x box_height", "INDEX,INDEX or NAME,NAME, or box_diagonal, box_side, a share of them"),
         ("-1 x box_side", "INDEX,INDEX"),
         ("-5px", "INDEX,INDEX"),
+        ("9" * 400 + "px", "expected a length above 0 and at most 16777216, got '999"),
+        ("9" * 400 + " x box_side", "expected a length above 0 and at most 16777216, got '999"),
+        ("9" * 5000 + ",1", r"indices 0\.\.3, got 999.*\.\.\."),
+        ("\u0661px", "INDEX,INDEX"),
     ],
 )
 def test_normaliser_refuses(text: str, message: str) -> None:
@@ -492,6 +496,9 @@ def test_oks_ap_refuses() -> None:
     data = face()
     with pytest.raises(ValueError, match="expected 4 values, one a keypoint, got 17"):
         ap_of(shifted(data, (0, 0)), data, [0.1] * 17)
+    for odd in (NAN, 0, -1, np.inf, "0.1", None):
+        with pytest.raises(ValueError, match=f"^sigmas: expected finite numbers above 0, got {odd!r}"):
+            ap_of(shifted(data, (0, 0)), data, [odd, 0.1, 0.1, 0.1])
 
 
 def test_oks_ap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -752,6 +759,21 @@ def test_evaluate_finds_sigmas(where: str) -> None:
         sigmas=sigmas if where == "argument" else None,
     )
     assert report.oks_ap is not None
+
+
+def test_evaluate_refuses_before_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "predict_dataset", lambda *_, **__: pytest.fail("it was predicted"))
+    data = numbered([0], boxes_of(1))
+    for bad, words in (
+        ({"normalize": "0,9"}, "normalize: expected keypoint indices"),
+        ({"normalize": "0px", "boxes": boxes_of(1)}, "normalize: expected a length"),
+        ({"sigmas": (NAN,) * 4}, "sigmas: expected|not installed"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluation.evaluate(Reader(), data, **bad)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ValueError, match=r'pip install "keylite\[coco\]"'):
+        evaluation.evaluate(Reader(), data, sigmas=(0.1,) * 4)
 
 
 def test_evaluate_opens_a_path() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.metrics import BOX_NORMALISERS
+from keylite.metrics import BOX_NORMALISERS, normaliser, require_oks
 from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
 from keylite.runtime.boxes import as_boxes, box_problems
@@ -174,7 +174,11 @@ def evaluate(
             raise ValueError("engine, threads: expected None with an open predictor; give them when it is opened")
         predictor = model
     spec = predictor.spec
-    _boxes_given(dataset, boxes, spec.box)
+    given = _boxes_given(dataset, boxes, spec.box)
+    if normalize is not None:  # its grammar alone
+        normaliser(normalize, dataset.xy, dataset.box if given is None else given, dataset.skeleton.names)
+    if sigmas is not None:
+        require_oks(sigmas, len(dataset.skeleton))
     notes = _name_notes(spec.skeleton, dataset.skeleton)
     if not doubted:
         say_doubts(dataset if boxes is None else dataclasses.replace(dataset, box=as_boxes(boxes)), spec.box)

@@ -6,18 +6,24 @@ N objects, K keypoints, image px; NaN where there is no label. Knows nothing of 
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import math
+import numbers
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keylite.runtime.words import quoted
+from keylite.runtime.boxes import MOST_PX
+from keylite.runtime.words import clipped, quoted
 
 FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where the AUC ends: the 300-W convention
 BOX_NORMALISERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # name: lengths (N,) of sides (N, 2) px
     "box_diagonal": lambda sides: np.hypot(sides[:, 0], sides[:, 1]),
     "box_side": lambda sides: np.sqrt(sides.prod(axis=1)),
 }
+NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+DIGITS = 18  # of an index
 DRAWS = 2000  # bootstrap draws: the ends of a 95 % interval then move by about 2 % of its width between seeds
 FEWEST_GROUPS = 5  # below this, groups drawn again say nothing about groups not seen
 CHUNK = 2**20  # drawn group indices held at once
@@ -51,14 +57,10 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
     sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
     if text in BOX_NORMALISERS:
         return BOX_NORMALISERS[text](sides)
-    if (share := re.fullmatch(r"(\d+(?:\.\d+)?) ?x ?(\w+)", text)) and share.group(2) in BOX_NORMALISERS:
-        if float(share.group(1)) == 0:
-            raise ValueError(f"normalize: expected a length above 0, got {quoted(text)}")
-        return float(share.group(1)) * BOX_NORMALISERS[share.group(2)](sides)
-    if constant := re.fullmatch(r"(\d+(?:\.\d+)?)px", text):
-        if float(constant.group(1)) == 0:
-            raise ValueError(f"normalize: expected a length above 0, got {quoted(text)}")
-        return np.full(len(xy_true), float(constant.group(1)))
+    if (share := re.fullmatch(rf"{NUMBER} ?x ?(\w+)", text)) and share.group(2) in BOX_NORMALISERS:
+        return _length(share.group(1), text) * BOX_NORMALISERS[share.group(2)](sides)
+    if constant := re.fullmatch(rf"{NUMBER}px", text):
+        return np.full(len(xy_true), _length(constant.group(1), text))
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(parts):
         raise ValueError(
@@ -70,6 +72,14 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
     if first == second:
         raise ValueError(f"normalize: expected two different keypoints, got {quoted(text)}")
     return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
+
+
+def _length(number: str, text: str) -> float:
+    """The number as a float; ValueError where nothing can be divided by it."""
+    length = float(number)
+    if not 0 < length <= MOST_PX:
+        raise ValueError(f"normalize: expected a length above 0 and at most {MOST_PX:.0f}, got {quoted(text)}")
+    return length
 
 
 def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | None:
@@ -89,7 +99,9 @@ def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | No
 
 def _keypoint(text: str, names: Sequence[str]) -> int:
     """The index that a 0-based number or a keypoint name stands for."""
-    index = int(text) if text.isdecimal() else None
+    index = None
+    if text.isdecimal():
+        index = int(text) if len(text) <= DIGITS else len(names)  # Python refuses to read a number of 4301 digits
     if text in names:
         named = list(names).index(text)
         if index is not None and index != named:
@@ -102,7 +114,7 @@ def _keypoint(text: str, names: Sequence[str]) -> int:
         hint = f"; the nearest is {quoted(near[0])}" if near else ""
         raise ValueError(f"normalize: no keypoint is named {quoted(text)}{hint}")
     if index >= len(names):
-        raise ValueError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {index}")
+        raise ValueError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {clipped(text)}")
     return index
 
 
@@ -173,6 +185,17 @@ def mean_scores(score: np.ndarray) -> np.ndarray:
     return np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), 1.0)
 
 
+def require_oks(sigmas: Sequence[float], keypoints: int) -> None:
+    """Raise ValueError where these are no OKS constants of so many keypoints, or faster-coco-eval is missing."""
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        raise ValueError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
+    if len(sigmas) != keypoints:
+        raise ValueError(f"sigmas: expected {keypoints} values, one a keypoint, got {len(sigmas)}")
+    for sigma in sigmas:
+        if not (isinstance(sigma, numbers.Real) and 0 < sigma < math.inf):
+            raise ValueError(f"sigmas: expected finite numbers above 0, got {quoted(sigma)}")
+
+
 def oks_ap(
     xy_pred: np.ndarray,
     score: np.ndarray,
@@ -184,15 +207,11 @@ def oks_ap(
     """COCO's keypoint AP over OKS .50:.05:.95, one detection an object, scored by `mean_scores` of score (N, K).
 
     xy_pred, xy_true: (N, K, 2). area: (N,) px^2. image_index: (N,) which image each object is in. sigmas: K. Objects
-    without a label are left out with their detections. Raises ValueError without faster-coco-eval.
+    without a label are left out with their detections. Errors: see `require_oks`.
     """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        raise ValueError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"') from None
-    keypoints = xy_true.shape[1]
-    if len(sigmas) != keypoints:
-        raise ValueError(f"sigmas: expected {keypoints} values, one a keypoint, got {len(sigmas)}")
+    require_oks(sigmas, xy_true.shape[1])
+    from faster_coco_eval import COCO, COCOeval_faster
+
     labelled = np.all(np.isfinite(xy_true), axis=2)
     confidence = mean_scores(score)
     truth, found = [], []

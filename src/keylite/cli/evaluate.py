@@ -14,7 +14,7 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Seed, fail, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
-    from keylite.report import Predictions, Report
+    from keylite.report import Predictions
     from keylite.runtime.predictor import Predictor
 
 log = logging.getLogger("keylite")
@@ -40,7 +40,7 @@ def evaluate(
     budget_nme: float | None = None,
     spec: Path | None = None,
     json_path: Annotated[Path | None, Parameter(name="--json")] = None,
-    worst: int = WORST,
+    worst: int | None = None,
     draw: Path | None = None,
     reading: As = USUAL,
 ) -> None:
@@ -81,10 +81,12 @@ def evaluate(
     json_path
         write the report here, or with --parent the certificate, and its page of markdown beside it
     worst
-        how many of the worst objects to draw
+        how many of the worst objects to draw; default: 16
     draw
         folder for pictures of the worst objects
     """
+    import importlib.util
+
     import msgspec
 
     from keylite.certificate import certificate_doubt
@@ -92,8 +94,11 @@ def evaluate(
     from keylite.draw import draw_worst
     from keylite.evaluation import evaluate
     from keylite.flips import flip_report, flip_rows
+    from keylite.metrics import require_oks
+    from keylite.plots import plot_reliability
     from keylite.report import errors_of
     from keylite.runtime.files import require_outputs
+    from keylite.runtime.kinds import require_whole
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
 
@@ -102,7 +107,7 @@ def evaluate(
     if parent:
         others = {"--normalize": normalize, "--boxes": boxes, "--jitter-box": jitter_box, "--sigmas": sigmas}
         others |= {"--engine": engine, "--threads": threads, "--draw": draw}
-        others |= {"--flips": flips, "--reliability": reliability, "--seed": seed, "--worst": worst != WORST}
+        others |= {"--flips": flips, "--reliability": reliability, "--seed": seed, "--worst": worst is not None}
         if given := [flag for flag, value in others.items() if value]:
             raise ValueError(f"{given[0]}: has no effect with --parent, which compares files as they are; leave it out")
         page = json_path and json_path.with_suffix(".md")
@@ -112,6 +117,13 @@ def evaluate(
         dataset = reading.dataset(data, said.white_level, said.box)
         _hold(model, parent, dataset, budget, budget_nme, spec, json_path)
         return
+    if worst is not None:
+        require_whole("worst", worst, least=0)
+        if draw is None:
+            raise ValueError("worst: says how many objects to draw; give a folder for them as --draw")
+    if reliability and importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("reliability: matplotlib is not installed: pip install matplotlib", name="matplotlib")
+    constants = numbers(sigmas, "sigmas") if sigmas else None
     require_outputs(
         {"json": json_path, "reliability": reliability},
         {"model": model, "data": data, "boxes": boxes, "spec": spec},
@@ -122,6 +134,8 @@ def evaluate(
         log.warning("%s", doubt)
     if reliability and predictor.spec.confidence is None:
         raise ValueError(f"reliability: {model.name} gives no sigma; docs/evaluation.md says when one is fitted")
+    if constants is not None:
+        require_oks(constants, len(predictor.spec.skeleton))
     dataset = reading.dataset(data, predictor.spec.white_level, "image" if boxes else predictor.spec.box)
     written = [path.name for path in (json_path, reliability) if path]
     require_outputs({"json": json_path, "reliability": reliability}, dataset.files_named(written))
@@ -134,7 +148,7 @@ def evaluate(
         boxes=dataset_boxes(read_boxes(boxes), dataset, boxes) if boxes else None,
         jitter_box=jitter_box,
         seed=seed,
-        sigmas=numbers(sigmas, "sigmas") if sigmas else None,
+        sigmas=constants,
         on_predictions=kept.append,
     )
     show_report(report)
@@ -143,23 +157,17 @@ def evaluate(
         flipped = flip_report(predictor, dataset, mirror, plain=kept[0], normalize=report.nme.normalize, seed=seed)
         show_table(["", ""], [list(row) for row in flip_rows(flipped)], None)
         written["flips"] = msgspec.to_builtins(flipped)
-    if json_path:
-        write_json(json_path, written)
-    if reliability:
-        _draw_reliability(model, report, reliability)
+    if reliability and report.confidence is None:
+        raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")
     if draw:
         errors = errors_of(kept[0], dataset)
-        paths = draw_worst(dataset, kept[0], errors, worst, draw)
+        paths = draw_worst(dataset, kept[0], errors, WORST if worst is None else worst, draw)
         print(f"worst objects drawn: {paths[0] if paths else 'none'}")
-
-
-def _draw_reliability(model: Path, report: Report, path: Path) -> None:
-    from keylite.plots import plot_reliability
-
-    if report.confidence is None:
-        raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")
-    plot_reliability({model.name: report.confidence}, path)
-    print(f"wrote {path}")
+    if reliability and report.confidence is not None:
+        plot_reliability({model.name: report.confidence}, reliability)
+        print(f"wrote {reliability}")
+    if json_path:  # last: what was refused leaves none
+        write_json(json_path, written)
 
 
 def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...]:

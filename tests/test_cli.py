@@ -374,10 +374,13 @@ def test_a_wrong_command_line_names_the_help_that_knows_better(capsys):
     assert refused(capsys, "train", "--data").endswith("; see keylite train --help")
 
 
-STOPS = {  # whether an epoch was finished, flags: what is said
+STOPS = {  # whether an epoch was finished; "before": in an older run; flags: what is said
     "before an epoch was finished": (False, [], " before an epoch was finished: there is nothing to resume; the same"),
     "after one": (True, [], "; the same command with --resume goes on from the last whole epoch"),
     "after one of a resumed run": (True, ["--resume"], "; the same command goes on from the last whole epoch"),
+    "before anything of a new run": ("before", ["--overwrite"], " before anything was written; the run in "),
+    "before another run is refused": ("before", [], " before anything was written; the run in "),
+    "before an epoch of a resumed run": ("before", ["--resume"], "; the same command goes on from the last whole"),
     "after one of a new run": (True, ["--overwrite"], "; the same command with --resume in place of --overwrite goes"),
 }
 
@@ -400,11 +403,13 @@ def test_a_stopped_run_says_how_to_go_on_and_exits_130(
     number, finished, flags, words, capsys, gauge_files, tmp_path, monkeypatch
 ):
     def train(*_, **__):
-        if finished:
+        if finished is True:
             (tmp_path / "resume.ckpt").write_text("")
         os.kill(os.getpid(), number)
         threading.Event().wait(60)
 
+    if finished == "before":
+        (tmp_path / "resume.ckpt").write_text("old")
     monkeypatch.setattr("keylite.pipeline.train", train)
     before = signal.getsignal(signal.SIGTERM)
     labels = gauge_files / "train/labels.json"

@@ -253,4 +253,9 @@ def test_advice_is_for_data_that_are_too_few(make_spec):
     scored = Predictor.of(bells, msgspec.structs.replace(spec, head=Heatmap(4, (8, 8)), confidence=None))
     assert write_confidence(scored, few, advice="take more") == write_confidence(scored, few) + "; take more"
     plain = Predictor.of(lambda pixels: np.full((len(pixels), 4, 2), 0.5), spec)
-    assert write_confidence(plain, many, advice="take more") == write_confidence(plain, many)
+    for data in (few, many):  # no data help a head that gives no score
+        assert "take more" not in write_confidence(plain, data, advice="take more")
+    one_group = few.regrouped(["a"] * len(few.images))
+    assert "take more" in write_confidence(scored, one_group, advice="take more")
+    one_group = many.regrouped(["a"] * len(many.images))
+    assert write_confidence(scored, one_group, advice="take more").endswith("another that judges; see --group")

@@ -303,7 +303,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_goes_on(flags: dict, 
 
     with pytest.raises(ValueError, match="the first ends"):
         starts(tmp_path, meanwhile)
-    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "data.json", "examples.jpg"}
+    assert not list(tmp_path.iterdir()), "a run that is refused before its first epoch leaves nothing"
 
 
 def test_a_run_that_came_and_went_since_the_folder_was_looked_at_is_not_written_over(
@@ -319,6 +319,12 @@ def test_a_run_that_came_and_went_since_the_folder_was_looked_at_is_not_written_
     monkeypatch.setattr(pipeline, "baseline_report", first)
     with pytest.raises(ValueError, match="holds a run already"):
         starts(tmp_path, stops)
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_work(starts, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^out: expected a path that can be written in UTF-8, got .*o\\udce4'"):
+        starts(tmp_path / "o\udce4", stops)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "log.csv", "tensorboard"])

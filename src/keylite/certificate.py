@@ -20,6 +20,7 @@ from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, Held, unlearnt_words
+from keylite.runtime.words import escaped
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,9 +164,9 @@ def certify(
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
     made = Certificate(
-        child=child.name,
+        child=escaped(child.name),
         child_sha256=sha256(child),
-        parent=parent.name,
+        parent=escaped(parent.name),
         parent_sha256=digest,
         engines=(reports[0].engine or "", reports[1].engine or ""),
         precision=spec.precision,

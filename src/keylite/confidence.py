@@ -12,7 +12,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation import predict_dataset
-from keylite.reliability import Reliability, halves, no_halves, reliability_of, reliability_rows
+from keylite.reliability import FEWEST, Reliability, halves, no_halves, reliability_of, reliability_rows
 from keylite.report import Predictions, errors_of
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import describe
@@ -79,7 +79,8 @@ def write_confidence(
     learnt = learn_confidence(predictor, data, predictions)
     if learnt.confidence is None:
         kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
-        step = f"; {advice}" if advice and halves(data.group_index) is None else ""
+        few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
+        step = f"; {advice}" if advice and few else ""
         return f"sigma (the error to expect of each point, px) {kept}: {data.name}: {learnt.why}{step}"
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))

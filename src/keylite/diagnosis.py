@@ -26,7 +26,7 @@ from keylite.runtime.kinds import path_of
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
-from keylite.runtime.words import quoted
+from keylite.runtime.words import escaped, quoted
 from keylite.timing import engine_ratio
 
 log = logging.getLogger("keylite")
@@ -186,7 +186,7 @@ def diagnose(
         doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.name)
     recipe = _cheapest([trial for trial in trials if _within(trial.cost, nme, budget, budget_nme)])
     return Diagnosis(
-        model=model.name,
+        model=escaped(model.name),
         to=to,
         suffix=suffix,
         data=data.name,

@@ -167,7 +167,7 @@ def prepare(
             require_new(out, resume, overwrite)  # again: another run may have come and gone since
             try:
                 return write()
-            except KeyboardInterrupt:
+            except BaseException:
                 if not checkpoint.is_file():
                     clear_run(out)  # there is nothing in it to go on from
                 raise

@@ -121,5 +121,5 @@ def no_halves(group_index: np.ndarray) -> str:
     if len(group_index) < FEWEST:
         return f"{len(group_index)} labelled objects, and {FEWEST} are needed"
     if len(np.unique(group_index)) == 1:
-        return "all objects are of one group, and a half that fits needs another that judges"
-    return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups"
+        return "all objects are of one group, and a half that fits needs another that judges; see --group"
+    return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups; see --group"

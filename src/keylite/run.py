@@ -36,7 +36,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import spelt_time
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.texts import read_json
-from keylite.runtime.words import quoted
+from keylite.runtime.words import is_utf8, quoted
 
 log = logging.getLogger("keylite")
 
@@ -341,7 +341,12 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
 
 
 def require_new(out: Path, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError where `out` holds a run, or files of a run's names, and neither is asked for."""
+    """Raise ValueError where `out` holds a run, or files of a run's names, and neither is asked for.
+
+    Nor may its path be what no UTF-8 text can hold: TensorBoard, and what writes checkpoints, cannot write there.
+    """
+    if not is_utf8(out):
+        raise ValueError(f"out: expected a path that can be written in UTF-8, got {quoted(str(out))}; name another")
     there = [name for name in (*FILES, "tensorboard") if os.path.lexists(out / name)]
     if there and not (resume or overwrite):
         raise ValueError(
@@ -404,9 +409,10 @@ def clear_run(out: Path) -> None:
     tidy(out)
 
 
-def resumable(out: Path) -> bool:
-    """Whether a run in `out`, or folds in it, have finished an epoch to go on from."""
-    return any(path.is_file() for path in (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")))
+def checkpoints(out: Path) -> set[tuple[Path, int]]:
+    """What a run in `out`, or folds in it, can go on from, each with the time of its last change, ns."""
+    found = (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}"))
+    return {(path, path.stat().st_mtime_ns) for path in found if path.is_file()}
 
 
 def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: float) -> None:

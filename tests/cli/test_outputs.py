@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -226,3 +227,37 @@ def test_a_negative_seed_is_refused_by_its_flag(command: str, keylite_command):
     line = keylite_command(*command.split(), "--seed", -1).line
     assert "--seed" in line
     assert "expected a whole number from 0 on, got -1" in line
+
+
+@pytest.mark.parametrize(("closed", "code"), [("1", 2), ("2", 2), ("0", 0)])
+def test_a_closed_stream_is_no_place_for_a_file(closed, code, onnx_file, picture, tmp_path):
+    """Without standard output nothing is done; a file that is opened later never gets the number of a closed stream."""
+    script = f"exec {closed}>&-; exec {shlex.quote(sys.executable)} -m keylite predict {onnx_file} {picture}"
+    missing = {"2": " nothing.png"}.get(closed, "")
+    ended = subprocess.run(["sh", "-c", script + missing], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == code
+    assert ("standard output is closed" in ended.stderr) == (closed == "1")
+    assert bool(ended.stdout) == (closed == "0"), "the points, and no message"
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_another_encoding_go_through_every_file(onnx_file, model_file, photos, keylite_command, tmp_path):
+    """Names on a disk are bytes; what keylite writes of them is UTF-8."""
+    odd = tmp_path / os.fsdecode(b"d\xe4")
+    try:
+        shutil.copytree(photos, odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    files = {
+        kind: shutil.copy(path, odd / f"m{path.suffix}")
+        for kind, path in {"onnx": onnx_file, "own": model_file}.items()
+    }
+    labels = odd / "labels.json"
+    for model in files.values():
+        for command in (("predict", model, odd), ("info", model), ("evaluate", model, "--data", labels)):
+            flags = () if command[0] == "info" else ("--json", odd / "out.json")
+            ended = keylite_command(*command, *flags)
+            assert ended.code == 0, ended
+    assert (
+        keylite_command("evaluate", files["onnx"], "--parent", files["own"], "--data", labels, "--budget", 64).code == 0
+    )

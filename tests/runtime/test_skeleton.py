@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+import numpy as np
 import pytest
 
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -18,6 +20,18 @@ def test_what_a_skeleton_says():
     assert Skeleton(NAMES).mirror_pairs() == []
     assert Skeleton(NAMES, mirror=(0, 1, 2)).mirror_pairs() == []
     assert Skeleton(unnamed(3)).names == ("k0", "k1", "k2")
+
+
+def test_lists_and_numpys_numbers_are_taken():
+    given = Skeleton(
+        ["a", "b"],  # type: ignore[arg-type]
+        edges=[(np.int64(0), 1)],  # type: ignore[arg-type]
+        mirror=np.array([1, 0]),  # type: ignore[arg-type]
+        sigmas=np.array([1, 2]) / 10,  # type: ignore[arg-type]
+    )
+    assert given == Skeleton(("a", "b"), ((0, 1),), (1, 0), (0.1, 0.2))
+    assert msgspec.convert(msgspec.to_builtins(given), Skeleton) == given
+    assert hash(given) == hash(Skeleton(("a", "b"), ((0, 1),), (1, 0), (0.1, 0.2)))
 
 
 REFUSED = {

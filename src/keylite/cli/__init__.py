@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     from keylite.runtime.progress import shown_by
 
+    _hold_streams()
     handler, before = Stderr(), (log.handlers, log.propagate, log.level)
     handler.setFormatter(Lines())
     log.handlers, log.propagate = [handler], False
@@ -89,6 +90,20 @@ def main(arguments: list[str] | None = None) -> None:
     finally:  # whoever calls this from Python has a log of their own
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])
+
+
+def _hold_streams() -> None:
+    """End where standard output is closed, and keep the numbers of closed streams from files that are opened later.
+
+    What a package in C says on one of them would be written into such a file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+    if sys.stdout is None:
+        fail("standard output is closed, and what this command prints would be lost; send it to a file", WRONG_INPUT)
 
 
 def _require_values(arguments: list[str]) -> None:

@@ -158,6 +158,8 @@ def _predict_here(
     images = objects = 0
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(_lines(json_path, skip_bad)) if json_path and format == "jsonl" else None
+        whole = bool(json_path) and json_path != "-" and not lines
+        points_at = stack.enter_context(replacing(Path(json_path))) if whole else None  # moved after the pictures
         drawn = stack.enter_context(replacing_within(draw)) if draw else None
         stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
         done = stack.enter_context(step("finding points", len(paths)))
@@ -184,10 +186,10 @@ def _predict_here(
             names = predictor.spec.skeleton.names
             coco = format == "coco"
             result = points_coco(found, sizes, predictor.spec.skeleton) if coco else points_json(found, names, model)
-            if json_path == "-":
+            if points_at is None:
                 print(json.dumps(result))
-            else:  # it appears with the pictures, or neither does
-                stack.enter_context(replacing(Path(json_path))).write_bytes(json_bytes(result))
+            else:
+                points_at.write_bytes(json_bytes(result))
     if json_path != "-":
         written = ", ".join(str(place) for place in (json_path, draw) if place)
         print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")

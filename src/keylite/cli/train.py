@@ -85,6 +85,7 @@ def train(
     profile
         take times of a step's parts: data, forward, backward, optimizer, logging; OUT/profile.json
     """
+    from keylite.run import checkpoints
     from keylite.runtime.files import require_outputs
 
     made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
@@ -103,23 +104,27 @@ def train(
     if folds is not None and (val is not None or val_fraction != VAL_FRACTION):
         given = "val" if val is not None else "val-fraction"
         raise ValueError(f"{given}: has no effect with --folds, which hold out each part in turn; leave it out")
+    before = checkpoints(out)
     try:
         if folds is None:
             _train(made, data, val, val_fraction, out, reading, options | {"profile": profile})
         else:
             _train_folds(made, data, folds, blocks, out, reading, options)
     except KeyboardInterrupt:
-        fail(_how_to_go_on(out, resume, overwrite), INTERRUPTED)
+        fail(_how_to_go_on(out, resume, overwrite, before), INTERRUPTED)
 
 
 train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
 
 
-def _how_to_go_on(out: Path, resume: bool, overwrite: bool) -> str:
-    """What is said of a run that was stopped."""
-    from keylite.run import resumable
+def _how_to_go_on(out: Path, resume: bool, overwrite: bool, before: set[tuple[Path, int]]) -> str:
+    """What is said of a run that was stopped. before: the checkpoints in its folder as it began."""
+    from keylite.run import checkpoints
 
-    if not resumable(out):
+    now = checkpoints(out)
+    if now and now == before and not resume:
+        return f"stopped before anything was written; the run in {out} is as it was"
+    if not now:
         return "stopped before an epoch was finished: there is nothing to resume; the same command starts anew"
     with_resume = "" if resume else f" with --resume{' in place of --overwrite' if overwrite else ''}"
     return f"stopped; the same command{with_resume} goes on from the last whole epoch"

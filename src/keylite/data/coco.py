@@ -26,7 +26,7 @@ from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.texts import require_each_once
-from keylite.runtime.words import listed, quoted
+from keylite.runtime.words import clipped, listed, quoted
 
 Id = int | str
 Number = float | None  # null is NaN
@@ -173,7 +173,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         points=points,
         box=box,
         area=np.where(unknown, np.nan, area),
-        where=lambda row: f"annotation {ids[row]} ({names[index[row]]})",
+        where=lambda row: f"annotation {ids[row]} ({clipped(str(names[index[row]]))})",
         fields=group_values,
         bad=bad,
         notes=notes,

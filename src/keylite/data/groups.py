@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
-from keylite.runtime.words import listed, quoted
+from keylite.runtime.words import SHOWN, clipped, listed, quoted
 
 
 def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
@@ -21,14 +22,21 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         return [f"block {rank[name] // int(value):05d}" for name in image_names]
     if kind == "regex" and value:
         try:
-            pattern = re.compile(value)
-        except re.error as error:
+            with warnings.catch_warnings(action="ignore"):  # of what future Pythons may read in another way
+                pattern = re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"group: {quoted(value)} is not a regular expression: {error}") from None
         found = [pattern.search(name) for name in image_names]
         group_number = 1 if pattern.groups else 0
         missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
         if missed:
-            raise ValueError(listed(f"group: {quoted(value)} does not match {len(missed)} image names", missed))
+            raise ValueError(
+                listed(
+                    f"group: {quoted(value)} does not match {len(missed)} image names",
+                    [clipped(name) for name in missed[:SHOWN]],
+                    len(missed),
+                )
+            )
         return [match[group_number] for match in found if match]
     if kind == "block":
         raise ValueError(f"group: expected block:N with N from 1 to 999999999, got {quoted(group)}")

@@ -19,7 +19,7 @@ from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import object_problems
 from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import listed, quoted
+from keylite.runtime.words import clipped, escaped, listed, quoted
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
 TINY = 1e-6  # px
@@ -162,9 +162,9 @@ def path_name(path: Path) -> str:
     """What messages and model files call the data set of a file: its folder and its name, train/labels.json.
 
     Many label files are called labels.json, so the name alone does not tell one from another; and a model file must
-    not hold the folders of the machine that it was trained on.
+    not hold the folders of the machine that it was trained on. What no UTF-8 text can hold is escaped.
     """
-    return "/".join(Path(path).absolute().parts[1:][-2:])
+    return escaped("/".join(Path(path).absolute().parts[1:][-2:]))
 
 
 def _whole(sizes: np.ndarray) -> np.ndarray:
@@ -221,7 +221,7 @@ def _with_images(
         hints = dict(finding.doubts)
         if nowhere := [i for i in missing if i not in hints]:
             hints[nowhere[0]] = nearest(names[nowhere[0]], roots)
-        shown = [f"{names[i]} ({hints[i]})" if i in hints else names[i] for i in missing]
+        shown = [clipped(names[i]) + (f" ({hints[i]})" if i in hints else "") for i in missing]
         line = listed(f"{len(missing)} of {len(used)} images not found in {roots}", shown)
         if not skip_bad or len(missing) == len(used):
             raise FileNotFoundError(f"{labels.path}: {line}; name their folder with --images")
@@ -252,9 +252,8 @@ def _repeated(
             if not np.all((sizes[i] == sizes[first[i]]) | np.isnan(sizes[i]) | np.isnan(sizes[first[i]])):
                 one, other = (f"{names[k]} at {sizes[k][0]:g}x{sizes[k][1]:g} px" for k in (first[i], i))
                 raise ValueError(f"{labels.path}: one picture is listed twice, as {one} and as {other}; leave one out")
-        pairs = [
-            f"{names[first[i]]} and {names[i]}" if names[i] != names[first[i]] else names[i] for i in again.tolist()
-        ]
+        both = [(clipped(names[first[i]]), clipped(names[i])) for i in again.tolist()]
+        pairs = [f"{one} and {other}" if one != other else one for one, other in both]
         line = f"{len(again)} images are listed again, by another id or spelling: their objects are of the first"
         notes.append(listed(line, pairs))
         return rows, first

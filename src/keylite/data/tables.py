@@ -17,7 +17,7 @@ import numpy as np
 from keylite.data.finding import canonical
 from keylite.data.labels import GROUP_FIELDS, Labels
 from keylite.runtime.skeleton import Skeleton, unnamed
-from keylite.runtime.words import listed, quoted
+from keylite.runtime.words import clipped, listed, quoted
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
 DLC_HEADER = ("scorer", "bodyparts", "coords")
@@ -161,7 +161,7 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         points=np.array(points, np.float64),
         box=np.full((len(names), 4), np.nan),
         area=np.full(len(names), np.nan),
-        where=lambda row: f"line {lines[row]} ({names[row]})",
+        where=lambda row: f"line {lines[row]} ({clipped(names[row])})",
         fields=fields,
         bad=bad,
         notes=[],

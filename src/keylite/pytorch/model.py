@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import nn
 
 from keylite.checkpoint import UNCOUNTED, check_fit, listed_tensors, require_head, starting_tensors
@@ -351,7 +351,7 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
         with torch.device("meta"):
             check_fit(listed, state(_network_of(spec)), str(path))
     network = _network_of(spec)
-    loaded, own = load_file(path), state(network)
+    loaded, own = load(path.read_bytes()), state(network)
     check_fit(loaded, own, str(path))
     _assign(network, {name: loaded[name] for name in own})
     return network.eval(), spec
@@ -370,7 +370,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     safetensors_header(path)  # says in one line what is wrong with a damaged file
     used, said = starting_tensors(
         path,
-        load_file(path),
+        load(path.read_bytes()),
         tensors(network),
         network.head_spec,
         classifier=classifiers(timm_network(network)),

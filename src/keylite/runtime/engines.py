@@ -23,7 +23,7 @@ from keylite.runtime.chatter import without_chatter
 from keylite.runtime.forks import in_forks
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
 from keylite.runtime.spec import ModelSpec
-from keylite.runtime.words import clipped, quoted
+from keylite.runtime.words import clipped, is_utf8, quoted
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -55,7 +55,8 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
     try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = str(path) if is_utf8(path) else path.read_bytes()
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ValueError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
     keep_in_forks(session)  # its end waits for threads that no fork has
@@ -220,7 +221,7 @@ def open_engine(
     name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
         raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
-    if threads is not None and threads not in range(1, MAX_THREADS + 1):
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise ValueError(f"threads: expected 1 to {MAX_THREADS}, got {quoted(threads)}")
     kind = ENGINES[name]
     by_process = {os.getpid(): kind.open(path, described, threads, device)}

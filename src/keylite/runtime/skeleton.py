@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import msgspec
 
@@ -40,8 +41,9 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for field, (kind, words) in FIELDS.items():
+            value = _plain(getattr(self, field))
             try:
-                msgspec.convert(value := getattr(self, field), kind)
+                msgspec.structs.force_setattr(self, field, msgspec.convert(value, kind))
             except msgspec.ValidationError:
                 raise ValueError(f"skeleton: {field}: expected {words}, got {quoted(value)}") from None
         count = len(self.names)
@@ -81,6 +83,13 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The pairs of names that a flip swaps, each once; empty without a mirror."""
         mirror = self.mirror or ()
         return [(self.names[k], self.names[other]) for k, other in enumerate(mirror) if k < other]
+
+
+def _plain(value: Any) -> Any:
+    """The value with tuples for lists, and Python's numbers for numpy's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def unnamed(count: int) -> tuple[str, ...]:

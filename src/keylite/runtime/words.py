@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
 LONGEST = 200  # characters that a line quotes of anything
+LONGEST_ITEM = 2 * LONGEST  # what is quoted, and what is said of it
 LONGEST_LINE = 3000  # ten things of that length, and what is said of them
 IN_QUOTES = "|".join(  # one of a word's own, as in Anna's, neither begins nor ends what is quoted
     rf"(?<!\w)b?{mark}[^{mark}]*(?:(?<=\w){mark}(?=\w)[^{mark}]*)*+{mark}(?!\w)" for mark in "'\""
@@ -38,6 +39,11 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_utf8(path: object) -> bool:
+    """Whether a path can be written in UTF-8: names on a disk are bytes, and may be of another encoding."""
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
 def one_line(text: str) -> str:
     """What a user gets to read of a message: one line, in which nothing that it quotes is longer than LONGEST."""
     return clipped(escaped(QUOTED.sub(lambda match: clipped(match[0]), text.strip())), LONGEST_LINE)
@@ -57,4 +63,4 @@ def first_of(items: Sequence[str], shown: int, between: str = "; ", count: int |
     """The first items, then how many more there are; count: of all, where the items are the first."""
     count = len(items) if count is None else count
     more = [f"and {count - shown} more"] if count > shown else []
-    return between.join([*items[:shown], *more])
+    return between.join([*(clipped(item, LONGEST_ITEM) for item in items[:shown]), *more])

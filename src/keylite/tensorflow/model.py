@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from keylite.checkpoint import check_fit, listed_tensors, require_head, starting_tensors
 from keylite.pretrained import find_pretrained
@@ -371,7 +371,7 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
     spec = spec or read_spec(path)
     require_head(spec.head, listed_tensors(path), str(path))
     network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
-    loaded = load_file(path)
+    loaded = load(path.read_bytes())
     check_fit(loaded, tensors(network), str(path))
     assign(network, loaded)
     return network, spec
@@ -384,7 +384,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     where it has the same shapes and bins. Strict: every backbone tensor must be there.
     """
     listed_tensors(path)  # says in one line what is wrong with a damaged file
-    wanted, line = starting_tensors(path, load_file(path), tensors(network), network.options["head"])
+    wanted, line = starting_tensors(path, load(path.read_bytes()), tensors(network), network.options["head"])
     assign(network, wanted)
     return line
 

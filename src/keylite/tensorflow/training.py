@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from keylite.checkpoint import Listed, check_fit
 from keylite.data.examples import Examples
@@ -201,7 +201,7 @@ class Training(keras.Model):
             wanted = f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
             if given[name].dtype != wanted:
                 raise ValueError(f"{checkpoint}: {name} is of type {given[name].dtype}, expected {wanted}")
-        for name, tensor in load_file(checkpoint).items():
+        for name, tensor in load(checkpoint.read_bytes()).items():
             least = 0 if tensor.dtype.kind == "i" else -math.inf  # whole numbers count steps
             if not (np.isfinite(tensor) & (tensor >= least)).all():
                 raise ValueError(f"{checkpoint}: {name} is not finite, or counts below 0; start anew with --overwrite")
@@ -407,7 +407,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         if resume and run.checkpoint.is_file():
             run.history = _history(run.checkpoint)
             training.require_fit(run.checkpoint)
-            training.load_state(load_file(run.checkpoint))
+            training.load_state(load(run.checkpoint.read_bytes()))
         thaw = min(recipe.freeze_epochs, recipe.epochs)
         left = (recipe.epochs - len(run.history)) * (len(examples) // batch)
         done = steps.enter_context(step("training", left))

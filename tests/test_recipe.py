@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from keylite.recipe import (
     PRESETS,
     Recipe,
     Resolved,
+    augments_as_usual,
     descriptions,
     make_recipe,
     preset,
@@ -333,3 +335,15 @@ def test_numbers_of_base_60_and_8_stay_as_they_are_written(text: str, tmp_path: 
     path = tmp_path / "r.yaml"
     path.write_text(f"epochs: {text}\n")
     assert read_recipe(path) == {"epochs": text}
+
+
+@pytest.mark.parametrize(("size", "good"), [("31", False), ("32", True), ("4096x32", True), ("32x4097", False)])
+def test_inputs_are_of_32_to_4096_px(size: str, good: bool):
+    with contextlib.nullcontext() if good else pytest.raises(ValueError, match="size: expected 32 to 4096 px"):
+        make_recipe({"size": size})
+
+
+def test_a_range_or_a_chance_of_ones_own_is_told_from_the_usual():
+    assert augments_as_usual(make_recipe({"epochs": 3, "strength": 0.5}))
+    assert not augments_as_usual(make_recipe({"rotate": 3}))
+    assert not augments_as_usual(make_recipe({"blur_p": 0.9}))

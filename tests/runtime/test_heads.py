@@ -256,3 +256,11 @@ OTHERS = {  # head, (W, H): what is said
 def test_a_pyramid_of_another_size_is_refused(head: Head, size: tuple[int, int], message: str):
     with pytest.raises(ValueError, match=f"^head: expected {message}; such a head is for one size of input$"):
         require_size(head, size)
+
+
+def test_a_head_by_its_name_has_the_numbers_in_their_places():
+    made = {name: make(3, 32, (64, 40)) for name, make in HEADS.items()}
+    assert made == {
+        **{"regression": Regression(3, hidden=32), "rle": Rle(3, hidden=32)},
+        **{"simcc": Simcc(3, (8, 5), (64, 40)), "heatmap": Heatmap(3, (8, 5))},
+    }

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import keylite
+from keylite.certificate import require_budgets
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.diagnosis import diagnose
+from keylite.evaluation import predict_dataset
 from keylite.exports import export_all, hold
 from keylite.golden import write_golden
+from keylite.metrics import require_oks
 from keylite.recipe import Recipe
+from keylite.runtime.skeleton import Skeleton
 
+ONE_POINT = SimpleNamespace(spec=SimpleNamespace(skeleton=Skeleton(("k0",)), box="image"))
 MODEL, LABELS = "none.safetensors", "labels.json"
 
 
@@ -67,6 +73,54 @@ DOORS = {
     "write_dataset": (
         lambda d: keylite.write_dataset(LABELS, "o"),
         "dataset: expected a Dataset, got a text; use read_",
+    ),
+    "evaluate, seed": (
+        lambda d: keylite.evaluate(ONE_POINT, d, seed=-1),
+        "seed: expected a whole number of at least 0, ",
+    ),
+    "evaluate, jitter": (
+        lambda d: predict_dataset(ONE_POINT, d, jitter_box="a"),
+        "jitter_box: expected a fraction of the box's side in 0..1, got 'a'",
+    ),
+    "evaluate, normalize": (
+        lambda d: keylite.evaluate(ONE_POINT, d, normalize=5),
+        "normalize: expected a text, got a number; such as 'box_side'",
+    ),
+    "evaluate, sigmas": (lambda d: require_oks(0.1, 4), "sigmas: expected 4 values, one a keypoint, got 1"),
+    "folds, number": (
+        lambda d: keylite.train_folds(Recipe(box="image"), d, "o", folds="3"),
+        "folds: expected a whole number of at least 2, got '3'",
+    ),
+    "benchmark, runs": (
+        lambda d: keylite.benchmark([MODEL], runs="5"),
+        "runs: expected a whole number of at least 3, got",
+    ),
+    "export, count": (
+        lambda d: keylite.export(MODEL, d, "o", calibration_count="9"),
+        "calibration_count: expected a whole number of at least 1, got '9'",
+    ),
+    "export, seed": (
+        lambda d: export_all(MODEL, d, "o", seed=0.5),
+        "seed: expected a whole number of at least 0, got 0.5",
+    ),
+    "budget": (lambda d: require_budgets("a", None), "budget: expected a number above 0, got 'a'"),
+    "budget, true": (lambda d: require_budgets(None, True), "budget_nme: expected a number above 0, got True"),
+    "split": (lambda d: d.split("a"), "split: expected fractions above 0 that sum to less than 1, got ['a']"),
+    "gauges, size": (lambda d: keylite.gauges(1, size="a"), "size: expected a whole number of at least 1, got 'a'"),
+    "read_dataset, group": (
+        lambda d: keylite.read_dataset(LABELS, group=3),
+        "group: expected a text, got a number; such as 'auto' or 'field:NAME'",
+    ),
+    **{
+        f"a mark that is {mark}": (
+            lambda d, mark=mark: keylite.from_arrays(d.images, d.xy, missing_mark=mark),
+            "missing_mark: expected two finite numbers, x and y, got ",
+        )
+        for mark in ((float("nan"), 1), (1,), "12", 5, (True, 1))
+    },
+    "read_dataset, mark": (
+        lambda d: keylite.read_dataset(LABELS, missing_mark=(1,)),
+        "missing_mark: expected two finite numbers, x and y, got (1,)",
     ),
     "write_coco": (lambda d: keylite.write_coco(LABELS, "o"), "dataset: expected a Dataset, got a text; use read_data"),
 }

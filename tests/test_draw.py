@@ -214,7 +214,7 @@ def test_pictures_of_an_earlier_call_are_removed_and_nothing_else(tmp_path: Path
 
 def test_a_number_of_worst_below_0_is_refused(tmp_path: Path) -> None:
     data, found = measured()
-    with pytest.raises(ValueError, match="expected a number of objects, 0 or more, got -1"):
+    with pytest.raises(ValueError, match="count: expected a whole number of at least 0, got -1"):
         draw.draw_worst(data, found, np.zeros(5), -1, tmp_path)
 
 

@@ -821,6 +821,7 @@ def test_nothing_is_left_to_measure_is_said() -> None:
     xy[:, 3] = 12
     predictions = Predictions(data.xy, data.xy, data.xy[..., 0], data.box, (), unlearnt={"chin": 0})
     with pytest.raises(
-        ValueError, match="none of the 2 objects has a labelled point to measure against, chin left out"
+        ValueError,
+        match="none of the 2 objects has a labelled point to measure against, chin left out, which training .*; label",
     ):
         report_of(predictions, data.with_xy(xy), "box_side")

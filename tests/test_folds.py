@@ -380,7 +380,7 @@ def test_bad_images_are_left_out_before_folds_are_made(data, trained, tmp_path):
 # ---- what is refused, in one line, before anything is written
 
 REFUSED = {  # flags: words of the line
-    "a single fold": (["--folds", 1], "folds: expected at least 2, got 1"),
+    "a single fold": (["--folds", 1], "folds: expected a whole number of at least 2, got 1"),
     "no number": (["--folds", "many"], "many"),
     "more folds than groups": (["--folds", 12], "11 groups do not make 12 folds; ask for 11 at most"),
     "more runs than frames": (["--folds", 12, "--blocks"], "11 groups do not make 12 folds"),

@@ -141,6 +141,14 @@ def test_each_head_has_its_learning_rate(head: str, few: Dataset):
 def test_sgd_needs_a_learning_rate_of_its_own(few: Dataset):
     with pytest.raises(ValueError, match="^lr: auto is for adam and adamw; give one for sgd"):
         resolve(make_recipe({"optimizer": "sgd"}), few, 100)
+
+
+def test_training_data_that_label_nothing_are_refused_by_their_name(few: Dataset) -> None:
+    bare = few.with_xy(np.full_like(few.xy, np.nan))
+    with pytest.raises(
+        ValueError, match=f"^{few.name}: none of the {len(few)} training objects has a labelled point; label"
+    ):
+        resolve(make_recipe({}), bare)
     assert resolve(make_recipe({"optimizer": "sgd", "lr": 0.01}), few, 100).lr == 0.01
 
 

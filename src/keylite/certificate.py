@@ -17,10 +17,11 @@ from keylite.metrics import group_intervals
 from keylite.reliability import Reliability, reliability_rows
 from keylite.report import Predictions, Report, object_nme
 from keylite.runtime.files import sha256, write_together
+from keylite.runtime.kinds import number_of
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, Held, unlearnt_words
-from keylite.runtime.words import escaped
+from keylite.runtime.words import escaped, quoted
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,8 +125,8 @@ def over_budget(certificate: Certificate) -> str | None:
 def require_budgets(budget: float | None, budget_nme: float | None) -> None:
     """ValueError for a budget that is no number above 0; None is a budget not given."""
     for name, value in (("budget", budget), ("budget_nme", budget_nme)):
-        if value is not None and not 0 < value < np.inf:
-            raise ValueError(f"{name}: expected a number above 0, got {value}")
+        if value is not None and not 0 < number_of(value) < np.inf:
+            raise ValueError(f"{name}: expected a number above 0, got {quoted(value)}")
 
 
 def certify(

@@ -22,7 +22,7 @@ from keylite.exports import EXPORTERS, default_budget, exportable, exporter
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.report import Predictions, object_nme
 from keylite.runtime.engines import ENGINES
-from keylite.runtime.kinds import path_of
+from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
@@ -131,6 +131,8 @@ def diagnose(
     """
     model = path_of("model", model)
     require_datasets(data=data, calibration=data if calibration is None else calibration)
+    require_whole("calibration_count", calibration_count)
+    require_whole("seed", seed, least=0)
     if to == "all":
         raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
     if precision != "int8":

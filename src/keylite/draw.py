@@ -20,6 +20,7 @@ from keylite.data.mirror import side_of
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
+from keylite.runtime.kinds import require_whole
 from keylite.runtime.skeleton import Skeleton
 
 # Okabe and Ito's palette, told apart with any colour vision: the object's left, its right, the middle; then the truth.
@@ -120,8 +121,7 @@ def draw_worst(
     mean counts; objects with NaN alone are left out. The folder is made where missing; pictures of an earlier call are
     removed from it. Empty where nothing has an error. Raises ValueError for a count below 0.
     """
-    if count < 0:
-        raise ValueError(f"worst: expected a number of objects, 0 or more, got {count}")
+    require_whole("count", count, least=0)
     figures, form = _figures(errors, len(dataset))
     measured = np.flatnonzero(np.isfinite(figures))
     worst = measured[np.argsort(-figures[measured], kind="stable")][:count].tolist()

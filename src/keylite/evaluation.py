@@ -20,7 +20,7 @@ from keylite.reliability import halves
 from keylite.report import Predictions, Report, boxed, report_of
 from keylite.runtime.boxes import as_boxes, box_problems
 from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
-from keylite.runtime.kinds import kind_words
+from keylite.runtime.kinds import kind_words, number_of, require_whole
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
@@ -54,10 +54,10 @@ def predict_dataset(
             f"model has {len(spec.skeleton)} keypoints, data has {len(dataset.skeleton)}; "
             "evaluate on data with the keypoints that the model was trained on"
         )
+    if not 0 <= number_of(jitter_box) < 1:
+        raise ValueError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
     if jitter_box and generator is None:
         raise ValueError("jitter_box: expected a numpy Generator beside it, got None")
-    if not 0 <= jitter_box < 1:
-        raise ValueError(f"jitter_box: expected a fraction of the box's side in 0..1, got {jitter_box}")
     given = _boxes_given(dataset, boxes, spec.box)
     dataset = dataclasses.replace(dataset, white_level=spec.white_level)
     count, keypoints = len(dataset), len(spec.skeleton)
@@ -163,6 +163,7 @@ def evaluate(
     already; else it is logged, and labels that nothing can be measured against raise ValueError.
     """
     require_datasets(dataset=dataset)
+    require_whole("seed", seed, least=0)
     if isinstance(model, (str, Path)):
         from keylite.runtime.predictor import Predictor
 

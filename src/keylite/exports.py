@@ -34,7 +34,7 @@ from keylite.golden import require_new_vectors, write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
-from keylite.runtime.kinds import path_of
+from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -89,6 +89,8 @@ def export(
     """
     model, out = path_of("model", model), path_of("out", out)
     require_datasets(data=data, calibration=data if calibration is None else calibration)
+    require_whole("calibration_count", calibration_count)
+    require_whole("seed", seed, least=0)
     if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""
@@ -128,6 +130,8 @@ def export_all(
     """
     model, out = path_of("model", model), path_of("out", out)
     require_datasets(data=data, calibration=data if calibration is None else calibration)
+    require_whole("calibration_count", calibration_count)
+    require_whole("seed", seed, least=0)
     if calibration is None:
         raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
     wanted = {

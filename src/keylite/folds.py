@@ -35,7 +35,7 @@ from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.kinds import path_of
+from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.words import listed, quoted
 
@@ -216,8 +216,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
 
     Raises ValueError where there are too few groups, or a fold could not be measured.
     """
-    if folds < 2:
-        raise ValueError(f"folds: expected at least 2, got {folds}")
+    require_whole("folds", folds, least=2)
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
             line = listed(f"blocks: {data.name} has {len(data.groups)} groups already", data.groups)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
-import numbers
 import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from keylite.runtime.boxes import MOST_PX
+from keylite.runtime.kinds import number_of, require_kind
 from keylite.runtime.words import clipped, quoted
 
 FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where the AUC ends: the 300-W convention
@@ -54,6 +54,7 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
     boxes: (N, 4) xyxy px before padding and jitter.
     Raises ValueError for any other text, or an unknown keypoint.
     """
+    require_kind("normalize", text, str, "a text", "such as 'box_side'")
     sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
     if text in BOX_NORMALISERS:
         return BOX_NORMALISERS[text](sides)
@@ -189,10 +190,11 @@ def require_oks(sigmas: Sequence[float], keypoints: int) -> None:
     """Raise ValueError where these are no OKS constants of so many keypoints, or faster-coco-eval is missing."""
     if importlib.util.find_spec("faster_coco_eval") is None:
         raise ValueError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
-    if len(sigmas) != keypoints:
-        raise ValueError(f"sigmas: expected {keypoints} values, one a keypoint, got {len(sigmas)}")
-    for sigma in sigmas:
-        if not (isinstance(sigma, numbers.Real) and 0 < sigma < math.inf):
+    values = np.asarray(sigmas, object)
+    if values.shape != (keypoints,):
+        raise ValueError(f"sigmas: expected {keypoints} values, one a keypoint, got {values.size}")
+    for sigma in values:
+        if not 0 < number_of(sigma) < math.inf:
             raise ValueError(f"sigmas: expected finite numbers above 0, got {quoted(sigma)}")
 
 

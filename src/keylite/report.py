@@ -183,9 +183,11 @@ def report_of(
     errors = errors_of(predictions, dataset)
     labelled = np.isfinite(errors)
     if not labelled.any():
-        but = f", {', '.join(predictions.unlearnt)} left out" if predictions.unlearnt else ""
+        named = ", ".join(predictions.unlearnt)
+        but = f", {named} left out, which training hardly labelled" if named else ""
         raise ValueError(
-            f"{dataset.name}: none of the {len(dataset)} objects has a labelled point to measure against{but}"
+            f"{dataset.name}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
+            "label some of them, or measure on other data"
         )
     length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
     nme = nme_of(errors, length)

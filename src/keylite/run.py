@@ -175,8 +175,13 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
 
     count: of the objects to train on, if they are not all of `data`, whose images are checked by now.
 
-    Raises ValueError for a learning rate that is left to auto with an optimizer that needs another.
+    Raises ValueError where nothing is labelled, and for a learning rate that is left to auto with an optimizer that
+    needs another.
     """
+    if not data.labelled.any():
+        raise ValueError(
+            f"{data.name}: none of the {len(data)} training objects has a labelled point; label some of them"
+        )
     count = len(data) if count is None else count
     if count < processes(recipe):
         raise ValueError(f"devices: {processes(recipe)} processes share {count} training objects; take fewer")

@@ -18,7 +18,7 @@ import numpy as np
 
 from keylite.data.groups import in_number_order
 from keylite.data.likeness import LIKENESS, likeness_of
-from keylite.data.marks import mark_doubts, marked
+from keylite.data.marks import mark_doubts, marked, require_mark
 from keylite.data.problems import column_problems, object_problems, points_outside
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
 from keylite.runtime.boxes import box_problems, real_numbers
@@ -34,7 +34,7 @@ from keylite.runtime.images import (
     size_if_known,
     to_8_bit,
 )
-from keylite.runtime.kinds import require_kind, require_whole
+from keylite.runtime.kinds import number_of, require_kind, require_whole
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -239,7 +239,9 @@ class Dataset:
         `train, val = data.split(0.2)`. Raises ValueError where there are fewer groups than parts.
         """
         require_whole("seed", seed, least=0)
-        if not fractions or not (min(fractions) > 0 and sum(fractions) < 1):  # so that NaN is refused too
+        if not fractions or not (
+            min(map(number_of, fractions)) > 0 and sum(map(number_of, fractions)) < 1
+        ):  # NaN is refused too
             raise ValueError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
             raise ValueError(
@@ -509,6 +511,7 @@ def from_arrays(
     if visible is not None:
         seen = _numbers("visible", visible, (count, keypoints), "of 0, 1 or 2")
     if missing_mark is not None:
+        require_mark(missing_mark)
         seen = np.where(marked(xy, seen > 0, missing_mark), 0.0, seen)
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
     per_object = _entries("groups", groups) if groups is not None else _names_by_place(images, names)

@@ -14,10 +14,11 @@ from pathlib import Path
 from keylite.data.coco import read_coco, write_coco
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
+from keylite.data.marks import require_mark
 from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import open_file, replacing_within
 from keylite.runtime.images import write_image
-from keylite.runtime.kinds import path_of
+from keylite.runtime.kinds import path_of, require_kind
 from keylite.runtime.progress import step
 from keylite.runtime.texts import require_no_utf16
 from keylite.runtime.words import listed, quoted
@@ -53,6 +54,9 @@ def read_dataset(
     or image, ValueError with every bad object in one line.
     """
     path = path_of("path", path)
+    require_kind("group", group, str, "a text", "such as 'auto' or 'field:NAME'")
+    if missing_mark is not None:
+        require_mark(missing_mark)
     if pixel_origin not in ORIGINS:
         raise ValueError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
     if format is not None and format not in FORMATS:

@@ -32,6 +32,7 @@ def gauges(count: int, family: str = "train", seed: int = 0, size: int = SIZE) -
     """
     require_whole("count", count)
     require_whole("seed", seed, least=0)
+    require_whole("size", size)
     made = [_made(np.random.default_rng((_stream(family), seed, index)), family, size) for index in range(count)]
     return from_arrays(
         [image for image, _ in made],

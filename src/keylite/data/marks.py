@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from keylite.runtime.kinds import number_of
+from keylite.runtime.words import quoted
 
 MARKS = ((-1.0, -1.0), (0.0, 0.0))  # that tools write
 FEWEST, SHARE = 3, 0.02  # objects, and their share, from which such a place is no coincidence
@@ -17,9 +21,15 @@ def read_mark(text: str) -> tuple[float, float]:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"missing_mark: expected X,Y such as -1,-1, got {text!r:.60}") from None
-    if not np.isfinite([x, y]).all():
-        raise ValueError(f"missing_mark: expected two finite numbers X,Y, got {text!r:.60}")
+    require_mark((x, y))
     return x, y
+
+
+def require_mark(mark: object) -> None:
+    """Raise ValueError for what is no pair of finite numbers."""
+    pair = isinstance(mark, tuple | list | np.ndarray) and len(mark) == 2
+    if not (pair and all(math.isfinite(number_of(value)) for value in mark)):
+        raise ValueError(f"missing_mark: expected two finite numbers, x and y, got {quoted(mark)}")
 
 
 def marked(xy: np.ndarray, labelled: np.ndarray, mark: tuple[float, float]) -> np.ndarray:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import numbers
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
+from keylite.runtime.kinds import number_of
 from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
@@ -185,7 +185,7 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def require_limit(max_megapixels: object) -> None:
     """Raises ValueError for what is no limit of megapixels: NaN would be none at all."""
-    if not (isinstance(max_megapixels, numbers.Real) and float(max_megapixels) > 0):
+    if not number_of(max_megapixels) > 0:
         raise ValueError(f"max_megapixels: expected a number above 0, got {max_megapixels!r:.60}")
 
 

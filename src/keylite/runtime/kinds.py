@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 from pathlib import Path
@@ -28,6 +29,16 @@ def require_whole(name: str, value: object, least: int = 1) -> None:
     """Raise ValueError for what is no whole number of at least `least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {quoted(value)}")
+
+
+def number_of(value: object) -> float:
+    """The real number that a value is; NaN, with which no comparison holds, for what is none."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def kind_words(value: object) -> str:

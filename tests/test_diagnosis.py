@@ -130,7 +130,9 @@ def test_the_table_is_complete(to: str, request):
     by_words = {trial.words: trial.cost for trial in found.trials if trial.cost}
     usual, fp32 = by_words[next(iter(TRIED[to]))], by_words["fp32 in place of int8"]
     assert fp32.drift_p95 < 0.01, "the reference is the network itself"
-    assert usual.bytes < 0.4 * fp32.bytes
+    assert (
+        usual.bytes < 0.4 * fp32.bytes
+    )  # measured 0.38 and 0.37 of a tiny network, whose description weighs; lite0 under 0.35
     assert by_words["one scale for all weights of a layer"].bytes < usual.bytes, "fewer scales"
     assert by_words["first convolution in float"] != usual
 

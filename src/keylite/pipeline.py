@@ -5,6 +5,7 @@ Frameworks are named in one table and imported when chosen.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -42,6 +43,7 @@ from keylite.runtime.kinds import path_of
 from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.words import SHOWN, listed
@@ -331,7 +333,9 @@ def _with_mirror(recipe: Recipe, data: Dataset) -> Skeleton:
         log.info("mirror: off, as the recipe says; no image is flipped")
         return msgspec.structs.replace(skeleton, mirror=None)
     given = None if isinstance(recipe.mirror, str) else from_pairs(recipe.mirror, skeleton.names)
-    mirror = choose_mirror(data, given, recipe.seed)
+    long = len(data) * len(skeleton) > 50_000  # points, which take over a second
+    with step("looking for what a flip swaps") if long else contextlib.nullcontext():
+        mirror = choose_mirror(data, given, recipe.seed)
     log.log(logging.WARNING if mirror.warning else logging.INFO, "%s", mirror.line)
     skeleton = msgspec.structs.replace(skeleton, mirror=mirror.permutation)
     if skeleton.mirror is not None:

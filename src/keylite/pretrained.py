@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from keylite.runtime.engines import require
+from keylite.runtime.progress import step
 from keylite.runtime.spec import LITE
 
 
@@ -38,7 +39,8 @@ def download(repository: str, filename: str) -> Path:
         return Path(hub.hf_hub_download(repository, filename, local_files_only=True))
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=10)  # a download retries for 25 s
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar would print over ours
+        quiet = contextlib.redirect_stderr(io.StringIO())  # its progress bar would print over ours
+        with step(f"downloading {filename} of {repository}"), quiet:
             return Path(hub.hf_hub_download(repository, filename))
     except Exception as error:  # the hub client raises its own, requests' and httpx's errors
         raise ValueError(

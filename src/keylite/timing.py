@@ -111,7 +111,8 @@ def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) ->
     """What a fresh process holds before it opens a model file, and at most while it runs it, 10^6 bytes."""
     code = "from keylite.timing import tell_memory; tell_memory()"
     told = [model, str(threads), *([str(spec)] if spec else [])]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)
+    with step(f"measuring the memory of {model}"):
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)
     if done.returncode < 0:
         raise OSError(
             f"{model}: the process that measures its memory was killed by {signal.Signals(-done.returncode).name}; "

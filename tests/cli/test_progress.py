@@ -13,6 +13,7 @@ import pytest
 
 import keylite
 from keylite.cli import progress
+from keylite.data.examples import Examples
 from keylite.data.formats import write_dataset
 from keylite.runtime.progress import shown_by, spelt_time, step
 
@@ -69,6 +70,8 @@ def test_what_tells(told_steps, onnx_file, tmp_path: Path):
     told_steps.clear()
     keylite.evaluate(onnx_file, dataset, boxes=dataset.whole_boxes())
     keylite.benchmark([onnx_file], runs=3)
+    memory = f"measuring the memory of {onnx_file}"
+    assert told_steps.pop(memory) == (0, None)
     assert sorted(told_steps.values()) == [(3, 3), (6, 6)]
 
 
@@ -140,3 +143,14 @@ def test_without_a_terminal_there_are_no_control_characters(onnx_file, tmp_path:
     command = [sys.executable, "-m", "keylite", "predict", str(onnx_file), str(labels.parent), "--json", "-"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.stderr.replace("\n", "").isprintable()
+
+
+def test_long_steps_before_training_are_told(tmp_path: Path, told_steps, monkeypatch):
+    """Labels that take long to read, and the images that are kept decoded."""
+    monkeypatch.setattr("keylite.data.formats.LARGE", 100)
+    labels = write_dataset(keylite.gauges(3, seed=1, size=48), tmp_path)
+    data = keylite.read_dataset(labels)
+    examples = Examples(data, (32, 32), cache=True)
+    examples.keep_all()
+    assert told_steps[f"reading {labels}"] == (0, None)
+    assert told_steps["decoding the training images"] == (3, 3)

@@ -151,6 +151,30 @@ def test_labels_that_may_be_wrong_are_doubted(change, words: str, caplog: pytest
     assert re.match(f"mine: .*{words}", record.getMessage())
 
 
+COUNTED = {
+    "from the corner of their box": lambda data: data.with_xy(data.xy - data.box[:, None, :2]),
+    "from the bottom": lambda data: data.with_xy(data.xy * (1, -1) + (0, HEIGHT)),
+}
+
+
+@pytest.mark.parametrize("near", [False, True], ids=["anywhere", "in the middle"])
+@pytest.mark.parametrize(("words", "change"), COUNTED.items(), ids=COUNTED)
+def test_points_counted_from_elsewhere_are_told(words: str, change, near: bool) -> None:
+    """Refused where most boxes hold none of them, else doubted."""
+    data = sound()
+    if near:  # boxes of 30 to 60 px around the middle, a little above it
+        centre, half = np.array([WIDTH / 2, HEIGHT / 2 - 12]), np.linspace(15, 30, COUNT)[:, None]
+        box = np.hstack([centre - half, centre + half])
+        data = dataclasses.replace(
+            data.with_xy(centre + half[:, None] * [(-0.8, -0.7), (0.8, 0.5), (0, 0), (0.1, 0.8)]), box=box
+        )
+    try:
+        lines = label_doubts(change(data), "annotation")
+    except ValueError as refusal:
+        lines = [str(refusal)]
+    assert any(f"{words} of the image" in line or f"{words}: add" in line for line in lines), lines
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_sound_labels_are_not_doubted(seed: int) -> None:
     assert label_doubts(sound(seed=seed), "annotation") == []

@@ -30,6 +30,8 @@ ROUND_SIZES = {1.0: "fractions of the image: multiply them by its width and heig
 FRACTIONS = f"keypoints look like {ROUND_SIZES[1.0]}"
 CORNERS = "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected"
 SIDES = "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected"
+FROM_BOX = "keypoints look as if they were counted from the corner of their box: add its x and y"
+FROM_BOTTOM = "keypoints look as if y were counted from the bottom of the image: take it from the height"
 CENTRES = "boxes look like centre x, centre y, width, height: take half of the sides from the centre"
 LEAN = 0.05  # of a box's side, by which points may lie both left of and above its middle; .05 was the most of 22 sets
 NEAR = 0.04  # relative difference between a size and a round one: medians of real boxes differ by less
@@ -183,17 +185,28 @@ def _lean(boxes: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def _other_reading(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> str:
-    """The reading of the numbers of boxes by which they fit their points, in words; empty where none does."""
+    """The reading of the numbers of boxes, or of points, by which they fit, in words; empty where none does."""
     sides = boxes[:, 2:] - boxes[:, :2]
-    readings = [
-        (CORNERS, _corners(boxes)),
-        (CENTRES, np.hstack([boxes[:, :2] - sides / 2, boxes[:, :2] + sides / 2])),  # written as x0, y0, width, height
-        (CENTRES, np.hstack([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2])),  # as x0, y0, x1, y1
-        (SIDES, np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])),
-        ("boxes look as if x and y were swapped", boxes[:, [1, 0, 3, 2]]),
+    upright = np.stack([xy[..., 0], sizes[:, None, 1] - xy[..., 1]], axis=2)
+    readings = [  # words, boxes, points
+        (CORNERS, _corners(boxes), xy),
+        (
+            CENTRES,
+            np.hstack([boxes[:, :2] - sides / 2, boxes[:, :2] + sides / 2]),
+            xy,
+        ),  # written as x0, y0, width, height
+        (
+            CENTRES,
+            np.hstack([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2]),
+            xy,
+        ),  # as x0, y0, x1, y1
+        (FROM_BOX, boxes, xy + boxes[:, None, :2]),
+        (FROM_BOTTOM, boxes, upright),
+        (SIDES, np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]), xy),
+        ("boxes look as if x and y were swapped", boxes[:, [1, 0, 3, 2]], xy),
     ]
-    for words, reading in readings:
-        if _fits(reading, xy, sizes).mean() >= LIKELY:
+    for words, *reading in readings:
+        if _fits(*reading, sizes).mean() >= LIKELY:
             return words
     return _other_size(boxes, xy, sizes)
 

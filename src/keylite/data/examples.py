@@ -21,6 +21,7 @@ from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_uni
 from keylite.runtime.images import decoded_sooner, image_size
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.machine import cores
+from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import first_of, listed
 
@@ -167,10 +168,12 @@ class Examples:
 
     def keep_all(self) -> None:
         """Read what is to be kept in memory now."""
-        if self.kept is not None:
-            with ThreadPoolExecutor(cores() + SPARE) as threads:
-                for _ in threads.map(self._keep, range(len(self.dataset.images))):
-                    pass
+        if self.kept is None:
+            return
+        count = len(self.dataset.images)
+        with step("decoding the training images", count) as done, ThreadPoolExecutor(cores() + SPARE) as threads:
+            for _ in threads.map(self._keep, range(count)):
+                done(1)
 
     def order(self, epoch: int) -> np.ndarray:
         """(N,) the items of an epoch, counted from 0, in the order of training: another one each epoch."""

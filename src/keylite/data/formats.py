@@ -6,6 +6,7 @@ format is in labels.py.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
@@ -29,6 +30,7 @@ FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
     "csv": read_wide,
     "dlc": read_dlc,
 }
+LARGE = 50_000_000  # bytes of labels, which take over a second
 LOOKED_AT = 4096  # bytes that tell the format
 
 
@@ -63,10 +65,11 @@ def read_dataset(
         raise ValueError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
     found = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
-    labels = FORMATS[format or found](path, category, fields)
-    return to_dataset(
-        labels, None if images is None else path_of("images", images), group, pixel_origin, skip_bad, missing_mark
-    )
+    with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
+        labels = FORMATS[format or found](path, category, fields)
+        return to_dataset(
+            labels, None if images is None else path_of("images", images), group, pixel_origin, skip_bad, missing_mark
+        )
 
 
 def _format(path: Path) -> str:

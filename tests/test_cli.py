@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -1233,7 +1234,8 @@ def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, co
             (["--sigmas", "1"], "sigmas: expected 4 values, one a keypoint, got 1|not installed"),
         ):
             assert re.search(words, refused(capsys, *told, *more))
-        patch.setattr("importlib.util.find_spec", lambda name: None)
+        there = importlib.util.find_spec
+        patch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else there(name))
         assert "reliability: matplotlib is not" in refused(capsys, *told, "--reliability", tmp_path / "r.png")
     monkeypatch.setattr("keylite.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')"))
     assert "worst.jpg is" in refused(capsys, *told, "--draw", tmp_path / "w")

@@ -118,6 +118,18 @@ DOORS = {
         )
         for mark in ((float("nan"), 1), (1,), "12", 5, (True, 1))
     },
+    "read_dataset, format": (
+        lambda d: keylite.read_dataset(LABELS, format=[]),
+        "format: expected a text, got a list; one",
+    ),
+    "read_dataset, origin": (
+        lambda d: keylite.read_dataset(LABELS, pixel_origin=[]),
+        "pixel_origin: expected a text, got",
+    ),
+    "skeleton": (
+        lambda d: keylite.from_arrays(d.images, d.xy, skeleton=5),
+        "skeleton: expected a Skeleton, got a number",
+    ),
     "read_dataset, mark": (
         lambda d: keylite.read_dataset(LABELS, missing_mark=(1,)),
         "missing_mark: expected two finite numbers, x and y, got (1,)",

@@ -504,6 +504,8 @@ def from_arrays(
     images = _entries("images", images)
     if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
         raise ValueError("images: expected arrays or paths, one an object")
+    if skeleton is not None:
+        require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names)")
     count = len(images)
     xy = _numbers("xy", xy, (count, None, 2), "one entry an image")
     keypoints = xy.shape[1]

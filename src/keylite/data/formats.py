@@ -57,6 +57,8 @@ def read_dataset(
     """
     path = path_of("path", path)
     require_kind("group", group, str, "a text", "such as 'auto' or 'field:NAME'")
+    require_kind("pixel_origin", pixel_origin, str, "a text", "index or corner")
+    require_kind("format", format, (str, type(None)), "a text", f"one of {', '.join(FORMATS)}, or None")
     if missing_mark is not None:
         require_mark(missing_mark)
     if pixel_origin not in ORIGINS:

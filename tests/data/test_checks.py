@@ -142,6 +142,15 @@ DOUBTED = {
 }
 
 
+@pytest.mark.parametrize(("objects", "told"), [(1, False), (2, False), (6, True)])
+def test_single_points_at_the_corner_are_no_fractions_unless_many(objects: int, told: bool) -> None:
+    data = without_boxes(sound())
+    xy = data.xy.copy()
+    xy[:objects] = np.nan
+    xy[:objects, 0] = np.linspace(0.2, 0.9, objects)[:, None]
+    assert any("fractions" in line for line in label_doubts(data.with_xy(xy), "annotation")) == told
+
+
 @pytest.mark.parametrize(("change", "words"), DOUBTED.values(), ids=DOUBTED)
 def test_labels_that_may_be_wrong_are_doubted(change, words: str, caplog: pytest.LogCaptureFixture) -> None:
     data = change(sound())

@@ -86,10 +86,24 @@ def flags_of(verb: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)))
 
 
+REGEXES = ("(", "(" * 3000, "[", "[[a]", "a{99999999999}", "(?P<x>", "\\", "*", "(a)(b)?", "", ".", "\\1")
+BETWEEN = {"--normalize": ",", "--sigmas": ",", "--missing-mark": ",", "--mirror": ":", "--size": "x", "--set": "="}
+
+
+def odd_words(rng: random.Random, flag: str) -> str:
+    """A value in the small language that a flag's values are written in, with nonsense in it."""
+    odd = [str(rng.choice((rng.choice(NUMBERS), rng.choice(SAFE_TEXTS), "9" * 400))) for _ in range(rng.randint(1, 5))]
+    if flag == "--group":
+        return rng.choice((f"regex:{rng.choice(REGEXES)}", f"field:{odd[0]}", f"block:{odd[0]}"))[:4000]
+    return (BETWEEN[flag].join(odd) + rng.choice(("", "", "px")))[:4000]
+
+
 def value_for(rng: random.Random, flag: str, seeds: Path) -> str:
     """A value for a flag: a file of the right or another kind, a number, a word, or nonsense."""
     if flag in SMALL:
         return rng.choice(("0", "-1", "1", "2", "x", "", "1e9", "nan"))
+    if flag in ("--group", *BETWEEN) and rng.random() < 0.6:
+        return odd_words(rng, flag)
     if rng.random() < 0.35:
         places = [*(seeds / "labels").iterdir(), *(seeds / "models").iterdir(), seeds / "labels", seeds / "nothing"]
         return str(rng.choice(sorted(places)))

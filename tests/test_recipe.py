@@ -67,7 +67,7 @@ REFUSED = {
     "framework": ({"framework": "jax"}, "framework: expected one of pytorch, tensorflow", "'jax'"),
     "backbone": (
         {"backbone": "lite5"},
-        "backbone: expected one of lite0, lite1, lite2, lite3, lite4",
+        "backbone: expected one of lite0, lite1, lite2, lite3, lite4, tiny or timm:NAME",
         "'lite5'",
     ),
     "size too small": ({"size": 31}, "size: expected 32 to 4096 px", "31"),

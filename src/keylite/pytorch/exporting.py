@@ -33,7 +33,7 @@ from keylite.runtime.spec import ModelSpec
 
 OPSET = 20
 SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that compute nothing
-FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # and no kind of them that does something else
+FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # these alone: a subclass may do something else
 FOLDING = 1e-4  # of the largest value, that folding may change; a hundred times what rounding does
 WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers
 

@@ -347,3 +347,11 @@ def test_a_range_or_a_chance_of_ones_own_is_told_from_the_usual():
     assert augments_as_usual(make_recipe({"epochs": 3, "strength": 0.5}))
     assert not augments_as_usual(make_recipe({"rotate": 3}))
     assert not augments_as_usual(make_recipe({"blur_p": 0.9}))
+
+
+def test_on_and_off_need_no_quotes(tmp_path: Path):
+    """YAML 1.1 takes them for true and false."""
+    for field, kind in get_type_hints(Recipe).items():
+        for word in {"on", "off"} & set(get_args(kind)):
+            (tmp_path / "r.yaml").write_text(f"{field}: {word}\n")
+            assert getattr(make_recipe(read_recipe(tmp_path / "r.yaml")), field) == word

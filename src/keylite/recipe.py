@@ -283,6 +283,7 @@ LARGEST, DEEPEST = 100_000, 3  # bytes of a recipe file; a list of lists in a ma
 BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
     "mirror": {"False": "off"},
     "cache": {"False": "off"},
+    "compile": {"False": "off", "True": "on"},
     "precision": {"32": "32", "16": "16"},
 }
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from keylite.data.gauges import gauges
 from keylite.runtime import images
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import image_size, open_image, read_image, write_image
@@ -707,4 +708,20 @@ def test_both_decoders_refuse_the_same_damage_and_say_nothing_else(monkeypatch: 
         assert np.array_equal(*found) if found[0] is not None else found[1] is None
         accepted.append(found[0] is not None)
     assert 10 < sum(accepted) < 50
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("packed", ["tiff_adobe_deflate", "tiff_lzw", "packbits"])
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
+def test_a_damaged_tiff_is_refused_although_opencv_gives_what_it_can(packed: str, deep: bool, capfd):
+    pillow = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    gauge = cv2.resize(gauges(1, size=160).images[0], (640, 480))  # several strips: one begins in the damage
+    file = io.BytesIO()
+    pixels = gauge[..., 0].astype(np.uint16) * 257 if deep else gauge
+    pillow.fromarray(pixels).save(file, "TIFF", compression=packed)
+    good = file.getvalue()
+    assert read_image(good).shape == (480, 640, 3)
+    third = len(good) // 3
+    with pytest.raises(ValueError, match=r"^image bytes: the TIFF file is damaged \(.*\); save it anew"):
+        read_image(good[:third] + b"\0" * third + good[2 * third :])
     assert capfd.readouterr().err == ""

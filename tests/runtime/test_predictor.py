@@ -401,6 +401,7 @@ BAD_STREAMS = {
         {"a.jpg": [[0, 0, 9, 9]]},
         r"images: expected pairs \(image, boxes\), got a dict; give",
     ),
+    "nothing": ({}, None, "images: expected several, got None"),
     "a single file's bytes": ({}, b"\xff\xd8", "images: expected several, got b"),
 }
 

@@ -282,7 +282,7 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
             paths.append(entry)
         else:
             raise FileNotFoundError(f"{entry}: no such image or folder")
-    return paths
+    return list(dict.fromkeys(paths))  # each once: its points have one place
 
 
 def listed_paths(path: Path) -> list[Path]:
@@ -291,6 +291,8 @@ def listed_paths(path: Path) -> list[Path]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines knows ends that are fine in a name
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
+    if odd := [number for number, line in enumerate(lines, 1) if "\0" in line]:
+        raise ValueError(f"{path}: expected the path of an image a line, got one with a NUL character in line {odd[0]}")
     paths = [Path(line) for line in lines if line.strip()]
     if not paths:
         raise ValueError(f"{path}: expected the path of an image a line, got none")

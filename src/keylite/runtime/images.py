@@ -41,10 +41,13 @@ READ_AT_ONCE = 4096
 HARMLESS = re.compile("Inconsistent progression|Invalid SOS parameters")  # libjpeg's words for a file that is whole
 PADDED = "extraneous bytes before marker 0xd9"
 DAMAGED = re.compile(
-    "Corrupt JPEG data|Premature end|Bogus|table 0x[0-9a-f]+ was not defined|Invalid (SOS|progressive)"
+    "Corrupt JPEG data|Premature end|Bogus|table 0x[0-9a-f]+ was not defined|Invalid (SOS|progressive)|TIFF_Error"
 )
-DAMAGED_JPEG = "{name}: the JPEG file is damaged ({told:.100}); save it anew, or leave it out"
-LIBJPEG = re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE)  # its lines on stderr
+DAMAGED_FILE = "{name}: the {kind} file is damaged ({told:.100}); save it anew, or leave it out"
+SAID = {  # what libraries say on standard error, by kind of file
+    "JPEG": re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE),
+    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:"),
+}
 
 
 class Picture(NamedTuple):
@@ -93,7 +96,7 @@ class Picture(NamedTuple):
         return image
 
     def _by_opencv(self, flags: int) -> np.ndarray:
-        """The pixels as stored. Of a damaged JPEG OpenCV gives what it can, and libjpeg says so on standard error."""
+        """The pixels as stored. Of a damaged JPEG or TIFF OpenCV gives what it can, and its library says so."""
         assert isinstance(self.data, bytes)
         assert self.header is not None
         data = _unmultiplied(self.data, self.header) if self.header.alpha_offset else self.data
@@ -101,7 +104,8 @@ class Picture(NamedTuple):
         if PADDED in told:
             image, told = self._heard(_unpadded(self.data, self.header), flags)
         if image is not None and DAMAGED.search(told):
-            raise ValueError(DAMAGED_JPEG.format(name=self.name, told=told))
+            told = re.sub(r".*TIFF_Error ", "", told)
+            raise ValueError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
         if image is None:
             raise ValueError(
                 f"{self.name}: cannot be decoded: truncated, damaged or of a rare kind; save it anew as 8-bit PNG"
@@ -109,13 +113,13 @@ class Picture(NamedTuple):
         return image
 
     def _heard(self, data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
-        """What OpenCV makes of a file, and what libjpeg says of it, harmless words apart."""
+        """What OpenCV makes of a file, and what libjpeg or libtiff says of it, harmless words apart."""
         assert self.header is not None
         said: list[str] = []
-        listening = overheard(LIBJPEG) if self.header.kind == "JPEG" else contextlib.nullcontext(said)
+        listening = overheard(SAID[self.header.kind]) if self.header.kind in SAID else contextlib.nullcontext(said)
         content = np.frombuffer(_without(data, self.header.extras), np.uint8)
         try:
-            with _silence, listening as said:
+            with _silence, listening as said, _libtiff_told if self.header.kind == "TIFF" else contextlib.nullcontext():
                 image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
             told = str(error).strip().splitlines()[-1]
@@ -236,6 +240,19 @@ class _Silence:
 _silence = _Silence()
 
 
+class _LibtiffTold:
+    """Within `_silence` and `overheard`, which admits one thread: OpenCV logs what libtiff calls an error."""
+
+    def __enter__(self) -> None:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+_libtiff_told = _LibtiffTold()
+
+
 def _without(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
     """The bytes without those of the spans (start, stop)."""
     if not spans:
@@ -259,7 +276,7 @@ def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray 
         data = _unpadded(data, header)
     image = decoded_sooner(_without(data, header.extras), space, strict=not HARMLESS.search(told))
     if image is None and DAMAGED.search(told):
-        raise ValueError(DAMAGED_JPEG.format(name=name, told=told))
+        raise ValueError(DAMAGED_FILE.format(name=name, kind="JPEG", told=told))
     return image
 
 

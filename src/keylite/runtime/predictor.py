@@ -178,6 +178,8 @@ class Predictor:
         """
         if isinstance(images, (str, bytes)):
             raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
+        if not isinstance(images, Iterable):
+            raise ValueError(f"images: expected several, got {kind_words(images)}")
         if isinstance(images, Mapping):
             raise ValueError(f"images: expected pairs (image, boxes), got {kind_words(images)}; give its items()")
         readers = min(READERS, cores()) if readers is None else readers

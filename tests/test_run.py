@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import re
@@ -184,6 +185,7 @@ def test_a_missing_package_of_a_run_comes_with_the_extra_of_its_framework(
     framework: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pytest.importorskip({"pytorch": "torch"}.get(framework, framework), reason=f"needs keylite[{extra}]")
+    importlib.import_module(f"keylite.{framework}.training")  # whole: what it imports notes for good what is missing
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     gauges = keylite.gauges(4, size=64)
     with pytest.raises(ModuleNotFoundError, match=re.escape(f"pip install 'keylite[{extra}]'")):

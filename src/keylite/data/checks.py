@@ -187,26 +187,21 @@ def _lean(boxes: np.ndarray, xy: np.ndarray) -> np.ndarray:
 def _other_reading(boxes: np.ndarray, xy: np.ndarray, sizes: np.ndarray) -> str:
     """The reading of the numbers of boxes, or of points, by which they fit, in words; empty where none does."""
     sides = boxes[:, 2:] - boxes[:, :2]
+    by_centre, also_by_centre = (
+        np.hstack([boxes[:, :2] - half, boxes[:, :2] + half]) for half in (sides / 2, boxes[:, 2:] / 2)
+    )
     upright = np.stack([xy[..., 0], sizes[:, None, 1] - xy[..., 1]], axis=2)
     readings = [  # words, boxes, points
         (CORNERS, _corners(boxes), xy),
-        (
-            CENTRES,
-            np.hstack([boxes[:, :2] - sides / 2, boxes[:, :2] + sides / 2]),
-            xy,
-        ),  # written as x0, y0, width, height
-        (
-            CENTRES,
-            np.hstack([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2]),
-            xy,
-        ),  # as x0, y0, x1, y1
+        (CENTRES, by_centre, xy),  # written as x0, y0, width, height
+        (CENTRES, also_by_centre, xy),  # as x0, y0, x1, y1
         (FROM_BOX, boxes, xy + boxes[:, None, :2]),
         (FROM_BOTTOM, boxes, upright),
         (SIDES, np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]), xy),
         ("boxes look as if x and y were swapped", boxes[:, [1, 0, 3, 2]], xy),
     ]
-    for words, *reading in readings:
-        if _fits(*reading, sizes).mean() >= LIKELY:
+    for words, read_boxes, points in readings:
+        if _fits(read_boxes, points, sizes).mean() >= LIKELY:
             return words
     return _other_size(boxes, xy, sizes)
 

@@ -27,8 +27,8 @@ def read_mark(text: str) -> tuple[float, float]:
 
 def require_mark(mark: object) -> None:
     """Raise ValueError for what is no pair of finite numbers."""
-    pair = isinstance(mark, tuple | list | np.ndarray) and len(mark) == 2
-    if not (pair and all(math.isfinite(number_of(value)) for value in mark)):
+    values = list(mark) if isinstance(mark, tuple | list | np.ndarray) else []
+    if len(values) != 2 or not all(math.isfinite(number_of(value)) for value in values):
         raise ValueError(f"missing_mark: expected two finite numbers, x and y, got {quoted(mark)}")
 
 

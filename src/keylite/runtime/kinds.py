@@ -38,7 +38,7 @@ def number_of(value: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf  # or minus that: no number that a float holds
 
 
 def kind_words(value: object) -> str:

@@ -725,3 +725,16 @@ def test_a_damaged_tiff_is_refused_although_opencv_gives_what_it_can(packed: str
     with pytest.raises(ValueError, match=r"^image bytes: the TIFF file is damaged \(.*\); save it anew"):
         read_image(good[:third] + b"\0" * third + good[2 * third :])
     assert capfd.readouterr().err == ""
+
+
+def test_what_opencv_says_in_several_lines_of_a_tiff_is_not_heard(capfd, monkeypatch):
+    def says(*_: object, decode=cv2.imdecode) -> np.ndarray:
+        os.write(
+            2, b"[ERROR:0@0.1] global grfmt_tiff.cpp:7 (expected: 'a < b'), where\n> 'a' is 9\n> must be less than\n"
+        )
+        return decode(*_)
+
+    _, file = cv2.imencode(".tif", np.zeros((8, 9, 3), np.uint8))
+    monkeypatch.setattr(cv2, "imdecode", says)
+    assert read_image(file.tobytes()).shape == (8, 9, 3)
+    assert capfd.readouterr().err == ""

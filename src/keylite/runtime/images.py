@@ -46,7 +46,7 @@ DAMAGED = re.compile(
 DAMAGED_FILE = "{name}: the {kind} file is damaged ({told:.100}); save it anew, or leave it out"
 SAID = {  # what libraries say on standard error, by kind of file
     "JPEG": re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE),
-    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:"),
+    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:|^> "),  # of OpenCV's log, whose lines go on after a >
 }
 
 

@@ -372,7 +372,8 @@ def test_reading_flags_reach_training(capsys, gauge_files, tmp_path, monkeypatch
 
 def test_a_wrong_command_line_names_the_help_that_knows_better(capsys):
     assert refused(capsys, "trian").endswith("; see keylite --help")
-    assert refused(capsys, "train", "--data").endswith("; see keylite train --help")
+    assert refused(capsys, "train", "--data").endswith("--data requires an argument; see keylite train --help")
+    assert refused(capsys, "train", "--out", "x") == "keylite: train: --data is missing; see keylite train --help"
 
 
 STOPS = {  # whether an epoch was finished; "before": in an older run; flags: what is said
@@ -1272,3 +1273,12 @@ def test_a_damaged_tflite_file_is_one_line(capsys, exported_finder, colour_files
     assert "the file is damaged" in refused(capsys, "predict", path, colour_files / "val")
     write_tflite(path, b"\x1c\0\0\0TFL3" + bytes(400), read_spec(exported_finder("litert", "int8")))
     assert "LiteRT cannot open this file" in refused(capsys, "predict", path, colour_files / "val")
+
+
+def test_a_text_that_is_no_list_of_images_is_called_so(capsys, onnx_file, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("hello\nworld\n")
+    line = refused(capsys, "predict", onnx_file, notes)
+    assert line.endswith("taken for a list of images, a path a line, and none of its 2 lines leads to a file: 'hello'")
+    notes.write_text("a\0.jpg\n")
+    assert "got one with a NUL character in line 1" in refused(capsys, "predict", onnx_file, notes)

@@ -198,7 +198,7 @@ def test_corners_taken_for_sides_are_told_although_their_boxes_hold_the_points()
     assert label_doubts(near, "annotation") == []
     read = dataclasses.replace(near, box=np.stack([x, y, x + x1, y + y1], axis=1))
     assert label_doubts(read, "annotation") == [
-        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected"
+        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected: write x1 - x0 and y1 - y0"
     ]
 
 

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 import keylite
 from keylite.cli.output import Lines, Stderr
@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
             os._exit(0)
         raise
     except CycloptsError as error:
-        line = " ".join(str(error).split())
+        line = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, MissingArgumentError) and error.argument and not (error.keyword or error.unused_tokens):
+            line = f"{' '.join(error.command_chain or ())}: {error.argument.name} is missing"
         fail(f"{line}; see {' '.join(['keylite', *(error.command_chain or ())])} --help", WRONG_INPUT)
     except KeyboardInterrupt:
         fail("stopped", INTERRUPTED)

@@ -286,7 +286,10 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
 
 
 def listed_paths(path: Path) -> list[Path]:
-    """The paths in a text file, a line each, relative ones from the current folder; they may lead nowhere."""
+    """The paths in a text file, a line each, relative ones from the current folder; some may lead nowhere."""
+    from keylite.runtime.images import IMAGE_SUFFIXES
+    from keylite.runtime.words import counted, quoted
+
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines knows ends that are fine in a name
     except UnicodeDecodeError:
@@ -296,4 +299,10 @@ def listed_paths(path: Path) -> list[Path]:
     paths = [Path(line) for line in lines if line.strip()]
     if not paths:
         raise ValueError(f"{path}: expected the path of an image a line, got none")
+    if not any(path.suffix.lower() in IMAGE_SUFFIXES or path.exists() for path in paths):
+        lines_in_it = counted(len(paths), "line")
+        raise ValueError(
+            f"{path}: taken for a list of images, a path a line, and none of its {lines_in_it} leads to a file: "
+            f"{quoted(str(paths[0]))}"
+        )
     return paths

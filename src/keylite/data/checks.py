@@ -28,7 +28,7 @@ PERCENT_SIDE, PERCENT_OBJECTS = 150, 10  # images, and how many objects, in whic
 ROUND_SIZES = {1.0: "fractions of the image: multiply them by its width and height",
                100.0: "per cent of the image: multiply them by its width and height, and divide by 100"}  # fmt: skip
 FRACTIONS = f"keypoints look like {ROUND_SIZES[1.0]}"
-CORNERS = "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected"
+CORNERS = "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected: write x1 - x0 and y1 - y0"
 SIDES = "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected"
 FROM_BOX = "keypoints look as if they were counted from the corner of their box: add its x and y"
 FROM_BOTTOM = "keypoints look as if y were counted from the bottom of the image: take it from the height"

@@ -100,7 +100,7 @@ def require_new_files(folder: Path | str, names: Iterable[str] = (LABELS,)) -> N
     """Raise ValueError where one of these files is in the folder already: it may be somebody's work."""
     there = [name for name in names if os.path.lexists(Path(folder) / name)]
     if there:
-        line = listed(f"{folder}: {len(there)} of the files to be written are there already", there)
+        line = listed(f"{folder}: there already, of what is to be written", there)
         raise ValueError(f"{line}; choose another folder")
 
 

@@ -1282,3 +1282,16 @@ def test_a_text_that_is_no_list_of_images_is_called_so(capsys, onnx_file, tmp_pa
     assert line.endswith("taken for a list of images, a path a line, and none of its 2 lines leads to a file: 'hello'")
     notes.write_text("a\0.jpg\n")
     assert "got one with a NUL character in line 1" in refused(capsys, "predict", onnx_file, notes)
+
+
+def test_a_picture_given_twice_has_its_points_once_in_json_and_a_line_each_time(
+    capsys, onnx_file, gauge_files, tmp_path
+):
+    picture = sorted((gauge_files / "test").glob("*.png"))[0]
+    for form, count in (("keylite", 1), ("jsonl", 2)):
+        out = tmp_path / form
+        code, said, err = run(capsys, "predict", onnx_file, picture, picture, "--format", form, "--json", out)
+        assert code == 0, err
+        assert said.startswith("1 object in 1 image: " if count == 1 else "2 objects in 2 images: ")
+        text = out.read_text()
+        assert len(json.loads(text)["images"] if count == 1 else text.splitlines()) == count

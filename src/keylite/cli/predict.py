@@ -190,6 +190,8 @@ def _predict_here(
                 print(json.dumps(result))
             else:
                 points_at.write_bytes(json_bytes(result))
+    if not lines:  # where a picture that was given twice has its points once
+        images, objects = len(found), sum(map(len, found.values()))
     if json_path != "-":
         written = ", ".join(str(place) for place in (json_path, draw) if place)
         print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
@@ -282,7 +284,7 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
             paths.append(entry)
         else:
             raise FileNotFoundError(f"{entry}: no such image or folder")
-    return list(dict.fromkeys(paths))  # each once: its points have one place
+    return paths
 
 
 def listed_paths(path: Path) -> list[Path]:

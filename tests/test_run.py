@@ -331,6 +331,33 @@ def test_a_run_that_came_and_went_since_the_folder_was_looked_at_is_not_written_
         starts(tmp_path, stops)
 
 
+STARTS = {  # what ends it: flags, files that are there, those that are left
+    "wrong input": (ValueError("lower lr"), {}, [], []),
+    "an image that is gone": (FileNotFoundError("a.png: no such image file"), {}, [], []),
+    "a full disk, after which --resume begins anew": (OSError("full; go on with --resume"), {}, [], ["recipe.yaml"]),
+    "wrong input to a run whose checkpoint was removed": (
+        *(ValueError("lower lr"), {"resume": True}, ["model.safetensors"], ["model.safetensors", "recipe.yaml"]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "flags", "there", "left"), STARTS.values(), ids=STARTS)
+def test_what_is_left_of_a_run_without_a_finished_epoch(
+    error: Exception, flags: dict, there: list[str], left: list[str], starts, few: Dataset, tmp_path: Path
+):
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    if there:
+        open_run(tmp_path, resolve(make_recipe({"pretrained": "none", "mirror": "off"}), few), few, few, resume=False)
+    for name in there:
+        (tmp_path / name).write_text("weights")
+    with pytest.raises(type(error)):
+        starts(tmp_path, fails, **flags)
+    assert {path.name for path in tmp_path.iterdir()} - {"data.json", "examples.jpg"} == set(left)
+    assert all((tmp_path / name).read_text() == "weights" for name in there)
+
+
 def test_a_path_that_is_not_utf8_is_refused_before_work(starts, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^out: expected a path that can be written in UTF-8, got .*o\\udce4'"):
         starts(tmp_path / "o\udce4", stops)

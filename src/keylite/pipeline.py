@@ -155,6 +155,7 @@ def prepare(
     spec = new_spec(resolved, data, skeleton, shape)
     checkpoint = out / "resume.ckpt"
     going_on = resume and checkpoint.is_file()
+    ended = resume and (out / "model.safetensors").is_file()  # of a run whose checkpoint somebody removed
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = training.new_network(resolved, spec, shape, weights)
     run = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
@@ -169,8 +170,8 @@ def prepare(
             require_new(out, resume, overwrite)  # again: another run may have come and gone since
             try:
                 return write()
-            except BaseException:
-                if not checkpoint.is_file():
+            except (KeyboardInterrupt, ValueError, FileNotFoundError):  # others say what to do, and to go on
+                if not (checkpoint.is_file() or ended):
                     clear_run(out)  # there is nothing in it to go on from
                 raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
 TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade, on a long axis
 SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis whose end is less than so many times its start, and its ticks
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed; it is not imported for that."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_matplotlib(flag: str) -> None:
+    """Raise ModuleNotFoundError without matplotlib, by the flag that asks for a chart."""
+    if not can_plot():
+        raise ModuleNotFoundError(f"{flag}: matplotlib is not installed: pip install matplotlib", name="matplotlib")
 
 
 def plot_history(history: list[dict[str, float]], mean_shape_nme: float, path: Path) -> None:

@@ -52,9 +52,7 @@ def benchmark(
     json_path
         write the figures here
     """
-    import importlib.util
-
-    from keylite.plots import plot_tradeoff
+    from keylite.plots import can_plot, plot_tradeoff, require_matplotlib
     from keylite.runtime.files import require_outputs
     from keylite.runtime.modelfile import read_spec
     from keylite.timing import STAGES, benchmark
@@ -65,12 +63,11 @@ def benchmark(
         raise ValueError("benchmark: --normalize and --plot are for accuracy; give labelled images as --data")
     inputs = {str(model): model for model in models} | {"image": image, "data": data, "spec": spec}
     require_outputs({"json": json_path, "plot": plot}, inputs)
-    can_plot = importlib.util.find_spec("matplotlib") is not None
-    if plot and not can_plot:
-        raise ModuleNotFoundError("plot: matplotlib is not installed: pip install matplotlib", name="matplotlib")
+    if plot:
+        require_matplotlib("plot")
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
-    if data and can_plot:
+    if data and can_plot():
         plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
     dataset = None
     if data:

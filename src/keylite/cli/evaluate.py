@@ -85,8 +85,6 @@ def evaluate(
     draw
         folder for pictures of the worst objects
     """
-    import importlib.util
-
     import msgspec
 
     from keylite.certificate import certificate_doubt
@@ -95,7 +93,7 @@ def evaluate(
     from keylite.evaluation import evaluate
     from keylite.flips import flip_report, flip_rows
     from keylite.metrics import require_oks
-    from keylite.plots import plot_reliability
+    from keylite.plots import plot_reliability, require_matplotlib
     from keylite.report import errors_of
     from keylite.runtime.files import require_outputs
     from keylite.runtime.kinds import require_whole
@@ -121,8 +119,8 @@ def evaluate(
         require_whole("worst", worst, least=0)
         if draw is None:
             raise ValueError("worst: says how many objects to draw; give a folder for them as --draw")
-    if reliability and importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("reliability: matplotlib is not installed: pip install matplotlib", name="matplotlib")
+    if reliability:
+        require_matplotlib("reliability")
     constants = numbers(sigmas, "sigmas") if sigmas else None
     require_outputs(
         {"json": json_path, "reliability": reliability},

@@ -239,9 +239,8 @@ class Dataset:
         `train, val = data.split(0.2)`. Raises ValueError where there are fewer groups than parts.
         """
         require_whole("seed", seed, least=0)
-        if not fractions or not (
-            min(map(number_of, fractions)) > 0 and sum(map(number_of, fractions)) < 1
-        ):  # NaN is refused too
+        shares = [number_of(fraction) for fraction in fractions]  # NaN for what is no number
+        if not shares or not (min(shares) > 0 and sum(shares) < 1):
             raise ValueError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
             raise ValueError(

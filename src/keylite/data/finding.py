@@ -167,10 +167,10 @@ def nearest(name: str, roots: Roots) -> str:
                 pictures.append(place)
     if not pictures:
         return "no picture lies there"
-    by_name = {os.path.basename(place): place for place in sorted(pictures)[:NEARLY]}
-    near = difflib.get_close_matches(base, by_name, 1) or [next(iter(by_name))]
     if len(pictures) == 1:
         return f"one picture lies there: {search.below_root(pictures[0])}"
+    by_name = {os.path.basename(place): place for place in sorted(pictures)[:NEARLY]}
+    near = difflib.get_close_matches(base, by_name, 1) or [next(iter(by_name))]
     return f"{len(pictures)} pictures lie there, such as {search.below_root(by_name[near[0]])}"
 
 

@@ -30,13 +30,8 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         group_number = 1 if pattern.groups else 0
         missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
         if missed:
-            raise ValueError(
-                listed(
-                    f"group: {quoted(value)} does not match {len(missed)} image names",
-                    [clipped(name) for name in missed[:SHOWN]],
-                    len(missed),
-                )
-            )
+            line = f"group: {quoted(value)} does not match {len(missed)} image names"
+            raise ValueError(listed(line, [clipped(name) for name in missed[:SHOWN]], len(missed)))
         return [match[group_number] for match in found if match]
     if kind == "block":
         raise ValueError(f"group: expected block:N with N from 1 to 999999999, got {quoted(group)}")

@@ -24,8 +24,7 @@ def as_boxes(boxes: object) -> np.ndarray:
         array = real_numbers(boxes)
         if _truths(boxes):
             raise TypeError("true or false")
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # text, rows of different lengths, a number too long,
-        # or a tensor of PyTorch that wants its gradient
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor that wants its gradient
         raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
     if array.size == 0:
         return np.zeros((0, 4))

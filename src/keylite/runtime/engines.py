@@ -21,6 +21,7 @@ import numpy as np
 
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.forks import in_forks
+from keylite.runtime.kinds import require_whole
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import clipped, is_utf8, quoted
@@ -221,8 +222,9 @@ def open_engine(
     name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
     if name not in fitting:
         raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-        raise ValueError(f"threads: expected 1 to {MAX_THREADS}, got {quoted(threads)}")
+    if threads is not None:
+        require_whole("threads", threads, most=MAX_THREADS)
+        threads = int(threads)  # numpy's numbers are none to an engine
     kind = ENGINES[name]
     by_process = {os.getpid(): kind.open(path, described, threads, device)}
     shape = (described.head.keypoints, described.head.channels)

@@ -34,6 +34,7 @@ PNG_ORDERS = {
 PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng warns of others on stderr
 EXIF_START = b"Exif\0\0"
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_ORIENTATION, TIFF_KIND, TIFF_FORMAT = 256, 257, 258, 274, 254, 339
+TIFF_PACKED = 259  # Compression: 1 for samples that are stored plainly
 TIFF_ALPHA = 338  # ExtraSamples: 1 for colours that are multiplied by alpha, 2 for those that are not
 TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of whole numbers: BYTE, SHORT, LONG
 TIFF_TAGS, TIFF_DIRECTORIES = 1000, 100  # more are no picture of ours: they cost time
@@ -48,7 +49,8 @@ class Header(NamedTuple):
     kinds. end: where a JPEG's end marker lies, 0 for other kinds. height_offset: where a sequential JPEG (not a
     progressive one) says its height, two bytes; 0 for others. extras: (start, stop) of what no pixel needs, and of
     which a decoder may complain. alpha_offset: where a TIFF says that its colours are not multiplied by alpha, two
-    bytes; 0 for others. refusal: what is wrong with a file that is whole but not for keylite.
+    bytes; 0 for others. packed: whether a TIFF's samples are compressed, so that damage can show. refusal: what is
+    wrong with a file that is whole but not for keylite.
     """
 
     width: int
@@ -61,6 +63,7 @@ class Header(NamedTuple):
     end: int = 0
     extras: tuple[tuple[int, int], ...] = ()
     alpha_offset: int = 0
+    packed: bool = False
     refusal: str = ""
     kind: str = ""
 
@@ -348,6 +351,7 @@ def _tiff(data: bytes) -> Header:
         tags.get(TIFF_ORIENTATION, 1),
         depth,
         alpha_offset=places[TIFF_ALPHA] if tags.get(TIFF_ALPHA) == 2 else 0,
+        packed=tags.get(TIFF_PACKED, 1) != 1,
         refusal=refusal,
     )
 

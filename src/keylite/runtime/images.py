@@ -46,7 +46,7 @@ DAMAGED = re.compile(
 DAMAGED_FILE = "{name}: the {kind} file is damaged ({told:.100}); save it anew, or leave it out"
 SAID = {  # what libraries say on standard error, by kind of file
     "JPEG": re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE),
-    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:|^> "),  # of OpenCV's log, whose lines go on after a >
+    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:\d+@|^> "),  # of OpenCV's log, whose lines go on after a >
 }
 
 
@@ -116,10 +116,12 @@ class Picture(NamedTuple):
         """What OpenCV makes of a file, and what libjpeg or libtiff says of it, harmless words apart."""
         assert self.header is not None
         said: list[str] = []
-        listening = overheard(SAID[self.header.kind]) if self.header.kind in SAID else contextlib.nullcontext(said)
+        packed = self.header.packed  # a TIFF; threads that listen take turns
+        listens = packed or self.header.kind == "JPEG"
+        listening = overheard(SAID[self.header.kind]) if listens else contextlib.nullcontext(said)
         content = np.frombuffer(_without(data, self.header.extras), np.uint8)
         try:
-            with _silence, listening as said, _libtiff_told if self.header.kind == "TIFF" else contextlib.nullcontext():
+            with _silence, listening as said, _libtiff_told if packed else contextlib.nullcontext():
                 image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
             told = str(error).strip().splitlines()[-1]

@@ -25,10 +25,12 @@ def path_of(name: str, value: object) -> Path:
     return Path(value)
 
 
-def require_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise ValueError for what is no whole number of at least `least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {quoted(value)}")
+def require_whole(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raise ValueError for what is no whole number of at least `least`, and at most `most` if that is given."""
+    number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else least - 1
+    if number < least or (most is not None and number > most):
+        wanted = f"a whole number of at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}: expected {wanted}, got {quoted(value)}")
 
 
 def number_of(value: object) -> float:

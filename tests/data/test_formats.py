@@ -105,17 +105,17 @@ def all_annotations(**values: Any):
 
 
 NOTED = {
-    "crowd": (set_("annotations", 1, iscrowd=1), 2, "1 crowd annotations left out"),
-    "num_keypoints 0": (set_("annotations", 1, keypoints=[0] * 9, num_keypoints=0), 2, "1 annotations without any"),
-    "no keypoints": (set_("annotations", 1, keypoints=...), 2, "1 annotations without keypoints left out"),
-    "empty keypoints": (set_("annotations", 1, keypoints=[]), 2, "1 annotations without keypoints left out"),
+    "crowd": (set_("annotations", 1, iscrowd=1), 2, "1 crowd annotation left out"),
+    "num_keypoints 0": (set_("annotations", 1, keypoints=[0] * 9, num_keypoints=0), 2, "1 annotation without any"),
+    "no keypoints": (set_("annotations", 1, keypoints=...), 2, "1 annotation without keypoints left out"),
+    "empty keypoints": (set_("annotations", 1, keypoints=[]), 2, "1 annotation without keypoints left out"),
     "image without objects": (set_("annotations", 2, image_id=7), 3, "1 of 2 images have no object"),
     "54 categories": (many_categories, 3, "2 categories with the same keypoints merged (of 54 in the file)"),
     "no names": (set_("categories", 0, keypoints=[], sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
     "names absent": (set_("categories", 0, keypoints=..., sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
     "0-based skeleton": (set_("categories", 0, skeleton=[[0, 1], [1, 2]]), 3, "edges leave 1..3"),
     "skeleton too far": (set_("categories", 0, skeleton=[[1, 4]]), 3, "edges leave 1..3"),
-    "area 0": (set_("annotations", 0, area=0), 3, "1 areas of 0"),
+    "area 0": (set_("annotations", 0, area=0), 3, "1 area of 0"),
 }
 
 
@@ -188,6 +188,10 @@ QUIET = {
         set_("images", 0, id="x")(data),
         [a.update(image_id="x") for a in data["annotations"][:2]],
     ],
+    "whole numbers as floats": lambda data: [
+        set_("images", 1, id=8.0)(data),
+        *(a.update(image_id=float(a["image_id"]), category_id=1.0, iscrowd=0.0) for a in data["annotations"]),
+    ],
     "no annotation ids": lambda data: [annotation.pop("id") for annotation in data["annotations"]],
     "unused category": lambda data: data["categories"].append({"id": 5, "name": "car"}),
 }
@@ -239,10 +243,34 @@ BAD = {
         ["image id 8 is used twice (b.png, b.png)", "annotation 3: no single image has the id 8"],
     ),
     "unknown image": (set_("annotations", 1, image_id=99), ["annotation 2: no single image has the id 99"]),
+    "image id a number": (
+        set_("images", 1, id="8"),
+        ["annotation 3: no single image has the id 8 (a number; the text '8' is there)"],
+    ),
     "unknown category": (set_("annotations", 1, category_id=99), ["annotation 2: no category has the id 99"]),
     "keypoints of text": (
         set_("annotations", 1, keypoints=["1"] * 9),
         ["annotation number 2: keypoints[0]: expected float | null, got str"],
+    ),
+    "keypoints in pairs": (
+        set_("annotations", 1, keypoints=[[1, 2], [3, 4], [5, 6]]),
+        ["annotation number 2: keypoints[0]: expected float | null, got array (COCO writes x, y and visibility"],
+    ),
+    "x and y alone": (
+        set_("annotations", 1, keypoints=[1, 2, 3, 4, 5, 6]),
+        ["got 6, as of x and y alone: give each a visibility, 2 if it is labelled"],
+    ),
+    "box by name": (
+        set_("annotations", 1, bbox={"x": 1, "y": 2, "width": 3, "height": 4}),
+        ["annotation number 2: bbox: expected array | null, got object (COCO writes [x, y, width, height])"],
+    ),
+    "image id as text": (
+        set_("annotations", 1, image_id="7"),
+        ["annotation 2: no single image has the id '7' (a text; the number 7 is there)"],
+    ),
+    "category id as text": (
+        set_("annotations", 1, category_id="1"),
+        ["annotation 2: no category has the id '1' (a text; the number 1 is there)"],
     ),
     "annotation a number": (lambda data: data["annotations"].append(5), ["annotation number 4: expected object"]),
     "image without name": (
@@ -286,7 +314,7 @@ def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
     assert np.isnan(data.box[1]).all()
     assert data.box[0].tolist() == [1, 2, 31, 22]
     assert data.notes == (
-        f"1 boxes without an area (such as {size} px) read as none; without boxes, train with --box image",
+        f"1 of 3 boxes without an area (such as {size} px) read as none; without boxes, train with --box image",
     )
     with pytest.raises(ValueError, match=r"2 of 3 objects have no box \(a.png#1; b.png\); use --box image"):
         crop_boxes(data, "annotation")
@@ -306,7 +334,7 @@ def test_all_bad_are_in_one_line_and_the_rest_counted(tmp_path: Path) -> None:
             )
         data["annotations"][1]["keypoints"] = [1]
 
-    with pytest.raises(ValueError, match=r"21 of 23 annotations are bad: annotation 2 .*; and 11 more; mend"):
+    with pytest.raises(ValueError, match=r"21 of 23 annotations are bad: annotation 2 .*; and 18 more; mend"):
         read_dataset(coco(tmp_path, change))
 
 
@@ -336,6 +364,15 @@ WHOLE = {
     "a category's names twice": (
         b'{"images": [{"id": 1}], "categories": [{"id": 1, "id": 2}], "annotations": [{"id": 1}, {"id": 2}]}',
         "broken JSON: 'id' is there twice",
+    ),
+    "a box twice": (
+        b'{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"bbox": [0]}, {"bbox": [1], "bbox": [2]}],'
+        b' "categories": [{"id": 1, "keypoints": ["bbox"]}]}',
+        "broken JSON: 'bbox' is there twice",
+    ),
+    "a file name twice": (
+        b'{"images": [{"id": 1, "file_name": "a.png", "file_name": "b.png"}], "annotations": [], "categories": []}',
+        "broken JSON: 'file_name' is there twice",
     ),
     "cut": (b'{"images": [', "broken JSON: it ends too early, after 12 bytes"),
     "no annotations": (b'{"images": [], "annotations": [], "categories": []}', "data set is empty: annotations is"),
@@ -726,13 +763,17 @@ BAD_TABLES = {
     "column twice": ("file,x0,y0,y0,x0,x0\na.png,1,2,3\n", "columns named twice: x0; y0"),
     "no file column": ("x0,y0\n1,2\n", "first column to be named file, got 'x0'"),
     "from 1": ("file,x1,y1\na.png,1,2\n", "in order, got points 1"),
-    "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas"),
+    "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas between columns, got ';'"),
+    "tabs": ("file\tx0\ty0\na.png\t1\t2\n", "expected commas between columns, got tabs; save it as comma-separated"),
+    "a spreadsheet's line": ("sep=,\nfile,x0,y0\na.png,1,2\n", "the first line, 'sep=', is a spreadsheet's own"),
+    "pandas' index": (",file,x0,y0\n0,a.png,1,2\n", "the first column numbers the rows; leave it out"),
+    "pandas' index, written again": ("Unnamed: 0,file,x0,y0\n0,a.png,1,2\n", "numbers the rows; leave it out"),
     "header only": ("file,x0,y0\n", "no row below the header"),
     "a quote that is open": (
         'file,x0,y0\na.png,1,"2\nb.png,1,2\n',
         "not a CSV table: a quote .* is opened and never closed",
     ),
-    "nothing labelled": ("file,x0,y0\na.png,,\n", "the data set is empty: no labelled object in it .1 rows without"),
+    "nothing labelled": ("file,x0,y0\na.png,,\n", "the data set is empty: no labelled object in it .1 row without"),
     "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
     "several animals": ("scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n", "convert tables of several to COCO"),
     "dlc, y before x": ("scorer,m,m\nbodyparts,n,n\ncoords,y,x\na.png,1,2\n", "x, y of one body part after another"),

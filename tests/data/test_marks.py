@@ -43,7 +43,7 @@ def test_a_mark_is_noticed_and_taken_out_if_asked(folder: Path, mark: str):
     assert data.doubts == ()
     assert data.labelled.sum() == 2 * COUNT - 3
     assert np.isnan(data.xy[:3, 1]).all() and (data.visible[:3, 1] == 0).all()
-    assert any("3 points of 3" in note and "unlabelled" in note for note in data.notes)
+    assert any("3 points at" in note and "of 3 rows, taken as unlabelled" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("mark", ["-999,-999", "5,-3", "9999,20", "60,40", "59,39", "59.5,39.5"])

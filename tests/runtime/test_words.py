@@ -78,6 +78,13 @@ def test_a_line_ends():
     assert len(one_line("no quotes, but many words " * 9999)) == 3000
 
 
+def test_listed_shows_two_of_each_reason_if_not_all_are_shown() -> None:
+    items = [f"{i}.png: box [{i}, {-i / 7:.2f}] is flat" for i in range(9)]
+    assert listed("bad", items) == "bad: " + "; ".join(items)
+    items = [*items, "x.png: no size", "y.png: no size"]
+    assert listed("bad", items) == f"bad: {items[0]}; {items[1]}; x.png: no size; y.png: no size; and 7 more"
+
+
 def test_listed_counts_the_rest() -> None:
     assert listed("bad", [str(i) for i in range(10)], 10) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9"
     assert listed("bad", [str(i) for i in range(10)], 12) == "bad: 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; and 2 more"

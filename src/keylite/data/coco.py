@@ -10,7 +10,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,20 @@ from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.texts import require_each_once
-from keylite.runtime.words import clipped, listed, quoted
+from keylite.runtime.words import clipped, counted, listed, quoted
 
-Id = int | str
+Id = int | str | float  # 1.0, as pandas writes a column with a gap, is 1
 Number = float | None  # null is NaN
 FieldsReader = Callable[[msgspec.Raw], list[str | None]]
+IMAGE_NAMES = ("file_name",)  # what an entry that says it twice is refused for
+ANNOTATION_NAMES = ("image_id", "category_id", "keypoints", "bbox")
 NO_BOX: list[Number] = [None] * 4
 NOT_JSON = re.compile(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])")  # what Python's json writes all the same
 ESCAPED = re.compile(r'["\\\x00-\x1f]')  # what no key holds as it is written in JSON
+SHAPES = {  # field of an annotation: how COCO writes it
+    "keypoints": "COCO writes x, y and visibility of all keypoints as one flat list of numbers",
+    "bbox": "COCO writes [x, y, width, height]",
+}
 DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
 
 
@@ -42,7 +48,7 @@ class Category(msgspec.Struct):
     name: str = ""
     keypoints: list[str] | None = None
     skeleton: list[tuple[int, int]] | None = None
-    flip_pairs: list[tuple[Id, Id]] | None = None
+    flip_pairs: list[tuple[int | str, int | str]] | None = None
     sigmas: list[float] | None = None
 
 
@@ -57,7 +63,7 @@ class Annotation(msgspec.Struct, gc=False):
     image_id: Id
     category_id: Id
     id: Id | None = None
-    iscrowd: int | bool | None = 0
+    iscrowd: float | bool | None = 0
     keypoints: list[Number] | None = None
     bbox: tuple[Number, Number, Number, Number] | None = None
     area: Number = None
@@ -77,7 +83,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     """
     notes: list[str] = []
     data, file = _decoded(path, notes)
-    require_each_once(path, data, (file.images, file.annotations))
+    require_each_once(path, data, ((file.images, IMAGE_NAMES), (file.annotations, ANNOTATION_NAMES)))
     categories = {entry.id: entry for entry in file.categories}
     if len(categories) < len(file.categories):
         raise ValueError(f"{path}: two categories have the same id")
@@ -100,22 +106,24 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     category_ids: list[Id] = []
     group_values: dict[str, list[str | None]] = {name: [] for name in fields}
     seen: set[Id] = set()
-    left_out: Counter[str] = Counter()
+    left_out: Counter[tuple[str, str]] = Counter()  # noun, and what is said of it
     raw = msgspec.Raw()
     for number, raw in enumerate(file.annotations, start=1):
         try:
             entry = decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            bad.append(f"annotation number {number}: {_plain(error)}")
+            what = _plain(error)
+            shape = SHAPES.get(re.split(r"[:\[]", what)[0])
+            bad.append(f"annotation number {number}: {what}{f' ({shape})' if shape else ''}")
             continue
         if entry.iscrowd:
-            left_out["crowd annotations"] += 1
+            left_out["crowd annotation", ""] += 1
             continue
         if entry.category_id in categories and entry.category_id not in wanted:
-            left_out["annotations of other categories"] += 1
+            left_out["annotation", " of other categories"] += 1
             continue
         if not entry.keypoints:
-            left_out["annotations without keypoints"] += 1
+            left_out["annotation", " without keypoints"] += 1
             continue
         at = image_of.get(entry.image_id)
         if at is None or entry.category_id not in categories or entry.id in seen:
@@ -136,7 +144,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     total = len(file.annotations)
     del data, file, raw  # the text is large, no longer needed, and held by each of its parts
 
-    notes += [f"{count} {what} left out" for what, count in left_out.items()]
+    notes += [f"{counted(count, noun)}{which} left out" for (noun, which), count in left_out.items()]
     if not ids:
         if bad:
             raise ValueError(f"{listed(f'{path}: all annotations that could be used are bad', bad)}; mend them")
@@ -147,10 +155,11 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     if len(skeleton) == 1:
         require_whole_objects(path, [categories[key].name for key in category_ids], image_index)
     kept, points = _reshaped(values, lengths, 3 * len(skeleton))
-    misshapen = np.flatnonzero(~kept).tolist()
+    misshapen, pairs = np.flatnonzero(~kept).tolist(), 2 * len(skeleton)
     bad += [
         f"annotation {ids[row]} ({names[image_index[row]]}): keypoints: expected {3 * len(skeleton)} numbers "
         f"({len(skeleton)} keypoints), got {lengths[row]}"
+        + (", as of x and y alone: give each a visibility, 2 if it is labelled" if lengths[row] == pairs else "")
         for row in misshapen
     ]
     if misshapen:
@@ -163,7 +172,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     index = np.frombuffer(image_index, np.int32)[kept]
     unknown = ~(area > 0) & ~np.isnan(area)
     if unknown.any():
-        notes.append(f"{int(unknown.sum())} areas of 0 or less read as unknown")
+        notes.append(f"{counted(int(unknown.sum()), 'area')} of 0 or less read as unknown")
     return Labels(
         path=path,
         skeleton=skeleton,
@@ -311,10 +320,18 @@ def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories:
     """Why an annotation belongs nowhere."""
     name = f"annotation {entry.id if entry.id is not None else f'number {number}'}"
     if entry.image_id not in image_of:
-        return f"{name}: no single image has the id {quoted(entry.image_id)}"
+        return f"{name}: no single image has the id {quoted(entry.image_id)}{_other_kind(entry.image_id, image_of)}"
     if entry.category_id not in categories:
-        return f"{name}: no category has the id {quoted(entry.category_id)}"
+        return f"{name}: no category has the id {quoted(entry.category_id)}{_other_kind(entry.category_id, categories)}"
     return f"{name}: its id is used twice"
+
+
+def _other_kind(wanted: Id, ids: Container[Id]) -> str:
+    """What to say if the id is there as a text in place of a number, or the other way round."""
+    if isinstance(wanted, str):
+        there = re.fullmatch(r"-?[0-9]{1,18}", wanted) and int(wanted) in ids
+        return f" (a text; the number {int(wanted)} is there)" if there else ""
+    return f" (a number; the text {quoted(str(wanted))} is there)" if str(wanted) in ids else ""
 
 
 def _extend(column: array[float], values: list[Number]) -> None:

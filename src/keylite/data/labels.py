@@ -19,7 +19,7 @@ from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import object_problems
 from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import clipped, escaped, listed, quoted
+from keylite.runtime.words import clipped, counted, escaped, listed, quoted
 
 ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
 TINY = 1e-6  # px
@@ -68,7 +68,7 @@ def to_dataset(
     v = labels.points[..., 2]
     rows = np.flatnonzero((v != 0).any(axis=1))
     if len(rows) < len(v):
-        notes.append(f"{len(v) - len(rows)} {labels.unit}s without any labelled point left out")
+        notes.append(f"{counted(len(v) - len(rows), labels.unit)} without any labelled point left out")
     labels = _without_flat_boxes(labels, rows, notes)
     problems = _problems(labels, rows)
     bad = [*labels.bad, *problems.values()]
@@ -132,8 +132,8 @@ def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) 
     """The labels with the points that lie exactly at the mark unlabelled."""
     at = marked(labels.points[..., :2], labels.points[..., 2] > 0, mark)
     notes.append(
-        f"{int(at.sum())} points of {int(at.any(axis=1).sum())} {labels.unit}s at ({mark[0]:g}, {mark[1]:g}) are taken "
-        "as unlabelled"
+        f"{counted(int(at.sum()), 'point')} at ({mark[0]:g}, {mark[1]:g}), of "
+        f"{counted(int(at.any(axis=1).sum()), labels.unit)}, taken as unlabelled"
     )
     points = labels.points.copy()
     points[at] = (np.nan, np.nan, 0)
@@ -152,8 +152,8 @@ def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> L
         return labels
     width, height = sides[rows][flat[rows]][0]
     notes.append(
-        f"{int(flat[rows].sum())} boxes without an area (such as {width:g}x{height:g} px) read as none; without boxes, "
-        "train with --box image"
+        f"{int(flat[rows].sum())} of {len(rows)} boxes without an area (such as {width:g}x{height:g} px) read as none; "
+        "without boxes, train with --box image"
     )
     return dataclasses.replace(labels, box=np.where(flat[:, None], np.nan, box))
 

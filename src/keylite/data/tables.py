@@ -20,6 +20,7 @@ from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.words import clipped, listed, quoted
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
+INDEX_COLUMNS = ("", "Unnamed: 0", "index")  # what pandas and R write before all others
 DLC_HEADER = ("scorer", "bodyparts", "coords")
 UNCLOSED = "unexpected end of data"  # so says csv
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)  # float() takes 1_0 for 10
@@ -42,8 +43,7 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     """The labels of `file,x0,y0,x1,y1,...` or `file,nose_x,nose_y,...`; group fields may be columns too."""
     rows = _rows(path)
     header = [cell.strip() for cell in rows[0][1]]
-    if len(header) == 1 and ";" in header[0]:
-        raise ValueError(f"{path}: expected commas between columns, got ';'; save it as comma-separated CSV")
+    _require_commas(path, header)
     if header[0].lower() not in FILE_COLUMNS:
         raise ValueError(
             f"{path}: expected the first column to be named file, got {quoted(header[0])} in the first line"
@@ -71,6 +71,19 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
             raise ValueError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
         names = unnamed(len(pairs))
     return _labels(path, rows, Layout(1, 1, names, tuple(pairs.values()), known), category)
+
+
+def _require_commas(path: Path, header: list[str]) -> None:
+    """Raise ValueError if the header is that of a table which a spreadsheet or pandas wrote in another form."""
+    if header[0].lower().startswith("sep="):
+        raise ValueError(f"{path}: the first line, {quoted(header[0])}, is a spreadsheet's own; leave it out")
+    for mark, word in ((";", "';'"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            raise ValueError(f"{path}: expected commas between columns, got {word}; save it as comma-separated CSV")
+    if len(header) > 1 and header[0] in INDEX_COLUMNS and header[1].lower() in FILE_COLUMNS:
+        raise ValueError(
+            f"{path}: the first column numbers the rows; leave it out (in pandas: to_csv(..., index=False))"
+        )
 
 
 def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:

@@ -58,21 +58,28 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def require_each_once(path: Path, data: bytes, lists: Sequence[Sequence[msgspec.Raw]]) -> None:
+def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[msgspec.Raw], Sequence[str]]]) -> None:
     """Raises ValueError if a JSON object names something twice, of which msgspec has read the last in silence.
 
-    lists: views of `data`, entries of lists in it. What lies within them is not looked at: it may be millions.
+    lists: entries of lists in `data`, as views of it, and the names that each entry may say once. They may be millions,
+    so they are looked at one by one only if `data` holds such a name more often than there are entries.
     """
     start = _address(data)
-    ends = [(_address(raws[0]), _address(raws[-1]) + len(memoryview(raws[-1]))) for raws in lists if raws]
+    ends = [(_address(raws[0]), _address(raws[-1]) + len(memoryview(raws[-1]))) for raws, _ in lists if raws]
     edges = [0, *(edge - start for span in sorted(ends) for edge in span), len(data)]
     rest = b"".join(data[begin:end] for begin, end in zip(edges[::2], edges[1::2], strict=True))
-    try:
-        json.loads(rest.decode("utf-8", "replace"), parse_int=float, object_pairs_hook=each_once)
-    except (json.JSONDecodeError, RecursionError):  # msgspec took it
-        return
-    except ValueError as error:
-        raise ValueError(f"{path}: broken JSON: {error}; leave one of them out") from None
+    texts = [rest]
+    for raws, names in lists:
+        quotes = [f'"{name}"'.encode() for name in names]
+        if any(data.count(quote) - rest.count(quote) > len(raws) for quote in quotes):
+            texts += [text for text in map(bytes, raws) if any(text.count(quote) > 1 for quote in quotes)]
+    for text in texts:
+        try:
+            json.loads(text.decode("utf-8", "replace"), parse_int=float, object_pairs_hook=each_once)
+        except (json.JSONDecodeError, RecursionError):  # msgspec took it, or names it as bad
+            continue
+        except ValueError as error:
+            raise ValueError(f"{path}: broken JSON: {error}; leave one of them out") from None
 
 
 def _address(data: bytes | msgspec.Raw) -> int:

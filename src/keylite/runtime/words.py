@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
+ALIKE = 2  # of them with one reason, numbers apart
+LOOKED_AT = 1000  # bad items whose reasons are compared
+NUMBERS = re.compile(r"-?[\d.,]+(?:e[+-]\d+)?")
 LONGEST = 200  # characters that a line quotes of anything
 LONGEST_ITEM = 2 * LONGEST  # what is quoted, and what is said of it
 LONGEST_LINE = 3000  # ten things of that length, and what is said of them
@@ -55,12 +59,24 @@ def counted(count: int, noun: str) -> str:
 
 
 def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
-    """The line, then the first items, then how many more there are; count: of all, where the items are the first."""
-    return f"{line}: {first_of(items, SHOWN, count=count)}"
+    """The line, then the first items, then how many more there are; count: of all, where the items are the first.
+
+    Of more items `thing: reason` than are shown, two of each reason, numbers apart: eight more like them teach nothing.
+    """
+    count, shown = len(items) if count is None else count, items
+    if count > SHOWN:
+        times: Counter[str] = Counter()
+        shown = []
+        for item in items[:LOOKED_AT]:
+            reason = NUMBERS.sub("0", item.partition(": ")[2])
+            times[reason] += 1
+            if not reason or times[reason] <= ALIKE:
+                shown.append(item)
+    return f"{line}: {first_of(shown, SHOWN, count=count)}"
 
 
 def first_of(items: Sequence[str], shown: int, between: str = "; ", count: int | None = None) -> str:
     """The first items, then how many more there are; count: of all, where the items are the first."""
     count = len(items) if count is None else count
-    more = [f"and {count - shown} more"] if count > shown else []
+    more = [f"and {count - len(items[:shown])} more"] if count > len(items[:shown]) else []
     return between.join([*(clipped(item, LONGEST_ITEM) for item in items[:shown]), *more])

@@ -95,6 +95,15 @@ DOORS = {
         lambda d: keylite.benchmark([MODEL], runs="5"),
         "runs: expected a whole number of at least 3, got",
     ),
+    "export, to": (
+        lambda d: keylite.export(MODEL, d, "o", to=["onnx"]),
+        "to: expected a text, got a list; one of onnx",
+    ),
+    "export, precision": (
+        lambda d: keylite.export(MODEL, d, "o.onnx", precision=8),
+        "precision: expected a text, got a number; such as 'int8'",
+    ),
+    "white level": (lambda d: d.check_images(white_level="a"), "white_level: expected 1 to 65535, got 'a'"),
     "export, count": (
         lambda d: keylite.export(MODEL, d, "o", calibration_count="9"),
         "calibration_count: expected a whole number of at least 1, got '9'",

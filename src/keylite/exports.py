@@ -34,7 +34,7 @@ from keylite.golden import require_new_vectors, write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
-from keylite.runtime.kinds import path_of, require_whole
+from keylite.runtime.kinds import path_of, require_kind, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -91,6 +91,8 @@ def export(
     require_datasets(data=data, calibration=data if calibration is None else calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
+    require_kind("to", to, str, "a text", f"one of {', '.join(EXPORTERS)}")
+    require_kind("precision", precision, str, "a text", "such as 'int8'")
     if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""

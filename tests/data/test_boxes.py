@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.data.boxes import dataset_boxes, read_boxes
+from keylite.data.boxes import boxes_for, dataset_boxes, read_boxes
 from keylite.data.dataset import Dataset, from_arrays
 
 
@@ -37,6 +37,17 @@ def test_an_image_without_an_entry_is_named_with_the_file_and_what_is_in_it() ->
         ValueError, match=r"^boxes.json: no entry for 3 of 4 images: b; c; d; .* are a, x, y, and 1 more$"
     ):
         dataset_boxes(asked, interleaved(), Path("boxes.json"))
+
+
+def test_an_image_is_found_by_any_spelling_of_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text('{"./x/a.png": [[0, 0, 1, 1]], "x//b.png": [[0, 0, 2, 2]], "a.png": [[0, 0, 3, 3]]}')
+    paths = [Path("x/a.png"), Path("y/../x/b.png")]
+    boxes = boxes_for(paths, read_boxes(path))
+    assert [boxes[image][0, 2] for image in paths] == [1, 2]
+    path.write_text('{"a.png": [], "./a.png": [[0, 0, 1, 1]]}')
+    with pytest.raises(ValueError, match=r"one image is there twice, as 'a.png' and as './a.png'; leave one out"):
+        read_boxes(path)
 
 
 def test_a_coco_file_of_boxes_is_called_so(tmp_path: Path) -> None:

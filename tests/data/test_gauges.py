@@ -285,6 +285,7 @@ def test_mean_shape_is_far_off_so_that_a_model_has_something_to_learn() -> None:
 
 REFUSED = {
     "unknown family": ({"count": 2, "family": "val"}, "family: expected one of train, test, got 'val'"),
+    "families in a list": ({"count": 2, "family": []}, "family: expected one of train, test, got .."),
     "no gauge": ({"count": 0}, "count: expected a whole number of at least 1, got 0"),
     "a text": ({"count": "3"}, "count: expected a whole number of at least 1, got '3'"),
     "a seed below 0": ({"count": 1, "seed": -1}, "seed: expected a whole number of at least 0, got -1"),

@@ -267,6 +267,12 @@ def test_8_bit_pictures_know_no_white_level() -> None:
 BAD = {
     "empty": (lambda: b"", "is empty"),
     "text": (lambda: b"hello world" * 9, "not an image that keylite reads"),
+    "HEIC": (
+        lambda: b"\0\0\0\x18ftypheic" + bytes(999),
+        "keylite reads .JPEG, .*, TIFF.: it is HEIC; convert it",
+    ),
+    "DICOM": (lambda: bytes(128) + b"DICM" + bytes(999), "it is DICOM; convert it to JPEG or PNG"),
+    "Netpbm": (lambda: b"P6\n1 1\n255\nabc", "it is Netpbm; convert it to JPEG or PNG"),
     "a RIFF of another kind": (lambda: b"RIFF\x24\0\0\0WAVEfmt ", "not an image that keylite reads"),
     "jpeg, half": (lambda: jpeg()[: len(jpeg()) // 2], "the JPEG file is truncated"),
     "jpeg, 90 %": (lambda: jpeg()[: len(jpeg()) * 9 // 10], "the JPEG file is truncated"),

@@ -34,6 +34,12 @@ def test_lists_and_numpys_numbers_are_taken():
     assert hash(given) == hash(Skeleton(("a", "b"), ((0, 1),), (1, 0), (0.1, 0.2)))
 
 
+def test_a_skeleton_may_be_large():
+    skeleton = Skeleton(unnamed(10_000), edges=((0, 1),) * 100_000)
+    assert (len(skeleton), len(skeleton.edges)) == (10_000, 100_000)
+    assert Skeleton(("a" * 200,)).names == ("a" * 200,)
+
+
 REFUSED = {
     "no keypoints": ({"names": ()}, "expected at least one keypoint, got none"),
     "names in one text": ({"names": "nose"}, "skeleton: names: expected a list of texts, got 'nose'"),
@@ -51,6 +57,21 @@ REFUSED = {
     "edge below 0": ({"names": NAMES, "edges": ((-1, 2),)}, "edge [-1, 2] leaves the 3 keypoints"),
     "mirror too short": ({"names": NAMES, "mirror": (0, 1)}, "mirror: expected a permutation of 0..2, got [0, 1]"),
     "mirror twice": ({"names": NAMES, "mirror": (0, 1, 1)}, "mirror: expected a permutation of 0..2"),
+    "five names twice": (
+        {"names": [*"abcde"] * 2},
+        "keypoint names must differ, got a, b, c, d, e more than once",
+    ),
+    "six names twice": ({"names": [*"abcdef"] * 2}, "got a, b, c, d, e, ... more than once"),
+    "too many keypoints": (
+        {"names": unnamed(10_001)},
+        "expected at most 10,000 keypoints and 100,000 edges, got 10,001 and 0",
+    ),
+    "too many edges": ({"names": NAMES, "edges": [(0, 1)] * 100_001}, "100,000 edges, got 3 and 100,001"),
+    "a long name": ({"names": ("a", "b" * 201)}, "expected names of at most 200 characters, got 201: 'bbb"),
+    "mirror in a ring beside one in the middle": (
+        {"names": (*NAMES, "chin"), "mirror": (1, 2, 0, 3)},
+        "mirror: flipping twice must give every keypoint back",
+    ),
     "mirror in a ring": ({"names": NAMES, "mirror": (1, 2, 0)}, "mirror: flipping twice must give every keypoint back"),
     "sigmas too few": ({"names": NAMES, "sigmas": (0.1,)}, "sigmas: expected 3 values, got 1"),
     "sigma of 0": ({"names": NAMES, "sigmas": (0.1, 0.0, 0.1)}, "sigmas: expected positive values"),

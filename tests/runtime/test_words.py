@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.runtime.words import clipped, escaped, listed, one_line, quoted
+from keylite.runtime.words import clipped, counted, escaped, is_utf8, listed, one_line, quoted
 
 QUOTES = {
     "a word": ("lite9", "'lite9'"),
@@ -54,6 +54,24 @@ def test_what_a_line_quotes_is_cut(long: str):
     assert len(line) < 260
     assert line.startswith("lr: expected a number, got ")
     assert line.endswith("; lower it")
+
+
+def test_counted():
+    assert [counted(count, "image") for count in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
+
+
+def test_is_utf8():
+    assert is_utf8(Path("Straße/大"))
+    assert is_utf8("")
+    assert not is_utf8("a\udcffb")
+    assert not is_utf8("\udcff")
+    assert not is_utf8("\ud800") and not is_utf8("\udfff")
+    assert is_utf8("\ud7ff\ue000")
+
+
+def test_long_numbers_are_told_by_their_bits():
+    assert quoted(2**800 - 1) == str(2**800 - 1)[:147] + "..." + str(2**800 - 1)[-50:]
+    assert quoted(2**801) == "a number of 802 bits"
 
 
 LISTS = {

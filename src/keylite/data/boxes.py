@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.finding import canonical
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.texts import read_json
-from keylite.runtime.words import first_of, listed
+from keylite.runtime.words import first_of, listed, quoted
 
 log = logging.getLogger("keylite")
 
@@ -32,7 +33,12 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise ValueError(f'{error}; expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
     found = {}
+    spelt: dict[str, str] = {}
     for name, boxes in listing.items():
+        if (other := spelt.setdefault(canonical(name), name)) != name:
+            raise ValueError(
+                f"{path}: one image is there twice, as {quoted(other)} and as {quoted(name)}; leave one out"
+            )
         try:
             found[name] = as_boxes(boxes)
         except (ValueError, TypeError) as error:
@@ -41,7 +47,7 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
 
 
 def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: Path | str = "boxes") -> dict[Path, np.ndarray]:
-    """The boxes of each image, by its path as given, else by its file name.
+    """The boxes of each image, by its path in any spelling, else by its file name.
 
     Raises ValueError naming every image without an entry; a file name that two images share stands for neither. Entries
     for other images are counted in the log. file: what messages call where the boxes are from.
@@ -49,8 +55,10 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: Path | str 
     found: dict[Path, np.ndarray] = {}
     problems, used = [], set()
     names = Counter(path.name for path in paths)
+    spelt = {canonical(name): name for name in asked}
     for path in paths:
-        keys = [str(path), path.as_posix()] + ([path.name] if names[path.name] == 1 else [])
+        keys = [str(path), path.as_posix(), spelt.get(canonical(str(path)), str(path))]
+        keys += [path.name] if names[path.name] == 1 else []
         key = next((key for key in keys if key in asked), None)
         if key is None:
             problems.append(str(path))

@@ -353,6 +353,8 @@ class Dataset:
         image, which are kept, and images that show hardly anything. white_level: of 16-bit images; None finds it, for
         them and for parts of them, and a note says so. What was checked with these limits is not read again.
         """
+        if white_level is not None:
+            require_whole("white_level", white_level, most=WHITE_LEVEL)
         if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
             return self
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)

@@ -89,7 +89,7 @@ def _made(generator: np.random.Generator, family: str, size: int) -> tuple[np.nd
 
 
 def _family(name: str) -> Family:
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {quoted(name)}")
     return FAMILIES[name]
 

@@ -40,6 +40,18 @@ TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of whole numbers: BYTE, SHORT, 
 TIFF_TAGS, TIFF_DIRECTORIES = 1000, 100  # more are no picture of ours: they cost time
 TIFF_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex whole numbers", 6: "complex numbers"}
 DEPTHS = frozenset({1, 2, 4, 8, 16})
+UNREAD = {  # pattern of the first bytes: a format that is not read
+    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC",
+    rb".{4}ftypavi[fs]": "AVIF",
+    rb".{128}DICM": "DICOM",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
+    rb"\0\0\0\x0cJXL |\xff\x0a": "JPEG XL",
+    rb"P[1-7]\s": "Netpbm",
+    rb"8BPS": "PSD",
+    rb"%PDF": "PDF",
+    rb"\x93NUMPY": "a NumPy array",
+    rb"\s*<(\?xml|svg|!DOCTYPE|html)": "XML or HTML",
+}
 
 
 class Header(NamedTuple):
@@ -83,7 +95,9 @@ def read_header(name: str, data: bytes) -> Header:
         raise ValueError(f"{name}: the file is empty (0 bytes)")
     kind = kind_of(data)
     if not kind:
+        other = next((other for start, other in UNREAD.items() if re.match(start, data, re.DOTALL)), "")
         hint = "; give the frames of a video to Predictor.stream" if name.lower().endswith(VIDEOS) else ""
+        hint = f": it is {other}; convert it to JPEG or PNG" if other else hint
         raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF){hint}")
     try:
         header = FORMATS[kind][1](data)._replace(kind=kind)

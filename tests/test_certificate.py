@@ -91,6 +91,7 @@ BUDGETS = {
         {"nme_parent": 0.0, "budget_nme": 0.1},
         "NME rose by inf %, over the budget of 10 % (NME 0.00 % -> 4.10 %)",
     ),
+    "no error before and after": ({"nme_parent": 0.0, "nme_child": 0.0, "budget_nme": 0.1}, None),
     "over both": (
         {"budget": 0.4, "budget_nme": 0.02},
         "p95 drift 0.5 px is over the budget of 0.4 px and NME rose by 2.50 %, over the budget of 2 % "
@@ -172,7 +173,7 @@ def held(monkeypatch, tmp_path, make_spec):
         def predictor(path, **_):
             points = {"parent": parent, "child": child}[path.stem]
             made = Predictor.of(_Told(points), specs[path.stem])
-            made.path, made.engine_name = path, "litert"
+            made.path, made.engine_name = path, {"parent": "pytorch", "child": "litert"}[path.stem]
             return made
 
         monkeypatch.setattr(certificates, "Predictor", predictor)
@@ -211,6 +212,9 @@ def test_drift_is_in_px_of_the_input_by_keypoint(held):
     assert made.nme_child == pytest.approx(10 / 4 / 10, abs=1e-5)
     assert made.nme_change == pytest.approx(0.25, abs=1e-4)
     assert not made.within_budget
+    assert made.engines == ("pytorch", "litert")
+    assert made.pck["0.2"] == (0.0, 0.75)
+    assert made.notes == ("child.tflite was not exported from parent.tflite",)
     assert (made.count, made.groups, made.size) == (COUNT, COUNT, (64, 32))
     assert (made.dataset, made.dataset_fingerprint) == (data.name, data.fingerprint())
     assert (made.parent_sha256, made.child_sha256) == (sha256(paths[0]), sha256(paths[1]))
@@ -360,6 +364,7 @@ def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder,
     assert msgspec.structs.replace(again, **moment) == beside
     assert Predictor(path).spec.certificate == summary(beside)
     assert certificate_doubt(path) is None
+    assert again.notes == ()
     assert again.nme_change != 0
     other = certify(path, finder_file, make_colours(20, 77), budget=0.001)
     assert not other.within_budget

@@ -14,15 +14,18 @@ import pytest
 from keylite import evaluation, metrics
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.metrics import point_errors
+from keylite.reliability import halves
 from keylite.report import (
     KEYPOINT_COLUMNS,
     KeypointReport,
     NmeReport,
+    PixelReport,
     Predictions,
     Report,
     comparable,
     joined,
     keypoint_rows,
+    measured_xy,
     object_nme,
     report_of,
     summary_rows,
@@ -152,6 +155,7 @@ def test_normaliser(text: str, expected: list[float]) -> None:
     ("text", "message"),
     [
         ("interocular", "INDEX,INDEX or NAME,NAME"),
+        (36, "normalize: expected a text, got a number; such as 'box_side'"),
         ("", "INDEX,INDEX"),
         ("0,", "INDEX,INDEX"),
         ("0,1,2", "INDEX,INDEX"),
@@ -299,6 +303,38 @@ def test_the_mean_shape_stands_beside_the_nme(px: float, words: str) -> None:
     assert "NME of the mean shape" not in dict(summary_rows(report_of(shifted(data, (px, 0)), data, "100px")))
 
 
+def test_each_percentile_is_a_figure_of_its_own() -> None:
+    """Object i is off by i px at every point, to the right at the nose and downwards at the others."""
+    data = from_arrays(["x.png"] * 101, np.full((101, 4, 2), 10.0), skeleton=Skeleton(NAMES))
+    xy = data.xy.copy()
+    xy[:, 0, 0] += np.arange(101)
+    xy[:, 1:, 1] += np.arange(101)[:, None]
+    report = report_of(guesses(data, xy), data, "100px")
+    assert report.pixel_error == PixelReport(mean=50, p50=50, p90=90, p95=95, max=100)
+    for name, shift in (("nose", (50, 0)), ("chin", (0, 50))):
+        figures = msgspec.structs.astuple(report.per_keypoint[name])
+        assert figures == pytest.approx((0.5, 50, 95, *shift, 101)), name
+    assert (report.nme.median, report.failure_rate) == (0.5, pytest.approx(90 / 101))
+
+
+def test_sigma_is_held_against_the_errors_of_its_judges() -> None:
+    data = face(groups=10)
+    predictions = dataclasses.replace(shifted(data, (3, -4)), sigma=np.where(np.isfinite(data.xy[..., 0]), 10.0, NAN))
+    predictions.sigma[:5] = 2.5
+    assert report_of(predictions, data, "100px").confidence.worst == 1.0, "5 px where 2.5 were promised"
+    judged = report_of(predictions, data, "100px", judges=np.arange(5, 20)).confidence
+    assert (judged.worst, judged.count) == (-0.5, 60)
+
+
+def test_a_flip_leaves_out_what_either_side_was_not_taught() -> None:
+    data = face()
+    predictions = dataclasses.replace(shifted(data, (0, 0)), unlearnt={"left_eye": 0})
+    left_out = np.isnan(measured_xy(predictions, data)[3, :, 0])
+    assert left_out.tolist() == [False, True, False, False]
+    left_out = np.isnan(measured_xy(predictions, data, (0, 2, 1, 3))[3, :, 0])
+    assert left_out.tolist() == [False, True, True, False]
+
+
 def test_perfect_points_give_perfect_figures() -> None:
     data = face()
     report = report_of(shifted(data, (0, 0)), data, "box_side")
@@ -405,6 +441,8 @@ def test_rows_name_the_normaliser_and_the_interval() -> None:
     assert ("signed error", "x +3.00 [+3.00, +3.00], y -4.00 [-4.00, -4.00] px") in rows
     assert rows[-1] == ("note", "careful")
     assert not [label for label, _ in rows if label in ("OKS-AP", "model", "engine")]  # unknown here
+    opened = summary_rows(report_of(shifted(data, (3, -4)), data, "100px", model_sha256="ab" * 32, engine="onnx"))
+    assert opened[-2:] == [("model", "ab" * 6), ("engine", "onnx")]
     keypoints = keypoint_rows(report_of(shifted(data, (3, -4)), data, "100px"))
     assert keypoints[3] == ("chin", "5.00%", "5.00", "5.00", "+3.00", "-4.00", "12")
     assert {len(row) for row in keypoints} == {len(KEYPOINT_COLUMNS)}
@@ -586,7 +624,7 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
     assert found.xy.dtype == np.float64
     assert sum(reader.batches) == 7
     assert max(reader.batches) == min(batch, 7)
-    assert progress[-1] == (7, 7)
+    assert (progress[0], progress[-1]) == ((min(batch, 7), 7), (7, 7))
     assert len(progress) == len(reader.batches)
 
 
@@ -759,6 +797,29 @@ def test_evaluate_finds_sigmas(where: str) -> None:
         sigmas=sigmas if where == "argument" else None,
     )
     assert report.oks_ap is not None
+
+
+def test_evaluate_says_what_it_lacks_for_sigmas_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda _: None)
+    report = evaluation.evaluate(
+        Reader(skeleton=Skeleton(NAMES, sigmas=(0.1,) * 4)), numbered([0, 1, 2, 3, 4], boxes_of(5))
+    )
+    assert report.oks_ap is None
+    assert report.notes == ("no OKS-AP although there are sigmas: pip install 'keylite[coco]'",)
+
+
+def test_evaluate_counts_who_judges_sigma() -> None:
+    data = numbered([0, 1, 2, 3, 4, 5], boxes_of(6))
+    report = evaluation.evaluate(Reader(), data, judges=np.array([4, 5, 0, 1]))
+    assert report.notes == ("sigma was fitted on 2 of these objects and is judged by the other 4",)
+
+
+def test_objects_that_sigma_was_not_fitted_on_judge_it() -> None:
+    data = from_arrays(["x.png"] * 60, np.ones((60, 1, 2)), groups=[str(i // 2) for i in range(60)])
+    fitted = SimpleNamespace(confidence=SimpleNamespace(data_fingerprint=data.fingerprint()))
+    other = SimpleNamespace(confidence=SimpleNamespace(data_fingerprint="0"))
+    assert evaluation.judges_of([other, SimpleNamespace(confidence=None)], data) is None
+    np.testing.assert_array_equal(evaluation.judges_of([other, fitted], data), halves(data.group_index)[1])
 
 
 def test_evaluate_refuses_before_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,20 @@ def test_what_does_not_vary_has_no_ranks():
     assert "all points -" in reliability_rows(found)[0][1]
 
 
+def test_ranks_of_three_points_and_of_none_that_promise():
+    found = reliability_of(np.array([[1.0], [2], [3]]), np.array([[1.0], [3], [2]]), np.arange(3))
+    assert found.spearman == pytest.approx(0.5)
+    assert reliability_of(np.array([[1.0], [2]]), np.array([[1.0], [3]]), np.arange(2)).spearman is None
+    assert reliability_of(np.zeros((3, 1)), np.ones((3, 1)), np.arange(3)).worst == 0
+
+
+def test_rows_say_what_is_not_known():
+    sigma, error = made_up()
+    found = reliability_of(sigma, error, GROUPS)
+    assert f"; one sigma a keypoint {found.constant:.2f}" in reliability_rows(found)[0][1]
+    assert "; one sigma a keypoint -" in reliability_rows(reliability_of(sigma, np.ones((N, K)), GROUPS))[0][1]
+
+
 def test_no_sigma_no_reliability():
     _, error = made_up()
     assert reliability_of(np.full((N, K), np.nan), error, GROUPS) is None
@@ -74,6 +88,7 @@ HALVES = {
     "of tens": np.arange(100) // 10,
     "one large group": np.repeat([0, 1, 2, 3], [70, 10, 10, 10]),
     "two": np.repeat([0, 1], [85, 15]),
+    "ten in one half": np.repeat([0, 1], [41, 10]),
     "just enough": np.arange(FEWEST) % 7,
 }
 
@@ -92,7 +107,7 @@ def test_halves_share_no_group(groups: np.ndarray):
     ("groups", "why"),
     [
         (np.arange(FEWEST - 1), "49 labelled objects, and 50 are needed"),
-        (np.zeros(80, np.int64), "of one group"),
+        (np.zeros(FEWEST, np.int64), "of one group"),
         (np.repeat([0, 1], [91, 9]), "one group holds nearly all"),
         (np.repeat([0, 1], [9, 91]), "one group holds nearly all"),
     ],

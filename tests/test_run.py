@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import math
 import re
@@ -16,10 +17,23 @@ import pytest
 
 import keylite
 from keylite import metrics, pipeline
+from keylite import run as runs
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.recipe import AUTO, Resolved, make_recipe
-from keylite.run import LRS, Run, check_resumed, check_run, ema_decay, lr_factor, open_run, require_finite, resolve
+from keylite.run import (
+    LRS,
+    Run,
+    check_resumed,
+    check_run,
+    ema_decay,
+    lr_factor,
+    open_run,
+    require_finite,
+    require_history,
+    resolve,
+    write_profile,
+)
 from keylite.runtime.engines import FRAMEWORKS
 from keylite.runtime.heads import HEADS
 
@@ -231,6 +245,8 @@ RESUMED = {  # choices of the run, of its resumption, objects then: what is said
     "another number than it had settled": ({}, {"epochs": 9}, 4, "epochs was 300, is 9"),
     "auto for another number": ({"epochs": 9}, {}, 4, "epochs was 9, is 300"),
     "another effort": ({}, {"effort": 2}, 4, "effort was 1.0, is 2.0"),
+    "other processes that share a step": ({"batch": 8}, {"batch": 4, "devices": 2}, 4, None),
+    "another batch": ({"batch": 8}, {"batch": 4}, 4, "batch x devices x nodes was 8 x 1 x 1, is 4 x 1 x 1"),
     "the mirror of auto": ({"mirror": "off"}, {}, 4, "mirror was 'off', is 'auto'"),
     "other data, which settle it otherwise": ({}, {}, 3, "the data it began with"),
     "what has no effect": ({}, {"threads": 3, "cache": "ram"}, 4, None),
@@ -279,6 +295,139 @@ def test_a_run_that_looks_wrong_is_said_once_at_its_third(epochs: int, third: in
         run.speak_up(2.0, 0.0)
         said += [epoch] * len(caplog.messages)
     assert said == [third] * 2, "of the mean shape, and of the loss's branch"
+
+
+# ---- the end of an epoch
+
+
+def report(nme: float) -> SimpleNamespace:
+    return SimpleNamespace(nme=SimpleNamespace(mean=nme), pixel_error=SimpleNamespace(mean=100 * nme))
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged, and nothing on the terminal."""
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
+    caplog.set_level(logging.INFO, "keylite")
+    return caplog
+
+
+def test_an_epoch_s_end_keeps_the_best_the_last_and_a_log(few: Dataset, tmp_path: Path, told, monkeypatch):
+    """Epochs of 1, 9, 1, 1, 1, 1 and 2 s, of eight: the time that is left goes by the median of the last five."""
+    nmes, ends = (0.3, 0.2, 0.25, 0.2, 0.3, 0.4, 0.1), (1, 10, 11, 12, 13, 14, 16)
+    times, reports = iter(ends), iter(nmes)
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: float(next(times))))
+    monkeypatch.setattr(runs, "validate", lambda *_: report(next(reports)))
+    monkeypatch.setattr(runs, "with_figures", lambda spec, report, baseline, epoch: (epoch, report.nme.mean))
+    run = Run(resolve(make_recipe({"epochs": 8}), few), None, few, tmp_path, report(0.5), since=0.0)
+    saved, best = [], []
+    told.clear()
+    for number, nme in enumerate(nmes, 1):
+        row = run.end_epoch(None, lambda *given: saved.append(given), step=5 * number, lr=1e-3, loss=2.0)
+        assert (row["epoch"], row["step"], row["val_nme"], row["seconds"]) == (
+            number,
+            5 * number,
+            nme,
+            ends[number - 1],
+        )
+        if nme in (0.3, 0.2, 0.1) and nme not in best and nme < min([1, *best]):
+            best.append(nme)
+            assert saved.pop(0) == ((number, nme), tmp_path / "model.safetensors")
+        assert saved == [((number, nme), tmp_path / "last.safetensors")]
+        saved.clear()
+    assert best == [0.3, 0.2, 0.1]
+    start = "epoch {}/8  loss 2  val NME {}.00 %  val error {}.00 px  {}"
+    assert told.messages[:3] == [
+        start.format(1, 30, 30, "1 s, about 7 s left  (best)"),
+        start.format(2, 20, 20, "9 s, about 30 s left  (best)"),
+        start.format(3, 25, 25, "1 s, about 5 s left"),
+    ]
+    assert told.messages[-1] == start.format(7, 10, 10, "2 s, about 1 s left  (best)")
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0] == "epoch,step,lr,loss,val_nme,val_px,seconds,epoch_seconds"
+    assert lines[2] == "2,10,0.001,2.0,0.2,20.0,10.0,9.0"
+    assert len(lines) == 8
+    assert (tmp_path / "curves.png").exists()
+
+
+ENDS = {  # epochs, patience, val NME of each so far: whether the run is at its end
+    "nothing yet": (3, 1, [], False),
+    "all epochs": (3, None, [0.1, 0.2, 0.3], True),
+    "one is left": (3, None, [0.1, 0.2], False),
+    "patience is not yet out": (9, 2, [0.1, 0.2], False),
+    "patience is out": (9, 2, [0.1, 0.2, 0.1], True),
+    "a new best": (9, 2, [0.2, 0.3, 0.1], False),
+}
+
+
+@pytest.mark.parametrize(("epochs", "patience", "nmes", "ended"), ENDS.values(), ids=ENDS)
+def test_a_run_ends_after_its_epochs_or_its_patience(epochs, patience, nmes, ended, few: Dataset, told):
+    choices = {"epochs": epochs} | ({"patience": patience} if patience else {})
+    run = Run(resolve(make_recipe(choices), few), None, few, Path("out"), report(0.1), since=0.0)
+    run.history += [{"val_nme": nme} for nme in nmes]
+    assert run.finished() == ended
+    assert (f"stopped early: no better val NME for {patience} epochs" in told.messages) == bool(ended and patience)
+
+
+def test_a_loss_of_one_branch_says_nothing(few: Dataset, told):
+    run = Run(resolve(make_recipe({"epochs": 1}), few), None, few, Path("out"), report(0.3), since=0.0)
+    run.history.append({"epoch": 1, "val_nme": 0.3})
+    told.clear()
+    run.speak_up(None, 0.0)
+    run.speak_up(2.0, 0.5)
+    assert told.messages == [], "as good as the mean shape, too, is not worse"
+    run.speak_up(2.0, 1.0)
+    assert "every error of epoch 1 is below 2 px" in told.messages[0]
+
+
+EPOCH = dict.fromkeys(("epoch", "step", "lr", "loss", "val_nme", "val_px", "seconds", "epoch_seconds"), 1)
+HISTORIES = {
+    "none": None,
+    "no epoch": [],
+    "no list": {"0": EPOCH},
+    "no rows": [1],
+    "not from 1": [EPOCH | {"epoch": 2}],
+    "a gap": [EPOCH, EPOCH | {"epoch": 3}],
+    "a column less": [{name: 1 for name in EPOCH if name != "lr"}],
+    "a column more": [EPOCH | {"more": 1}],
+    "a text": [EPOCH | {"loss": "1"}],
+    "no number": [EPOCH | {"loss": math.nan}],
+    "yes": [EPOCH | {"loss": True}],
+}
+
+
+def test_epochs_are_counted_from_1():
+    require_history([EPOCH, EPOCH | {"epoch": 2, "loss": 0.5}], "resume.ckpt")
+    for history in HISTORIES.values():
+        with pytest.raises(
+            ValueError, match=r"resume.ckpt: the file is damaged, or of another run \(its epochs are not"
+        ):
+            require_history(history, "resume.ckpt")
+
+
+def test_a_profile_is_a_file_and_two_lines(tmp_path: Path, told):
+    write_profile(tmp_path, {"data": 0.003, "forward": 0.001}, 7, 0.25)
+    assert json.loads((tmp_path / "profile.json").read_text()) == {
+        **{"steps": 7, "step_ms": pytest.approx(4), "epoch_end_ms": pytest.approx(250)},
+        "shares": {"data": pytest.approx(0.75), "forward": pytest.approx(0.25)},
+    }
+    assert told.messages == [
+        "profile of 7 steps: 4.0 ms each: data 75.0%, forward 25.0%",
+        f"at an epoch's end, validation and files: 250 ms; all figures: {tmp_path / 'profile.json'}",
+    ]
+
+
+def test_a_resumed_run_without_a_checkpoint_says_that_it_begins_anew(few: Dataset, tmp_path: Path, told):
+    recipe = resolve(make_recipe({}), few)
+    told.clear()
+    open_run(tmp_path, recipe, few, few, resume=False)
+    (tmp_path / "resume.ckpt").write_bytes(b"")
+    open_run(tmp_path, recipe, few, few, resume=True)
+    assert told.messages == []
+    (tmp_path / "resume.ckpt").unlink()
+    open_run(tmp_path, recipe, few, few, resume=True)
+    assert told.messages == [f"{tmp_path}: no epoch was finished yet; starting from the beginning"]
 
 
 # ---- one run in a folder, and what a stopped one leaves

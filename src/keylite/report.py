@@ -305,8 +305,8 @@ def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
 
 
 def boxed(dataset: Dataset) -> np.ndarray:
-    """(N,) bool: which objects have an annotation's box with an area."""
-    return np.all(dataset.box[:, 2:] > dataset.box[:, :2], axis=1)  # a comparison with NaN is False
+    """(N,) bool: which objects have an annotation's box."""
+    return np.all(np.isfinite(dataset.box), axis=1)
 
 
 def _oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:

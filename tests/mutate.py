@@ -1,7 +1,7 @@
 """Break a module on purpose, a little at a time, and see whether its tests notice: `make mutate MODULES="metrics report"`.
 
 A mutation swaps a comparison, an operator or two arguments, moves a constant, forces a condition, or drops a statement.
-One that no test notices is either the same code in other words, or a test that is missing.
+Tests that run the broken line come first, quick ones before slow ones. One that no test notices is either the same code in other words, or a test that is missing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import importlib
 import io
+import json
 import os
 import random
 import shutil
@@ -17,9 +19,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 TESTS = {  # module of src/keylite: what to run for it, quick files first
@@ -76,6 +81,7 @@ SWAPS = {
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "floor": "ceil", "ceil": "floor", "mean": "max"}
 EITHER_WAY = {"min", "max", "np.hypot", "np.minimum", "np.maximum", "math.hypot", "np.logaddexp", "math.gcd"}
 LIMIT = 20  # seconds beyond five times what the unbroken module takes
+QUICKLY = ("-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 class Mutation(NamedTuple):
@@ -173,7 +179,41 @@ def broken(source: str, mutation: Mutation) -> str:
     return text
 
 
-def passes(tests: list[str], src: Path, limit: float) -> bool | None:
+class Reached:
+    """Which tests run which lines of a module, and how long each takes: a pytest plugin."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.lines: dict[str, set[int]] = {}
+        self.seconds: dict[str, float] = {}
+
+    def trace(self, frame: types.FrameType, event: str, _: object) -> object:
+        if frame.f_code.co_filename != self.path:
+            return None
+        self.reached.add(frame.f_lineno)
+        return self.trace
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.reached = self.lines.setdefault(item.nodeid, set())
+        begun = time.monotonic()
+        sys.settrace(self.trace)
+        yield
+        sys.settrace(None)
+        self.seconds[item.nodeid] = time.monotonic() - begun
+
+
+class First:
+    """These tests before all others, in this order: a pytest plugin."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.places = {name: place for place, name in enumerate(names)}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self.places.get(item.nodeid, len(self.places)))
+
+
+def in_a_fork(tests: list[str], src: Path, limit: float, plugin: object, then: Callable[[], object]) -> bool | None:
     """Whether tests pass with `src` in place of this one's; None where they take too long. A fork: imports are made."""
     pid = os.fork()
     if not pid:
@@ -184,11 +224,10 @@ def passes(tests: list[str], src: Path, limit: float) -> bool | None:
         sys.path.insert(0, str(src))
         os.environ["PYTHONPATH"] = str(src)
         sys.dont_write_bytecode = True  # two mutations within a second may be of one size
-        import pytest
-
         code = 70
         with contextlib.suppress(BaseException):
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", *tests])
+            code = pytest.main([*QUICKLY, *tests], [plugin])
+            then()
         os._exit(int(code))
     end = time.monotonic() + limit
     while time.monotonic() < end:
@@ -200,6 +239,16 @@ def passes(tests: list[str], src: Path, limit: float) -> bool | None:
         os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None
+
+
+def reached_lines(tests: list[str], src: Path, path: Path) -> tuple[dict[str, set[int]], dict[str, float]] | None:
+    """Of each test: the module's lines that it runs, and its seconds. None if the unbroken module fails one."""
+    plugin, kept = Reached(path), src / "reached.json"
+    names = lambda: {name: sorted(lines) for name, lines in plugin.lines.items()}  # noqa: E731
+    if not in_a_fork(tests, src, 1800, plugin, lambda: kept.write_text(json.dumps([names(), plugin.seconds]))):
+        return None
+    lines, seconds = json.loads(kept.read_text())
+    return {name: set(those) for name, those in lines.items()}, seconds
 
 
 def shown(source: str, mutation: Mutation) -> str:
@@ -217,11 +266,17 @@ def main() -> None:
     options = parser.parse_args()
     os.chdir(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with contextlib.redirect_stdout(io.StringIO()):
-        import cv2  # noqa: F401
-        import msgspec  # noqa: F401
-        import numpy  # noqa: F401
-        import pytest  # noqa: F401
+    sys.modules.setdefault("triton", None)  # as tests/conftest.py
+    for name in (
+        "cv2",
+        "msgspec",
+        "matplotlib.pyplot",
+        "onnxruntime",
+        "timm",
+        "lightning.pytorch",
+    ):  # once, for all forks
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ImportError):
+            importlib.import_module(name)
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         src = Path(folder) / "src"
@@ -235,14 +290,16 @@ def main() -> None:
                 chosen = [mutation for mutation in chosen if first <= mutation.line <= last]
             elif len(chosen) > options.count:
                 chosen = sorted(random.Random(options.seed).sample(chosen, options.count))
-            begun = time.monotonic()
-            if not passes(tests, src, 900):
+            found = reached_lines(tests, src, path)
+            if not found:
                 sys.exit(f"{module}: its tests fail as it is: {' '.join(tests)}")
-            limit = 5 * (time.monotonic() - begun) + LIMIT
+            lines, seconds = found
+            limit = 5 * sum(seconds.values()) + LIMIT
             alive = []
             for mutation in chosen:
                 path.write_text(broken(source, mutation))
-                if passes(tests, src, limit):
+                quick = sorted((name for name in lines if mutation.line in lines[name]), key=seconds.get)
+                if in_a_fork(tests, src, limit, First(quick), int):
                     alive.append(mutation)
                     print(f"{module}:{shown(source, mutation)}", flush=True)
             path.write_text(source)

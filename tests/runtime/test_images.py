@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keylite.data.gauges import gauges
-from keylite.runtime import images
+from keylite.runtime import images, tiff
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import image_size, open_image, read_image, write_image
 
@@ -731,6 +731,46 @@ def test_a_damaged_tiff_is_refused_although_opencv_gives_what_it_can(packed: str
     with pytest.raises(ValueError, match=r"^image bytes: the TIFF file is damaged \(.*\); save it anew"):
         read_image(good[:third] + b"\0" * third + good[2 * third :])
     assert capfd.readouterr().err == ""
+
+
+def deflated(**options: object) -> bytes:
+    pillow = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    file = io.BytesIO()
+    pillow.fromarray(picture()).save(file, "TIFF", compression="tiff_adobe_deflate", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"tiffinfo": {317: 2}}, {"tiffinfo": {278: 5}}], ids=["", "predictor", "strips"]
+)
+def test_a_tiff_of_zlib_s_streams_is_held_to_their_checksums(options: dict):
+    good = deflated(**options)
+    np.testing.assert_array_equal(read_image(good), picture())
+    page = tiff.directory(good)
+    start, size = page.first[273], page.first[279]
+    for at in range(start, start + size, 7):
+        damaged = bytearray(good)
+        damaged[at] ^= 0x10
+        with pytest.raises(ValueError, match="the TIFF file is damaged"):
+            read_image(bytes(damaged))
+
+
+@pytest.mark.parametrize(("tag", "words"), [(273, "1 of 1 strips or tiles are not there"), (278, "has no size")])
+def test_a_tiff_that_lacks_strips_is_refused(tag: int, words: str):
+    """Decoders would fill them with black."""
+    data = bytearray(deflated())
+    number, _, where = tiff.directory(bytes(data)).places[tag]
+    struct.pack_into(number, data, where, 0)
+    with pytest.raises(ValueError, match=words):
+        read_image(bytes(data))
+
+
+def test_samples_in_planes_have_strips_for_each():
+    data = bytearray(deflated())
+    number, _, where = tiff.directory(bytes(data)).places[284]
+    struct.pack_into(number, data, where, 2)
+    with pytest.raises(ValueError, match="2 of 3 strips or tiles are not there"):
+        read_image(bytes(data))
 
 
 def test_what_opencv_says_in_several_lines_of_a_tiff_is_not_heard(capfd, monkeypatch):

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from keylite.runtime import tiff
 from keylite.runtime.exif import SIDEWAYS, orientation_of
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # suffixes of what is often taken for images
@@ -33,11 +34,7 @@ PNG_ORDERS = {
 }  # of what decoders must know: its types
 PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng warns of others on stderr
 EXIF_START = b"Exif\0\0"
-TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_ORIENTATION, TIFF_KIND, TIFF_FORMAT = 256, 257, 258, 274, 254, 339
-TIFF_PACKED = 259  # Compression: 1 for samples that are stored plainly
-TIFF_ALPHA = 338  # ExtraSamples: 1 for colours that are multiplied by alpha, 2 for those that are not
-TIFF_NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of whole numbers: BYTE, SHORT, LONG
-TIFF_TAGS, TIFF_DIRECTORIES = 1000, 100  # more are no picture of ours: they cost time
+TIFF_DIRECTORIES = 100  # more are no picture of ours: they cost time
 TIFF_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex whole numbers", 6: "complex numbers"}
 DEPTHS = frozenset({1, 2, 4, 8, 16})
 UNREAD = {  # pattern of the first bytes: a format that is not read
@@ -344,56 +341,32 @@ def _webp_frame(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _tiff(data: bytes) -> Header:
-    tags, places, following = _tiff_tags(data, 0)
+    page = tiff.directory(data)
+    first, following = page.first, page.following
     frames, seen = 1, {0}
     while following and frames < 2:
         if following in seen or len(seen) > TIFF_DIRECTORIES:  # a ring
             raise DamagedError
         seen.add(following)
-        page, _, following = _tiff_tags(data, following)
-        frames += not page.get(TIFF_KIND, 0) & 1  # bit 0: a reduced copy of another page
-    refusal, depth = "", tags.get(TIFF_BITS, 1)
-    if numbers := TIFF_FORMATS.get(tags.get(TIFF_FORMAT, 1)):
+        other = tiff.directory(data, following)
+        following = other.following
+        frames += not other.first.get(tiff.KIND, 0) & 1  # bit 0: a reduced copy of another page
+    refusal, depth = "", first.get(tiff.BITS, 1)
+    if numbers := TIFF_FORMATS.get(first.get(tiff.FORMAT, 1)):
         refusal = (
             f"expected whole numbers of 8 or 16 bits, got a TIFF of {depth}-bit {numbers}; "
             "scale them to 0..65535 and save them as 16-bit PNG"
         )
     return Header(
-        tags.get(TIFF_WIDTH, 0),
-        tags.get(TIFF_HEIGHT, 0),
+        first.get(tiff.WIDTH, 0),
+        first.get(tiff.HEIGHT, 0),
         frames,
-        tags.get(TIFF_ORIENTATION, 1),
+        first.get(tiff.ORIENTATION, 1),
         depth,
-        alpha_offset=places[TIFF_ALPHA] if tags.get(TIFF_ALPHA) == 2 else 0,
-        packed=tags.get(TIFF_PACKED, 1) != 1,
+        alpha_offset=page.places[tiff.ALPHA][2] if first.get(tiff.ALPHA) == 2 else 0,
+        packed=first.get(tiff.PACKED, 1) != 1,
         refusal=refusal,
     )
-
-
-def _tiff_tags(data: bytes, offset: int) -> tuple[dict[int, int], dict[int, int], int]:
-    """The whole-number tags of the directory at `offset` (0: the first one), where each one's value lies, and where the
-    next directory does (0: none).
-
-    Of a tag of several numbers it is the first.
-    """
-    order = "<" if data.startswith(b"II") else ">"
-    if not offset:
-        (offset,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, offset)
-    if count > TIFF_TAGS:
-        raise DamagedError
-    tags: dict[int, int] = {}
-    places: dict[int, int] = {}
-    for at in range(offset + 2, offset + 2 + 12 * count, 12):
-        tag, kind, values = struct.unpack_from(order + "HHI", data, at)
-        if kind in TIFF_NUMBERS:
-            number = TIFF_NUMBERS[kind]
-            where = at + 8
-            if values * struct.calcsize(number) > 4:
-                (where,) = struct.unpack_from(order + "I", data, at + 8)
-            tags.setdefault(tag, struct.unpack_from(order + number, data, where)[0])
-            places.setdefault(tag, where)
-    return tags, places, struct.unpack_from(order + "I", data, offset + 2 + 12 * count)[0]
 
 
 FORMATS: dict[str, tuple[bytes, Callable[[bytes], Header]]] = {  # name: pattern of the first bytes, header reader

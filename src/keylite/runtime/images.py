@@ -26,6 +26,7 @@ from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 from keylite.runtime.kinds import number_of
+from keylite.runtime.tiff import packing_problem
 from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
@@ -100,6 +101,9 @@ class Picture(NamedTuple):
         assert isinstance(self.data, bytes)
         assert self.header is not None
         data = _unmultiplied(self.data, self.header) if self.header.alpha_offset else self.data
+        told = packing_problem(self.data) if self.header.packed else ""
+        if told:
+            raise ValueError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
         image, told = self._heard(data, flags)
         if PADDED in told:
             image, told = self._heard(_unpadded(self.data, self.header), flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,48 @@ def test_an_image_is_found_by_any_spelling_of_its_path(tmp_path: Path) -> None:
         read_boxes(path)
 
 
-def test_a_coco_file_of_boxes_is_called_so(tmp_path: Path) -> None:
-    path = tmp_path / "labels.json"
-    path.write_text('{"info": {}, "images": [], "annotations": [], "categories": []}')
-    with pytest.raises(ValueError, match="got a COCO file; expected JSON like"):
+ONE = np.array([[0, 0, 1, 1.0]])
+
+
+def test_an_image_is_found_by_its_file_name_unless_two_share_it(caplog: pytest.LogCaptureFixture) -> None:
+    paths = [Path("x/a.png"), Path("x/b.png")]
+    with caplog.at_level(logging.INFO, "keylite"):
+        found = boxes_for(paths, {"a.png": ONE, "x/b.png": 2 * ONE, "b.png": 3 * ONE, "c.png": ONE}, "f.json")
+    assert [found[path][0, 2] for path in paths] == [1, 2], "its path goes first"
+    assert caplog.messages == ["f.json: 2 entries are for none of these images: b.png; c.png"]
+    caplog.clear()
+    boxes_for(paths, {"a.png": ONE, "b.png": ONE})
+    assert not caplog.messages, "all were for one of them"
+    with pytest.raises(ValueError, match=r"^boxes: no entry for 2 of 3 images: x/a.png; y/a.png; add one each"):
+        boxes_for([Path("x/a.png"), Path("y/a.png"), Path("b.png")], {"a.png": ONE, "b.png": ONE})
+    with pytest.raises(ValueError, match=r"there is no object; it holds none$"):
+        boxes_for(paths, {})
+
+
+NO_BOXES = {
+    "not JSON": ("boxes", 'expected JSON like {"photo.jpg": [[x0, y0, x1, y1], ...]}'),
+    "a list": ("[[0, 0, 1, 1]]", "boxes.json: got no object; expected JSON like"),
+    "a COCO file": ('{"info": {}, "images": [], "annotations": []}', "got a COCO file; expected JSON like"),
+    "a single box": ('{"a.png": [0, 0, 9, 9]}', "boxes.json: a.png: boxes: expected shape (N, 4)"),
+    "words": ('{"a.png": "none"}', "boxes.json: a.png: boxes: expected shape (N, 4)"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), NO_BOXES.values(), ids=NO_BOXES)
+def test_what_is_no_file_of_boxes_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    with pytest.raises(FileNotFoundError, match="boxes.json: no such file of boxes"):
         read_boxes(path)
+    path.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        read_boxes(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["images", "annotations"])
+def test_a_picture_may_have_the_name_of_a_part_of_coco(name: str, tmp_path: Path) -> None:
+    (tmp_path / "boxes.json").write_text(f'{{"{name}": [[0, 0, 1, 1]], "none": []}}')
+    assert {key: value.shape for key, value in read_boxes(tmp_path / "boxes.json").items()} == {
+        name: (1, 4),
+        "none": (0, 4),
+    }

@@ -150,7 +150,7 @@ def test_cached_images_give_the_same(data: Dataset, tmp_path: Path):
 @pytest.mark.parametrize("box", ["annotation", "image"])
 def test_a_large_jpeg_is_kept_as_small_as_its_crops_allow_and_gives_the_same(box: str, tmp_path: Path):
     generator = np.random.default_rng(0)
-    image = cv2.resize(generator.integers(0, 256, (30, 40, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(generator.integers(0, 256, (30, 40, 3), np.uint8), (643, 481), interpolation=cv2.INTER_CUBIC)
     write_image(tmp_path / "large.jpg", image)
     xy = generator.uniform(150, 350, (2, 4, 2))
     boxes = np.array([[60.0, 60, 460, 460], [100, 100, 500, 400]])
@@ -163,7 +163,7 @@ def test_a_large_jpeg_is_kept_as_small_as_its_crops_allow_and_gives_the_same(box
     zoomed = dataclasses.replace(EVERYTHING, scale=0.5, flip_p=0.0)
     plain, cached = (Examples(data, (64, 64), box=box, augmentation=zoomed, cache=cache) for cache in (False, True))
     assert all(same(plain[item], cached[item]) for item in range(40))
-    assert cached.kept is not None and cached.kept[0][0].shape == (120, 160, 3)
+    assert cached.kept is not None and cached.kept[0][0].shape == (121, 161, 3)
     assert kept_bytes(cached) == cached.kept[0][0].size
 
 
@@ -262,6 +262,95 @@ def test_each_range_is_kept_and_used(augmentation: Augmentation, measure, low: f
     assert high - 0.05 * reach < found.max() <= high + 1e-9
 
 
+def photo() -> np.ndarray:
+    """Soft shapes of muted colours, with room above and below them."""
+    noise = np.random.default_rng(1).uniform(80, 175, (6, 6, 3)).astype(np.float32)
+    return cv2.resize(noise, (40, 40), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+
+
+def hue_of(image: np.ndarray) -> float:
+    """The angle of its mean colour about the grey axis, degrees."""
+    red, green, blue = image.mean(axis=(0, 1))
+    return np.degrees(np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue))
+
+
+def spread(image: np.ndarray) -> float:
+    return float(np.ptp(image.mean(axis=(0, 1))))
+
+
+def blur_of(image: np.ndarray) -> float:
+    """The deviation of the filter that made an edge in the middle of a picture this soft, px."""
+    slope = np.diff(image[20, :, 0].astype(float))
+    at = np.arange(len(slope)) - 19
+    return float(np.sqrt((slope * at**2).sum() / slope.sum()))
+
+
+EDGE = np.repeat(np.where(np.arange(40) < 20, 0, 255).astype(np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+FLAT = np.full((40, 40, 3), 128, np.uint8)
+ORANGE = np.full((4, 4, 3), (180, 120, 90), np.uint8)
+RAMP = np.repeat(np.array([107, 147], np.uint8)[None, :, None], 3, axis=2)
+STRENGTHS = {  # a change, a picture that it does not saturate, what is measured of the result, its least and its most
+    "contrast": (Augmentation(contrast=1.0, contrast_p=1.0), RAMP, lambda image: np.ptp(image) / 40, 0.5, 2.0),
+    "brightness": (Augmentation(brightness=0.2, brightness_p=1.0), FLAT, lambda i: (i.mean() - 128) / 255, -0.2, 0.2),
+    "saturation": (Augmentation(saturation=0.5, saturation_p=1.0), ORANGE, lambda i: spread(i) / 90, 0.5, 1.5),
+    "hue": (Augmentation(hue=30.0, hue_p=1.0), ORANGE, lambda image: hue_of(image) - hue_of(ORANGE), -30, 30),
+    "blur": (Augmentation(blur=2.0, blur_p=1.0), EDGE, blur_of, 0.0, 2.0),
+    "noise": (Augmentation(noise=8.0, noise_p=1.0), FLAT, lambda image: image.std(), 0.0, 8.0),
+}
+
+
+@pytest.mark.parametrize(("augmentation", "image", "measure", "low", "high"), STRENGTHS.values(), ids=STRENGTHS)
+def test_each_strength_is_kept_and_used(augmentation: Augmentation, image: np.ndarray, measure, low, high):
+    generator = np.random.default_rng(0)
+    found = np.array([measure(augmented_pixels(image, augmentation, generator)) for _ in range(200)])
+    reach = high - low
+    assert low - 0.03 * reach <= found.min() < low + 0.08 * reach
+    assert high - 0.08 * reach < found.max() <= high + 0.03 * reach  # grey levels are rounded
+
+
+def test_a_jpeg_is_of_every_quality_from_the_worst_that_is_allowed(monkeypatch: pytest.MonkeyPatch):
+    qualities, encode = [], cv2.imencode
+
+    def encoded(suffix: str, image: np.ndarray, choices: list[int]):
+        qualities.append(choices[1])
+        return encode(suffix, image, choices)
+
+    monkeypatch.setattr(cv2, "imencode", encoded)
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        augmented_pixels(FLAT, Augmentation(jpeg=70, jpeg_p=1.0), generator)
+    assert set(qualities) == set(range(70, 101))
+
+
+CHANCES = {**PHOTOMETRY, "rotate": GEOMETRY, "scale": GEOMETRY, "shift": GEOMETRY, "aspect": GEOMETRY, "flip": GEOMETRY}
+
+
+def amounts(name: str, share: float) -> np.ndarray:
+    """By how much each of 80 draws is changed by this change alone, with this probability."""
+    image, crop = photo(), crop_box(np.array([0, 0, 64, 32.0]), (64, 32))
+    never = dict.fromkeys(("rotate_p", "scale_p", "shift_p", "aspect_p", "flip_p"), 0.0)
+    augmentation = dataclasses.replace(CHANCES[name], **(never | {f"{name}_p": share}))
+    found = []
+    for seed in range(80):
+        generator = np.random.default_rng((name in PHOTOMETRY, seed))
+        if name in PHOTOMETRY:
+            found.append(np.abs(augmented_pixels(image, augmentation, generator) - image.astype(float)).sum())
+        else:
+            found.append(np.abs(augmented_crop(crop, augmentation, generator).matrix - crop.matrix).sum())
+    return np.array(found)
+
+
+def test_each_change_has_a_chance_and_a_strength_of_its_own():
+    """None happens, or is strong, where another one is: of one draw are those of one rectangle, and x and y of a shift."""
+    happens = {name: amounts(name, 0.5) > 0 for name in CHANCES}
+    assert all(25 < mask.sum() < 55 for mask in happens.values())
+    strong = {name: amounts(name, 1.0) for name in CHANCES if name not in ("grey", "flip", "occlude")}
+    for of in (happens, strong):
+        together = np.abs(np.corrcoef(list(of.values()))) - np.eye(len(of))
+        one, other = np.unravel_index(np.argmax(together), together.shape)
+        assert together.max() < 0.5, (list(of)[one], list(of)[other])  # measured .26 and .28
+
+
 def test_turning_scaling_and_flipping_keep_the_centre_of_an_oblong_crop():
     plain, generator = crop_box(np.array([10, 20, 74, 52.0]), (64, 32)), np.random.default_rng(0)
     for _ in range(20):
@@ -294,16 +383,18 @@ def test_photometry_leaves_the_points_of_the_same_draw(data: Dataset):
 
 def test_an_occlusion_is_one_rectangle_of_one_colour():
     image = np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 64, 3))
-    given, generator, hidden = image.copy(), np.random.default_rng(0), []
+    given, generator, hidden, anywhere = image.copy(), np.random.default_rng(0), [], np.zeros((64, 64), bool)
     for _ in range(200):
         found = augmented_pixels(image, PHOTOMETRY["occlude"], generator)
         rows, columns = np.nonzero((found != image).any(axis=2))
+        anywhere[rows, columns] = True
         if len(rows):
             inside = found[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].reshape(-1, 3)
             assert len(np.unique(inside, axis=0)) <= 2, "one colour, but for a row that had it already"
             hidden.append((np.ptp(columns) + 1, np.ptp(rows) + 1))
     assert len(hidden) > 150
     assert 15 < np.max(hidden) <= 0.3 * 64 + 1
+    assert all(edge.any() for edge in (anywhere[0], anywhere[-1], anywhere[:, 0], anywhere[:, -1])), "cut at borders"
     assert np.array_equal(image, given), "the image that was given stays as it was"
 
 
@@ -313,6 +404,14 @@ def test_saturation_and_hue_leave_grey_and_brightness_alone():
         found = augmented_pixels(grey, PHOTOMETRY[name], np.random.default_rng(0))
         assert np.abs(found.astype(int) - grey).max() <= 1, name
     coloured = np.random.default_rng(1).integers(40, 200, (16, 16, 3), np.uint8)
+    both, turned = (
+        Augmentation(hue=40.0, hue_p=1.0, saturation=0.6, saturation_p=1.0),
+        Augmentation(hue=40.0, hue_p=1.0),
+    )
+    for seed in range(8):
+        one, other = (augmented_pixels(photo(), a, np.random.default_rng(seed)) for a in (both, turned))
+        grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).astype(int) for each in (one, other)]
+        assert np.abs(grey[0] - grey[1]).max() <= 2, "of a colour that is turned, too"
     found = augmented_pixels(coloured, PHOTOMETRY["grey"], np.random.default_rng(0))
     assert np.ptp(found.astype(int), axis=2).max() <= 1
     assert np.abs(found[..., 0].astype(int) - cv2.cvtColor(coloured, cv2.COLOR_RGB2GRAY)).max() <= 1
@@ -354,7 +453,7 @@ def test_weight_is_0_where_unlabelled_or_outside(data: Dataset):
 
 def test_the_mean_shape_is_of_labelled_points_in_the_crop(data: Dataset):
     xy = data.xy.copy()
-    xy[0, 1], xy[:, 2] = np.nan, np.nan
+    xy[1:, 1], xy[:, 2] = np.nan, np.nan  # labelled six times, once and never
     for box, whole in (("annotation", None), ("image", (150, 130))):
         examples = Examples(data.with_xy(xy), (64, 64), box=box, padding=0.0, augmentation=GEOMETRY)
         unit = xy[:, :2] - (25, 15) if whole is None else xy[:, :2] + (0, 10)  # a wide image is centred in a square
@@ -412,7 +511,16 @@ REFUSED = {
         {"box": "image"},
         "arrays: 1 images hold more than one object, .*--box annotation",
     ),
-    "no box": (without_box, {}, r"arrays: 3 of 6 objects have no box \(image_000003; .*\); use --box image"),
+    "no box": (
+        without_box,
+        {},
+        r"^arrays: 3 of 6 objects have no box \(image_000003; .*\); use --box image, .* each a box, or pass --skip-bad to",
+    ),
+    "no box at all": (
+        lambda data: dataclasses.replace(data, box=np.full((6, 4), np.nan)),
+        {},
+        r"^arrays: 6 of 6 objects .* \(.*2; and 3 more\); use --box image, or give each a box$",
+    ),
     "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip: the skeleton has no mirror pairs"),
 }
 

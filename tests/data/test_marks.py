@@ -12,7 +12,7 @@ import pytest
 from keylite.data.checks import label_doubts
 from keylite.data.dataset import from_arrays
 from keylite.data.formats import read_dataset
-from keylite.data.marks import read_mark
+from keylite.data.marks import mark_doubts, read_mark, require_mark
 
 COUNT = 8
 
@@ -108,3 +108,67 @@ def test_turned_photos_of_a_table_are_counted(folder: Path):
     (folder / "0.png").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:])
     notes = read_dataset(path).check_images().notes
     assert any(note.startswith("1 of 8 images are turned by their EXIF orientation (0.png)") for note in notes)
+
+
+def doubts(place: tuple[float, float], among: int, of: int, *sizes: tuple[int, int] | None) -> int:
+    """How many lines are said of objects of which so many have one of two points at a place, in images of these sizes."""
+    xy = np.random.default_rng(0).uniform(1, 9, (of, 2, 2))
+    xy[:among, 1] = place
+    return len(mark_doubts(xy, np.ones((of, 2), bool), lambda row: sizes[row % len(sizes)], 0.5))
+
+
+SMALL, LARGE = (60, 40), (600, 400)
+PLACES = {  # a place as written in px from the first centre, objects there, of how many, sizes of images: is it told?
+    "three of 150": ((-1, -1), 3, 150, [SMALL], True),
+    "three of 151": ((-1, -1), 3, 151, [SMALL], False),
+    "elsewhere, three of 150": ((-7, 9), 3, 150, [SMALL], True),
+    "elsewhere, three of 151": ((-7, 9), 3, 151, [SMALL], False),
+    "elsewhere, of many": ((-7, 9), 400, 2500, [SMALL], True),
+    "the left edge": ((-0.5, 20), 9, 9, [SMALL], False),
+    "left of it": ((-0.6, 20), 9, 9, [SMALL], True),
+    "the upper edge": ((20, -0.5), 9, 9, [SMALL], False),
+    "the right edge": ((59.5, 20), 9, 9, [SMALL], False),
+    "right of it": ((59.6, 20), 9, 9, [SMALL], True),
+    "the lower edge": ((20, 39.5), 9, 9, [SMALL], False),
+    "before the far corner": ((58.9, 39), 9, 9, [SMALL], False),
+    "the far corner": ((59, 39), 9, 9, [SMALL], True),
+    "inside one of two images": ((70, 20), 9, 9, [SMALL, LARGE], False),
+    "outside both": ((70, 420), 9, 9, [SMALL, LARGE], True),
+    "inside the one that is known": ((30, 20), 9, 9, [None, SMALL], False),
+    "outside the one that is known": ((70, 20), 9, 9, [None, SMALL], True),
+    "none is known": ((70, 20), 9, 9, [None], False),
+}
+
+
+@pytest.mark.parametrize(("place", "among", "of", "sizes", "told"), PLACES.values(), ids=PLACES)
+def test_which_places_are_told(place: tuple[float, float], among: int, of: int, sizes: list, told: bool):
+    assert doubts(place, among, of, *sizes) == told
+
+
+def test_three_other_places_are_told_the_most_shared_first():
+    xy = np.full((20, 5, 2), np.nan)
+    for keypoint, among in enumerate((4, 6, 3, 9, 20)):
+        xy[:among, keypoint] = -10 * (keypoint + 1)
+    xy[:, 4] = np.arange(20)[:, None] + 2
+    lines = mark_doubts(xy, ~np.isnan(xy).any(axis=2), lambda _row: SMALL)
+    assert [line.split(";")[0] for line in lines] == [
+        f"{n} labelled points of {n} objects lie at exactly ({x}, {x}): it looks like a mark for missing points"
+        for n, x in ((9, -40), (6, -20), (4, -10))
+    ]
+
+
+def test_what_is_not_labelled_is_no_mark():
+    xy = np.full((9, 1, 2), -7.0)
+    assert mark_doubts(xy, np.zeros((9, 1), bool), lambda _row: SMALL) == ()
+    xy[:] = np.inf
+    assert mark_doubts(xy, np.ones((9, 1), bool), lambda _row: SMALL) == ()
+
+
+@pytest.mark.parametrize(
+    "mark", [None, "12", 3, (1,), (1, 2, 3), (1, float("nan")), (float("inf"), 1), ("a", 1), {1, 2}]
+)
+def test_a_mark_is_two_finite_numbers(mark: object):
+    with pytest.raises(ValueError, match="^missing_mark: expected two finite numbers, x and y, got"):
+        require_mark(mark)
+    for good in ((1, 2.5), [-1, -1], np.array([0, 0])):
+        require_mark(good)

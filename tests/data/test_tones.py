@@ -83,6 +83,18 @@ def test_pictures_that_show_hardly_anything_are_said(tones: Tones, level: int, w
     assert words is None or notes[0].endswith(": a.png")
 
 
+def test_pictures_of_16_bits_are_counted_and_those_that_are_brighter():
+    tones = [Tones(0, 255, 99.0, 8), Tones(0, 1023, 500.0, 16), Tones(0, 1024, 500.0, 16), None]
+    taken = "2 of 4 images hold 16 bits a sample, up to 1024: 1023 is taken as white"
+    cut = "1 of 4 images hold samples above 1023: they are cut off there"
+    assert tone_notes(tones, list("abcd"), 1023) == [taken, cut]
+    assert tone_notes(tones, list("abcd"), 1023, given=True) == [cut]
+    assert tone_notes(tones[:2], list("ab"), 1023, given=True) == []
+    assert tone_notes(tones, list("abcd"), 65535) == [
+        "2 of 4 images are nearly black (their mean is below 5 of 255): b, c"
+    ]
+
+
 def test_many_are_counted_and_some_named():
     notes = tone_notes([Tones(0, 3, 1.0, 8)] * 5, list("abcde"), 65535)
     assert notes == ["5 of 5 images are nearly black (their mean is below 5 of 255): a, b, c, and 2 more"]
@@ -90,8 +102,8 @@ def test_many_are_counted_and_some_named():
 
 def test_tones_are_those_of_the_samples():
     image = np.zeros((300, 200, 3), np.uint8)
-    image[:150] = 200
-    assert tones_of(image) == Tones(0, 200, pytest.approx(100, abs=3), 8)
+    image[:150, 150:] = 200
+    assert tones_of(image) == Tones(0, 200, pytest.approx(25, abs=2), 8)
     deep = np.zeros((300, 200, 3), np.uint16)
     deep[1, 1, 1] = 777  # a single sample decides what is white
     assert tones_of(deep).high == 777

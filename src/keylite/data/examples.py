@@ -336,7 +336,7 @@ def _occluded(image: np.ndarray, largest: float, generator: np.random.Generator)
     left, right = round(x * width - half_w), round(x * width + half_w)
     top, bottom = round(y * height - half_h), round(y * height + half_h)
     image = image.copy()
-    image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = generator.integers(0, 256, 3)
+    image[max(top, 0) : bottom, max(left, 0) : right] = generator.integers(0, 256, 3)
     return image
 
 

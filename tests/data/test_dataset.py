@@ -69,7 +69,7 @@ def test_split_is_near_the_fraction_and_follows_its_seed() -> None:
         part.fingerprint() for part in (train, val, test)
     ]
     assert data.split(0.2, 0.1, seed=4)[1].fingerprint() != val.fingerprint()
-    assert (train.name, val.name) == ("arrays", "arrays, part 2")
+    assert (train.name, val.name, test.name) == ("arrays", "arrays, part 2", "arrays, part 3")
 
 
 @pytest.mark.parametrize("fractions", [(), (0.0,), (1.0,), (0.6, 0.5), (-0.1,), (float("nan"),)])
@@ -171,6 +171,7 @@ def test_subset_takes_a_mask() -> None:
     mask = np.zeros(len(data), bool)
     mask[[3, 9]] = True
     assert np.array_equal(data.subset(mask).xy, data.xy[[3, 9]])
+    assert np.array_equal(data.subset([-40, 39, -1]).xy, data.xy[[0, 39, 39]]), "counted from the end, too"
 
 
 NO_CHOICE = {
@@ -219,8 +220,10 @@ def test_samples_view() -> None:
     assert len(list(data.samples)) == 3
     assert data.samples[-1].name == "b.png"
     assert data.samples[0].box is None
-    with pytest.raises(IndexError, match="sample 3 of 3"):
-        data.samples[3]
+    assert data.samples[-3].name == "a.png"
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"sample {index} of 3"):
+            data.samples[index]
 
 
 @pytest.mark.parametrize("column", ["xy", "visible", "box", "area", "image_index", "group_index"])
@@ -436,6 +439,10 @@ def test_parts_of_a_split_share_nothing_and_arrays_are_told_apart() -> None:
     pixels = [ramp(4, 6) for _ in range(4)]
     one, two = (from_arrays(images, np.ones((2, 1, 2))) for images in (pixels[:2], pixels[2:]))
     assert one.groups == two.groups
+    same = [from_arrays(images, np.ones((2, 1, 2)), groups=["ann", "ben"]) for images in (pixels[:2], pixels[2:])]
+    assert same[0].shared_groups(same[1]) == ["ann", "ben"], "names of subjects"
+    assert same[0].shared_groups(one.regrouped(["ann", "x"], named=False)) == ["ann", "ben"], "of the same images"
+    assert same[0].shared_groups(two.regrouped(["ann", "x"], named=False)) == []
     assert one.shared_groups(two) == []
     assert one.shared_groups(one) == list(one.groups)
 
@@ -547,6 +554,14 @@ def test_a_data_set_refuses_columns_that_cannot_be(columns: dict, words: str) ->
         dataclasses.replace(data, **{name: np.array(values) for name, values in columns.items()})
 
 
+def test_images_names_and_sizes_are_of_one_length() -> None:
+    data = several_per_image()
+    with pytest.raises(ValueError, match=r"arrays: image_sizes: expected shape \(2, 2\), got \(3, 2\)"):
+        dataclasses.replace(data, image_sizes=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="arrays: 2 images but 1 image names"):
+        dataclasses.replace(data, image_names=("a.png",))
+
+
 def test_array_images_are_refused_at_once() -> None:
     images = [np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), np.uint8)]
     with pytest.raises(ValueError) as caught:
@@ -597,6 +612,26 @@ def test_images_are_checked_in_runs_and_named_in_their_order(monkeypatch: pytest
     kept = data.check_images(skip_bad=True)
     assert kept.image_names == tuple(name for i, name in enumerate(data.image_names) if i not in bad)
     assert kept.image_sizes.tolist() == [[6, 4]] * 45
+
+
+def test_what_was_checked_is_read_again_for_another_limit_alone(tmp_path: Path) -> None:
+    data = labelled_at(tmp_path, [(0, 0)] * 2).check_images(max_megapixels=9)
+    for path in data.images:
+        path.unlink()
+    assert data.check_images(max_megapixels=9) is data
+    assert data.check_images(max_megapixels=9, white_level=65535) is data
+    for other in ({"max_megapixels": 8}, {"max_megapixels": 9, "white_level": 4095}, {}):
+        with pytest.raises(ValueError, match="2 of 2 images cannot be used"):
+            data.check_images(**other)
+
+
+def test_an_object_whose_image_is_bad_is_no_bad_object_too(tmp_path: Path) -> None:
+    data = labelled_at(tmp_path, [(0, 0)] * 3)
+    data.box[:] = [[8, 0, 9, 5], [1, 1, 5, 5], [1, 1, 5, 5]]
+    data.images[1].write_bytes(b"text")
+    with pytest.raises(ValueError, match="1 of 3 images and 1 of 3 objects cannot be used: .*1.png: not .*0.png: box"):
+        data.check_images()
+    assert data.check_images(skip_bad=True).images == data.images[2:]
 
 
 def test_two_bad_boxes_of_a_kind_stand_for_many(tmp_path: Path) -> None:

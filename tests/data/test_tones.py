@@ -70,7 +70,8 @@ SEEN = {  # tones, white level: the words
     "not flat": (Tones(100, 108, 103.0, 8), 65535, None),
     "black, of 16 bits": (Tones(0, 60000, 1200.0, 16), 65535, "nearly black"),
     "12 of 16 bits": (Tones(0, 4000, 1200.0, 16), 4095, None),
-    "black, 12 of 16 bits": (Tones(0, 4000, 70.0, 16), 4095, "nearly black"),
+    "black, 12 of 16 bits": (Tones(0, 4000, 79.99, 16), 4095, "nearly black"),
+    "not black, 12 of 16 bits": (Tones(0, 4000, 80.0, 16), 4095, None),
     "flat, 12 of 16 bits": (Tones(2000, 2100, 2050.0, 16), 4095, "of hardly any contrast"),
 }
 
@@ -90,6 +91,7 @@ def test_pictures_of_16_bits_are_counted_and_those_that_are_brighter():
     assert tone_notes(tones, list("abcd"), 1023) == [taken, cut]
     assert tone_notes(tones, list("abcd"), 1023, given=True) == [cut]
     assert tone_notes(tones[:2], list("ab"), 1023, given=True) == []
+    assert tone_notes(tones[:1], ["a"], 1023) == []
     assert tone_notes(tones, list("abcd"), 65535) == [
         "2 of 4 images are nearly black (their mean is below 5 of 255): b, c"
     ]

@@ -12,6 +12,7 @@ import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.groups import group_by_name
+from keylite.data.problems import object_problems, points_outside, require_whole_objects
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.images import Picture, write_image
 from keylite.runtime.predictor import Predictor
@@ -528,13 +529,78 @@ def test_arrays_are_refused_as_a_file_is_all_bad_objects_at_once(values: dict, w
     assert "b.png" not in line
 
 
+FAR, BEYOND = 2.0**24, 2.0**24 + 2
+LIMITS = {  # points, v, a box and the image's size: what is wrong with an object; None: nothing
+    "as far as may be": ([[FAR, -FAR], [1, 1]], [2, 2], [-FAR, 0, FAR, 9], None, None),
+    "a point beyond": (
+        [[1, 1], [9, BEYOND]],
+        [2, 1],
+        None,
+        None,
+        "right is labelled (v 1) but lies at (9, 1.67772e+07)",
+    ),
+    "a point beyond that is none": ([[1, 1], [9, BEYOND]], [2, 0], None, None, None),
+    "an edge beyond": ([[1, 1]] * 2, [2, 2], [0, -BEYOND, 9, 9], None, "reaches beyond 16777216 px"),
+    "a pixel wide": ([[1, 1]] * 2, [2, 2], [2, 2, 3, 2.5], None, None),
+    "less than a pixel": ([[1, 1]] * 2, [2, 2], [2, 2, 2.9, 2.9], None, "is less than 1 px wide and high"),
+    "a line": ([[1, 1]] * 2, [2, 2], [2, 2, 2, 2.9], None, "expected a width and a height above 0, got 0 x 0.9"),
+    "inside": ([[1, 1]] * 2, [2, 2], [39, 29, 50, 50], (40, 30), None),
+    "outside": ([[1, 1]] * 2, [2, 2], [40, 29, 50, 50], (40, 30), "lies outside its 40x30 image"),
+    "of unknown width": ([[1, 1]] * 2, [2, 2], [40, 29, 50, 50], (0, 30), None),
+    "below an unknown width": ([[1, 1]] * 2, [2, 2], [40, 30, 50, 50], (np.nan, 30), "lies outside its ?x30 image"),
+    "bad in two ways": ([[1, 1]] * 2, [2, 3], [2, 2, 2, 2], None, "right: expected v 0, 1 or 2, got 3"),
+}
+
+
+@pytest.mark.parametrize(("xy", "visible", "box", "size", "words"), LIMITS.values(), ids=LIMITS)
+def test_an_object_is_good_up_to_the_limits(xy, visible, box, size, words: str | None) -> None:
+    problems = object_problems(
+        ("left", "right"),
+        np.array([[[1, 1], [2, 2]], xy], float),
+        np.array([[2, 2], visible]),
+        np.array([[np.nan] * 4, box or [np.nan] * 4]),
+        size and np.array([(np.nan, np.nan), size]),
+    )
+    assert list(problems) == ([] if words is None else [1])
+    assert words is None or words in problems[1]
+
+
+def test_points_on_the_edge_of_an_image_are_in_it() -> None:
+    xy = np.array([[[0, 0], [40, 30], [-0.01, 5], [5, -0.01], [40.01, 5], [5, 30.01], [np.nan, 5]]])
+    assert points_outside(xy, np.array([[40, 30]])).tolist() == [[False, False, True, True, True, True, False]]
+
+
+WHOLE = {  # kinds of points, and pictures that hold one of each, of 20: are they the points of one object?
+    "in all": ("ab", 20, True),
+    "in 19": ("ab", 19, True),
+    "in 18": ("ab", 18, False),
+    "of three kinds": ("abc", 19, True),
+    "of one kind": ("a", 20, False),
+}
+
+
+@pytest.mark.parametrize(("kinds", "count", "whole"), WHOLE.values(), ids=WHOLE)
+def test_kinds_that_come_together_are_one_object(kinds: str, count: int, whole: bool) -> None:
+    """In the other pictures one kind is there twice."""
+    images = [image for image in range(20) for _ in kinds] + list(range(count, 20))
+    of = [*kinds] * 20 + [kinds[0]] * (20 - count)
+    if not whole:
+        require_whole_objects(Path("l.json"), of, images)
+        return
+    with pytest.raises(
+        ValueError, match=f"l.json: {len(kinds)} categories are one keypoint each, once in nearly every"
+    ):
+        require_whole_objects(Path("l.json"), of, images)
+
+
 BAD_COLUMN = {
     "an image that is not there": (
-        {"image_index": [0, 1, 9]},
-        "1 of 3 objects are bad: object 2: image_index: .* 0 to",
+        {"image_index": [0, 1, 2]},
+        "1 of 3 objects are bad: object 2: image_index: expected 0 to 1, got 2",
     ),
     "an image before the first": ({"image_index": [-1, 0, 1]}, "object 0: image_index: expected 0 to 1, got -1"),
-    "a group that is not there": ({"group_index": [0, 0, 5]}, "b.png: group_index: expected 0 to 1, got 5"),
+    "a group that is not there": ({"group_index": [0, 0, 2]}, "b.png: group_index: expected 0 to 1, got 2"),
+    "no area": ({"area": [0.0, np.nan, 2]}, "a.png#0: area: expected a number above 0, or NaN .*, got 0"),
     "negative area": ({"area": [-3.0, np.nan, 2]}, "a.png#0: area: expected a number above 0, or NaN .*, got -3"),
     "infinite area": ({"area": [1, np.nan, np.inf]}, "b.png: area: .*, got inf"),
     "a place without a label": ({"visible": [[0], [2], [2]]}, r"a.png#0: k0 is unlabelled \(visible 0\) but lies at"),
@@ -552,6 +618,14 @@ def test_a_data_set_refuses_columns_that_cannot_be(columns: dict, words: str) ->
     assert len(data.subset([0, 2])) == 2
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(data, **{name: np.array(values) for name, values in columns.items()})
+
+
+def test_the_files_that_an_output_may_fall_on_are_found_by_name() -> None:
+    data = from_arrays(["x/a.png", "y/a.png", "b.png", np.zeros((4, 6, 3), np.uint8)], np.ones((4, 1, 2)))
+    images = {"x/a.png": Path("x/a.png"), "y/a.png": Path("y/a.png")}
+    assert data.files_named(("a.png", "c.png")) == images
+    read = dataclasses.replace(data, source="l.json")
+    assert read.files_named(["a.png"]) == images | {"data": Path("l.json")}, "its labels, whatever their name"
 
 
 def test_images_names_and_sizes_are_of_one_length() -> None:

@@ -104,6 +104,7 @@ def test_of_one_data_set_other_parts_alone_count() -> None:
 
 def test_the_search_in_blocks_finds_what_a_look_at_all_pairs_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likeness, "BLOCK", 7)
+    monkeypatch.setattr(likeness, "SAMPLE", 64)
     generator = np.random.default_rng(0)
     base = generator.uniform(40, 215, (30, 16, 16))
     small = base[generator.integers(0, 30, 200)] + generator.normal(0, 1, (200, 16, 16)) * generator.uniform(

@@ -93,6 +93,10 @@ def test_arrays_are_held_to_the_same(folder: Path):
     data = from_arrays(images, xy, missing_mark=(-1, -1))
     assert data.doubts == ()
     assert data.labelled.sum() == 2 * COUNT - 4
+    xy[:4, 1] = [(-1, 7), (9, -1), (60, 20), (60, 20)]
+    assert from_arrays(images, xy, missing_mark=(-1, -1)).labelled.all(), "of both coordinates"
+    xy[:, 1] = (60, 20)
+    assert from_arrays(images, xy).doubts == (), "on the right edge"
 
 
 @pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "nan,1", "1;2"])

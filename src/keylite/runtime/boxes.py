@@ -108,7 +108,8 @@ def _fractions(boxes: np.ndarray) -> np.ndarray:
 
 def outside_words(box: np.ndarray, size: np.ndarray) -> str:
     """How a message says that a box (4,) lies outside its image of (width, height)."""
-    return f"box {_edges(box)} (xyxy) lies outside its {size[0]:g}x{size[1]:g} image"
+    width, height = ("?" if np.isnan(side) else f"{side:g}" for side in size)
+    return f"box {_edges(box)} (xyxy) lies outside its {width}x{height} image"
 
 
 def small_words(box: np.ndarray) -> str:

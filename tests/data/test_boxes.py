@@ -72,7 +72,7 @@ def test_an_image_is_found_by_its_file_name_unless_two_share_it(caplog: pytest.L
 NO_BOXES = {
     "not JSON": ("boxes", 'expected JSON like {"photo.jpg": [[x0, y0, x1, y1], ...]}'),
     "a list": ("[[0, 0, 1, 1]]", "boxes.json: got no object; expected JSON like"),
-    "a COCO file": ('{"info": {}, "images": [], "annotations": []}', "got a COCO file; expected JSON like"),
+    "a COCO file": ('{"images": [], "annotations": []}', "got a COCO file; expected JSON like"),
     "a single box": ('{"a.png": [0, 0, 9, 9]}', "boxes.json: a.png: boxes: expected shape (N, 4)"),
     "words": ('{"a.png": "none"}', "boxes.json: a.png: boxes: expected shape (N, 4)"),
 }

@@ -258,6 +258,10 @@ def test_one_picture_under_two_spellings(again: str, tmp_path: Path) -> None:
     assert data.image_names == ("w/b.png", "v/a.png")
     assert "1 images are listed again, by another id or spelling: their objects are of the first" in data.notes[0]
     assert len(data.notes) == 1
+    content = json.loads((tmp_path / "l.json").read_text())
+    content["annotations"].pop(0)
+    (tmp_path / "l.json").write_text(json.dumps(content))
+    assert "1 of 2 images have no object" in read_dataset(tmp_path / "l.json").notes, "of what is there once"
 
 
 def test_drives_are_called_alike_in_either_case() -> None:
@@ -281,7 +285,10 @@ def test_one_picture_listed_at_two_sizes_is_refused(tmp_path: Path) -> None:
     place(tmp_path, ["a.png"])
     path = labels_at(tmp_path / "l.json", ["a.png", "./a.png"], height=30)
     data = json.loads(path.read_text())
-    data["images"][0]["width"], data["images"][1]["width"] = 40, 80
+    data["images"][0]["width"] = 40
+    path.write_text(json.dumps(data))
+    assert len(read_dataset(path).images) == 1, "a width that is not known is no other width"
+    data["images"][1]["width"] = 80
     path.write_text(json.dumps(data))
     with pytest.raises(
         ValueError, match=r"listed twice, as a.png at 40x30 px and as ./a.png at 80x30 px; leave one out"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keylite.data import mirror
+from keylite.data import mirror, tables
 from keylite.data.examples import crop_boxes
 from keylite.data.formats import read_dataset, write_coco, write_dataset
 from keylite.runtime.images import write_image
@@ -217,7 +217,7 @@ def test_byte_order_mark_and_nan_literals(tmp_path: Path) -> None:
 BAD = {
     "wrong number of values": (
         set_("annotations", 0, keypoints=[1, 2, 2]),
-        ["annotation 1 (a.png)", "9 numbers (3 keypoints), got 3"],
+        ["annotation 1 (a.png)", "9 numbers (3 keypoints), got 3; mend"],
     ),
     "NaN where labelled": (
         set_("annotations", 0, keypoints=[float("nan"), 2, 2] + [0] * 6),
@@ -242,12 +242,30 @@ BAD = {
         lambda data: data["images"].append(data["images"][1]),
         ["image id 8 is used twice (b.png, b.png)", "annotation 3: no single image has the id 8"],
     ),
-    "unknown image": (set_("annotations", 1, image_id=99), ["annotation 2: no single image has the id 99"]),
+    "unknown image": (set_("annotations", 1, image_id=99), ["annotation 2: no single image has the id 99", "99; mend"]),
+    "unknown image, a text": (
+        set_("annotations", 1, image_id="c"),
+        ["annotation 2: no single image has the id 'c'", "'c'; mend"],
+    ),
+    "unknown image, a number as text": (
+        set_("annotations", 1, image_id="99"),
+        ["annotation 2: no single image has the id '99'", "'99'; mend"],
+    ),
     "image id a number": (
         set_("images", 1, id="8"),
         ["annotation 3: no single image has the id 8 (a number; the text '8' is there)"],
     ),
-    "unknown category": (set_("annotations", 1, category_id=99), ["annotation 2: no category has the id 99"]),
+    "unknown category": (
+        set_("annotations", 1, category_id=99),
+        ["annotation 2: no category has the id 99", "99; mend"],
+    ),
+    "one of another number, no names": (
+        lambda data: [
+            set_("categories", 0, keypoints=..., sigmas=..., skeleton=..., flip_pairs=...)(data),
+            set_("annotations", 0, keypoints=[1, 2, 2])(data),
+        ],
+        ["annotation 1 (a.png): keypoints: expected 9 numbers (3 keypoints), got 3", "got 3; mend"],
+    ),
     "keypoints of text": (
         set_("annotations", 1, keypoints=["1"] * 9),
         ["annotation number 2: keypoints[0]: expected float | null, got str"],
@@ -304,6 +322,7 @@ FLAT = {
     "a point": ([5, 6, 0, 0], "0x0"),
     "a line across": ([5, 6, 9, 0], "9x0"),
     "a line down": ([5, 6, 0, 4], "0x4"),
+    "a line but for rounding": ([5, 6, 9, 9e-7], "9x9e-07"),
 }
 
 
@@ -318,6 +337,11 @@ def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"2 of 3 objects have no box \(a.png#1; b.png\); use --box image"):
         crop_boxes(data, "annotation")
+
+
+def test_a_flat_box_of_what_is_left_out_is_not_spoken_of(tmp_path: Path) -> None:
+    data = read_dataset(coco(tmp_path, set_("annotations", 1, bbox=[5, 6, 0, 0], keypoints=[0] * 9)))
+    assert data.notes == ("1 annotation without any labelled point left out",)
 
 
 def test_ambiguous_image_id_takes_its_annotations_along(tmp_path: Path) -> None:
@@ -336,6 +360,24 @@ def test_all_bad_are_in_one_line_and_the_rest_counted(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"21 of 23 annotations are bad: annotation 2 .*; and 18 more; mend"):
         read_dataset(coco(tmp_path, change))
+
+
+def test_a_mark_is_held_to_the_image_of_its_own_object(tmp_path: Path) -> None:
+    """Of objects of which the first are left out; (50, 20) px lies outside the images of 40x30 px alone."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["images"][0].update(width=80)
+        data["annotations"] = [
+            {"id": n, "image_id": 7 if n < 4 else 8, "category_id": 1, "keypoints": [50, 20, 0 if n < 4 else 2] * 3}
+            for n in range(8)
+        ]
+
+    (doubt,) = read_dataset(coco(tmp_path, change)).doubts
+    assert doubt.startswith("12 labelled points of 4 objects lie at exactly (50, 20)")
+    path = coco(
+        tmp_path, lambda data: [change(data), [a.update(image_id=15 - a["image_id"]) for a in data["annotations"]]]
+    )
+    assert read_dataset(path).doubts == ()
 
 
 def test_names_stay_right_past_a_misshapen_annotation(tmp_path: Path) -> None:
@@ -470,6 +512,23 @@ CATEGORY = {
 }
 
 
+@pytest.mark.parametrize(
+    ("values", "merged"),
+    [({"skeleton": []}, True), ({"flip_pairs": [[1, 0]]}, False), ({"sigmas": [0.1, 0.1, 0.1]}, False)],
+    ids=["edges", "pairs", "sigmas"],
+)
+def test_categories_are_one_whose_points_pairs_and_sigmas_are(values: dict, merged: bool, tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["categories"].append(data["categories"][0] | {"id": 2, "name": "mask"} | values)
+        data["annotations"][1]["category_id"] = 2
+
+    if merged:
+        assert read_dataset(coco(tmp_path, change)).skeleton.edges == ((0, 1), (0, 2)), "the first one's"
+        return
+    with pytest.raises(ValueError, match=r"categories differ in keypoints; .*: face \(3\); mask \(3\)"):
+        read_dataset(coco(tmp_path, change))
+
+
 def test_kinds_of_one_keypoint_that_do_not_come_together_are_one_kind_of_object(tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         CATEGORY["a category per point, each of one keypoint"][0](data)
@@ -503,6 +562,8 @@ def test_images_are_looked_for(tmp_path: Path) -> None:
         match=r"2 of 2 images not found in .*: a.png \(no picture lies there\); b.png; name their folder",
     ):
         read_dataset(path)
+    with pytest.raises(FileNotFoundError, match="2 of 2 images not found"):
+        read_dataset(path, skip_bad=True)  # nothing would be left
     picture = np.zeros((30, 40, 3), np.uint8)
     (tmp_path / "images").mkdir()
     write_image(tmp_path / "images" / "a.png", picture)
@@ -561,6 +622,17 @@ GROUPS = {
     "auto, nothing given": (lambda data: None, "auto", ["a.png", "a.png", "b.png"]),
     "auto, identity in images": (identities, "auto", ["ann", "ann", "bob"]),
     "auto, subject in annotations": (subjects, "auto", ["1", "2", "1"]),
+    "auto, identity before subject": (lambda data: [subjects(data), identities(data)], "auto", ["ann", "ann", "bob"]),
+    "auto, group before subject": (
+        lambda data: [subjects(data), *(image.update(group=image["id"]) for image in data["images"])],
+        "auto",
+        ["7", "7", "8"],
+    ),
+    "auto, identity is null": (
+        lambda data: [subjects(data), *(image.update(identity=None) for image in data["images"])],
+        "auto",
+        ["1", "2", "1"],
+    ),
     "image although identity is there": (identities, "image", ["a.png", "a.png", "b.png"]),
     "field": (lambda data: [i.update(clip=i["id"]) for i in data["images"]], "field:clip", ["7", "7", "8"]),
     "block": (lambda data: None, "block:2", ["block 00000"] * 3),
@@ -763,6 +835,13 @@ BAD_TABLES = {
     "column twice": ("file,x0,y0,y0,x0,x0\na.png,1,2,3\n", "columns named twice: x0; y0"),
     "no file column": ("x0,y0\n1,2\n", "first column to be named file, got 'x0'"),
     "from 1": ("file,x1,y1\na.png,1,2\n", "in order, got points 1"),
+    "one left out": ("file,x0,y0,x2,y2\na.png,1,2,3,4\n", "in order, got points 0, 2"),
+    "in another order": ("file,x1,y1,x0,y0\na.png,1,2,3,4\n", "in order, got points 1, 0"),
+    "numbers and names": ("file,x0,y0,nose_x,nose_y\na.png,1,2,3,4\n", "in order, got points 0, nose"),
+    "y without x": ("file,nose_y,x0,y0\na.png,1,2,3\n", "no pair: nose_y"),
+    "R's index": ("index,FILE,x0,y0\n0,a.png,1,2\n", "numbers the rows; leave it out"),
+    "another column first": ("id,file,x0,y0\n0,a.png,1,2\n", "first column to be named file, got 'id'"),
+    "all rows bad": ("file,x0,y0\na.png,1\nb.png,x,y\n", "all rows are bad: line 2 .*; line 3 .*; mend them"),
     "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas between columns, got ';'"),
     "tabs": ("file\tx0\ty0\na.png\t1\t2\n", "expected commas between columns, got tabs; save it as comma-separated"),
     "a spreadsheet's line": ("sep=,\nfile,x0,y0\na.png,1,2\n", "the first line, 'sep=', is a spreadsheet's own"),
@@ -779,6 +858,14 @@ BAD_TABLES = {
     "dlc, y before x": ("scorer,m,m\nbodyparts,n,n\ncoords,y,x\na.png,1,2\n", "x, y of one body part after another"),
     "dlc, part twice": (DLC.replace("tail", "nose") + "a.png,1,2,3,4\n", "nose more than once"),
     "dlc, header only": (DLC, "no row below the header"),
+    "dlc, no points": (
+        "scorer,,\nbodyparts,,\ncoords,,\na.png,,\n",
+        "as many bodyparts as coords, got 3 and 3 columns",
+    ),
+    "dlc, a part too few": (DLC.replace(",tail\n", "\n"), "as many bodyparts as coords, got 4 and 5 columns"),
+    "dlc, x alone": ("scorer,m\nbodyparts,n\ncoords,x\na.png,1\n", "x, y of one body part after another"),
+    "dlc, x and y of two": ("scorer,m,m\nbodyparts,n,o\ncoords,x,y\na.png,1,2\n", "x, y of one body part after"),
+    "dlc, rows missing": ("scorer,m,m\ncoords,x,y\na.png,1,2\n", "header rows scorer, bodyparts, coords, got scorer"),
 }
 
 
@@ -792,8 +879,23 @@ def test_table_is_refused(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", ["1_0", "\u0661", "\uff11", "0x1", "1,", "- 1", "1e", "1e999"])
 def test_what_python_or_nobody_takes_for_a_number_is_none(cell: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="k0: expected two numbers"):
-        read_dataset(table(tmp_path, f'file,x0,y0\na.png,"{cell}",2\n'))
+    for row in (f'"{cell}",2', f'2,"{cell}"'):
+        with pytest.raises(ValueError, match="k0: expected two numbers"):
+            read_dataset(table(tmp_path, f"file,x0,y0\na.png,{row}\nb.png,1,2\n"))
+
+
+@pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "NA", "null", "None"])
+def test_what_tools_write_for_no_label_is_none(cell: str, tmp_path: Path) -> None:
+    data = read_dataset(table(tmp_path, f"file,x0,y0,x1,y1\na.png,{cell},{cell},1,2\nb.png,1,2,3,4\n"))
+    assert data.labelled.tolist() == [[False, True], [True, True]]
+
+
+def test_a_bad_row_does_not_take_its_picture_from_a_good_one(tmp_path: Path) -> None:
+    data = read_dataset(table(tmp_path, "file,x0,y0\na.png,one,2\na.png,1,2\n"), skip_bad=True)
+    assert data.xy.tolist() == [[[1.5, 2.5]]]
+    assert data.notes == (
+        "left out: 1 of 2 rows are bad: line 2 (a.png): k0: expected two numbers, or two empty cells, got 'one', '2'",
+    )
 
 
 def test_numbers_are_read_however_they_are_written(tmp_path: Path) -> None:
@@ -821,6 +923,17 @@ def test_all_bad_rows_of_a_table_are_named(tmp_path: Path) -> None:
     data = read_dataset(path, skip_bad=True)
     assert data.image_names == ("a.png",)
     assert "7 of 8 rows are bad" in data.notes[0]
+
+
+def test_a_row_without_a_group_is_refused_if_others_have_one(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,identity,x0,y0\na.png,ann,1,2\nb.png, ,3,4\n")
+    with pytest.raises(ValueError, match=r"1 of 2 objects have no field 'identity': line 3 \(b.png\)"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize("name", tables.FILE_COLUMNS)
+def test_what_tools_call_the_column_of_files(name: str, tmp_path: Path) -> None:
+    assert read_dataset(table(tmp_path, f"{name.title()},x0,y0\na.png,1,2\n")).image_names == ("a.png",)
 
 
 def test_table_has_no_category(tmp_path: Path) -> None:

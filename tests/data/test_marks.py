@@ -138,6 +138,8 @@ PLACES = {  # a place as written in px from the first centre, objects there, of 
     "the far corner": ((59, 39), 9, 9, [SMALL], True),
     "inside one of two images": ((70, 20), 9, 9, [SMALL, LARGE], False),
     "outside both": ((70, 420), 9, 9, [SMALL, LARGE], True),
+    "outside those of the objects there": ((70, 20), 4, 9, [SMALL] * 4 + [LARGE] * 5, True),
+    "inside those of the objects there": ((70, 20), 4, 9, [LARGE] * 4 + [SMALL] * 5, False),
     "inside the one that is known": ((30, 20), 9, 9, [None, SMALL], False),
     "outside the one that is known": ((70, 20), 9, 9, [None, SMALL], True),
     "none is known": ((70, 20), 9, 9, [None], False),

@@ -66,6 +66,22 @@ FOUND = {  # where the labels are: files, name in the labels, file that is meant
         "set one/a.jpg",
         "path in their URL",
     ),
+    "Label Studio, in a cloud, + and /": (
+        "l.json",
+        ["set/\u00bf\u00fb\u00ef.jpg"],
+        "/resolve/?fileuri=" + base64.b64encode("gs://b/set/\u00bf\u00fb\u00ef.jpg".encode()).decode(),
+        "set/\u00bf\u00fb\u00ef.jpg",
+        "path in their URL",
+    ),
+    "Label Studio, in a cloud, - and _": (
+        "l.json",
+        ["set/\u00bf\u00fb\u00ef.jpg"],
+        "/resolve/?fileuri=" + base64.urlsafe_b64encode("gs://b/set/\u00bf\u00fb\u00ef.jpg".encode()).decode(),
+        "set/\u00bf\u00fb\u00ef.jpg",
+        "path in their URL",
+    ),
+    "a query of another meaning": ("l.json", ["a.jpg", "b.jpg"], "a.jpg?d=b.jpg", "a.jpg", "path in their URL"),
+    "three folders down": ("l.json", ["x/y/z/a.jpg"], "a.jpg", "x/y/z/a.jpg", "found in a sub-folder"),
     "Label Studio, in a cloud, no Base64": (
         "l.json",
         ["fileuri/a.jpg"],
@@ -164,6 +180,10 @@ LOST = {  # files, name in the labels, words
     "two suffixes": (["a.jpg", "a.jpeg"], "a.png", r"is it .*/a.jpeg or .*/a.jpg\?"),
     "two ends": (["a.jpg", "images/a.jpg"], "/home/x/a.jpg", r"is it .*/a.jpg or .*/images/a.jpg\?"),
     "hidden": (["._a.jpg"], "a.jpg", "no picture lies there"),
+    "in a hidden folder": ([".x/a.jpg"], "a.jpg", "no picture lies there"),
+    "four folders down": (["w/x/y/z/a.jpg"], "a.jpg", "no picture lies there"),
+    "a date that is no prefix": (["clip-5.jpg"], "clip-20240101-5.jpg", "one picture lies there: clip-5.jpg"),
+    "a prefix that is too short": (["5.jpg"], "0240101-5.jpg", "one picture lies there: 5.jpg"),
     "a suffix that is none": (["img.jpg"], "img.001", "one picture lies there: img.jpg"),
     "empty name": (["img.jpg"], "", "not found"),
     "zero byte": (["img.jpg"], "a\0.jpg", "not found"),
@@ -179,6 +199,27 @@ def test_a_picture_that_is_not_known_is_refused(case: str, tmp_path: Path) -> No
         read_dataset(labels_at(tmp_path / "l.json", [name]))
     assert "\n" not in str(caught.value)
     assert "--images" in str(caught.value)
+
+
+def test_two_ways_to_one_file_are_no_two_candidates(tmp_path: Path) -> None:
+    place(tmp_path, ["x/a.jpg"])
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    assert read_dataset(labels_at(tmp_path / "l.json", ["a.jpg"])).images[0].samefile(tmp_path / "x/a.jpg")
+
+
+def test_not_every_folder_of_a_large_disk_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keylite.data.finding.MOST_FOLDERS", 2)
+    place(tmp_path, ["x/a.jpg", "y/b.jpg", "z/c.jpg"])
+    paths = find_images(["a.jpg", "b.jpg", "c.jpg"], roots_of(tmp_path / "l.json", None, climb=False)).paths
+    assert paths == [tmp_path / "x/a.jpg", tmp_path / "y/b.jpg", None]
+
+
+@pytest.mark.parametrize(("above", "found"), [(4, True), (5, False)])
+def test_the_names_of_a_table_may_start_four_folders_up(above: int, found: bool, tmp_path: Path) -> None:
+    folders = "/".join("vwxyz"[:above])
+    place(tmp_path, ["p/a.png", f"{folders}/p.txt"])
+    paths = find_images(["p/a.png"], roots_of(tmp_path / folders / "l.csv", None, climb=True)).paths
+    assert paths == [tmp_path / "p/a.png" if found else None]
 
 
 def test_two_names_never_share_a_picture(tmp_path: Path) -> None:
@@ -338,6 +379,16 @@ EXCESSIVE = {  # name in the labels: what is said of it
     "deep, of Windows": (DEEP.replace("/", "\\"), "expected at most 64 folders, got 1,400"),
     "deep in Base64": ("s3://x/?fileuri=" + base64.b64encode(f"s3://b/{DEEP}".encode()).decode(), "one picture lies"),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "excess"), [("x" * 4096, ""), ("x" * 4097, "4,097"), ("x/" * 64, ""), ("x/" * 60 + "x\\" * 5, "65")]
+)
+def test_how_long_and_deep_a_name_may_be(name: str, excess: str, tmp_path: Path) -> None:
+    finding = find_images([name], roots_of(tmp_path / "l.json", None, climb=False))
+    assert finding.paths == [None]
+    assert list(finding.doubts) == ([0] if excess else [])
+    assert not excess or finding.doubts[0].endswith(f", got {excess}")
 
 
 @pytest.mark.parametrize(("name", "words"), EXCESSIVE.values(), ids=EXCESSIVE)

@@ -342,6 +342,12 @@ def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
 def test_a_flat_box_of_what_is_left_out_is_not_spoken_of(tmp_path: Path) -> None:
     data = read_dataset(coco(tmp_path, set_("annotations", 1, bbox=[5, 6, 0, 0], keypoints=[0] * 9)))
     assert data.notes == ("1 annotation without any labelled point left out",)
+    flat = {"bbox": [5, 6, 0, 0]}
+    path = coco(
+        tmp_path,
+        lambda data: [data["annotations"][0].update(flat), data["annotations"][1].update(flat, keypoints=[0] * 9)],
+    )
+    assert read_dataset(path).notes[1].startswith("1 of 2 boxes without an area")
 
 
 def test_ambiguous_image_id_takes_its_annotations_along(tmp_path: Path) -> None:

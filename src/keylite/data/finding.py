@@ -28,7 +28,7 @@ MOST_FOLDERS = 10_000  # that are listed so
 SUBSET = re.compile(r"[_\-. ]")  # what a file's name has before that of its subset: instances_train.json
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{1,30}://[^/]*")  # s3://bucket, http://host; one letter is a drive
 ABSOLUTE = re.compile(r"/|[A-Za-z]:")
-UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
+UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
 LONGEST, DEEPEST = 4096, 64  # characters, the most of any path on Linux, and folders of a name
 NEARLY = 2_000  # names among which the nearest is looked for
 
@@ -213,7 +213,7 @@ def _spellings(name: str) -> list[tuple[tuple[str, ...], str]]:
         del spellings[0]
     for way, spelling in tuple(spellings):
         folder, base = posixpath.split(spelling)
-        bare = UPLOADED.sub("", base, count=1)
+        bare = UPLOADED.sub("", base)
         if bare != base:
             spellings.append(((*way, NO_PREFIX), posixpath.join(folder, bare)))
     return spellings

@@ -92,6 +92,13 @@ def test_points_of_many_boxes_are_moved_as_by_their_crops(size: tuple[int, int])
         to_units(xy[:2], np.array([[0, 0, 9, 9.0], [5, 0, 5, 9]]), size)
 
 
+def test_unless_told_a_box_gets_no_padding():
+    box, corners = np.array([10.0, 20, 138, 84]), np.array([[10.0, 20], [138, 84]])
+    assert crop_box(box, (64, 32)).to_unit(corners).tolist() == [[0, 0], [1, 1]]
+    assert to_units(corners[None], box[None], (64, 32)).tolist() == [[[0, 0], [1, 1]]]
+    assert from_units(np.array([[0, 0], [1, 1]]), box[None], (64, 32)).tolist() == [corners.tolist()]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_points_come_back(seed: int):
     generator = np.random.default_rng(seed)

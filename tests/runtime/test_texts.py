@@ -18,7 +18,8 @@ BAD = {
     "NaN": (b'{"a": [NaN]}', "broken JSON: NaN is no number"),
     "Infinity": (b"[-Infinity]", "broken JSON: -Infinity is no number"),
     "many digits": (b"[" + b"1" * 5000 + b"]", "broken JSON: a number of 5000 digits"),
-    "a key twice": (b'{"a.jpg": [], "b": 1, "a.jpg": []}', "broken JSON: 'a.jpg' is there twice"),
+    "a digit too many": (b"[" + b"1" * 401 + b"]", "broken JSON: a number of 401 digits"),
+    "a key twice": (b'{"b": 1, "a.jpg": [], "a.jpg": []}', "broken JSON: 'a.jpg' is there twice"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "expected text in UTF-8, got UTF-16; save it as UTF-8"),
     "UTF-16 without a mark": ('{"a": 1}'.encode("utf-16-le"), "expected text in UTF-8, got a binary file"),
     "Latin-1": (b'{"a":\n"\xe4"}', "expected text in UTF-8, got another encoding at line 2"),
@@ -37,8 +38,8 @@ def test_bad_json_is_one_line(data: bytes, words: str, tmp_path: Path):
 
 
 def test_good_json_is_read(tmp_path: Path):
-    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"\\ud800": [1, 2.5, -3e2, null, true]}')
-    assert read_json(tmp_path / "a.json") == {"\ud800": [1, 2.5, -300.0, None, True]}
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"\\ud800": [1, 2.5, -3e2, null, true, %d]}' % 10**399)
+    assert read_json(tmp_path / "a.json") == {"\ud800": [1, 2.5, -300.0, None, True, 10**399]}, "400 digits, too"
 
 
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path):

@@ -90,6 +90,8 @@ def test_a_file_is_no_folder(tmp_path: Path):
     (tmp_path / "file").write_text("old")
     with pytest.raises(OSError, match=r"file: cannot make this folder: (File exists|Not a directory)"):
         write_text(tmp_path / "file" / "a.txt", "new")
+    with pytest.raises(OSError, match=r"/file: cannot make this folder: "), replacing_within(tmp_path / "file" / "new"):
+        pass
     assert files(tmp_path) == {"file": "old"}
 
 
@@ -110,6 +112,8 @@ def test_files_of_a_folder_appear_together(tmp_path: Path):
         (inside / "b").write_text("2")
         assert not folder.exists()
         assert inside.parent == folder.parent
+        made = inside.stat().st_ino
+    assert folder.stat().st_ino == made, "at once: by another name"
     with replacing_within(folder) as inside:
         (inside / "b").write_text("3")
     assert files(folder) == {"a": "1", "b": "3"}

@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.runtime import protobuf
+from keylite.runtime import modelfile, protobuf
 from keylite.runtime.modelfile import (
+    BLANK,
     KEY,
     MAX_HEADER,
     SEAL,
@@ -27,6 +28,7 @@ from keylite.runtime.modelfile import (
     read_model_file,
     read_spec,
     safetensors_header,
+    seal_of,
     tflite_model,
     write_onnx,
     write_safetensors,
@@ -261,7 +263,7 @@ def test_a_file_of_another_tool_is_read_with_a_description_apart(kind: str, spec
     assert read_spec(foreign, apart) == spec
     assert read_model_file(foreign, apart).digest == hashlib.sha256(BARE[kind]).hexdigest()
     apart.write_bytes(b" " * 4_000_001)
-    with pytest.raises(ValueError, match=r"spec\.json: expected a description of at most 4,000,000 bytes"):
+    with pytest.raises(ValueError, match=r"spec\.json: expected a description of at most 4,000,000 bytes; is this the"):
         read_spec(foreign, apart)
 
 
@@ -270,6 +272,30 @@ def test_a_file_that_describes_itself_takes_no_other_description(sealed: Path, s
     apart.write_text(encode_spec(spec))
     with pytest.raises(ValueError, match=r"model\.\w+: describes itself; leave out spec \(.*spec\.json\)"):
         read_spec(sealed, apart)
+
+
+def test_a_file_without_tensors_is_whole(spec: ModelSpec, tmp_path: Path):
+    write_safetensors(tmp_path / "none.safetensors", header_of("{}", 0), spec)
+    assert read_spec(tmp_path / "none.safetensors") == spec
+
+
+def entry(key: str, value: str) -> bytes:
+    """Of an ONNX model's metadata."""
+    return field(14, field(1, key.encode()) + field(2, value.encode()))
+
+
+@pytest.mark.parametrize("key", [KEY, SEAL, "other"])
+def test_an_onnx_file_has_one_description_and_one_seal(key: str, spec: ModelSpec, tmp_path: Path):
+    """Other entries are none of keylite's business."""
+    path = written(".onnx", spec, tmp_path)
+    whole = bytearray(entry(key, BLANK) * 2 + path.read_bytes())
+    whole[-len(BLANK) :] = seal_of(bytes(whole), len(whole) - len(BLANK)).encode()
+    path.write_bytes(whole)
+    if key == "other":
+        assert read_spec(path) == spec
+    else:
+        with pytest.raises(ValueError, match=r"model\.onnx: not an \.onnx file, or cut short"):
+            read_spec(path)
 
 
 # ---- hostile files
@@ -319,6 +345,24 @@ HEADERS = {
     "too long a header": header_of(b" " * (MAX_HEADER + 1)),
     "a length below 0": b"\xff" * 40,
 }
+
+
+SIZES = {  # bytes of a value: names of its type, as the format has them
+    1: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"),
+    2: ("U16", "I16", "F16", "BF16"),
+    4: ("U32", "I32", "F32"),
+    8: ("U64", "I64", "F64"),
+}
+
+
+@pytest.mark.parametrize(("size", "name"), [(size, name) for size, names in SIZES.items() for name in names])
+def test_a_tensor_has_as_many_bytes_as_its_type_says(size: int, name: str, tmp_path: Path):
+    path, other = tmp_path / "a.safetensors", tmp_path / "other.safetensors"
+    for stop, place in ((6 * size, path), (6 * size + 1, other)):
+        place.write_bytes(header_of(tensor(dtype=name, data_offsets=[0, stop]), stop))
+    assert safetensors_header(path)["a"]["dtype"] == name
+    with pytest.raises(ValueError, match=r"other\.safetensors: not a \.safetensors file"):
+        safetensors_header(other)
 
 
 @pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
@@ -373,6 +417,35 @@ def test_a_hostile_archive_is_one_line(make, spec: ModelSpec, tmp_path: Path):
         ) as caught:
             read(path)
         assert "\n" not in str(caught.value)
+
+
+def test_an_archive_of_the_kind_for_4_gb_is_refused(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It says elsewhere how large its table is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+        path = written(".tflite", spec, tmp_path)
+    assert b"PK\6\7" in path.read_bytes()
+    with pytest.raises(ValueError, match="the archive behind its model cannot be read"):
+        read_spec(path)
+
+
+def test_a_larger_table_than_keylite_s_is_not_looked_at(spec: ModelSpec, tmp_path: Path, monkeypatch):
+    path = written(".tflite", spec, tmp_path)
+    monkeypatch.setattr(modelfile, "MAX_DIRECTORY", 58)
+    assert read_spec(path) == spec
+    monkeypatch.setattr(modelfile, "MAX_DIRECTORY", 57)
+    with pytest.raises(ValueError, match="the archive behind its model cannot be read"):
+        read_spec(path)
+
+
+def test_members_of_others_are_no_part_of_the_model(spec: ModelSpec, tmp_path: Path):
+    """Some tools put labels behind a .tflite model."""
+    buffer = io.BytesIO(FLAT)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("labels.txt", "nose")
+    write_tflite(tmp_path / "model.tflite", buffer.getvalue(), spec)
+    assert read_spec(tmp_path / "model.tflite") == spec
+    assert tflite_model(tmp_path / "model.tflite") == FLAT
 
 
 def nested(depth: int) -> bytes:

@@ -108,6 +108,25 @@ def test_an_open_file_is_written_to_from_where_it_stands(form: str, tmp_path: Pa
     assert (tmp_path / "out").read_bytes() == b"first, second, third"
 
 
+def test_which_open_file_is_standard_output():
+    names = {name: is_standard_output(f"/dev/fd/{name}") for name in (0, 1, 2, 11)}
+    assert names == {0: False, 1: True, 2: False, 11: False}
+    assert is_standard_output(f"/proc/{os.getpid()}/fd/1")
+    assert not is_standard_output(f"/proc/{os.getppid()}/fd/1"), "another process's"
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb", "r+b"])
+def test_an_open_file_has_to_be_open_for_writing(mode: str, tmp_path: Path):
+    (tmp_path / "a").touch()
+    with open(tmp_path / "a", mode) as file:
+        place = f"/dev/fd/{file.fileno()}"
+        if mode == "rb":
+            with pytest.raises(OSError, match=f"^json: {place}: cannot write this file: it is open for reading alone$"):
+                require_outputs({"json": place})
+        else:
+            require_outputs({"json": place})
+
+
 # ---- links
 
 
@@ -199,8 +218,8 @@ def refusals(tmp_path: Path) -> dict[str, tuple[dict, str]]:
 @pytest.mark.parametrize("folder", ["a", "folder/../a", "a/b"])
 def test_a_file_where_there_is_to_be_a_folder_is_refused(folder: str, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^draw: .* is or lies in the file of json; name another"):
-        require_outputs({"json": tmp_path / "a"}, folders={"draw": tmp_path / folder, "page": None})
-    require_outputs({"json": tmp_path / "a"}, folders={"draw": tmp_path})
+        require_outputs({"json": tmp_path / "a"}, folders={"draw": tmp_path / folder})
+    require_outputs({"json": tmp_path / "a"}, folders={"page": None, "draw": tmp_path})
     assert names(tmp_path) == []
 
 
@@ -231,6 +250,14 @@ def test_a_file_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(files.os, "access", lambda path, mode: path != tmp_path / "a" and access(path, mode))
     with pytest.raises(OSError, match="json: .*a: cannot write this file: it is read-only"):
         require_outputs({"json": tmp_path / "a"})
+
+
+def test_a_folder_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    words = f"cannot write to this folder: {re.escape(str(tmp_path))} is not writable$"
+    for refused in (lambda: require_writable(tmp_path / "new"), lambda: require_outputs({"json": tmp_path / "new/a"})):
+        with pytest.raises(OSError, match=words):
+            refused()
 
 
 # ---- several files

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Simcc
+from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, LITE, ModelSpec, Provenance, decode_spec, encode_spec, unlearnt_words
 
 OUTER, INNER = ModelSpec.__struct_fields__, Provenance.__struct_fields__
@@ -129,6 +130,40 @@ def test_absurd_values_are_one_short_line(fields: dict, change: dict, words: str
         decode_spec(text, "file")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def names(count: int) -> Skeleton:
+    return Skeleton(tuple(map(str, range(count))))
+
+
+LIMITS = {  # what may be asked for at most, a little more, and what is said of that
+    "width of layers": ({"head": Regression(4, 16_384)}, {"head": Regression(4, 16_385)}, "hidden or width of at most"),
+    "a side": ({"size": (4096, 1024)}, {"size": (4097, 1)}, "sides of size of at most 4,096, got 4,097"),
+    "an area": ({"size": (4096, 1024)}, {"size": (2049, 2048)}, "of at most 4,194,304, got 4,196,352"),
+    "padding": ({"padding": 10.0}, {"padding": 10.001}, "padding of at most 10.0, got 10.001"),
+    "backbone": ({"backbone": "x" * 200}, {"backbone": "x" * 201}, "backbone of at most 200, got 201"),
+    "normalize": ({"normalize": "x" * 200}, {"normalize": "x" * 201}, "normalize of at most 200, got 201"),
+    "values": (
+        {"size": (2048, 2048), "head": Heatmap(256, (256, 256)), "skeleton": names(256), "mean_shape": None},
+        {"size": (2048, 2048), "head": Heatmap(257, (256, 256)), "skeleton": names(257), "mean_shape": None},
+        r"values per object \(keypoints x channels\) of at most 16,777,216, got 16,842,752",
+    ),
+}
+
+
+@pytest.mark.parametrize(("most", "more", "words"), LIMITS.values(), ids=LIMITS)
+def test_a_spec_has_limits(most: dict, more: dict, words: str, make_spec):
+    spec = make_spec(**most)
+    assert decode_spec(encode_spec(spec), "x") == spec
+    with pytest.raises(ValueError, match=f"^spec: expected .*{words}"):
+        make_spec(**more)
+
+
+def test_a_description_has_a_limit(make_spec):
+    text = encode_spec(make_spec()).ljust(4_000_000)
+    assert decode_spec(text, "x") == make_spec()
+    with pytest.raises(ValueError, match="^x: expected a description of at most 4,000,000 bytes, got 4,000,001$"):
+        decode_spec(text + " ", "x")
 
 
 def test_numbers_that_json_has_not_are_refused(fields: dict):

@@ -127,6 +127,16 @@ def test_an_open_file_has_to_be_open_for_writing(mode: str, tmp_path: Path):
             require_outputs({"json": place})
 
 
+def test_what_was_printed_before_comes_before(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    with open(os.dup(1), "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        out.write("first, ")
+        write_text("/dev/fd/1", "second, ")
+        monkeypatch.setattr(sys, "stdout", None)  # as in a window without a console
+        write_text("/dev/fd/1", "third")
+    assert capfd.readouterr().out == "first, second, third"
+
+
 # ---- links
 
 
@@ -351,6 +361,8 @@ LEFT = {  # hidden name, age in days, whether it goes
     "a dead process, no suffix": (".{ours}-7-00000000.{dead}.part", 0, True),
     "of a version before": (".a.json.{dead}.part.json", 0, True),
     "of a version before, a folder": (".{dead}.part", 0, True),
+    "of a version before, this process": (".a.json.{own}.part.json", 9, False),
+    "this process, where no start is known": (".a.json.{ours}-0-00000000.{own}.part.json", 9, False),
     "its number went to another": (".a.json.{ours}-7-00000000.{own}.part.json", 0, True),
     "this process": (".a.json.{ours}-{began}-00000000.{own}.part.json", 9, False),
     "another machine": (".a.json.{theirs}-7-00000000.{dead}.part.json", 1, False),
@@ -381,6 +393,30 @@ def test_what_is_left_goes_with_its_process(form: str, days: int, goes: bool, ki
     tidy(path.parent)
     assert os.path.lexists(path) != goes
     assert (tmp_path / "kept").exists()
+
+
+def test_a_hidden_name_says_whose_it_is(tmp_path: Path):
+    with replacing(tmp_path / "a.json") as beside:
+        assert beside.name.startswith(".a.json.")
+        beside.touch()
+    writer = files.PART.search(beside.name).groups()
+    assert writer == (files._machine(), files._began(os.getpid()), str(os.getpid()))
+
+
+def test_a_machine_is_told_by_its_name_its_start_and_its_container(monkeypatch: pytest.MonkeyPatch):
+    found = {files._machine()}
+    for owner, name in ((files.platform, "node"), (files.os, "readlink"), (files.Path, "read_text")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_: "another")
+            found.add(files._machine.__wrapped__())
+    assert len(found) == 4
+    assert files._machine.__wrapped__() in found
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_is_gone():
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert files._began(process.pid) is None
 
 
 def test_two_writers_of_one_file_have_names_of_their_own(tmp_path: Path):

@@ -379,7 +379,7 @@ def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path
     data = labelled_at(tmp_path, [(0, 0)] * 4)
     data.box[:3] = [[8, 0, 9, 5], [-3, -3, 1, 1], [0, -5, 4, 0]]
     data.xy[1:] = [9, 3]
-    with pytest.raises(ValueError, match="2 of 4 objects cannot be used") as caught:
+    with pytest.raises(ValueError, match="^arrays: 2 of 4 objects cannot be used") as caught:
         data.check_images()
     for words in ("0.png: box [8.0, 0.0, 9.0, 5.0] (xyxy) lies outside its 8x6 image", "2.png: box", "--skip-bad"):
         assert words in str(caught.value)
@@ -388,7 +388,7 @@ def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path
     assert kept.images == (data.images[1], data.images[3])
     assert kept.notes[0] == "2 labelled points lie outside their image"
     assert "2 of 4 objects" in kept.notes[1]
-    assert kept.check_images().notes == kept.notes, "said once"
+    assert kept.check_images(max_megapixels=50).notes == kept.notes, "said once"
 
 
 def test_ctrl_c_does_not_wait_for_the_images_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:

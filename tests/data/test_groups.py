@@ -21,6 +21,10 @@ def test_group_by_name(case: str) -> None:
     assert group_by_name(NAMES, group) == expected
 
 
+def test_a_pattern_may_be_a_number() -> None:
+    assert group_by_name(["a1", "b1", "c1"], "regex:1") == ["1"] * 3
+
+
 def test_objects_of_one_image_share_a_block() -> None:
     assert group_by_name(["a", "a", "b"], "block:1") == ["block 00000", "block 00000", "block 00001"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -110,8 +111,12 @@ def test_turned_photos_of_a_table_are_counted(folder: Path):
     jpeg = cv2.imencode(".jpg", np.full((60, 40, 3), 90, np.uint8))[1].tobytes()
     tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     (folder / "0.png").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:])
-    notes = read_dataset(path).check_images().notes
+    data = read_dataset(path)
+    notes = data.check_images().notes
     assert any(note.startswith("1 of 8 images are turned by their EXIF orientation (0.png)") for note in notes)
+    for sizes, told in (([[60, 40]] * 8, False), ([[60, 0]] * 8, True), ([[0, 0]] + [[60, 40]] * 7, True)):
+        notes = dataclasses.replace(data, image_sizes=np.array(sizes)).check_images().notes
+        assert any("turned" in note for note in notes) == told, "labels that say the upright size know of the turn"
 
 
 def doubts(place: tuple[float, float], among: int, of: int, *sizes: tuple[int, int] | None) -> int:

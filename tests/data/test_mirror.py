@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -13,8 +14,18 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.mirror import choose_mirror, from_names, from_pairs, side_of
-from keylite.data.symmetry import MAX_POINT_RATIO, Verdict, _halves
+from keylite.data.mirror import (
+    OPPOSITES,
+    _contradiction,
+    _difference,
+    _objection,
+    _weakness,
+    choose_mirror,
+    from_names,
+    from_pairs,
+    side_of,
+)
+from keylite.data.symmetry import MAX_POINT_RATIO, MIN_GAIN, Trial, Verdict, _halves
 from keylite.runtime.skeleton import Skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -345,6 +356,7 @@ def test_missing_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
     [
         pytest.param(30, 30, id="subjects"),
         pytest.param(4, 4, id="four"),
+        pytest.param(3, 20, id="three"),
         pytest.param(1, 20, id="one-video"),
     ],
 )
@@ -422,6 +434,25 @@ def test_two_fixed_views_have_no_mirror(named: bool) -> None:
     assert (mirror.permutation, mirror.source) == (None, "off"), mirror.line
 
 
+def verdict(**values) -> Verdict:
+    """That of a pair among ten keypoints, which is clear and stands, but for these values."""
+    good = Verdict(
+        permutation=(1, 0, *range(2, 10)),
+        ratio=1.0,
+        point_ratio=1.0,
+        point=3,
+        rival=tuple(range(10)),
+        rivals=9,
+        gain=MIN_GAIN / 10,
+        wins=1.0,
+        lost=False,
+        stands=True,
+        objects=99,
+        clusters="9 groups",
+    )
+    return dataclasses.replace(good, **values)
+
+
 RATIOS = {  # misfit of mirrored objects over plain ones, of all points and of the worst: whether they look alike
     "as alike as may be": (1.3, MAX_POINT_RATIO, True),
     "less alike": (1.31, 1.0, False),
@@ -432,5 +463,102 @@ RATIOS = {  # misfit of mirrored objects over plain ones, of all points and of t
 @pytest.mark.parametrize(("ratio", "point_ratio", "fits"), RATIOS.values(), ids=RATIOS)
 def test_how_unlike_mirrored_objects_may_be(ratio: float, point_ratio: float, fits: bool):
     """1.3: faces are at 1.0, and a thumb taken for a little finger at 2 and up."""
-    verdict = Verdict((1, 0), ratio, point_ratio, 0, (0, 1), 1, 1.0, 1.0, False, True, 99, "")
-    assert verdict.fits is fits
+    assert verdict(ratio=ratio, point_ratio=point_ratio).fits is fits
+
+
+UNCLEAR = {
+    "unlike": {"ratio": 1.31},
+    "not always better": {"wins": 0.999},
+    "hardly better": {"gain": 0.99 * MIN_GAIN / 10},
+}
+
+
+@pytest.mark.parametrize("values", UNCLEAR.values(), ids=UNCLEAR)
+def test_a_clear_verdict_fits_and_beats_every_other_always_and_by_enough(values: dict):
+    assert verdict().clear
+    assert not verdict(**values).clear
+
+
+NAMED = tuple(f"k{k}" for k in range(10))
+WEAK = {  # a verdict, whether the labels alone decide, and the words
+    "few objects": ({"objects": 39}, True, "39 objects are too few to go by labels alone, 40 are needed"),
+    "few objects, but names": ({"objects": 39}, False, "another pairing fits about as well"),
+    "enough objects": ({"objects": 40}, True, "another pairing fits about as well"),
+    "unlike": ({"ratio": 1.16}, True, "1.16 times the misfit of plain ones (at most 1.15 is accepted)"),
+    "alike enough": ({"ratio": 1.15}, True, "another pairing fits about as well (misfit 1.15 and 1.16 times that of"),
+    "unlike, but names": ({"ratio": 1.16}, False, "another pairing fits about as well"),
+    "unlike in spite of names": ({"ratio": 1.31}, False, "(at most 1.3 is accepted)"),
+    "one point": ({"point_ratio": 2.01}, False, "k3 has 2.0 times the misfit in mirrored objects that it has in plain"),
+    "one point, alike enough": ({"point_ratio": 2.0}, False, "9 groups)"),
+}
+
+
+@pytest.mark.parametrize(("values", "unaided", "words"), WEAK.values(), ids=WEAK)
+def test_why_a_verdict_is_not_clear_is_said(values: dict, unaided: bool, words: str):
+    assert words in _weakness(verdict(**values), NAMED, unaided)
+
+
+AGAINST = {  # what the labels say of a given permutation, and the words
+    "it fits": ({}, ""),
+    "it fits, and another one, too": ({"gain": -0.001, "lost": True, "wins": 0.0}, ""),
+    "another one fits better, but not always": ({"gain": -0.5, "lost": False}, ""),
+    "another one fits better": ({"gain": -0.02, "lost": True}, "which has k0 in place, not k0 <-> k1"),
+    "it does not fit": ({"ratio": 1.4}, "mirrored objects have 1.40 times the misfit of plain ones (at most 1.3"),
+}
+
+
+@pytest.mark.parametrize(("values", "words"), AGAINST.values(), ids=AGAINST)
+def test_what_speaks_against_given_pairs(values: dict, words: str):
+    found = _contradiction(Trial(None, lambda _permutation: verdict(**values)), NAMED, verdict().permutation)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_a_difference_is_told_by_a_swap_that_is_not_there_or_another_one():
+    names = ("a", "b", "c", "d")
+    assert _difference((1, 0, 2, 3), (0, 1, 2, 3), names) == "a in place, not a <-> b"
+    assert _difference((0, 1, 2, 3), (0, 1, 3, 2), names) == "c <-> d, not c in place"
+    assert _difference((0, 1, 3, 2), (1, 0, 2, 3), names) == "c in place, not c <-> d", "one of the first's pairs"
+    assert _difference((1, 0, 3, 2), (2, 3, 0, 1), names) == "a <-> c, not a <-> b"
+
+
+SIX = tuple(f"k{k}" for k in range(6))
+SWAP = (1, 0, *range(2, 8))
+FORBIDDEN = {  # names, a permutation that fits the labels, why the names forbid it
+    "few without a side": (("a", "b", *SIX[:5]), SWAP[:7], "no name has a side, and 7 keypoints are too few to go by"),
+    "enough without a side": (("a", "b", *SIX), SWAP, ""),
+    "few with a side": (("left_a", "right_a", "k"), SWAP[:3], ""),
+    "a side that stays": (("left_a", "right_a", "k"), (0, 1, 2), "left_a would stay and so keep its side"),
+    "a side that stays one": (("left_a", "left_b", "right_c"), SWAP[:3], "left_a would become left_b and so keep its"),
+    "one side alone": (("left_a", "left_b", "c"), SWAP[:3], ""),
+    "of one word in both": (("top_front", "top_rear", *SIX), SWAP, "top_front and top_rear differ in more than a side"),
+    "of both words in both": (("front_to_rear_1", "front_to_rear_2", *SIX), SWAP, ""),
+    "of both words apart": (("top", "bottom", *SIX), (0, 1, 3, 2, *range(4, 8)), ""),
+    **{f"{one} {two}": ((f"{one}_x", f"{two}_x", *SIX), SWAP, "differ in more than a side") for one, two in OPPOSITES},
+    **{f"{two} {one}": ((f"{two}_x", f"{one}_x", *SIX), SWAP, "differ in more than a side") for one, two in OPPOSITES},
+}
+
+
+@pytest.mark.parametrize(("names", "permutation", "words"), FORBIDDEN.values(), ids=FORBIDDEN)
+def test_names_have_a_veto(names: tuple[str, ...], permutation: tuple[int, ...], words: str):
+    found = _objection(permutation, names)
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_objects_of_three_labels_count_and_a_keypoint_has_five_in_each_half() -> None:
+    generator = np.random.default_rng(0)
+    xy = bugs(40, generator)
+    xy[:21, 2:] = np.nan
+    assert "off, 19 objects with 3 or more labels are too few to check" in choose_mirror(data(xy)).line
+    xy = bugs(40, generator)
+    xy[::5, 3] = np.nan
+    xy[1::5, 3] = np.nan
+    xy[2::5, 3] = np.nan
+    halves = _halves(data(xy), np.arange(40), np.random.default_rng(0))[1]
+    labelled = [half[~np.isnan(xy[half, 3, 0])] for half in halves]
+    for count, few in ((5, False), (4, True)):
+        part = xy.copy()
+        for half in labelled:
+            part[half[count:], 3] = np.nan
+        assert ("k3 has too few labels to check a symmetry" in choose_mirror(data(part)).line) == few

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -224,12 +225,118 @@ def test_boxes_count_less_if_whole_images_are_cropped() -> None:
     assert "look like per cent" in doubt
 
 
-def test_more_than_half_must_be_lost_to_be_refused() -> None:
-    change = REFUSED["boxes of other objects"][0]
+LOSES = {
+    "boxes of other objects": (lambda data: dataclasses.replace(data, box=np.tile([-30.0, -30, 1, 1], (len(data), 1)))),
+    "points in fractions": lambda data: points(lambda xy: xy / (WIDTH, HEIGHT))(without_boxes(data)),
+    "points of a larger picture": lambda data: points(lambda xy: xy + 300)(without_boxes(data)),
+}
+
+
+@pytest.mark.parametrize("change", LOSES.values(), ids=LOSES)
+def test_more_than_half_must_be_lost_to_be_refused(change) -> None:
+    label_doubts(first(sound(), 10, change), "annotation")
+    with pytest.raises(ValueError, match="11 of 20 objects"):
+        label_doubts(first(sound(), 11, change), "annotation")
+
+
+def placed(xy: np.ndarray, width: int = 300, height: int = 300) -> Dataset:
+    """Objects without boxes, each in an image of this size."""
+    return from_arrays([np.zeros((height, width, 3), np.uint8)] * len(xy), xy)
+
+
+def scattered(low: float, high: float, count: int = 20) -> np.ndarray:
+    """(count, 4, 2) px."""
+    return np.random.default_rng(0).uniform(low, high, (count, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("at", "side", "refused"),
+    [(1.6, 16, True), (1.61, 16, False), (-0.5, 16, True), (-0.51, 16, False), (1.0, 15, False)],
+)
+def test_fractions_lie_near_the_corner_of_images_that_are_not_tiny(at: float, side: int, refused: bool) -> None:
+    for axis in (0, 1):
+        xy = scattered(0, 1)
+        xy[:, 2, axis] = at
+        for size in ((side, 300), (300, side)):
+            refusal = pytest.raises(ValueError, match="keypoints look like fractions")
+            with refusal if refused else contextlib.nullcontext():
+                label_doubts(placed(xy, *size), "image")
+
+
+SWAPPED = {  # objects of four points, of which so many lie outside, of those outside also if swapped: is it told?
+    "a tenth": (20, 8, 0, True),
+    "less": (20, 7, 0, False),
+    "three of few": (5, 3, 0, True),
+    "two of few": (5, 2, 0, False),
+    "a tenth of them either way": (20, 20, 2, True),
+    "more of them either way": (20, 20, 3, False),
+}
+
+
+@pytest.mark.parametrize(("count", "outside", "either", "told"), SWAPPED.values(), ids=SWAPPED)
+def test_how_many_points_make_a_swap(count: int, outside: int, either: int, told: bool) -> None:
+    xy = scattered(20, 140, count)
+    xy[:outside, 0] = (10, 170) + np.arange(outside)[:, None]
+    xy[:either, 0] = (210, 210) + np.arange(either)[:, None]
+    lines = label_doubts(placed(xy, 200, 150), "image")
+    assert [f"{outside} of {4 * count} labelled points lie outside" in line for line in lines] == [True] * told
+
+
+PER_CENTS = {  # objects, side of the image, the last point, with a box: is it told?
+    "told": (10, 150, (60, 60), False, True),
+    "up to all": (10, 150, (100.5, 100.5), False, True),
+    "from none": (10, 150, (-0.5, 60), False, True),
+    "few objects": (9, 150, (60, 60), False, False),
+    "small images": (10, 149, (60, 60), False, False),
+    "beyond all": (10, 150, (100.6, 60), False, False),
+    "below none": (10, 150, (-0.6, 60), False, False),
+    "half of the width": (10, 150, (59.9, 60), False, False),
+    "half of the height": (10, 150, (60, 59.9), False, False),
+    "boxes": (10, 150, (60, 60), True, False),
+}
+
+
+@pytest.mark.parametrize(("count", "side", "last", "boxed", "told"), PER_CENTS.values(), ids=PER_CENTS)
+def test_what_looks_like_per_cent(count: int, side: int, last: tuple[float, float], boxed: bool, told: bool) -> None:
+    xy = scattered(5, 55, count)
+    xy[:, 0] = (60, 60) if last[0] < 0 else (30, 30)
+    xy[0, 0] = last
+    xy[1, 0] = (60, 60) if last[0] < 0 else (31, 32)
+    data = placed(xy, side, 300)
+    if boxed:
+        data.box[:] = [0, 0, 110, 110]
+    assert ["per cent" in line for line in label_doubts(data, "image")] == [True] * told
+
+
+@pytest.mark.parametrize(("away", "lost"), [(40, False), (40.1, True)])
+@pytest.mark.parametrize("direction", [(-1, 0), (1, 0), (0, -1), (0, 1)])
+def test_a_box_twice_as_large_must_hold_a_point(away: float, lost: bool, direction: tuple[int, int]) -> None:
     data = sound()
-    label_doubts(first(data, 10, change), "annotation")
-    with pytest.raises(ValueError, match="of 20 objects"):
-        label_doubts(first(data, 20, change), "annotation")
+    xy = data.xy.copy()
+    xy[0] = (100, 80) + away * np.array(direction) + np.arange(4)[:, None] * np.array(direction)
+    data.box[0] = [80, 60, 120, 100]
+    lines = label_doubts(data.with_xy(xy), "annotation")
+    assert ["labelled points of 1 of 20 objects lies in its box" in line for line in lines] == [True] * lost
+
+
+def test_what_is_the_same_or_on_one_spot() -> None:
+    xy = scattered(20, 140)
+    same = np.tile(xy[:1], (3, 1, 1))
+    assert label_doubts(placed(same[:2]), "image") == [], "two may be alike"
+    (line,) = label_doubts(placed(same), "image")
+    assert line.startswith("all 3 objects have the very same points")
+    xy[0, 1:], xy[1, 2:] = np.nan, np.nan
+    assert label_doubts(placed(xy), "image") == [], "a single point is on one spot"
+    xy[1, 1] = xy[1, 0]
+    (line,) = label_doubts(placed(xy), "image")
+    assert line.startswith("1 of 20 objects is with all labelled points on one spot (such as image_000001)")
+
+
+@pytest.mark.parametrize(("height", "told"), [(96, True), (95, False)])
+def test_boxes_that_overlap_by_more_than_95_per_cent_are_of_one_object(height: int, told: bool) -> None:
+    data = in_one_image(placed(scattered(20, 90, 2)))
+    data.box[:] = [[0, 0, 100, 100], [0, 0, 100, height]]
+    assert ["1 of 2 objects is on top" in line for line in label_doubts(data, "annotation")] == [True] * told
 
 
 def in_one_image(data: Dataset) -> Dataset:

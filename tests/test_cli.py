@@ -227,10 +227,7 @@ def test_too_few_to_learn_what_scores_mean_is_said(capsys, gauge_files, trained,
         "--out", tmp_path / "few", *quick(head="heatmap", epochs=1),
     )  # fmt: skip
     assert code == 0
-    assert (
-        "sigma (the error to expect of each point, px) is not fitted: test/labels.json: 6 labelled objects, and 50"
-        in told
-    )
+    assert "sigma (each point's expected error, px) is not fitted: test/labels.json: 6 labelled objects, and 50" in told
     assert "are needed; give a larger --val or --val-fraction, or see --folds" in told
     assert read_spec(tmp_path / "few/model.safetensors").confidence is None
     line = refused(

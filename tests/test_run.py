@@ -111,7 +111,7 @@ def test_what_is_settled_is_one_line(few: Dataset, caplog: pytest.LogCaptureFixt
     resolve(make_recipe({}), few, 2795)
     resolve(make_recipe({"batch": 64, "accumulate": 2}), few, 100)
     assert caplog.messages == [
-        "2795 objects: 20 epochs (3,480 steps of 16), lr 0.003 after 1 epochs of warm-up, augmentation x1",
+        "2,795 objects: 20 epochs (3,480 steps of 16), lr 0.003 after 1 epoch of warm-up, augmentation x1",
         "100 objects: 106 epochs (106 steps of 128), lr 0.003 after 20 epochs of warm-up, augmentation x1.25",
     ]
 

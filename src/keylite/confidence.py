@@ -81,7 +81,7 @@ def write_confidence(
         kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
         few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
         step = f"; {advice}" if advice and few else ""
-        return f"sigma (the error to expect of each point, px) {kept}: {data.name}: {learnt.why}{step}"
+        return f"sigma (each point's expected error, px) {kept}: {data.name}: {learnt.why}{step}"
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = learnt.confidence.count

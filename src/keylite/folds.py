@@ -300,7 +300,7 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
         return None
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
     if learnt.confidence is None or learnt.reliability is None:
-        log.info("sigma (the error to expect of each point, px) is not fitted: %s: %s", data.name, learnt.why)
+        log.info("sigma (each point's expected error, px) is not fitted: %s: %s", data.name, learnt.why)
         return None
     for fold, spec in zip(plan, specs, strict=True):
         describe(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))

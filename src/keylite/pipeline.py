@@ -51,7 +51,9 @@ from keylite.runtime.words import SHOWN, listed
 log = logging.getLogger("keylite")
 
 SHARE_OF_MEMORY = 0.25  # that decoded images may take
-MORE_TO_FIT_SIGMA = "give a larger --val or --val-fraction, or see --folds, which fit it by all that they hold out"
+MORE_TO_FIT_SIGMA = (
+    "give a larger --val or --val-fraction, or see --folds, which fit it on all objects that they hold out"
+)
 SHEET = 16  # augmented examples on the contact sheet
 
 

@@ -36,7 +36,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import spelt_time
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.texts import read_json
-from keylite.runtime.words import is_utf8, quoted
+from keylite.runtime.words import counted, is_utf8, quoted
 
 log = logging.getLogger("keylite")
 
@@ -202,8 +202,9 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
         by_size = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
         strength = by_size if augments_as_usual(recipe) else 1.0  # who gives a range or a chance means that number
     log.info(
-        "%d objects: %d epochs (%s steps of %d), lr %g after %g epochs of warm-up, augmentation x%g",
-        count, epochs, f"{steps:,}", batch * processes(recipe) * recipe.accumulate, lr, warmup, strength,
+        "%s: %s (%s of %d), lr %g after %g epoch%s of warm-up, augmentation x%g",
+        counted(count, "object"), counted(epochs, "epoch"), counted(steps, "step"),
+        batch * processes(recipe) * recipe.accumulate, lr, warmup, "" if warmup == 1 else "s", strength,
     )  # fmt: skip
     if normalize == "auto":
         normalize = _divisor(recipe.box, data)

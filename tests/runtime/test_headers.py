@@ -38,6 +38,14 @@ def test_a_file_that_is_cut_within_its_header_is_refused(kind: str, suffix: str)
         read_header("name", encoded(suffix)[:14])
 
 
+def test_what_is_no_picture_is_told_the_kinds_that_are_read():
+    kinds = "name.txt: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF)"
+    for data, more in ((b"hello", ""), (b"%PDF-1.7", ": it is PDF; convert it to JPEG or PNG")):
+        with pytest.raises(ValueError) as caught:
+            read_header("name.txt", data)
+        assert str(caught.value) == kinds + more
+
+
 def test_where_a_sequential_jpeg_says_its_height():
     data = encoded(".jpg")
     at = read_header("name", data).height_offset
@@ -93,6 +101,20 @@ CHUNKS = {  # name: (chunks, whether it is whole)
     "no pixels": ((head(), END), False),
     "pixels on both sides of a palette": ((head(), ROWS, PALETTE, ROWS, END), False),
 }
+
+
+PNG_DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}  # table 11.1 of the standard
+
+
+def test_the_depths_of_a_png_are_those_of_its_type_of_colour():
+    for colours in range(8):
+        for depth in range(18):
+            data = png(head(depth, colours), *[PALETTE] * (colours == 3), ROWS, END)
+            if depth in PNG_DEPTHS.get(colours, ()):
+                assert read_header("name", data).depth == depth
+            else:
+                with pytest.raises(ValueError, match="truncated or damaged"):
+                    read_header("name", data)
 
 
 @pytest.mark.parametrize("name", CHUNKS)
@@ -160,6 +182,36 @@ def test_a_jpeg_whose_segments_do_not_fit_is_damaged(make):
         read_header("name", make())
 
 
+def between_scans(segments: bytes) -> bytes:
+    data = jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + segments + data[last:]
+
+
+@pytest.mark.parametrize("marker", range(0xC0, 0xFF))
+def test_what_may_stand_between_the_scans_of_a_jpeg(marker: int):
+    """Tables, restart intervals, how many rows there are, what programs add; not what comes once and first."""
+    if 0xD0 <= marker <= 0xD9:
+        return  # restart markers, beginning and end, which have no length
+    data = between_scans(bytes([0xFF, marker]) + b"\0\4\0\0" * (marker != 0xDA))
+    if marker in {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}:
+        assert read_header("name", data).width == 50
+    else:
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            read_header("name", data)
+
+
+def test_what_no_pixel_of_a_jpeg_needs_is_told():
+    """All that programs add but two: JFIF 1, and Adobe's segment of how colour is stored."""
+    start, data = jpeg()[:20], jpeg()
+    assert data[:11] == b"\xff\xd8\xff\xe0\0\x10JFIF\0" and data[20] == 0xFF
+    added = [bytes([0xFF, marker]) + b"\0\3x" for marker in (0xE0, 0xE1, 0xE7, 0xED, 0xEE, 0xEF, 0xFE)]
+    header = read_header("name", start + b"".join(added) + data[20:])
+    told = [range(20 + 5 * number, 25 + 5 * number) for number in range(7) if added[number][1] != 0xEE]
+    assert header.extras == tuple((one.start, one.stop) for one in told)
+    assert read_header("name", data).extras == ()
+
+
 WHOLE = {
     "bytes after the end": lambda: jpeg() + b"\0\xff\xd8 a thumbnail \xff\xd9",
     "stray bytes between segments": lambda: jpeg()[:20] + b"\0\0" + jpeg()[20:],
@@ -186,30 +238,31 @@ def test_a_jpeg_of_rare_segments_is_whole(make):
     assert read_header("name", make()).width > 30
 
 
-def with_scans(count: int, side: int) -> bytes:
-    """A progressive JPEG whose last scan, which refines a band, is there so many times more."""
+def with_scans(scans: int, side: int) -> bytes:
+    """A progressive JPEG of so many scans: its last, which refines a band, is there again and again."""
     data = jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1, pixels=np.zeros((16, 16), np.uint8))
     at = data.index(b"\xff\xc2") + 5
     data = data[:at] + struct.pack(">HH", side, side) + data[at + 4 :]
     last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * count + data[-2:]
+    return data[:last] + data[last:-2] * (scans + 1 - data.count(b"\xff\xda")) + data[-2:]
 
 
-SLOW = {  # scans more than usual, px of a side: whether it is refused
-    "few": (3, 9000, False),
-    "many of a small picture": (400, 1000, False),
-    "many of a large picture": (100, 4000, True),
-    "thousands": (2000, 16, True),
+SLOW = {  # scans, px of a side: whether it is refused
+    "as many as a picture of any size may have": (20, 9000, False),
+    "one more": (21, 9000, True),
+    "as many as one of 4 megapixels may have": (250, 2000, False),
+    "one more of 4 megapixels": (251, 2000, True),
+    "as many as a small one may have": (500, 16, False),
+    "one more of a small one": (501, 16, True),
 }
 
 
-@pytest.mark.parametrize(("count", "side", "refused"), SLOW.values(), ids=SLOW)
-def test_the_scans_of_a_jpeg_are_bounded(count: int, side: int, refused: bool):
-    data = with_scans(count, side)
+@pytest.mark.parametrize(("scans", "side", "refused"), SLOW.values(), ids=SLOW)
+def test_the_scans_of_a_jpeg_are_bounded(scans: int, side: int, refused: bool):
+    data = with_scans(scans, side)
     if not refused:
         assert read_header("name", data).width == side
         return
-    scans = data.count(b"\xff\xda")
     words = rf"^name: a JPEG of {side}x{side} px in {scans} scans takes too long to decode; save it anew$"
     with pytest.raises(ValueError, match=words):
         read_header("name", data)

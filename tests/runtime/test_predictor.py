@@ -416,6 +416,19 @@ def test_a_stream_of_nonsense_is_refused(choices: dict, images: object, words: s
 def test_a_batch_that_is_no_count_is_refused(batch: object, make_spec):
     with pytest.raises(ValueError, match=f"^batch: expected a whole number of at least 1, got {batch!r}$"):
         Predictor.of(Finder(), make_spec(), batch=batch)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"^batch: expected a whole number of at least 1, got {batch!r}$"):
+        Predictor("none.onnx", batch=batch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), "9", None])
+def test_a_limit_of_pixels_that_is_none_is_refused(limit: object):
+    with pytest.raises(ValueError, match=f"^max_megapixels: expected a number above 0, got {limit!r}$"):
+        Predictor("none.onnx", max_megapixels=limit)  # type: ignore[arg-type]
+
+
+def test_a_file_s_name_is_a_path():
+    with pytest.raises(ValueError, match="^model: expected a path, got a number"):
+        Predictor(3)  # type: ignore[arg-type]
 
 
 # ---- with a file

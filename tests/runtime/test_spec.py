@@ -6,11 +6,22 @@ import json
 import re
 
 import msgspec
+import numpy as np
 import pytest
 
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Simcc
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, LITE, ModelSpec, Provenance, decode_spec, encode_spec, unlearnt_words
+from keylite.runtime.spec import (
+    FORMAT,
+    LITE,
+    Confidence,
+    ModelSpec,
+    Provenance,
+    decode_spec,
+    encode_spec,
+    standing,
+    unlearnt_words,
+)
 
 OUTER, INNER = ModelSpec.__struct_fields__, Provenance.__struct_fields__
 
@@ -116,6 +127,11 @@ ABSURD = {
     "factors below 0": ({"confidence": CONFIDENT | {"factors": [1, -1, 1, 1]}}, "levels and factors above 0"),
     "no knots": ({"confidence": CONFIDENT | {"knots": []}}, "knots of numbers from 0 on"),
     "knots that do not rise": ({"confidence": CONFIDENT | {"knots": [[1, 1], [0, 1]]}}, "whose standings rise"),
+    "knots of one standing": ({"confidence": CONFIDENT | {"knots": [[0, 1], [1, 1], [1, 0.5]]}}, "standings rise"),
+    "a standing below 0": ({"confidence": CONFIDENT | {"knots": [[-1, 1], [1, 1]]}}, "knots of numbers from 0 on"),
+    "levels of three": ({"confidence": CONFIDENT | {"levels": [1, 1, 1]}}, "confidence of 3 keypoints, skeleton of 4"),
+    "factors of three": ({"confidence": CONFIDENT | {"factors": [1, 1, 1]}}, "confidence of 4 keypoints"),
+    "a mean shape of three": ({"mean_shape": [[0, 0]] * 3}, "mean shape of 3 keypoints, skeleton of 4"),
     "a knot below 0": ({"confidence": CONFIDENT | {"knots": [[0, -1], [1, 1]]}}, "knots of numbers from 0 on"),
     "a knot that is null": ({"confidence": CONFIDENT | {"knots": [[0, None], [1, 1]]}}, ""),
 }
@@ -130,6 +146,35 @@ def test_absurd_values_are_one_short_line(fields: dict, change: dict, words: str
         decode_spec(text, "file")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_what_scores_mean_is_finite(make_spec):
+    def fitted(**changes: object) -> Confidence:
+        return Confidence(**CONFIDENT | {"data_fingerprint": "0" * 64} | changes)
+
+    spec = make_spec(confidence=fitted())
+    assert decode_spec(encode_spec(spec), "x").confidence.knots == ((0, 1), (1, 0.5))
+    for value in (np.inf, np.nan):
+        for name in ("levels", "factors"):
+            with pytest.raises(ValueError, match="confidence: expected levels and factors above 0"):
+                fitted(**{name: (1, 1, 1, value)})
+        for knots in (((0, 1), (1, value)), ((0, 1), (value, 1))):
+            with pytest.raises(ValueError, match="confidence: expected knots of numbers from 0 on"):
+                fitted(knots=knots)
+    for name in ("mean", "std"):
+        with pytest.raises(ValueError, match="expected a finite mean and a std above 0"):
+            make_spec(**{name: (1.0, np.inf, 1.0)})
+
+
+def test_a_score_counts_by_its_share_and_the_square_of_the_mean_share():
+    levels, nan = (1.0, 2.0), np.nan
+    scores = np.array([[1, 2], [0.5, 2], [nan, 1], [nan, nan], [2, 4]])
+    counts = [[1, 1], [0.5 * 0.75**2, 0.75**2], [nan, 0.5**3], [nan, nan], [8, 8]]
+    np.testing.assert_allclose(standing(scores, np.array(levels)), counts)
+    sigma = Confidence(levels, ((0.125, 0.4), (1.0, 0.2)), (1.0, 3.0), 1, "x", "0" * 64).sigma(scores)
+    rise = 0.2 / 0.875
+    expected = [[0.2, 0.6], [0.2 + rise * (1 - counts[1][0]), 0.6 + 3 * rise * (1 - 0.75**2)], [nan, 1.2]]
+    np.testing.assert_allclose(sigma, [*expected, [nan, nan], [0.2, 0.6]])
 
 
 def names(count: int) -> Skeleton:

@@ -423,6 +423,17 @@ WHOLE = {
         "broken JSON: 'file_name' is there twice",
     ),
     "cut": (b'{"images": [', "broken JSON: it ends too early, after 12 bytes"),
+    "broken at its first byte": (b"{]", "broken JSON: .* at line 1, column 2$"),
+    "JSON of another encoding": (
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "\u00e4"}]}'.encode("latin-1"),
+        "expected text in UTF-8, got another encoding",
+    ),
+    "nested deeply": (b'{"images": [' + b"[" * 100_000, "broken JSON: it is nested too deeply"),
+    "NaN and broken": (b'{"images": [NaN, NaN}', "broken JSON: .* at line 1"),
+    "NaN in place of a list": (
+        b'{"images": NaN, "annotations": [], "categories": []}',
+        "images: expected array, got null",
+    ),
     "no annotations": (b'{"images": [], "annotations": [], "categories": []}', "data set is empty: annotations is"),
     "empty file": (b"", "the file is empty"),
     "binary": (b"\x89HDF\r\n\x1a\n\0\0", "got a binary file"),
@@ -742,14 +753,23 @@ def test_written_file_is_plain_coco(tmp_path: Path) -> None:
     data = read_dataset(coco(tmp_path))
     write_coco(data, tmp_path / "out.json")
     out = json.loads((tmp_path / "out.json").read_text())
-    assert out["images"][0] == {"id": 1, "file_name": "a.png", "width": 40, "height": 30}
-    assert out["annotations"][0]["keypoints"] == [10, 11, 2, 12.5, 13, 1, 0, 0, 0], "v 0 has no place"
-    assert out["annotations"][0]["bbox"] == [1, 2, 30, 20]
-    assert out["annotations"][0]["num_keypoints"] == 2
-    assert "bbox" not in out["annotations"][2]
-    assert "area" not in out["annotations"][2]
-    assert out["categories"][0]["skeleton"] == [[1, 2], [1, 3]]
-    assert out["categories"][0]["flip_pairs"] == [["left_eye", "right_eye"]]
+    assert out["images"] == [
+        {"id": number, "file_name": f"{name}.png", "width": 40, "height": 30} for number, name in ((1, "a"), (2, "b"))
+    ]
+    assert out["annotations"][0] == {
+        **{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 2, "group": "a.png"},
+        **{"keypoints": [10, 11, 2, 12.5, 13, 1, 0, 0, 0], "bbox": [1, 2, 30, 20], "area": 500},  # v 0 has no place
+    }
+    assert out["annotations"][2] == {
+        **{"id": 3, "image_id": 2, "category_id": 1, "iscrowd": 0, "num_keypoints": 2, "group": "b.png"},
+        "keypoints": [1.25, 2, 2, 3, 4, 2, 0, 0, 0],
+    }
+    assert out["categories"] == [
+        {
+            **{"id": 1, "name": data.name, "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]},
+            **{"flip_pairs": [["left_eye", "right_eye"]], "sigmas": [0.1, 0.2, 0.2]},
+        }
+    ]
 
 
 def test_write_predictions_in_place_of_labels(tmp_path: Path) -> None:

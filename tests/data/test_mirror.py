@@ -25,7 +25,20 @@ from keylite.data.mirror import (
     from_pairs,
     side_of,
 )
-from keylite.data.symmetry import MAX_POINT_RATIO, MIN_GAIN, Trial, Verdict, _halves
+from keylite.data.symmetry import (
+    MAX_POINT_RATIO,
+    MIN_GAIN,
+    Trial,
+    Verdict,
+    _align,
+    _assign,
+    _halves,
+    _involutions,
+    _neighbours,
+    _typical,
+    _whiten,
+    _wins,
+)
 from keylite.runtime.skeleton import Skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -382,6 +395,90 @@ def test_groups_are_dealt_to_the_emptier_half() -> None:
         filled[half] += sizes[position]
     for own, half in zip(dealt, halves, strict=True):
         assert half.tolist() == [i for i in usable.tolist() if clusters[i] in own]
+
+
+# --- parts of the check ---
+
+
+def test_objects_are_laid_on_the_mean_by_shift_turn_and_scale() -> None:
+    generator = np.random.default_rng(0)
+    mean = generator.normal(size=6) + 1j * generator.normal(size=6)
+    spin = 3 * np.exp(2j)
+    mask = np.ones((2, 6), bool)
+    mask[1, 2:4] = False
+    z = np.where(mask, spin * mean + 5 - 2j, 0)
+    points, turn = _align(z, mask, mean, np.array([1.0, 2, 0, 1, 3, 1]))
+    np.testing.assert_allclose(points, np.where(mask, mean, 0), atol=1e-12)
+    np.testing.assert_allclose(turn, [1 / spin] * 2)
+    z[0, 2] += 100  # of no weight
+    np.testing.assert_allclose(
+        np.delete(_align(z, mask, mean, np.array([1.0, 2, 0, 1, 3, 1]))[0][0], 2), np.delete(mean, 2)
+    )
+
+
+def test_one_matrix_for_all_gives_what_one_for_each_object_gives() -> None:
+    generator = np.random.default_rng(0)
+    flat, factors, noise = generator.normal(size=(5, 8)), generator.normal(size=(8, 2)), generator.uniform(1, 2, 8)
+    mask = np.ones((5, 8))
+    together = _whiten(flat, mask, factors, noise)
+    precision = np.linalg.inv(factors @ factors.T + np.diag(noise))
+    np.testing.assert_allclose(together[0], flat @ precision)
+    np.testing.assert_allclose(together[1], flat @ precision @ factors @ factors.T)
+    mask[4, :3] = 0
+    apart = _whiten(flat, mask, factors, noise)
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(other[:4], one[:4])
+    seen = np.arange(3, 8)
+    least = np.linalg.inv(factors[seen] @ factors[seen].T + np.diag(noise[seen]))
+    np.testing.assert_allclose(apart[0][4], [0, 0, 0, *(flat[4, seen] @ least)])
+    np.testing.assert_allclose(apart[1][4], flat[4, seen] @ least @ factors[seen] @ factors.T)
+
+
+def test_permutations_are_mirrors_and_a_step_apart() -> None:
+    assert sorted(_involutions(3)) == [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0)]
+    assert [len(list(_involutions(count))) for count in range(1, 7)] == [1, 2, 4, 10, 26, 76]
+    cost = np.random.default_rng(0).uniform(1, 2, (7, 7))
+    cost = cost + cost.T
+    start = (1, 0, 3, 2, 4, 5, 6)
+    steps = _neighbours(start, cost, most=99)
+    assert len(steps) == len(set(steps)) == 2 + 3 + 2 * 1 + 2 * 2 * 3, "parted; two singles; two pairs; a pair and one"
+    assert all(step[step[k]] == k for step in steps for k in range(7))
+    assert start not in steps
+    prices = [sum(cost[k, other] for k, other in enumerate(step)) for step in steps]
+    assert prices == sorted(prices)
+    assert _neighbours(start, cost, most=4) == steps[:4], "the hardest to tell apart first"
+
+
+@needs_scipy
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_the_cheapest_assignment_is_cut_into_swaps(count: int) -> None:
+    generator = np.random.default_rng(count)
+    for _ in range(20):
+        cost = generator.uniform(1, 2, (count, count))
+        found = _assign((cost + cost.T) / 2)
+        assert all(found[found[k]] == k for k in range(count))
+    pairs = [k ^ 1 if k ^ 1 < count else k for k in range(count)]
+    cost[np.arange(count), pairs] = 0
+    assert _assign((cost + cost.T) / 2) == tuple(pairs)
+    ring = np.ones((3, 3))  # 0 -> 1 -> 2 -> 0 is the cheapest; of its swaps the one of 1 and 2
+    ring[[0, 1, 2], [1, 2, 0]] = [0.2, 0.1, 0.3]
+    assert _assign(ring) == (0, 2, 1)
+
+
+def test_wins_are_of_whole_clusters() -> None:
+    clusters = np.repeat([7, 2, 5], [2, 2, 1])
+    gains = np.array([[1, -1, 0, 3, 9], [1, -1, 0, -1, -1], [1, -1, 0, 1, 0], [1, -1, 0, 1, -1], [1, -1, 0, -1, -1]])
+    won, count = _wins(gains.astype(float), clusters, np.random.default_rng(0))
+    assert count == 3
+    assert won[:3].tolist() == [1, 0, 0], "always, never, and a draw is no win"
+    assert won[3] == pytest.approx(20 / 27, abs=0.05), "with the third cluster at most once among the three"
+    assert won[4] == pytest.approx(19 / 27, abs=0.05), "with the first one among them"
+
+
+def test_a_point_s_misfit_is_the_median_of_where_it_is_labelled() -> None:
+    pull = np.array([[1.0, 5, 2], [3, 100, 4], [5, 7, 9]])
+    mask = np.array([[True, True, False], [True, False, False], [True, True, False]])
+    assert _typical(pull, mask).tolist() == [3.1, 6.1, 4.1]
 
 
 # --- real labels ---

@@ -14,6 +14,7 @@ import pytest
 from keylite.data import mirror, tables
 from keylite.data.examples import crop_boxes
 from keylite.data.formats import read_dataset, write_coco, write_dataset
+from keylite.data.labels import path_name
 from keylite.runtime.images import write_image
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -68,6 +69,19 @@ def test_coco_means_what_it_says(tmp_path: Path) -> None:
     assert data.group_index.tolist() == [0, 0, 1]
     assert data.name == f"{tmp_path.name}/labels.json", "many files are called labels.json"
     assert data.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/labels.json", "labels.json"),
+        ("/a/b/train/labels.json", "train/labels.json"),
+        ("x.csv", f"{Path.cwd().name}/x.csv"),
+        ("/a/\udce4/l.json", r"\udce4/l.json"),
+    ],
+)
+def test_a_data_set_is_called_by_its_folder_and_file(path: str, name: str) -> None:
+    assert path_name(Path(path)) == name
 
 
 def test_corner_origin_is_not_shifted(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ HALF_OFF = tuple(np.roll(np.arange(10), 1).tolist())
         pytest.param(PEOPLE, PEOPLE_MIRROR, id="people"),
         pytest.param(("upright", "cleft", "lip", "rim"), None, id="no-side"),
         pytest.param(("k0", "k1"), None, id="numbers"),
+        pytest.param(("l_eye", "r_eye", "tip_1", "tip.1"), (1, 0, 2, 3), id="alike-without-a-side"),
     ],
 )
 def test_pairs_by_name(names: tuple[str, ...], expected: tuple[int, ...] | None) -> None:

@@ -327,9 +327,11 @@ def test_one_picture_listed_at_two_sizes_is_refused(tmp_path: Path) -> None:
     path = labels_at(tmp_path / "l.json", ["a.png", "./a.png"], height=30)
     data = json.loads(path.read_text())
     data["images"][0]["width"] = 40
-    path.write_text(json.dumps(data))
-    assert len(read_dataset(path).images) == 1, "a width that is not known is no other width"
-    data["images"][1]["width"] = 80
+    for unknown in ({}, {"width": 0, "height": 0}):
+        data["images"][1] |= unknown
+        path.write_text(json.dumps(data))
+        assert len(read_dataset(path).images) == 1, "a width that is not known is no other width"
+    data["images"][1] |= {"width": 80, "height": 30}
     path.write_text(json.dumps(data))
     with pytest.raises(
         ValueError, match=r"listed twice, as a.png at 40x30 px and as ./a.png at 80x30 px; leave one out"

@@ -67,7 +67,7 @@ def hardly_labelled(data: Dataset) -> dict[str, int]:
     """Keypoint -> how many objects label it, if those are too few to teach it; see FEW and LEAST_SHARE."""
     few = max(min(FEW, FEW_SHARE * len(data)), LEAST_SHARE * len(data))
     counts = zip(data.skeleton.names, np.sum(data.labelled, axis=0).tolist(), strict=True)
-    return {name: count for name, count in counts if count == 0 or count < few}
+    return {name: count for name, count in counts if count < few}
 
 
 # ---- points beside their image

@@ -90,8 +90,6 @@ def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
             what = "has no" if not found else "has more than one"
             raise ValueError(f"mirror: {names[index]} {what} counterpart {'_'.join(other)}; {GIVE}")
         permutation[index] = found[0]
-    if any(permutation[other] != index for index, other in enumerate(permutation)):
-        raise ValueError(f"mirror: left/right names do not pair one to one; {GIVE}")
     return tuple(permutation) if permutation != list(range(len(names))) else None
 
 

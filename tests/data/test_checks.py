@@ -128,6 +128,14 @@ DOUBTED = {
         lambda data: data.with_xy(np.where(np.arange(4)[:, None] == 2, data.xy / (WIDTH, HEIGHT), data.xy)),
         "within 1 px of the corner in every object: k2; keypoints look like fractions of the image",
     ),
+    "a keypoint in fractions, where it is labelled": (
+        lambda data: first(
+            data.with_xy(np.where(np.arange(4)[:, None] == 2, data.xy / (WIDTH, HEIGHT), data.xy)),
+            4,
+            points(lambda xy: np.where(np.arange(4)[:, None] == 2, np.nan, xy)),
+        ),
+        "within 1 px of the corner in every object: k2; keypoints look like fractions of the image",
+    ),
     "no label": (
         lambda data: first(data, 2, points(lambda xy: np.full_like(xy, np.nan))),
         "2 of 20 objects are without a labelled point",
@@ -143,12 +151,14 @@ DOUBTED = {
 }
 
 
-@pytest.mark.parametrize(("objects", "told"), [(1, False), (2, False), (6, True)])
-def test_single_points_at_the_corner_are_no_fractions_unless_many(objects: int, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("objects", "labels", "told"), [(1, 1, False), (2, 1, False), (3, 1, True), (6, 1, True), (1, 2, True)]
+)
+def test_single_points_at_the_corner_are_no_fractions_unless_many(objects: int, labels: int, told: bool) -> None:
     data = without_boxes(sound())
     xy = data.xy.copy()
     xy[:objects] = np.nan
-    xy[:objects, 0] = np.linspace(0.2, 0.9, objects)[:, None]
+    xy[:objects, :labels] = np.linspace(0.2, 0.9, objects * labels).reshape(objects, labels, 1)
     assert any("fractions" in line for line in label_doubts(data.with_xy(xy), "annotation")) == told
 
 

@@ -124,6 +124,10 @@ DOUBTED = {
         lambda data: first(without_boxes(data), 4, points(lambda xy: 0 * xy)),
         "4 of 20 objects are with all labelled points on one spot",
     ),
+    "some all at the first pixel": (
+        lambda data: first(without_boxes(data), 4, points(lambda xy: 0 * xy + 0.5)),
+        "4 of 20 objects are with all labelled points on one spot",
+    ),
     "a keypoint in fractions": (
         lambda data: data.with_xy(np.where(np.arange(4)[:, None] == 2, data.xy / (WIDTH, HEIGHT), data.xy)),
         "within 1 px of the corner in every object: k2; keypoints look like fractions of the image",
@@ -160,6 +164,16 @@ def test_single_points_at_the_corner_are_no_fractions_unless_many(objects: int, 
     xy[:objects] = np.nan
     xy[:objects, :labels] = np.linspace(0.2, 0.9, objects * labels).reshape(objects, labels, 1)
     assert any("fractions" in line for line in label_doubts(data.with_xy(xy), "annotation")) == told
+
+
+@pytest.mark.parametrize(("spots", "told"), [(1, False), (2, True)])
+def test_a_keypoint_that_is_always_on_one_spot_is_a_mark_and_no_fraction(spots: int, told: bool) -> None:
+    data = without_boxes(sound())
+    xy = data.xy.copy()
+    xy[:, 2] = 0.5
+    xy[:10, 2] *= spots
+    lines = label_doubts(data.with_xy(xy), "image")
+    assert ["within 1 px of the corner in every object: k2" in line for line in lines] == [True] * told
 
 
 @pytest.mark.parametrize(("change", "words"), DOUBTED.values(), ids=DOUBTED)

@@ -461,9 +461,9 @@ def test_the_cheapest_assignment_is_cut_into_swaps(count: int) -> None:
     pairs = [k ^ 1 if k ^ 1 < count else k for k in range(count)]
     cost[np.arange(count), pairs] = 0
     assert _assign((cost + cost.T) / 2) == tuple(pairs)
-    ring = np.ones((3, 3))  # 0 -> 1 -> 2 -> 0 is the cheapest; of its swaps the one of 1 and 2
+    ring = np.diag([9.0, 9, 1]) + 9  # 0 -> 1 -> 2 -> 0 is the cheapest; of its swaps the one that leaves 2 alone
     ring[[0, 1, 2], [1, 2, 0]] = [0.2, 0.1, 0.3]
-    assert _assign(ring) == (0, 2, 1)
+    assert _assign(ring) == (1, 0, 2)
 
 
 def test_wins_are_of_whole_clusters() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 from keylite.data.dataset import from_arrays
+from keylite.evaluation import predict_dataset
 from keylite.flips import FlipReport, flip_doubt, flip_report, flip_rows
 from keylite.recipe import make_recipe
 from keylite.runtime.predictor import Predictor
@@ -66,6 +68,85 @@ def test_the_offset_is_that_of_the_labels(beside: float, learnt: float, squares,
     assert (f"--flip-offset {beside / SIDE:.4f}" in advice) == (abs(beside) > 0)
 
 
+def test_an_offset_is_held_to_the_width_of_the_box(squares, make_spec):
+    data = dataclasses.replace(squares(3.0), box=np.tile([2.0, 6, 62, 54], (COUNT, 1)))
+    predictor = Predictor.of(model(0.0), make_spec(box="annotation", padding=0.0, normalize="100px"))
+    report = flip_report(predictor, data, MIRROR)
+    assert report.offset == pytest.approx(3.0, abs=0.05)
+    assert report.offset_of_box == pytest.approx(report.offset / 60)
+    assert report.offset_of_box_interval == pytest.approx([edge / 60 for edge in report.offset_interval])
+    wider = predict_dataset(predictor, data, boxes=np.tile([0.0, 4, 64, 56], (COUNT, 1)))
+    report = flip_report(predictor, data, MIRROR, plain=wider, normalize="box_side")
+    assert report.offset_of_box == pytest.approx(report.offset / 64), "of the box that was looked at"
+    error = np.linalg.norm(wider.xy - data.xy, axis=-1).mean()
+    assert report.plain == pytest.approx(error / np.sqrt(60 * 48)), "of the label's box"
+
+
+def test_few_groups_have_no_interval(squares, make_spec):
+    predictor = Predictor.of(model(0.0), make_spec(box="image", normalize="100px"))
+    report = flip_report(predictor, squares(3.0).subset([0, 1, 2]), MIRROR)
+    assert (report.offset_interval, report.offset_of_box_interval, report.count) == (None, None, 3)
+
+
+def report_of(offset: float, interval: tuple[float, float] | None = None, plain: float = 0.02) -> FlipReport:
+    """Of labels that sit `offset` of the box's width, 64 px, right of their place."""
+    px = None if interval is None else (64 * interval[0], 64 * interval[1])
+    return FlipReport(64 * offset, px, offset, interval, plain, 0.03, 0.025, 0.01, 0.1, 1.25, "100px", 9)
+
+
+PLACES = {  # offset and its interval, a place: whether labels sit there for all that is known
+    "in the interval": (0.05, (0.04, 0.06), 0.042, True),
+    "at its end": (0.05, (0.04, 0.06), 0.06, True),
+    "below": (0.05, (0.04, 0.06), 0.039, False),
+    "above": (0.05, (0.04, 0.06), 0.061, False),
+    "on the other side": (0.05, (0.04, 0.06), -0.05, False),
+    "a quarter of a px of 128 away": (0.05, (0.0499, 0.0501), 0.0481, True),
+    "a little more": (0.05, (0.0499, 0.0501), 0.0479, False),
+    "no interval": (0.05, None, 0.0, True),
+}
+
+
+@pytest.mark.parametrize(("offset", "interval", "place", "there"), PLACES.values(), ids=PLACES)
+def test_labels_sit_where_the_interval_allows(offset: float, interval, place: float, there: bool):
+    report = report_of(offset, interval)
+    assert report.sit_at(place) == there
+    assert (flip_doubt(report, place) is None) == there
+    assert report_of(offset, interval, plain=0.1).sit_at(place), "no better than the mean shape"
+
+
+def test_a_doubt_says_which_way():
+    for offset, words in ((0.01, "they sit 0.64 px right of"), (-0.01, "they sit 0.64 px left of")):
+        assert words in flip_doubt(report_of(offset, (offset - 0.001, offset + 0.001)), 0.0)
+
+
+ADVICE = {
+    "too few groups": (report_of(0.05), "nothing: too few groups for an interval"),
+    "too few of a model that has learnt nothing": (report_of(0.05, plain=0.1), "nothing: too few groups"),
+    "learnt nothing": (report_of(0.05, (0.04, 0.06), 0.1), "nothing: the model is no better than"),
+    "symmetric": (report_of(0.01, (-0.01, 0.03)), "flip about the middle, as usual"),
+    "beside": (report_of(-0.05, (-0.06, -0.04)), "train with --flip-offset -0.0500"),
+}
+
+
+@pytest.mark.parametrize(("report", "words"), ADVICE.values(), ids=ADVICE)
+def test_a_report_s_rows_say_what_to_do(report: FlipReport, words: str):
+    assert dict(flip_rows(report))["so"].startswith(words)
+
+
+def test_a_report_s_rows_say_its_figures():
+    rows = [value for _, value in flip_rows(report_of(0.05, (0.04, 0.06)))[:-1]]
+    assert rows == [
+        "+3.20 [+2.56, +3.84] px, +0.0500 of the box",
+        "2.00%",
+        "3.00%",
+        "2.50%",
+        "1.00%",
+        "10.00%",
+        "1.25 px",
+    ]
+    assert flip_rows(report_of(-0.05))[0][1] == "-3.20 px, -0.0500 of the box"
+
+
 REMEDIES = {  # of the box's width: whether a recipe takes it
     "as far as a recipe goes": (0.1, True),
     "as far to the left": (-0.1, True),
@@ -76,7 +157,7 @@ REMEDIES = {  # of the box's width: whether a recipe takes it
 
 @pytest.mark.parametrize(("offset", "takes"), REMEDIES.values(), ids=REMEDIES)
 def test_no_offset_is_advised_that_a_recipe_does_not_take(offset: float, takes: bool):
-    report = FlipReport(64 * offset, None, offset, None, 0.02, 0.02, 0.02, 0.01, 0.1, 1.0, "100px", 9)
+    report = report_of(offset)
     assert ("--flip-offset" in report.remedy) == takes
     assert "--flip-p 0" in report.remedy
     if takes:
@@ -113,9 +194,13 @@ def test_a_model_that_has_learnt_nothing_tells_nothing_of_labels(squares, make_s
         return np.full((len(pixels), 4, 2), 0.3, np.float32)
 
     data = squares(8.0)
+    xy = data.xy.copy()
+    xy[3, 1] = xy[5:9, 0] = np.nan
+    data = data.with_xy(xy)
     report = flip_report(Predictor.of(constant, make_spec(box="image", normalize="100px")), data, MIRROR)
     assert report.offset_interval[0] > 0, "where labels lie in their boxes, not where they lie beside their place"
-    spread = np.linalg.norm(data.xy - data.xy.mean(axis=0), axis=-1).mean() / 100
+    away = np.linalg.norm(xy - np.nanmean(xy, axis=0), axis=-1) / 100
+    spread = np.nanmean(np.nanmean(away, axis=1))
     assert report.mean_shape == pytest.approx(spread)
     assert report.plain > spread
     assert dict(flip_rows(report))["so"] == "nothing: the model is no better than the labels' mean shape"

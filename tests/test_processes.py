@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -161,6 +162,57 @@ def test_where_one_fails_all_stop(
     assert str(failure.value) == words
     if target == "breaks":
         assert 'raise RuntimeError("a fault")' in failure.value.__notes__[0], "where it happened"
+
+
+CAUSES = {  # exit codes by process, the first to fail, the one whose words are given
+    "the first itself": ([0, 2, None], 1, 1),
+    "each by itself": ([2, 2], 1, 1),
+    "another": ([processes.LOST, 0, 2, -9], 0, 2),
+    "another that was killed": ([processes.UNFORESEEN, -9], 0, 1),
+    "another by a fault": ([processes.LOST, processes.UNFORESEEN], 0, 1),
+    "a fault, which another misses": ([processes.LOST, processes.UNFORESEEN], 1, 1),
+    "a fault, and another": ([processes.UNFORESEEN, processes.UNFORESEEN], 1, 1),
+    "nobody": ([0, processes.LOST, processes.LOST], 2, 2),
+    "one that has not ended": ([processes.LOST, None], 0, 0),
+}
+
+
+@pytest.mark.parametrize(("codes", "failed", "cause"), CAUSES.values(), ids=CAUSES)
+def test_the_cause_is_whoever_failed_by_itself(codes, failed: int, cause: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "GRACE", 0.0)
+    assert processes._cause(failed, [SimpleNamespace(exitcode=code, sentinel=0) for code in codes]) == cause
+
+
+AGAIN = "the others were stopped; the same command with --resume goes on from the last whole epoch"
+ERRORS = {  # exit code, what the process has told: what it becomes
+    "refused": (2, "batch: expected less", ValueError("batch: expected less")),
+    "missed another": (processes.LOST, "another has ended", ValueError("another has ended")),
+    "interrupted": (130, "", KeyboardInterrupt()),
+    "killed": (-15, "", OSError(f"training: process 2 of 3 was ended by SIGTERM; {AGAIN}")),
+    "without a word": (7, "", OSError(f"training: process 2 of 3 failed with exit code 7, see above; {AGAIN}")),
+    "a fault without a word": (1, "", OSError(f"training: process 2 of 3 failed with exit code 1, see above; {AGAIN}")),
+    "a fault": (1, ("KeyError: 1", "trace"), RuntimeError(f"training: process 2 of 3 failed: KeyError: 1; {AGAIN}")),
+}
+
+
+@pytest.mark.parametrize(("code", "told", "error"), ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_a_failed_process_becomes(code: int, told, error: BaseException, closed: bool):
+    ear, mouth = multiprocessing.Pipe(duplex=False)
+    with ear, mouth:
+        if told:
+            mouth.send(told)
+        if closed:
+            mouth.close()
+        found = processes._error_of(1, SimpleNamespace(exitcode=code), ear, 3)
+    assert (type(found), str(found)) == (type(error), str(error))
+
+
+def test_who_tells_of_steps_goes_on_where_nobody_listens():
+    ear, mouth = multiprocessing.Pipe(duplex=False)
+    ear.close()
+    with mouth, processes._Teller(mouth).show("training", 3) as tell:
+        tell(1)
 
 
 def test_a_signal_that_one_process_has_had_is_told_to_the_others(targets: ModuleType, tmp_path: Path, capfd):

@@ -178,18 +178,17 @@ def test_an_unknown_point_is_null(finder: Predictor):
 
 
 def test_sigma_is_in_px_of_the_image(finder: Predictor):
-    """The longer side of the crop is 100 and 200 px of the image: the same score promises twice the distance."""
+    """The longer side of the crop, 64 of 48 px, is 100 and 800/3 px of the image: so much more distance of a score."""
     knots = ((0.5, 0.04), (1.0, 0.02))
     fitted = Confidence((0.2, 0.2, 0.4, 0.4), knots, (1.0, 2.0, 1.0, 2.0), 60, "val", "f" * 64)
-    spec = msgspec.structs.replace(finder.spec, confidence=fitted, padding=0.0)
+    spec = msgspec.structs.replace(finder.spec, confidence=fitted, padding=0.0, size=(64, 48))
     scores = np.array([[0.2, 0.1, 0.6, np.nan]] * 2, np.float32)  # 1, 0.5 and 1.5 times the usual ones
     known = Predictor.of(finder.engine, spec)
     crops = known.crops(picture(), [[0, 0, 100, 60], [0, 0, 100, 200]])
-    sides = [max(crop.size) / crop.scale for crop in crops]
+    sides = [100, 800 / 3]
     found = known.sigma(scores, crops)
     each = np.array([0.02, 2 * 0.04, 0.02, np.nan])
     np.testing.assert_allclose(found, each * np.array(sides)[:, None], rtol=1e-6)
-    assert sides[1] == pytest.approx(max(spec.size) / min(spec.size[0] / 100, spec.size[1] / 200))
     assert np.isnan(finder.sigma(scores, crops)).all()
     dimmer = known.sigma(0.9 * scores, crops)  # stands at 0.9 ** 3 of where it stood
     np.testing.assert_allclose(dimmer[:, 0] / found[:, 0], (0.02 + (1 - 0.9**3) * 0.04) / 0.02, rtol=1e-5)

@@ -249,7 +249,7 @@ class Predictor:
             pixels = cut(image, crops)
         except (ValueError, cv2.error) as error:
             name = str(source) if isinstance(source, (Path, str)) else name
-            if not name or str(error).startswith(name):
+            if str(error).startswith(name):  # of any, where there is no name
                 raise
             raise ValueError(f"{name}: {error}") from None
         return _Cut(source, (image.shape[1], image.shape[0]), asked, crops, pixels)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from keylite.runtime.heads import Head, require_size
-from keylite.runtime.skeleton import MAX_KEYPOINTS, Skeleton
+from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import clipped, listed, quoted
 
 FORMAT = 4  # of the ModelSpec; another number is refused
@@ -193,7 +193,6 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         head = self.head
-        _require_at_most("head.keypoints", head.keypoints, MAX_KEYPOINTS)
         _require_at_most("a head's hidden or width", getattr(head, "hidden", getattr(head, "width", 0)), MAX_WIDTH)
         _require_at_most("sides of size", max(self.size), MAX_SIDE)
         _require_at_most("size, width x height,", math.prod(self.size), MAX_AREA)

@@ -306,6 +306,16 @@ def test_how_many_points_make_a_swap(count: int, outside: int, either: int, told
     assert [f"{outside} of {4 * count} labelled points lie outside" in line for line in lines] == [True] * told
 
 
+@pytest.mark.parametrize(("either", "words"), [(1, "x and y look swapped"), (2, "were they made for other images")])
+def test_points_outside_are_swapped_if_nearly_all_would_lie_inside(either: int, words: str) -> None:
+    xy = scattered(0, 30)
+    xy[..., 1] += 155
+    xy[:either] += 200
+    xy[:, 0] += 210  # a point of each lies outside either way
+    with pytest.raises(ValueError, match=f"20 of 20 objects lie outside their image .*{words}"):
+        label_doubts(placed(xy, 200, 150), "image")
+
+
 PER_CENTS = {  # objects, side of the image, the last point, with a box: is it told?
     "told": (10, 150, (60, 60), False, True),
     "up to all": (10, 150, (100.5, 100.5), False, True),

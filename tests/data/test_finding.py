@@ -146,6 +146,7 @@ FOUND = {  # where the labels are: files, name in the labels, file that is meant
     ),
     "another machine's, name alone": ("l.json", ["images/a.jpg"], "/home/x/a.jpg", "images/a.jpg", "end of their path"),
     "another machine's, deeper": ("l.json", ["all/v1/a.jpg"], "/home/x/v1/a.jpg", "all/v1/a.jpg", "in a sub-folder"),
+    "another machine's, all of it": ("l.json", ["home/x/a.jpg"], "/home/x/a.jpg", "home/x/a.jpg", "end of their path"),
     "another machine's, case and suffix": ("l.json", ["img/a.png"], "D:\\IMG\\A.JPG", "img/a.png", "another suffix"),
     "a folder too much": ("l.json", ["a.jpg"], "images/train/a.jpg", "a.jpg", "end of their path"),
 }
@@ -176,6 +177,7 @@ LOST = {  # files, name in the labels, words
         "clipA/1.png",
         r"clipB/1.png lies there, in another folder: is it --images .*/clipB\?",
     ),
+    "in a folder of one name": (["x/y/img/a.jpg"], "v/img/a.jpg", "x/y/img/a.jpg lies there, in another folder"),
     "two in sub-folders": (["x/a.jpg", "y/a.jpg"], "a.jpg", r"is it .*/x/a.jpg or .*/y/a.jpg\?"),
     "two cases": (["a.jpg", "A.JPG"], "a.JPG", r"is it .*/A.JPG or .*/a.jpg\?"),
     "two suffixes": (["a.jpg", "a.jpeg"], "a.png", r"is it .*/a.jpeg or .*/a.jpg\?"),

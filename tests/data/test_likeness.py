@@ -93,6 +93,15 @@ def test_pictures_of_any_size_are_known(size: tuple[int, int]) -> None:
     assert alike(known(image), known(other)).equal.tolist() == [False]
 
 
+def test_parts_of_a_picture_that_are_exchanged_are_noticed() -> None:
+    """Of as many bytes as fall on the same sums."""
+    image = scene(0)
+    parts = image.reshape(-1).copy()
+    part = 8 * likeness.WORDS
+    parts[:part], parts[part : 2 * part] = image.reshape(-1)[part : 2 * part], image.reshape(-1)[:part]
+    assert alike(known(image), known(parts.reshape(image.shape))).equal.tolist() == [False]
+
+
 def test_of_one_data_set_other_parts_alone_count() -> None:
     image = scene(1)
     pictures = known(image, image, scene(2), saved(image, 80), scene(2), scene(9))

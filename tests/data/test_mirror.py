@@ -17,6 +17,7 @@ from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.mirror import (
     OPPOSITES,
     _contradiction,
+    _count,
     _difference,
     _objection,
     _weakness,
@@ -158,6 +159,7 @@ HALF_OFF = tuple(np.roll(np.arange(10), 1).tolist())
         pytest.param(("hipLeft", "hipRight"), (1, 0), id="camel-suffix"),
         pytest.param(("snout", "leftear", "rightear", "tailbase"), (0, 2, 1, 3), id="glued"),
         pytest.param(("earleft", "earright", "upright"), (1, 0, 2), id="glued-suffix"),
+        pytest.param(("earleft", "earright", "ear"), (1, 0, 2), id="glued-suffix-or-none"),
         pytest.param(("left eye right corner", "right eye left corner"), (1, 0), id="both"),
         pytest.param(PEOPLE, PEOPLE_MIRROR, id="people"),
         pytest.param(("upright", "cleft", "lip", "rim"), None, id="no-side"),
@@ -612,6 +614,14 @@ def test_what_speaks_against_given_pairs(values: dict, words: str):
     assert bool(found) == bool(words)
 
 
+def test_pairs_are_counted():
+    assert [_count(p) for p in (BUG_MIRROR, (0, 2, 1), (0, 1))] == [
+        "4 pairs",
+        "1 pair",
+        "no pairs (every keypoint stays)",
+    ]
+
+
 def test_a_difference_is_told_by_a_swap_that_is_not_there_or_another_one():
     names = ("a", "b", "c", "d")
     assert _difference((1, 0, 2, 3), (0, 1, 2, 3), names) == "a in place, not a <-> b"
@@ -631,6 +641,8 @@ FORBIDDEN = {  # names, a permutation that fits the labels, why the names forbid
     "one side alone": (("left_a", "left_b", "c"), SWAP[:3], ""),
     "of one word in both": (("top_front", "top_rear", *SIX), SWAP, "top_front and top_rear differ in more than a side"),
     "of both words in both": (("front_to_rear_1", "front_to_rear_2", *SIX), SWAP, ""),
+    "of one word in one": (("front", "a", *SIX), SWAP, ""),
+    "of the other word in one": (("a", "rear", *SIX), SWAP, ""),
     "of both words apart": (("top", "bottom", *SIX), (0, 1, 3, 2, *range(4, 8)), ""),
     **{f"{one} {two}": ((f"{one}_x", f"{two}_x", *SIX), SWAP, "differ in more than a side") for one, two in OPPOSITES},
     **{f"{two} {one}": ((f"{two}_x", f"{one}_x", *SIX), SWAP, "differ in more than a side") for one, two in OPPOSITES},

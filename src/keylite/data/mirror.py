@@ -211,7 +211,7 @@ def _objection(permutation: tuple[int, ...], names: Sequence[str]) -> str:
             return f"{names[index]} would {where} and so keep its side"
         mine, theirs = set(_words(names[index])), set(_words(names[other]))
         mine, theirs = mine - theirs, theirs - mine
-        if any((one in mine and two in theirs) or (two in mine and one in theirs) for one, two in OPPOSITES):
+        if any(one in mine and two in theirs for one, two in OPPOSITES):  # the other way round at the other index
             return f"{names[index]} and {names[other]} differ in more than a side"
     return ""
 

@@ -80,6 +80,11 @@ def test_an_offset_is_held_to_the_width_of_the_box(squares, make_spec):
     assert report.offset_of_box == pytest.approx(report.offset / 64), "of the box that was looked at"
     error = np.linalg.norm(wider.xy - data.xy, axis=-1).mean()
     assert report.plain == pytest.approx(error / np.sqrt(60 * 48)), "of the label's box"
+    unknown = dataclasses.replace(wider, normaliser_boxes=None)
+    report = flip_report(predictor, data, MIRROR, plain=unknown, normalize="box_side")
+    assert report.plain == pytest.approx(error / np.sqrt(64 * 52)), "none is known"
+    with pytest.raises(ValueError, match="no labelled point to hold the predictions to"):
+        flip_report(predictor, data.with_xy(np.full_like(data.xy, np.nan)), MIRROR)
 
 
 def test_few_groups_have_no_interval(squares, make_spec):

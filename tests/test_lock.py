@@ -60,6 +60,54 @@ def test_a_folder_is_held_against_this_process_too_and_then_free(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The files that `os.open` opens in this test."""
+    numbers: list[int] = []
+    real = os.open
+
+    def noted(*arguments, **options) -> int:
+        numbers.append(real(*arguments, **options))
+        return numbers[-1]
+
+    monkeypatch.setattr(lock.os, "open", noted)
+    return numbers
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_lock_that_is_given_back_or_refused_leaves_no_file_open(tmp_path: Path, opened: list[int]):
+    (tmp_path / LOCK).write_text("process 12345678 on a machine of a long name\n" * 9)
+    with holding(tmp_path):
+        assert re.fullmatch(rf"process {os.getpid()} on \S+\n", (tmp_path / LOCK).read_text()), "no line but this one"
+        for refused in (require_free, lambda folder: holding(folder).__enter__()):
+            with pytest.raises(ValueError, match="another run writes"):
+                refused(tmp_path)
+        assert len(opened) == 3
+        assert [number for number in set(opened) if is_open(number)] == opened[:1]
+    assert not is_open(opened[0])
+    assert lock._held == set(), "a fork closes what is in it"
+
+
+def test_a_lock_of_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever looks at a lock holds it meanwhile."""
+    pauses: list[float] = []
+    other = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    monkeypatch.setattr(lock.time, "sleep", pauses.append)
+    with pytest.raises(ValueError, match=r"another run writes to this folder \(another process\)"):
+        require_free(tmp_path)
+    assert len(pauses) == lock.TRIES - 1
+    monkeypatch.setattr(lock.time, "sleep", lambda _: os.close(other))
+    require_free(tmp_path)
+
+
 def test_folders_made_for_nothing_go_and_others_stay(tmp_path: Path):
     with holding(tmp_path / "a/b"):
         pass
@@ -71,7 +119,7 @@ def test_folders_made_for_nothing_go_and_others_stay(tmp_path: Path):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_lock_removed_by_its_holder_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_lock_removed_by_its_holder_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch, opened: list[int]):
     calls = []
 
     def flock(file: int, kind: int) -> None:
@@ -82,6 +130,7 @@ def test_a_lock_removed_by_its_holder_meanwhile_is_taken_anew(tmp_path: Path, mo
     monkeypatch.setattr(fcntl, "flock", flock)
     with holding(tmp_path):
         assert len(calls) == 2
+        assert [number for number in set(opened) if is_open(number)] == opened[1:]
         assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} ")
 
 

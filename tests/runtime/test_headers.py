@@ -229,6 +229,20 @@ WHOLE = {
         1,
         pixels=SMOOTH[:29, :49],
     ),
+    **{
+        f"{name} with restarts{', progressive' * progressive}": lambda factor=factor, progressive=progressive: jpeg(
+            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor),
+            *(cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+            *(cv2.IMWRITE_JPEG_PROGRESSIVE, progressive),
+            pixels=SMOOTH[:25, :49],
+        )
+        for name, factor in (
+            ("4:2:2", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422),
+            ("4:4:0", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440),
+            ("4:1:1", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411),
+        )
+        for progressive in (0, 1)
+    },
     "grey with restarts": lambda: jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 1, pixels=SMOOTH[..., 0]),
 }
 
@@ -292,6 +306,14 @@ def test_a_tiff_of_other_numbers_is_refused(tag: tuple[int, int, int, int], word
     tags = SIDES + (() if tag[0] == 258 else ((258, 3, 1, 16),)) + (tag,)
     with pytest.raises(ValueError, match=words):
         read_header("name", tiff(*tags))
+
+
+def test_a_picture_without_a_side_is_damaged():
+    for sides in ((0, 30), (50, 0)):
+        with pytest.raises(
+            ValueError, match=f"^name: the TIFF header says {sides[0]}x{sides[1]} pixels: it is damaged"
+        ):
+            read_header("name", tiff((256, 3, 1, sides[0]), (257, 3, 1, sides[1])))
 
 
 def test_the_depth_of_a_tiff_in_colour_lies_elsewhere():

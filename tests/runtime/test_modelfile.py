@@ -491,6 +491,32 @@ def test_a_hostile_graph_is_one_line(data: bytes, words: str, tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
+LIMITS = {  # a graph as large as can be, and a little larger
+    "nested graphs": (nested(MAX_DEPTH - 1), nested(MAX_DEPTH)),
+    "dimensions": (initializer(field(1, b"\1" * 32)), initializer(field(1, b"\1" * 33))),
+    "bits of 3 bytes": (initializer(field(1, b"\x18")), initializer(field(1, b"\x19"))),
+    "bits of 4 bytes, in two dimensions": (initializer(field(1, b"\4\x08")), initializer(field(1, b"\3\x0b"))),
+    "weights here, in words": (initializer(number(14, 0)), initializer(number(14, 1))),
+    "the longest number": (b"\x08" + b"\xff" * 9 + b"\1", b"\x08" + b"\xff" * 10 + b"\1"),
+    "as much as there is": (field(2, b"ab"), field(2, b"ab")[:-1]),
+    "fixed numbers of 8 and 4 bytes": (
+        b"\x09" + bytes(8) + b"\x0d" + bytes(4),
+        b"\x09" + bytes(8) + b"\x0d" + bytes(3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("most", "more"), LIMITS.values(), ids=LIMITS)
+def test_a_graph_has_limits(most: bytes, more: bytes, tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(most)
+    with pytest.raises(ValueError, match="holds no keylite description"):
+        read_spec(path)
+    path.write_bytes(more)
+    with pytest.raises(ValueError, match=r"not an \.onnx file|keeps weights in another file"):
+        read_spec(path)
+
+
 MANY = b"\x10\1" * 101 + b"\x0b"  # ends with what is no field: who goes on to the end says so
 
 

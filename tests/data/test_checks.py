@@ -236,6 +236,37 @@ def test_boxes_of_an_array_by_their_centre_are_told() -> None:
     assert "boxes look like centre x, centre y, width, height" in doubt
 
 
+def by_sides(data: Dataset) -> Dataset:
+    """x0, y0, width, height in an array, of objects that begin at .45 of their sides."""
+    sides = data.box[:, 2:] - data.box[:, :2]
+    near = data.with_xy(data.xy - (data.box[:, :2] - 0.45 * sides)[:, None])
+    return dataclasses.replace(near, box=np.hstack([0.45 * sides, sides]))
+
+
+READINGS = {
+    "by sides": (by_sides, "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected"),
+    "y first": (lambda data: dataclasses.replace(data, box=data.box[:, [1, 0, 3, 2]]), "as if x and y were swapped"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), READINGS.values(), ids=READINGS)
+def test_boxes_of_an_array_that_are_read_otherwise_are_told(change, words: str) -> None:
+    (doubt,) = label_doubts(change(sound()), "image")
+    assert words in doubt
+
+
+def test_points_to_one_side_of_their_box_do_not_make_its_sides_corners() -> None:
+    times = np.linspace(1, 2, COUNT)[:, None, None]
+    xy = placed(times * [[17.0, 20], [47, 60], [30, 40], [35, 45]], WIDTH, HEIGHT)
+    box = times[:, 0] * [10.0, 10, 70, 70]
+    assert label_doubts(dataclasses.replace(xy, box=box), "annotation") == []
+
+
+def test_a_data_set_without_a_label_is_said_to_be_so() -> None:
+    (line,) = label_doubts(placed(np.full((10, 4, 2), np.nan)), "image")
+    assert line.startswith("10 of 10 objects are without a labelled point")
+
+
 @pytest.mark.parametrize("mark", [(0.0, 0.0), (-1.0, -1.0)])
 def test_marks_for_missing_points_in_most_objects_are_named_as_the_cause(mark: tuple[float, float]) -> None:
     images, xy = [np.zeros((90, 90, 3), np.uint8)] * 5, np.tile(np.asarray(mark), (5, 2, 1))
@@ -338,7 +369,7 @@ def test_what_looks_like_per_cent(count: int, side: int, last: tuple[float, floa
     xy[1, 0] = (60, 60) if last[0] < 0 else (31, 32)
     data = placed(xy, side, 300)
     if boxed:
-        data.box[:] = [0, 0, 110, 110]
+        data.box[0] = [0, 0, 110, 110]
     assert ["per cent" in line for line in label_doubts(data, "image")] == [True] * told
 
 

@@ -255,6 +255,30 @@ def test_boxes_of_an_array_that_are_read_otherwise_are_told(change, words: str) 
     assert words in doubt
 
 
+OTHER_SIZES = {
+    "points of larger images": (
+        points(lambda xy: 1.5 * xy),
+        r"keypoints look like px of images of about (29|30)\dx24\d",
+    ),
+    "boxes of larger images": (
+        lambda data: dataclasses.replace(data, box=3 * data.box),
+        r"boxes look like px of images of about (5[4-9]|6[0-6])\dx4[4-9]\d: scale them as the images were",
+    ),
+    "boxes of larger images, and a few points outside": (
+        lambda data: first(
+            dataclasses.replace(data, box=3 * data.box), 2, lambda data: data.with_xy(data.xy + (WIDTH, 0))
+        ),
+        r"boxes look like px of images of about (5[4-9]|6[0-6])\dx4[4-9]\d",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), OTHER_SIZES.values(), ids=OTHER_SIZES)
+def test_the_size_for_which_labels_were_made_is_told(change, words: str) -> None:
+    lines = label_doubts(change(sound()), "image")
+    assert any(re.search(words, line) for line in lines), lines
+
+
 def test_points_to_one_side_of_their_box_do_not_make_its_sides_corners() -> None:
     times = np.linspace(1, 2, COUNT)[:, None, None]
     xy = placed(times * [[17.0, 20], [47, 60], [30, 40], [35, 45]], WIDTH, HEIGHT)

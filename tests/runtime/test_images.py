@@ -16,7 +16,7 @@ import pytest
 from keylite.data.gauges import gauges
 from keylite.runtime import images, tiff
 from keylite.runtime.files import write_bytes
-from keylite.runtime.images import image_size, open_image, read_image, write_image
+from keylite.runtime.images import image_size, open_image, read_image, size_if_known, write_image
 
 HEIGHT, WIDTH = 48, 64
 
@@ -339,6 +339,14 @@ def test_truncated_files_print_nothing(capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_size_is_known_of_what_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "half.png").write_bytes(png()[:20])
+    assert size_if_known(tmp_path / "a.png") == size_if_known(picture()) == (WIDTH, HEIGHT)
+    for source in (tmp_path / "none.png", tmp_path, tmp_path / "half.png", picture()[..., 0]):
+        assert size_if_known(source) is None
+
+
 def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no.png: no such image file"):
         read_image(tmp_path / "no.png")
@@ -406,6 +414,8 @@ def test_written_picture_reads_back(suffix: str, mean_error: float, tmp_path: Pa
     write_image(path, picture())
     assert np.abs(read_image(path).astype(int) - picture()).mean() <= mean_error
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "nothing is left beside it"
+    if mean_error:
+        assert path.read_bytes() == encoded(picture(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 def test_writing_makes_the_folders_above(tmp_path: Path) -> None:

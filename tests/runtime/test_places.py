@@ -419,6 +419,26 @@ def test_a_process_that_has_ended_and_was_not_waited_for_is_gone():
         assert files._began(process.pid) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "began"), [(None, "0"), (PermissionError(), "0"), (ProcessLookupError(), None)], ids=repr
+)
+def test_where_there_is_no_proc_a_process_is_asked_for(error, began, monkeypatch: pytest.MonkeyPatch):
+    """So it is on macOS: nothing tells when a process began, only whether it is there."""
+
+    def missing(_: object) -> bytes:
+        raise FileNotFoundError
+
+    def kill(process: int, number: int) -> None:
+        assert (process, number) == (7, 0), "asks alone"
+        if error:
+            raise error
+
+    monkeypatch.setattr(files.Path, "read_bytes", missing)
+    monkeypatch.setattr(files.os.path, "exists", lambda _: False)
+    monkeypatch.setattr(files.os, "kill", kill)
+    assert files._began(7) == began
+
+
 def test_two_writers_of_one_file_have_names_of_their_own(tmp_path: Path):
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as two:
         assert one != two

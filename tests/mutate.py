@@ -1,7 +1,8 @@
 """Break a module on purpose, a little at a time, and see whether its tests notice: `make mutate MODULES="metrics report"`.
 
 A mutation swaps a comparison, an operator or two arguments, moves a constant, forces a condition, or drops a statement.
-Tests that run the broken line come first, quick ones before slow ones. One that no test notices is either the same code in other words, or a test that is missing.
+Tests that run the broken line come first, quick ones before slow ones. One that no test notices is either the same
+code in other words, or a test that is missing.
 """
 
 from __future__ import annotations
@@ -214,11 +215,13 @@ class First:
         items.sort(key=lambda item: self.places.get(item.nodeid, len(self.places)))
 
 
-def in_a_fork(tests: list[str], src: Path, limit: float, plugin: object, then: Callable[[], object]) -> bool | None:
+def in_a_fork(
+    tests: list[str], src: Path, limit: float, plugin: object, then: Callable[[], object] | None = None
+) -> bool | None:
     """Whether tests pass with `src` in place of this one's; None where they take too long. A fork: imports are made."""
     pid = os.fork()
     if not pid:
-        os.setsid()
+        os.setpgid(0, 0)  # no session of its own, which Linux may give a share of the processor of its own
         quiet = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)
@@ -228,7 +231,8 @@ def in_a_fork(tests: list[str], src: Path, limit: float, plugin: object, then: C
         code = 70
         with contextlib.suppress(BaseException):
             code = pytest.main([*QUICKLY, *tests], [plugin])
-            then()
+            if then:
+                then()
         os._exit(int(code))
     end = time.monotonic() + limit
     while time.monotonic() < end:
@@ -245,8 +249,12 @@ def in_a_fork(tests: list[str], src: Path, limit: float, plugin: object, then: C
 def reached_lines(tests: list[str], src: Path, path: Path) -> tuple[dict[str, set[int]], dict[str, float]] | None:
     """Of each test: the module's lines that it runs, and its seconds. None if the unbroken module fails one."""
     plugin, kept = Reached(path), src / "reached.json"
-    names = lambda: {name: sorted(lines) for name, lines in plugin.lines.items()}  # noqa: E731
-    if not in_a_fork(tests, src, 1800, plugin, lambda: kept.write_text(json.dumps([names(), plugin.seconds]))):
+
+    def keep() -> None:
+        lines = {name: sorted(those) for name, those in plugin.lines.items()}
+        kept.write_text(json.dumps([lines, plugin.seconds]))
+
+    if not in_a_fork(tests, src, 1800, plugin, keep):
         return None
     lines, seconds = json.loads(kept.read_text())
     return {name: set(those) for name, those in lines.items()}, seconds
@@ -300,7 +308,7 @@ def main() -> None:
             for mutation in chosen:
                 path.write_text(broken(source, mutation))
                 quick = sorted((name for name in lines if mutation.line in lines[name]), key=seconds.get)
-                if in_a_fork(tests, src, limit, First(quick), int):
+                if in_a_fork(tests, src, limit, First(quick)):
                     alive.append(mutation)
                     print(f"{module}:{shown(source, mutation)}", flush=True)
             path.write_text(source)

@@ -70,7 +70,7 @@ def write_confidence(
     predictor: Predictor,
     data: Dataset,
     predictions: Predictions | None = None,
-    advice: str = "",
+    advice: str = "give more labelled objects",
 ) -> str:
     """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds.
 
@@ -80,7 +80,7 @@ def write_confidence(
     if learnt.confidence is None:
         kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
         few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
-        step = f"; {advice}" if advice and few else ""
+        step = f"; {advice}" if few else ""
         return f"sigma (each point's expected error, px) {kept}: {data.name}: {learnt.why}{step}"
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))

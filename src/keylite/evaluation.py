@@ -153,6 +153,7 @@ def evaluate(
     on_predictions: Callable[[Predictions], object] | None = None,
     judges: np.ndarray | None = None,
     doubted: bool = False,
+    spec: Path | str | None = None,
 ) -> Report:
     """The report of a model file, or an open predictor, on a data set.
 
@@ -160,29 +161,30 @@ def evaluate(
     the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
     on_predictions: called with the predictions, for whoever draws or keeps them. judges: indices of the objects that
     sigma is judged by; None: those that it was not fitted on. doubted: what is doubtful about the labels was said
-    already; else it is logged, and labels that nothing can be measured against raise ValueError.
+    already; else it is logged, and labels that nothing can be measured against raise ValueError. spec: a JSON
+    description for a file that holds none.
     """
     require_datasets(dataset=dataset)
     require_whole("seed", seed, least=0)
     if isinstance(model, (str, Path)):
         from keylite.runtime.predictor import Predictor
 
-        predictor = Predictor(model, engine=engine, threads=threads)
+        predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
     else:
         if not hasattr(model, "spec"):
             raise ValueError(f"model: expected a model file or an open Predictor, got {kind_words(model)}")
-        if engine is not None or threads is not None:
-            raise ValueError("engine, threads: expected None with an open predictor; give them when it is opened")
+        if any(choice is not None for choice in (engine, threads, spec)):
+            raise ValueError("engine, threads, spec: expected None with an open predictor; give them when it is opened")
         predictor = model
-    spec = predictor.spec
-    given = _boxes_given(dataset, boxes, spec.box)
+    own = predictor.spec
+    given = _boxes_given(dataset, boxes, own.box)
     if normalize is not None:  # its grammar alone
         normaliser(normalize, dataset.xy, dataset.box if given is None else given, dataset.skeleton.names)
     if sigmas is not None:
         require_oks(sigmas, len(dataset.skeleton))
-    notes = _name_notes(spec.skeleton, dataset.skeleton)
+    notes = _name_notes(own.skeleton, dataset.skeleton)
     if not doubted:
-        say_doubts(dataset if boxes is None else dataclasses.replace(dataset, box=as_boxes(boxes)), spec.box)
+        say_doubts(dataset if boxes is None else dataclasses.replace(dataset, box=as_boxes(boxes)), own.box)
     predictions = predict_dataset(
         predictor,
         dataset,
@@ -194,26 +196,26 @@ def evaluate(
     if on_predictions is not None:
         on_predictions(predictions)
     shared = len(dataset) - len(dataset.images)
-    if spec.box == "image" and boxes is None and shared > 0:
+    if own.box == "image" and boxes is None and shared > 0:
         notes.append(f"{shared} objects share their image with another; a whole-image model gives both the same points")
     if sigmas is None:
-        sigmas = dataset.skeleton.sigmas or spec.skeleton.sigmas
+        sigmas = dataset.skeleton.sigmas or own.skeleton.sigmas
         if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # nobody asked for it: a note, no error
             notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
             sigmas = None
     lacking = len(dataset) - int(boxed(dataset).sum())
-    if boxes is not None and lacking and spec.box == "annotation" and (normalize or spec.normalize) in BOX_NORMALISERS:
+    if boxes is not None and lacking and own.box == "annotation" and (normalize or own.normalize) in BOX_NORMALISERS:
         notes.append(f"{lacking} of {len(dataset)} objects have no annotated box: their NME is by the given one")
-    judges = judges_of([spec], dataset) if judges is None else judges
+    judges = judges_of([own], dataset) if judges is None else judges
     if judges is not None:
         fitted = len(dataset) - len(judges)
         notes.append(f"sigma was fitted on {fitted} of these objects and is judged by the other {len(judges)}")
-    source = spec.box if boxes is None else "file"
+    source = own.box if boxes is None else "file"
     return report_of(
         predictions,
         dataset,
-        normalize or spec.normalize,
-        mean_shape=spec.mean_shape,
+        normalize or own.normalize,
+        mean_shape=own.mean_shape,
         sigmas=sigmas,
         seed=seed,
         box_source=f"{source}, jitter {jitter_box:g} seed {seed}" if jitter_box else source,

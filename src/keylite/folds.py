@@ -30,13 +30,14 @@ from keylite.metrics import normaliser
 from keylite.pipeline import prepare, speak_of_alike
 from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, checked
-from keylite.reliability import halves, reliability_rows
+from keylite.reliability import FEWEST, halves, reliability_rows
 from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
+from keylite.runtime.progress import step
 from keylite.runtime.words import listed, quoted
 
 log = logging.getLogger("keylite")
@@ -176,6 +177,7 @@ def train_folds(
     done = [fold.folder for fold in plan if resume and fold.finished(resolved)]
     with contextlib.ExitStack() as stack:
         hold = functools.cache(lambda: stack.enter_context(holding(out)))
+        all_folds = stack.enter_context(step("folds", len(plan)))
         for fold in plan:
             log.info(
                 "fold %d of %d: %d objects of %d groups held out, %d of %d to train on", fold.number, folds,
@@ -183,6 +185,7 @@ def train_folds(
             )  # fmt: skip
             if fold.folder in done:
                 log.info("fold %d was finished already", fold.number)
+                all_folds(1)
                 continue
             train = prepare(
                 resolved,
@@ -199,6 +202,7 @@ def train_folds(
             if overwrite and fold is plan[0]:
                 _clear(out)
             train()
+            all_folds(1)
         hold()
         for folder in done:
             with holding(folder):
@@ -300,7 +304,8 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
         return None
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
     if learnt.confidence is None or learnt.reliability is None:
-        log.info("sigma (each point's expected error, px) is not fitted: %s: %s", data.name, learnt.why)
+        more = "; label more objects" if len(data) < FEWEST else ""
+        log.info("sigma (each point's expected error, px) is not fitted: %s: %s", data.name, learnt.why + more)
         return None
     for fold, spec in zip(plan, specs, strict=True):
         describe(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))

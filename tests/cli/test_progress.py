@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,25 @@ def test_what_tells(told_steps, onnx_file, tmp_path: Path):
     memory = f"measuring the memory of {onnx_file}"
     assert told_steps.pop(memory) == (0, None)
     assert sorted(told_steps.values()) == [(3, 3), (6, 6)]
+
+
+def test_the_time_of_a_step_of_unknown_length_goes_on(monkeypatch):
+    third, drawn = threading.Event(), []
+
+    class Drawing:
+        add_task = remove_task = start = stop = lambda self, *_, **__: None
+
+        def refresh(self) -> None:
+            drawn.append(threading.current_thread())
+            if len(drawn) == 4:
+                third.set()
+
+    monkeypatch.setattr(progress, "_progress", Drawing)
+    monkeypatch.setattr(progress, "SOON", 0.001)
+    with progress.Bars()("a file is written", None):
+        assert third.wait(60)
+    assert drawn[0] is threading.main_thread()
+    assert drawn[1] is not threading.main_thread() and not drawn[1].is_alive()
 
 
 ON_A_TERMINAL = """

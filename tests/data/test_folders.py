@@ -47,6 +47,12 @@ def test_a_folder_is_what_is_seen_in_it(case: str, tmp_path: Path, caplog: pytes
     assert len(caplog.messages) == bool(words)
 
 
+def test_a_scan_is_known_by_its_content(tmp_path: Path) -> None:
+    for name in ("IM000001", "1.2.840.113619", "empty"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM" if name != "empty" else b"")
+    assert look_into(tmp_path).unread == {"DICOM": 2}
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

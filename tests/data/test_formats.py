@@ -290,7 +290,7 @@ BAD = {
     ),
     "x and y alone": (
         set_("annotations", 1, keypoints=[1, 2, 3, 4, 5, 6]),
-        ["got 6, as of x and y alone: give each a visibility, 2 if it is labelled"],
+        ["got 6: x and y without a visibility; write 2 after each pair that is labelled"],
     ),
     "box by name": (
         set_("annotations", 1, bbox={"x": 1, "y": 2, "width": 3, "height": 4}),
@@ -378,7 +378,9 @@ def test_all_bad_are_in_one_line_and_the_rest_counted(tmp_path: Path) -> None:
             )
         data["annotations"][1]["keypoints"] = [1]
 
-    with pytest.raises(ValueError, match=r"21 of 23 annotations are bad: annotation 2 .*; and 18 more; mend"):
+    with pytest.raises(
+        ValueError, match=r"21 of 23 annotations are bad: annotation 2 .*; also annotation 52 .*; and 11 more; mend"
+    ):
         read_dataset(coco(tmp_path, change))
 
 
@@ -430,6 +432,11 @@ WHOLE = {
     "a box twice": (
         b'{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"bbox": [0]}, {"bbox": [1], "bbox": [2]}],'
         b' "categories": [{"id": 1, "keypoints": ["bbox"]}]}',
+        "broken JSON: 'bbox' is there twice",
+    ),
+    "a box twice, and none in another": (
+        b'{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"id": 1}, {"bbox": [1], "bbox": [2]}],'
+        b' "categories": [{"id": 1, "keypoints": ["a"]}]}',
         "broken JSON: 'bbox' is there twice",
     ),
     "a file name twice": (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import re
 import struct
 import sys
+import zlib
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,7 @@ import pytest
 from keylite.runtime.engines import ENGINES, open_engine, require
 from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.modelfile import read_spec, tflite_model, write_onnx, write_safetensors, write_tflite
+from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import encode_spec
 
@@ -91,6 +94,32 @@ except ModuleNotFoundError as error:
     # A package that is barred, not missing, is named with the module that was asked for.
     wanted = rf"{package}(\.interpreter)? is not installed: install it with: pip install 'keylite\[{extra}\]'\n"
     assert re.fullmatch(wanted, said), said
+
+
+# ---- a file that needs no framework to be made
+
+RED = (  # an ONNX graph, packed: of each of four points, x is the mean of red over 255, and y a quarter more
+    b"eNqlkDFLw1AQx3Mvz+Y8KMaD0ogONuDgGx0VJMRBCLh0KTj50h421NeGvlg6xsmv0Y+q0iAuuviHHz847jjuEK/fQzqjXl1t5cUz"
+    b"rFN9Z31jDkk1qwR2oOiKYM3gUhrL7HUqD2KXpk/absVnkKkdROaIcCFSzyrnk+BrhgkcwYSgZNik+l6coyHBhsBzr15Vy8an0Vj8"
+    b"3NbC8GxGGMZRDr5Igi66s+psFhgixpDDpHh6a9ubvwj+GXO5X1UW5/tCe/ubHy++n3dKJ6h4QBEflLaZzklh1hGWI+ru5iENEPj4"
+    b"Z5v+ROWagrj/ASc4QiU="
+)
+
+
+def test_onnx_runtime_alone_gives_points(tmp_path: Path, make_spec):
+    """Where nothing but the engine is installed, as on a device: no fixture of a framework is needed."""
+    pytest.importorskip("onnxruntime", reason="needs keylite[onnx]")
+    spec = make_spec(box="image", padding=0.0)
+    write_onnx(tmp_path / "red.onnx", zlib.decompress(base64.b64decode(RED)), spec)
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 51
+    for threads in (1, 2):
+        found = Predictor(tmp_path / "red.onnx", threads=threads)(image)
+        np.testing.assert_allclose(found.xy, np.tile([0.2 * 64, 0.45 * 64], (1, 4, 1)), atol=1e-4)
+    (tmp_path / "bare.onnx").write_bytes(zlib.decompress(base64.b64decode(RED)))
+    (tmp_path / "spec.json").write_text(encode_spec(spec))
+    again = Predictor(tmp_path / "bare.onnx", spec=tmp_path / "spec.json")(image)
+    np.testing.assert_array_equal(again.xy, found.xy)
 
 
 # ---- a file that two engines open

@@ -787,7 +787,76 @@ def test_a_tiff_of_zlib_s_streams_is_held_to_their_checksums(options: dict):
             read_image(bytes(damaged))
 
 
-@pytest.mark.parametrize(("tag", "words"), [(273, "1 of 1 strips or tiles are not there"), (278, "has no size")])
+def test_a_tiff_whose_strips_hold_more_than_its_pixels_is_read():
+    data = bytearray(deflated())
+    _, _, where = tiff.directory(bytes(data)).places[257]
+    struct.pack_into("<H", data, where, 3)  # rows of the picture, in strips made for all
+    np.testing.assert_array_equal(read_image(bytes(data)), picture()[:3])
+
+
+def test_what_no_checksum_of_a_tiff_covers_is_let_through():
+    good = deflated()
+    for tag, value in ((266, 2), (259, 5)):  # bits turned round, another packing
+        data = bytearray(good)
+        damaged = data.index(good[tiff.directory(good).first[273] :][:8]) + 9
+        data[damaged] ^= 0x10
+        number, _, where = tiff.directory(good).places.get(tag, tiff.directory(good).places[259])
+        struct.pack_into(number, data, where, value)
+        assert tiff.packing_problem(bytes(data)) == "" or tag == 266
+
+
+@pytest.mark.parametrize("kind", [8, 32946])
+def test_both_numbers_of_zlib_s_packing_are_known(kind: int):
+    data = bytearray(deflated())
+    number, _, where = tiff.directory(bytes(data)).places[259]
+    struct.pack_into(number, data, where, kind)
+    assert tiff.packing_problem(bytes(data)) == ""
+    start, size = (tiff.directory(bytes(data)).first[tag] for tag in (273, 279))
+    data[start + size // 2] ^= 0x10
+    assert tiff.packing_problem(bytes(data)) != ""
+
+
+def tiles(there: int, cut: int = 0) -> bytes:
+    """A TIFF of 32x16 px, grey, in two tiles of 16x16 of zlib's packing, of which so many are there."""
+    import zlib
+
+    stream = zlib.compress(bytes(range(256)))
+    at = 8 + 2 + 12 * 10 + 4
+    places = struct.pack("<II", *([at + 16, at + 16] if there == 2 else [at + 16, 0]))
+    sizes = struct.pack("<II", *[len(stream) - cut] * 2)
+    tags = ((256, 32), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, 16), (323, 16))
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    body += struct.pack("<HHII", 324, 4, 2, at) + struct.pack("<HHII", 325, 4, 2, at + 8)
+    return b"II*\0" + struct.pack("<IH", 8, 10) + body + struct.pack("<I", 0) + places + sizes + stream
+
+
+def test_tiles_of_a_tiff_are_held_to_their_checksums():
+    assert read_image(tiles(2)).shape == (16, 32, 3)
+    assert read_image(tiles(2))[3, 20, 0] == 3 * 16 + 4
+    with pytest.raises(ValueError, match="it lacks strips or tiles: 1 of 2 are there"):
+        read_image(tiles(1))
+    with pytest.raises(ValueError, match="a stream of packed samples has no end"):
+        read_image(tiles(2, cut=4))
+
+
+OTHERS = {
+    "HEIC": b"\0\0\0\x18ftypmif1",
+    "AVIF": b"\0\0\0\x18ftypavif",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n",
+    "JPEG XL": b"\xff\x0a",
+    "PSD": b"8BPS",
+    "PDF": b"%PDF-1.7",
+    "a NumPy array": b"\x93NUMPY",
+}
+
+
+@pytest.mark.parametrize(("name", "start"), OTHERS.items())
+def test_a_picture_of_another_format_is_called_by_its_name(name: str, start: bytes):
+    with pytest.raises(ValueError, match=f"TIFF\\): it is {name}; convert it to JPEG or PNG"):
+        read_image(start + bytes(200))
+
+
+@pytest.mark.parametrize(("tag", "words"), [(273, "it lacks strips or tiles: 0 of 1 are there"), (278, "has no size")])
 def test_a_tiff_that_lacks_strips_is_refused(tag: int, words: str):
     """Decoders would fill them with black."""
     data = bytearray(deflated())
@@ -801,7 +870,7 @@ def test_samples_in_planes_have_strips_for_each():
     data = bytearray(deflated())
     number, _, where = tiff.directory(bytes(data)).places[284]
     struct.pack_into(number, data, where, 2)
-    with pytest.raises(ValueError, match="2 of 3 strips or tiles are not there"):
+    with pytest.raises(ValueError, match="it lacks strips or tiles: 1 of 3 are there"):
         read_image(bytes(data))
 
 

@@ -100,7 +100,14 @@ def test_listed_shows_two_of_each_reason_if_not_all_are_shown() -> None:
     items = [f"{i}.png: box [{i}, {-i / 7:.2f}] is flat" for i in range(9)]
     assert listed("bad", items) == "bad: " + "; ".join(items)
     items = [*items, "x.png: no size", "y.png: no size"]
-    assert listed("bad", items) == f"bad: {items[0]}; {items[1]}; x.png: no size; y.png: no size; and 7 more"
+    whole = f"bad: {items[0]}; {items[1]}; x.png: no size; y.png: no size; also"
+    assert listed("bad", items) == f"{whole} 2.png, 3.png, 4.png, 5.png, 6.png, 7.png; and 1 more"
+    assert listed("bad", items[1:], 30) == f"{whole} 3.png, 4.png, 5.png, 6.png, 7.png, 8.png; and 20 more".replace(
+        f"{items[0]}; {items[1]}", f"{items[1]}; {items[2]}"
+    )
+    assert listed("bad", ["a.png: flat"] * 10 + ["b.png: flat"]).endswith(
+        "; also a.png" + ", a.png" * 7 + "; and 1 more"
+    )
 
 
 def test_listed_counts_the_rest() -> None:

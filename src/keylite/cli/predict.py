@@ -261,6 +261,7 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
     """
     from keylite.data.folders import look_into
     from keylite.runtime.images import IMAGE_SUFFIXES
+    from keylite.runtime.words import counted
 
     if not inputs:
         raise ValueError("predict: expected images or folders, got none")
@@ -276,7 +277,7 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
                 there = f"; found {left_out}" if left_out else ""
                 raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
             if left_out:
-                log.warning("%s: %d images are taken; left out: %s", entry, len(folder.pictures), left_out)
+                log.warning("%s: taken: %s; left out: %s", entry, counted(len(folder.pictures), "image"), left_out)
             paths += folder.pictures
         elif entry.is_file() and entry.suffix.lower() == ".txt":
             paths += listed_paths(entry)

@@ -1,6 +1,6 @@
 """Steps of the library on a terminal, as bars with the time left; elsewhere as plain lines, few of them.
 
-Drawn only when something is done: a thread that draws would be one more where processes are forked.
+Drawn when something is done. Only a step whose length nobody knows has a thread that draws, as nothing forks in one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -61,8 +62,11 @@ class Bars:
         progress, began = self.progress, time.monotonic()
         task = progress.add_task(what, total=total)
         self.steps += 1
-        if total is None:
+        ended = threading.Event()
+        clock = threading.Thread(target=self._tick, args=(ended,), daemon=True)
+        if total is None:  # nothing will be told until it is over
             self._draw()
+            clock.start()
 
         def advance(more: int) -> None:
             progress.advance(task, more)
@@ -73,6 +77,9 @@ class Bars:
         try:
             yield advance
         finally:
+            ended.set()
+            if total is None:
+                clock.join()
             self.steps -= 1
             progress.remove_task(task)
             if self.steps == 0:
@@ -80,6 +87,11 @@ class Bars:
                 self.progress = None
             else:
                 progress.refresh()
+
+    def _tick(self, ended: threading.Event) -> None:
+        """Let the time go on that is spent so far."""
+        while not ended.wait(SOON):
+            self.progress.refresh()
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()

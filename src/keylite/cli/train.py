@@ -142,14 +142,16 @@ def _train(
     """One model."""
     from keylite.pipeline import train
     from keylite.processes import speaks
+    from keylite.runtime.words import counted
 
     training = reading.labels(data)
     if val is None:
         training, validation = training.split(val_fraction, seed=made.seed)
         if speaks(made):
             log.info(
-                "no --val: %d objects of %d groups held out, %d of %d left to train on",
-                len(validation), len(validation.groups), len(training), len(training.groups),
+                "no --val: %s of %s held out, %d of %d left to train on",
+                counted(len(validation), "object"), counted(len(validation.groups), "group"),
+                len(training), len(training.groups),
             )  # fmt: skip
     else:
         validation = reading.labels(val)

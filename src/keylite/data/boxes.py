@@ -57,7 +57,7 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: Path | str 
     names = Counter(path.name for path in paths)
     spelt = {canonical(name): name for name in asked}
     for path in paths:
-        keys = [str(path), path.as_posix(), spelt.get(canonical(str(path)), str(path))]
+        keys = [str(path), path.as_posix(), spelt.get(canonical(str(path)), "")]
         keys += [path.name] if names[path.name] == 1 else []
         key = next((key for key in keys if key in asked), None)
         if key is None:

@@ -28,6 +28,7 @@ PERCENT_SIDE, PERCENT_OBJECTS = 150, 10  # images, and how many objects, in whic
 ROUND_SIZES = {1.0: "fractions of the image: multiply them by its width and height",
                100.0: "per cent of the image: multiply them by its width and height, and divide by 100"}  # fmt: skip
 FRACTIONS = f"keypoints look like {ROUND_SIZES[1.0]}"
+SIGNED = "keypoints look as if -1 to 1 were the image's edges: make px of them, (x + 1) / 2 times its width"
 CORNERS = "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected: write x1 - x0 and y1 - y0"
 SIDES = "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected"
 FROM_BOX = "keypoints look as if they were counted from the corner of their box: add its x and y"
@@ -77,18 +78,19 @@ def _fractions(data: Dataset, sizes: np.ndarray) -> list[str]:
     """A line where some objects, or some keypoints of all, look like fractions; ValueError where most objects do."""
     low, high = -0.5, 1.6  # 0..1, shifted by half a pixel
     near = data.labelled & np.all((data.xy >= low) & (data.xy <= high), axis=2) & (sizes.min(axis=1) >= LEAST)[:, None]
+    cause = SIGNED if np.sum(data.xy[near] < -SLACK) > SLACK * near.sum() else FRACTIONS
     small = _some(data) & np.all(near | ~data.labelled, axis=1)
     if small.sum() > MOST_LOST * len(data):
-        raise ValueError(f"{data.name}: {_cornered(data, small)}; {_marks(data) or FRACTIONS}")
+        raise ValueError(f"{data.name}: {_cornered(data, small)}; {_marks(data) or cause}")
     small &= np.any(near & ~np.all(np.isin(data.xy, (0.0, 0.5)), axis=2), axis=1)  # all at (0, 0) are told as marks
     if small.sum() < FEWEST:
         small &= data.labelled.sum(axis=1) > 1  # a single point may well lie there
-    lines = [f"{_cornered(data, small)}, and of the others they do not; {FRACTIONS}"] if small.any() else []
+    lines = [f"{_cornered(data, small)}, and of the others they do not; {cause}"] if small.any() else []
     others = data.labelled & ~small[:, None]
     always = np.flatnonzero((near & others).sum(axis=0) >= np.maximum(others.sum(axis=0), FEWEST))
     names = [data.skeleton.names[k] for k in always.tolist() if len(np.unique(data.xy[others[:, k], k], axis=0)) > 1]
     if names:  # those on one spot are told as a mark
-        lines.append(f"within 1 px of the corner in every object: {first_of(names, SHOWN, ', ')}; {FRACTIONS}")
+        lines.append(f"within 1 px of the corner in every object: {first_of(names, SHOWN, ', ')}; {cause}")
     return lines
 
 

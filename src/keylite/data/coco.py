@@ -159,7 +159,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     bad += [
         f"annotation {ids[row]} ({names[image_index[row]]}): keypoints: expected {3 * len(skeleton)} numbers "
         f"({len(skeleton)} keypoints), got {lengths[row]}"
-        + (", as of x and y alone: give each a visibility, 2 if it is labelled" if lengths[row] == pairs else "")
+        + (": x and y without a visibility; write 2 after each pair that is labelled" if lengths[row] == pairs else "")
         for row in misshapen
     ]
     if misshapen:

@@ -22,7 +22,7 @@ from keylite.data.marks import mark_doubts, marked, require_mark
 from keylite.data.problems import column_problems, object_problems, points_outside
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
 from keylite.runtime.boxes import box_problems, real_numbers
-from keylite.runtime.exif import SIDEWAYS
+from keylite.runtime.exif import TURNED
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
     WHITE_LEVEL,
@@ -38,7 +38,7 @@ from keylite.runtime.kinds import number_of, require_kind, require_whole
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
-from keylite.runtime.words import SHOWN, listed
+from keylite.runtime.words import LOOKED_AT, listed
 
 SPARE = 4  # threads beyond the cores, for those that wait for the disk
 RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
@@ -143,7 +143,7 @@ class Dataset:
             problems.setdefault(row, words)
         if problems:
             counts.append(f"{len(problems)} of {len(self)} objects")
-            rows = sorted(problems)[:SHOWN]
+            rows = sorted(problems)[:LOOKED_AT]
             texts += [f"{self._place(row)}: {problems[row]}" for row in rows]
         if counts:
             total = len(bad_images) + len(problems)
@@ -372,7 +372,7 @@ class Dataset:
                     return
                 try:
                     picture = dataset.open_image(image)
-                    turned[image] = picture.header is not None and picture.header.orientation in SIDEWAYS
+                    turned[image] = picture.header is not None and picture.header.orientation in TURNED
                     samples = picture.samples()
                     sizes[image] = samples.shape[1], samples.shape[0]
                     tones[image] = own = tones_of(samples)
@@ -408,7 +408,7 @@ class Dataset:
         outside[list(box_words)] = True
         beyond = int(points_outside(self.xy, limit)[~bad & ~outside].sum())
         texts = [problem for _, problem in sorted(problems.items())]
-        texts += [f"{self.sample_name(row)}: {words}" for row, words in list(box_words.items())[:SHOWN]]
+        texts += [f"{self.sample_name(row)}: {words}" for row, words in list(box_words.items())[:LOOKED_AT]]
         notes = [f"{beyond} labelled points lie outside their image"] if beyond else []
         if self.image_sizes is not None:  # a size that labels give shows whether they know of the turn
             turned &= (self.image_sizes <= 0).any(axis=1)

@@ -55,6 +55,15 @@ def is_picture(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def _scan(path: str) -> str:
+    """DICOM for a file of that kind, whatever its name: scanners write IM000001, or a number with dots. Else empty."""
+    try:
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            return "DICOM" if file.read(132)[128:] == b"DICM" else ""
+    except OSError:
+        return ""
+
+
 def look_into(folder: Path) -> Folder:
     """What lies in a folder, not below it; OSError if it cannot be listed."""
     pictures: list[Path] = []
@@ -68,6 +77,6 @@ def look_into(folder: Path) -> Folder:
                 folders.append(entry.name)
             elif is_picture(entry.name):
                 pictures.append(folder / entry.name)
-            elif kind := UNREAD.get(os.path.splitext(entry.name)[1].lower()):
+            elif kind := UNREAD.get(os.path.splitext(entry.name)[1].lower()) or _scan(entry.path):
                 unread[kind] += 1
     return Folder(folder, pictures, unread, folders)

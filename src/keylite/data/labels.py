@@ -132,8 +132,8 @@ def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) 
     """The labels with the points that lie exactly at the mark unlabelled."""
     at = marked(labels.points[..., :2], labels.points[..., 2] > 0, mark)
     notes.append(
-        f"{counted(int(at.sum()), 'point')} at ({mark[0]:g}, {mark[1]:g}), of "
-        f"{counted(int(at.any(axis=1).sum()), labels.unit)}, taken as unlabelled"
+        f"taken as unlabelled: {counted(int(at.sum()), 'point')} at ({mark[0]:g}, {mark[1]:g}) in "
+        f"{counted(int(at.any(axis=1).sum()), labels.unit)}"
     )
     points = labels.points.copy()
     points[at] = (np.nan, np.nan, 0)
@@ -254,7 +254,9 @@ def _repeated(
                 raise ValueError(f"{labels.path}: one picture is listed twice, as {one} and as {other}; leave one out")
         both = [(clipped(names[first[i]]), clipped(names[i])) for i in again.tolist()]
         pairs = [f"{one} and {other}" if one != other else one for one, other in both]
-        line = f"{len(again)} images are listed again, by another id or spelling: their objects are of the first"
+        line = (
+            f"listed again, by another id or spelling, so that objects go to the first: {counted(len(again), 'image')}"
+        )
         notes.append(listed(line, pairs))
         return rows, first
     line_of = {int(labels.image_index[row]): labels.where(row).partition(" (")[0] for row in rows.tolist()}

@@ -12,6 +12,7 @@ ORIENTATION = 274
 TEXTS = frozenset({270, 271, 272, 305, 306, 33432})  # tags whose text OpenCV fetches
 RATIONALS = {282: 1, 283: 1, 318: 2, 319: 6, 529: 3, 532: 6}  # tags: how many pairs of numbers it fetches for each
 SHORTS = frozenset({296, 531})
+TURNED = frozenset(range(2, 9))  # orientations that mean anything but upright
 SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange rows and columns
 
 

@@ -37,7 +37,7 @@ EXIF_START = b"Exif\0\0"
 TIFF_DIRECTORIES = 100  # more are no picture of ours: they cost time
 TIFF_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex whole numbers", 6: "complex numbers"}
 DEPTHS = frozenset({1, 2, 4, 8, 16})
-UNREAD = {  # pattern of the first bytes: a format that is not read
+OTHERS = {  # pattern of the first bytes: a format that is not read
     rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC",
     rb".{4}ftypavi[fs]": "AVIF",
     rb".{128}DICM": "DICOM",
@@ -47,7 +47,6 @@ UNREAD = {  # pattern of the first bytes: a format that is not read
     rb"8BPS": "PSD",
     rb"%PDF": "PDF",
     rb"\x93NUMPY": "a NumPy array",
-    rb"\s*<(\?xml|svg|!DOCTYPE|html)": "XML or HTML",
 }
 
 
@@ -92,7 +91,7 @@ def read_header(name: str, data: bytes) -> Header:
         raise ValueError(f"{name}: the file is empty (0 bytes)")
     kind = kind_of(data)
     if not kind:
-        other = next((other for start, other in UNREAD.items() if re.match(start, data, re.DOTALL)), "")
+        other = next((other for start, other in OTHERS.items() if re.match(start, data, re.DOTALL)), "")
         hint = "; give the frames of a video to Predictor.stream" if name.lower().endswith(VIDEOS) else ""
         hint = f": it is {other}; convert it to JPEG or PNG" if other else hint
         raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF){hint}")

@@ -62,7 +62,7 @@ def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[ms
     """Raises ValueError if a JSON object names something twice, of which msgspec has read the last in silence.
 
     lists: entries of lists in `data`, as views of it, and the names that each entry may say once. They may be millions,
-    so they are looked at one by one only if `data` holds such a name more often than there are entries.
+    so only those that hold such a name twice are read again.
     """
     start = _address(data)
     ends = [(_address(raws[0]), _address(raws[-1]) + len(memoryview(raws[-1]))) for raws, _ in lists if raws]
@@ -71,8 +71,7 @@ def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[ms
     texts = [rest]
     for raws, names in lists:
         quotes = [f'"{name}"'.encode() for name in names]
-        if any(data.count(quote) - rest.count(quote) > len(raws) for quote in quotes):
-            texts += [text for text in map(bytes, raws) if any(text.count(quote) > 1 for quote in quotes)]
+        texts += [text for text in map(bytes, raws) if any(text.count(quote) > 1 for quote in quotes)]
     for text in texts:
         try:
             json.loads(text.decode("utf-8", "replace"), parse_int=float, object_pairs_hook=each_once)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 SHOWN = 10  # bad items named in one error line; the rest are counted
-ALIKE = 2  # of them with one reason, numbers apart
+ALIKE = 2  # bad items of one reason that are shown whole if there are too many to show all
 LOOKED_AT = 1000  # bad items whose reasons are compared
 NUMBERS = re.compile(r"-?[\d.,]+(?:e[+-]\d+)?")
 LONGEST = 200  # characters that a line quotes of anything
@@ -61,22 +61,31 @@ def counted(count: int, noun: str) -> str:
 def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
     """The line, then the first items, then how many more there are; count: of all, where the items are the first.
 
-    Of more items `thing: reason` than are shown, two of each reason, numbers apart: eight more like them teach nothing.
+    If there are more items `thing: reason` than are shown, only two of each reason are shown whole, and the other
+    things by name. Reasons that differ in numbers alone are one.
     """
-    count, shown = len(items) if count is None else count, items
-    if count > SHOWN:
-        times: Counter[str] = Counter()
-        shown = []
-        for item in items[:LOOKED_AT]:
-            reason = NUMBERS.sub("0", item.partition(": ")[2])
-            times[reason] += 1
-            if not reason or times[reason] <= ALIKE:
-                shown.append(item)
-    return f"{line}: {first_of(shown, SHOWN, count=count)}"
+    count = len(items) if count is None else count
+    if count <= SHOWN:
+        return f"{line}: {first_of(items, SHOWN, count=count)}"
+    times: Counter[str] = Counter()
+    whole: list[str] = []
+    named: list[str] = []
+    for item in items[:LOOKED_AT]:
+        thing, _, reason = item.partition(": ")
+        times[NUMBERS.sub("0", reason)] += 1
+        if not reason or times[NUMBERS.sub("0", reason)] <= ALIKE:
+            whole.append(item)
+        else:
+            named.append(clipped(thing, LONGEST_ITEM))
+    named = named[: max(SHOWN - len(whole), 0)]
+    whole = [clipped(item, LONGEST_ITEM) for item in whole[:SHOWN]]
+    rest = count - len(whole) - len(named)
+    also = [f"also {', '.join(named)}"] if named else []
+    return f"{line}: {'; '.join([*whole, *also, *([f'and {rest} more'] if rest else [])])}"
 
 
 def first_of(items: Sequence[str], shown: int, between: str = "; ", count: int | None = None) -> str:
     """The first items, then how many more there are; count: of all, where the items are the first."""
     count = len(items) if count is None else count
-    more = [f"and {count - len(items[:shown])} more"] if count > len(items[:shown]) else []
+    more = [f"and {count - shown} more"] if count > shown else []
     return between.join([*(clipped(item, LONGEST_ITEM) for item in items[:shown]), *more])

@@ -71,6 +71,14 @@ TESTS = {  # module of src/keylite: what to run for it, quick files first
     "data/mirror": "tests/data/test_mirror.py",
     "data/symmetry": "tests/data/test_mirror.py",
     "lock": "tests/test_lock.py",
+    "runtime/kinds": "tests/test_doors.py tests/data/test_gauges.py",
+    "runtime/engines": "tests/runtime/test_engines.py",
+    "data/formats": "tests/data/test_formats.py",
+    "checkpoint": "tests/test_checkpoint.py",
+    "folds": "tests/test_folds.py",
+    "golden": "tests/test_golden.py",
+    "quantize": "tests/test_quantize.py",
+    "timing": "tests/test_timing.py",
 }
 SWAPS = {
     **{ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt)},

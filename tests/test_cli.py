@@ -217,7 +217,8 @@ def test_an_export_learns_its_own_sigma(capsys, scored, gauge_files, tmp_path):
         capsys, "export", scored / "model.safetensors", "--data", gauge_files / "test/labels.json", "--out", out
     )
     assert code == 0
-    assert "is the parent's: test/labels.json: 6 labelled objects, and 50 are needed" in told
+    assert "is the parent's: " in told
+    assert "test/labels.json: 6 labelled objects, and 50 are needed" in told
     assert read_spec(out).confidence == parents
 
 
@@ -227,7 +228,8 @@ def test_too_few_to_learn_what_scores_mean_is_said(capsys, gauge_files, trained,
         "--out", tmp_path / "few", *quick(head="heatmap", epochs=1),
     )  # fmt: skip
     assert code == 0
-    assert "sigma (each point's expected error, px) is not fitted: test/labels.json: 6 labelled objects, and 50" in told
+    labels = gauge_files / "test/labels.json"
+    assert f"sigma (each point's expected error, px) is not fitted: {labels}: 6 labelled objects, and 50" in told
     assert "are needed; give a larger --val or --val-fraction, or see --folds" in told
     assert read_spec(tmp_path / "few/model.safetensors").confidence is None
     line = refused(

@@ -387,7 +387,7 @@ REFUSED = {  # flags: words of the line
     "a single group": (["--folds", 3, "--group", "regex:video"], "all 11 objects are of one group.*--blocks"),
     "runs of groups": (
         ["--folds", 3, "--blocks", "--group", "block:4"],
-        "blocks: video/CollectedData.csv has 3 groups already",
+        "blocks: .*/video/CollectedData.csv has 3 groups already",
     ),
     "runs without folds": (["--blocks"], "blocks: .*--folds"),
     "with validation data": (["--folds", 3, "--val", "VIDEO"], "^keylite: val: has no effect with --folds"),

@@ -44,7 +44,7 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
         return Learnt(None, None, "the regression head gives no score")
     fingerprint = data.fingerprint()
     if predictor.spec.provenance.data_fingerprint == fingerprint:
-        return Learnt(None, None, f"{data.name} holds the training images, whose errors are smaller than others'")
+        return Learnt(None, None, f"{data.called} holds the training images, whose errors are smaller than others'")
     if halves(data.group_index) is None:
         return Learnt(None, None, no_halves(data.group_index))
     return learn_from(predictions or predict_dataset(predictor, data), data, data.name)
@@ -81,11 +81,11 @@ def write_confidence(
         kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
         few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
         step = f"; {advice}" if few else ""
-        return f"sigma (each point's expected error, px) {kept}: {data.name}: {learnt.why}{step}"
+        return f"sigma (each point's expected error, px) {kept}: {data.called}: {learnt.why}{step}"
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = learnt.confidence.count
-    return f"sigma fitted on {fitted} of {len(data)} objects of {data.name}; on the others {rows}"
+    return f"sigma fitted on {fitted} of {len(data)} objects of {data.called}; on the others {rows}"
 
 
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:

@@ -178,14 +178,14 @@ def diagnose(
         for count in counts:
             words = f"{'fewer' if count < len(usual.pixels) else 'more'} images"
             if count > len(calibration):
-                impossible(words, count, f"{calibration.name} has {len(calibration)} objects")
+                impossible(words, count, f"{calibration.called} has {len(calibration)} objects")
             else:
                 tried(words, "", calibration_set(said, calibration, count, seed), DEFAULT)
         for other in others:
             tried(f"{other} in place of int8", "", None, DEFAULT, other)
         log.info("diagnose: layer by layer")
         layers = _layers(exporting, child, pixels, reference, workshop.own_noise(child, usual))
-        doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.name)
+        doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.called)
     recipe = _cheapest([trial for trial in trials if _within(trial.cost, nme, budget, budget_nme)])
     return Diagnosis(
         model=escaped(model.name),

@@ -80,7 +80,7 @@ def predict_dataset(
     flip = np.array([[-1.0, 0, spec.size[0]], [0, 1, 0]])
     annotated = boxed(dataset)
     by_image = np.argsort(dataset.image_index, kind="stable")
-    with step(f"finding the points of {dataset.name}", count) as tell:
+    with step(f"finding the points of {dataset.called}", count) as tell:
         for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
             image = dataset.open_image(int(dataset.image_index[objects[0]]))
             whole = np.tile(whole_box(image), (len(objects), 1))
@@ -126,13 +126,13 @@ def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.nda
     if boxes is not None:
         given = as_boxes(boxes)
         if len(given) != len(dataset):
-            raise ValueError(f"boxes: expected {len(dataset)}, one an object of {dataset.name}, got {len(given)}")
+            raise ValueError(f"boxes: expected {len(dataset)}, one an object of {dataset.called}, got {len(given)}")
         return given
     if box == "image":
         return None
     bad = np.flatnonzero(~boxed(dataset))
     if len(bad):
-        line = f"{dataset.name}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
+        line = f"{dataset.called}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
         names = listed(line, [dataset.sample_name(int(i)) for i in bad[:SHOWN]], len(bad))
         raise ValueError(f"{names}; train with --box image, or pass --boxes FILE")
     return dataset.box

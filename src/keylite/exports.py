@@ -274,7 +274,7 @@ def _export(
         with step(f"export: writing {out.name} in {precision}"):
             exporting.export(model, made, child_spec, images)
         if images is not None:
-            doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.name)
+            doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.called)
             if doubt:
                 log.warning("%s", doubt)
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))

@@ -97,7 +97,7 @@ def flip_report(
     true = measured_xy(plain, dataset, mirror)
     labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
-        raise ValueError(f"{dataset.name}: no labelled point to hold the predictions to")
+        raise ValueError(f"{dataset.called}: no labelled point to hold the predictions to")
     beside = np.where(labelled, true[..., 0] - middle[..., 0], 0)
     width = plain.boxes[:, 2] - plain.boxes[:, 0]
     sums = np.stack([beside.sum(axis=1), (beside / width[:, None]).sum(axis=1)], axis=1)

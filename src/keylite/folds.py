@@ -158,7 +158,7 @@ def train_folds(
     _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be
     data = data.check_images(max_megapixels, skip_bad)
     for note in data.notes:
-        log.info("%s: %s", data.name, note)
+        log.info("%s: %s", data.called, note)
     say_doubts(data, recipe.box)
     data, part = _dealt(dataclasses.replace(data, notes=(), doubts=()), folds, blocks, recipe)
     _speak_of_groups(data, blocks)
@@ -223,7 +223,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     require_whole("folds", folds, least=2)
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
-            line = listed(f"blocks: {data.name} has {len(data.groups)} groups already", data.groups)
+            line = listed(f"blocks: {data.called} has {len(data.groups)} groups already", data.groups)
             raise ValueError(f"{line}; leave --blocks out to fold by them, or pass --group image")
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
@@ -234,7 +234,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
             raise ValueError(
-                f"{data.name}: normalize {quoted(recipe.normalize)} is unlabelled or 0 px in all objects of fold "
+                f"{data.called}: normalize {quoted(recipe.normalize)} is unlabelled or 0 px in all objects of fold "
                 f"{number}; choose another pair, box_side, or a constant such as 100px"
             )
     return data, part
@@ -305,7 +305,7 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
     if learnt.confidence is None or learnt.reliability is None:
         more = "; label more objects" if len(data) < FEWEST else ""
-        log.info("sigma (each point's expected error, px) is not fitted: %s: %s", data.name, learnt.why + more)
+        log.info("sigma (each point's expected error, px) is not fitted: %s: %s", data.called, learnt.why + more)
         return None
     for fold, spec in zip(plan, specs, strict=True):
         describe(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))

@@ -140,7 +140,7 @@ def prepare(
     if resume and first:
         check_resumed(out, resolved, data, val)
     for line in unlearnt_words(hardly_labelled(data)):
-        log.warning("%s: %s", data.name, line)
+        log.warning("%s: %s", data.called, line)
     skeleton = _with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
     examples = Examples(
@@ -277,7 +277,7 @@ def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
         log.warning(
             "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and no "
             "honest choice of epoch is possible; give other images as --val, or leave --val out",
-            val.source or val.name, data.source or data.name,
+            val.called, data.called,
         )  # fmt: skip
     elif shared:
         line = f"val shares {len(shared)} groups with the training data: its figures, and sigma by it, will flatter"
@@ -289,7 +289,7 @@ def _speak_of_alike(data: Dataset, val: Dataset) -> None:
     if data.likeness is None or val.likeness is None or data.fingerprint() == val.fingerprint():
         return
     same = alike(val.likeness, data.likeness)
-    what = f"of val ({val.source or val.name}) are in the training data, too"
+    what = f"of val ({val.called}) are in the training data, too"
     speak_of_alike(same, what, val.image_names, data.image_names)
 
 

@@ -39,7 +39,7 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
     """
     if data.skeleton.names != spec.skeleton.names:
         raise ValueError(
-            f"calibration: {data.name} has {len(data.skeleton)} keypoints, the model {len(spec.skeleton)}, "
+            f"calibration: {data.called} has {len(data.skeleton)} keypoints, the model {len(spec.skeleton)}, "
             "or they have other names; take images of the model's own kind"
         )
     if min(count, len(data)) < FEWEST:

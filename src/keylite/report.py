@@ -186,7 +186,7 @@ def report_of(
         named = ", ".join(predictions.unlearnt)
         but = f", {named} left out, which training hardly labelled" if named else ""
         raise ValueError(
-            f"{dataset.name}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
+            f"{dataset.called}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
             "label some of them, or measure on other data"
         )
     length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
@@ -194,7 +194,7 @@ def report_of(
     counted = np.isfinite(nme)
     if not counted.any():
         raise ValueError(
-            f"{dataset.name}: normalize {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
+            f"{dataset.called}: normalize {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
             "choose another pair, box_side, or a constant such as 100px"
         )
     signed = np.where(labelled[..., None], predictions.xy - dataset.xy, 0)

@@ -180,7 +180,7 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
     """
     if not data.labelled.any():
         raise ValueError(
-            f"{data.name}: none of the {len(data)} training objects has a labelled point; label some of them"
+            f"{data.called}: none of the {len(data)} training objects has a labelled point; label some of them"
         )
     count = len(data) if count is None else count
     if count < processes(recipe):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from keylite.data import mirror, tables
+from keylite.data.dataset import from_arrays
 from keylite.data.examples import crop_boxes
 from keylite.data.formats import read_dataset, write_coco, write_dataset
 from keylite.data.labels import path_name
@@ -68,6 +69,9 @@ def test_coco_means_what_it_says(tmp_path: Path) -> None:
     assert data.groups == ("a.png", "b.png")
     assert data.group_index.tolist() == [0, 0, 1]
     assert data.name == f"{tmp_path.name}/labels.json", "many files are called labels.json"
+    assert data.called == str(tmp_path / "labels.json"), "in messages"
+    assert data.split(0.5)[1].called == f"{tmp_path / 'labels.json'}, part 2"
+    assert from_arrays(["a.png"], np.ones((1, 1, 2)), name="mine").called == "mine"
     assert data.notes == ()
 
 

@@ -77,7 +77,7 @@ class Reading:
             self.max_megapixels, self.skip_bad, white_level
         )
         for note in dataset.notes:
-            log.info("%s: %s", dataset.name, note)
+            log.info("%s: %s", dataset.called, note)
         return dataset
 
 

@@ -44,7 +44,7 @@ NEIGHBOURS = 4  # boxes of one image, in order of area, that a box is compared w
 def say_doubts(data: Dataset, box: str) -> None:
     """Warn of what is doubtful about labels; raises as `label_doubts` does."""
     for doubt in label_doubts(data, box):
-        log.warning("%s: %s", data.name, doubt)
+        log.warning("%s: %s", data.called, doubt)
 
 
 def label_doubts(data: Dataset, box: str) -> list[str]:
@@ -81,7 +81,7 @@ def _fractions(data: Dataset, sizes: np.ndarray) -> list[str]:
     cause = SIGNED if np.sum(data.xy[near] < -SLACK) > SLACK * near.sum() else FRACTIONS
     small = _some(data) & np.all(near | ~data.labelled, axis=1)
     if small.sum() > MOST_LOST * len(data):
-        raise ValueError(f"{data.name}: {_cornered(data, small)}; {_marks(data) or cause}")
+        raise ValueError(f"{data.called}: {_cornered(data, small)}; {_marks(data) or cause}")
     small &= np.any(near & ~np.all(np.isin(data.xy, (0.0, 0.5)), axis=2), axis=1)  # all at (0, 0) are told as marks
     if small.sum() < FEWEST:
         small &= data.labelled.sum(axis=1) > 1  # a single point may well lie there
@@ -109,7 +109,7 @@ def _require_points_in_images(data: Dataset, sizes: np.ndarray) -> None:
     if (away & swapped).sum() < (1 - LIKELY) * away.sum():
         cause = "x and y look swapped: write x first, or turn the labels as the images were turned"
     raise ValueError(
-        f"{data.name}: all labelled points of {away.sum()} of {len(data)} objects lie outside their image "
+        f"{data.called}: all labelled points of {away.sum()} of {len(data)} objects lie outside their image "
         f"({_of(data, away)}); {_marks(data) or cause}"
     )
 
@@ -161,7 +161,7 @@ def _boxes_without_points(data: Dataset, sizes: np.ndarray, box: str) -> list[st
     )
     line = f"{line}; {cause}" if cause else f"{line}; is the box of another object, or of another size of the image?"
     if box == "annotation" and lost.sum() > MOST_LOST * len(rows):
-        raise ValueError(f"{data.name}: {line}")
+        raise ValueError(f"{data.called}: {line}")
     return [line]
 
 

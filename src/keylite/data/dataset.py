@@ -38,7 +38,7 @@ from keylite.runtime.kinds import number_of, require_kind, require_whole
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton, unnamed
-from keylite.runtime.words import LOOKED_AT, listed
+from keylite.runtime.words import LOOKED_AT, escaped, listed
 
 SPARE = 4  # threads beyond the cores, for those that wait for the disk
 RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
@@ -99,7 +99,7 @@ class Dataset:
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
         if count == 0:
-            raise ValueError(f"{self.name}: the data set is empty: expected at least one labelled object, got none")
+            raise ValueError(f"{self.called}: the data set is empty: expected at least one labelled object, got none")
         expected = {
             "xy": (self.xy, (count, keypoints, 2)),
             "visible": (self.visible, (count, keypoints)),
@@ -110,18 +110,18 @@ class Dataset:
         }
         for column, (array, shape) in expected.items():
             if np.ma.isMaskedArray(array):
-                raise ValueError(f"{self.name}: {column}: expected a plain array, got a masked one; fill it with NaN")
+                raise ValueError(f"{self.called}: {column}: expected a plain array, got a masked one; fill it with NaN")
             if array.shape != shape:
-                raise ValueError(f"{self.name}: {column}: expected shape {shape}, got {array.shape}")
+                raise ValueError(f"{self.called}: {column}: expected shape {shape}, got {array.shape}")
         for column in ("image_index", "group_index"):
             if (kind := getattr(self, column).dtype).kind not in "iu":
-                raise ValueError(f"{self.name}: {column}: expected whole numbers, got {kind}")
+                raise ValueError(f"{self.called}: {column}: expected whole numbers, got {kind}")
         if self.image_sizes is not None and self.image_sizes.shape != (len(self.images), 2):
             raise ValueError(
-                f"{self.name}: image_sizes: expected shape {(len(self.images), 2)}, got {self.image_sizes.shape}"
+                f"{self.called}: image_sizes: expected shape {(len(self.images), 2)}, got {self.image_sizes.shape}"
             )
         if len(self.images) != len(self.image_names):
-            raise ValueError(f"{self.name}: {len(self.images)} images but {len(self.image_names)} image names")
+            raise ValueError(f"{self.called}: {len(self.images)} images but {len(self.image_names)} image names")
         require_limit(self.max_megapixels)
         self._require_good()
 
@@ -147,8 +147,16 @@ class Dataset:
             texts += [f"{self._place(row)}: {problems[row]}" for row in rows]
         if counts:
             total = len(bad_images) + len(problems)
-            line = listed(f"{self.name}: {' and '.join(counts)} are bad", texts, total)
+            line = listed(f"{self.called}: {' and '.join(counts)} are bad", texts, total)
             raise ValueError(f"{line}; mend them, or leave them out")
+
+    @property
+    def called(self) -> str:
+        """What messages call it: the label file as it was given, since many are called labels.json, and which part."""
+        if not self.source:
+            return self.name
+        _, found, part = self.name.rpartition(escaped(Path(self.source).name))
+        return f"{self.source}{part}" if found else self.name
 
     def _place(self, row: int) -> str:
         """What a message calls an object whose columns may be wrong."""
@@ -223,14 +231,14 @@ class Dataset:
         """Indices of objects, or a mask of them, as indices."""
         indices = np.asarray(given)
         if indices.ndim != 1 or (indices.dtype.kind not in "biu" and indices.size):
-            raise ValueError(f"{self.name}: subset: expected a list of whole numbers or a mask, got {given!r:.60}")
+            raise ValueError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {given!r:.60}")
         if indices.dtype == bool:
             if len(indices) != len(self):
-                raise ValueError(f"{self.name}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
+                raise ValueError(f"{self.called}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
             return np.flatnonzero(indices)
         beyond = (indices < -len(self)) | (indices >= len(self))
         if beyond.any():
-            raise IndexError(f"{self.name}: subset: object {indices[beyond][0]} of {len(self)}")
+            raise IndexError(f"{self.called}: subset: object {indices[beyond][0]} of {len(self)}")
         return indices.astype(np.int64)
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[Dataset, ...]:
@@ -244,7 +252,7 @@ class Dataset:
             raise ValueError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
             raise ValueError(
-                f"{self.name}: {len(self.groups)} group(s) cannot be split into {len(fractions) + 1} parts; "
+                f"{self.called}: {len(self.groups)} group(s) cannot be split into {len(fractions) + 1} parts; "
                 "choose a finer --group"
             )
         order = np.random.default_rng(seed).permutation(len(self.groups))
@@ -276,11 +284,11 @@ class Dataset:
         count = len(self.groups)
         if count == 1:
             raise ValueError(
-                f"{self.name}: all {len(self)} objects are of one group, so folds by group are impossible; name finer "
-                "groups with --group, or cut the frames of one video into runs with --blocks"
+                f"{self.called}: all {len(self)} objects are of one group, so folds by group are impossible; name "
+                "finer groups with --group, or cut the frames of one video into runs with --blocks"
             )
         if count < folds:
-            raise ValueError(f"{self.name}: {count} groups do not make {folds} folds; ask for {count} at most")
+            raise ValueError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
         sizes = np.bincount(self.group_index, minlength=count)
         shuffled = np.random.default_rng(seed).permutation(count)
         part_of_group, filled = np.zeros(count, np.int64), np.zeros(folds, np.int64)
@@ -387,7 +395,7 @@ class Dataset:
         pool = ThreadPoolExecutor(cores() + SPARE)
         runs = [range(start, min(start + RUN, len(sizes))) for start in range(0, len(sizes), RUN)]
         try:
-            with step(f"reading the images of {self.name}", len(sizes)) as done:
+            with step(f"reading the images of {self.called}", len(sizes)) as done:
                 for run, _ in zip(runs, pool.map(look, runs), strict=True):
                     done(len(run))
         finally:
@@ -424,7 +432,9 @@ class Dataset:
             return dataset
         counts = [f"{bad_images.sum()} of {len(self.images)} images"] if bad_images.any() else []
         counts += [f"{outside.sum()} of {len(self)} objects"] if outside.any() else []
-        line = listed(f"{self.name}: {' and '.join(counts)} cannot be used", texts, len(problems) + int(outside.sum()))
+        line = listed(
+            f"{self.called}: {' and '.join(counts)} cannot be used", texts, len(problems) + int(outside.sum())
+        )
         if not skip_bad:
             raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
         kept = np.flatnonzero(~bad & ~outside)

@@ -237,7 +237,7 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
         crowded = int((np.bincount(dataset.image_index) > 1).sum())
         if crowded:
             raise ValueError(
-                f"{dataset.name}: {crowded} images hold more than one object, and --box image takes one an image; "
+                f"{dataset.called}: {crowded} images hold more than one object, and --box image takes one an image; "
                 "use --box annotation"
             )
         return None
@@ -246,8 +246,8 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
         names = first_of([dataset.sample_name(i) for i in missing[:NAMED].tolist()], NAMED, count=len(missing))
         others = "" if len(missing) == len(dataset) else ", or pass --skip-bad to leave them out"
         raise ValueError(
-            f"{dataset.name}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or give "
-            f"each a box{others}"
+            f"{dataset.called}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or "
+            f"give each a box{others}"
         )
     return dataset.box
 

@@ -113,9 +113,9 @@ def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
     folder = path_of("folder", folder)
     names = [f"{Path(name).stem}.png" for name in dataset.image_names]
     if len(set(names)) != len(names):
-        raise ValueError(f"{dataset.name}: image names must differ in their stems to be written to one folder")
+        raise ValueError(f"{dataset.called}: image names must differ in their stems to be written to one folder")
     require_new_files(folder, (LABELS, *names))
-    with replacing_within(folder) as inside, step(f"writing the images of {dataset.name}", len(names)) as done:
+    with replacing_within(folder) as inside, step(f"writing the images of {dataset.called}", len(names)) as done:
         paths = [inside / name for name in names]
         for image, path in enumerate(paths):
             write_image(path, dataset.read_image(image))

@@ -119,7 +119,8 @@ def halves(group_index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 def no_halves(group_index: np.ndarray) -> str:
     """Why `halves` gives none."""
     if len(group_index) < FEWEST:
-        return f"{len(group_index)} labelled objects, and {FEWEST} are needed"
+        count = len(group_index)
+        return f"{count} labelled object{'' if count == 1 else 's'}, and {FEWEST} are needed"
     if len(np.unique(group_index)) == 1:
         return "all objects are of one group, and a half that fits needs another that judges; see --group"
     return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups; see --group"

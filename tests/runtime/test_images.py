@@ -830,6 +830,16 @@ def tiles(there: int, cut: int = 0) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, 10) + body + struct.pack("<I", 0) + places + sizes + stream
 
 
+@pytest.mark.parametrize("tag", [324, 325], ids=["places", "sizes"])
+def test_tables_of_a_tiff_that_go_beyond_its_end_are_damage(tag: int):
+    data = bytearray(tiles(2))
+    at = data.index(struct.pack("<HHI", tag, 4, 2))
+    struct.pack_into("<II", data, at + 4, 64, len(data) - 8)
+    struct.pack_into("<I", data, data.index(struct.pack("<HHI", 257, 4, 1)) + 8, 16 * 64)  # rows for so many tiles
+    with pytest.raises(ValueError, match="it lacks strips or tiles: [012] of 128 are there"):
+        read_image(bytes(data))
+
+
 def test_tiles_of_a_tiff_are_held_to_their_checksums():
     assert read_image(tiles(2)).shape == (16, 32, 3)
     assert read_image(tiles(2))[3, 20, 0] == 3 * 16 + 4
@@ -837,6 +847,24 @@ def test_tiles_of_a_tiff_are_held_to_their_checksums():
         read_image(tiles(1))
     with pytest.raises(ValueError, match="a stream of packed samples has no end"):
         read_image(tiles(2, cut=4))
+
+
+def test_any_numbers_in_a_tiff_s_directory_are_a_picture_or_one_line(capfd):
+    rng, seeds, refused = np.random.default_rng(0), (tiles(2), deflated(), deflated(tiffinfo={278: 5})), 0
+    numbers = (0, 1, 2, 3, 5, 7, 8, 16, 100, 32946, 2**31, 2**32 - 1)
+    for _ in range(1500):
+        data = bytearray(seeds[rng.integers(3)])
+        (start,) = struct.unpack_from("<I", data, 4)
+        (count,) = struct.unpack_from("<H", data, start)
+        for _ in range(rng.integers(1, 4)):
+            at = start + 2 + 12 * int(rng.integers(count)) + 4 * int(rng.integers(1, 3))
+            struct.pack_into("<I", data, at, int(rng.choice([*numbers, len(data) - 4, len(data)])))
+        try:
+            assert read_image(bytes(data)).shape[2] == 3
+        except ValueError:
+            refused += 1
+    assert 500 < refused < 1500
+    assert capfd.readouterr().err == ""
 
 
 OTHERS = {
@@ -877,7 +905,7 @@ def test_samples_in_planes_have_strips_for_each():
 def test_what_opencv_says_in_several_lines_of_a_tiff_is_not_heard(capfd, monkeypatch):
     def says(*_: object, decode=cv2.imdecode) -> np.ndarray:
         os.write(
-            2, b"[ERROR:0@0.1] global grfmt_tiff.cpp:7 (expected: 'a < b'), where\n> 'a' is 9\n> must be less than\n"
+            2, b"[ERROR:0@0.1] global grfmt_tiff.cpp:7 (expected: 'a < b'), where\n> 'a' is 9\n> must be less than\n\n"
         )
         return decode(*_)
 

@@ -47,7 +47,7 @@ DAMAGED = re.compile(
 DAMAGED_FILE = "{name}: the {kind} file is damaged ({told:.100}); save it anew, or leave it out"
 SAID = {  # what libraries say on standard error, by kind of file
     "JPEG": re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE),
-    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:\d+@|^> "),  # of OpenCV's log, whose lines go on after a >
+    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:\d+@|^> |^\s*$"),  # of OpenCV's log, which goes on after a > and ends blank
 }
 
 

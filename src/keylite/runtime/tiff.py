@@ -88,9 +88,9 @@ def packing_problem(data: bytes) -> str:
 
 
 def _numbers(data: bytes, page: Directory, tag: int, most: int) -> tuple[int, ...]:
-    """The whole numbers of a tag, `most` of them at most."""
+    """The whole numbers of a tag, `most` of them at most, and no more than lie in the file."""
     number, count, where = page.places.get(tag, ("<B", 0, 0))
-    count = min(count, most, len(data))
+    count = min(count, most, (len(data) - where) // struct.calcsize(number))
     return struct.unpack_from(f"{number[0]}{count}{number[1]}", data, where)
 
 

@@ -5,12 +5,11 @@ Images never pass through Ray, paths do. Knows nothing of the command line; Ray 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
-import queue
 import socket
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -144,11 +143,9 @@ def predict_on_ray(
 
 
 def _ray() -> Any:
-    """The package, with its data library; ModuleNotFoundError says what to install."""
+    """The package; ModuleNotFoundError says what to install."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes to our standard error
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a late thread of its own would connect again after us
-    require("ray.data", "ray")
     return require("ray", "ray")
 
 
@@ -172,60 +169,10 @@ def _connected(ray: Any, address: str, cores: int | None) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def _quiet(context: Any) -> Iterator[None]:
-    """Ray Data without bars and lines of its own, of plans that nobody can change here, and without endless waits."""
-    talker = logging.getLogger("ray.data")
-    level, bars, wait = talker.level, context.enable_progress_bars, context.wait_for_min_actors_s
-    talker.setLevel(logging.CRITICAL)
-    context.enable_progress_bars, context.wait_for_min_actors_s = False, ROOM
-    try:
-        yield
-    finally:
-        talker.setLevel(level)
-        context.enable_progress_bars, context.wait_for_min_actors_s = bars, wait
-
-
 def _room(ray: Any, threads: int) -> int:
     """How many workers of so many cores the machines of the cluster hold."""
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     return sum(int(cores) // threads for cores in machines)
-
-
-def _unless_lost(
-    rows: Iterator[dict[str, Any]], room: Callable[[], int], threads: int
-) -> Generator[dict[str, Any], None, None]:
-    """The rows; ConnectionError once there was room for no worker for ROOM seconds, where Ray itself would wait on."""
-    told: queue.SimpleQueue[tuple[dict[str, Any] | None, BaseException | None]] = queue.SimpleQueue()
-    over = threading.Event()
-
-    def fetch() -> None:
-        try:
-            for row in rows:
-                told.put((row, None))
-                if over.is_set():
-                    return
-            told.put((None, None))
-        except BaseException as error:  # for whoever waits
-            told.put((None, error))
-
-    threading.Thread(target=fetch, daemon=True).start()
-    lost = None  # since when
-    try:
-        while True:
-            try:
-                row, error = told.get(timeout=ANSWER)
-            except queue.Empty:
-                lost = _still_lost(room, lost, threads)
-                continue
-            if error is not None:
-                raise error
-            if row is None:
-                return
-            lost = None
-            yield row
-    finally:
-        over.set()
 
 
 def _still_lost(room: Callable[[], int], lost: float | None, threads: int) -> float | None:
@@ -249,21 +196,57 @@ def _still_lost(room: Callable[[], int], lost: float | None, threads: int) -> fl
 def _worked(
     ray: Any, job: Job, rows: list[dict[str, Any]], workers: int | None
 ) -> Generator[dict[str, Any], None, None]:
-    """What `Worker` gives for each row, as they get done; a worker that dies is replaced, and its shard begun again."""
+    """What `Worker` gives for each row, as they get done; a worker that dies is replaced, and its row begun again.
+
+    No thread of ours or of Ray's may ask for anything once this is left: Ray ends the process that closes its
+    connection meanwhile. ConnectionError once there was room for no worker for ROOM seconds.
+    """
     room = _room(ray, job.threads)
     if room < 1:
         raise ValueError(f"threads: expected at most as many as a machine of the cluster has cores, got {job.threads}")
-    shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Worker,
-        fn_constructor_args=(job,),
-        compute=ray.data.ActorPoolStrategy(size=min(workers or room, room, len(rows)), max_tasks_in_flight_per_actor=1),
-        num_cpus=job.threads,
-    )
+    kind = ray.remote(Worker).options(num_cpus=job.threads)
+    left, open_rows = collections.deque(rows), len(rows)
+    working: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by what is waited for: that a worker began, or a row
+    lost, unborn = None, 0  # since when; workers that died before they began, one after the other
+
+    def begin() -> None:
+        worker = kind.remote(job)
+        working[worker.__ray_ready__.remote()] = worker, None  # until it has cores, no row waits for it
+
     try:
-        with _quiet(ray.data.DataContext.get_current()):
-            yield from _unless_lost(shards.iter_rows(), lambda: _room(ray, job.threads), job.threads)
+        for _ in range(min(workers or room, room, len(rows))):
+            begin()
+        while open_rows:
+            given, _ = ray.wait(list(working), timeout=ANSWER)
+            if not given:
+                lost = _still_lost(lambda: _room(ray, job.threads), lost, job.threads)
+                continue
+            lost = None
+            worker, row = working.pop(given[0])
+            try:
+                found = ray.get(given[0])
+            except ray.exceptions.RayActorError:
+                unborn = 0 if row else unborn + 1
+                if unborn == job.tries:
+                    raise
+                left.extendleft([row] if row else [])
+                begin()
+                continue
+            unborn = 0
+            if left:
+                next_row = left.popleft()
+                working[worker.predict.remote(next_row)] = worker, next_row
+            else:
+                ray.kill(worker)  # its cores are for one that waits for some
+            if row:
+                open_rows -= 1
+                yield found
     except ray.exceptions.RayTaskError:
         raise  # a fault of ours: all that Ray tells of it is wanted
     except ray.exceptions.RayError as error:
         told = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ChildProcessError(f"ray: {told[-1] if told else type(error).__name__}") from error
+    finally:
+        for worker, _ in working.values():
+            with contextlib.suppress(Exception):  # of a cluster that is gone, in kinds of its own
+                ray.kill(worker)

@@ -177,7 +177,7 @@ class Worker:
             raise ValueError(f"{job.model}: expected the model file that the work began with, got another")
         return predictor
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def predict(self, row: dict[str, Any]) -> dict[str, Any]:
         """row: number of a shard, and what is `asked` as JSON -> number, bad images as JSON, failed: why, or empty."""
         job, number = self.job, int(row["shard"])
         path = shard_path(job, number)

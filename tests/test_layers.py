@@ -57,7 +57,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "checkpoint": ({"runtime", "numpy"}, set()),
     "pytorch": ({"pytorch"} | BELOW_A_TWIN | PYTORCH, set()),
     "tensorflow": ({"tensorflow"} | BELOW_A_TWIN | TENSORFLOW, set()),
-    "environment": ({""}, set()),
+    "environment": ({"version"}, set()),
     "points": ({"runtime", "numpy"}, set()),
     "quantize": ({"runtime", "data", "numpy"}, set()),
     "shards": ({"runtime", "points"} | RUNTIME, {"pyarrow"}),
@@ -70,7 +70,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     "flips": ({"runtime", "data", "metrics", "report", "evaluation", "numpy", "msgspec"}, set()),
     "timing": ({"runtime", "environment"} | RUNTIME, set()),
     "pipeline": (
-        {"", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "processes"}
+        {"version", "runtime", "data", "pretrained", "metrics", "recipe", "draw", "run", "environment", "processes"}
         | {"confidence", "evaluation", "flips", "lock", "report"}
         | RUNTIME,
         set(),
@@ -85,7 +85,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     ),
     "folds": (
         {
-            "",
+            "version",
             "runtime",
             "data",
             "metrics",
@@ -104,7 +104,7 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
         set(),
     ),
     "cli": (
-        {"", "cli", "cyclopts"},
+        {"version", "cli", "cyclopts"},
         {"runtime", "data", "metrics", "report", "evaluation", "draw", "points", "certificate", "timing", "rich"}
         | {
             "pipeline",
@@ -126,7 +126,8 @@ LAYERS = {  # layer: keylite layers and packages at the top of its modules, and 
     ),
     "cli.progress": ({"runtime"}, {"rich"}),
     "__main__": ({"cli"}, set()),
-    "": (set(), set()),  # keylite/__init__.py
+    "version": (set(), set()),
+    "": ({"version"}, set()),  # keylite/__init__.py
 }
 EXPECTED_IMPORTS = 200  # the reading below found 326 when this was written: with fewer than this it misses some
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from keylite.version import __version__
+
 if TYPE_CHECKING:
     from keylite.certificate import Certificate, OverBudgetError
     from keylite.data.dataset import Dataset, Sample, from_arrays
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
     from keylite.timing import benchmark
-
-__version__ = "0.1.0"
 
 PUBLIC = {
     "Certificate": "keylite.certificate",

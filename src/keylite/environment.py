@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-import keylite
+from keylite.version import __version__
 
 PACKAGES = (
     *("torch", "timm", "lightning", "tensorflow", "tensorflow-cpu", "keras"),
@@ -19,7 +19,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a model file or a figure depends on."""
-    found = {"keylite": keylite.__version__, "python": platform.python_version()}
+    found = {"keylite": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

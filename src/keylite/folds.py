@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-import keylite
 from keylite.confidence import learn_from
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset, require_datasets
@@ -39,6 +38,7 @@ from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.progress import step
 from keylite.runtime.words import listed, quoted
+from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
@@ -358,7 +358,7 @@ def _report(
         for fold, report in zip(plan, reports, strict=True)
     ]
     return FoldsReport(
-        keylite=keylite.__version__,
+        keylite=__version__,
         created=now(),
         dataset=DatasetReport(data.name, data.fingerprint()),
         blocks=blocks,

@@ -17,7 +17,6 @@ import cv2
 import msgspec
 import numpy as np
 
-import keylite
 from keylite.confidence import write_confidence
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
@@ -47,6 +46,7 @@ from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.words import SHOWN, listed
+from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
@@ -372,7 +372,7 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
         precision="fp32",
         calibration=None,
         provenance=Provenance(
-            keylite=keylite.__version__,
+            keylite=__version__,
             created=now(),
             framework=recipe.framework,
             pretrained=_pretrained_name(recipe.pretrained),

@@ -22,9 +22,9 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
-import keylite
 from keylite.cli.output import Lines, Stderr
 from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
+from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
@@ -44,7 +44,7 @@ app = App(
     help="Keypoint regression on devices: labelled images -> train -> evaluate -> export -> the same points there.",
     default_parameter=Parameter(negative=""),
     suppress_keyboard_interrupt=False,
-    version=keylite.__version__,
+    version=__version__,
 )
 for verb, line in VERBS.items():
     app.command(f"keylite.cli.{verb}:{verb}", name=verb, help=line)

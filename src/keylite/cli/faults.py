@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import keylite
+from keylite.version import __version__
 
 FOLDER = "KEYLITE_FAULTS"  # variable of the environment that names another folder than the system's for temporary files
 
@@ -39,7 +39,7 @@ def _write(error: BaseException, arguments: Sequence[str]) -> Path | None:
     from keylite.runtime.words import escaped
 
     facts = (
-        f"keylite {keylite.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"keylite {__version__}, Python {platform.python_version()}, {platform.platform()}",
         f"command: {escaped(shlex.join(['keylite', *arguments]))}",
         f"folder: {escaped(_folder())}",
         "",

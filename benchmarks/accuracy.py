@@ -48,9 +48,9 @@ from runs import (
 
 import keylite
 from keylite.certificate import OverBudgetError, nme_change
+from keylite.evaluation.reliability import Reliability
 from keylite.plots import Mark, plot_lines, plot_reliability
 from keylite.recipe import AUTO, Recipe, make_recipe, to_dict
-from keylite.reliability import Reliability
 from keylite.run import WITHOUT_EFFECT
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import sha256, write_text

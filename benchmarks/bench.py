@@ -18,7 +18,7 @@ from typing import Any
 
 from rounds import Facts, machine_line, paragraph
 
-from keylite.environment import now
+from keylite.evaluation.environment import now
 from keylite.runtime.files import write_text
 
 HERE = Path(__file__).resolve().parent

@@ -18,11 +18,11 @@ from rounds import Facts, each_round, figures, machine, options, paragraph, tabl
 
 from keylite.data.dataset import from_arrays
 from keylite.data.gauges import gauges
+from keylite.evaluation.timing import benchmark
 from keylite.exports import exporter
 from keylite.quantize import calibration_set
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
-from keylite.timing import benchmark
 
 TITLE = "Inference"
 BASE = "onnx fp32"  # every ratio is against this file

@@ -40,7 +40,7 @@ FEW, MANY = 100, 10_000  # images whose memory is compared
 PEAK = """
 import sys
 from keylite.cli import main
-from keylite.environment import peak_memory
+from keylite.evaluation.environment import peak_memory
 try:
     main(["predict", *sys.argv[1:]])
 except SystemExit as stop:

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from keylite.environment import processor, versions
+from keylite.evaluation.environment import processor, versions
 from keylite.runtime.machine import cores
 
 Facts = dict[str, Any]

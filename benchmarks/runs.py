@@ -22,9 +22,9 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.metrics import group_intervals
+from keylite.evaluation.metrics import group_intervals
+from keylite.evaluation.report import object_nme
 from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict
-from keylite.report import object_nme
 from keylite.run import WITHOUT_EFFECT, knows_its_errors
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec

@@ -25,7 +25,7 @@ from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.mirror import choose_mirror
-from keylite.environment import peak_memory
+from keylite.evaluation.environment import peak_memory
 from keylite.run import baseline_report
 from keylite.runtime.images import write_image
 

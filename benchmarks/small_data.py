@@ -38,7 +38,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.metrics import point_errors
+from keylite.evaluation.metrics import point_errors
 from keylite.recipe import make_recipe
 from keylite.runtime.files import sha256
 from keylite.runtime.modelfile import read_spec

@@ -24,8 +24,8 @@ from keylite.certificate import (
     summary,
 )
 from keylite.data.dataset import from_arrays
+from keylite.evaluation.reliability import Decile, Reliability
 from keylite.exports import default_budget
-from keylite.reliability import Decile, Reliability
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite

@@ -263,7 +263,7 @@ def test_a_benchmark_with_data_sets_accuracy_beside_time(capsys, exported, train
 
 
 def test_memory_is_that_of_each_file_alone(exported, trained):
-    from keylite.timing import benchmark
+    from keylite.evaluation.timing import benchmark
 
     found = benchmark([exported, trained / "model.safetensors"], runs=3)["models"].values()
     onnx, torch = (facts["memory"] for facts in found)

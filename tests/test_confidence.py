@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.confidence import Learnt, fit_confidence, learn_confidence, write_confidence
 from keylite.data.dataset import from_arrays
-from keylite.evaluation import predict_dataset
-from keylite.metrics import point_errors
-from keylite.reliability import halves, reliability_of
+from keylite.evaluation.confidence import Learnt, fit_confidence, learn_confidence, write_confidence
+from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.metrics import point_errors
+from keylite.evaluation.reliability import halves, reliability_of
 from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -221,7 +221,9 @@ def test_the_map_is_written_into_the_file_and_the_line_says_how_it_holds(make_sp
     spec, data = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON), data_of(80, 20)
     predictor, written = Predictor.of(bells, spec), []
     learnt = learn_confidence(predictor, data)
-    monkeypatch.setattr("keylite.confidence.describe", lambda path, described: written.append((path, described)))
+    monkeypatch.setattr(
+        "keylite.evaluation.confidence.describe", lambda path, described: written.append((path, described))
+    )
     line = write_confidence(predictor, data)
     assert written == [(predictor.path, msgspec.structs.replace(spec, confidence=learnt.confidence))]
     assert line.startswith("sigma fitted on 40 of 80 objects of val; on the others ")
@@ -232,7 +234,7 @@ def test_where_nothing_is_learnt_nothing_is_written(before, words, make_spec, mo
     spec, data = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON), data_of(80, 20)
     confidence = learn_confidence(Predictor.of(bells, spec), data).confidence if before else None
     predictor = Predictor.of(bells, msgspec.structs.replace(spec, confidence=confidence))
-    monkeypatch.setattr("keylite.confidence.describe", lambda *_: pytest.fail("nothing to write"))
+    monkeypatch.setattr("keylite.evaluation.confidence.describe", lambda *_: pytest.fail("nothing to write"))
     line = write_confidence(predictor, data_of(49, 49))
     assert words in line
     assert "\n" not in line

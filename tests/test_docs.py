@@ -33,14 +33,14 @@ from keylite.data.dataset import Dataset
 from keylite.data.formats import write_dataset
 from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
+from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
+from keylite.evaluation.report import PCK_AT, Report
 from keylite.exports import DRIFT_BUDGET, EXPORTERS
 from keylite.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.golden import CASES, write_golden
-from keylite.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.points import points_line
 from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
-from keylite.report import PCK_AT, Report
 from keylite.run import (
     FEWEST_EPOCHS,
     LONGEST_WARMUP,

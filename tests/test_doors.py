@@ -12,10 +12,10 @@ import keylite
 from keylite.certificate import require_budgets
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.diagnosis import diagnose
-from keylite.evaluation import predict_dataset
+from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.metrics import require_oks
 from keylite.exports import export_all, hold
 from keylite.golden import write_golden
-from keylite.metrics import require_oks
 from keylite.recipe import Recipe
 from keylite.runtime.skeleton import Skeleton
 

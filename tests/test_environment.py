@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keylite import environment
+from keylite.evaluation import environment
 
 X86 = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -60,7 +60,7 @@ def test_the_machine_s_kind_where_platform_has_no_name_either(
 
 def test_the_most_memory_held_is_remembered():
     code = (
-        "from keylite.environment import peak_memory\n"
+        "from keylite.evaluation.environment import peak_memory\n"
         "start = peak_memory()\n"
         "block = bytearray(b'1') * 200_000_000\n"
         "del block\n"

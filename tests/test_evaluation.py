@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite import evaluation, metrics
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.metrics import point_errors
-from keylite.reliability import halves
-from keylite.report import (
+from keylite.evaluation import evaluate as evaluation
+from keylite.evaluation import metrics
+from keylite.evaluation.metrics import point_errors
+from keylite.evaluation.reliability import halves
+from keylite.evaluation.report import (
     KEYPOINT_COLUMNS,
     KeypointReport,
     NmeReport,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from keylite.reliability import FEWEST, halves, no_halves, reliability_of, reliability_rows
+from keylite.evaluation.reliability import FEWEST, halves, no_halves, reliability_of, reliability_rows
 
 N, K = 300, 5
 GROUPS = np.arange(N) // 10

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import keylite
-from keylite import metrics, pipeline
+from keylite import pipeline
 from keylite import run as runs
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
+from keylite.evaluation import metrics
 from keylite.recipe import AUTO, Resolved, make_recipe
 from keylite.run import (
     LRS,

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keylite import timing
+from keylite.evaluation import timing
 
 
 class Clocks:

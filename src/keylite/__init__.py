@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from keylite.data.dataset import Dataset, Sample, from_arrays
     from keylite.data.formats import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
-    from keylite.evaluation import evaluate
+    from keylite.evaluation.evaluate import evaluate
+    from keylite.evaluation.report import Report
+    from keylite.evaluation.timing import benchmark
     from keylite.exports import export
     from keylite.folds import FoldsReport, train_folds
     from keylite.pipeline import train
     from keylite.recipe import Recipe, preset
-    from keylite.report import Report
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
-    from keylite.timing import benchmark
 
 PUBLIC = {
     "Certificate": "keylite.certificate",
@@ -33,11 +33,11 @@ PUBLIC = {
     "Keypoints": "keylite.runtime.predictor",
     "Predictor": "keylite.runtime.predictor",
     "Recipe": "keylite.recipe",
-    "Report": "keylite.report",
+    "Report": "keylite.evaluation.report",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
-    "benchmark": "keylite.timing",
-    "evaluate": "keylite.evaluation",
+    "benchmark": "keylite.evaluation.timing",
+    "evaluate": "keylite.evaluation.evaluate",
     "export": "keylite.exports",
     "from_arrays": "keylite.data.dataset",
     "gauges": "keylite.data.gauges",

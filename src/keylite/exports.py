@@ -26,10 +26,11 @@ from keylite.certificate import (
     require_budgets,
     summary,
 )
-from keylite.confidence import write_confidence
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.environment import now, processor, versions
+from keylite.evaluation.confidence import write_confidence
+from keylite.evaluation.environment import now, processor, versions
+from keylite.evaluation.timing import engine_ratio
 from keylite.golden import require_new_vectors, write_golden
 from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
@@ -40,7 +41,6 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
-from keylite.timing import engine_ratio
 
 log = logging.getLogger("keylite")
 

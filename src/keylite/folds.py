@@ -17,20 +17,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from keylite.confidence import learn_from
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import crop_boxes, with_boxes
 from keylite.data.likeness import alike
-from keylite.environment import now
-from keylite.evaluation import evaluate
+from keylite.evaluation.confidence import learn_from
+from keylite.evaluation.environment import now
+from keylite.evaluation.evaluate import evaluate
+from keylite.evaluation.metrics import normaliser
+from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
+from keylite.evaluation.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.lock import holding, require_free
-from keylite.metrics import normaliser
 from keylite.pipeline import prepare, speak_of_alike
 from keylite.processes import processes, world_of
 from keylite.recipe import Recipe, Resolved, checked
-from keylite.reliability import FEWEST, halves, reliability_rows
-from keylite.report import DatasetReport, Predictions, Report, joined, report_of
 from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS

@@ -17,22 +17,22 @@ import cv2
 import msgspec
 import numpy as np
 
-from keylite.confidence import write_confidence
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes, with_boxes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.draw import contact_sheet, draw_points
-from keylite.environment import now, versions
-from keylite.evaluation import predict_dataset
-from keylite.flips import flip_doubt, flip_report
+from keylite.evaluation.confidence import write_confidence
+from keylite.evaluation.environment import now, versions
+from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.flips import flip_doubt, flip_report
+from keylite.evaluation.metrics import normaliser
+from keylite.evaluation.report import no_better
 from keylite.lock import holding
-from keylite.metrics import normaliser
 from keylite.pretrained import find_pretrained
 from keylite.processes import processes, run_all, speaks, world_of
 from keylite.recipe import Recipe, Resolved, checked, strengthened, to_dict
-from keylite.report import no_better
 from keylite.run import FILES, Run, baseline_report, check_resumed, check_run, clear_run, open_run, require_new, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import require_outputs, sha256

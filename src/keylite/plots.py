@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from keylite.runtime.files import replacing
 
 if TYPE_CHECKING:
-    from keylite.reliability import Reliability
+    from keylite.evaluation.reliability import Reliability
 
 TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade, on a long axis
 SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis whose end is less than so many times its start, and its ticks

@@ -22,13 +22,13 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation import predict_dataset, predict_shape
+from keylite.evaluation.evaluate import predict_dataset, predict_shape
+from keylite.evaluation.metrics import median_extent
+from keylite.evaluation.report import Report, joined, report_of
 from keylite.lock import require_free
-from keylite.metrics import median_extent
 from keylite.plots import plot_history
 from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
-from keylite.report import Report, joined, report_of
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.heads import Regression

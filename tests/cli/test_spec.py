@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from keylite import exports, timing
+from keylite import exports
+from keylite.evaluation import timing
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.spec import encode_spec
 

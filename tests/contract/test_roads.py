@@ -17,7 +17,7 @@ from keylite.cli import main
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.draw import draw_worst
-from keylite.evaluation import predict_dataset
+from keylite.evaluation.evaluate import predict_dataset
 from keylite.golden import write_golden
 from keylite.quantize import some_crops
 from keylite.runtime import images

@@ -68,7 +68,7 @@ def kill_rows(records: Sequence[Record]) -> list[list[object]]:
 
 def figures(records: dict[str, list[Record]], seed: int, minutes: float) -> str:
     """Markdown of all tables."""
-    from keylite.environment import processor
+    from keylite.evaluation.environment import processor
 
     cases = {kind: those for kind, those in records.items() if kind != "kills" and those}
     lines = [f"Seed {seed}, {minutes:.0f} minutes on {os.cpu_count()} cores of {processor()}.", ""]

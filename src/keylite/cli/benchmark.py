@@ -52,10 +52,10 @@ def benchmark(
     json_path
         write the figures here
     """
+    from keylite.evaluation.timing import STAGES, benchmark
     from keylite.plots import can_plot, plot_tradeoff, require_matplotlib
     from keylite.runtime.files import require_outputs
     from keylite.runtime.modelfile import read_spec
-    from keylite.timing import STAGES, benchmark
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
@@ -104,7 +104,7 @@ def _accuracy(
     models: tuple[Path, ...], dataset: Dataset, normalize: str | None, threads: int, spec: Path | None
 ) -> dict[str, dict[str, Any]]:
     """Each model's NME on these data, by the divisor that is given, or that all models have."""
-    from keylite.evaluation import evaluate
+    from keylite.evaluation.evaluate import evaluate
     from keylite.runtime.predictor import Predictor
 
     predictors = {str(model): Predictor(model, threads=threads, spec=spec) for model in models}

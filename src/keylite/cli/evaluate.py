@@ -14,7 +14,7 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Seed, fail, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
-    from keylite.report import Predictions
+    from keylite.evaluation.report import Predictions
     from keylite.runtime.predictor import Predictor
 
 log = logging.getLogger("keylite")
@@ -90,11 +90,11 @@ def evaluate(
     from keylite.certificate import certificate_doubt
     from keylite.data.boxes import dataset_boxes, read_boxes
     from keylite.draw import draw_worst
-    from keylite.evaluation import evaluate
-    from keylite.flips import flip_report, flip_rows
-    from keylite.metrics import require_oks
+    from keylite.evaluation.evaluate import evaluate
+    from keylite.evaluation.flips import flip_report, flip_rows
+    from keylite.evaluation.metrics import require_oks
+    from keylite.evaluation.report import errors_of
     from keylite.plots import plot_reliability, require_matplotlib
-    from keylite.report import errors_of
     from keylite.runtime.files import require_outputs
     from keylite.runtime.kinds import require_whole
     from keylite.runtime.modelfile import read_spec

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keylite.certificate import Certificate
+    from keylite.evaluation.report import Report
     from keylite.folds import FoldsReport
-    from keylite.report import Report
     from keylite.runtime.spec import Held
 
 EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
@@ -63,15 +63,15 @@ def show_table(header: list[str], rows: list[list[str]], title: str | None) -> N
 
 
 def show_report(report: Report) -> None:
-    from keylite.report import KEYPOINT_COLUMNS, keypoint_rows, summary_rows
+    from keylite.evaluation.report import KEYPOINT_COLUMNS, keypoint_rows, summary_rows
 
     show_table(["", ""], [list(row) for row in summary_rows(report)], None)
     show_table(list(KEYPOINT_COLUMNS), [list(row) for row in keypoint_rows(report)], None)
 
 
 def show_folds(report: FoldsReport) -> None:
+    from keylite.evaluation.report import no_better
     from keylite.folds import COLUMNS, fold_rows
-    from keylite.report import no_better
 
     nme = report.pooled.nme
     percent = f"1 % is {nme.percent_px:.3g} px"

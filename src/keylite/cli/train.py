@@ -162,7 +162,7 @@ def _train(
 
 def _say_what_came(path: Path) -> None:
     """The last line of a run that was worth it; of one that was not, the warning is the last."""
-    from keylite.report import no_better
+    from keylite.evaluation.report import no_better
     from keylite.runtime.modelfile import read_spec
 
     report = read_spec(path).report

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation import predict_dataset
-from keylite.metrics import group_intervals, nme_of, normaliser, point_errors
-from keylite.report import Predictions, measured_xy
+from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.metrics import group_intervals, nme_of, normaliser, point_errors
+from keylite.evaluation.report import Predictions, measured_xy
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from keylite.environment import peak_memory, processor, versions
+from keylite.evaluation.environment import peak_memory, processor, versions
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.kinds import path_of, require_kind, require_whole
@@ -109,7 +109,7 @@ def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float
 
 def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) -> dict[str, float] | None:
     """What a fresh process holds before it opens a model file, and at most while it runs it, 10^6 bytes."""
-    code = "from keylite.timing import tell_memory; tell_memory()"
+    code = "from keylite.evaluation.timing import tell_memory; tell_memory()"
     told = [model, str(threads), *([str(spec)] if spec else [])]
     with step(f"measuring the memory of {model}"):
         done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.metrics import (
+from keylite.evaluation.metrics import (
     FAILURE_LIMIT,
     FEWEST_GROUPS,
     auc_of,
@@ -24,7 +24,7 @@ from keylite.metrics import (
     pck_of,
     point_errors,
 )
-from keylite.reliability import Reliability, reliability_of, reliability_rows
+from keylite.evaluation.reliability import Reliability, reliability_of, reliability_rows
 from keylite.runtime.geometry import Crop
 from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.words import quoted

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from keylite.metrics import group_intervals
+from keylite.evaluation.metrics import group_intervals
 
 
 class Decile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

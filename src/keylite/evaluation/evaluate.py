@@ -15,9 +15,9 @@ import numpy as np
 
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.metrics import BOX_NORMALISERS, normaliser, require_oks
-from keylite.reliability import halves
-from keylite.report import Predictions, Report, boxed, report_of
+from keylite.evaluation.metrics import BOX_NORMALISERS, normaliser, require_oks
+from keylite.evaluation.reliability import halves
+from keylite.evaluation.report import Predictions, Report, boxed, report_of
 from keylite.runtime.boxes import as_boxes, box_problems
 from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
 from keylite.runtime.kinds import kind_words, number_of, require_whole

@@ -1,0 +1,1 @@
+"""Models measured: predictions, metrics, reports, what scores mean, and time."""

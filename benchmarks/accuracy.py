@@ -49,7 +49,7 @@ from runs import (
 import keylite
 from keylite.certificate import OverBudgetError, nme_change
 from keylite.evaluation.reliability import Reliability
-from keylite.plots import Mark, plot_lines, plot_reliability
+from keylite.pictures.plots import Mark, plot_lines, plot_reliability
 from keylite.recipe import AUTO, Recipe, make_recipe, to_dict
 from keylite.run import WITHOUT_EFFECT
 from keylite.runtime.engines import ENGINES

@@ -41,7 +41,7 @@ from runs import (
 )
 
 from keylite.data.dataset import Dataset
-from keylite.plots import Mark, plot_lines
+from keylite.pictures.plots import Mark, plot_lines
 from keylite.recipe import make_recipe
 from keylite.runtime.modelfile import read_spec
 

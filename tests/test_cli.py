@@ -1237,7 +1237,9 @@ def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, co
         there = importlib.util.find_spec
         patch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else there(name))
         assert "reliability: matplotlib is not" in refused(capsys, *told, "--reliability", tmp_path / "r.png")
-    monkeypatch.setattr("keylite.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')"))
+    monkeypatch.setattr(
+        "keylite.pictures.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')")
+    )
     assert "worst.jpg is" in refused(capsys, *told, "--draw", tmp_path / "w")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keylite import draw
 from keylite.data.dataset import Dataset, from_arrays
+from keylite.pictures import draw
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton

@@ -22,7 +22,6 @@ from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes, with_boxes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
-from keylite.draw import contact_sheet, draw_points
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions
 from keylite.evaluation.evaluate import predict_dataset
@@ -30,6 +29,7 @@ from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.metrics import normaliser
 from keylite.evaluation.report import no_better
 from keylite.lock import holding
+from keylite.pictures.draw import contact_sheet, draw_points
 from keylite.pretrained import find_pretrained
 from keylite.processes import processes, run_all, speaks, world_of
 from keylite.recipe import Recipe, Resolved, checked, strengthened, to_dict

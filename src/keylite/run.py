@@ -26,7 +26,7 @@ from keylite.evaluation.evaluate import predict_dataset, predict_shape
 from keylite.evaluation.metrics import median_extent
 from keylite.evaluation.report import Report, joined, report_of
 from keylite.lock import require_free
-from keylite.plots import plot_history
+from keylite.pictures.plots import plot_history
 from keylite.processes import World, processes
 from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.runtime.engines import Engine

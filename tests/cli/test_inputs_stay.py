@@ -13,8 +13,8 @@ import keylite
 from keylite.cli import main
 from keylite.data.formats import read_dataset, write_coco, write_dataset
 from keylite.data.gauges import gauges
-from keylite.draw import draw_worst
 from keylite.evaluation.evaluate import predict_shape
+from keylite.pictures.draw import draw_worst
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import read_spec

@@ -16,9 +16,9 @@ import pytest
 from keylite.cli import main
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
-from keylite.draw import draw_worst
 from keylite.evaluation.evaluate import predict_dataset
 from keylite.golden import write_golden
+from keylite.pictures.draw import draw_worst
 from keylite.quantize import some_crops
 from keylite.runtime import images
 from keylite.runtime.engines import Opened

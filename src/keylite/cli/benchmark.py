@@ -53,7 +53,7 @@ def benchmark(
         write the figures here
     """
     from keylite.evaluation.timing import STAGES, benchmark
-    from keylite.plots import can_plot, plot_tradeoff, require_matplotlib
+    from keylite.pictures.plots import can_plot, plot_tradeoff, require_matplotlib
     from keylite.runtime.files import require_outputs
     from keylite.runtime.modelfile import read_spec
 

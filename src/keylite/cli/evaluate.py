@@ -89,12 +89,12 @@ def evaluate(
 
     from keylite.certificate import certificate_doubt
     from keylite.data.boxes import dataset_boxes, read_boxes
-    from keylite.draw import draw_worst
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.flips import flip_report, flip_rows
     from keylite.evaluation.metrics import require_oks
     from keylite.evaluation.report import errors_of
-    from keylite.plots import plot_reliability, require_matplotlib
+    from keylite.pictures.draw import draw_worst
+    from keylite.pictures.plots import plot_reliability, require_matplotlib
     from keylite.runtime.files import require_outputs
     from keylite.runtime.kinds import require_whole
     from keylite.runtime.modelfile import read_spec

@@ -132,7 +132,7 @@ def _predict_here(
     skip_bad: bool,
 ) -> None:
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
-    from keylite.draw import draw_points
+    from keylite.pictures.draw import draw_points
     from keylite.points import points_coco, points_json, points_line
     from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image

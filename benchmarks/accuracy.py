@@ -50,13 +50,13 @@ import keylite
 from keylite.certificate import OverBudgetError, nme_change
 from keylite.evaluation.reliability import Reliability
 from keylite.pictures.plots import Mark, plot_lines, plot_reliability
-from keylite.recipe import AUTO, Recipe, make_recipe, to_dict
-from keylite.run import WITHOUT_EFFECT
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import LITE
+from keylite.training.recipe import AUTO, Recipe, make_recipe, to_dict
+from keylite.training.run import WITHOUT_EFFECT
 
 HEADS = "regression", "rle", "simcc", "heatmap"
 SEEDS = {head: [0, 1, 2] for head in ("heatmap", "simcc", "regression")}  # at 128 px: of the two best and the plain one

@@ -29,10 +29,10 @@ from step import training_step
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
-from keylite.processes import World
 from keylite.pytorch.batches import batches_of
-from keylite.recipe import Recipe
 from keylite.runtime.machine import cores
+from keylite.training.processes import World
+from keylite.training.recipe import Recipe
 
 TITLE = "Training on a GPU"
 FILES, VAL = 512, 16  # rendered JPEG files, which objects share; objects of val

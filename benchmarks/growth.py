@@ -19,7 +19,7 @@ import torch
 from rounds import Facts, Row, alone, each_round, interleaved, machine, options, paragraph, table, tell
 from step import Step, training_step
 
-from keylite.recipe import Recipe
+from keylite.training.recipe import Recipe
 
 TITLE = "What a training step grows with"
 

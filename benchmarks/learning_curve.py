@@ -42,8 +42,8 @@ from runs import (
 
 from keylite.data.dataset import Dataset
 from keylite.pictures.plots import Mark, plot_lines
-from keylite.recipe import make_recipe
 from keylite.runtime.modelfile import read_spec
+from keylite.training.recipe import make_recipe
 
 RECIPE = {**FACES, "head": "heatmap"}
 SMOKE_RECIPE = {**SMOKE, "head": "regression"}

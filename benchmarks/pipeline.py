@@ -39,12 +39,12 @@ from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
-from keylite.pipeline import augmentation_of
-from keylite.recipe import Recipe
-from keylite.run import resolve
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.training.recipe import Recipe
+from keylite.training.run import resolve
+from keylite.training.train import augmentation_of
 
 TITLE = "Pipeline: encoded file to tensor"
 BATCH = 32

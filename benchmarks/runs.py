@@ -24,10 +24,10 @@ from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
 from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.report import object_nme
-from keylite.recipe import Recipe, make_recipe, read_recipe, to_dict
-from keylite.run import WITHOUT_EFFECT, knows_its_errors
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
+from keylite.training.recipe import Recipe, make_recipe, read_recipe, to_dict
+from keylite.training.run import WITHOUT_EFFECT, knows_its_errors
 
 log = logging.getLogger("keylite")
 

@@ -26,8 +26,8 @@ from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.mirror import choose_mirror
 from keylite.evaluation.environment import peak_memory
-from keylite.run import baseline_report
 from keylite.runtime.images import write_image
+from keylite.training.run import baseline_report
 
 TITLE = "Labels: a COCO file, and what training does with it first"
 PER_IMAGE = 2.5  # objects, on average

@@ -32,8 +32,8 @@ from runs import (
     weights_line,
 )
 
-from keylite.recipe import make_recipe
 from keylite.runtime.modelfile import read_spec
+from keylite.training.recipe import make_recipe
 
 SEEDS = (0, 1, 2)  # of the first row of a group, to tell a change from another seed; other rows have the first
 Choices = dict[str, Any]

@@ -39,9 +39,9 @@ from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
 from keylite.evaluation.metrics import point_errors
-from keylite.recipe import make_recipe
 from keylite.runtime.files import sha256
 from keylite.runtime.modelfile import read_spec
+from keylite.training.recipe import make_recipe
 
 LAST = "last.safetensors"
 IN_A_STEP = 0.3826  # of a square's side: mean distance from its centre of what is spread evenly over it

@@ -22,10 +22,10 @@ from keylite.pytorch.cpu import keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
 from keylite.pytorch.training import OPTIMIZERS
-from keylite.recipe import Recipe
-from keylite.run import LRS
 from keylite.runtime.heads import HEADS, Regression
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.training.recipe import Recipe
+from keylite.training.run import LRS
 
 TITLE = "Training step"
 KEYPOINTS = 68

@@ -20,7 +20,7 @@ from rounds import Facts, machine, options, paragraph, table, tell
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats import read_dataset
-from keylite.run import PROFILE
+from keylite.training.run import PROFILE
 
 TITLE = "Training"
 ROWS = {"not compiled": "off", "compiled": "on"}

@@ -7,8 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from keylite.recipe import PRESETS, Recipe, descriptions
 from keylite.runtime.files import write_text
+from keylite.training.recipe import PRESETS, Recipe, descriptions
 
 PAGE = Path(__file__).parent / "recipe.md"
 START, END = "<!-- made by docs/make_tables.py: start -->", "<!-- end -->"

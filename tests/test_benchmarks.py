@@ -31,8 +31,8 @@ from keylite.certificate import OverBudgetError
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
 from keylite.data.mirror import choose_mirror
-from keylite.recipe import Recipe, make_recipe, to_dict, write_recipe
 from keylite.runtime.images import read_image, write_image
+from keylite.training.recipe import Recipe, make_recipe, to_dict, write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data, "search": search}

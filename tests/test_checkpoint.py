@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.checkpoint import check_fit, require_head, starting_tensors
 from keylite.runtime.heads import Heatmap, Regression, Simcc
 from keylite.runtime.modelfile import KEY, write_sealed_safetensors
 from keylite.runtime.spec import ModelSpec, encode_spec
+from keylite.training.checkpoint import check_fit, require_head, starting_tensors
 
 TOP = {"conv_head.weight": (6, 4), "bn2.weight": (6,)}
 BACKBONE = {"conv_stem.weight": (4, 3, 3, 3), "bn1.weight": (4,), "bn1.running_mean": (4,)} | TOP

@@ -355,7 +355,7 @@ def test_reading_flags_reach_training(capsys, gauge_files, tmp_path, monkeypatch
         seen.update(options, data=data, val=val)
         return out
 
-    monkeypatch.setattr("keylite.pipeline.train", train)
+    monkeypatch.setattr("keylite.training.train.train", train)
     monkeypatch.setattr("keylite.cli.train._say_what_came", lambda _: None)  # there is no model
     labels, val = gauge_files / "train/labels.json", gauge_files / "test/labels.json"
     code, _, err = run(
@@ -411,7 +411,7 @@ def test_a_stopped_run_says_how_to_go_on_and_exits_130(
 
     if finished == "before":
         (tmp_path / "resume.ckpt").write_text("old")
-    monkeypatch.setattr("keylite.pipeline.train", train)
+    monkeypatch.setattr("keylite.training.train.train", train)
     before = signal.getsignal(signal.SIGTERM)
     labels = gauge_files / "train/labels.json"
     code, _, err = run(capsys, "train", "--data", labels, "--out", tmp_path, *quick(), *flags)
@@ -470,8 +470,8 @@ def test_validation_on_the_training_data_is_said(val, same, capsys, gauge_files,
     shutil.copytree(gauge_files / "test", tmp_path / "test")
     shutil.copy(tmp_path / "train/labels.json", tmp_path / "train/val.json")
     monkeypatch.setattr("keylite.pytorch.training.fit", lambda *_, **__: None)
-    monkeypatch.setattr("keylite.pipeline._learn_of", lambda *_: None)
-    monkeypatch.setattr("keylite.pipeline._speak_of_the_end", lambda *_: None)
+    monkeypatch.setattr("keylite.training.train._learn_of", lambda *_: None)
+    monkeypatch.setattr("keylite.training.train._speak_of_the_end", lambda *_: None)
     monkeypatch.setattr("keylite.cli.train._say_what_came", lambda _: None)  # there is no model
     files = ["--data", tmp_path / "train/labels.json", "--val", tmp_path / val]
     code, _, err = run(capsys, "train", *files, "--out", tmp_path / "run", *quick())
@@ -647,7 +647,7 @@ def test_a_bad_choice_is_one_line_and_nothing_is_written(choices, words, capsys,
 
 
 def test_no_network_for_imagenet_weights_is_one_line(capsys, gauge_files, tmp_path, monkeypatch):
-    monkeypatch.setattr("keylite.pretrained.require", lambda *_: _NoHub)
+    monkeypatch.setattr("keylite.training.pretrained.require", lambda *_: _NoHub)
     data = [
         "--data",
         gauge_files / "train/labels.json",

@@ -36,12 +36,20 @@ from keylite.data.tables import EMPTY, FILE_COLUMNS
 from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.evaluation.report import PCK_AT, Report
 from keylite.exports import DRIFT_BUDGET, EXPORTERS
-from keylite.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.golden import CASES, write_golden
 from keylite.points import points_line
 from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
-from keylite.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
-from keylite.run import (
+from keylite.runtime.engines import ENGINES, open_engine
+from keylite.runtime.geometry import crop_box
+from keylite.runtime.heads import HEADS, Head, Regression
+from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.modelfile import READERS as SPEC_READERS
+from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
+from keylite.runtime.predictor import READERS, Found, Keypoints
+from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
+from keylite.training.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
+from keylite.training.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
+from keylite.training.run import (
     FEWEST_EPOCHS,
     LONGEST_WARMUP,
     MOST_EPOCHS,
@@ -54,14 +62,6 @@ from keylite.run import (
     WITHOUT_EFFECT,
     resolve,
 )
-from keylite.runtime.engines import ENGINES, open_engine
-from keylite.runtime.geometry import crop_box
-from keylite.runtime.heads import HEADS, Head, Regression
-from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.modelfile import READERS as SPEC_READERS
-from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
-from keylite.runtime.predictor import READERS, Found, Keypoints
-from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]

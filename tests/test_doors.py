@@ -16,8 +16,8 @@ from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.metrics import require_oks
 from keylite.exports import export_all, hold
 from keylite.golden import write_golden
-from keylite.recipe import Recipe
 from keylite.runtime.skeleton import Skeleton
+from keylite.training.recipe import Recipe
 
 ONE_POINT = SimpleNamespace(spec=SimpleNamespace(skeleton=Skeleton(("k0",)), box="image"))
 MODEL, LABELS = "none.safetensors", "labels.json"

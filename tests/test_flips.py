@@ -11,8 +11,8 @@ import pytest
 from keylite.data.dataset import from_arrays
 from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.flips import FlipReport, flip_doubt, flip_report, flip_rows
-from keylite.recipe import make_recipe
 from keylite.runtime.predictor import Predictor
+from keylite.training.recipe import make_recipe
 
 SIDE, COUNT = 64, 24
 MIRROR = (0, 2, 1, 3)

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 import keylite
-from keylite import folds as module
 from keylite.cli import main
 from keylite.data.dataset import Dataset
 from keylite.data.gauges import gauges
 from keylite.data.tones import tones_of
-from keylite.folds import FoldsReport, train_folds
-from keylite.recipe import make_recipe
-from keylite.run import open_run, resolve
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
+from keylite.training import folds as module
+from keylite.training.folds import FoldsReport, train_folds
+from keylite.training.recipe import make_recipe
+from keylite.training.run import open_run, resolve
 
 pytest.importorskip("torch", reason="needs keylite[pytorch]")
 QUICK = {
@@ -188,7 +188,7 @@ def test_an_image_is_checked_once_for_all_folds(data, tmp_path, monkeypatch):
 
     looked: list[int] = []
     monkeypatch.setattr("keylite.data.dataset.tones_of", lambda samples: looked.append(1) or tones_of(samples))
-    monkeypatch.setattr("keylite.pipeline._training", lambda framework: SimpleNamespace(new_network=stop))
+    monkeypatch.setattr("keylite.training.train._training", lambda framework: SimpleNamespace(new_network=stop))
     with pytest.raises(ValueError, match="the first fold is checked"):
         train_folds(recipe(), data, tmp_path, 3)
     assert len(looked) == len(data.images)
@@ -294,7 +294,7 @@ def test_what_is_refused_leaves_the_folds_before(data, trained, tmp_path, monkey
     """Where the training itself refuses, at the latest."""
     train_folds(recipe(), data, tmp_path, 3)
     before = figures(tmp_path)
-    monkeypatch.setattr(module, "prepare", keylite.pipeline.prepare)
+    monkeypatch.setattr(module, "prepare", keylite.training.train.prepare)
     with pytest.raises(ValueError, match="nothing"):
         train_folds(recipe(backbone="timm:nothing"), data, tmp_path, 3, overwrite=True)
     assert figures(tmp_path) == before

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from keylite import lock
-from keylite.lock import LOCK, holding, require_free
 from keylite.runtime.forks import in_forks
+from keylite.training import lock
+from keylite.training.lock import LOCK, holding, require_free
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from keylite.lock import holding
+from keylite.training.lock import holding
 with holding(Path(sys.argv[1])):
     child = os.fork() if sys.argv[2] == "fork" else 1
     if child:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from keylite.pretrained import find_pretrained
+from keylite.training.pretrained import find_pretrained
 
 WEIGHTS = b"weights " * 100
 ADDRESS = "/timm/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors"
 FIND = """
-from keylite.pretrained import find_pretrained
+from keylite.training.pretrained import find_pretrained
 try:
     print(find_pretrained("imagenet", "lite0"))
 except ValueError as error:

@@ -14,9 +14,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from keylite import processes
-from keylite.processes import World, run_all, speaks, world_of
-from keylite.recipe import make_recipe
+from keylite.training import processes
+from keylite.training.processes import World, run_all, speaks, world_of
+from keylite.training.recipe import make_recipe
 
 TARGETS = """
 import contextlib
@@ -26,7 +26,7 @@ import signal
 import socket
 import threading
 
-from keylite.processes import LostProcessError
+from keylite.training.processes import LostProcessError
 from keylite.runtime.progress import step
 
 

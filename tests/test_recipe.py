@@ -12,8 +12,10 @@ import msgspec
 import pytest
 import yaml
 
-from keylite.pipeline import augmentation_of
-from keylite.recipe import (
+from keylite.runtime.engines import FRAMEWORKS
+from keylite.runtime.heads import HEADS
+from keylite.runtime.skeleton import Skeleton
+from keylite.training.recipe import (
     AUTO,
     GEOMETRY,
     PIXELS,
@@ -28,9 +30,7 @@ from keylite.recipe import (
     to_dict,
     write_recipe,
 )
-from keylite.runtime.engines import FRAMEWORKS
-from keylite.runtime.heads import HEADS
-from keylite.runtime.skeleton import Skeleton
+from keylite.training.train import augmentation_of
 
 UNKNOWN = {
     "learning_rte": "recipe: unknown choice 'learning_rte'; docs/recipe.md lists them",

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 import keylite
-from keylite import pipeline
-from keylite import run as runs
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.evaluation import metrics
-from keylite.recipe import AUTO, Resolved, make_recipe
-from keylite.run import (
+from keylite.runtime.engines import FRAMEWORKS
+from keylite.runtime.heads import HEADS
+from keylite.training import run as runs
+from keylite.training import train as pipeline
+from keylite.training.recipe import AUTO, Resolved, make_recipe
+from keylite.training.run import (
     LRS,
     Run,
     check_resumed,
@@ -35,8 +37,6 @@ from keylite.run import (
     resolve,
     write_profile,
 )
-from keylite.runtime.engines import FRAMEWORKS
-from keylite.runtime.heads import HEADS
 
 
 @pytest.fixture(scope="module")

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import benchmark
     from keylite.exports import export
-    from keylite.folds import FoldsReport, train_folds
-    from keylite.pipeline import train
-    from keylite.recipe import Recipe, preset
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
+    from keylite.training.folds import FoldsReport, train_folds
+    from keylite.training.recipe import Recipe, preset
+    from keylite.training.train import train
 
 PUBLIC = {
     "Certificate": "keylite.certificate",
     "Dataset": "keylite.data.dataset",
     "OverBudgetError": "keylite.certificate",
-    "FoldsReport": "keylite.folds",
+    "FoldsReport": "keylite.training.folds",
     "Keypoints": "keylite.runtime.predictor",
     "Predictor": "keylite.runtime.predictor",
-    "Recipe": "keylite.recipe",
+    "Recipe": "keylite.training.recipe",
     "Report": "keylite.evaluation.report",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
@@ -41,10 +41,10 @@ PUBLIC = {
     "export": "keylite.exports",
     "from_arrays": "keylite.data.dataset",
     "gauges": "keylite.data.gauges",
-    "preset": "keylite.recipe",
+    "preset": "keylite.training.recipe",
     "read_dataset": "keylite.data.formats",
-    "train": "keylite.pipeline",
-    "train_folds": "keylite.folds",
+    "train": "keylite.training.train",
+    "train_folds": "keylite.training.folds",
     "write_coco": "keylite.data.formats",
     "write_dataset": "keylite.data.formats",
 }

@@ -35,9 +35,9 @@ import keylite.tensorflow.model as keras_model
 import keylite.tensorflow.training as keras_training
 from keylite.data.examples import Examples
 from keylite.data.gauges import gauges
-from keylite.recipe import make_recipe
 from keylite.runtime.heads import HEADS, SCALE_START, Head, Regression, Rle
 from keylite.runtime.spec import LITE, ModelSpec
+from keylite.training.recipe import make_recipe
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 

@@ -95,8 +95,8 @@ def test_a_batch_is_its_items(data: Dataset):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a machine of one core
 def test_workers_give_what_one_process_gives(data: Dataset):
     pytest.importorskip("lightning", reason="needs keylite[pytorch]")
-    from keylite.processes import World
     from keylite.pytorch.batches import batches_of
+    from keylite.training.processes import World
 
     examples = Examples(data, (32, 32), augmentation=EVERYTHING, seed=1)
     loaded = {}

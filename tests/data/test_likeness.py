@@ -15,8 +15,8 @@ from keylite.data import likeness
 from keylite.data.dataset import from_arrays
 from keylite.data.gauges import gauges
 from keylite.data.likeness import LIKENESS, alike, likeness_of
-from keylite.pipeline import speak_of_alike
 from keylite.runtime.images import read_image
+from keylite.training.train import speak_of_alike
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 

@@ -19,8 +19,8 @@ from torch import nn
 
 from keylite.pytorch.cpu import WORTH_COMPILING, TapConv2d, compiles, learn_by_taps
 from keylite.pytorch.model import EfficientNetLiteRegressor
-from keylite.recipe import make_recipe
 from keylite.runtime.heads import Heatmap
+from keylite.training.recipe import make_recipe
 
 CONVOLUTIONS = {
     "5 x 5": nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False),

@@ -22,18 +22,18 @@ from safetensors.torch import load_file
 
 import keylite
 import keylite.pytorch
-from keylite import pipeline
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.data.formats import read_dataset, write_dataset
 from keylite.data.gauges import gauges
-from keylite.processes import World
 from keylite.pytorch import batches, training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
-from keylite.recipe import make_recipe, read_recipe, to_dict
-from keylite.run import Run
 from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.training import train as pipeline
+from keylite.training.processes import World
+from keylite.training.recipe import make_recipe, read_recipe, to_dict
+from keylite.training.run import Run
 
 PLAIN = {  # no augmentation, small and quick
     "backbone": "timm:test_efficientnet",
@@ -152,7 +152,7 @@ import os, signal
 import keylite
 from keylite.data.gauges import gauges
 from keylite.pytorch import training
-from keylite.recipe import make_recipe
+from keylite.training.recipe import make_recipe
 def dies(function, moment, number):
     calls = 0
     def wrapped(*args, **kwargs):

@@ -16,7 +16,6 @@ import pytest
 
 from keylite.data.boxes import read_boxes
 from keylite.data.formats import read_dataset
-from keylite.recipe import read_recipe
 from keylite.runtime import files
 from keylite.runtime.files import (
     is_standard_output,
@@ -31,6 +30,7 @@ from keylite.runtime.files import (
 )
 from keylite.runtime.images import image_size, read_image
 from keylite.runtime.texts import read_json, read_text
+from keylite.training.recipe import read_recipe
 
 
 def names(folder: Path) -> list[str]:

@@ -29,14 +29,14 @@ from keylite.data.dataset import from_arrays
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats import write_dataset
 from keylite.data.gauges import gauges
-from keylite.processes import World
-from keylite.recipe import make_recipe, to_dict
-from keylite.run import ema_decay, lr_factor
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import safetensors_header, write_sealed_safetensors
 from keylite.runtime.spec import LITE
 from keylite.tensorflow import training
 from keylite.tensorflow.model import EfficientNetLiteRegressor, load_model, normalised, save_model
+from keylite.training.processes import World
+from keylite.training.recipe import make_recipe, to_dict
+from keylite.training.run import ema_decay, lr_factor
 
 HIDDEN = 16
 LR = 0.003
@@ -267,7 +267,7 @@ import os, signal
 import tensorflow as tf
 import keylite
 from keylite.data.gauges import gauges
-from keylite.recipe import make_recipe
+from keylite.training.recipe import make_recipe
 from keylite.runtime.spec import LITE, Lite
 from keylite.tensorflow import training
 LITE["tiny"] = Lite(*TINY)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from keylite.cli.output import show_folds
 from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
-from keylite.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset, read_recipe
+from keylite.training.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset, read_recipe
 
 log = logging.getLogger("keylite")
 
@@ -85,8 +85,8 @@ def train(
     profile
         take times of a step's parts: data, forward, backward, optimizer, logging; OUT/profile.json
     """
-    from keylite.run import checkpoints
     from keylite.runtime.files import require_outputs
+    from keylite.training.run import checkpoints
 
     made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
     if recipe and not resume:
@@ -119,7 +119,7 @@ train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
 
 def _how_to_go_on(out: Path, resume: bool, overwrite: bool, before: set[tuple[Path, int]]) -> str:
     """What is said of a run that was stopped. before: the checkpoints in its folder as it began."""
-    from keylite.run import checkpoints
+    from keylite.training.run import checkpoints
 
     now = checkpoints(out)
     if now and now == before and not resume:
@@ -140,9 +140,9 @@ def _train(
     options: dict[str, Any],
 ) -> None:
     """One model."""
-    from keylite.pipeline import train
-    from keylite.processes import speaks
     from keylite.runtime.words import counted
+    from keylite.training.processes import speaks
+    from keylite.training.train import train
 
     training = reading.labels(data)
     if val is None:
@@ -177,7 +177,7 @@ def _train_folds(
     made: Recipe, data: Path, folds: int, blocks: bool, out: Path, reading: Reading, options: dict[str, Any]
 ) -> None:
     """A model a fold, and their table."""
-    from keylite.folds import REPORT, train_folds
+    from keylite.training.folds import REPORT, train_folds
 
     show_folds(train_folds(made, reading.labels(data), out, folds, blocks=blocks, **options))
     print(f"wrote {out / REPORT}; a model to use: the same command without --folds")

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from keylite.data.examples import Examples
-from keylite.processes import World
+from keylite.training.processes import World
 
 STUCK = 300.0  # seconds without a batch after which workers are given up
 

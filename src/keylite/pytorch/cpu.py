@@ -11,7 +11,7 @@ from timm.layers import Conv2dSame, pad_same
 from torch import nn
 from torch.nn import functional
 
-from keylite.recipe import Recipe
+from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
 

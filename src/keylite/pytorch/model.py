@@ -18,8 +18,6 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from keylite.checkpoint import UNCOUNTED, check_fit, listed_tensors, require_head, starting_tensors
-from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.heads import (
     LAST_STD,
@@ -36,6 +34,8 @@ from keylite.runtime.heads import (
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three
 from keylite.runtime.words import quoted
+from keylite.training.checkpoint import UNCOUNTED, check_fit, listed_tensors, require_head, starting_tensors
+from keylite.training.pretrained import find_pretrained
 
 
 class EfficientNetLiteRegressor(nn.Module):

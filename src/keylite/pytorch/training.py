@@ -33,7 +33,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import convert_sync_batchnorm
 
 from keylite.data.examples import Examples
-from keylite.processes import LostProcessError, World, cores_of, world_of
 from keylite.pytorch.batches import batches_of
 from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
@@ -47,12 +46,13 @@ from keylite.pytorch.model import (
 )
 from keylite.pytorch.profiling import StepTimes
 from keylite.pytorch.resuming import read_checkpoint, require_fit
-from keylite.recipe import Recipe
-from keylite.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
+from keylite.training.processes import LostProcessError, World, cores_of, world_of
+from keylite.training.recipe import Recipe
+from keylite.training.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
 
 log = logging.getLogger("keylite")
 

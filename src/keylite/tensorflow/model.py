@@ -21,8 +21,6 @@ import tensorflow as tf
 from keras import layers
 from safetensors.numpy import load, save
 
-from keylite.checkpoint import check_fit, listed_tensors, require_head, starting_tensors
-from keylite.pretrained import find_pretrained
 from keylite.runtime.engines import Engine
 from keylite.runtime.heads import (
     LAST_STD,
@@ -50,6 +48,8 @@ from keylite.runtime.spec import (
     Three,
 )
 from keylite.runtime.words import quoted
+from keylite.training.checkpoint import check_fit, listed_tensors, require_head, starting_tensors
+from keylite.training.pretrained import find_pretrained
 
 log = logging.getLogger("keylite")
 

@@ -20,10 +20,7 @@ import numpy as np
 import tensorflow as tf
 from safetensors.numpy import load, save
 
-from keylite.checkpoint import Listed, check_fit
 from keylite.data.examples import Examples
-from keylite.recipe import Recipe
-from keylite.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, require_history
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import SEAL, safetensors_header, write_sealed_safetensors
 from keylite.runtime.progress import Advance, step
@@ -40,6 +37,9 @@ from keylite.tensorflow.model import (
     tensors,
     use_threads,
 )
+from keylite.training.checkpoint import Listed, check_fit
+from keylite.training.recipe import Recipe
+from keylite.training.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, require_history
 
 log = logging.getLogger("keylite")
 

@@ -28,12 +28,7 @@ from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.metrics import normaliser
 from keylite.evaluation.report import no_better
-from keylite.lock import holding
 from keylite.pictures.draw import contact_sheet, draw_points
-from keylite.pretrained import find_pretrained
-from keylite.processes import processes, run_all, speaks, world_of
-from keylite.recipe import Recipe, Resolved, checked, strengthened, to_dict
-from keylite.run import FILES, Run, baseline_report, check_resumed, check_run, clear_run, open_run, require_new, resolve
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
@@ -46,6 +41,21 @@ from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.words import SHOWN, listed
+from keylite.training.lock import holding
+from keylite.training.pretrained import find_pretrained
+from keylite.training.processes import processes, run_all, speaks, world_of
+from keylite.training.recipe import Recipe, Resolved, checked, strengthened, to_dict
+from keylite.training.run import (
+    FILES,
+    Run,
+    baseline_report,
+    check_resumed,
+    check_run,
+    clear_run,
+    open_run,
+    require_new,
+    resolve,
+)
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")

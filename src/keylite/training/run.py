@@ -25,10 +25,7 @@ from keylite.data.dataset import Dataset
 from keylite.evaluation.evaluate import predict_dataset, predict_shape
 from keylite.evaluation.metrics import median_extent
 from keylite.evaluation.report import Report, joined, report_of
-from keylite.lock import require_free
 from keylite.pictures.plots import plot_history
-from keylite.processes import World, processes
-from keylite.recipe import AUTO, Recipe, Resolved, augments_as_usual, make_recipe, read_recipe, to_dict, write_recipe
 from keylite.runtime.engines import Engine
 from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.heads import Regression
@@ -37,6 +34,18 @@ from keylite.runtime.progress import spelt_time
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.texts import read_json
 from keylite.runtime.words import counted, is_utf8, quoted
+from keylite.training.lock import require_free
+from keylite.training.processes import World, processes
+from keylite.training.recipe import (
+    AUTO,
+    Recipe,
+    Resolved,
+    augments_as_usual,
+    make_recipe,
+    read_recipe,
+    to_dict,
+    write_recipe,
+)
 
 log = logging.getLogger("keylite")
 

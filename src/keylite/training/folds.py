@@ -27,17 +27,17 @@ from keylite.evaluation.evaluate import evaluate
 from keylite.evaluation.metrics import normaliser
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
 from keylite.evaluation.report import DatasetReport, Predictions, Report, joined, report_of
-from keylite.lock import holding, require_free
-from keylite.pipeline import prepare, speak_of_alike
-from keylite.processes import processes, world_of
-from keylite.recipe import Recipe, Resolved, checked
-from keylite.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.progress import step
 from keylite.runtime.words import listed, quoted
+from keylite.training.lock import holding, require_free
+from keylite.training.processes import processes, world_of
+from keylite.training.recipe import Recipe, Resolved, checked
+from keylite.training.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
+from keylite.training.train import prepare, speak_of_alike
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")

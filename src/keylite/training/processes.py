@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
-from keylite.recipe import Recipe
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import Advance, shown_by, step
+from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
 

@@ -1,0 +1,1 @@
+"""From labelled images and a recipe to a model file."""

@@ -47,8 +47,8 @@ from runs import (
 )
 
 import keylite
-from keylite.certificate import OverBudgetError, nme_change
 from keylite.evaluation.reliability import Reliability
+from keylite.exporting.certificate import OverBudgetError, nme_change
 from keylite.pictures.plots import Mark, plot_lines, plot_reliability
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import sha256, write_text

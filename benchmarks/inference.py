@@ -19,8 +19,8 @@ from rounds import Facts, each_round, figures, machine, options, paragraph, tabl
 from keylite.data.dataset import from_arrays
 from keylite.data.gauges import gauges
 from keylite.evaluation.timing import benchmark
-from keylite.exports import exporter
-from keylite.quantize import calibration_set
+from keylite.exporting.calibration import calibration_set
+from keylite.exporting.export import exporter
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
 

@@ -470,7 +470,7 @@ def certified(model: Path, data: Dataset, path: Path, *, to: str, **options: obj
     for package in {"onnx": ("onnx", "onnxscript"), "litert": ("tensorflow", "ai_edge_litert")}[to]:
         pytest.importorskip(package, reason=f"needs what makes {to}")
     import keylite
-    from keylite import exports
+    from keylite.exporting import export as exports
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exports, "_reference", lambda *_: None)  # the parent's ONNX again, each time

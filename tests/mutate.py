@@ -49,7 +49,7 @@ TESTS = {  # module of src/keylite: what to run for it, quick files first
     "evaluation/report": "tests/test_evaluation.py tests/test_reliability.py",
     "evaluation/evaluate": "tests/test_evaluation.py",
     "evaluation/confidence": "tests/test_confidence.py",
-    "certificate": "tests/test_certificate.py",
+    "exporting/certificate": "tests/test_certificate.py",
     "training/recipe": "tests/test_recipe.py",
     "training/run": "tests/test_run.py",
     "evaluation/flips": "tests/test_flips.py",
@@ -76,8 +76,8 @@ TESTS = {  # module of src/keylite: what to run for it, quick files first
     "data/formats": "tests/data/test_formats.py",
     "training/checkpoint": "tests/test_checkpoint.py",
     "training/folds": "tests/test_folds.py",
-    "golden": "tests/test_golden.py",
-    "quantize": "tests/test_quantize.py",
+    "exporting/golden": "tests/test_golden.py",
+    "exporting/calibration": "tests/test_quantize.py",
     "evaluation/timing": "tests/test_timing.py",
 }
 SWAPS = {

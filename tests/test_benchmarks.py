@@ -26,11 +26,11 @@ import search
 import small_data
 
 import keylite
-from keylite import exports
-from keylite.certificate import OverBudgetError
 from keylite.data.formats import read_dataset
 from keylite.data.gauges import gauges
 from keylite.data.mirror import choose_mirror
+from keylite.exporting import export as exports
+from keylite.exporting.certificate import OverBudgetError
 from keylite.runtime.images import read_image, write_image
 from keylite.training.recipe import Recipe, make_recipe, to_dict, write_recipe
 

@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite import certificate as certificates
-from keylite.certificate import (
+from keylite.data.dataset import from_arrays
+from keylite.evaluation.reliability import Decile, Reliability
+from keylite.exporting import certificate as certificates
+from keylite.exporting.certificate import (
     Certificate,
     Drift,
     Latency,
@@ -23,9 +25,7 @@ from keylite.certificate import (
     require_budgets,
     summary,
 )
-from keylite.data.dataset import from_arrays
-from keylite.evaluation.reliability import Decile, Reliability
-from keylite.exports import default_budget
+from keylite.exporting.export import default_budget
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite

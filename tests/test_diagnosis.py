@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import from_arrays
-from keylite.quantize import OUTSIDE, calibration_set, range_doubt, some_crops
+from keylite.exporting.calibration import OUTSIDE, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
@@ -70,7 +70,7 @@ def patched(
 
 
 def diagnosed(to: str, model: Path, data, calibration, **choices):
-    from keylite import diagnosis
+    from keylite.exporting import diagnosis
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnosis, "COUNTS", (16, 500) if to == "onnx" else (500,))
@@ -168,7 +168,7 @@ def test_ranges_of_grey_images_show_as_clipping_drift_and_doubt(onnx_found):
 
 
 def test_no_recipe_where_nothing_is_within_the_budget(onnx_found):
-    from keylite.diagnosis import _cheapest
+    from keylite.exporting.diagnosis import _cheapest
 
     assert _cheapest([]) is None
     assert _cheapest([trial for trial in onnx_found.trials if not trial.exportable]) is None
@@ -177,7 +177,7 @@ def test_no_recipe_where_nothing_is_within_the_budget(onnx_found):
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_the_page_has_it_all(to: str, request):
-    from keylite.diagnosis import diagnosis_page
+    from keylite.exporting.diagnosis import diagnosis_page
 
     found = request.getfixturevalue(f"{to}_found")
     page = diagnosis_page(found, "keylite export here")
@@ -243,7 +243,7 @@ def test_layers_of_other_heads_are_named_too(file, variant, patched, noise, requ
 
 
 def test_export_warns_of_ranges_that_do_not_fit(patched, model_file, noise, grey, tmp_path, caplog, monkeypatch):
-    from keylite import exports
+    from keylite.exporting import export as exports
 
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])  # the command line's, of another test
@@ -260,7 +260,7 @@ def test_export_warns_of_ranges_that_do_not_fit(patched, model_file, noise, grey
 
 
 def test_ends_of_relu6_are_no_doubt(model_file, noise):
-    from keylite.quantize import Activation
+    from keylite.exporting.calibration import Activation
 
     facts = calibration_set(read_spec(model_file), noise, 16).facts
     values = np.repeat([0.0, 6.0, 3.0], 100)
@@ -311,8 +311,10 @@ def test_out_is_asked_for_where_something_is_exported(model_file, capsys):
 def test_the_command_line_writes_the_page_with_a_command_that_runs(
     patched, model_file, noise, tmp_path, capsys, monkeypatch
 ):
-    from keylite import cli, diagnosis, exports
+    from keylite import cli
     from keylite.data.formats import write_dataset
+    from keylite.exporting import diagnosis
+    from keylite.exporting import export as exports
 
     monkeypatch.setattr(diagnosis, "COUNTS", ())
     exporting = exporter("onnx")

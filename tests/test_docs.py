@@ -24,7 +24,6 @@ from cyclopts import CycloptsError
 
 import keylite
 from keylite import cli, cluster, shards
-from keylite.certificate import Certificate, Drift, Latency
 from keylite.cli import shared
 from keylite.cli.predict import predict
 from keylite.cli.train import recipe_of
@@ -35,10 +34,11 @@ from keylite.data.labels import GROUP_FIELDS
 from keylite.data.tables import EMPTY, FILE_COLUMNS
 from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.evaluation.report import PCK_AT, Report
-from keylite.exports import DRIFT_BUDGET, EXPORTERS
-from keylite.golden import CASES, write_golden
+from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
+from keylite.exporting.certificate import Certificate, Drift, Latency
+from keylite.exporting.export import DRIFT_BUDGET, EXPORTERS
+from keylite.exporting.golden import CASES, write_golden
 from keylite.points import points_line
-from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import keylite
-from keylite.certificate import require_budgets
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.diagnosis import diagnose
 from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.metrics import require_oks
-from keylite.exports import export_all, hold
-from keylite.golden import write_golden
+from keylite.exporting.certificate import require_budgets
+from keylite.exporting.diagnosis import diagnose
+from keylite.exporting.export import export_all, hold
+from keylite.exporting.golden import write_golden
 from keylite.runtime.skeleton import Skeleton
 from keylite.training.recipe import Recipe
 

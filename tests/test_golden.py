@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.golden import CASES, require_new_vectors, write_golden
+from keylite.exporting.golden import CASES, require_new_vectors, write_golden
 from keylite.runtime.files import sha256
 from keylite.runtime.images import write_image
 from keylite.runtime.predictor import Predictor

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import from_arrays
-from keylite.quantize import COUNT, FEWEST, LOOKS, OUTSIDE, Activation, calibration_set, range_doubt, some_crops
+from keylite.exporting.calibration import (
+    COUNT,
+    FEWEST,
+    LOOKS,
+    OUTSIDE,
+    Activation,
+    calibration_set,
+    range_doubt,
+    some_crops,
+)
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import Calibration

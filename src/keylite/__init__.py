@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from keylite.version import __version__
 
 if TYPE_CHECKING:
-    from keylite.certificate import Certificate, OverBudgetError
     from keylite.data.dataset import Dataset, Sample, from_arrays
     from keylite.data.formats import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import benchmark
-    from keylite.exports import export
+    from keylite.exporting.certificate import Certificate, OverBudgetError
+    from keylite.exporting.export import export
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
     from keylite.training.folds import FoldsReport, train_folds
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from keylite.training.train import train
 
 PUBLIC = {
-    "Certificate": "keylite.certificate",
+    "Certificate": "keylite.exporting.certificate",
     "Dataset": "keylite.data.dataset",
-    "OverBudgetError": "keylite.certificate",
+    "OverBudgetError": "keylite.exporting.certificate",
     "FoldsReport": "keylite.training.folds",
     "Keypoints": "keylite.runtime.predictor",
     "Predictor": "keylite.runtime.predictor",
@@ -38,7 +38,7 @@ PUBLIC = {
     "Skeleton": "keylite.runtime.skeleton",
     "benchmark": "keylite.evaluation.timing",
     "evaluate": "keylite.evaluation.evaluate",
-    "export": "keylite.exports",
+    "export": "keylite.exporting.export",
     "from_arrays": "keylite.data.dataset",
     "gauges": "keylite.data.gauges",
     "preset": "keylite.training.recipe",

@@ -65,7 +65,7 @@ def test_a_fault_whose_file_cannot_be_written_says_where_it_came_from(keylite_co
 def test_what_is_not_installed_is_no_fault(missing, keylite_command, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, "keylite.cli.info", raising=False)
-    monkeypatch.delitem(sys.modules, "keylite.certificate", raising=False)
+    monkeypatch.delitem(sys.modules, "keylite.exporting.certificate", raising=False)
     ended = keylite_command("info", "model.onnx")
     assert ended.code == 2
     assert missing in ended.line

@@ -119,7 +119,7 @@ def test_all_exports_are_refused_before_the_first(
     name, kind, model_file, photos, keylite_command, tmp_path, monkeypatch
 ):
     checks_alone = SimpleNamespace(require_backbone=lambda spec: None)
-    monkeypatch.setattr("keylite.exports.exporter", lambda to, precision: checks_alone)
+    monkeypatch.setattr("keylite.exporting.export.exporter", lambda to, precision: checks_alone)
     labels, taken = photos / "labels.json", tmp_path / name
     before = labels.read_bytes()
     if kind == "folder":
@@ -159,7 +159,7 @@ class Full:
 def test_an_export_on_a_full_disk_leaves_all_or_nothing(
     takes, there, onnx_file, model_file, photos, tmp_path, monkeypatch
 ):
-    from keylite import exports
+    from keylite.exporting import export as exports
 
     class Copies:  # what makes a format, with nothing to do
         operators = staticmethod(lambda path: {})

@@ -14,11 +14,14 @@ from keylite.runtime.modelfile import write_tflite
 
 STOPS = {  # verb: its flags, and the function that gets the data sets
     "evaluate": ("evaluate MODEL --data LABELS", "keylite.evaluation.evaluate.evaluate"),
-    "evaluate, parent": ("evaluate MODEL --parent MODEL --data LABELS", "keylite.exports.hold"),
+    "evaluate, parent": ("evaluate MODEL --parent MODEL --data LABELS", "keylite.exporting.export.hold"),
     "benchmark": ("benchmark MODEL OTHER --data LABELS", "keylite.cli.benchmark._accuracy"),
-    "export": ("export MODEL --data LABELS --calibration LABELS --out a.onnx", "keylite.exports.export"),
-    "export, all": ("export MODEL --data LABELS --calibration LABELS --to all --out a", "keylite.exports.export_all"),
-    "diagnose": ("export MODEL --data LABELS --calibration LABELS --diagnose", "keylite.diagnosis.diagnose"),
+    "export": ("export MODEL --data LABELS --calibration LABELS --out a.onnx", "keylite.exporting.export.export"),
+    "export, all": (
+        "export MODEL --data LABELS --calibration LABELS --to all --out a",
+        "keylite.exporting.export.export_all",
+    ),
+    "diagnose": ("export MODEL --data LABELS --calibration LABELS --diagnose", "keylite.exporting.diagnosis.diagnose"),
 }
 
 

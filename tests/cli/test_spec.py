@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from keylite import exports
 from keylite.evaluation import timing
+from keylite.exporting import export as exports
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.spec import encode_spec
 
@@ -89,8 +89,8 @@ def test_a_description_apart_is_for_files_without_one(
     monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
     monkeypatch.setattr(Copies, "made", onnx_file, raising=False)
     monkeypatch.setattr(exports, "exporter", lambda to, precision: Copies)
-    monkeypatch.setattr("keylite.diagnosis.exporter", lambda to, precision: Copies)
-    monkeypatch.setattr("keylite.diagnosis.calibration_set", lambda *_: SimpleNamespace(pixels=[]))
+    monkeypatch.setattr("keylite.exporting.diagnosis.exporter", lambda to, precision: Copies)
+    monkeypatch.setattr("keylite.exporting.diagnosis.calibration_set", lambda *_: SimpleNamespace(pixels=[]))
     (whole, stripped), (apart, _) = bare[suffix], bare["spec"]
     before, after = ended(whole), ended(stripped, "--spec", apart)
     if verb == "diagnose":

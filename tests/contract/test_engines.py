@@ -236,7 +236,7 @@ def colours(make_colours) -> np.ndarray:
 
 
 def test_every_precision_is_held_to_the_contract():
-    from keylite import exports
+    from keylite.exporting import export as exports
 
     made = {(to, precision) for to, kind in exports.EXPORTERS.items() for precision in kind.precisions}
     assert made == {*ROUNDED, *((name, "fp32") for name, _ in FILES if name in exports.EXPORTERS)}

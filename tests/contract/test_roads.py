@@ -17,9 +17,9 @@ from keylite.cli import main
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.evaluation.evaluate import predict_dataset
-from keylite.golden import write_golden
+from keylite.exporting.calibration import some_crops
+from keylite.exporting.golden import write_golden
 from keylite.pictures.draw import draw_worst
-from keylite.quantize import some_crops
 from keylite.runtime import images
 from keylite.runtime.engines import Opened
 from keylite.runtime.geometry import cut

@@ -87,12 +87,12 @@ def evaluate(
     """
     import msgspec
 
-    from keylite.certificate import certificate_doubt
     from keylite.data.boxes import dataset_boxes, read_boxes
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.flips import flip_report, flip_rows
     from keylite.evaluation.metrics import require_oks
     from keylite.evaluation.report import errors_of
+    from keylite.exporting.certificate import certificate_doubt
     from keylite.pictures.draw import draw_worst
     from keylite.pictures.plots import plot_reliability, require_matplotlib
     from keylite.runtime.files import require_outputs
@@ -190,8 +190,8 @@ def _hold(
     json_path: Path | None,
 ) -> None:
     """Show a child's certificate on these data; exit 3 where it is over budget."""
-    from keylite.certificate import over_budget, write_certificate
-    from keylite.exports import hold
+    from keylite.exporting.certificate import over_budget, write_certificate
+    from keylite.exporting.export import hold
 
     certificate = hold(model, parent, data, budget=budget, budget_nme=budget_nme, spec=spec)
     for note in certificate.notes:

@@ -63,9 +63,9 @@ def export(
     spec
         JSON description of a model file that holds none (keylite info --json prints one)
     """
-    from keylite.certificate import OverBudgetError, certificate_path
-    from keylite.exports import export, export_all
-    from keylite.golden import VECTORS
+    from keylite.exporting.certificate import OverBudgetError, certificate_path
+    from keylite.exporting.export import export, export_all
+    from keylite.exporting.golden import VECTORS
     from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.modelfile import read_spec
 
@@ -124,7 +124,7 @@ def _diagnose(
     reading: Reading,
 ) -> None:
     """Show or write the page of a diagnosis, which ends with a command of the flags given."""
-    from keylite.diagnosis import diagnose, diagnosis_page
+    from keylite.exporting.diagnosis import diagnose, diagnosis_page
     from keylite.runtime.files import write_text
 
     found = diagnose(model, data, **choices)

@@ -28,7 +28,7 @@ def info(
     json_output
         print the whole description as JSON
     """
-    from keylite.certificate import certificate_doubt
+    from keylite.exporting.certificate import certificate_doubt
     from keylite.runtime.files import sha256
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.spec import encode_spec, unlearnt_words

@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keylite.certificate import Certificate
     from keylite.evaluation.report import Report
+    from keylite.exporting.certificate import Certificate
     from keylite.runtime.spec import Held
     from keylite.training.folds import FoldsReport
 
@@ -87,7 +87,7 @@ def show_folds(report: FoldsReport) -> None:
 
 
 def show_certificate(certificate: Certificate) -> None:
-    from keylite.certificate import confidence_lines, latency_line, nme_line, pck_line, verdict
+    from keylite.exporting.certificate import confidence_lines, latency_line, nme_line, pck_line, verdict
 
     c = certificate
     drifts = {"all points": c.drift} | c.per_keypoint

@@ -26,8 +26,8 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from timm.layers import BatchNormAct2d
 
+from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.pytorch.model import PixelModel, load_model
-from keylite.quantize import Activation, CalibrationSet, Variant
 from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.spec import ModelSpec
 

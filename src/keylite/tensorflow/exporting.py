@@ -25,7 +25,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # nor this
 
-from keylite.quantize import Activation, CalibrationSet, Variant
+from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec

@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from keylite.certificate import past_budgets, point_drift
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.report import Predictions, object_nme
 from keylite.evaluation.timing import engine_ratio
-from keylite.exports import EXPORTERS, default_budget, exportable, exporter
-from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.exporting.certificate import past_budgets, point_drift
+from keylite.exporting.export import EXPORTERS, default_budget, exportable, exporter
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.predictor import Predictor

@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from keylite.certificate import (
+from keylite.data.checks import say_doubts
+from keylite.data.dataset import Dataset, require_datasets
+from keylite.evaluation.confidence import write_confidence
+from keylite.evaluation.environment import now, processor, versions
+from keylite.evaluation.timing import engine_ratio
+from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.exporting.certificate import (
     Certificate,
     Latency,
     OverBudgetError,
@@ -26,13 +32,7 @@ from keylite.certificate import (
     require_budgets,
     summary,
 )
-from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset, require_datasets
-from keylite.evaluation.confidence import write_confidence
-from keylite.evaluation.environment import now, processor, versions
-from keylite.evaluation.timing import engine_ratio
-from keylite.golden import require_new_vectors, write_golden
-from keylite.quantize import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.exporting.golden import require_new_vectors, write_golden
 from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.kinds import path_of, require_kind, require_whole

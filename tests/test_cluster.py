@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite import cluster, shards
 from keylite.cli import main
+from keylite.prediction import cluster, shards
+from keylite.prediction.shards import Bad, Job, Worker, left_out, predict_shard, shard_path, tries_path
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import read_spec, write_onnx
 from keylite.runtime.predictor import Predictor
-from keylite.shards import Bad, Job, Worker, left_out, predict_shard, shard_path, tries_path
 
 SHARDS = 5  # of 4 images each, and one of 2
 PATIENCE = 240  # seconds for all that runs on Ray, which takes a quarter of that: it may hang, this module may not
@@ -518,7 +518,7 @@ SCENARIO = """
 import contextlib, io, json, os, shutil, signal, sys, threading, time
 from pathlib import Path
 
-from keylite import cluster
+from keylite.prediction import cluster
 from keylite.cli import main
 from ray.cluster_utils import Cluster
 

@@ -23,7 +23,7 @@ import yaml
 from cyclopts import CycloptsError
 
 import keylite
-from keylite import cli, cluster, shards
+from keylite import cli
 from keylite.cli import shared
 from keylite.cli.predict import predict
 from keylite.cli.train import recipe_of
@@ -38,7 +38,8 @@ from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.exporting.certificate import Certificate, Drift, Latency
 from keylite.exporting.export import DRIFT_BUDGET, EXPORTERS
 from keylite.exporting.golden import CASES, write_golden
-from keylite.points import points_line
+from keylite.prediction import cluster, shards
+from keylite.prediction.points import points_line
 from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.points import points_coco
+from keylite.prediction.points import points_coco
 from keylite.runtime import predictor as module
 from keylite.runtime.geometry import whole_box
 from keylite.runtime.heads import HEADS

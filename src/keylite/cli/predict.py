@@ -133,7 +133,7 @@ def _predict_here(
 ) -> None:
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
     from keylite.pictures.draw import draw_points
-    from keylite.points import points_coco, points_json, points_line
+    from keylite.prediction.points import points_coco, points_json, points_line
     from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step
@@ -201,9 +201,9 @@ def _predict_on_ray(
     model: Path, paths: list[Path], out: Path, boxes: dict[Path, np.ndarray], address: str, choices: dict[str, Any]
 ) -> None:
     """Points of images on a Ray cluster, as shards in `out`."""
-    from keylite.cluster import predict_on_ray
+    from keylite.prediction.cluster import predict_on_ray
+    from keylite.prediction.shards import BAD
     from keylite.runtime.words import counted, listed
-    from keylite.shards import BAD
 
     def tell(done: int, shards: int) -> None:
         if done == shards or done % max(1, shards // LINES) == 0:

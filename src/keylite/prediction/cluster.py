@@ -18,13 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from keylite.runtime.engines import require
-from keylite.runtime.files import require_writable, write_bytes
-from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.kinds import require_whole
-from keylite.runtime.predictor import Predictor
-from keylite.runtime.words import listed, quoted
-from keylite.shards import (
+from keylite.prediction.shards import (
     FORMATS,
     MANIFEST,
     Asked,
@@ -37,6 +31,12 @@ from keylite.shards import (
     shard_path,
     tries_path,
 )
+from keylite.runtime.engines import require
+from keylite.runtime.files import require_writable, write_bytes
+from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.kinds import require_whole
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.words import listed, quoted
 
 log = logging.getLogger("keylite")
 

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import msgspec
 
-from keylite.points import points_line
+from keylite.prediction.points import points_line
 from keylite.runtime.files import replacing, write_bytes
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import encode_spec

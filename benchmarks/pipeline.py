@@ -37,7 +37,7 @@ from torchvision import transforms
 
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Augmentation, Examples
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.data.gauges import gauges
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image

@@ -23,7 +23,7 @@ from rounds import Facts, each_round, machine, options, paragraph, photo, table,
 
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.data.mirror import choose_mirror
 from keylite.evaluation.environment import peak_memory
 from keylite.runtime.images import write_image

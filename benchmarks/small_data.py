@@ -36,7 +36,7 @@ from runs import (
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.data.gauges import gauges
 from keylite.evaluation.metrics import point_errors
 from keylite.runtime.files import sha256

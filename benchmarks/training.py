@@ -19,7 +19,7 @@ from rounds import Facts, machine, options, paragraph, table, tell
 
 import keylite
 from keylite.data.dataset import Dataset
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.training.run import PROFILE
 
 TITLE = "Training"

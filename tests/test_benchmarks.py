@@ -26,7 +26,7 @@ import search
 import small_data
 
 import keylite
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.data.gauges import gauges
 from keylite.data.mirror import choose_mirror
 from keylite.exporting import export as exports

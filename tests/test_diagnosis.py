@@ -288,7 +288,7 @@ WRONG = {
 def test_wrong_input_is_one_line(flags, words, model_file, noise, tmp_path, capsys):
     exporter("onnx")
     from keylite.cli import main
-    from keylite.data.formats import write_dataset
+    from keylite.data.formats.reading import write_dataset
 
     labels = str(write_dataset(noise.subset(np.arange(20)), tmp_path / "data"))
     flags = [labels if flag == "LABELS" else flag for flag in flags]
@@ -312,7 +312,7 @@ def test_the_command_line_writes_the_page_with_a_command_that_runs(
     patched, model_file, noise, tmp_path, capsys, monkeypatch
 ):
     from keylite import cli
-    from keylite.data.formats import write_dataset
+    from keylite.data.formats.reading import write_dataset
     from keylite.exporting import diagnosis
     from keylite.exporting import export as exports
 

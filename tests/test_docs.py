@@ -29,9 +29,9 @@ from keylite.cli.predict import predict
 from keylite.cli.train import recipe_of
 from keylite.data import mirror, symmetry
 from keylite.data.dataset import Dataset
-from keylite.data.formats import write_dataset
+from keylite.data.formats.reading import write_dataset
+from keylite.data.formats.tables import EMPTY, FILE_COLUMNS
 from keylite.data.labels import GROUP_FIELDS
-from keylite.data.tables import EMPTY, FILE_COLUMNS
 from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.evaluation.report import PCK_AT, Report
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE

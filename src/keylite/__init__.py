@@ -12,7 +12,7 @@ from keylite.version import __version__
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset, Sample, from_arrays
-    from keylite.data.formats import read_dataset, write_coco, write_dataset
+    from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
     from keylite.data.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.report import Report
@@ -42,11 +42,11 @@ PUBLIC = {
     "from_arrays": "keylite.data.dataset",
     "gauges": "keylite.data.gauges",
     "preset": "keylite.training.recipe",
-    "read_dataset": "keylite.data.formats",
+    "read_dataset": "keylite.data.formats.reading",
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
-    "write_coco": "keylite.data.formats",
-    "write_dataset": "keylite.data.formats",
+    "write_coco": "keylite.data.formats.reading",
+    "write_dataset": "keylite.data.formats.reading",
 }
 
 __all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 import keylite
-from keylite.data.formats import write_dataset
+from keylite.data.formats.reading import write_dataset
 
 
 class Ended(NamedTuple):

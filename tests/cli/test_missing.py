@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.data.formats import write_dataset
+from keylite.data.formats.reading import write_dataset
 
 EXTRAS = (
     *("torch", "torchvision", "timm", "lightning", "tensorflow", "keras", "onnx", "onnxscript", "onnxruntime"),

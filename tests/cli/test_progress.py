@@ -15,7 +15,7 @@ import pytest
 import keylite
 from keylite.cli import progress
 from keylite.data.examples import Examples
-from keylite.data.formats import write_dataset
+from keylite.data.formats.reading import write_dataset
 from keylite.runtime.progress import shown_by, spelt_time, step
 
 TIMES = {0.4: "0 s", 99: "99 s", 100: "2 min", 3000: "50 min", 12_000: "3 h 20 min", 360_000: "100 h 00 min"}
@@ -167,7 +167,7 @@ def test_without_a_terminal_there_are_no_control_characters(onnx_file, tmp_path:
 
 def test_long_steps_before_training_are_told(tmp_path: Path, told_steps, monkeypatch):
     """Labels that take long to read, and the images that are kept decoded."""
-    monkeypatch.setattr("keylite.data.formats.LARGE", 100)
+    monkeypatch.setattr("keylite.data.formats.reading.LARGE", 100)
     labels = write_dataset(keylite.gauges(3, seed=1, size=48), tmp_path)
     data = keylite.read_dataset(labels)
     examples = Examples(data, (32, 32), cache=True)

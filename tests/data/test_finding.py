@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keylite.data.finding import canonical, find_images, roots_of
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.runtime.images import write_image
 
 PICTURE = np.zeros((30, 40, 3), np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 
 DEEP = b"[" * 200_000 + b"]" * 200_000
 FILES = {

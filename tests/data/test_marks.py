@@ -12,7 +12,7 @@ import pytest
 
 from keylite.data.checks import label_doubts
 from keylite.data.dataset import from_arrays
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.data.marks import mark_doubts, read_mark, require_mark
 
 COUNT = 8

@@ -24,7 +24,7 @@ import keylite
 import keylite.pytorch
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
-from keylite.data.formats import read_dataset, write_dataset
+from keylite.data.formats.reading import read_dataset, write_dataset
 from keylite.data.gauges import gauges
 from keylite.pytorch import batches, training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from keylite.data.boxes import read_boxes
-from keylite.data.formats import read_dataset
+from keylite.data.formats.reading import read_dataset
 from keylite.runtime import files
 from keylite.runtime.files import (
     is_standard_output,

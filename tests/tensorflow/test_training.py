@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save
 import keylite
 from keylite.data.dataset import from_arrays
 from keylite.data.examples import Augmentation, Examples
-from keylite.data.formats import write_dataset
+from keylite.data.formats.reading import write_dataset
 from keylite.data.gauges import gauges
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import safetensors_header, write_sealed_safetensors

@@ -53,7 +53,7 @@ class Reading:
 
     def labels(self, path: Path) -> Dataset:
         """The data set of a label file; its images are not looked at yet."""
-        from keylite.data.formats import read_dataset
+        from keylite.data.formats.reading import read_dataset
         from keylite.data.marks import read_mark
 
         return read_dataset(

@@ -12,11 +12,11 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from keylite.data.coco import read_coco, write_coco
 from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.formats.coco import read_coco, write_coco
+from keylite.data.formats.tables import read_dlc, read_wide
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.marks import require_mark
-from keylite.data.tables import read_dlc, read_wide
 from keylite.runtime.files import open_file, replacing_within
 from keylite.runtime.images import write_image
 from keylite.runtime.kinds import path_of, require_kind

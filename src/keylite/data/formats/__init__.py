@@ -1,0 +1,1 @@
+"""Label files, a module per format."""

@@ -17,7 +17,7 @@ from predictor import KEYPOINTS, random_model
 from rounds import Facts, each_round, figures, machine, options, paragraph, table, tell, use_threads
 
 from keylite.data.dataset import from_arrays
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.evaluation.timing import benchmark
 from keylite.exporting.calibration import calibration_set
 from keylite.exporting.export import exporter

@@ -38,7 +38,7 @@ from torchvision import transforms
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats.reading import read_dataset
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from rounds import Facts, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
 
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.pytorch.exporting import export
 from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 from keylite.runtime.geometry import crop_box, whole_box

@@ -21,7 +21,7 @@ from rounds import Facts, keep, machine, options, use_threads
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import read_dataset
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.report import object_nme
 from keylite.runtime.files import sha256, write_text

@@ -37,7 +37,7 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.evaluation.metrics import point_errors
 from keylite.runtime.files import sha256
 from keylite.runtime.modelfile import read_spec

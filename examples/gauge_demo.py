@@ -16,7 +16,7 @@ import numpy as np
 import keylite
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import write_dataset
-from keylite.data.gauges import gauges, reading
+from keylite.data.rendered.gauges import gauges, reading
 from keylite.pictures.draw import contact_sheet, draw_points
 from keylite.runtime.images import read_image, write_image
 

@@ -27,8 +27,8 @@ import small_data
 
 import keylite
 from keylite.data.formats.reading import read_dataset
-from keylite.data.gauges import gauges
 from keylite.data.mirror import choose_mirror
+from keylite.data.rendered.gauges import gauges
 from keylite.exporting import export as exports
 from keylite.exporting.certificate import OverBudgetError
 from keylite.runtime.images import read_image, write_image

@@ -18,7 +18,7 @@ import pytest
 import keylite
 from keylite.cli import main
 from keylite.data.dataset import Dataset
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.data.tones import tones_of
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec

@@ -13,7 +13,7 @@ from keylite.version import __version__
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset, Sample, from_arrays
     from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
-    from keylite.data.gauges import gauges
+    from keylite.data.rendered.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import benchmark
@@ -40,7 +40,7 @@ PUBLIC = {
     "evaluate": "keylite.evaluation.evaluate",
     "export": "keylite.exporting.export",
     "from_arrays": "keylite.data.dataset",
-    "gauges": "keylite.data.gauges",
+    "gauges": "keylite.data.rendered.gauges",
     "preset": "keylite.training.recipe",
     "read_dataset": "keylite.data.formats.reading",
     "train": "keylite.training.train",

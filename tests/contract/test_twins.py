@@ -34,7 +34,7 @@ import keylite.tensorflow.losses as keras_losses
 import keylite.tensorflow.model as keras_model
 import keylite.tensorflow.training as keras_training
 from keylite.data.examples import Examples
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.runtime.heads import HEADS, SCALE_START, Head, Regression, Rle
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.training.recipe import make_recipe

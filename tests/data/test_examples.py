@@ -22,7 +22,7 @@ from keylite.data.examples import (
     with_boxes,
 )
 from keylite.data.formats.reading import read_dataset, write_coco
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.skeleton import Skeleton

@@ -11,7 +11,7 @@ import pytest
 
 from keylite.data import gauge_looks as looks
 from keylite.data import gauge_render as render
-from keylite.data.gauges import SKELETON, gauges, reading, render_gauge, true_readings
+from keylite.data.rendered.gauges import SKELETON, gauges, reading, render_gauge, true_readings
 
 CENTRE = np.array([40.0, 30.0])
 

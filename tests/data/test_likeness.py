@@ -13,8 +13,8 @@ import pytest
 
 from keylite.data import likeness
 from keylite.data.dataset import from_arrays
-from keylite.data.gauges import gauges
 from keylite.data.likeness import LIKENESS, alike, likeness_of
+from keylite.data.rendered.gauges import gauges
 from keylite.runtime.images import read_image
 from keylite.training.train import speak_of_alike
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 import keylite
-from keylite.data.gauges import SKELETON, render_gauge
+from keylite.data.rendered.gauges import SKELETON, render_gauge
 from keylite.runtime.heads import Regression, Rle
 from keylite.runtime.modelfile import write_onnx as write_described_onnx
 from keylite.runtime.modelfile import write_tflite

@@ -25,7 +25,7 @@ import keylite.pytorch
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset, write_dataset
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.pytorch import batches, training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.runtime.heads import HEADS
@@ -150,7 +150,7 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(parts, tmp_path)
 KILLED_RUNS = """
 import os, signal
 import keylite
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.pytorch import training
 from keylite.training.recipe import make_recipe
 def dies(function, moment, number):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.runtime import images, tiff
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import image_size, open_image, read_image, size_if_known, write_image

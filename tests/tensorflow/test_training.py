@@ -28,7 +28,7 @@ import keylite
 from keylite.data.dataset import from_arrays
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats.reading import write_dataset
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import safetensors_header, write_sealed_safetensors
 from keylite.runtime.spec import LITE
@@ -266,7 +266,7 @@ KILLED_RUNS = """
 import os, signal
 import tensorflow as tf
 import keylite
-from keylite.data.gauges import gauges
+from keylite.data.rendered.gauges import gauges
 from keylite.training.recipe import make_recipe
 from keylite.runtime.spec import LITE, Lite
 from keylite.tensorflow import training

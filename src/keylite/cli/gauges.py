@@ -19,7 +19,7 @@ def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "
         test has looks of dial, needle, digits and background that train never shows
     """
     from keylite.data.formats.reading import require_new_files, write_dataset
-    from keylite.data.gauges import gauges
+    from keylite.data.rendered.gauges import gauges
     from keylite.runtime.files import require_writable
 
     require_writable(out)

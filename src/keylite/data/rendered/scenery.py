@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from keylite.data.gauge_looks import Colour
+from keylite.data.rendered.looks import Colour
 
 SHIFT = 5  # fractional bits of the fixed-point coordinates that cv2 draws with
 

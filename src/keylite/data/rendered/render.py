@@ -17,8 +17,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from keylite.data.gauge_looks import GAP, GLYPHS, NEEDLES, STEPS, TICKS, ZONES, Case, Colour, Dial, Family, Font
-from keylite.data.gauge_scenery import BACKGROUNDS, SHIFT, noise, shaded
+from keylite.data.rendered.looks import GAP, GLYPHS, NEEDLES, STEPS, TICKS, ZONES, Case, Colour, Dial, Family, Font
+from keylite.data.rendered.scenery import BACKGROUNDS, SHIFT, noise, shaded
 
 SUPERSAMPLE = 2  # paint is laid on a canvas this many times finer, then area-averaged
 COARSE = 4  # soft light is painted this many times coarser than the image

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.data.gauge_looks import FAMILIES, Family
-from keylite.data.gauge_render import Gauge, paint, plan
+from keylite.data.rendered.looks import FAMILIES, Family
+from keylite.data.rendered.render import Gauge, paint, plan
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import quoted

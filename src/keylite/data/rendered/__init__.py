@@ -1,0 +1,1 @@
+"""The built-in data set: gauges, and what paints them."""

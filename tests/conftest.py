@@ -28,9 +28,10 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, LITE, PIXEL_MEAN, PIXEL_STD, Lite, ModelSpec, Provenance
+from keylite.training.teaching import SCALE_START
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, where tests of Ctrl-C would wait
     signal.signal(signal.SIGINT, signal.default_int_handler)

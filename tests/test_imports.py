@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.runtime import engines
+from keylite.runtime import packages
 
 FRAMEWORKS = ("torch", "torchvision", "timm", "lightning", "tensorflow", "keras", "onnxruntime", "onnx", "safetensors")
 PACKAGE = Path(keylite.__file__).parent
@@ -57,7 +57,7 @@ for _ in range(2):
 def test_extras_that_install_a_framework_are_there_and_those_of_tensorflow_alike():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
-    assert set(engines.FRAMEWORKS.values()) <= extras.keys()
+    assert set(packages.FRAMEWORKS.values()) <= extras.keys()
     gpu, cpu = (
         [line for line in extras[name] if not line.startswith("tensorflow")]
         for name in ("tensorflow", "tensorflow-cpu")

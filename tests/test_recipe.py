@@ -12,8 +12,8 @@ import msgspec
 import pytest
 import yaml
 
-from keylite.runtime.engines import FRAMEWORKS
 from keylite.runtime.heads import HEADS
+from keylite.runtime.packages import FRAMEWORKS
 from keylite.runtime.skeleton import Skeleton
 from keylite.training.recipe import (
     AUTO,

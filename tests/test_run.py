@@ -19,8 +19,8 @@ import keylite
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.evaluation import metrics
-from keylite.runtime.engines import FRAMEWORKS
 from keylite.runtime.heads import HEADS
+from keylite.runtime.packages import FRAMEWORKS
 from keylite.training import run as runs
 from keylite.training import train as pipeline
 from keylite.training.recipe import AUTO, Resolved, make_recipe

@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.runtime.engines import ENGINES, FRAMEWORKS, Engine, open_engine
+from keylite.runtime.engines import ENGINES, Engine, open_engine
 from keylite.runtime.heads import HEADS
 from keylite.runtime.modelfile import read_spec
+from keylite.runtime.packages import FRAMEWORKS
 from keylite.runtime.predictor import Predictor
 
 FILES = {  # engine and head: fixture, exported or to be exported by keylite.export

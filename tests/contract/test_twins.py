@@ -35,9 +35,10 @@ import keylite.tensorflow.model as keras_model
 import keylite.tensorflow.training as keras_training
 from keylite.data.examples import Examples
 from keylite.data.rendered.gauges import gauges
-from keylite.runtime.heads import HEADS, SCALE_START, Head, Regression, Rle
+from keylite.runtime.heads import HEADS, Head, Regression, Rle
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.training.recipe import make_recipe
+from keylite.training.teaching import SCALE_START
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 

@@ -24,8 +24,8 @@ from keylite.data.mirror import (
     choose_mirror,
     from_names,
     from_pairs,
-    side_of,
 )
+from keylite.data.sides import side_of
 from keylite.data.symmetry import (
     MAX_POINT_RATIO,
     MIN_GAIN,

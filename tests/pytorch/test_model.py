@@ -26,9 +26,10 @@ from keylite.pytorch.model import (
     save_model,
     tensors,
 )
-from keylite.runtime.heads import HEADS, SCALE_START, Head, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
+from keylite.training.teaching import SCALE_START
 
 
 @pytest.fixture(scope="module", autouse=True)

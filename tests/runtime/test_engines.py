@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.runtime.engines import ENGINES, open_engine, require
+from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.modelfile import read_spec, tflite_model, write_onnx, write_safetensors, write_tflite
+from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import encode_spec

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save, save_file
 
 import keylite.tensorflow
 from keylite.runtime.engines import open_engine
-from keylite.runtime.heads import HEADS, SCALE_START, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 from keylite.tensorflow.model import (
@@ -34,6 +34,7 @@ from keylite.tensorflow.model import (
     tensors,
     use_threads,
 )
+from keylite.training.teaching import SCALE_START
 
 Network = EfficientNetLiteRegressor
 

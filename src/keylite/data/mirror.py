@@ -9,16 +9,15 @@ Knows nothing of images, file formats, augmentation or frameworks. scipy is need
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.sides import OTHER, parts_of, side_of, words_of
 from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, Trial, Verdict, try_mirrors
 from keylite.runtime.words import counted, quoted
 
-SIDES = {"left": "right", "l": "right", "right": "left", "r": "left"}  # a side, and the one it becomes in a mirror
 # Words that tell two ends apart which a mirror does not exchange. A dial's scale runs backwards in a mirror.
 OPPOSITES = (
     *(("start", "end"), ("begin", "end"), ("first", "last"), ("head", "tail"), ("nose", "tail"), ("min", "max")),
@@ -69,22 +68,19 @@ def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str
 
 
 def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
-    """The permutation that left/right names propose; None where no name has a side.
+    """The permutation that left/right names propose (sides.py); None if no name has a side.
 
-    A side is left, right, l or r as a word of its own (left_eye, eye.L, hipRight, REar), or left / right glued to
-    another word (leftear). Raises ValueError for a keypoint whose other side is missing or not unique.
+    Raises ValueError for a keypoint whose other side is missing or not unique.
     """
-    keys = [_words(name) for name in names]
-    known = {part for words in keys for part in words}
-    parted = [tuple(piece for word in words for piece in _unglued(word, known)) for words in keys]
+    parts = parts_of(names)
     places: dict[tuple[str, ...], list[int]] = {}
-    for index, words in enumerate(parted):
-        places.setdefault(tuple(_canonical(word) for word in words), []).append(index)
+    for index, words in enumerate(parts):
+        places.setdefault(words, []).append(index)
     permutation = list(range(len(names)))
-    for index, words in enumerate(parted):
-        if not any(word in SIDES for word in words):
+    for index, words in enumerate(parts):
+        if OTHER.keys().isdisjoint(words):
             continue
-        other = tuple(SIDES.get(word, word) for word in words)
+        other = tuple(OTHER.get(word, word) for word in words)
         found = places.get(other, [])
         if len(found) != 1:
             what = "has no" if not found else "has more than one"
@@ -172,33 +168,6 @@ def _index(end: str | int, names: Sequence[str]) -> int:
     return int(end)
 
 
-def _words(name: str) -> tuple[str, ...]:
-    """The lower-case words of a name: cut at separators, digits and capitals."""
-    cut = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+", name)
-    return tuple(word.lower() for word in cut)
-
-
-def _canonical(word: str) -> str:
-    return {"l": "left", "r": "right"}.get(word, word)
-
-
-def _unglued(word: str, known: set[str]) -> tuple[str, ...]:
-    """leftear -> left, ear. At the end of a word (earleft, but also upright) only where the other side is there too."""
-    for side, other in (("left", "right"), ("right", "left")):
-        if word.startswith(side) and len(word) > len(side):
-            return side, word[len(side) :]
-        if word.endswith(side) and word.removesuffix(side) + other in known and word != side:
-            return word.removesuffix(side), side
-    return (word,)
-
-
-def side_of(name: str) -> str | None:
-    """left or right where a name says one side, and only one."""
-    words = [piece for word in _words(name) for piece in _unglued(word, set())]
-    sides = {_canonical(word) for word in words if word in SIDES}
-    return sides.pop() if len(sides) == 1 else None
-
-
 def _objection(permutation: tuple[int, ...], names: Sequence[str]) -> str:
     """Why the names forbid a permutation that fits the labels; empty where they do not."""
     sides = [side_of(name) for name in names]
@@ -209,7 +178,7 @@ def _objection(permutation: tuple[int, ...], names: Sequence[str]) -> str:
         if both and sides[index] is not None and sides[index] == sides[other]:
             where = "stay" if index == other else f"become {names[other]}"
             return f"{names[index]} would {where} and so keep its side"
-        mine, theirs = set(_words(names[index])), set(_words(names[other]))
+        mine, theirs = set(words_of(names[index])), set(words_of(names[other]))
         mine, theirs = mine - theirs, theirs - mine
         if any(one in mine and two in theirs for one, two in OPPOSITES):  # the other way round at the other index
             return f"{names[index]} and {names[other]} differ in more than a side"

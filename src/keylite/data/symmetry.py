@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.runtime.engines import require
+from keylite.runtime.packages import require
 
 MIN_OBJECTS = 20  # fewer cannot tell a mirror symmetry from chance
 MIN_LABELLED = 5  # labels that a keypoint must have in each half

@@ -33,10 +33,11 @@ from keylite.exporting.certificate import (
     summary,
 )
 from keylite.exporting.golden import require_new_vectors, write_golden
-from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
+from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.kinds import path_of, require_kind, require_whole
 from keylite.runtime.modelfile import describe, read_spec
+from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec

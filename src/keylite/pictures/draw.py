@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.mirror import side_of
+from keylite.data.sides import side_of
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image

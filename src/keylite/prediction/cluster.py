@@ -31,10 +31,10 @@ from keylite.prediction.shards import (
     shard_path,
     tries_path,
 )
-from keylite.runtime.engines import require
 from keylite.runtime.files import require_writable, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import require_whole
+from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.words import listed, quoted
 

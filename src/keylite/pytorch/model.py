@@ -19,23 +19,13 @@ from safetensors.torch import load, save
 from torch import nn
 
 from keylite.runtime.engines import Engine
-from keylite.runtime.heads import (
-    LAST_STD,
-    SCALE_START,
-    STRIDE,
-    Head,
-    Heatmap,
-    Regression,
-    Rle,
-    Simcc,
-    require_size,
-    size_for,
-)
+from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three
 from keylite.runtime.words import quoted
 from keylite.training.checkpoint import UNCOUNTED, check_fit, listed_tensors, require_head, starting_tensors
 from keylite.training.pretrained import find_pretrained
+from keylite.training.teaching import LAST_STD, SCALE_START
 
 
 class EfficientNetLiteRegressor(nn.Module):

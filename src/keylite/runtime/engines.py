@@ -23,26 +23,13 @@ from keylite.runtime.chatter import without_chatter
 from keylite.runtime.forks import in_forks
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
+from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import clipped, is_utf8, quoted
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
-# What trains: the extra that installs it. Its package here is keylite.<framework>.
 MAX_THREADS = 4096  # of an engine, as in a recipe
-FRAMEWORKS = {"pytorch": "pytorch", "tensorflow": "tensorflow-cpu"}
-
-
-def require(module: str, extra: str):  # noqa: ANN201 - a module
-    """The imported module; ModuleNotFoundError says which extra brings it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "keylite":
-            raise
-        raise ModuleNotFoundError(
-            f"{error.name} is not installed: install it with: pip install 'keylite[{extra}]'", name=error.name
-        ) from None
 
 
 def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:

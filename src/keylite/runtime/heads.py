@@ -2,13 +2,11 @@
 
 A head is a frozen value stored in the model file. `decode` is outside every graph, in float numpy, and the only decode
 there is: trainer, evaluator and device all call it. `pyramid` says which features a head is given: those of cells of 8,
-16 and 32 px, for inputs of one size alone, or the last ones, pooled. Knows nothing of frameworks, but holds the numbers
-that both teach heads by.
+16 and 32 px, for inputs of one size alone, or the last ones, pooled. Knows nothing of frameworks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
@@ -124,14 +122,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 STRIDE = 8  # px of the input a heatmap cell stands for
-CELL_SIGMA = 1.2  # cells: width of the bell that a heatmap is taught
-LAST_STD = 0.001  # of a regression's initial last weights: its first prediction is the mean shape, nearly
 
-# what `simcc` and `rle` are taught with, in both frameworks
-BIN_SIGMA = 2.0  # px: width of the bells that bins are taught
-SCALE_START = math.log(0.05)  # of the logarithms that an untrained `rle` head gives
-LOG_SCALES = (-8.0, 2.0)  # between which the loss takes them
-FLOW_LAYERS, FLOW_WIDTH, FLOW_START = 6, 64, 0.01  # of the flow: couplings, their hidden width, gain of first weights
 
 Head = Regression | Rle | Simcc | Heatmap
 

@@ -8,21 +8,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from keylite.runtime.heads import (
-    BIN_SIGMA,
-    CELL_SIGMA,
-    FLOW_LAYERS,
-    FLOW_START,
-    FLOW_WIDTH,
-    LOG_SCALES,
-    STRIDE,
-    Head,
-    Heatmap,
-    Regression,
-    Rle,
-    Simcc,
-)
+from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
+from keylite.training.teaching import BIN_SIGMA, CELL_SIGMA, FLOW_LAYERS, FLOW_START, FLOW_WIDTH, LOG_SCALES
 
 Elementwise = Callable[[tf.Tensor, float, float, float], tf.Tensor]
 

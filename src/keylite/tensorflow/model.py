@@ -22,18 +22,7 @@ from keras import layers
 from safetensors.numpy import load, save
 
 from keylite.runtime.engines import Engine
-from keylite.runtime.heads import (
-    LAST_STD,
-    SCALE_START,
-    STRIDE,
-    Head,
-    Heatmap,
-    Regression,
-    Rle,
-    Simcc,
-    require_size,
-    size_for,
-)
+from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import (
     EXPANSIONS,
@@ -50,6 +39,7 @@ from keylite.runtime.spec import (
 from keylite.runtime.words import quoted
 from keylite.training.checkpoint import check_fit, listed_tensors, require_head, starting_tensors
 from keylite.training.pretrained import find_pretrained
+from keylite.training.teaching import LAST_STD, SCALE_START
 
 log = logging.getLogger("keylite")
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from keylite.runtime.engines import require
+from keylite.runtime.packages import require
 from keylite.runtime.progress import step
 from keylite.runtime.spec import LITE
 

@@ -29,13 +29,14 @@ from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.metrics import normaliser
 from keylite.evaluation.report import no_better
 from keylite.pictures.draw import contact_sheet, draw_points
-from keylite.runtime.engines import ENGINES, FRAMEWORKS, require
+from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
 from keylite.runtime.kinds import path_of
 from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
+from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton

@@ -55,8 +55,8 @@ from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import LITE
+from keylite.training.folder import WITHOUT_EFFECT
 from keylite.training.recipe import AUTO, Recipe, make_recipe, to_dict
-from keylite.training.run import WITHOUT_EFFECT
 
 HEADS = "regression", "rle", "simcc", "heatmap"
 SEEDS = {head: [0, 1, 2] for head in ("heatmap", "simcc", "regression")}  # at 128 px: of the two best and the plain one

@@ -43,7 +43,7 @@ from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 from keylite.training.recipe import Recipe
-from keylite.training.run import resolve
+from keylite.training.schedule import resolve
 from keylite.training.train import augmentation_of
 
 TITLE = "Pipeline: encoded file to tensor"

@@ -24,7 +24,7 @@ from rounds import table
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset
-from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.predictions import predict_dataset
 from keylite.runtime.geometry import crop_box, cut, whole_box
 from keylite.runtime.images import open_image
 from keylite.runtime.predictor import Predictor

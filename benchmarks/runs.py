@@ -26,8 +26,9 @@ from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.report import object_nme
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
+from keylite.training.folder import WITHOUT_EFFECT
 from keylite.training.recipe import Recipe, make_recipe, read_recipe, to_dict
-from keylite.training.run import WITHOUT_EFFECT, knows_its_errors
+from keylite.training.run import knows_its_errors
 
 log = logging.getLogger("keylite")
 

@@ -25,7 +25,7 @@ from keylite.pytorch.training import OPTIMIZERS
 from keylite.runtime.heads import HEADS, Regression
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 from keylite.training.recipe import Recipe
-from keylite.training.run import LRS
+from keylite.training.schedule import LRS
 
 TITLE = "Training step"
 KEYPOINTS = 68

@@ -20,7 +20,7 @@ from rounds import Facts, machine, options, paragraph, table, tell
 import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import read_dataset
-from keylite.training.run import PROFILE
+from keylite.training.folder import PROFILE
 
 TITLE = "Training"
 ROWS = {"not compiled": "off", "compiled": "on"}

@@ -10,8 +10,8 @@ import pytest
 
 from keylite.data.dataset import from_arrays
 from keylite.evaluation.confidence import Learnt, fit_confidence, learn_confidence, write_confidence
-from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.metrics import point_errors
+from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.reliability import halves, reliability_of
 from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.predictor import Predictor

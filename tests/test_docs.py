@@ -48,19 +48,18 @@ from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import READERS, Found, Keypoints
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
+from keylite.training.folder import RESULTS, WITHOUT_EFFECT
 from keylite.training.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.training.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
-from keylite.training.run import (
+from keylite.training.schedule import (
     FEWEST_EPOCHS,
     LONGEST_WARMUP,
     MOST_EPOCHS,
-    RESULTS,
     STRENGTHS,
     USUAL_EPOCHS,
     USUAL_OBJECTS,
     WARMUP_SHARE,
     WARMUP_STEPS,
-    WITHOUT_EFFECT,
     resolve,
 )
 

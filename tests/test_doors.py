@@ -10,8 +10,8 @@ import pytest
 
 import keylite
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.metrics import require_oks
+from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.certificate import require_budgets
 from keylite.exporting.diagnosis import diagnose
 from keylite.exporting.export import export_all, hold

@@ -15,18 +15,16 @@ from keylite.data.dataset import Dataset, from_arrays
 from keylite.evaluation import evaluate as evaluation
 from keylite.evaluation import metrics
 from keylite.evaluation.metrics import point_errors
+from keylite.evaluation.predictions import Predictions, joined, measured_xy
 from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import (
     KEYPOINT_COLUMNS,
     KeypointReport,
     NmeReport,
     PixelReport,
-    Predictions,
     Report,
     comparable,
-    joined,
     keypoint_rows,
-    measured_xy,
     object_nme,
     report_of,
     summary_rows,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import from_arrays
-from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.flips import FlipReport, flip_doubt, flip_report, flip_rows
+from keylite.evaluation.predictions import predict_dataset
 from keylite.runtime.predictor import Predictor
 from keylite.training.recipe import make_recipe
 

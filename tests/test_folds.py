@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +22,10 @@ from keylite.data.tones import tones_of
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.training import folds as module
+from keylite.training.folder import open_run
 from keylite.training.folds import FoldsReport, train_folds
 from keylite.training.recipe import make_recipe
-from keylite.training.run import open_run, resolve
+from keylite.training.schedule import resolve
 
 pytest.importorskip("torch", reason="needs keylite[pytorch]")
 QUICK = {
@@ -136,7 +136,7 @@ def trained(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def trained_as(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     folders: list[str] = []
 
-    def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels, fold) -> Callable[[], Path]:
+    def prepare(recipe, data, val, out, *, resume, overwrite, skip_bad, max_megapixels, fold) -> SimpleNamespace:
         assert fold  # doubts are said once of all folds
         settled = resolve(recipe, data)
 
@@ -145,7 +145,7 @@ def trained_as(done: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             folders.append(f"{out.name}{' resumed' if resume else ''}")
             return Path(shutil.copy(done, out / "last.safetensors"))
 
-        return train
+        return SimpleNamespace(run=train)
 
     monkeypatch.setattr(module, "prepare", prepare)
     return folders
@@ -424,7 +424,7 @@ def test_a_folder_that_holds_a_run_is_not_filled_with_folds(data, trained, tmp_p
 
 
 def test_ctrl_c_in_a_fold_says_how_to_go_on(video, capsys, tmp_path, monkeypatch):
-    def prepare(*_: object, **__: object) -> Callable[[], Path]:
+    def prepare(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "prepare", prepare)
@@ -432,7 +432,7 @@ def test_ctrl_c_in_a_fold_says_how_to_go_on(video, capsys, tmp_path, monkeypatch
     assert code == 130
     assert err.splitlines()[-1].startswith("keylite: stopped before an epoch was finished: there is nothing to resume")
 
-    def trains(*_: object, **__: object) -> Callable[[], Path]:
+    def trains(*_: object, **__: object) -> None:
         (tmp_path / "run/fold-1").mkdir(parents=True)
         (tmp_path / "run/fold-1/resume.ckpt").write_text("")
         raise KeyboardInterrupt

@@ -23,20 +23,10 @@ from keylite.runtime.heads import HEADS
 from keylite.runtime.packages import FRAMEWORKS
 from keylite.training import run as runs
 from keylite.training import train as pipeline
+from keylite.training.folder import check_resumed, check_run, open_run, require_history, write_profile
 from keylite.training.recipe import AUTO, Resolved, make_recipe
-from keylite.training.run import (
-    LRS,
-    Run,
-    check_resumed,
-    check_run,
-    ema_decay,
-    lr_factor,
-    open_run,
-    require_finite,
-    require_history,
-    resolve,
-    write_profile,
-)
+from keylite.training.run import Run, require_finite
+from keylite.training.schedule import LRS, ema_decay, lr_factor, resolve
 
 
 @pytest.fixture(scope="module")

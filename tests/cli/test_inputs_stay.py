@@ -13,7 +13,7 @@ import keylite
 from keylite.cli import main
 from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
 from keylite.data.rendered.gauges import gauges
-from keylite.evaluation.evaluate import predict_shape
+from keylite.evaluation.predictions import predict_shape
 from keylite.pictures.draw import draw_worst
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image

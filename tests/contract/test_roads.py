@@ -16,7 +16,7 @@ import pytest
 from keylite.cli import main
 from keylite.data.dataset import Dataset, from_arrays
 from keylite.data.examples import Examples
-from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.calibration import some_crops
 from keylite.exporting.golden import write_golden
 from keylite.pictures.draw import draw_worst

@@ -16,7 +16,7 @@ from keylite.data.dataset import from_arrays
 from keylite.data.likeness import LIKENESS, alike, likeness_of
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.images import read_image
-from keylite.training.train import speak_of_alike
+from keylite.training.checks import speak_of_alike
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 

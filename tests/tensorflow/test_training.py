@@ -36,7 +36,7 @@ from keylite.tensorflow import training
 from keylite.tensorflow.model import EfficientNetLiteRegressor, load_model, normalised, save_model
 from keylite.training.processes import World
 from keylite.training.recipe import make_recipe, to_dict
-from keylite.training.run import ema_decay, lr_factor
+from keylite.training.schedule import ema_decay, lr_factor
 
 HIDDEN = 16
 LR = 0.003

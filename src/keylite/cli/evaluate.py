@@ -14,7 +14,7 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Seed, fail, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
-    from keylite.evaluation.report import Predictions
+    from keylite.evaluation.predictions import Predictions
     from keylite.runtime.predictor import Predictor
 
 log = logging.getLogger("keylite")
@@ -91,7 +91,7 @@ def evaluate(
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.flips import flip_report, flip_rows
     from keylite.evaluation.metrics import require_oks
-    from keylite.evaluation.report import errors_of
+    from keylite.evaluation.predictions import errors_of
     from keylite.exporting.certificate import certificate_doubt
     from keylite.pictures.draw import draw_worst
     from keylite.pictures.plots import plot_reliability, require_matplotlib

@@ -86,7 +86,7 @@ def train(
         take times of a step's parts: data, forward, backward, optimizer, logging; OUT/profile.json
     """
     from keylite.runtime.files import require_outputs
-    from keylite.training.run import checkpoints
+    from keylite.training.folder import checkpoints
 
     made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
     if recipe and not resume:
@@ -119,7 +119,7 @@ train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
 
 def _how_to_go_on(out: Path, resume: bool, overwrite: bool, before: set[tuple[Path, int]]) -> str:
     """What is said of a run that was stopped. before: the checkpoints in its folder as it began."""
-    from keylite.training.run import checkpoints
+    from keylite.training.folder import checkpoints
 
     now = checkpoints(out)
     if now and now == before and not resume:

@@ -11,9 +11,8 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.predictions import Predictions, errors_of, predict_dataset
 from keylite.evaluation.reliability import FEWEST, Reliability, halves, no_halves, reliability_of, reliability_rows
-from keylite.evaluation.report import Predictions, errors_of
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import describe
 from keylite.runtime.spec import Confidence, standing

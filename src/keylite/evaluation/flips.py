@@ -13,9 +13,8 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.metrics import group_intervals, nme_of, normaliser, point_errors
-from keylite.evaluation.report import Predictions, measured_xy
+from keylite.evaluation.predictions import Predictions, measured_xy, predict_dataset
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor

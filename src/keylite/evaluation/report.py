@@ -5,7 +5,6 @@ The figures are metrics.py's. Knows nothing of model files, predictors or how a 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import msgspec
@@ -24,53 +23,13 @@ from keylite.evaluation.metrics import (
     pck_of,
     point_errors,
 )
+from keylite.evaluation.predictions import Predictions, boxed, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of, reliability_rows
-from keylite.runtime.geometry import Crop
 from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.words import quoted
 
 PCK_AT = (0.05, 0.1, 0.2)
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """The points that a model gives for N objects.
-
-    xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
-    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them, or none where no image was
-    cropped. normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is
-    none, or whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for
-    all. unlearnt: see ModelSpec; its keypoints count in no figure over all keypoints.
-    """
-
-    xy: np.ndarray
-    unit_xy: np.ndarray
-    score: np.ndarray
-    boxes: np.ndarray
-    crops: tuple[Crop, ...]
-    normaliser_boxes: np.ndarray | None = None
-    sigma: np.ndarray | None = None
-    unlearnt: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
-    """Predictions of several parts of a data set one after the other, then in this order (N,)."""
-
-    def of(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])[order]
-
-    def where_all_have(name: str) -> np.ndarray | None:
-        return None if any(getattr(part, name) is None for part in parts) else of(name)
-
-    crops = [crop for part in parts for crop in part.crops]
-    return Predictions(
-        **{name: of(name) for name in ("xy", "unit_xy", "score", "boxes")},
-        crops=tuple(crops[i] for i in order),
-        normaliser_boxes=where_all_have("normaliser_boxes"),
-        sigma=where_all_have("sigma"),
-        unlearnt={name: count for part in parts for name, count in part.unlearnt.items()},
-    )
 
 
 class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -257,22 +216,6 @@ def no_better(nme: float, mean_shape_nme: float | None) -> bool:
     return mean_shape_nme is not None and nme >= mean_shape_nme
 
 
-def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int] | None = None) -> np.ndarray:
-    """(N, K, 2) px: the labels that predictions are measured by, NaN for keypoints that were hardly taught.
-
-    mirror: (K) the keypoint that each becomes in a flip, whose teaching counts too.
-    """
-    left_out = np.array([name in predictions.unlearnt for name in dataset.skeleton.names])
-    if mirror is not None:
-        left_out |= left_out[list(mirror)]
-    return np.where(left_out[:, None], np.nan, dataset.xy) if left_out.any() else dataset.xy
-
-
-def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
-    """Distances (N, K) px of predictions to labels, NaN where there is no label or the keypoint was hardly taught."""
-    return point_errors(predictions.xy, measured_xy(predictions, dataset))
-
-
 def _keypoint_reports(predictions: Predictions, dataset: Dataset, length: np.ndarray) -> dict[str, KeypointReport]:
     """Each keypoint's report, also of one with few labels in training; nothing is measured of one without any."""
     names = dataset.skeleton.names
@@ -302,11 +245,6 @@ def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np
 def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
     """(N, 4) xyxy px of the boxes before jitter."""
     return predictions.boxes if predictions.normaliser_boxes is None else predictions.normaliser_boxes
-
-
-def boxed(dataset: Dataset) -> np.ndarray:
-    """(N,) bool: which objects have an annotation's box."""
-    return np.all(np.isfinite(dataset.box), axis=1)
 
 
 def _oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:

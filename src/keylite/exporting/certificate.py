@@ -14,8 +14,9 @@ from keylite.data.dataset import Dataset
 from keylite.evaluation.environment import now, versions
 from keylite.evaluation.evaluate import evaluate, judges_of
 from keylite.evaluation.metrics import group_intervals
+from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
-from keylite.evaluation.report import Predictions, Report, object_nme
+from keylite.evaluation.report import Report, object_nme
 from keylite.runtime.files import sha256, write_together
 from keylite.runtime.kinds import number_of
 from keylite.runtime.modelfile import read_spec

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.evaluation.evaluate import predict_dataset
-from keylite.evaluation.report import Predictions, object_nme
+from keylite.evaluation.predictions import Predictions, predict_dataset
+from keylite.evaluation.report import object_nme
 from keylite.evaluation.timing import engine_ratio
 from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.exporting.certificate import past_budgets, point_drift

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.evaluation.evaluate import predict_dataset
+from keylite.evaluation.predictions import predict_dataset
 from keylite.runtime.files import make_folder, require_outputs, write_bytes, write_text
 from keylite.runtime.geometry import cut
 from keylite.runtime.images import write_image

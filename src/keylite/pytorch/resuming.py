@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from keylite.runtime.modelfile import ENCRYPTED
 from keylite.runtime.words import clipped
 from keylite.training.checkpoint import UNCOUNTED, check_fit
-from keylite.training.run import require_history
+from keylite.training.folder import require_history
 
 PICKLE = 10_000_000  # bytes of what is no tensor: lite4's has 300 kB
 OPTIMIZER = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}  # what Adam and SGD keep of a parameter

@@ -50,9 +50,11 @@ from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
+from keylite.training.folder import write_profile
 from keylite.training.processes import LostProcessError, World, cores_of, world_of
 from keylite.training.recipe import Recipe
-from keylite.training.run import ALONE, FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, write_profile
+from keylite.training.run import ALONE, FINITE_EVERY, Run, require_finite
+from keylite.training.schedule import batch_of, ema_decay, lr_factor
 
 log = logging.getLogger("keylite")
 

@@ -38,8 +38,10 @@ from keylite.tensorflow.model import (
     use_threads,
 )
 from keylite.training.checkpoint import Listed, check_fit
+from keylite.training.folder import require_history
 from keylite.training.recipe import Recipe
-from keylite.training.run import FINITE_EVERY, Run, batch_of, ema_decay, lr_factor, require_finite, require_history
+from keylite.training.run import FINITE_EVERY, Run, require_finite
+from keylite.training.schedule import batch_of, ema_decay, lr_factor
 
 log = logging.getLogger("keylite")
 

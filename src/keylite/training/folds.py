@@ -25,19 +25,23 @@ from keylite.evaluation.confidence import learn_from
 from keylite.evaluation.environment import now
 from keylite.evaluation.evaluate import evaluate
 from keylite.evaluation.metrics import normaliser
+from keylite.evaluation.predictions import Predictions, joined
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
-from keylite.evaluation.report import DatasetReport, Predictions, Report, joined, report_of
+from keylite.evaluation.report import DatasetReport, Report, report_of
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.progress import step
 from keylite.runtime.words import listed, quoted
+from keylite.training.checks import speak_of_alike
+from keylite.training.folder import FIRST_FOLD, began_with, check_resumed, check_run
 from keylite.training.lock import holding, require_free
 from keylite.training.processes import processes, world_of
 from keylite.training.recipe import Recipe, Resolved, checked
-from keylite.training.run import FIRST_FOLD, began_with, check_resumed, check_run, knows_its_errors, resolve
-from keylite.training.train import prepare, speak_of_alike
+from keylite.training.run import knows_its_errors
+from keylite.training.schedule import resolve
+from keylite.training.train import prepare
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
@@ -187,7 +191,7 @@ def train_folds(
                 log.info("fold %d was finished already", fold.number)
                 all_folds(1)
                 continue
-            train = prepare(
+            training = prepare(
                 resolved,
                 fold.train,
                 fold.held_out,
@@ -201,7 +205,7 @@ def train_folds(
             hold()  # only once nothing can be refused any more
             if overwrite and fold is plan[0]:
                 _clear(out)
-            train()
+            training.run()
             all_folds(1)
         hold()
         for folder in done:

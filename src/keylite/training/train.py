@@ -5,28 +5,22 @@ Frameworks are named in one table and imported when chosen.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.data.examples import Augmentation, Examples, crop_boxes, kept_bytes, with_boxes
-from keylite.data.likeness import Alike, alike
-from keylite.data.mirror import choose_mirror, from_pairs
+from keylite.data.examples import Augmentation, Examples, kept_bytes, with_boxes
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions
-from keylite.evaluation.evaluate import predict_dataset
 from keylite.evaluation.flips import flip_doubt, flip_report
-from keylite.evaluation.metrics import normaliser
+from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
 from keylite.pictures.draw import contact_sheet, draw_points
 from keylite.runtime.engines import ENGINES
@@ -38,25 +32,16 @@ from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
-from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
-from keylite.runtime.words import SHOWN, listed
+from keylite.training.checks import require_parts, speak_of_lengths, speak_of_overlap, speak_of_parts_alike, with_mirror
+from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
 from keylite.training.lock import holding
 from keylite.training.pretrained import find_pretrained
 from keylite.training.processes import processes, run_all, speaks, world_of
 from keylite.training.recipe import Recipe, Resolved, checked, strengthened, to_dict
-from keylite.training.run import (
-    FILES,
-    Run,
-    baseline_report,
-    check_resumed,
-    check_run,
-    clear_run,
-    open_run,
-    require_new,
-    resolve,
-)
+from keylite.training.run import Run, baseline_report
+from keylite.training.schedule import resolve
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
@@ -99,7 +84,7 @@ def train(
         skip_bad=skip_bad,
         max_megapixels=max_megapixels,
         profile=profile,
-    )()
+    ).run()
 
 
 def prepare(
@@ -114,8 +99,8 @@ def prepare(
     max_megapixels: float,
     profile: bool = False,
     fold: bool = False,
-) -> Callable[[], Path]:
-    """`train` up to where it begins to write: a function that trains. Whatever can be refused is refused here.
+) -> Plan:
+    """`train` up to where it begins to write. Whatever can be refused is refused here.
 
     fold: one of several of a data set, whose labels and pictures are doubted, and sigma fitted, as a whole.
     """
@@ -129,30 +114,22 @@ def prepare(
         inputs = {"pretrained": None if resume else recipe.pretrained, "val": val.source or None}
         inputs |= val.files_named(FILES) | data.files_named(FILES)
         require_outputs({name: out / name for name in FILES}, inputs)
-    training = _training(recipe.framework)
+    trainer = _trainer(recipe.framework)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
         raise ValueError(
             f"profile: only framework pytorch takes these times, got {recipe.framework}; use its own profiler"
         )
-    data, val = with_boxes(data, recipe.box, skip_bad), with_boxes(val, recipe.box, skip_bad)
-    _speak_of_parts(recipe, data, val)
-    data = data.check_images(max_megapixels, skip_bad)
-    val = val.check_images(max_megapixels, skip_bad, data.white_level)
-    for part in (data, val):
-        for note in part.notes:
-            log.info("%s: %s", part.name, note)
-        if not fold:
-            say_doubts(part, recipe.box)
+    data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)
     if first and not fold:
-        _speak_of_alike(data, val)
+        speak_of_parts_alike(data, val)
     resolved = resolve(recipe, data)
-    _speak_of_lengths(resolved)
+    speak_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
     for line in unlearnt_words(hardly_labelled(data)):
         log.warning("%s: %s", data.called, line)
-    skeleton = _with_mirror(recipe, data)
+    skeleton = with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
     examples = Examples(
         data,
@@ -166,78 +143,119 @@ def prepare(
         examples.keep()
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton, shape)
-    checkpoint = out / "resume.ckpt"
-    going_on = resume and checkpoint.is_file()
-    ended = resume and (out / "model.safetensors").is_file()  # of a run whose checkpoint somebody removed
+    going_on = resume and (out / CHECKPOINT).is_file()
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
-    network = training.new_network(resolved, spec, shape, weights)
-    run = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
+    network = trainer.new_network(resolved, spec, shape, weights)
+    state = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
     if going_on and first:
-        training.require_resumable(run, network)
+        trainer.require_resumable(state, network)
+    return Plan(state, examples, shape, weights, network, resume=resume, overwrite=overwrite, fold=fold)
 
-    def go() -> Path:
-        if not first:
-            training.fit(run, network, examples, resume=resume)
-            return run.model
+
+def _checked_parts(
+    recipe: Recipe, data: Dataset, val: Dataset, *, skip_bad: bool, max_megapixels: float, fold: bool
+) -> tuple[Dataset, Dataset]:
+    """Both parts with boxes and with every image looked at; what is doubtful about them is said."""
+    data, val = with_boxes(data, recipe.box, skip_bad), with_boxes(val, recipe.box, skip_bad)
+    require_parts(recipe, data, val)
+    speak_of_overlap(data, val)
+    data = data.check_images(max_megapixels, skip_bad)
+    val = val.check_images(max_megapixels, skip_bad, data.white_level)
+    for part in (data, val):
+        for note in part.notes:
+            log.info("%s: %s", part.name, note)
+        if not fold:
+            say_doubts(part, recipe.box)
+    return data, val
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training that nothing more can refuse.
+
+    state: the run before its first epoch, or as it was stopped. shape: (K, 2) mean of the training labels, unit
+    coordinates. weights: of the backbone, None to begin without. network: of the recipe's framework.
+    resume, overwrite, fold: see `prepare`.
+    """
+
+    state: Run
+    examples: Examples
+    shape: np.ndarray
+    weights: Path | None
+    network: Any
+    _: dataclasses.KW_ONLY
+    resume: bool
+    overwrite: bool
+    fold: bool
+
+    def run(self) -> Path:
+        """Train, and give the path of the model file; only the first of several processes writes beside it."""
+        out = self.state.out
+        if not speaks(self.state.recipe):
+            self._fit()
+            return self.state.model
+        ended = self.resume and self.state.model.is_file()  # of a run whose checkpoint somebody removed
         with holding(out):
-            require_new(out, resume, overwrite)  # again: another run may have come and gone since
+            require_new(out, self.resume, self.overwrite)  # again: another run may have come and gone since
             try:
-                return write()
+                self._write()
             except (KeyboardInterrupt, ValueError, FileNotFoundError):  # others say what to do, and to go on
-                if not (checkpoint.is_file() or ended):
+                if not (self.state.checkpoint.is_file() or ended):
                     clear_run(out)  # there is nothing in it to go on from
                 raise
+        return self.state.model
 
-    def write() -> Path:
-        open_run(out, resolved, data, val, resume)
-        sheet = out / "examples.jpg"
-        write_image(sheet, examples_sheet(examples))
+    def _write(self) -> None:
+        """Open the folder, train, and learn from the validation set what scores mean."""
+        state, recipe, data, val = self.state, self.state.recipe, self.examples.dataset, self.state.val
+        open_run(state.out, recipe, data, val, self.resume)
+        sheet = state.out / "examples.jpg"
+        write_image(sheet, examples_sheet(self.examples))
         log.info(
             "training %s %s at %dx%d on %d objects of %d groups, validating on %d, where the mean shape has an NME of "
             "%.2f %%; augmented samples: %s",
             recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val),
-            100 * run.baseline.nme.mean, sheet,
+            100 * state.baseline.nme.mean, sheet,
         )  # fmt: skip
         if world_of(recipe) is None:
-            run_all(_fit, (run, shape, weights, examples, resume), processes(recipe))
+            run_all(_fit_in_a_process, (state, self.shape, self.weights, self.examples, self.resume), processes(recipe))
         else:
-            training.fit(run, network, examples, resume=resume)
-        _learn_of(run, skeleton, "" if fold else MORE_TO_FIT_SIGMA)
-        _speak_of_the_end(run)
-        return run.model
+            self._fit()
+        _fit_confidence(state, "" if self.fold else MORE_TO_FIT_SIGMA)
+        _speak_of_the_end(state)
 
-    return go
+    def _fit(self) -> None:
+        _trainer(self.state.recipe.framework).fit(self.state, self.network, self.examples, resume=self.resume)
 
 
-def _fit(run: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:
+def _fit_in_a_process(state: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:
     """One of several processes that train."""
-    training = _training(run.recipe.framework)
-    training.fit(run, training.new_network(run.recipe, run.spec, shape, weights), examples, resume=resume)
+    trainer = _trainer(state.recipe.framework)
+    trainer.fit(state, trainer.new_network(state.recipe, state.spec, shape, weights), examples, resume=resume)
 
 
-def _learn_of(run: Run, skeleton: Skeleton, advice: str) -> None:
+def _fit_confidence(state: Run, advice: str) -> None:
     """After training: learn from the validation set what scores mean, and warn of labels that flips contradict."""
-    recipe = run.recipe
-    told = ""
-    for path in (run.out / "last.safetensors", run.model):
-        predictor = Predictor(path, threads=recipe.threads or None, device=recipe.device)
-        predictions = predict_dataset(predictor, run.val)
-        told = write_confidence(predictor, run.val, predictions, advice)
-    log.info("%s", told)
-    if skeleton.mirror is not None and recipe.flip_p:
-        report = flip_report(predictor, run.val, skeleton.mirror, plain=predictions)
+    recipe, mirror = state.recipe, state.spec.skeleton.mirror
+    last = Predictor(state.out / "last.safetensors", threads=recipe.threads or None, device=recipe.device)
+    write_confidence(last, state.val, predict_dataset(last, state.val), advice)
+    best = Predictor(state.model, threads=recipe.threads or None, device=recipe.device)
+    predictions = predict_dataset(best, state.val)
+    log.info("%s", write_confidence(best, state.val, predictions, advice))
+    if mirror is not None and recipe.flip_p:
+        report = flip_report(best, state.val, mirror, plain=predictions)
         if doubt := flip_doubt(report, recipe.flip_offset):
             log.warning("%s", doubt)
 
 
-def _speak_of_the_end(run: Run) -> None:
+def _speak_of_the_end(state: Run) -> None:
     """Warn of a model that is no better than what needs none."""
-    best, mean_shape_nme = (read_spec(run.model).report or {})["nme"], run.baseline.nme.mean
+    best, mean_shape_nme = (read_spec(state.model).report or {})["nme"], state.baseline.nme.mean
     if no_better(best, mean_shape_nme):
         log.warning(
             "%s is no better than the mean shape: the best epoch's val NME is %.2f %%, and giving the mean of the "
             "training labels for every crop has %.2f %%; look at %s, the labels, epochs, lr and the loss",
-            run.model, 100 * best, 100 * mean_shape_nme, run.out / "examples.jpg",
+            state.model, 100 * best, 100 * mean_shape_nme, state.out / "examples.jpg",
         )  # fmt: skip
 
 
@@ -256,7 +274,7 @@ def _cached(recipe: Recipe, examples: Examples) -> bool:
     return True
 
 
-def _training(framework: str) -> Any:
+def _trainer(framework: str) -> Any:
     """The training module of a framework; where that is not installed, the error names one that is."""
     package = next(kind.package for kind in ENGINES.values() if kind.framework == framework)
     try:
@@ -268,93 +286,6 @@ def _training(framework: str) -> Any:
         there = [kind.framework for kind in kinds if importlib.util.find_spec(kind.package)]
         hint = f", or train with --framework {there[0]}, which is" if there else ""
         raise ModuleNotFoundError(f"{error}{hint}", name=error.name) from None
-
-
-def _speak_of_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
-    """Refuse parts that do not go together, and warn of a split that cannot do what it seems to."""
-    if data.skeleton.names != val.skeleton.names:
-        raise ValueError(
-            f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
-            f"{_brief(data.skeleton)}; both must name the same keypoints in the same order"
-        )
-    for part in (data, val):
-        crop_boxes(part, recipe.box)  # refused before any image is read
-    if recipe.normalize != "auto":  # its grammar alone
-        normaliser(recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names)
-    if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
-        raise ValueError("batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64")
-    shared = data.shared_groups(val)
-    if data.fingerprint() == val.fingerprint():
-        log.warning(
-            "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and no "
-            "honest choice of epoch is possible; give other images as --val, or leave --val out",
-            val.called, data.called,
-        )  # fmt: skip
-    elif shared:
-        line = f"val shares {len(shared)} groups with the training data: its figures, and sigma by it, will flatter"
-        log.warning(listed(line, shared))
-
-
-def _speak_of_alike(data: Dataset, val: Dataset) -> None:
-    """Warn of pictures that both parts show, whatever they are called."""
-    if data.likeness is None or val.likeness is None or data.fingerprint() == val.fingerprint():
-        return
-    same = alike(val.likeness, data.likeness)
-    what = f"of val ({val.called}) are in the training data, too"
-    speak_of_alike(same, what, val.image_names, data.image_names)
-
-
-def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequence[str]) -> None:
-    """Warn of pictures held out that are trained on, by their names and those of what they are like."""
-    numbers = np.flatnonzero(same.other >= 0)
-    if len(numbers) == 0:
-        return
-    equal = int(same.equal.sum())
-    kinds = {"equal": equal, "nearly equal": len(numbers) - equal}
-    told = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[same.other[i]]}" for i in numbers[:SHOWN].tolist()]
-    line = f"{len(numbers)} of {len(names)} pictures {what} ({told}): figures will flatter"
-    log.warning(
-        "%s; hold out whole subjects and clips (--group), and whole runs of the frames of one video (--group block:N, "
-        "or --folds N --blocks)", listed(line, pairs, len(numbers)),
-    )  # fmt: skip
-
-
-def _speak_of_lengths(recipe: Resolved) -> None:
-    """Warn of a recipe that cannot do what it seems to."""
-    if recipe.warmup_epochs >= recipe.epochs:
-        log.warning(
-            "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
-            "warmup_epochs", recipe.warmup_epochs, recipe.epochs,
-        )  # fmt: skip
-    if recipe.freeze_epochs and recipe.pretrained == "none":
-        log.warning(
-            "the backbone is frozen at random weights (pretrained none, freeze_epochs %d)", recipe.freeze_epochs
-        )
-    if recipe.freeze_epochs >= recipe.epochs:
-        log.warning("the backbone stays frozen for the whole run (freeze_epochs %d)", recipe.freeze_epochs)
-
-
-def _brief(skeleton: Skeleton) -> str:
-    names = skeleton.names
-    return f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _with_mirror(recipe: Recipe, data: Dataset) -> Skeleton:
-    """The skeleton with the mirror that training will use, said aloud."""
-    skeleton = data.skeleton
-    if recipe.mirror == "off":
-        log.info("mirror: off, as the recipe says; no image is flipped")
-        return msgspec.structs.replace(skeleton, mirror=None)
-    given = None if isinstance(recipe.mirror, str) else from_pairs(recipe.mirror, skeleton.names)
-    long = len(data) * len(skeleton) > 50_000  # points, which take over a second
-    with step("looking for what a flip swaps") if long else contextlib.nullcontext():
-        mirror = choose_mirror(data, given, recipe.seed)
-    log.log(logging.WARNING if mirror.warning else logging.INFO, "%s", mirror.line)
-    skeleton = msgspec.structs.replace(skeleton, mirror=mirror.permutation)
-    if skeleton.mirror is not None:
-        log.info("mirror pairs: %s", ", ".join(f"{a}-{b}" for a, b in skeleton.mirror_pairs()) or "none, all central")
-    return skeleton
 
 
 def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:

@@ -1,0 +1,190 @@
+"""What a model gives for a labelled data set, through the shipped predictor.
+
+Knows nothing of figures, training or frameworks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.evaluation.metrics import point_errors
+from keylite.runtime.boxes import as_boxes, box_problems
+from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
+from keylite.runtime.kinds import number_of
+from keylite.runtime.predictor import Predictor
+from keylite.runtime.progress import step
+from keylite.runtime.spec import ModelSpec
+from keylite.runtime.words import SHOWN, listed, quoted
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The points that a model gives for N objects.
+
+    xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
+    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them, or none where no image was
+    cropped. normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is
+    none, or whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for
+    all. unlearnt: see ModelSpec; its keypoints count in no figure over all keypoints.
+    """
+
+    xy: np.ndarray
+    unit_xy: np.ndarray
+    score: np.ndarray
+    boxes: np.ndarray
+    crops: tuple[Crop, ...]
+    normaliser_boxes: np.ndarray | None = None
+    sigma: np.ndarray | None = None
+    unlearnt: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
+    """Predictions of several parts of a data set one after the other, then in this order (N,)."""
+
+    def of(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])[order]
+
+    def where_all_have(name: str) -> np.ndarray | None:
+        return None if any(getattr(part, name) is None for part in parts) else of(name)
+
+    crops = [crop for part in parts for crop in part.crops]
+    return Predictions(
+        **{name: of(name) for name in ("xy", "unit_xy", "score", "boxes")},
+        crops=tuple(crops[i] for i in order),
+        normaliser_boxes=where_all_have("normaliser_boxes"),
+        sigma=where_all_have("sigma"),
+        unlearnt={name: count for part in parts for name, count in part.unlearnt.items()},
+    )
+
+
+def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int] | None = None) -> np.ndarray:
+    """(N, K, 2) px: the labels that predictions are measured by, NaN for keypoints that were hardly taught.
+
+    mirror: (K) the keypoint that each becomes in a flip, whose teaching counts too.
+    """
+    left_out = np.array([name in predictions.unlearnt for name in dataset.skeleton.names])
+    if mirror is not None:
+        left_out |= left_out[list(mirror)]
+    return np.where(left_out[:, None], np.nan, dataset.xy) if left_out.any() else dataset.xy
+
+
+def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
+    """Distances (N, K) px of predictions to labels, NaN where there is no label or the keypoint was hardly taught."""
+    return point_errors(predictions.xy, measured_xy(predictions, dataset))
+
+
+def boxed(dataset: Dataset) -> np.ndarray:
+    """(N,) bool: which objects have an annotation's box."""
+    return np.all(np.isfinite(dataset.box), axis=1)
+
+
+def predict_dataset(
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    boxes: np.ndarray | None = None,
+    jitter_box: float = 0.0,
+    generator: np.random.Generator | None = None,
+    mirror: Sequence[int] | None = None,
+    on_batch: Callable[[int, int], object] | None = None,
+) -> Predictions:
+    """The points of every object, through the predictor's own crop, batches, engine and decode; an image is read once.
+
+    boxes: (N, 4) xyxy px, say a detector's; None takes the annotations' or whole images, as the model's spec says.
+    jitter_box: moves them by that fraction of their sides with `generator`. mirror: (K) the keypoint that each becomes
+    in a flip; the model then sees mirrored images, and its points are given back where and what they are in the
+    original. on_batch: called with (done, N).
+    Raises ValueError where the number of keypoints differs, or a box is needed and missing.
+    """
+    spec = predictor.spec
+    if len(spec.skeleton) != len(dataset.skeleton):
+        raise ValueError(
+            f"model has {len(spec.skeleton)} keypoints, data has {len(dataset.skeleton)}; "
+            "evaluate on data with the keypoints that the model was trained on"
+        )
+    if not 0 <= number_of(jitter_box) < 1:
+        raise ValueError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
+    if jitter_box and generator is None:
+        raise ValueError("jitter_box: expected a numpy Generator beside it, got None")
+    given = _boxes_given(dataset, boxes, spec.box)
+    dataset = dataclasses.replace(dataset, white_level=spec.white_level)
+    count, keypoints = len(dataset), len(spec.skeleton)
+    unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
+    used, measured = np.zeros((count, 4)), np.zeros((count, 4))
+    crops: list[Crop | None] = [None] * count
+    pixels = np.zeros((min(predictor.batch, count), spec.size[1], spec.size[0], 3), np.uint8)
+    waiting: list[int] = []
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        unit_xy[waiting], score[waiting] = predictor.run(pixels[: len(waiting)])
+        done += len(waiting)
+        tell(len(waiting))
+        waiting.clear()
+        if on_batch is not None:
+            on_batch(done, count)
+
+    flip = np.array([[-1.0, 0, spec.size[0]], [0, 1, 0]])
+    annotated = boxed(dataset)
+    by_image = np.argsort(dataset.image_index, kind="stable")
+    with step(f"finding the points of {dataset.called}", count) as tell:
+        for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
+            image = dataset.open_image(int(dataset.image_index[objects[0]]))
+            whole = np.tile(whole_box(image), (len(objects), 1))
+            used[objects] = whole if given is None else given[objects]
+            if given is not None:
+                for row, words in box_problems(given[objects], whole[:, 2:]).items():
+                    raise ValueError(f"{dataset.sample_name(int(objects[row]))}: {words}")
+            # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
+            own = np.where(annotated[objects, None], dataset.box[objects], used[objects])
+            measured[objects] = whole if spec.box == "image" else own
+            if jitter_box and generator is not None:
+                used[objects] = jitter_boxes(used[objects], jitter_box, generator)
+            found = predictor.crops(image, used[objects])
+            found = found if mirror is None else [crop.then(flip, mirrored=True) for crop in found]
+            for i, crop, seen in zip(objects.tolist(), found, cut(image, found, dataset.checked), strict=True):
+                crops[i], pixels[len(waiting)] = crop, seen
+                waiting.append(i)
+                if len(waiting) == len(pixels):
+                    run()
+        if waiting:
+            run()
+    kept = tuple(crop for crop in crops if crop is not None)
+    if mirror is not None:
+        unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]
+    xy = np.stack([crop.from_unit(points) for crop, points in zip(kept, unit_xy, strict=True)])
+    return Predictions(xy, unit_xy, score, used, kept, measured, predictor.sigma(score, kept), spec.unlearnt)
+
+
+def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Predictions:
+    """What a model of this spec would give that answers the same (K, 2) for every crop; no image is read.
+
+    Raises ValueError where a box is needed and missing.
+    """
+    given = _boxes_given(dataset, None, spec.box)
+    boxes = dataset.whole_boxes() if given is None else given
+    xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if given is None else spec.padding)
+    score = np.full(xy.shape[:2], np.nan, np.float32)
+    return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt)
+
+
+def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.ndarray | None:
+    """The boxes (N, 4) known before any image is read: the caller's or the annotations', None for whole images."""
+    if boxes is not None:
+        given = as_boxes(boxes)
+        if len(given) != len(dataset):
+            raise ValueError(f"boxes: expected {len(dataset)}, one an object of {dataset.called}, got {len(given)}")
+        return given
+    if box == "image":
+        return None
+    bad = np.flatnonzero(~boxed(dataset))
+    if len(bad):
+        line = f"{dataset.called}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
+        names = listed(line, [dataset.sample_name(int(i)) for i in bad[:SHOWN]], len(bad))
+        raise ValueError(f"{names}; train with --box image, or pass --boxes FILE")
+    return dataset.box

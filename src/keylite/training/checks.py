@@ -1,0 +1,112 @@
+"""What is doubtful about a recipe and two data sets together, said or refused before a run begins."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.data.examples import crop_boxes
+from keylite.data.likeness import Alike, alike
+from keylite.data.mirror import choose_mirror, from_pairs
+from keylite.evaluation.metrics import normaliser
+from keylite.runtime.progress import step
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.words import SHOWN, listed
+from keylite.training.recipe import Recipe, Resolved
+
+log = logging.getLogger("keylite")
+
+
+def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
+    """Raise ValueError for a recipe and parts of data that do not go together, before any image is read."""
+    if data.skeleton.names != val.skeleton.names:
+        raise ValueError(
+            f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
+            f"{_brief(data.skeleton)}; both must name the same keypoints in the same order"
+        )
+    for part in (data, val):
+        crop_boxes(part, recipe.box)
+    if recipe.normalize != "auto":  # its grammar alone
+        normaliser(recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names)
+    if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
+        raise ValueError("batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64")
+
+
+def speak_of_overlap(data: Dataset, val: Dataset) -> None:
+    """Warn of a split that cannot do what it seems to: parts that are the same, or share groups."""
+    if data.fingerprint() == val.fingerprint():
+        log.warning(
+            "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and no "
+            "honest choice of epoch is possible; give other images as --val, or leave --val out",
+            val.called, data.called,
+        )  # fmt: skip
+    elif shared := data.shared_groups(val):
+        line = f"val shares {len(shared)} groups with the training data: its figures, and sigma by it, will flatter"
+        log.warning(listed(line, shared))
+
+
+def speak_of_parts_alike(data: Dataset, val: Dataset) -> None:
+    """Warn of pictures that both parts show, whatever they are called."""
+    if data.likeness is None or val.likeness is None or data.fingerprint() == val.fingerprint():
+        return
+    same = alike(val.likeness, data.likeness)
+    what = f"of val ({val.called}) are in the training data, too"
+    speak_of_alike(same, what, val.image_names, data.image_names)
+
+
+def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequence[str]) -> None:
+    """Warn of pictures held out that are trained on, by their names and those of what they are like."""
+    numbers = np.flatnonzero(same.other >= 0)
+    if len(numbers) == 0:
+        return
+    equal = int(same.equal.sum())
+    kinds = {"equal": equal, "nearly equal": len(numbers) - equal}
+    told = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[same.other[i]]}" for i in numbers[:SHOWN].tolist()]
+    line = f"{len(numbers)} of {len(names)} pictures {what} ({told}): figures will flatter"
+    log.warning(
+        "%s; hold out whole subjects and clips (--group), and whole runs of the frames of one video (--group block:N, "
+        "or --folds N --blocks)", listed(line, pairs, len(numbers)),
+    )  # fmt: skip
+
+
+def speak_of_lengths(recipe: Resolved) -> None:
+    """Warn of a recipe that cannot do what it seems to."""
+    if recipe.warmup_epochs >= recipe.epochs:
+        log.warning(
+            "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
+            "warmup_epochs", recipe.warmup_epochs, recipe.epochs,
+        )  # fmt: skip
+    if recipe.freeze_epochs and recipe.pretrained == "none":
+        log.warning(
+            "the backbone is frozen at random weights (pretrained none, freeze_epochs %d)", recipe.freeze_epochs
+        )
+    if recipe.freeze_epochs >= recipe.epochs:
+        log.warning("the backbone stays frozen for the whole run (freeze_epochs %d)", recipe.freeze_epochs)
+
+
+def _brief(skeleton: Skeleton) -> str:
+    names = skeleton.names
+    return f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def with_mirror(recipe: Recipe, data: Dataset) -> Skeleton:
+    """The skeleton with the mirror that training will use, said aloud."""
+    skeleton = data.skeleton
+    if recipe.mirror == "off":
+        log.info("mirror: off, as the recipe says; no image is flipped")
+        return msgspec.structs.replace(skeleton, mirror=None)
+    given = None if isinstance(recipe.mirror, str) else from_pairs(recipe.mirror, skeleton.names)
+    long = len(data) * len(skeleton) > 50_000  # points, which take over a second
+    with step("looking for what a flip swaps") if long else contextlib.nullcontext():
+        mirror = choose_mirror(data, given, recipe.seed)
+    log.log(logging.WARNING if mirror.warning else logging.INFO, "%s", mirror.line)
+    skeleton = msgspec.structs.replace(skeleton, mirror=mirror.permutation)
+    if skeleton.mirror is not None:
+        log.info("mirror pairs: %s", ", ".join(f"{a}-{b}" for a, b in skeleton.mirror_pairs()) or "none, all central")
+    return skeleton

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from keylite.data.dataset import Dataset, from_arrays
-from keylite.evaluation import evaluate as evaluation
 from keylite.evaluation import metrics
+from keylite.evaluation.evaluate import evaluate, judges_of
 from keylite.evaluation.metrics import point_errors
-from keylite.evaluation.predictions import Predictions, joined, measured_xy
+from keylite.evaluation.predictions import Predictions, joined, measured_xy, predict_dataset, predict_shape
 from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import (
     KEYPOINT_COLUMNS,
@@ -614,7 +614,7 @@ def boxes_of(count: int) -> np.ndarray:
 def test_predictions_keep_the_order_of_objects(batch: int) -> None:
     order = [2, 0, 1, 2, 0, 3, 2]
     data, reader, progress = numbered(order, boxes_of(7)), Reader(batch=batch), []
-    found = evaluation.predict_dataset(reader, data, on_batch=lambda done, total: progress.append((done, total)))
+    found = predict_dataset(reader, data, on_batch=lambda done, total: progress.append((done, total)))
     np.testing.assert_array_equal(found.score[:, 0], 10 * np.array(order))
     centres = (data.box[:, :2] + data.box[:, 2:]) / 2
     np.testing.assert_allclose(found.xy, np.repeat(centres[:, None], 4, axis=1))
@@ -629,7 +629,7 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
 
 def test_a_picture_of_one_pixel_is_whole_without_boxes() -> None:
     pixel = from_arrays([np.zeros((1, 1, 3), np.uint8)], np.full((1, 4, 2), 0.5), skeleton=Skeleton(NAMES))
-    assert evaluation.predict_dataset(Reader("image"), pixel).boxes.tolist() == [[0, 0, 1, 1]]
+    assert predict_dataset(Reader("image"), pixel).boxes.tolist() == [[0, 0, 1, 1]]
 
 
 def test_the_object_whose_box_is_bad_is_named() -> None:
@@ -638,7 +638,7 @@ def test_the_object_whose_box_is_bad_is_named() -> None:
     with pytest.raises(
         ValueError, match=r"^image_000001#1: box \[70.0, 0.0, 90.0, 20.0\] \(xyxy\) lies outside its 60x40 image"
     ):
-        evaluation.predict_dataset(Reader(), numbered([0, 1, 1, 1], boxes_of(4)), boxes=boxes)
+        predict_dataset(Reader(), numbered([0, 1, 1, 1], boxes_of(4)), boxes=boxes)
 
 
 def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -649,7 +649,7 @@ def test_each_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return picture.data
 
     monkeypatch.setattr(Picture, "pixels", read)
-    evaluation.predict_dataset(Reader(batch=2), numbered([2, 0, 1, 2, 0], boxes_of(5)))
+    predict_dataset(Reader(batch=2), numbered([2, 0, 1, 2, 0], boxes_of(5)))
     assert reads == [0, 10, 20]
 
 
@@ -658,10 +658,10 @@ def test_one_answer_for_every_crop_needs_no_image(box: str, monkeypatch: pytest.
     data, reader = numbered([2, 0, 1, 2], boxes_of(4)), Reader(box)
     unit_xy = np.random.default_rng(0).uniform(-0.2, 1.2, (4, 2)).astype(np.float32)
     reader.run = lambda pixels: (np.tile(unit_xy, (len(pixels), 1, 1)), np.full((len(pixels), 4), np.nan))
-    want = evaluation.predict_dataset(reader, data)
+    want = predict_dataset(reader, data)
     data = dataclasses.replace(data, image_sizes=np.full((3, 2), (60, 40)))
     monkeypatch.setattr(Picture, "pixels", lambda *_, **__: pytest.fail("an image was read"))
-    found = evaluation.predict_shape(unit_xy, reader.spec, data)
+    found = predict_shape(unit_xy, reader.spec, data)
     for name in ("xy", "unit_xy", "score", "boxes"):
         np.testing.assert_allclose(getattr(found, name), getattr(want, name), rtol=1e-12, err_msg=name)
     one, other = (report_of(predictions, data, "box_side") for predictions in (found, want))
@@ -670,16 +670,16 @@ def test_one_answer_for_every_crop_needs_no_image(box: str, monkeypatch: pytest.
 
 def test_one_answer_for_every_crop_needs_boxes_where_the_model_does() -> None:
     with pytest.raises(ValueError, match="the model crops by a box, and 2 of 2 objects lack one"):
-        evaluation.predict_shape(np.zeros((4, 2)), Reader().spec, numbered([0, 1]))
+        predict_shape(np.zeros((4, 2)), Reader().spec, numbered([0, 1]))
 
 
 def test_objects_without_a_box_are_named_up_to_ten() -> None:
     with pytest.raises(ValueError, match=r"12 of 12 objects lack one: image_000000#0; .*#9; and 2 more; train"):
-        evaluation.predict_dataset(Reader(), numbered([0] * 12))
+        predict_dataset(Reader(), numbered([0] * 12))
 
 
 def test_whole_images_need_no_box() -> None:
-    found = evaluation.predict_dataset(Reader("image"), numbered([0, 1]))
+    found = predict_dataset(Reader("image"), numbered([0, 1]))
     np.testing.assert_array_equal(found.boxes, [[0, 0, 60, 40]] * 2)
     np.testing.assert_array_equal(found.normaliser_boxes, [[0, 0, 60, 40]] * 2)
     np.testing.assert_allclose(found.xy, np.full((2, 4, 2), [30, 20]))
@@ -689,40 +689,40 @@ def test_a_missing_box_is_named() -> None:
     boxes = boxes_of(3)
     boxes[1:] = NAN
     with pytest.raises(ValueError, match=r"2 of 3 .* lack one: image_000001; image_000002; train with --box image"):
-        evaluation.predict_dataset(Reader(), numbered([0, 1, 2], boxes))
+        predict_dataset(Reader(), numbered([0, 1, 2], boxes))
 
 
 def test_boxes_of_a_detector_do_not_change_the_ruler() -> None:
     data, reader = numbered([0, 1, 2], boxes_of(3)), Reader()
-    found = evaluation.predict_dataset(reader, data, boxes=data.box + 5)
+    found = predict_dataset(reader, data, boxes=data.box + 5)
     np.testing.assert_array_equal(found.boxes, data.box + 5)
     np.testing.assert_array_equal(found.normaliser_boxes, data.box)
     bare = dataclasses.replace(data, box=np.full((3, 4), NAN))
-    found = evaluation.predict_dataset(reader, bare, boxes=data.box + 5)
+    found = predict_dataset(reader, bare, boxes=data.box + 5)
     np.testing.assert_array_equal(found.normaliser_boxes, data.box + 5)
     with pytest.raises(ValueError, match="expected 3, one an object of numbers, got 2"):
-        evaluation.predict_dataset(reader, data, boxes=data.box[:2])
+        predict_dataset(reader, data, boxes=data.box[:2])
 
 
 def test_an_object_without_a_box_leaves_the_ruler_of_the_others() -> None:
     data, reader = numbered([0, 1, 2], boxes_of(3)), Reader()
     data.box[1] = NAN
     given = boxes_of(3) * 2
-    found = evaluation.predict_dataset(reader, data, boxes=given)
+    found = predict_dataset(reader, data, boxes=given)
     np.testing.assert_array_equal(found.normaliser_boxes, [data.box[0], given[1], data.box[2]])
     said = "1 of 3 objects have no annotated box: their NME is by the given one"
-    assert said in evaluation.evaluate(reader, data, boxes=given).notes
-    assert said not in evaluation.evaluate(reader, data, boxes=given, normalize="100px").notes
-    assert said not in evaluation.evaluate(Reader("image"), data, boxes=given).notes
+    assert said in evaluate(reader, data, boxes=given).notes
+    assert said not in evaluate(reader, data, boxes=given, normalize="100px").notes
+    assert said not in evaluate(Reader("image"), data, boxes=given).notes
 
 
 @pytest.mark.parametrize("box", ["annotation", "image"])
 def test_jitter_moves_the_crop_and_not_the_ruler(box: str) -> None:
     data = numbered([0, 1, 2], boxes_of(3))
     args = Reader(box), data
-    plain = evaluation.predict_dataset(*args)
+    plain = predict_dataset(*args)
     first, again, other = (
-        evaluation.predict_dataset(*args, jitter_box=0.2, generator=np.random.default_rng(seed)) for seed in (0, 0, 1)
+        predict_dataset(*args, jitter_box=0.2, generator=np.random.default_rng(seed)) for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first.boxes, again.boxes)
     np.testing.assert_array_equal(first.normaliser_boxes, plain.boxes)
@@ -735,18 +735,18 @@ def test_jitter_moves_the_crop_and_not_the_ruler(box: str) -> None:
 def test_jitter_needs_a_sane_amount_and_a_generator() -> None:
     data = numbered([0], boxes_of(1))
     with pytest.raises(ValueError, match="fraction of the box's side"):
-        evaluation.predict_dataset(Reader(), data, jitter_box=1.5, generator=np.random.default_rng(0))
+        predict_dataset(Reader(), data, jitter_box=1.5, generator=np.random.default_rng(0))
     with pytest.raises(ValueError, match="Generator"):
-        evaluation.predict_dataset(Reader(), data, jitter_box=0.1)
+        predict_dataset(Reader(), data, jitter_box=0.1)
 
 
 def test_evaluate_says_what_was_measured() -> None:
     data, kept = numbered([0, 1, 2, 2, 3, 4], boxes_of(6)), []
-    report = evaluation.evaluate(Reader(), data, on_predictions=kept.append)
+    report = evaluate(Reader(), data, on_predictions=kept.append)
     assert report == report_of(kept[0], data, "box_side", model_sha256="ab" * 32, engine="reader")
     assert (report.boxes, report.oks_ap, report.notes) == ("annotation", None, ())
     assert report.nme.normalize == "box_side"
-    assert evaluation.evaluate(Reader(), data, normalize="0,1").nme.normalize == "0,1"
+    assert evaluate(Reader(), data, normalize="0,1").nme.normalize == "0,1"
 
 
 @pytest.mark.parametrize(
@@ -761,27 +761,27 @@ def test_evaluate_says_what_was_measured() -> None:
     ids=["annotation", "image", "file", "jitter", "jittered image"],
 )
 def test_evaluate_names_the_boxes(box: str, options: dict, expected: str) -> None:
-    report = evaluation.evaluate(Reader(box), numbered([0, 1, 2, 3, 4, 5], boxes_of(6)), **options)
+    report = evaluate(Reader(box), numbered([0, 1, 2, 3, 4, 5], boxes_of(6)), **options)
     assert report.boxes == expected
 
 
 def test_evaluate_refuses_another_number_of_keypoints() -> None:
     reader = Reader(skeleton=Skeleton(tuple(f"k{k}" for k in range(68))))
     with pytest.raises(ValueError, match="model has 68 keypoints, data has 4"):
-        evaluation.evaluate(reader, numbered([0], boxes_of(1)))
+        evaluate(reader, numbered([0], boxes_of(1)))
 
 
 def test_evaluate_notes_other_names_and_refuses_another_order() -> None:
     data = numbered([0, 1, 2, 3, 4], boxes_of(5))
-    report = evaluation.evaluate(Reader(skeleton=Skeleton(("nose", "l", "r", "chin"))), data)
+    report = evaluate(Reader(skeleton=Skeleton(("nose", "l", "r", "chin"))), data)
     shown = "'l' is 'left_eye' in the data; 'r' is 'right_eye' in the data"
     assert report.notes == (f"2 of 4 keypoint names differ, matched by position: {shown}",)
     with pytest.raises(ValueError, match="same names in another order"):
-        evaluation.evaluate(Reader(skeleton=Skeleton(("nose", "right_eye", "left_eye", "chin"))), data)
+        evaluate(Reader(skeleton=Skeleton(("nose", "right_eye", "left_eye", "chin"))), data)
 
 
 def test_evaluate_notes_a_whole_image_with_several_objects() -> None:
-    report = evaluation.evaluate(Reader("image"), numbered([0, 0, 1, 2, 3, 4]))
+    report = evaluate(Reader("image"), numbered([0, 0, 1, 2, 3, 4]))
     assert report.notes[0].startswith("1 objects share their image with another")
 
 
@@ -790,7 +790,7 @@ def test_evaluate_finds_sigmas(where: str) -> None:
     pytest.importorskip("faster_coco_eval")
     data, sigmas = numbered([0, 1, 2, 3, 4], boxes_of(5)), (0.05,) * 4
     named = Skeleton(NAMES, sigmas=sigmas)
-    report = evaluation.evaluate(
+    report = evaluate(
         Reader(skeleton=named if where == "model" else None),
         data.with_skeleton(named) if where == "data" else data,
         sigmas=sigmas if where == "argument" else None,
@@ -799,17 +799,15 @@ def test_evaluate_finds_sigmas(where: str) -> None:
 
 
 def test_evaluate_says_what_it_lacks_for_sigmas_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda _: None)
-    report = evaluation.evaluate(
-        Reader(skeleton=Skeleton(NAMES, sigmas=(0.1,) * 4)), numbered([0, 1, 2, 3, 4], boxes_of(5))
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    report = evaluate(Reader(skeleton=Skeleton(NAMES, sigmas=(0.1,) * 4)), numbered([0, 1, 2, 3, 4], boxes_of(5)))
     assert report.oks_ap is None
     assert report.notes == ("no OKS-AP although there are sigmas: pip install 'keylite[coco]'",)
 
 
 def test_evaluate_counts_who_judges_sigma() -> None:
     data = numbered([0, 1, 2, 3, 4, 5], boxes_of(6))
-    report = evaluation.evaluate(Reader(), data, judges=np.array([4, 5, 0, 1]))
+    report = evaluate(Reader(), data, judges=np.array([4, 5, 0, 1]))
     assert report.notes == ("sigma was fitted on 2 of these objects and is judged by the other 4",)
 
 
@@ -817,12 +815,12 @@ def test_objects_that_sigma_was_not_fitted_on_judge_it() -> None:
     data = from_arrays(["x.png"] * 60, np.ones((60, 1, 2)), groups=[str(i // 2) for i in range(60)])
     fitted = SimpleNamespace(confidence=SimpleNamespace(data_fingerprint=data.fingerprint()))
     other = SimpleNamespace(confidence=SimpleNamespace(data_fingerprint="0"))
-    assert evaluation.judges_of([other, SimpleNamespace(confidence=None)], data) is None
-    np.testing.assert_array_equal(evaluation.judges_of([other, fitted], data), halves(data.group_index)[1])
+    assert judges_of([other, SimpleNamespace(confidence=None)], data) is None
+    np.testing.assert_array_equal(judges_of([other, fitted], data), halves(data.group_index)[1])
 
 
 def test_evaluate_refuses_before_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "predict_dataset", lambda *_, **__: pytest.fail("it was predicted"))
+    monkeypatch.setattr("keylite.evaluation.evaluate.predict_dataset", lambda *_, **__: pytest.fail("it was predicted"))
     data = numbered([0], boxes_of(1))
     for bad, words in (
         ({"normalize": "0,9"}, "normalize: expected keypoint indices"),
@@ -830,20 +828,20 @@ def test_evaluate_refuses_before_it_predicts(monkeypatch: pytest.MonkeyPatch) ->
         ({"sigmas": (NAN,) * 4}, "sigmas: expected|not installed"),
     ):
         with pytest.raises(ValueError, match=words):
-            evaluation.evaluate(Reader(), data, **bad)
+            evaluate(Reader(), data, **bad)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(ValueError, match=r'pip install "keylite\[coco\]"'):
-        evaluation.evaluate(Reader(), data, sigmas=(0.1,) * 4)
+        evaluate(Reader(), data, sigmas=(0.1,) * 4)
 
 
 def test_evaluate_opens_a_path() -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.onnx"):
-        evaluation.evaluate("missing.onnx", numbered([0], boxes_of(1)))
+        evaluate("missing.onnx", numbered([0], boxes_of(1)))
 
 
 def test_evaluate_refuses_an_engine_for_an_open_predictor() -> None:
     with pytest.raises(ValueError, match="give them when it is opened"):
-        evaluation.evaluate(Reader(), numbered([0], boxes_of(1)), threads=2)
+        evaluate(Reader(), numbered([0], boxes_of(1)), threads=2)
 
 
 @pytest.mark.parametrize("count", [0, 3], ids=["no label", "a few labels"])
@@ -851,7 +849,7 @@ def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> No
     pytest.importorskip("faster_coco_eval")
     data = numbered([0, 1, 2, 3, 4], boxes_of(5))
     kept: list[Predictions] = []
-    plain = evaluation.evaluate(Reader(), data, on_predictions=kept.append)
+    plain = evaluate(Reader(), data, on_predictions=kept.append)
     xy = kept[0].xy.copy()
     if not count:
         xy[:, 3] = NAN

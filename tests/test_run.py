@@ -22,11 +22,11 @@ from keylite.evaluation import metrics
 from keylite.runtime.heads import HEADS
 from keylite.runtime.packages import FRAMEWORKS
 from keylite.training import run as runs
-from keylite.training import train as pipeline
 from keylite.training.folder import check_resumed, check_run, open_run, require_history, write_profile
 from keylite.training.recipe import AUTO, Resolved, make_recipe
 from keylite.training.run import Run, require_finite
 from keylite.training.schedule import LRS, ema_decay, lr_factor, resolve
+from keylite.training.train import _cached
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +432,7 @@ def starts(few: Dataset, monkeypatch: pytest.MonkeyPatch):
     def start(out: Path, fit, **flags: bool) -> None:
         stub = SimpleNamespace(new_network=lambda *_: None, require_resumable=lambda *_: None, fit=fit)
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "_training", lambda _: stub)
+            patch.setattr("keylite.training.train._trainer", lambda _: stub)
             keylite.train(make_recipe({"pretrained": "none", "mirror": "off"}), few, few, out, **flags)
 
     return start
@@ -465,8 +465,8 @@ def test_a_run_that_came_and_went_since_the_folder_was_looked_at_is_not_written_
     def first(*_: object) -> None:
         open_run(tmp_path, resolve(make_recipe({}), few), few, few, resume=False)
 
-    monkeypatch.setattr(pipeline, "examples_sheet", examples_sheet)
-    monkeypatch.setattr(pipeline, "baseline_report", first)
+    monkeypatch.setattr("keylite.training.train.examples_sheet", examples_sheet)
+    monkeypatch.setattr("keylite.training.train.baseline_report", first)
     with pytest.raises(ValueError, match="holds a run already"):
         starts(tmp_path, stops)
 
@@ -554,7 +554,7 @@ def test_images_are_kept_where_memory_allows(
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
-    monkeypatch.setattr(pipeline, "free_memory", lambda: free)
+    monkeypatch.setattr("keylite.training.train.free_memory", lambda: free)
     examples = Examples(keylite.gauges(4, size=64), (64, 64), box="image")
-    assert pipeline._cached(make_recipe({"cache": cache, "devices": devices}), examples) is kept
+    assert _cached(make_recipe({"cache": cache, "devices": devices}), examples) is kept
     assert ("decoded images are kept in memory" in caplog.text) is said

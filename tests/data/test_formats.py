@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keylite.data import mirror, tables
+from keylite.data import mirror
 from keylite.data.dataset import from_arrays
 from keylite.data.examples import crop_boxes
+from keylite.data.formats import tables
 from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
 from keylite.data.labels import path_name
 from keylite.runtime.images import write_image

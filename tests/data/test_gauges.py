@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.data import gauge_looks as looks
-from keylite.data import gauge_render as render
+from keylite.data.rendered import looks, render
 from keylite.data.rendered.gauges import SKELETON, gauges, reading, render_gauge, true_readings
 
 CENTRE = np.array([40.0, 30.0])

@@ -30,7 +30,6 @@ from keylite.pytorch import batches, training
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
-from keylite.training import train as pipeline
 from keylite.training.processes import World
 from keylite.training.recipe import make_recipe, read_recipe, to_dict
 from keylite.training.run import Run
@@ -606,7 +605,9 @@ def test_a_killed_process_ends_the_run_which_goes_on(by_two: Path, uneven: Datas
 def test_one_of_several_that_fails_ends_the_run(on_disk: Dataset, parts, tmp_path: Path, monkeypatch):
     """An image that only one of them is to read."""
     gone = Path(on_disk.images[5])
-    monkeypatch.setattr(pipeline, "examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(
+        "keylite.training.train.examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8)
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(str(gone))}: no such image file"):
         keylite.train(recipe(cache="off", batch=4, devices=2), on_disk, parts[1], tmp_path / "run")
     assert not multiprocessing.active_children()
@@ -658,7 +659,9 @@ def on_disk(tmp_path: Path) -> Dataset:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_vanishes_is_named(workers: int, on_disk: Dataset, parts, tmp_path: Path, monkeypatch):
     gone = Path(on_disk.images[5])
-    monkeypatch.setattr(pipeline, "examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(
+        "keylite.training.train.examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8)
+    )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(gone))}: no such image file"):
         keylite.train(recipe(workers=workers, cache="off"), on_disk, parts[1], tmp_path / "run")
 

@@ -16,7 +16,7 @@ import numpy as np
 from predictor import KEYPOINTS, random_model
 from rounds import Facts, each_round, figures, machine, options, paragraph, table, tell, use_threads
 
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.data.rendered.gauges import gauges
 from keylite.evaluation.timing import benchmark
 from keylite.exporting.calibration import calibration_set

@@ -35,7 +35,8 @@ from rounds import (
 )
 from torchvision import transforms
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats.reading import read_dataset
 from keylite.data.rendered.gauges import gauges

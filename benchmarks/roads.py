@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 from rounds import table
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset
 from keylite.evaluation.predictions import predict_dataset

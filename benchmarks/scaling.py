@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 from rounds import Facts, each_round, machine, options, paragraph, photo, table, tell
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset
 from keylite.data.mirror import choose_mirror

@@ -27,7 +27,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, LITE, PIXEL_MEAN, PIXEL_STD, Lite, ModelSpec, Provenance

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.evaluation.reliability import Decile, Reliability
 from keylite.exporting import certificate as certificates
 from keylite.exporting.certificate import (

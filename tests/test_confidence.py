@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.evaluation.confidence import Learnt, fit_confidence, learn_confidence, write_confidence
 from keylite.evaluation.metrics import point_errors
 from keylite.evaluation.predictions import predict_dataset

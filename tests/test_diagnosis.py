@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.exporting.calibration import OUTSIDE, calibration_set, range_doubt, some_crops
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec

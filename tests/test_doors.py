@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keylite
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.certificate import require_budgets

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.pictures import draw
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import read_image

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.evaluation import metrics
 from keylite.evaluation.evaluate import evaluate, judges_of
 from keylite.evaluation.metrics import point_errors

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.evaluation.flips import FlipReport, flip_doubt, flip_report, flip_rows
 from keylite.evaluation.predictions import predict_dataset
 from keylite.runtime.predictor import Predictor

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.exporting.golden import CASES, require_new_vectors, write_golden
 from keylite.runtime.files import sha256
 from keylite.runtime.images import write_image

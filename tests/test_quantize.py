@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.exporting.calibration import (
     COUNT,
     FEWEST,

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import keylite
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.evaluation import metrics
 from keylite.runtime.heads import HEADS

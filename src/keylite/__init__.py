@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from keylite.version import __version__
 
 if TYPE_CHECKING:
-    from keylite.data.dataset import Dataset, Sample, from_arrays
+    from keylite.data.arrays import from_arrays
+    from keylite.data.dataset import Dataset, Sample
     from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
     from keylite.data.rendered.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
@@ -39,7 +40,7 @@ PUBLIC = {
     "benchmark": "keylite.evaluation.timing",
     "evaluate": "keylite.evaluation.evaluate",
     "export": "keylite.exporting.export",
-    "from_arrays": "keylite.data.dataset",
+    "from_arrays": "keylite.data.arrays",
     "gauges": "keylite.data.rendered.gauges",
     "preset": "keylite.training.recipe",
     "read_dataset": "keylite.data.formats.reading",

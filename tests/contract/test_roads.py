@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from keylite.cli import main
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.calibration import some_crops

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keylite.data.arrays import from_arrays
 from keylite.data.boxes import boxes_for, dataset_boxes, read_boxes
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.dataset import Dataset
 
 
 def interleaved() -> Dataset:

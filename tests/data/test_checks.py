@@ -10,8 +10,9 @@ import re
 import numpy as np
 import pytest
 
+from keylite.data.arrays import from_arrays
 from keylite.data.checks import hardly_labelled, label_doubts, say_doubts
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.dataset import Dataset
 
 COUNT = 20
 WIDTH, HEIGHT = 200, 160

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.groups import group_by_name
 from keylite.data.problems import object_problems, points_outside, require_whole_objects
 from keylite.runtime.boxes import as_boxes

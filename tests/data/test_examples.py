@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from keylite.data import examples as examples_module
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import (
     Augmentation,
     Examples,

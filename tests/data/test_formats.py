@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keylite.data import mirror
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.data.examples import crop_boxes
 from keylite.data.formats import tables
 from keylite.data.formats.reading import read_dataset, write_coco, write_dataset

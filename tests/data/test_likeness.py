@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keylite.data import likeness
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.data.likeness import LIKENESS, alike, likeness_of
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.images import read_image

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from keylite.data.arrays import from_arrays
 from keylite.data.checks import label_doubts
-from keylite.data.dataset import from_arrays
 from keylite.data.formats.reading import read_dataset
 from keylite.data.marks import mark_doubts, read_mark, require_mark
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.mirror import (
     OPPOSITES,
     _contradiction,

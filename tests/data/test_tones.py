@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
 from keylite.runtime.images import read_image
 

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 import keylite
 import keylite.pytorch
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset, write_dataset
 from keylite.data.rendered.gauges import gauges

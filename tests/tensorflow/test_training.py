@@ -25,7 +25,7 @@ import tensorflow as tf
 from safetensors.numpy import load_file, save
 
 import keylite
-from keylite.data.dataset import from_arrays
+from keylite.data.arrays import from_arrays
 from keylite.data.examples import Augmentation, Examples
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
-from keylite.data.groups import in_number_order
-from keylite.data.likeness import LIKENESS, likeness_of
-from keylite.data.marks import mark_doubts, marked, require_mark
+from keylite.data.groups import folds_of_groups, in_number_order, parts_of_groups
+from keylite.data.looking import look_at
+from keylite.data.places import files_of
 from keylite.data.problems import column_problems, object_problems, points_outside
-from keylite.data.tones import Tones, tone_notes, tones_of, white_level_of
-from keylite.runtime.boxes import box_problems, real_numbers
-from keylite.runtime.exif import TURNED
+from keylite.data.tones import tone_notes, white_level_of
+from keylite.runtime.boxes import box_problems
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
     WHITE_LEVEL,
@@ -31,17 +28,10 @@ from keylite.runtime.images import (
     image_size,
     open_image,
     require_limit,
-    size_if_known,
-    to_8_bit,
 )
 from keylite.runtime.kinds import number_of, require_kind, require_whole
-from keylite.runtime.machine import cores
-from keylite.runtime.progress import step
-from keylite.runtime.skeleton import Skeleton, unnamed
+from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import LOOKED_AT, escaped, listed
-
-SPARE = 4  # threads beyond the cores, for those that wait for the disk
-RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,17 +245,7 @@ class Dataset:
                 f"{self.called}: {len(self.groups)} group(s) cannot be split into {len(fractions) + 1} parts; "
                 "choose a finer --group"
             )
-        order = np.random.default_rng(seed).permutation(len(self.groups))
-        sizes = np.bincount(self.group_index, minlength=len(self.groups))
-        part_of_group = np.zeros(len(self.groups), np.int64)
-        position = 0
-        for part, fraction in enumerate(fractions, start=1):
-            filled, left = 0, len(fractions) - part
-            while filled == 0 or (filled < fraction * len(self) and position < len(order) - 1 - left):
-                part_of_group[order[position]] = part
-                filled += sizes[order[position]]
-                position += 1
-        parts = part_of_group[self.group_index]
+        parts = parts_of_groups(self.group_index, len(self.groups), shares, seed)[self.group_index]
         rest = self.subset(np.flatnonzero(parts == 0))
         quiet = dataclasses.replace(self, notes=(), doubts=())  # the reader's are of the whole: said once
         names = [f"{self.name}, part {part + 1}" for part in range(1, len(fractions) + 1)]
@@ -289,14 +269,7 @@ class Dataset:
             )
         if count < folds:
             raise ValueError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
-        sizes = np.bincount(self.group_index, minlength=count)
-        shuffled = np.random.default_rng(seed).permutation(count)
-        part_of_group, filled = np.zeros(count, np.int64), np.zeros(folds, np.int64)
-        for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-            part_of_group[group] = np.argmin(filled)
-            filled[part_of_group[group]] += sizes[group]
-        _, first = np.unique(part_of_group, return_index=True)
-        return (np.argsort(np.argsort(first)) + 1)[part_of_group][self.group_index]
+        return folds_of_groups(self.group_index, count, folds, seed)[self.group_index]
 
     def in_blocks(self, blocks: int) -> Dataset:
         """The same objects in that many groups: runs of images in name order, img2 before img10, of about equal size.
@@ -325,8 +298,8 @@ class Dataset:
         Names count only where both are names of subjects: `block 00000` and `0001.jpg` are in many data sets.
         """
         shared = set(self.groups) & set(other.groups) if self.groups_named and other.groups_named else set()
-        theirs = set(_files_of(other.images))
-        in_both = np.array([file in theirs for file in _files_of(self.images)], bool)
+        theirs = set(files_of(other.images))
+        in_both = np.array([file in theirs for file in files_of(self.images)], bool)
         shared |= {self.groups[group] for group in np.unique(self.group_index[in_both[self.image_index]])}
         return sorted(shared)
 
@@ -366,46 +339,13 @@ class Dataset:
         if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
             return self
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
-        sizes = np.zeros((len(self.images), 2), np.int64)
-        likeness = np.zeros(len(self.images), LIKENESS)
-        tones: list[Tones | None] = [None] * len(self.images)
-        turned = np.zeros(len(self.images), bool)
-        problems: dict[int, str] = {}
-        stopped = False
-
-        def look(images: range) -> None:
-            """Note the (width, height) of each image, or what is wrong with it."""
-            for image in images:
-                if stopped:
-                    return
-                try:
-                    picture = dataset.open_image(image)
-                    turned[image] = picture.header is not None and picture.header.orientation in TURNED
-                    samples = picture.samples()
-                    sizes[image] = samples.shape[1], samples.shape[0]
-                    tones[image] = own = tones_of(samples)
-                    pixels = to_8_bit(samples, white_level_of([own])) if own.bits == 16 else samples
-                    likeness[image] = likeness_of(pixels)  # whatever is white for the others
-                    problem = dataset._size_problem(image, *sizes[image].tolist())
-                except (ValueError, OSError) as error:
-                    problem = str(error)
-                if problem:
-                    problems[image] = problem
-
-        pool = ThreadPoolExecutor(cores() + SPARE)
-        runs = [range(start, min(start + RUN, len(sizes))) for start in range(0, len(sizes), RUN)]
-        try:
-            with step(f"reading the images of {self.called}", len(sizes)) as done:
-                for run, _ in zip(runs, pool.map(look, runs), strict=True):
-                    done(len(run))
-        finally:
-            stopped = True
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
+        looks = look_at(len(self.images), dataset.open_image, dataset._size_problem, self.called)
+        sizes, tones, turned, problems = looks.sizes, looks.tones, looks.turned, looks.problems
         given = white_level is not None
         if white_level is None:
             white_level = self.white_level if self.checked else white_level_of(tones)
         dataset = dataclasses.replace(
-            dataset, image_sizes=sizes, likeness=likeness, checked=True, white_level=white_level
+            dataset, image_sizes=sizes, likeness=looks.likeness, checked=True, white_level=white_level
         )
         bad_images = np.zeros(len(sizes), bool)
         bad_images[list(problems)] = True
@@ -492,116 +432,3 @@ def require_datasets(**given: object) -> None:
     """Raise ValueError for an argument, by its name, that is no data set."""
     for name, value in given.items():
         require_kind(name, value, Dataset, "a Dataset", "use read_dataset(...) or from_arrays(...)")
-
-
-def from_arrays(
-    images: Sequence[Path | str | np.ndarray],
-    xy: np.ndarray,
-    *,
-    skeleton: Skeleton | None = None,
-    boxes: np.ndarray | None = None,
-    visible: np.ndarray | None = None,
-    groups: Sequence[str] | None = None,
-    name: str = "arrays",
-    missing_mark: tuple[float, float] | None = None,
-) -> Dataset:
-    """A data set of one object an image.
-
-    xy: (N, K, 2) continuous image px, NaN or masked where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K)
-    of 0, 1, 2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are
-    unlabelled. groups: one an image, else every image is its own, by whatever path. Without a skeleton the keypoints
-    are named k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
-    """
-    images = _entries("images", images)
-    if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
-        raise ValueError("images: expected arrays or paths, one an object")
-    if skeleton is not None:
-        require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names)")
-    count = len(images)
-    xy = _numbers("xy", xy, (count, None, 2), "one entry an image")
-    keypoints = xy.shape[1]
-    seen = np.where(np.isnan(xy).all(axis=2), 0.0, 2.0)
-    if visible is not None:
-        seen = _numbers("visible", visible, (count, keypoints), "of 0, 1 or 2")
-    if missing_mark is not None:
-        require_mark(missing_mark)
-        seen = np.where(marked(xy, seen > 0, missing_mark), 0.0, seen)
-    names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
-    per_object = _entries("groups", groups) if groups is not None else _names_by_place(images, names)
-    if len(per_object) != count:
-        raise ValueError(f"groups: expected {count}, one an image, got {len(per_object)}")
-    dataset = Dataset(
-        skeleton=skeleton or Skeleton(unnamed(keypoints)),
-        images=tuple(image if isinstance(image, np.ndarray) else Path(image) for image in images),
-        image_names=names,
-        image_index=np.arange(count, dtype=np.int32),
-        xy=np.where((seen == 0)[..., None], np.nan, xy),
-        visible=seen.astype(np.uint8) if np.isin(seen, (0, 1, 2)).all() else seen,  # what is odd, Dataset names
-        box=np.full((count, 4), np.nan) if boxes is None else _numbers("boxes", boxes, (count, 4), "xyxy px"),
-        area=np.full(count, np.nan),
-        groups=("",),
-        group_index=np.zeros(count, np.int32),
-        name=name,
-        doubts=mark_doubts(xy, seen > 0, lambda row: size_if_known(images[row])),
-    )
-    return dataset.regrouped(per_object, named=groups is not None)
-
-
-def _names_by_place(images: Sequence[Path | str | np.ndarray], names: Sequence[str]) -> list[str]:
-    """The names of images, the first one's for all spellings of one path."""
-    first: dict[object, str] = {}
-    places = [
-        name if isinstance(image, np.ndarray) else os.path.realpath(image)
-        for image, name in zip(images, names, strict=True)
-    ]
-    return [first.setdefault(place, name) for place, name in zip(places, names, strict=True)]
-
-
-def _entries(name: str, values: object) -> list:
-    """The values one by one; ValueError for what is no sequence, and for a single text."""
-    single = isinstance(values, str | bytes | os.PathLike) or getattr(values, "ndim", 1) == 0
-    if single or not isinstance(values, Iterable):
-        raise ValueError(f"{name}: expected a list, one entry an image, got {values!r:.60}")
-    return list(values)
-
-
-def _numbers(name: str, values: Any, shape: tuple[int | None, ...], words: str) -> np.ndarray:
-    """The values as float64 of this shape, None being any number; ValueError for anything else."""
-    try:
-        got = np.shape(values)  # first: another shape may be too large to hold
-        if len(got) == len(shape) and all(one in (None, two) for one, two in zip(shape, got, strict=True)):
-            return real_numbers(values)
-    except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
-        raise ValueError(f"{name}: expected an array of numbers, got {values!r:.60}") from None
-    expected = ", ".join("K" if side is None else str(side) for side in shape)
-    raise ValueError(f"{name}: expected shape ({expected}), {words}, got shape {got}")
-
-
-def places_of(images: Sequence[Path | np.ndarray]) -> list[str | int]:
-    """What tells an image from another: its real path, or the array that it is. Links in folders are followed."""
-    folders: dict[str, str] = {}  # asked once each: a system call an image is slow
-    places: list[str | int] = []
-    for image in images:
-        if isinstance(image, np.ndarray):
-            places.append(id(image))
-            continue
-        folder, name = os.path.split(image)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        places.append(os.path.join(folders[folder], name))
-    return places
-
-
-def _files_of(images: Sequence[Path | np.ndarray]) -> list[object]:
-    """The same, with links to one file, symbolic or hard, taken as one; a system call per image."""
-    files: list[object] = []
-    for image, place in zip(images, places_of(images), strict=True):
-        files.append(place)
-        if not isinstance(image, np.ndarray):
-            try:
-                facts = os.stat(image)
-            except OSError:  # it is said when the image is read
-                continue
-            if facts.st_ino:  # some file systems number nothing
-                files[-1] = (facts.st_dev, facts.st_ino)
-    return files

@@ -16,7 +16,8 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from keylite.data.dataset import SPARE, Dataset
+from keylite.data.dataset import Dataset
+from keylite.data.looking import SPARE
 from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_units
 from keylite.runtime.images import decoded_sooner, image_size
 from keylite.runtime.kinds import require_whole

@@ -6,6 +6,8 @@ import re
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
+
 from keylite.runtime.words import SHOWN, clipped, listed, quoted
 
 
@@ -41,3 +43,37 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
 def in_number_order(name: str) -> list[str | int]:
     """A sort key that takes runs of digits as numbers; text and numbers alternate, so keys always compare."""
     return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def parts_of_groups(group_index: np.ndarray, groups: int, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """(groups,) which part each group is in: part 1 has about `fractions[0]` of the objects, and so on; 0 is the rest.
+
+    group_index: (N,) the group of each object, of so many `groups`. There must be more groups than fractions.
+    """
+    sizes = np.bincount(group_index, minlength=groups)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    part_of_group = np.zeros(len(sizes), np.int64)
+    position = 0
+    for part, fraction in enumerate(fractions, start=1):
+        filled, left = 0, len(fractions) - part
+        while filled == 0 or (filled < fraction * len(group_index) and position < len(order) - 1 - left):
+            part_of_group[order[position]] = part
+            filled += sizes[order[position]]
+            position += 1
+    return part_of_group
+
+
+def folds_of_groups(group_index: np.ndarray, groups: int, folds: int, seed: int) -> np.ndarray:
+    """(groups,) numbers from 1: which of `folds` parts of about equal size each group is in.
+
+    Groups are dealt out the largest first, each to the part that has the fewest objects; `seed` shuffles equals. Parts
+    are numbered by the first group in them. There must be as many groups as folds.
+    """
+    sizes = np.bincount(group_index, minlength=groups)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    part_of_group, filled = np.zeros(len(sizes), np.int64), np.zeros(folds, np.int64)
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        part_of_group[group] = np.argmin(filled)
+        filled[part_of_group[group]] += sizes[group]
+    _, first = np.unique(part_of_group, return_index=True)
+    return (np.argsort(np.argsort(first)) + 1)[part_of_group]

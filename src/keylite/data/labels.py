@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, places_of
+from keylite.data.dataset import Dataset
 from keylite.data.finding import find_images, nearest, roots_of
 from keylite.data.groups import group_by_name
 from keylite.data.marks import mark_doubts, marked
+from keylite.data.places import places_of
 from keylite.data.problems import object_problems
 from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton

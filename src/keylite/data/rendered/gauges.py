@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from keylite.data.dataset import Dataset, from_arrays
+from keylite.data.arrays import from_arrays
+from keylite.data.dataset import Dataset
 from keylite.data.rendered.looks import FAMILIES, Family
 from keylite.data.rendered.render import Gauge, paint, plan
 from keylite.runtime.kinds import require_whole

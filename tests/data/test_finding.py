@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keylite.data.finding import canonical, find_images, roots_of
+from keylite.data.finding import find_images, roots_of
 from keylite.data.formats.reading import read_dataset
+from keylite.data.spelling import canonical
 from keylite.runtime.images import write_image
 
 PICTURE = np.zeros((30, 40, 3), np.uint8)

@@ -26,6 +26,7 @@ from keylite.data.mirror import (
     from_names,
     from_pairs,
 )
+from keylite.data.shapes import _whiten
 from keylite.data.sides import side_of
 from keylite.data.symmetry import (
     MAX_POINT_RATIO,
@@ -38,7 +39,6 @@ from keylite.data.symmetry import (
     _involutions,
     _neighbours,
     _typical,
-    _whiten,
     _wins,
 )
 from keylite.runtime.skeleton import Skeleton

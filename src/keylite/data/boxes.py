@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.finding import canonical
+from keylite.data.spelling import canonical
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.texts import read_json
 from keylite.runtime.words import first_of, listed, quoted

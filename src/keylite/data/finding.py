@@ -6,29 +6,35 @@ most likely first; what is found so is counted, and of two candidates neither is
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import dataclasses
 import difflib
 import functools
 import os
 import posixpath
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, unquote
 
 from keylite.data.folders import UNREAD, is_picture
-from keylite.runtime.images import IMAGE_SUFFIXES
+from keylite.data.sides import parts_of
+from keylite.data.spelling import (
+    OTHER_CASE,
+    OTHER_SUFFIX,
+    OTHER_UNICODE,
+    canonical,
+    composed,
+    folded,
+    folded_stem,
+    same,
+    spellings_of,
+    stem_of,
+)
 
 CLIMB = 4  # folders above a table that are searched: DeepLabCut's paths start at its project
 DEPTH = 3  # folders below those named, that are searched for what is not there
 MOST_FOLDERS = 10_000  # that are listed so
 SUBSET = re.compile(r"[_\-. ]")  # what a file's name has before that of its subset: instances_train.json
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{1,30}://[^/]*")  # s3://bucket, http://host; one letter is a drive
 ABSOLUTE = re.compile(r"/|[A-Za-z]:")
-UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
 LONGEST, DEEPEST = 4096, 64  # characters, the most of any path on Linux, and folders of a name
 NEARLY = 2_000  # names among which the nearest is looked for
 
@@ -104,7 +110,7 @@ def find_images(names: Sequence[str], roots: Roots) -> Finding:
         if excess := _excess(names[number]):
             doubts[number] = excess
             continue
-        for way, spelling in _spellings(names[number]):
+        for way, spelling in spellings_of(names[number]):
             if _excess(spelling):
                 continue
             path, _ = search.exactly(spelling)
@@ -134,35 +140,24 @@ def find_images(names: Sequence[str], roots: Roots) -> Finding:
     return Finding(paths, notes, doubts)
 
 
-OTHER_SUFFIX = "found under another suffix"
-OTHER_CASE = "found under a name in another case"
-OTHER_UNICODE = "found under a name whose accents are stored otherwise"
-FROM_URL = "found by the path in their URL"
-NO_PREFIX = "found without Label Studio's prefix"
 TAIL = "found by the end of their path"
 BELOW = "found in a sub-folder"
-
-
-def canonical(name: str) -> str:
-    """The same text for every spelling of one path: slashes, no `.`, `..` or empty parts, a drive in lower case."""
-    path = posixpath.normpath(name.replace("\\", "/"))
-    return path[0].lower() + path[1:] if path[1:2] == ":" else path
 
 
 def nearest(name: str, roots: Roots) -> str:
     """What a message says of the pictures that lie where `name` was looked for; empty where there is nothing to say."""
     search = _Search(roots)
-    *_, base = _parts(_spellings(name)[-1][1]) or [""]
-    stem = _folded_stem(base)
+    *_, base = parts_of(spellings_of(name)[-1][1]) or [""]
+    stem = folded_stem(base)
     pictures: list[str] = []
     for folder in search.folders():
         for entry in search.names_in(folder):
             place = os.path.join(folder, entry)
             kind = UNREAD.get(os.path.splitext(entry)[1].lower())
-            if kind and _folded_stem(entry) == stem:
+            if kind and folded_stem(entry) == stem:
                 return f"{search.below_root(place)} lies there: keylite does not read {kind}, convert it to JPEG or PNG"
             if is_picture(entry):
-                if _folded_stem(entry) == stem:
+                if folded_stem(entry) == stem:
                     return f"{search.below_root(place)} lies there, in another folder: is it --images {folder}?"
                 pictures.append(place)
     if not pictures:
@@ -200,71 +195,14 @@ def _clashes(names: Sequence[str], paths: list[Path | None], loose: set[int]) ->
     return clashes
 
 
-def _spellings(name: str) -> list[tuple[tuple[str, ...], str]]:
-    """Ways in which a name may be meant, the likeliest first: what a note says of each, and the path."""
-    plain = name.replace("\\", "/")
-    spellings: list[tuple[tuple[str, ...], str]] = [((), plain)]
-    path = URL.sub("", plain)
-    before, _, query = path.partition("?")
-    path = unquote(_asked_for(before, query) or (before.partition("#")[0] if path != plain else before))
-    if path != plain:
-        spellings.append(((FROM_URL,), path))
-    if URL.match(plain):
-        del spellings[0]
-    for way, spelling in tuple(spellings):
-        folder, base = posixpath.split(spelling)
-        bare = UPLOADED.sub("", base)
-        if bare != base:
-            spellings.append(((*way, NO_PREFIX), posixpath.join(folder, bare)))
-    return spellings
-
-
-def _asked_for(address: str, query: str) -> str:
-    """The path that Label Studio's own addresses hold in their query; empty if there is none."""
-    fields = parse_qs(query)
-    for text in fields.get("fileuri", ()):  # Base64 of s3://bucket/set/a.jpg, as far as that goes; no + is a space
-        with contextlib.suppress(ValueError):
-            return URL.sub("", base64.b64decode(text.replace(" ", "+") + "==", b"-_").decode())
-    return fields.get("d", [""])[0] if address.endswith("local-files/") else ""
-
-
-def _parts(path: str) -> list[str]:
-    """The parts of a path below its drive or top, and below what climbs out of it."""
-    parts = [part for part in posixpath.normpath(path).split("/") if part not in ("", ".", "..")]
-    return parts[1:] if parts and re.fullmatch(r"[A-Za-z]:", parts[0]) else parts
-
-
-def _same(text: str) -> str:
-    return text
-
-
-def _composed(text: str) -> str:
-    """Text with its accents in the letters, as most systems store names; a Mac's file system takes them apart."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def _folded(text: str) -> str:
-    return _composed(text).casefold()
-
-
-def _stem(base: str) -> str:
-    """A name without the suffix of a picture; what else follows a dot belongs to the name."""
-    stem, suffix = os.path.splitext(base)
-    return stem if suffix.lower() in IMAGE_SUFFIXES or suffix.lower() in UNREAD else base
-
-
-def _folded_stem(base: str) -> str:
-    return _folded(_stem(base))
-
-
 Key = Callable[[str], str]
 Stage = tuple[list[str], Key, list[str]]  # ways, key of a file's name, folders (none: all sub-folders)
 KEYS: tuple[tuple[list[str], Key, Key], ...] = (  # ways, key of a folder's name, key of a file's name
-    ([], _same, _same),
-    ([OTHER_UNICODE], _composed, _composed),
-    ([OTHER_CASE], _folded, _folded),
-    ([OTHER_SUFFIX], _same, _stem),
-    ([OTHER_SUFFIX, OTHER_CASE], _folded, _folded_stem),
+    ([], same, same),
+    ([OTHER_UNICODE], composed, composed),
+    ([OTHER_CASE], folded, folded),
+    ([OTHER_SUFFIX], same, stem_of),
+    ([OTHER_SUFFIX, OTHER_CASE], folded, folded_stem),
 )
 
 
@@ -300,7 +238,7 @@ class _Search:
 
     def loosely(self, path: str) -> tuple[list[str], list[str]]:
         """The files that may be meant, all equally likely, and in what they differ from the path."""
-        *folders, base = _parts(path) or [""]
+        *folders, base = parts_of(path) or [""]
         folder = posixpath.join("/" if ABSOLUTE.match(path) else "", *folders)
         for stages in (self.stages_here, self.stages_below):  # what lies deeper is not listed before it is needed
             for ways, key, places in stages(folder):
@@ -331,7 +269,7 @@ class _Search:
         return [(root, Path(place), self.names_in(place)) for root, place in places if self.names_in(place)]
 
     def _entries_by(self, folder: str, key: Key) -> dict[str, list[str]]:
-        pictures_only = key in (_stem, _folded_stem)
+        pictures_only = key in (stem_of, folded_stem)
         entries: dict[str, list[str]] = {}
         for entry in self.names_in(folder):
             if not pictures_only or is_picture(entry):

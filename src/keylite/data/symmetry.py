@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.shapes import Shape, aligned, as_complex, mirrored, misfit_of, shape_of
 from keylite.runtime.packages import require
 
 MIN_OBJECTS = 20  # fewer cannot tell a mirror symmetry from chance
@@ -97,13 +98,13 @@ def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -
         return f"{len(usable)} objects with 3 or more labels are too few to check a symmetry, {MIN_OBJECTS} are needed"
     generator = np.random.default_rng(seed)
     clusters, halves, unit = _halves(dataset, usable, generator)
-    parts = [(_complex(dataset.xy[half], labelled[half]), labelled[half], clusters[half]) for half in halves]
+    parts = [(as_complex(dataset.xy[half], labelled[half]), labelled[half], clusters[half]) for half in halves]
     for _, mask, _ in parts:
         scarce = np.flatnonzero(mask.sum(axis=0) < MIN_LABELLED)
         if len(scarce):
             return f"{dataset.skeleton.names[scarce[0]]} has too few labels to check a symmetry"
 
-    shapes = [_shape(z, mask) for z, mask, _ in parts]
+    shapes = [shape_of(z, mask) for z, mask, _ in parts]
     pools = [_candidates(shape, proposal) for shape in shapes]
     winners = [_best(shape, z, mask, pool) for shape, (z, mask, _), pool in zip(shapes, parts, pools, strict=True)]
     found = winners[0] if winners[0] == winners[1] else None
@@ -147,120 +148,13 @@ def _halves(
     return clusters, halves, unit
 
 
-def _complex(xy: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """Points (N, K, 2) as x + iy (N, K), 0 where unlabelled."""
-    return np.where(labelled, xy[..., 0] + 1j * xy[..., 1], 0)
-
-
 # --- shapes ---
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """How plain objects look, shift, turn and scale aside.
-
-    mean: (K,) complex. weight: (K,) of each point in the alignment. spread: (K,) standard deviation.
-    factors: (2K, q), noise: (2K,): the covariance of aligned points over their spread, factors @ factors.T + noise.
-    """
-
-    mean: np.ndarray
-    weight: np.ndarray
-    spread: np.ndarray
-    factors: np.ndarray
-    noise: np.ndarray
-
-
-def _align(z: np.ndarray, mask: np.ndarray, mean: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Objects laid onto the mean by shift, turn and scale (weighted least squares): points (N, K), turn-scale (N,)."""
-    w = mask * weight
-    total = np.maximum(w.sum(axis=1, keepdims=True), 1e-12)
-    centred = (z - (w * z).sum(axis=1, keepdims=True) / total) * mask
-    middle = (w * mean).sum(axis=1, keepdims=True) / total
-    size = np.maximum((w * np.abs(centred) ** 2).sum(axis=1), 1e-12)
-    turn = (w * centred.conj() * (mean - middle)).sum(axis=1) / size
-    return (turn[:, None] * centred + middle) * mask, turn
-
-
-def _shape(z: np.ndarray, mask: np.ndarray) -> _Shape:
-    """The distribution of plain objects: generalised Procrustes, then a factor model that takes missing points."""
-    count = z.shape[1]
-    labels = mask.sum(axis=0)
-    first = int(np.argmax(mask.sum(axis=1)))
-    mean, weight = z[first], mask[first].astype(np.float64)
-    for step in range(12):
-        centre = (weight * mean).sum() / weight.sum()
-        mean = (mean - centre) / max(np.sqrt((weight * np.abs(mean - centre) ** 2).sum() / weight.sum()), 1e-12)
-        points, _ = _align(z, mask, mean, weight)
-        # Objects that share too little with the reference cannot be laid onto it yet.
-        ready = mask & ((mask * (weight > 0)).sum(axis=1) >= min(count, 2))[:, None]
-        seen = ready.sum(axis=0)
-        mean = np.where(seen > 0, (points * ready).sum(axis=0) / np.maximum(seen, 1), mean)
-        variance = (np.abs(points - mean) ** 2 * ready).sum(axis=0) / np.maximum(seen, 1)
-        if step < 4:
-            weight = (seen > 0).astype(np.float64)
-        else:  # free points (a needle's tip) must not steer; the median keeps two points from taking all the weight
-            weight = np.where(seen > 0, 1 / (variance + np.median(variance) + 1e-6), 0)
-            weight /= weight.mean()
-    points, _ = _align(z, mask, mean, weight)
-    residual = (points - mean) * mask
-    spread = np.sqrt((np.abs(residual) ** 2).sum(axis=0) / (2 * labels))
-    spread = np.maximum(spread, 0.05 * np.median(spread) + 1e-4)
-    flat, flat_mask = _flat(residual / spread), np.concatenate([mask, mask], axis=1).astype(np.float64)
-    rank = max(min(count - 2, len(z) // 12, 10), 0)
-    factors, noise = np.zeros((2 * count, 0)), (flat**2).sum(axis=0) / flat_mask.sum(axis=0)
-    for _ in range(6 if rank else 0):
-        _, expected = _whiten(flat, flat_mask, factors, noise)
-        filled = np.where(flat_mask > 0, flat, expected)
-        values, vectors = np.linalg.eigh(filled.T @ filled / len(filled))
-        floor = max(values[:-rank].mean(), 0)
-        factors = vectors[:, -rank:] * np.sqrt(np.maximum(values[-rank:] - floor, 0))
-        noise = (((flat - filled @ vectors[:, -rank:] @ vectors[:, -rank:].T) * flat_mask) ** 2).sum(axis=0)
-        noise = noise / flat_mask.sum(axis=0)
-        noise = noise * 0.9 + max(0.1 * noise.mean(), 1e-3)
-    return _Shape(mean, weight, spread, factors, noise)
-
-
-def _flat(z: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.real(z), np.imag(z)], axis=1)
-
-
-def _whiten(
-    flat: np.ndarray, mask: np.ndarray, factors: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision times residual, and the residual expected everywhere from the labelled points: both (N, 2K)."""
-    rank = factors.shape[1]
-    if rank == 0:
-        return mask * flat / noise, np.zeros_like(flat)
-    scaled = factors / noise[:, None]
-    if mask.all():  # the common case, and far quicker: one matrix serves every object
-        expected = flat @ scaled @ np.linalg.inv(scaled.T @ factors + np.eye(rank)) @ factors.T
-        return (flat - expected) / noise, expected
-    outer = (scaled[:, :, None] * factors[:, None, :]).reshape(-1, rank * rank)
-    inner = (mask @ outer).reshape(-1, rank, rank) + np.eye(rank)
-    expected = np.linalg.solve(inner, (flat * mask @ scaled)[..., None])[..., 0] @ factors.T
-    return mask * (flat - expected) / noise, expected
-
-
-def _misfit(shape: _Shape, z: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How far each object lies from plain ones, about 1 for a plain one (N,); of each point (N, K); turn-scale (N,)."""
-    points, turn = _align(z, mask, shape.mean, shape.weight)
-    flat = _flat((points - shape.mean) * mask / shape.spread)
-    pull, _ = _whiten(flat, np.concatenate([mask, mask], axis=1).astype(np.float64), shape.factors, shape.noise)
-    freedom = np.maximum(2 * mask.sum(axis=1) - 4, 1)
-    count = z.shape[1]
-    misfit = np.sqrt(np.maximum((flat * pull).sum(axis=1), 0) / freedom + 0.01)
-    return misfit, np.hypot(pull[:, :count], pull[:, count:]), turn
-
-
-def _mirrored(z: np.ndarray, mask: np.ndarray, permutation: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    order = list(permutation)
-    return -z.conj()[:, order], mask[:, order]
 
 
 # --- permutations: new = old[permutation] ---
 
 
-def _cost(shape: _Shape, reflected: np.ndarray) -> np.ndarray:
+def _cost(shape: Shape, reflected: np.ndarray) -> np.ndarray:
     """(K, K), symmetric: how unlike the reflected mean of one point and another point are, spreads included."""
     variance = shape.spread**2
     total = variance[:, None] + variance[None, :]
@@ -269,7 +163,7 @@ def _cost(shape: _Shape, reflected: np.ndarray) -> np.ndarray:
     return (cost + cost.T) / 2
 
 
-def _candidates(shape: _Shape, proposal: tuple[int, ...] | None) -> set[tuple[int, ...]]:
+def _candidates(shape: Shape, proposal: tuple[int, ...] | None) -> set[tuple[int, ...]]:
     """Permutations worth a look: of the mean mirrored about every axis, each refined; no swap; the proposal."""
     count = len(shape.mean)
     found = {tuple(range(count))} | ({proposal} if proposal is not None else set())
@@ -291,11 +185,11 @@ def _involutions(count: int) -> Iterable[tuple[int, ...]]:
     return (p for p in itertools.permutations(range(count)) if all(p[p[k]] == k for k in range(count)))
 
 
-def _reflect(shape: _Shape, permutation: tuple[int, ...]) -> np.ndarray:
+def _reflect(shape: Shape, permutation: tuple[int, ...]) -> np.ndarray:
     """The mean mirrored so that its permuted points come to lie on the mean as well as they can, (K,) complex."""
     order = list(permutation)
     everywhere = np.ones((1, len(order)), bool)
-    laid, _ = _align(-shape.mean.conj()[None, order], everywhere, shape.mean, shape.weight)
+    laid, _ = aligned(-shape.mean.conj()[None, order], everywhere, shape.mean, shape.weight)
     return laid[0][order]  # a mirror undoes itself, so it also brings the points back into their own order
 
 
@@ -356,13 +250,13 @@ def _neighbours(permutation: tuple[int, ...], cost: np.ndarray, most: int = 80) 
     return result
 
 
-def _best(shape: _Shape, z: np.ndarray, mask: np.ndarray, pool: set[tuple[int, ...]]) -> tuple[int, ...]:
+def _best(shape: Shape, z: np.ndarray, mask: np.ndarray, pool: set[tuple[int, ...]]) -> tuple[int, ...]:
     """The permutation under which mirrored objects of this half fit it best, climbed to from the pool."""
     keep = np.linspace(0, len(z) - 1, min(len(z), 200)).astype(int)
     z, mask = z[keep], mask[keep]
 
     def score(permutation: tuple[int, ...]) -> float:
-        return float(np.log(_misfit(shape, *_mirrored(z, mask, permutation))[0]).mean())
+        return float(np.log(misfit_of(shape, *mirrored(z, mask, permutation))[0]).mean())
 
     best_score, best = min((score(permutation), permutation) for permutation in sorted(pool))
     for _ in range(20):
@@ -393,13 +287,13 @@ class _Held(NamedTuple):
 
 
 def _held(
-    shape: _Shape, part: Part, permutation: tuple[int, ...], rivals: list[tuple[int, ...]], keep: np.ndarray
+    shape: Shape, part: Part, permutation: tuple[int, ...], rivals: list[tuple[int, ...]], keep: np.ndarray
 ) -> _Held:
     """The objects `keep` of one half, measured by the shape of the other."""
     z, mask, cluster = (column[keep] for column in part)
-    plain, plain_pull, turn = _misfit(shape, z, mask)
-    own, own_pull, own_turn = _misfit(shape, *_mirrored(z, mask, permutation))
-    rival = [_misfit(shape, *_mirrored(z, mask, p)) for p in rivals]
+    plain, plain_pull, turn = misfit_of(shape, z, mask)
+    own, own_pull, own_turn = misfit_of(shape, *mirrored(z, mask, permutation))
+    rival = [misfit_of(shape, *mirrored(z, mask, p)) for p in rivals]
     turns = np.stack([turn, own_turn, *(r[2] for r in rival)], axis=1)
     turns = turns / np.maximum(np.abs(turns), 1e-12)
     axis = turns[:, 0].mean()  # each half's mean shape lies in a frame of its own
@@ -419,7 +313,7 @@ def _held(
 def _judge(
     permutation: tuple[int, ...],
     pool: set[tuple[int, ...]],
-    shapes: Sequence[_Shape],
+    shapes: Sequence[Shape],
     parts: Sequence[Part],
     unit: str,
     generator: np.random.Generator,
@@ -477,7 +371,7 @@ def _wins(gains: np.ndarray, clusters: np.ndarray, generator: np.random.Generato
 
 def _closest(
     rivals: list[tuple[int, ...]],
-    shapes: Sequence[_Shape],
+    shapes: Sequence[Shape],
     parts: Sequence[Part],
     most: int = 60,
 ) -> list[tuple[int, ...]]:
@@ -488,7 +382,7 @@ def _closest(
     for shape, (z, mask, _) in zip(reversed(shapes), parts, strict=True):
         keep = np.linspace(0, len(z) - 1, min(len(z), 60)).astype(int)
         for index, rival in enumerate(rivals):
-            looks[index] += np.log(_misfit(shape, *_mirrored(z[keep], mask[keep], rival))[0]).mean()
+            looks[index] += np.log(misfit_of(shape, *mirrored(z[keep], mask[keep], rival))[0]).mean()
     return [rivals[index] for index in np.sort(np.argsort(looks)[:most])]
 
 

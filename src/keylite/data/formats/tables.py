@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.finding import canonical
 from keylite.data.labels import GROUP_FIELDS, Labels
+from keylite.data.spelling import canonical
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.words import clipped, listed, quoted
 

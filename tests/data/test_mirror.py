@@ -26,14 +26,13 @@ from keylite.data.mirror import (
     from_names,
     from_pairs,
 )
-from keylite.data.shapes import _whiten
+from keylite.data.shapes import aligned, whiten
 from keylite.data.sides import side_of
 from keylite.data.symmetry import (
     MAX_POINT_RATIO,
     MIN_GAIN,
     Trial,
     Verdict,
-    _align,
     _assign,
     _halves,
     _involutions,
@@ -411,12 +410,12 @@ def test_objects_are_laid_on_the_mean_by_shift_turn_and_scale() -> None:
     mask = np.ones((2, 6), bool)
     mask[1, 2:4] = False
     z = np.where(mask, spin * mean + 5 - 2j, 0)
-    points, turn = _align(z, mask, mean, np.array([1.0, 2, 0, 1, 3, 1]))
+    points, turn = aligned(z, mask, mean, np.array([1.0, 2, 0, 1, 3, 1]))
     np.testing.assert_allclose(points, np.where(mask, mean, 0), atol=1e-12)
     np.testing.assert_allclose(turn, [1 / spin] * 2)
     z[0, 2] += 100  # of no weight
     np.testing.assert_allclose(
-        np.delete(_align(z, mask, mean, np.array([1.0, 2, 0, 1, 3, 1]))[0][0], 2), np.delete(mean, 2)
+        np.delete(aligned(z, mask, mean, np.array([1.0, 2, 0, 1, 3, 1]))[0][0], 2), np.delete(mean, 2)
     )
 
 
@@ -424,12 +423,12 @@ def test_one_matrix_for_all_gives_what_one_for_each_object_gives() -> None:
     generator = np.random.default_rng(0)
     flat, factors, noise = generator.normal(size=(5, 8)), generator.normal(size=(8, 2)), generator.uniform(1, 2, 8)
     mask = np.ones((5, 8))
-    together = _whiten(flat, mask, factors, noise)
+    together = whiten(flat, mask, factors, noise)
     precision = np.linalg.inv(factors @ factors.T + np.diag(noise))
     np.testing.assert_allclose(together[0], flat @ precision)
     np.testing.assert_allclose(together[1], flat @ precision @ factors @ factors.T)
     mask[4, :3] = 0
-    apart = _whiten(flat, mask, factors, noise)
+    apart = whiten(flat, mask, factors, noise)
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_allclose(other[:4], one[:4])
     seen = np.arange(3, 8)

@@ -70,7 +70,7 @@ def shape_of(z: np.ndarray, mask: np.ndarray) -> Shape:
     rank = max(min(count - 2, len(z) // 12, 10), 0)
     factors, noise = np.zeros((2 * count, 0)), (flat**2).sum(axis=0) / flat_mask.sum(axis=0)
     for _ in range(6 if rank else 0):
-        _, expected = _whiten(flat, flat_mask, factors, noise)
+        _, expected = whiten(flat, flat_mask, factors, noise)
         filled = np.where(flat_mask > 0, flat, expected)
         values, vectors = np.linalg.eigh(filled.T @ filled / len(filled))
         floor = max(values[:-rank].mean(), 0)
@@ -85,9 +85,7 @@ def _flat(z: np.ndarray) -> np.ndarray:
     return np.concatenate([np.real(z), np.imag(z)], axis=1)
 
 
-def _whiten(
-    flat: np.ndarray, mask: np.ndarray, factors: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def whiten(flat: np.ndarray, mask: np.ndarray, factors: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Precision times residual, and the residual expected everywhere from the labelled points: both (N, 2K)."""
     rank = factors.shape[1]
     if rank == 0:
@@ -106,7 +104,7 @@ def misfit_of(shape: Shape, z: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray
     """How far each object lies from plain ones, about 1 for a plain one (N,); of each point (N, K); turn-scale (N,)."""
     points, turn = aligned(z, mask, shape.mean, shape.weight)
     flat = _flat((points - shape.mean) * mask / shape.spread)
-    pull, _ = _whiten(flat, np.concatenate([mask, mask], axis=1).astype(np.float64), shape.factors, shape.noise)
+    pull, _ = whiten(flat, np.concatenate([mask, mask], axis=1).astype(np.float64), shape.factors, shape.noise)
     freedom = np.maximum(2 * mask.sum(axis=1) - 4, 1)
     count = z.shape[1]
     misfit = np.sqrt(np.maximum((flat * pull).sum(axis=1), 0) / freedom + 0.01)

@@ -49,7 +49,8 @@ from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import READERS, Found, Keypoints
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
 from keylite.training.folder import RESULTS, WITHOUT_EFFECT
-from keylite.training.folds import MODEL, REPORT, FoldFigures, FoldReport, FoldsReport, PartReport
+from keylite.training.folds import MODEL, REPORT
+from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport
 from keylite.training.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
 from keylite.training.schedule import (
     FEWEST_EPOCHS,

@@ -23,7 +23,8 @@ from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.training import folds as module
 from keylite.training.folder import open_run
-from keylite.training.folds import FoldsReport, train_folds
+from keylite.training.folds import train_folds
+from keylite.training.folds_report import FoldsReport
 from keylite.training.recipe import make_recipe
 from keylite.training.schedule import resolve
 

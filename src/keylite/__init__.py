@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from keylite.exporting.export import export
     from keylite.runtime.predictor import Keypoints, Predictor
     from keylite.runtime.skeleton import Skeleton
-    from keylite.training.folds import FoldsReport, train_folds
+    from keylite.training.folds import train_folds
+    from keylite.training.folds_report import FoldsReport
     from keylite.training.recipe import Recipe, preset
     from keylite.training.train import train
 

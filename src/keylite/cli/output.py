@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from keylite.evaluation.report import Report
     from keylite.exporting.certificate import Certificate
     from keylite.runtime.spec import Held
-    from keylite.training.folds import FoldsReport
+    from keylite.training.folds_report import FoldsReport
 
 EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
 
@@ -71,7 +71,7 @@ def show_report(report: Report) -> None:
 
 def show_folds(report: FoldsReport) -> None:
     from keylite.evaluation.report import no_better
-    from keylite.training.folds import COLUMNS, fold_rows
+    from keylite.training.folds_report import COLUMNS, fold_rows
 
     nme = report.pooled.nme
     percent = f"1 % is {nme.percent_px:.3g} px"

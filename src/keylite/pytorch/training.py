@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import datetime
 import errno
 import logging
 import math
@@ -23,17 +22,11 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
-from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import convert_sync_batchnorm
 
 from keylite.data.examples import Examples
 from keylite.pytorch.batches import batches_of
+from keylite.pytorch.companions import environment_of, failure_of, gathered, strategy_of
 from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
@@ -51,7 +44,7 @@ from keylite.runtime.heads import Head
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.training.folder import write_profile
-from keylite.training.processes import LostProcessError, World, cores_of, world_of
+from keylite.training.processes import World, cores_of, world_of
 from keylite.training.recipe import Recipe
 from keylite.training.run import ALONE, FINITE_EVERY, Run, require_finite
 from keylite.training.schedule import batch_of, ema_decay, lr_factor
@@ -170,7 +163,6 @@ OPTIMIZERS = {
     "sgd": lambda groups, recipe, fused: torch.optim.SGD(groups, momentum=recipe.momentum, fused=fused),
 }
 
-WAIT = datetime.timedelta(minutes=30)  # for another process, at most
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -273,7 +265,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
     """
     recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
-    world = world._replace(gather=_gathered) if world.size > 1 else world
+    world = world._replace(gather=gathered) if world.size > 1 else world
     share = cores_of(recipe, world.launcher)
     if device.type == "cpu":  # torchrun asks for one thread where nobody asked for another number
         most = share if world.size > 1 else torch.get_num_threads()
@@ -296,8 +288,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        strategy=_strategy(recipe, device) if world.size > 1 else "auto",
-        plugins=[_environment(world)],
+        strategy=strategy_of(recipe, device) if world.size > 1 else "auto",
+        plugins=[environment_of(world)],
         use_distributed_sampler=False,
         max_epochs=recipe.epochs,
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
@@ -334,9 +326,9 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         except torch.OutOfMemoryError:
             raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
         except RuntimeError as error:
-            if (known := _known(error, world)) is None:
+            if (failure := failure_of(error, world)) is None:
                 raise
-            raise known from None
+            raise failure from None
     if times is not None and world.first and times.steps:
         write_profile(run.out, *times.parts())
 
@@ -355,48 +347,6 @@ def untraced_writers() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def _known(error: RuntimeError, world: World) -> Exception | None:
-    """What to say instead of an error of torch that is not a fault of ours; None for others."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    line = lines[0]
-    if "DataLoader" in line:
-        return OSError(
-            f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
-            "and with fewer workers or 0 where memory is short"
-        )
-    if world.size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in line):
-        return LostProcessError(
-            f"training: process {world.rank + 1} of {world.size} lost another ({line}); see what that one says, and go "
-            "on with --resume"
-        )
-    if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        return ValueError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say --compile off")
-    return None
-
-
-def _environment(world: World) -> ClusterEnvironment:
-    """What tells Lightning a process's place: what told us, not what else it finds around it."""
-    if world.launcher == "srun":
-        return SLURMEnvironment(auto_requeue=False)
-    return TorchElasticEnvironment() if world.size > 1 else LightningEnvironment()
-
-
-def _strategy(recipe: Recipe, device: torch.device) -> DDPStrategy:
-    """Gradients are averaged over processes after each step; a wait for another process ends after WAIT."""
-    return DDPStrategy(
-        process_group_backend="nccl" if device.type == "cuda" else "gloo",
-        timeout=WAIT,
-        find_unused_parameters=recipe.freeze_epochs > 0,
-    )
-
-
-def _gathered(mine: Any) -> list[Any]:
-    """What every process has, by rank."""
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, mine)
-    return parts
 
 
 # What Lightning says of things that are meant here, by message.

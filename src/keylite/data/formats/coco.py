@@ -18,12 +18,8 @@ import msgspec
 import numpy as np
 
 from keylite.data import mirror
-from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.labels import Labels
 from keylite.data.problems import one_skeleton, require_whole_objects
-from keylite.runtime.boxes import real_numbers
-from keylite.runtime.files import require_outputs, write_bytes
-from keylite.runtime.images import image_size
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.texts import require_each_once
 from keylite.runtime.words import clipped, counted, listed, quoted
@@ -40,7 +36,6 @@ SHAPES = {  # field of an annotation: how COCO writes it
     "keypoints": "COCO writes x, y and visibility of all keypoints as one flat list of numbers",
     "bbox": "COCO writes [x, y, width, height]",
 }
-DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
 
 
 class Category(msgspec.Struct):
@@ -187,58 +182,6 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         bad=bad,
         notes=notes,
     )
-
-
-def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None) -> None:
-    """Write a data set as COCO keypoints JSON, whole or not at all; `read_dataset` gives the same objects back.
-
-    xy: (N, K, 2) continuous px in place of the labels (predictions, corrections), NaN where there is no point. Points
-    are written as pixel indices (-0.5) with 10 decimals, edges 1-based, mirror pairs as `flip_pairs`, the group as a
-    field of the annotation. `file_name` is the name that the data set knows: where the file does not lie beside its
-    images, reading it needs their folder. Widths and heights come from the images' headers.
-    """
-    require_datasets(dataset=dataset)
-    skeleton, points = dataset.skeleton, dataset.xy if xy is None else real_numbers(xy)
-    require_outputs({"path": path}, dataset.files_named((Path(path).name,)))
-    if points.shape != dataset.xy.shape:
-        raise ValueError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
-    labelled = np.all(np.isfinite(points), axis=2)
-    v = np.where(labelled, np.where(dataset.visible > 0, dataset.visible, 2), 0)
-    rows = np.where(labelled[..., None], _written(points - 0.5), 0.0)
-    rows = np.concatenate([rows, v[..., None]], axis=2).reshape(len(points), -1)
-    boxes = np.concatenate([dataset.box[:, :2], _written(dataset.box[:, 2:] - dataset.box[:, :2])], axis=1)
-    category: dict[str, Any] = {
-        "id": 1,
-        "name": dataset.name,
-        "keypoints": skeleton.names,
-        "skeleton": [(a + 1, b + 1) for a, b in skeleton.edges],
-    }
-    if skeleton.mirror is not None:
-        category["flip_pairs"] = skeleton.mirror_pairs()
-    if skeleton.sigmas is not None:
-        category["sigmas"] = skeleton.sigmas
-    images = []
-    for number, (name, image) in enumerate(zip(dataset.image_names, dataset.images, strict=True), start=1):
-        width, height = image_size(image)
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-    annotations = []
-    for n in range(len(dataset)):
-        annotation = {
-            "id": n + 1,
-            "image_id": int(dataset.image_index[n]) + 1,
-            "category_id": 1,
-            "iscrowd": 0,
-            "num_keypoints": int(labelled[n].sum()),
-            "keypoints": [int(value) if value.is_integer() else value for value in rows[n].tolist()],
-            "group": dataset.groups[dataset.group_index[n]],
-        }
-        if np.isfinite(boxes[n]).all():
-            annotation["bbox"] = boxes[n].tolist()
-        if np.isfinite(dataset.area[n]):
-            annotation["area"] = float(dataset.area[n])
-        annotations.append(annotation)
-    whole = {"images": images, "annotations": annotations, "categories": [category]}
-    write_bytes(path, msgspec.json.encode(whole))
 
 
 def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:
@@ -422,7 +365,3 @@ def _skeleton(
         return Skeleton(names, edges, pairs, None if entry.sigmas is None else tuple(entry.sigmas))
     except ValueError as error:
         raise ValueError(f"{path}: category {quoted(entry.name)}: {error}") from None
-
-
-def _written(px: np.ndarray) -> np.ndarray:
-    return np.round(px, DECIMALS) + 0.0  # + 0.0: no -0

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.data.formats.coco import read_coco, write_coco
+from keylite.data.formats.coco import read_coco
+from keylite.data.formats.coco_writing import write_coco
 from keylite.data.formats.tables import read_dlc, read_wide
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.marks import require_mark

@@ -1,0 +1,62 @@
+"""Several processes that train one model, as Lightning runs them."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.strategies import DDPStrategy
+
+from keylite.training.processes import LostProcessError, World
+from keylite.training.recipe import Recipe
+
+WAIT = datetime.timedelta(minutes=30)  # for another process, at most
+
+
+def failure_of(error: RuntimeError, world: World) -> Exception | None:
+    """What to say instead of an error of torch that is not a fault of ours; None for others."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = lines[0]
+    if "DataLoader" in line:
+        return OSError(
+            f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
+            "and with fewer workers or 0 where memory is short"
+        )
+    if world.size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in line):
+        return LostProcessError(
+            f"training: process {world.rank + 1} of {world.size} lost another ({line}); see what that one says, and go "
+            "on with --resume"
+        )
+    if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+        return ValueError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say --compile off")
+    return None
+
+
+def environment_of(world: World) -> ClusterEnvironment:
+    """What tells Lightning a process's place: what told us, not what else it finds around it."""
+    if world.launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if world.size > 1 else LightningEnvironment()
+
+
+def strategy_of(recipe: Recipe, device: torch.device) -> DDPStrategy:
+    """Gradients are averaged over processes after each step; a wait for another process ends after WAIT."""
+    return DDPStrategy(
+        process_group_backend="nccl" if device.type == "cuda" else "gloo",
+        timeout=WAIT,
+        find_unused_parameters=recipe.freeze_epochs > 0,
+    )
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What every process has, by rank."""
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return parts

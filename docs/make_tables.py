@@ -1,4 +1,8 @@
-"""The tables of presets and training choices in recipe.md, from the recipe itself: `python docs/make_tables.py`."""
+"""What pages say of the source, made from it: `python docs/make_tables.py`.
+
+The tables of presets and training choices in recipe.md, and the tree, the table of rooms and the figures of
+ARCHITECTURE.md.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,20 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import msgspec
+import structure
 
 from keylite.runtime.files import write_text
 from keylite.training.recipe import PRESETS, Recipe, descriptions
 
-PAGE = Path(__file__).parent / "recipe.md"
-START, END = "<!-- made by docs/make_tables.py: start -->", "<!-- end -->"
+DOCS = Path(__file__).parent
+PARTS = {  # page: the parts that are made, by the name in their marks
+    DOCS / "recipe.md": {"tables": lambda: recipe_tables()},
+    DOCS.parent / "ARCHITECTURE.md": {
+        "layout": structure.layout,
+        "rooms": structure.room_table,
+        "figures": structure.figures,
+    },
+}
 SECTIONS = {  # the first choice of each section
     "framework": "Model and data",
     "epochs": "Training",
@@ -58,14 +70,24 @@ def _values(name: str, schema: dict[str, Any]) -> str:
     return ", ".join(f"{words} {schema[key]:g}" for key, words in LIMITS.items() if key in schema)
 
 
-def with_tables(page: str) -> str:
-    """The page with the tables between its marks made anew."""
-    before, start, rest = page.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{PAGE.name}: expected the marks {START!r} and {END!r}")
-    return f"{before}{START}\n\n{recipe_tables()}\n\n{END}{after}"
+def with_part(page: str, name: str, text: str) -> str:
+    """The page with what stands between the marks of one part replaced. ValueError for a page without the marks."""
+    start, end = f"<!-- {name}: made by docs/make_tables.py -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise ValueError(f"expected the marks {start!r} and {end!r}")
+    return f"{before}{start}\n\n{text}\n\n{end}{after}"
+
+
+def made_anew(path: Path) -> str:
+    """A page with all its made parts as they are now."""
+    page = path.read_text(encoding="utf-8")
+    for name, make in PARTS[path].items():
+        page = with_part(page, name, make())
+    return page
 
 
 if __name__ == "__main__":
-    write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
+    for path in PARTS:
+        write_text(path, made_anew(path))

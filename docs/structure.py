@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parents[1] / "src/keylite"
 LONG = 400  # lines; a longer file has a reason in REASONS
-REASONS: dict[str, str] = {}
+REASONS = {"data/dataset.py": "one class"}
 
 
 class Room(NamedTuple):
@@ -141,11 +141,38 @@ def room_table() -> str:
         cells = (", ".join(f"`{one}`" for one in part.split()) for part in room)
         rows.append(f"| `{name}` | {' | '.join(cells)} |")
     for name, users in VERBS.items():
-        rows.append(f"| only {', '.join(f'`{user}`' for user in users.split())} | `{name}` | | |")
+        rows.append(f"| only {', '.join(f'`{user}`' for user in users.split())} | `{name}` |  |  |")
     for name, room in EXCEPTIONS.items():
         cells = (", ".join(f"`{one}`" for one in part.split()) for part in room)
         rows.append(f"| `{name}`, too | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def layout() -> str:
+    """A tree of the package: each folder and file with the first sentence of its docstring."""
+    lines = ["src/keylite/"]
+    ranked = sorted(files(), key=lambda file: _place(file.relative_to(SOURCE)))
+    for file in ranked:
+        parts = file.relative_to(SOURCE).parts
+        if parts[-1] == "__init__.py" and len(parts) > 1:
+            name, depth = f"{parts[-2]}/", len(parts) - 1
+        else:
+            name, depth = parts[-1], len(parts)
+        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        sentence = " ".join(docstring.partition("\n\n")[0].split())
+        lines.append(f"{'  ' * depth}{name:<{max(26 - 2 * depth, len(name) + 2)}}{sentence}")
+    return "\n".join(["```", *lines, "```"])
+
+
+def _place(path: Path) -> list[tuple[int, int | str]]:
+    """Where a file stands in the tree: rooms from the bottom up, files before folders, each by name."""
+    order = list(ROOMS)
+    *folders, name = path.parts
+    top = (folders or [path.stem])[0]
+    places: list[tuple[int, int | str]] = [(order.index(top) if folders else -1, 0)]
+    for part in folders[1:]:
+        places.append((2, part))
+    return [*places, (0 if name == "__init__.py" else 1, name)]
 
 
 def figures() -> str:
@@ -160,7 +187,7 @@ def figures() -> str:
             if first == "keylite" and other and other != room:
                 edges[room, other] = edges.get((room, other), 0) + 1
     back = [f"{room} -> {other}" for room, other in edges if order.index(other) > order.index(room)]
-    long = [f"`{name}` ({count})" for name, count in long_files().items()]
+    long = [f"`{name}` ({count}: {REASONS.get(name, 'no reason')})" for name, count in long_files().items()]
     return "\n".join(
         [
             f"- {sum(path.is_dir() and path.name != '__pycache__' for path in SOURCE.iterdir())} folders, "

@@ -1,1 +1,1 @@
-"""Label files, a module per format."""
+"""Label files, and what chooses a reader."""

@@ -1,4 +1,4 @@
-"""COCO keypoints JSON in and out.
+"""COCO keypoints JSON, read.
 
 Annotations are decoded one by one from the raw text: a bad one is named, not the end of the file, and a million of
 them never exist as Python objects at once. Knows nothing of images on disk or of how points are used.

@@ -99,7 +99,7 @@ def no_fault(fault_folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def undrawn() -> Iterator[None]:
-    """Runs leave an empty curves.png: drawing it takes longer than an epoch of a test. tests/test_plots.py draws one."""
+    """Runs leave an empty curves.png: drawing it takes longer than an epoch of a test. tests/pictures/test_plots.py draws one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "keylite.training.folder.plot_history", lambda history, mean_shape_nme, path: path.write_bytes(b"")

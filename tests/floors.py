@@ -18,7 +18,13 @@ UV = Path(sysconfig.get_path("scripts")) / "uv"
 PYTHONS = ("3.11", "3.12", "3.13")
 INSTALLED = ((), ("onnx",), ("litert",))  # sets of extras
 RESOLVED = ("pytorch", "tensorflow-cpu", "coco")  # extras
-TESTS = ("tests/runtime", "tests/data", "tests/test_recipe.py", "tests/test_evaluation.py", "tests/test_draw.py")
+TESTS = (
+    "tests/runtime",
+    "tests/data",
+    "tests/training/test_recipe.py",
+    "tests/evaluation/test_evaluation.py",
+    "tests/pictures/test_draw.py",
+)
 TOOLS = ("pytest>=8.3", "pillow>=10")
 
 

@@ -18,9 +18,9 @@ import pytest
 
 import keylite
 from keylite.cli import main
-from keylite.cli.predict import drawing_paths
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges
+from keylite.prediction.sources import drawing_paths
 from keylite.runtime.modelfile import describe, read_spec, seal_of, tflite_model, write_onnx, write_tflite
 from keylite.runtime.spec import FORMAT, encode_spec
 

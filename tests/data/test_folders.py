@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keylite.cli.predict import image_paths
 from keylite.data.folders import look_into
+from keylite.prediction.sources import image_paths
 
 FOLDERS = {  # what lies there, pictures taken, what is said of the rest
     "pictures alone": (["b.jpg", "a.PNG"], ["a.PNG", "b.jpg"], ""),

@@ -87,6 +87,7 @@ def predict(
         with --ray: images of a shard; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
+    from keylite.prediction.sources import image_paths
     from keylite.runtime.files import is_standard_output, require_outputs
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
@@ -134,6 +135,7 @@ def _predict_here(
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
     from keylite.pictures.draw import draw_points
     from keylite.prediction.points import points_coco, points_json, points_line
+    from keylite.prediction.sources import drawing_paths
     from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step
@@ -235,77 +237,3 @@ def _lines(place: str, at_once: bool) -> Iterator[TextIO]:
             yield file
             file.seek(0)
             shutil.copyfileobj(file, sys.stdout)
-
-
-def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image is drawn: FOLDER/NAME_points.jpg. ValueError where two would be one file, or one is an input."""
-    drawings: dict[Path, Path] = {}
-    taken: dict[Path, Path] = {}
-    inputs = {os.path.realpath(path) for path in paths}
-    for path in paths:
-        drawing = folder / f"{path.stem}_points.jpg"
-        if taken.setdefault(drawing, path) != path:
-            raise ValueError(
-                f"draw: {taken[drawing]} and {path} would both be drawn as {drawing}; draw them in two calls"
-            )
-        if os.path.realpath(drawing) in inputs:
-            raise ValueError(f"draw: {drawing} is one of the images; choose another folder")
-        drawings[path] = drawing
-    return drawings
-
-
-def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
-    """Images as given, those in the folders given, by name, and those that text files list, line by line.
-
-    What a folder holds beside its images, pictures that keylite does not read and sub-folders, is counted in the log.
-    """
-    from keylite.data.folders import look_into
-    from keylite.runtime.images import IMAGE_SUFFIXES
-    from keylite.runtime.words import counted
-
-    if not inputs:
-        raise ValueError("predict: expected images or folders, got none")
-    paths: list[Path] = []
-    for entry in inputs:
-        if entry.is_dir():
-            try:
-                folder = look_into(entry)
-            except OSError as error:
-                raise ValueError(f"{entry}: this folder cannot be read: {error.strerror}") from None
-            left_out = folder.left_out()
-            if not folder.pictures:
-                there = f"; found {left_out}" if left_out else ""
-                raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
-            if left_out:
-                log.warning("%s: taken: %s; left out: %s", entry, counted(len(folder.pictures), "image"), left_out)
-            paths += folder.pictures
-        elif entry.is_file() and entry.suffix.lower() == ".txt":
-            paths += listed_paths(entry)
-        elif entry.exists():
-            paths.append(entry)
-        else:
-            raise FileNotFoundError(f"{entry}: no such image or folder")
-    return paths
-
-
-def listed_paths(path: Path) -> list[Path]:
-    """The paths in a text file, a line each, relative ones from the current folder; some may lead nowhere."""
-    from keylite.runtime.images import IMAGE_SUFFIXES
-    from keylite.runtime.words import counted, quoted
-
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines knows ends that are fine in a name
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
-    if odd := [number for number, line in enumerate(lines, 1) if "\0" in line]:
-        raise ValueError(f"{path}: expected the path of an image a line, got one with a NUL character in line {odd[0]}")
-    paths = [Path(line) for line in lines if line.strip()]
-    if not paths:
-        raise ValueError(f"{path}: expected the path of an image a line, got none")
-    if not any(path.suffix.lower() in IMAGE_SUFFIXES or path.exists() for path in paths):
-        lines_in_it = counted(len(paths), "line")
-        raise ValueError(
-            f"{path}: taken for a list of images, a path a line, and none of its {lines_in_it} leads to a file: "
-            f"{quoted(str(paths[0]))}"
-        )
-    return paths

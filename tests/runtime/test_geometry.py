@@ -17,8 +17,9 @@ from keylite.runtime.geometry import (
     crop_box,
     cut,
     decode_for,
+    draw_jitter,
     from_units,
-    jitter_boxes,
+    jittered,
     largest_scale,
     to_units,
     whole_box,
@@ -316,18 +317,22 @@ def test_a_box_that_dwarfs_its_image_costs_no_more_than_the_image(monkeypatch: p
         crop_box(np.array([0, 0, 1e300, 1e300]), (64, 64))
 
 
+def moved(boxes: np.ndarray, amount: float, seed: int) -> np.ndarray:
+    return jittered(boxes, draw_jitter(len(boxes), amount, np.random.default_rng(seed)))
+
+
 def test_jitter_is_the_generators_alone():
     boxes = np.array([[0, 0, 100, 50], [30, 40, 60, 100.0]])
-    first, again, other = (jitter_boxes(boxes, 0.2, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    first, again, other = (moved(boxes, 0.2, seed) for seed in (4, 4, 5))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert np.array_equal(jitter_boxes(boxes, 0.0, np.random.default_rng(4)), boxes)
+    assert np.array_equal(moved(boxes, 0.0, 4), boxes)
 
 
 def test_jitter_keeps_the_aspect_and_its_range():
     boxes = np.tile(np.array([[10, 20, 110, 70.0]]), (2000, 1))
-    moved = jitter_boxes(boxes, 0.1, np.random.default_rng(0))
-    sides, centres = moved[:, 2:] - moved[:, :2], (moved[:, 2:] + moved[:, :2]) / 2
+    jittery = moved(boxes, 0.1, 0)
+    sides, centres = jittery[:, 2:] - jittery[:, :2], (jittery[:, 2:] + jittery[:, :2]) / 2
     assert np.allclose(sides[:, 0] / sides[:, 1], 2)
     for values, middle, reach in ((sides[:, 0], 100, 10), (centres[:, 0], 60, 10), (centres[:, 1], 45, 5)):
         assert values.min() >= middle - reach

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from keylite.data.folders import UNREAD, is_picture
-from keylite.data.sides import parts_of
 from keylite.data.spelling import (
     OTHER_CASE,
     OTHER_SUFFIX,
@@ -26,6 +25,7 @@ from keylite.data.spelling import (
     folded,
     folded_stem,
     same,
+    segments_of,
     spellings_of,
     stem_of,
 )
@@ -147,7 +147,7 @@ BELOW = "found in a sub-folder"
 def nearest(name: str, roots: Roots) -> str:
     """What a message says of the pictures that lie where `name` was looked for; empty where there is nothing to say."""
     search = _Search(roots)
-    *_, base = parts_of(spellings_of(name)[-1][1]) or [""]
+    *_, base = segments_of(spellings_of(name)[-1][1]) or [""]
     stem = folded_stem(base)
     pictures: list[str] = []
     for folder in search.folders():
@@ -238,7 +238,7 @@ class _Search:
 
     def loosely(self, path: str) -> tuple[list[str], list[str]]:
         """The files that may be meant, all equally likely, and in what they differ from the path."""
-        *folders, base = parts_of(path) or [""]
+        *folders, base = segments_of(path) or [""]
         folder = posixpath.join("/" if ABSOLUTE.match(path) else "", *folders)
         for stages in (self.stages_here, self.stages_below):  # what lies deeper is not listed before it is needed
             for ways, key, places in stages(folder):

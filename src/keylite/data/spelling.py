@@ -56,7 +56,7 @@ def _asked_for(address: str, query: str) -> str:
     return fields.get("d", [""])[0] if address.endswith("local-files/") else ""
 
 
-def parts_of(path: str) -> list[str]:
+def segments_of(path: str) -> list[str]:
     """The parts of a path below its drive or top, and below what climbs out of it."""
     parts = [part for part in posixpath.normpath(path).split("/") if part not in ("", ".", "..")]
     return parts[1:] if parts and re.fullmatch(r"[A-Za-z]:", parts[0]) else parts

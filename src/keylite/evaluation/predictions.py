@@ -5,19 +5,22 @@ Knows nothing of figures, training or frameworks.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import point_errors
 from keylite.runtime.boxes import as_boxes, box_problems
-from keylite.runtime.geometry import Crop, cut, from_units, jitter_boxes, whole_box
+from keylite.runtime.geometry import Crop, cut, draw_jitter, from_units, jittered, whole_box
 from keylite.runtime.kinds import number_of
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.stream import Cut, Task, answers
 from keylite.runtime.words import SHOWN, listed, quoted
 
 
@@ -112,53 +115,78 @@ def predict_dataset(
         raise ValueError("jitter_box: expected a numpy Generator beside it, got None")
     given = _boxes_given(dataset, boxes, spec.box)
     dataset = dataclasses.replace(dataset, white_level=spec.white_level)
+    images = _Images(predictor, dataset, given, jitter_box, generator, mirror is not None)
     count, keypoints = len(dataset), len(spec.skeleton)
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     used, measured = np.zeros((count, 4)), np.zeros((count, 4))
-    crops: list[Crop | None] = [None] * count
-    pixels = np.zeros((min(predictor.batch, count), spec.size[1], spec.size[0], 3), np.uint8)
-    waiting: list[int] = []
+    crops: dict[int, Crop] = {}
+    annotated = boxed(dataset)
     done = 0
 
-    def run() -> None:
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nonlocal done
-        unit_xy[waiting], score[waiting] = predictor.run(pixels[: len(waiting)])
-        done += len(waiting)
-        tell(len(waiting))
-        waiting.clear()
+        found = predictor.run(pixels)
+        done += len(pixels)
+        tell(len(pixels))
         if on_batch is not None:
             on_batch(done, count)
+        return found
 
-    flip = np.array([[-1.0, 0, spec.size[0]], [0, 1, 0]])
-    annotated = boxed(dataset)
-    by_image = np.argsort(dataset.image_index, kind="stable")
-    with step(f"finding the points of {dataset.called}", count) as tell:
-        for objects in np.split(by_image, np.flatnonzero(np.diff(dataset.image_index[by_image])) + 1):
-            image = dataset.open_image(int(dataset.image_index[objects[0]]))
-            whole = np.tile(whole_box(image), (len(objects), 1))
-            used[objects] = whole if given is None else given[objects]
-            if given is not None:
-                for row, words in box_problems(given[objects], whole[:, 2:]).items():
-                    raise ValueError(f"{dataset.sample_name(int(objects[row]))}: {words}")
+    with (
+        step(f"finding the points of {dataset.called}", count) as tell,
+        contextlib.closing(answers(images.tasks(), run, batch=predictor.batch)) as answered,
+    ):
+        for cut, points in answered:
+            objects, whole = cut.source, np.array([[0, 0, *cut.size]], np.float64)
+            used[objects] = cut.asked
             # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
-            own = np.where(annotated[objects, None], dataset.box[objects], used[objects])
+            asked = np.tile(whole, (len(objects), 1)) if given is None else given[objects]
+            own = np.where(annotated[objects, None], dataset.box[objects], asked)
             measured[objects] = whole if spec.box == "image" else own
-            if jitter_box and generator is not None:
-                used[objects] = jitter_boxes(used[objects], jitter_box, generator)
-            found = predictor.crops(image, used[objects])
-            found = found if mirror is None else [crop.then(flip, mirrored=True) for crop in found]
-            for i, crop, seen in zip(objects.tolist(), found, cut(image, found, dataset.checked), strict=True):
-                crops[i], pixels[len(waiting)] = crop, seen
-                waiting.append(i)
-                if len(waiting) == len(pixels):
-                    run()
-        if waiting:
-            run()
-    kept = tuple(crop for crop in crops if crop is not None)
+            for row, crop, (unit, how_sure) in zip(objects.tolist(), cut.crops, points, strict=True):
+                crops[row], unit_xy[row], score[row] = crop, unit, how_sure
     if mirror is not None:
         unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]
-    xy = np.stack([crop.from_unit(points) for crop, points in zip(kept, unit_xy, strict=True)])
-    return Predictions(xy, unit_xy, score, used, kept, measured, predictor.sigma(score, kept), spec.unlearnt)
+    in_order = tuple(crops[row] for row in range(count))
+    xy = np.stack([crop.from_unit(points) for crop, points in zip(in_order, unit_xy, strict=True)])
+    return Predictions(xy, unit_xy, score, used, in_order, measured, predictor.sigma(score, in_order), spec.unlearnt)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """The images of a data set as tasks of a stream, each with all its objects; see `predict_dataset`."""
+
+    predictor: Predictor
+    dataset: Dataset
+    given: np.ndarray | None
+    jitter_box: float
+    generator: np.random.Generator | None
+    mirrored: bool
+
+    def tasks(self) -> Iterator[Task]:
+        """An image after the other, in the order of their numbers."""
+        by_image = np.argsort(self.dataset.image_index, kind="stable")
+        for objects in np.split(by_image, np.flatnonzero(np.diff(self.dataset.image_index[by_image])) + 1):
+            jitter = None
+            if self.jitter_box and self.generator is not None:
+                jitter = draw_jitter(len(objects), self.jitter_box, self.generator)
+            yield Task(objects, len(objects), functools.partial(self.cut, objects, jitter))
+
+    def cut(self, objects: np.ndarray, jitter: np.ndarray | None) -> Cut:
+        """An image and its objects' crops. ValueError for a box that lies outside of it, by the object's name."""
+        image = self.dataset.open_image(int(self.dataset.image_index[objects[0]]))
+        whole = np.tile(whole_box(image), (len(objects), 1))
+        asked = whole if self.given is None else self.given[objects]
+        if self.given is not None:
+            for row, words in box_problems(asked, whole[:, 2:]).items():
+                raise ValueError(f"{self.dataset.sample_name(int(objects[row]))}: {words}")
+        asked = asked if jitter is None else jittered(asked, jitter)
+        crops = self.predictor.crops(image, asked)
+        if self.mirrored:
+            flip = np.array([[-1.0, 0, self.predictor.spec.size[0]], [0, 1, 0]])
+            crops = [crop.then(flip, mirrored=True) for crop in crops]
+        pixels = cut(image, crops, self.dataset.checked)
+        return Cut(objects, (image.shape[1], image.shape[0]), asked, crops, pixels)
 
 
 def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Predictions:

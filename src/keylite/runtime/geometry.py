@@ -210,12 +210,15 @@ def whole_box(image: np.ndarray | Picture) -> np.ndarray:
     return np.array([0, 0, image.shape[1], image.shape[0]], np.float64)
 
 
-def jitter_boxes(boxes: np.ndarray, amount: float, generator: np.random.Generator) -> np.ndarray:
-    """Boxes (N, 4) as a detector might give them: centre shifted and both sides scaled together.
+def draw_jitter(count: int, amount: float, generator: np.random.Generator) -> np.ndarray:
+    """(N, 3): for each of N boxes a shift in x and y, within +-amount of its sides, and a scale within 1 +- amount."""
+    shifts = generator.uniform(-amount, amount, (count, 2))
+    return np.concatenate([shifts, generator.uniform(1 - amount, 1 + amount, (count, 1))], axis=1)
 
-    Shift is uniform within +-amount of each side, scale within 1 +- amount.
-    """
+
+def jittered(boxes: np.ndarray, jitter: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) as a detector might give them, moved by `draw_jitter`."""
     sides = boxes[:, 2:] - boxes[:, :2]
-    centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + generator.uniform(-amount, amount, sides.shape) * sides
-    half = sides * generator.uniform(1 - amount, 1 + amount, (len(boxes), 1)) / 2
+    centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + jitter[:, :2] * sides
+    half = sides * jitter[:, 2:] / 2
     return np.concatenate([centres - half, centres + half], axis=1)

@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +22,11 @@ from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
 from keylite.runtime.kinds import kind_words, path_of, require_whole
-from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.stream import Answer, Cut, Task, answers
 
-READERS = 4  # threads of a stream unless told: each holds a decoded image
 BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
 Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
 
@@ -75,16 +71,6 @@ class Found(NamedTuple):
     source: Source
     points: Keypoints
     size: tuple[int, int]
-
-
-class _Cut(NamedTuple):
-    """An image read and cropped, and let go. pixels: a uint8 (H, W, 3) for each crop."""
-
-    source: Source
-    size: tuple[int, int]
-    asked: np.ndarray
-    crops: list[Crop]
-    pixels: list[np.ndarray]
 
 
 def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile) -> Predictor:
@@ -173,8 +159,8 @@ class Predictor:
         gets the crops of several images at once, `batch` of them; None: READERS, or the processor's if it has fewer.
         on_bad: called with an image that cannot be used and why, in the images' order; that one is left out. Without it
         the error, which names the image, ends the stream. So does `close()`, threads and all.
-        In memory are at most `readers` decoded images, and the crops of those that are taken before their points are
-        given: at most three times the greater of `batch` and `readers`. As long an array or a file's bytes are held.
+        Memory: at most `readers` decoded images, and the crops of those that wait for the engine: never more than three
+        times the greater of `batch` and `readers`. Arrays and bytes that you pass in are kept that long, too.
         """
         if isinstance(images, (str, bytes)):
             raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
@@ -182,63 +168,18 @@ class Predictor:
             raise ValueError(f"images: expected several, got {kind_words(images)}")
         if isinstance(images, Mapping):
             raise ValueError(f"images: expected pairs (image, boxes), got {kind_words(images)}; give its items()")
-        readers = min(READERS, cores()) if readers is None else readers
-        require_whole("readers", readers)
-        waiting: deque[_Cut] = deque()  # for the points of some of their crops
-        pixels: list[np.ndarray] = []  # crops for the engine
-        done: deque[tuple[np.ndarray, np.ndarray]] = deque()  # unit xy and score of crops, in order
-        with contextlib.closing(self._read_ahead(images, readers, on_bad)) as cuts:
-            for cut in itertools.chain(cuts, [None]):
-                if cut is not None:
-                    waiting.append(cut._replace(pixels=[]))
-                    pixels += cut.pixels
-                while len(pixels) >= self.batch or (cut is None and pixels):
-                    together = np.stack(pixels[: self.batch])
-                    del pixels[: self.batch]
-                    done.extend(zip(*self.run(together), strict=True))
-                while waiting and len(waiting[0].crops) <= len(done):
-                    first = waiting.popleft()
-                    yield Found(first.source, self._keypoints(first, [done.popleft() for _ in first.crops]), first.size)
+        tasks = (self._task(number, item) for number, item in enumerate(images))
+        with contextlib.closing(answers(tasks, self.run, batch=self.batch, readers=readers, on_bad=on_bad)) as answered:
+            for cut, points in answered:
+                yield Found(cut.source, self._keypoints(cut, points), cut.size)
 
-    def _read_ahead(
-        self,
-        images: Iterable[Source | tuple[Source, object]],
-        readers: int,
-        on_bad: Callable[[Source, Exception], object] | None,
-    ) -> Generator[_Cut, None, None]:
-        """Images read and cropped by threads, in order: so many at a time that neither they nor the engine wait."""
-        ahead = 2 * max(self.batch, readers)
-        pending: deque[tuple[Source, int, Future[_Cut]]] = deque()
-        crops = 0  # of those pending
+    def _task(self, number: int, item: Source | tuple[Source, object]) -> Task:
+        """How to read an entry of a stream."""
+        source, boxes = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+        count = len(boxes) if isinstance(boxes, Sized) else 1
+        return Task(source, count, functools.partial(self._cut, source, boxes, f"image {number}"))  # type: ignore
 
-        def first_ones(most: int) -> Generator[_Cut, None, None]:
-            """The first of those pending, until fewer than `most` images and crops are left."""
-            nonlocal crops
-            while pending and max(len(pending), crops) >= most:
-                source, count, future = pending.popleft()
-                crops -= count
-                try:
-                    cut = future.result()
-                except (ValueError, OSError) as error:
-                    if on_bad is None:
-                        raise
-                    on_bad(source, error)
-                else:
-                    yield cut
-
-        pool = ThreadPoolExecutor(readers, "keylite-reader")
-        try:
-            for number, item in enumerate(images):
-                source, boxes = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-                count = len(boxes) if isinstance(boxes, Sized) else 1
-                pending.append((source, count, pool.submit(self._cut, source, boxes, f"image {number}")))  # type: ignore
-                crops += count
-                yield from first_ones(ahead)
-            yield from first_ones(0)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _cut(self, source: Source, boxes: object, name: str = "") -> _Cut:
+    def _cut(self, source: Source, boxes: object, name: str = "") -> Cut:
         """An image's crops. name: of one without a path, in a ValueError."""
         try:
             image = open_image(source, self.max_megapixels, self.spec.white_level)
@@ -252,9 +193,9 @@ class Predictor:
             if str(error).startswith(name):  # of any, where there is no name
                 raise
             raise ValueError(f"{name}: {error}") from None
-        return _Cut(source, (image.shape[1], image.shape[0]), asked, crops, pixels)
+        return Cut(source, (image.shape[1], image.shape[0]), asked, crops, pixels)
 
-    def _keypoints(self, cut: _Cut, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Keypoints:
+    def _keypoints(self, cut: Cut, found: Sequence[Answer]) -> Keypoints:
         """The points of an image. found: unit xy (K, 2) and score (K,) of each of its crops."""
         count = len(self.spec.skeleton)
         if not found:

@@ -149,7 +149,7 @@ def test_one_network_becomes_each_file(tmp_path: Path, monkeypatch: pytest.Monke
         made.append((parent.name, out.name, spec.precision, spec.calibration.count, images.pixels.shape))
 
     monkeypatch.setattr(predictor, "export", lambda *_: None)
-    monkeypatch.setattr(inference, "exporter", lambda to, precision: SimpleNamespace(export=export))
+    monkeypatch.setattr(inference, "exporter", lambda target: SimpleNamespace(export=export))
     assert list(inference.model_files(tmp_path, (64, 64))) == ["onnx fp32", "onnx int8", "litert int8"]
     assert made == [("random.safetensors", name, "int8", 16, (16, 64, 64, 3)) for name in ("int8.onnx", "int8.tflite")]
 

@@ -36,8 +36,8 @@ from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.evaluation.report import PCK_AT, Report
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.exporting.certificate import Certificate, Drift, Latency
-from keylite.exporting.export import DRIFT_BUDGET, EXPORTERS
 from keylite.exporting.golden import CASES, write_golden
+from keylite.exporting.target import DRIFT_BUDGET, EXPORTERS
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
 from keylite.runtime.engines import ENGINES, open_engine
@@ -46,8 +46,9 @@ from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
-from keylite.runtime.predictor import READERS, Found, Keypoints
+from keylite.runtime.predictor import Found, Keypoints
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
+from keylite.runtime.stream import READERS
 from keylite.training.folder import RESULTS, WITHOUT_EFFECT
 from keylite.training.folds import MODEL, REPORT
 from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport

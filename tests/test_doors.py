@@ -13,10 +13,10 @@ from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.predictions import predict_dataset
-from keylite.exporting.certificate import require_budgets
 from keylite.exporting.diagnosis import diagnose
 from keylite.exporting.export import export_all, hold
 from keylite.exporting.golden import write_golden
+from keylite.exporting.target import Budget
 from keylite.runtime.skeleton import Skeleton
 from keylite.training.recipe import Recipe
 
@@ -113,8 +113,8 @@ DOORS = {
         lambda d: export_all(MODEL, d, "o", seed=0.5),
         "seed: expected a whole number of at least 0, got 0.5",
     ),
-    "budget": (lambda d: require_budgets("a", None), "budget: expected a number above 0, got 'a'"),
-    "budget, true": (lambda d: require_budgets(None, True), "budget_nme: expected a number above 0, got True"),
+    "budget": (lambda d: Budget("a"), "budget: expected a number above 0, got 'a'"),
+    "budget, true": (lambda d: Budget(nme=True), "budget_nme: expected a number above 0, got True"),
     "split": (lambda d: d.split("a"), "split: expected fractions above 0 that sum to less than 1, got ['a']"),
     "gauges, size": (lambda d: keylite.gauges(1, size="a"), "size: expected a whole number of at least 1, got 'a'"),
     "read_dataset, group": (

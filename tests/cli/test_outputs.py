@@ -119,7 +119,7 @@ def test_all_exports_are_refused_before_the_first(
     name, kind, model_file, photos, keylite_command, tmp_path, monkeypatch
 ):
     checks_alone = SimpleNamespace(require_backbone=lambda spec: None)
-    monkeypatch.setattr("keylite.exporting.export.exporter", lambda to, precision: checks_alone)
+    monkeypatch.setattr("keylite.exporting.export.exporter", lambda target: checks_alone)
     labels, taken = photos / "labels.json", tmp_path / name
     before = labels.read_bytes()
     if kind == "folder":
@@ -167,7 +167,7 @@ def test_an_export_on_a_full_disk_leaves_all_or_nothing(
         describe = staticmethod(lambda path, spec: None)
         export = staticmethod(lambda model, made, spec, images: shutil.copy(onnx_file, made))
 
-    monkeypatch.setattr(exports, "exporter", lambda to, precision: Copies)
+    monkeypatch.setattr(exports, "exporter", lambda target: Copies)
     monkeypatch.setattr(exports, "_reference", lambda *_: None)
     monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
     data = keylite.read_dataset(photos / "labels.json")

@@ -88,8 +88,8 @@ def test_a_description_apart_is_for_files_without_one(
     monkeypatch.setattr(exports, "_reference", lambda *_: None)
     monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
     monkeypatch.setattr(Copies, "made", onnx_file, raising=False)
-    monkeypatch.setattr(exports, "exporter", lambda to, precision: Copies)
-    monkeypatch.setattr("keylite.exporting.diagnosis.exporter", lambda to, precision: Copies)
+    monkeypatch.setattr(exports, "exporter", lambda target: Copies)
+    monkeypatch.setattr("keylite.exporting.diagnosis.exporter", lambda target: Copies)
     monkeypatch.setattr("keylite.exporting.diagnosis.calibration_set", lambda *_: SimpleNamespace(pixels=[]))
     (whole, stripped), (apart, _) = bare[suffix], bare["spec"]
     before, after = ended(whole), ended(stripped, "--spec", apart)

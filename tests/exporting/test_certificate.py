@@ -22,10 +22,9 @@ from keylite.exporting.certificate import (
     certificate_path,
     certify,
     over_budget,
-    require_budgets,
     summary,
 )
-from keylite.exporting.export import default_budget
+from keylite.exporting.target import Budget, default_px
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite
@@ -153,7 +152,7 @@ def test_json_and_back():
 @pytest.mark.parametrize("name", ["budget", "budget_nme"])
 def test_a_budget_is_a_number_above_0(name, value):
     with pytest.raises(ValueError, match=f"^{name}: expected a number above 0, got {value}$"):
-        require_budgets(**{"budget": None, "budget_nme": None} | {name: value})
+        Budget(**{"px": None, "nme": None} | {name.replace("budget_", "").replace("budget", "px"): value})
 
 
 # ---- figures: two files whose points are known
@@ -179,7 +178,7 @@ def held(monkeypatch, tmp_path, make_spec):
         monkeypatch.setattr(certificates, "Predictor", predictor)
         images = [np.zeros((64, 128, 3), np.uint8)] * len(right)  # twice the input
         data = from_arrays(images, np.asarray(right) * (128, 64), skeleton=spec.skeleton, groups=groups)
-        return certify(paths[1], paths[0], data, **{"budget": 1.0} | limits), data, paths
+        return certify(paths[1], paths[0], data, Budget(**{"px": 1.0} | limits)), data, paths
 
     return hold
 
@@ -227,7 +226,7 @@ def test_the_p95_is_neither_the_p90_nor_the_max(held):
     child = right.copy()
     child[..., 0] += (np.arange(101) / 10 / 64)[:, None]
     for budget, within in ((9.0, False), (9.4, False), (9.6, True)):
-        made, *_ = held(right, right, child, budget=budget)
+        made, *_ = held(right, right, child, px=budget)
         for drift in (made.drift, *made.per_keypoint.values()):
             found = (drift.mean, drift.p50, drift.p95, drift.max)
             assert found == pytest.approx((5, 5, 9.5, 10), abs=1e-4)
@@ -240,7 +239,7 @@ def test_unlabelled_points_drift_but_have_no_error(held):
     parent = np.full((COUNT, 4, 2), 0.5)
     right[:, 0] = np.nan
     child[:, 0] = 0.5 + np.array([5 / 64, 0])
-    made, *_ = held(right, parent, child, budget=10.0)
+    made, *_ = held(right, parent, child, px=10.0)
     assert made.per_keypoint["nose"].p50 == pytest.approx(5, abs=1e-4)
     assert made.nme_child == pytest.approx(4 / 10, abs=1e-4)
     assert made.within_budget
@@ -263,8 +262,8 @@ def test_the_nme_has_a_budget_of_its_own(held):
     right = np.full((COUNT, 4, 2), 0.5)
     parent, child = right + (1 / 64, 0), right + (1.1 / 64, 0)
     assert held(right, parent, child)[0].within_budget
-    assert held(right, parent, child, budget_nme=0.11)[0].within_budget
-    assert not held(right, parent, child, budget_nme=0.09)[0].within_budget
+    assert held(right, parent, child, nme=0.11)[0].within_budget
+    assert not held(right, parent, child, nme=0.09)[0].within_budget
 
 
 def test_the_interval_is_of_the_paired_difference_by_group(held):
@@ -325,7 +324,7 @@ def test_the_sigma_of_both_is_judged_by_the_same_objects(fitted, held, make_spec
     ],
 )
 def test_a_budget_grows_with_the_longer_side(size, precision, px, make_spec):
-    assert default_budget(make_spec(size=size, precision=precision)) == pytest.approx(px)
+    assert default_px(make_spec(size=size, precision=precision)) == pytest.approx(px)
 
 
 OTHERS = {
@@ -359,14 +358,14 @@ def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder,
     assert beside.bytes == path.stat().st_size
     assert beside.calibration == Calibration(64, 0, "calibration", make_colours(64, 11, "calibration").fingerprint())
     assert beside.operators["CONV_2D"] == 33
-    again = certify(path, finder_file, make_colours(32, 9), budget=beside.budget)
+    again = certify(path, finder_file, make_colours(32, 9), Budget(beside.budget))
     moment = {"created": beside.created, "latency": beside.latency}
     assert msgspec.structs.replace(again, **moment) == beside
     assert Predictor(path).spec.certificate == summary(beside)
     assert certificate_doubt(path) is None
     assert again.notes == ()
     assert again.nme_change != 0
-    other = certify(path, finder_file, make_colours(20, 77), budget=0.001)
+    other = certify(path, finder_file, make_colours(20, 77), Budget(0.001))
     assert not other.within_budget
     assert other.dataset_fingerprint != beside.dataset_fingerprint
 

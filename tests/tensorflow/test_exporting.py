@@ -14,7 +14,7 @@ pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs keylite[tensorflow-cpu]")
 
 from keylite.exporting.calibration import calibration_set
-from keylite.exporting.export import EXPORTERS
+from keylite.exporting.target import EXPORTERS
 from keylite.runtime.engines import open_engine
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.spec import LITE, encode_spec

@@ -17,12 +17,12 @@ from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.evaluation.report import Report, object_nme
+from keylite.exporting.target import Budget, nme_change
 from keylite.runtime.files import sha256, write_together
-from keylite.runtime.kinds import number_of
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, Held, unlearnt_words
-from keylite.runtime.words import escaped, quoted
+from keylite.runtime.words import escaped
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,13 +88,6 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return nme_change(self.nme_parent, self.nme_child)
 
 
-def nme_change(parent: float, child: float) -> float:
-    """The relative change of the NME: 0.03 is 3 % worse; infinite where a parent without error has a child with."""
-    if parent == 0:
-        return np.inf if child > 0 else 0.0
-    return child / parent - 1
-
-
 class OverBudgetError(Exception):
     """An export moved points further than its budget allows; nothing was kept. `certificate` holds the figures."""
 
@@ -103,49 +96,27 @@ class OverBudgetError(Exception):
         self.certificate = certificate
 
 
-def past_budgets(
-    drift_p95: float, nme_parent: float, nme_child: float, budget: float, budget_nme: float | None
-) -> list[str]:
-    """In words, each budget that these figures are past; NaN is past every one."""
-    past = []
-    if not drift_p95 <= budget:
-        past.append(f"p95 drift {drift_p95:.4g} px is over the budget of {budget:g} px")
-    change = nme_change(nme_parent, nme_child)
-    if budget_nme is not None and not change <= budget_nme:
-        past.append(f"NME rose by {100 * change:.2f} %, over the budget of {100 * budget_nme:g} %")
-    return past
-
-
 def over_budget(certificate: Certificate) -> str | None:
     """In words, by what a child is past its budgets; None where it is within."""
     c = certificate
-    past = past_budgets(c.drift.p95, c.nme_parent, c.nme_child, c.budget, c.budget_nme)
+    past = Budget(c.budget, c.budget_nme).past(c.drift.p95, c.nme_parent, c.nme_child)
     return f"{' and '.join(past)} (NME {100 * c.nme_parent:.2f} % -> {100 * c.nme_child:.2f} %)" if past else None
-
-
-def require_budgets(budget: float | None, budget_nme: float | None) -> None:
-    """ValueError for a budget that is no number above 0; None is a budget not given."""
-    for name, value in (("budget", budget), ("budget_nme", budget_nme)):
-        if value is not None and not 0 < number_of(value) < np.inf:
-            raise ValueError(f"{name}: expected a number above 0, got {quoted(value)}")
 
 
 def certify(
     child: Path,
     parent: Path,
     data: Dataset,
+    budget: Budget,
     *,
-    budget: float,
-    budget_nme: float | None = None,
     operators: dict[str, int] | None = None,
     apart: Path | str | None = None,
 ) -> Certificate:
     """Hold a child to its parent: both predict `data`, and every point's distance counts. Its time is not taken.
 
-    apart: the description of a parent that holds none. Raises ValueError where they have other keypoints, another input
-    or another crop.
+    budget: None as its px takes the default of the child's precision. apart: the description of a parent that holds
+    none. Raises ValueError if they have other keypoints, another input or another crop.
     """
-    require_budgets(budget, budget_nme)
     specs = read_spec(parent, apart), read_spec(child)
     for what in ("skeleton", "size", "box", "padding", "unlearnt"):
         ours, theirs = (getattr(spec, what) for spec in specs)
@@ -162,6 +133,7 @@ def certify(
         predictor = Predictor(path, device="cpu", spec=own)  # a GPU's short cuts (TF32) are not the file's doing
         reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges, doubted=True))
     spec = specs[1]
+    budget = budget.of(spec)
     distance = point_drift(found[1], found[0], spec.size)
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
@@ -174,8 +146,8 @@ def certify(
         precision=spec.precision,
         calibration=spec.calibration,
         size=spec.size,
-        budget=budget,
-        budget_nme=budget_nme,
+        budget=budget.px,
+        budget_nme=budget.nme,
         within_budget=True,
         drift=_drift(distance[:, taught]),
         per_keypoint={spec.skeleton.names[k]: _drift(distance[:, k]) for k in taught},

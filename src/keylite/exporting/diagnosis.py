@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,9 +19,9 @@ from keylite.evaluation.predictions import Predictions, predict_dataset
 from keylite.evaluation.report import object_nme
 from keylite.evaluation.timing import engine_ratio
 from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
-from keylite.exporting.certificate import past_budgets, point_drift
-from keylite.exporting.export import EXPORTERS, default_budget, exportable, exporter
-from keylite.runtime.engines import ENGINES
+from keylite.exporting.certificate import point_drift
+from keylite.exporting.export import exportable
+from keylite.exporting.target import EXPORTERS, Budget, Exporting, Target, exporter
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -109,7 +108,7 @@ class Diagnosis:
 
     def within(self, trial: Trial) -> bool:
         """Whether a trial is within the budget."""
-        return _within(trial.cost, self.nme, self.budget, self.budget_nme)
+        return _within(trial.cost, self.nme, Budget(self.budget, self.budget_nme))
 
 
 def diagnose(
@@ -137,11 +136,12 @@ def diagnose(
         raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
     if precision != "int8":
         raise ValueError(f"diagnose: looks at int8 alone, got {quoted(precision)}; add --precision int8")
-    said = exportable(model, to, precision, calibration is not None, budget, budget_nme, spec)
+    target, limits = Target(to, precision), Budget(budget, budget_nme)
+    said = exportable(model, target, calibration is not None, spec)
     assert calibration is not None  # or that was refused
-    exporting, suffix = exporter(to, precision), ENGINES[to].suffix
+    exporting, suffix = exporter(target), target.suffix
     usual = calibration_set(said, calibration, calibration_count, seed)
-    budget = default_budget(msgspec.structs.replace(said, precision="int8")) if budget is None else budget
+    limits = limits.of(msgspec.structs.replace(said, precision="int8"))
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
     nme = float(np.nanmean(object_nme(parent, data, said.normalize)))
     pixels = some_crops(said, data)
@@ -186,7 +186,7 @@ def diagnose(
         log.info("diagnose: layer by layer")
         layers = _layers(exporting, child, pixels, reference, workshop.own_noise(child, usual))
         doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.called)
-    recipe = _cheapest([trial for trial in trials if _within(trial.cost, nme, budget, budget_nme)])
+    recipe = _cheapest([trial for trial in trials if _within(trial.cost, nme, limits)])
     return Diagnosis(
         model=escaped(model.name),
         to=to,
@@ -198,8 +198,8 @@ def diagnose(
         nme=nme,
         normalize=said.normalize,
         size=said.size,
-        budget=budget,
-        budget_nme=budget_nme,
+        budget=limits.px,
+        budget_nme=limits.nme,
         layers=layers,
         trials=tuple(trials),
         recipe=recipe,
@@ -208,7 +208,7 @@ def diagnose(
 
 
 def _layers(
-    exporting: Any, child: Path, pixels: np.ndarray, reference: Path, own: dict[str, float]
+    exporting: Exporting, child: Path, pixels: np.ndarray, reference: Path, own: dict[str, float]
 ) -> tuple[Layer, ...]:
     """One row a quantised layer, from what both files give for the same images."""
     sums: dict[str, np.ndarray] = {}  # signal, noise, values, clipped
@@ -248,8 +248,8 @@ def _cost(made: Path, reference: Path, parent: Predictions, data: Dataset, norma
     )
 
 
-def _within(cost: Cost | None, nme: float, budget: float, budget_nme: float | None) -> bool:
-    return cost is not None and not past_budgets(cost.drift_p95, nme, cost.nme, budget, budget_nme)
+def _within(cost: Cost | None, nme: float, budget: Budget) -> bool:
+    return cost is not None and not budget.past(cost.drift_p95, nme, cost.nme)
 
 
 def _cheapest(trials: list[Trial]) -> Trial | None:

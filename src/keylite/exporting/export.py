@@ -1,7 +1,4 @@
-"""Exports: a model file in another format, held to its parent, and refused where points move past the budget.
-
-Formats are named in one table; their makers are imported when chosen.
-"""
+"""Exports: a model file in another format, held to its parent, and refused where points move past the budget."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,15 +25,14 @@ from keylite.exporting.certificate import (
     certificate_files,
     certificate_path,
     certify,
-    require_budgets,
     summary,
 )
 from keylite.exporting.golden import require_new_vectors, write_golden
+from keylite.exporting.target import EXPORTERS, Budget, Target, exporter
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
-from keylite.runtime.kinds import path_of, require_kind, require_whole
+from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
-from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
@@ -45,23 +40,7 @@ from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
-
-class Exporter(NamedTuple):
-    """What makes a format: the framework whose package here has `exporting`, and the precisions that it knows."""
-
-    framework: str
-    precisions: tuple[str, ...]
-
-
-EXPORTERS = {
-    "onnx": Exporter("pytorch", ("fp32", "int8")),
-    "litert": Exporter("tensorflow", ("fp32", "fp16", "int8")),
-}
-DRIFT_BUDGET = {
-    "fp32": 0.02,
-    "fp16": 0.1,
-    "int8": 1.0,
-}  # p95 px for an input of 128 px
+REFERENCE = Target("onnx", "fp32")  # what all latencies are told by
 
 
 def export(
@@ -92,15 +71,12 @@ def export(
     require_datasets(data=data, calibration=data if calibration is None else calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    require_kind("to", to, str, "a text", f"one of {', '.join(EXPORTERS)}")
-    require_kind("precision", precision, str, "a text", "such as 'int8'")
-    if to in EXPORTERS and out.suffix != ENGINES[to].suffix:
+    target, limits = Target(to, precision), Budget(budget, budget_nme)
+    if out.suffix != target.suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""
-        raise ValueError(
-            f"out: expected a name that ends in {ENGINES[to].suffix} for {to}, got {quoted(out.name)}{hint}"
-        )
-    said = exportable(model, to, precision, calibration is not None, budget, budget_nme, spec)
+        raise ValueError(f"out: expected a name that ends in {target.suffix} for {to}, got {quoted(out.name)}{hint}")
+    said = exportable(model, target, calibration is not None, spec)
     _say_doubts(said, data, calibration)
     images = None if calibration is None else calibration_set(said, calibration, calibration_count, seed)
     page = certificate_path(out)
@@ -110,8 +86,7 @@ def export(
         require_new_vectors(Path(golden), data)
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, said, Path(folder)))
-        budgets = (budget, budget_nme)
-        return _export(model, said, data, out, to, precision, images, budgets, reference, golden, spec)
+        return _export(model, said, data, out, target, limits, images, reference, golden, spec)
 
 
 def export_all(
@@ -138,12 +113,13 @@ def export_all(
     if calibration is None:
         raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
     wanted = {
-        out / f"{model.stem}.{precision}{ENGINES[to].suffix}": (to, precision)
+        out / f"{model.stem}.{target.precision}{target.suffix}": target
         for to, kind in EXPORTERS.items()
-        for precision in kind.precisions
+        for target in (Target(to, precision) for precision in kind.precisions)
     }
-    for to, precision in wanted.values():
-        exportable(model, to, precision, precision == "int8", budget, budget_nme, spec)
+    limits = Budget(budget, budget_nme)
+    for target in wanted.values():
+        exportable(model, target, target.precision == "int8", spec)
     said = read_spec(model, spec)
     pages = [certificate_path(made) for made in wanted]
     files = [*wanted, *pages, *(page.with_suffix(".md") for page in pages)]
@@ -153,11 +129,10 @@ def export_all(
     found = []
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, said, Path(folder)))
-        budgets = (budget, budget_nme)
-        for made, (to, precision) in wanted.items():
-            ours = images if precision == "int8" else None
+        for made, target in wanted.items():
+            ours = images if target.precision == "int8" else None
             try:
-                found.append(_export(model, said, data, made, to, precision, ours, budgets, reference, apart=spec))
+                found.append(_export(model, said, data, made, target, limits, ours, reference, apart=spec))
             except OverBudgetError as refusal:
                 log.warning("%s", refusal)
                 found.append(refusal.certificate)
@@ -179,10 +154,10 @@ def hold(
     """
     child, parent = path_of("child", child), path_of("parent", parent)
     require_datasets(data=data)
+    limits = Budget(budget, budget_nme)
     said, parent_spec = read_spec(child), read_spec(parent, spec)
     say_doubts(data, said.box)
-    limit = default_budget(said) if budget is None else budget
-    certificate = certify(child, parent, data, budget=limit, budget_nme=budget_nme, apart=spec)
+    certificate = certify(child, parent, data, limits, apart=spec)
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(parent, parent_spec, Path(folder)) if parent.suffix == ".safetensors" else None
         return msgspec.structs.replace(certificate, latency=_latency(child, reference))
@@ -206,27 +181,18 @@ def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> 
         say_doubts(calibration, spec.box)
 
 
-def exportable(
-    model: Path,
-    to: str,
-    precision: str,
-    calibrated: bool,
-    budget: float | None,
-    budget_nme: float | None,
-    apart: Path | str | None = None,
-) -> ModelSpec:
-    """The spec of a model file that can be exported so; ValueError, or what is missing, where it cannot.
+def exportable(model: Path, target: Target, calibrated: bool, apart: Path | str | None = None) -> ModelSpec:
+    """The spec of a model file that can be exported so; ValueError, or what is missing, if it cannot.
 
     apart: the description of a file that holds none.
     """
-    exporting = exporter(to, precision)
+    exporting = exporter(target)
     spec = read_spec(model, apart)
     if model.suffix != ".safetensors":
         raise ValueError(f"{model}: exports start from a .safetensors model file")
-    require_budgets(budget, budget_nme)
-    if calibrated != (precision == "int8"):
+    if calibrated != (target.precision == "int8"):
         raise ValueError(
-            f"calibration: {precision} has no use for it"
+            f"calibration: {target.precision} has no use for it"
             if calibrated
             else "calibration: int8 takes its ranges from images: give them (--calibration train.json)"
         )
@@ -234,42 +200,23 @@ def exportable(
     return spec
 
 
-def default_budget(spec: ModelSpec) -> float:
-    """DRIFT_BUDGET for a file's precision and input: p95 px."""
-    return DRIFT_BUDGET[spec.precision] * max(spec.size) / 128
-
-
-def exporter(to: str, precision: str) -> Any:
-    """The module that makes a format; ValueError for a format or precision that nothing makes."""
-    if to not in EXPORTERS:
-        raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {quoted(to)}")
-    framework, precisions = EXPORTERS[to]
-    if precision not in precisions:
-        others = [f"--to {name}" for name, kind in EXPORTERS.items() if precision in kind.precisions]
-        hint = f"; {' or '.join(others)} makes it" if others else ""
-        raise ValueError(f"precision: {to} is made in {', '.join(precisions)}, got {quoted(precision)}{hint}")
-    return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
-
-
 def _export(
     model: Path,
     spec: ModelSpec,
     data: Dataset,
     out: Path,
-    to: str,
-    precision: str,
+    target: Target,
+    budget: Budget,
     images: CalibrationSet | None,
-    budgets: tuple[float | None, float | None],
     reference: Callable[[], Path | None],
     golden: Path | str | None = None,
     apart: Path | str | None = None,
 ) -> Certificate:
     """`export`, all of whose arguments are good. reference: gives the parent's fp32 ONNX to be timed by, or None."""
-    exporting = exporter(to, precision)
+    exporting, precision = exporter(target), target.precision
     made_from = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
     facts = None if images is None else images.facts
     child_spec = msgspec.structs.replace(spec, precision=precision, calibration=facts, provenance=made_from)
-    budget = default_budget(child_spec) if budgets[0] is None else budgets[0]
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         with step(f"export: writing {out.name} in {precision}"):
@@ -280,13 +227,12 @@ def _export(
                 log.warning("%s", doubt)
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
         child_spec = read_spec(made)
-        limits = {"budget": budget, "budget_nme": budgets[1]}
-        certificate = certify(made, model, data, **limits, operators=exporting.operators(made), apart=apart)
+        certificate = certify(made, model, data, budget, operators=exporting.operators(made), apart=apart)
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
         describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
         with step(f"export: taking the time of {out.name}"):
-            latency = _latency(made, made if (to, precision) == ("onnx", "fp32") else reference())
+            latency = _latency(made, made if target == REFERENCE else reference())
         certificate = msgspec.structs.replace(
             certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=latency
         )
@@ -303,7 +249,7 @@ def _reference(parent: Path, spec: ModelSpec, folder: Path) -> Path | None:
     """The parent's fp32 ONNX, which all latencies are told by; None where PyTorch is not there to make it."""
     made = folder / "reference.onnx"
     try:
-        exporter("onnx", "fp32").export(parent, made, spec)
+        exporter(REFERENCE).export(parent, made, spec)
     except ModuleNotFoundError as error:
         log.info("no latency in the certificate: %s", error)
         return None

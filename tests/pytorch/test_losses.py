@@ -25,8 +25,9 @@ from reference import (
     sums_of,
 )
 
-from keylite.pytorch.losses import HEAD_SUMS, LOSSES, Flow, head_sums, loss, new_flow
+from keylite.pytorch.losses import HEAD_SUMS, Flow, head_sums, loss, new_flow
 from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
+from keylite.training.teaching import LOSSES
 
 
 def of_errors(name: str, x_errors: list[float], **thresholds: float) -> list[float]:

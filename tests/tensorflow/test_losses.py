@@ -28,8 +28,9 @@ from reference import (
 
 import keylite.tensorflow
 from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
-from keylite.tensorflow.losses import HEAD_SUMS, LOSSES, Flow, head_sums, loss, new_flow
+from keylite.tensorflow.losses import HEAD_SUMS, Flow, head_sums, loss, new_flow
 from keylite.tensorflow.model import assign, tensors
+from keylite.training.teaching import LOSSES
 
 
 def of_errors(name: str, x_errors: list[float], **thresholds: float) -> list[float]:

@@ -10,48 +10,56 @@ from torch import nn
 
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
-from keylite.training.teaching import BIN_SIGMA, CELL_SIGMA, FLOW_LAYERS, FLOW_START, FLOW_WIDTH, LOG_SCALES
+from keylite.training.teaching import (
+    BIN_SIGMA,
+    CELL_SIGMA,
+    FLOW_LAYERS,
+    FLOW_START,
+    FLOW_WIDTH,
+    LOG_SCALES,
+    LOSSES,
+    Branches,
+)
 
-Elementwise = Callable[[torch.Tensor, float, float, float], torch.Tensor]
+Elementwise = Callable[[torch.Tensor, Branches], torch.Tensor]
 
 
-def _mse(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+def _mse(error: torch.Tensor, at: Branches) -> torch.Tensor:
     return error.square()
 
 
-def _mae(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+def _mae(error: torch.Tensor, at: Branches) -> torch.Tensor:
     return error.abs()
 
 
-def _huber(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+def _huber(error: torch.Tensor, at: Branches) -> torch.Tensor:
     size = error.abs()
-    return torch.where(size < delta, 0.5 * size.square(), delta * (size - 0.5 * delta))
+    return torch.where(size < at.delta, 0.5 * size.square(), at.delta * (size - 0.5 * at.delta))
 
 
-def _smooth_l1(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
-    return _huber(error, delta, width, epsilon) / delta
+def _smooth_l1(error: torch.Tensor, at: Branches) -> torch.Tensor:
+    return _huber(error, at) / at.delta
 
 
-def _wing(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+def _wing(error: torch.Tensor, at: Branches) -> torch.Tensor:
     # Feng et al., "Wing Loss for Robust Facial Landmark Localisation", CVPR 2018, equation 5
     size = error.abs()
     return torch.where(
-        size < width, width * torch.log1p(size / epsilon), size - (width - width * math.log1p(width / epsilon))
+        size < at.width,
+        at.width * torch.log1p(size / at.epsilon),
+        size - (at.width - at.width * math.log1p(at.width / at.epsilon)),
     )
 
 
-def _soft_wing(error: torch.Tensor, delta: float, width: float, epsilon: float) -> torch.Tensor:
+def _soft_wing(error: torch.Tensor, at: Branches) -> torch.Tensor:
     # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: L1 below delta (omega1),
     # logarithmic with omega2 = width above it
     size = error.abs()
-    return torch.where(size < delta, size, width * torch.log1p(size / epsilon) + _soft_wing_step(delta, width, epsilon))
+    step = at.delta - at.width * math.log1p(at.delta / at.epsilon)
+    return torch.where(size < at.delta, size, at.width * torch.log1p(size / at.epsilon) + step)
 
 
-def _soft_wing_step(delta: float, width: float, epsilon: float) -> float:
-    return delta - width * math.log1p(delta / epsilon)
-
-
-LOSSES: dict[str, Elementwise] = {
+FORMULAS: dict[str, Elementwise] = {
     "mse": _mse,
     "mae": _mae,
     "huber": _huber,
@@ -75,7 +83,7 @@ class PointLoss:
     ) -> None:
         if name not in LOSSES:
             raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
-        self.name, self.size, self.delta, self.width, self.epsilon = name, size, delta, width, epsilon
+        self.name, self.size, self.at = name, size, Branches(delta, width, epsilon)
 
     def __call__(self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         total, count = self.sums(unit_xy, truth, weight)
@@ -90,7 +98,7 @@ class PointLoss:
 
     def of(self, error: torch.Tensor) -> torch.Tensor:
         """The loss (B, K) of errors (B, K, 2) px."""
-        return LOSSES[self.name](error, self.delta, self.width, self.epsilon).mean(dim=-1)
+        return FORMULAS[self.name](error, self.at).mean(dim=-1)
 
     def errors(
         self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None
@@ -107,9 +115,7 @@ class PointLoss:
 
     def branch(self) -> float | None:
         """The px at which the loss changes branch, or None where it has one branch."""
-        return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(
-            self.name
-        )
+        return self.at.of(self.name)
 
 
 def loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -10,45 +11,56 @@ import tensorflow as tf
 
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
-from keylite.training.teaching import BIN_SIGMA, CELL_SIGMA, FLOW_LAYERS, FLOW_START, FLOW_WIDTH, LOG_SCALES
+from keylite.training.teaching import (
+    BIN_SIGMA,
+    CELL_SIGMA,
+    FLOW_LAYERS,
+    FLOW_START,
+    FLOW_WIDTH,
+    LOG_SCALES,
+    LOSSES,
+    Branches,
+)
 
-Elementwise = Callable[[tf.Tensor, float, float, float], tf.Tensor]
+Elementwise = Callable[[tf.Tensor, Branches], tf.Tensor]
 
 
-def _mse(error: tf.Tensor, delta: float, width: float, epsilon: float) -> tf.Tensor:
+def _mse(error: tf.Tensor, at: Branches) -> tf.Tensor:
     return tf.square(error)
 
 
-def _mae(error: tf.Tensor, delta: float, width: float, epsilon: float) -> tf.Tensor:
+def _mae(error: tf.Tensor, at: Branches) -> tf.Tensor:
     return tf.abs(error)
 
 
-def _huber(error: tf.Tensor, delta: float, width: float, epsilon: float) -> tf.Tensor:
+def _huber(error: tf.Tensor, at: Branches) -> tf.Tensor:
     size = tf.abs(error)
-    return tf.where(size < delta, 0.5 * tf.square(size), delta * (size - 0.5 * delta))
+    return tf.where(size < at.delta, 0.5 * tf.square(size), at.delta * (size - 0.5 * at.delta))
 
 
-def _smooth_l1(error: tf.Tensor, delta: float, width: float, epsilon: float) -> tf.Tensor:
-    return _huber(error, delta, width, epsilon) / delta
+def _smooth_l1(error: tf.Tensor, at: Branches) -> tf.Tensor:
+    return _huber(error, at) / at.delta
 
 
-def _wing(error: tf.Tensor, delta: float, width: float, epsilon: float) -> tf.Tensor:
+def _wing(error: tf.Tensor, at: Branches) -> tf.Tensor:
     # Feng et al., "Wing Loss for Robust Facial Landmark Localisation", CVPR 2018, equation 5
     size = tf.abs(error)
     return tf.where(
-        size < width, width * tf.math.log1p(size / epsilon), size - (width - width * math.log1p(width / epsilon))
+        size < at.width,
+        at.width * tf.math.log1p(size / at.epsilon),
+        size - (at.width - at.width * math.log1p(at.width / at.epsilon)),
     )
 
 
-def _soft_wing(error: tf.Tensor, delta: float, width: float, epsilon: float) -> tf.Tensor:
+def _soft_wing(error: tf.Tensor, at: Branches) -> tf.Tensor:
     # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: L1 below delta (omega1),
     # logarithmic with omega2 = width above it
     size = tf.abs(error)
-    step = delta - width * math.log1p(delta / epsilon)
-    return tf.where(size < delta, size, width * tf.math.log1p(size / epsilon) + step)
+    step = at.delta - at.width * math.log1p(at.delta / at.epsilon)
+    return tf.where(size < at.delta, size, at.width * tf.math.log1p(size / at.epsilon) + step)
 
 
-LOSSES: dict[str, Elementwise] = {
+FORMULAS: dict[str, Elementwise] = {
     "mse": _mse,
     "mae": _mae,
     "huber": _huber,
@@ -74,7 +86,7 @@ class PointLoss(keras.losses.Loss):
         if name not in LOSSES:
             raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
         super().__init__(name=name)
-        self.size, self.delta, self.width, self.epsilon = tuple(size), delta, width, epsilon
+        self.size, self.at = tuple(size), Branches(delta, width, epsilon)
 
     def __call__(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
         total, count = self.sums(tf.convert_to_tensor(y_pred), y_true, sample_weight)
@@ -82,7 +94,7 @@ class PointLoss(keras.losses.Loss):
 
     def get_config(self) -> dict[str, object]:
         """What `keras.saving` makes the same loss from."""
-        return {name: getattr(self, name) for name in ("name", "size", "delta", "width", "epsilon")}
+        return {"name": self.name, "size": self.size, **dataclasses.asdict(self.at)}
 
     def sums(
         self, unit_xy: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor | None = None
@@ -93,7 +105,7 @@ class PointLoss(keras.losses.Loss):
 
     def of(self, error: tf.Tensor) -> tf.Tensor:
         """The loss (B, K) of errors (B, K, 2) px."""
-        return tf.reduce_mean(LOSSES[self.name](error, self.delta, self.width, self.epsilon), axis=-1)
+        return tf.reduce_mean(FORMULAS[self.name](error, self.at), axis=-1)
 
     def errors(
         self, unit_xy: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor | None = None
@@ -111,9 +123,7 @@ class PointLoss(keras.losses.Loss):
 
     def branch(self) -> float | None:
         """The px at which the loss changes branch, or None where it has one branch."""
-        return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(
-            self.name
-        )
+        return self.at.of(self.name)
 
 
 def loss(

@@ -21,6 +21,7 @@ from keylite.runtime.kinds import require_kind
 from keylite.runtime.spec import LITE
 from keylite.runtime.texts import read_text
 from keylite.runtime.words import clipped, quoted
+from keylite.training.teaching import LossName
 
 
 def _is(description: str, **limits: Any) -> msgspec.Meta:
@@ -65,9 +66,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     effort: Annotated[float, _is("how many times as long as usual an auto run trains", gt=0, le=100)] = 1.0
     batch: Annotated[int, _is("objects in a step of one device", ge=1, le=1_000_000)] = 16
     accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1, le=1_000_000)] = 1
-    loss: Annotated[Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"], _is("loss, of errors in px")] = (
-        "mae"
-    )
+    loss: Annotated[LossName, _is("loss, of errors in px")] = "mae"
     delta: Annotated[float, _is("px where huber, smooth_l1 and soft_wing change branch", gt=0)] = 2.0
     wing_width: Annotated[float, _is("px: w of wing, omega2 of soft_wing", gt=0)] = 10.0
     wing_epsilon: Annotated[float, _is("px: curvature of wing and soft_wing", gt=0)] = 2.0

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Literal, get_args
+
+LossName = Literal["mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"]
+LOSSES: tuple[str, ...] = get_args(LossName)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branches:
+    """Where a point loss changes its form. Lengths are px of the model input.
+
+    delta: of huber, smooth_l1 and soft_wing (there omega1). width: of wing (w) and soft_wing (omega2). epsilon: the
+    curvature of both.
+    """
+
+    delta: float = 2.0
+    width: float = 10.0
+    epsilon: float = 2.0
+
+    def of(self, loss: str) -> float | None:
+        """The px at which a loss changes branch; None if it has one branch."""
+        return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(loss)
+
 
 LAST_STD = 0.001  # of a regression's initial last weights: its first prediction is the mean shape, nearly
 

@@ -6,11 +6,12 @@ Beside each tolerance stands what was measured.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
@@ -26,20 +27,24 @@ from safetensors.numpy import load_file
 
 import keylite
 import keylite.pytorch
+import keylite.pytorch.exporting as torch_exporting
 import keylite.pytorch.losses as torch_losses
 import keylite.pytorch.model as torch_model
 import keylite.pytorch.training as torch_training
 import keylite.tensorflow
+import keylite.tensorflow.exporting as keras_exporting
 import keylite.tensorflow.losses as keras_losses
 import keylite.tensorflow.model as keras_model
 import keylite.tensorflow.training as keras_training
 from keylite.data.examples import Examples
 from keylite.data.rendered.gauges import gauges
+from keylite.exporting.target import Exporting
 from keylite.runtime.heads import HEADS, Head, Regression, Rle
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.training import teaching
 from keylite.training.recipe import make_recipe
 from keylite.training.teaching import SCALE_START
+from keylite.training.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 
@@ -325,6 +330,23 @@ def test_the_mean_shape_is_the_bias_and_the_middle_without_one():
                 network = twin.EfficientNetLiteRegressor(5, head=head, mean_shape=given)
                 found = np.asarray(twin.tensors(network)["head.points.bias"])
                 assert np.array_equal(found, expected.ravel()), twin.__name__
+
+
+# ---- what they promise
+
+
+@pytest.mark.parametrize(
+    ("protocol", "modules"),
+    [(Trainer, (torch_training, keras_training)), (Exporting, (torch_exporting, keras_exporting))],
+    ids=["training", "exporting"],
+)
+def test_both_have_the_functions_of_the_protocols(protocol: type, modules: tuple[ModuleType, ...]):
+    functions = {name: value for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert len(functions) >= 3
+    for module in modules:
+        for name, promised in functions.items():
+            wanted, found = (list(inspect.signature(f).parameters.values()) for f in (promised, getattr(module, name)))
+            assert [(p.name, p.kind, p.default) for p in found] == [(p.name, p.kind, p.default) for p in wanted[1:]]
 
 
 # ---- losses

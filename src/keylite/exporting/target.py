@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from keylite.exporting.calibration import CalibrationSet
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.kinds import number_of, require_kind
 from keylite.runtime.packages import FRAMEWORKS, require
@@ -38,8 +39,8 @@ class Exporting(Protocol):
 
     Workshop: Any  # makes one model in several ways, for a diagnosis
 
-    def export(self, model: Path, out: Path, spec: ModelSpec, images: Any = None) -> None:
-        """Write `out` with the description `spec`. images: the calibration set of an int8 file."""
+    def export(self, parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
+        """Write `out` with the description `spec`. calibration: what an int8 file takes its ranges from."""
         ...
 
     def operators(self, path: Path) -> dict[str, int]:
@@ -50,7 +51,7 @@ class Exporting(Protocol):
         """ValueError for a backbone that this framework does not know."""
         ...
 
-    def watch(self, made: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[Any]:
+    def watch(self, child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[Any]:
         """What flows through the layers of an int8 file for some crops, beside the float file `reference`."""
         ...
 

@@ -9,7 +9,7 @@ import dataclasses
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -274,7 +274,23 @@ def _cached(recipe: Recipe, examples: Examples) -> bool:
     return True
 
 
-def _trainer(framework: str) -> Any:
+class Trainer(Protocol):
+    """What the `training` module of each framework has."""
+
+    def new_network(self, recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> Any:
+        """An untrained network that first gives `shape` (K, 2), unit coordinates; `weights`: of its backbone."""
+        ...
+
+    def require_resumable(self, run: Run, network: Any) -> None:
+        """ValueError for a resume checkpoint that does not fit the network; nothing is loaded."""
+        ...
+
+    def fit(self, run: Run, network: Any, examples: Examples, *, resume: bool = False) -> None:
+        """Train until the run is finished; whatever each epoch leaves is the run's."""
+        ...
+
+
+def _trainer(framework: str) -> Trainer:
     """The training module of a framework; where that is not installed, the error names one that is."""
     package = next(kind.package for kind in ENGINES.values() if kind.framework == framework)
     try:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import yaml
+from lines import Mark, plot_lines
 from rounds import Facts, interleaved, machine, machine_line, paragraph, table
 from runs import (
     FACES,
@@ -49,7 +50,7 @@ from runs import (
 import keylite
 from keylite.evaluation.reliability import Reliability
 from keylite.exporting.certificate import OverBudgetError, nme_change
-from keylite.pictures.plots import Mark, plot_lines, plot_reliability
+from keylite.pictures.plots import plot_reliability
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lines import Mark, plot_lines
 from rounds import Facts, machine_line, paragraph, table
 from runs import (
     FACES,
@@ -41,7 +42,6 @@ from runs import (
 )
 
 from keylite.data.dataset import Dataset
-from keylite.pictures.plots import Mark, plot_lines
 from keylite.runtime.modelfile import read_spec
 from keylite.training.recipe import make_recipe
 

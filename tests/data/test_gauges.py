@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keylite.data.rendered import looks, render
-from keylite.data.rendered.gauges import SKELETON, gauges, reading, render_gauge, true_readings
+from keylite.data.rendered.gauges import SKELETON, gauges, reading, render_gauge
 
 CENTRE = np.array([40.0, 30.0])
 
@@ -260,8 +260,10 @@ def test_a_picture_depends_on_family_seed_and_index_alone() -> None:
     assert len({round(float(x), 6) for data in every for x in data.xy[:, 0, 0]}) == 6
 
 
-def test_true_readings_are_those_of_the_pictures() -> None:
-    np.testing.assert_allclose(true_readings(20, "test", 7), reading(gauges(20, "test", 7, 64).xy), atol=0.04)
+def test_the_reading_of_points_is_what_the_gauge_was_set_to() -> None:
+    made = [render_gauge(np.random.default_rng(number), "test", 64) for number in range(20)]
+    shown = reading(np.stack([xy for _, xy, _ in made]))
+    np.testing.assert_allclose(shown, [true for _, _, true in made], atol=0.04)
 
 
 def test_columns_of_the_data_set() -> None:

@@ -24,7 +24,6 @@ from keylite.evaluation.report import (
     NmeReport,
     PixelReport,
     Report,
-    comparable,
     keypoint_rows,
     object_nme,
     report_of,
@@ -446,16 +445,6 @@ def test_rows_name_the_normaliser_and_the_interval() -> None:
     keypoints = keypoint_rows(report_of(shifted(data, (3, -4)), data, "100px"))
     assert keypoints[3] == ("chin", "5.00%", "5.00", "5.00", "+3.00", "-4.00", "12")
     assert {len(row) for row in keypoints} == {len(KEYPOINT_COLUMNS)}
-
-
-def test_reports_compare_only_on_the_same_data_and_normaliser() -> None:
-    data, other = face(), face(seed=1)
-    report = report_of(shifted(data, (1, 0)), data, "100px")
-    comparable(report, report_of(shifted(data, (2, 0)), data, "100px"))
-    with pytest.raises(ValueError, match="expected one data set, got faces"):
-        comparable(report, report_of(shifted(other, (1, 0)), other, "100px"))
-    with pytest.raises(ValueError, match="expected one normaliser, got 100px and box_side"):
-        comparable(report, report_of(shifted(data, (1, 0)), data, "box_side"))
 
 
 # ---- OKS

@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs keylite[pytorch] or keylite[tensorflow]")
 
-from keylite.pictures.plots import Mark, plot_history, plot_lines
+from lines import Mark, plot_lines
+
+from keylite.pictures.plots import plot_history
 
 MARKS = [Mark(50, 12, 11, 13, "few"), Mark(400, 7, 6.5, 7.6, "many"), Mark(2795, 5, 4.8, 5.2)]
 

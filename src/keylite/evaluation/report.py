@@ -89,7 +89,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean_shape_nme: of giving the mean of the training labels for every crop, None if the model file does not hold it.
     count: objects. points: labelled points. Rates are fractions. confidence: how sigma held, px of the original image,
     or None. boxes: where the boxes came from.
-    Two reports compare only if `comparable` accepts them.
+    Two reports can be compared only if they are of the same data (its fingerprint) and have one normaliser.
     """
 
     nme: NmeReport
@@ -287,20 +287,6 @@ def _count_notes(
         f"no interval: {groups} group(s) with an NME, and a bootstrap needs at least {FEWEST_GROUPS}": no_interval,
     }
     return [line for line, applies in lines.items() if applies]
-
-
-def comparable(a: Report, b: Report) -> None:
-    """Raises ValueError unless both reports measure the same data by the same normaliser."""
-    if a.dataset.fingerprint != b.dataset.fingerprint:
-        raise ValueError(
-            f"reports: expected one data set, got {a.dataset.name} ({a.dataset.fingerprint[:12]}) and "
-            f"{b.dataset.name} ({b.dataset.fingerprint[:12]}); evaluate both models on the same data"
-        )
-    if a.nme.normalize != b.nme.normalize:
-        raise ValueError(
-            f"reports: expected one normaliser, got {a.nme.normalize} and {b.nme.normalize}; "
-            "evaluate again with the same --normalize"
-        )
 
 
 def summary_rows(report: Report) -> list[tuple[str, str]]:

@@ -7,15 +7,12 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from keylite.runtime.files import replacing
 
 if TYPE_CHECKING:
     from keylite.evaluation.reliability import Reliability
-
-TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade, on a long axis
-SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis whose end is less than so many times its start, and its ticks
 
 
 def can_plot() -> bool:
@@ -31,7 +28,7 @@ def require_matplotlib(flag: str) -> None:
 
 def plot_history(history: list[dict[str, float]], mean_shape_nme: float, path: Path) -> None:
     """Loss, val NME beside that of the mean shape, and learning rate by epoch."""
-    with _figure(path, 9, 3.2) as figure:
+    with drawn(path, 9, 3.2) as figure:
         epochs = [row["epoch"] for row in history]
         panels = (("loss", "training loss", 1), ("val_nme", "val NME, %", 100), ("lr", "learning rate", 1))
         for axes, (name, title, factor) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -50,7 +47,7 @@ def plot_tradeoff(result: dict[str, Any], path: Path) -> None:
 
     result: of `timing.benchmark`, each of whose models has got its `accuracy`.
     """
-    with _figure(path, 9, 5) as figure:
+    with drawn(path, 9, 5) as figure:
         axes = figure.subplots()
         for (name, facts), shape in zip(result["models"].items(), itertools.cycle("osD^vPX*")):
             ms, found = facts["ms"]["engine"], facts["accuracy"]
@@ -77,7 +74,7 @@ def plot_reliability(models: dict[str, Reliability], path: Path, title: str = ""
 
     Marks are hollow and ever smaller, so that models which agree are all seen.
     """
-    with _figure(path, 5.6, 4.6) as figure:
+    with drawn(path, 5.6, 4.6) as figure:
         axes = figure.subplots()
         largest = 0.0
         sizes = itertools.chain((11, 8, 5), itertools.repeat(3))
@@ -99,55 +96,8 @@ def plot_reliability(models: dict[str, Reliability], path: Path, title: str = ""
         axes.legend(fontsize=9)
 
 
-class Mark(NamedTuple):
-    """A point of a line, the interval of its y, and a word beside it."""
-
-    x: float
-    y: float
-    low: float
-    high: float
-    text: str = ""
-
-
-def plot_lines(
-    lines: dict[tuple[str, str], list[Mark]], path: Path, *, title: str, xlabel: str, ylabel: str, log: str = "x"
-) -> None:
-    """Lines through marks with their intervals.
-
-    A line's name is two words: lines that share the first share a colour, those that share the second a shape. log:
-    which axes are logarithmic, x or xy.
-    """
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    colours, shapes = (list(dict.fromkeys(name[part] for name in lines)) for part in (0, 1))
-    with _figure(path, 9, 5) as figure:
-        axes = figure.subplots()
-        for (colour, shape), marks in lines.items():
-            bars = [[abs(mark.y - mark.low) for mark in marks], [abs(mark.high - mark.y) for mark in marks]]
-            look, rank = f"C{colours.index(colour) % 10}", shapes.index(shape)
-            axes.errorbar(
-                [mark.x for mark in marks], [mark.y for mark in marks], bars, color=look, marker="osD^vPX*"[rank % 8],
-                linestyle=("-", "--", ":", "-.")[rank % 4], markersize=6, capsize=3, elinewidth=0.8, linewidth=1,
-                label=", ".join(word for word in (colour, shape) if word),
-            )  # fmt: skip
-            for mark in marks:
-                axes.annotate(mark.text, (mark.x, mark.y), (4, 4), textcoords="offset points", fontsize=7, color=look)
-        for scale, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-            if scale in log:
-                getattr(axes, f"set_{scale}scale")("log")
-                low, high = axis.get_view_interval()
-                axis.set_major_locator(LogLocator(subs=SHORT_TICKS if high < SHORT * low else TICKS))
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_locator(NullLocator())
-        axes.tick_params(labelsize=8)
-        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axes.grid(alpha=0.3)
-        axes.margins(0.1)
-        figure.legend(loc="outside right upper", fontsize=8)
-
-
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+def drawn(path: Path, width: float, height: float) -> Iterator[Any]:
     """A figure in inches, written whole or not at all when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

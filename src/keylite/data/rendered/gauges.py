@@ -45,14 +45,6 @@ def gauges(count: int, family: str = "train", seed: int = 0, size: int = SIZE) -
     )
 
 
-def true_readings(count: int, family: str = "train", seed: int = 0) -> np.ndarray:
-    """The readings (count,) that `gauges` of the same arguments were set to; nothing is painted for it."""
-    require_whole("count", count)
-    require_whole("seed", seed, least=0)
-    generators = (np.random.default_rng((_stream(family), seed, index)) for index in range(count))
-    return np.array([plan(generator, _family(family), SIZE).reading for generator in generators])
-
-
 def render_gauge(
     generator: np.random.Generator, family: str = "train", size: int = SIZE
 ) -> tuple[np.ndarray, np.ndarray, float]:

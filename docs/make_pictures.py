@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 
 from keylite.data.rendered.gauges import gauges, reading
-from keylite.pictures.draw import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points
 from keylite.runtime.files import write_bytes
 
 IMAGES = Path(__file__).parent / "images"

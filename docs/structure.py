@@ -35,7 +35,7 @@ ROOMS = {  # from the bottom up; each room may also import itself
     "runtime": Room("", "numpy cv2 msgspec"),
     "data": Room("runtime", "numpy cv2 msgspec"),
     "evaluation": Room("version runtime data", "numpy cv2 msgspec", "scipy faster_coco_eval"),
-    "pictures": Room("runtime data", "numpy cv2", "matplotlib"),
+    "pictures": Room("runtime data", "numpy", "matplotlib"),
     "training": Room("version runtime data evaluation pictures", "numpy cv2 msgspec yaml"),
     "exporting": Room("runtime data evaluation", "numpy msgspec"),
     "prediction": Room("runtime data", "numpy cv2 msgspec", "pyarrow"),

@@ -17,7 +17,7 @@ import keylite
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges, reading
-from keylite.pictures.draw import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points
 from keylite.runtime.images import read_image, write_image
 
 SIDE = 192  # px of a rendered picture

@@ -44,9 +44,10 @@ from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
-from keylite.runtime.predictor import Found, Keypoints
+from keylite.runtime.predictor import Found
 from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
 from keylite.runtime.stream import READERS
 from keylite.training.folder import RESULTS, WITHOUT_EFFECT

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from keylite.evaluation.timing import benchmark
     from keylite.exporting.certificate import Certificate, OverBudgetError
     from keylite.exporting.export import export
-    from keylite.runtime.predictor import Keypoints, Predictor
+    from keylite.runtime.keypoints import Keypoints
+    from keylite.runtime.predictor import Predictor
     from keylite.runtime.skeleton import Skeleton
     from keylite.training.folds import train_folds
     from keylite.training.folds_report import FoldsReport
@@ -32,7 +33,7 @@ PUBLIC = {
     "Dataset": "keylite.data.dataset",
     "OverBudgetError": "keylite.exporting.certificate",
     "FoldsReport": "keylite.training.folds",
-    "Keypoints": "keylite.runtime.predictor",
+    "Keypoints": "keylite.runtime.keypoints",
     "Predictor": "keylite.runtime.predictor",
     "Recipe": "keylite.training.recipe",
     "Report": "keylite.evaluation.report",

@@ -27,7 +27,6 @@ from keylite.data.mirror import (
     from_pairs,
 )
 from keylite.data.shapes import aligned, whiten
-from keylite.data.sides import side_of
 from keylite.data.symmetry import (
     MAX_POINT_RATIO,
     MIN_GAIN,
@@ -40,6 +39,7 @@ from keylite.data.symmetry import (
     _typical,
     _wins,
 )
+from keylite.runtime.sides import side_of
 from keylite.runtime.skeleton import Skeleton
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"

@@ -19,7 +19,8 @@ from keylite.runtime import predictor as module
 from keylite.runtime.geometry import whole_box
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import Picture, open_image, read_image, write_image
-from keylite.runtime.predictor import Found, Keypoints, Predictor
+from keylite.runtime.keypoints import Keypoints
+from keylite.runtime.predictor import Found, Predictor
 from keylite.runtime.spec import Confidence
 
 DOTS = np.array([[60.5, 40.5], [90.5, 45.5], [75.5, 70.5], [100.5, 80.5]])  # of four keypoints

@@ -20,7 +20,8 @@ from keylite.cli.shared import json_bytes
 if TYPE_CHECKING:
     import numpy as np
 
-    from keylite.runtime.predictor import Keypoints, Predictor
+    from keylite.runtime.keypoints import Keypoints
+    from keylite.runtime.predictor import Predictor
 
 log = logging.getLogger("keylite")
 
@@ -133,9 +134,9 @@ def _predict_here(
     skip_bad: bool,
 ) -> None:
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
-    from keylite.pictures.draw import draw_points
     from keylite.prediction.points import points_coco, points_json, points_line
     from keylite.prediction.sources import drawing_paths
+    from keylite.runtime.drawing import draw_points
     from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step

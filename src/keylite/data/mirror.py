@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.sides import OTHER, parts_of, side_of, words_of
 from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, Trial, Verdict, try_mirrors
+from keylite.runtime.sides import OTHER, parts_of, side_of, words_of
 from keylite.runtime.words import counted, quoted
 
 # Words that tell two ends apart which a mirror does not exchange. A dial's scale runs backwards in a mirror.

@@ -1,7 +1,6 @@
-"""Pictures of points on images: overlays, contact sheets, and the worst objects of an evaluation.
+"""Pictures of the worst objects of an evaluation.
 
-Takes and gives uint8 (H, W, 3) RGB; points are continuous image px. Knows nothing of models, metrics or where
-predictions come from.
+Knows nothing of models, metrics or where predictions come from.
 """
 
 from __future__ import annotations
@@ -12,26 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.sides import side_of
+from keylite.runtime.drawing import contact_sheet, draw_points
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
 from keylite.runtime.kinds import require_whole
-from keylite.runtime.skeleton import Skeleton
 
-# Okabe and Ito's palette, told apart with any colour vision: the object's left, its right, the middle; then the truth.
-LEFT, RIGHT, MIDDLE = (230, 159, 0), (86, 180, 233), (240, 228, 66)
-TRUTH = (255, 255, 255)
-ERROR = (255, 0, 200)  # rare in photographs
-OUTLINE = (20, 20, 20)
-BACKGROUND, INK = (32, 32, 32), (235, 235, 235)
-SHIFT = 4  # fractional bits of OpenCV's drawing coordinates: points are placed to 1/16 px
 TILE = 384  # longest side of a tile in the sheet of worst objects, px
-CAPTION = 18  # height of a caption's bar, px
 
 
 class Predicted(Protocol):
@@ -41,74 +30,6 @@ class Predicted(Protocol):
     def xy(self) -> np.ndarray: ...
     @property
     def crops(self) -> Sequence[Crop]: ...
-
-
-def draw_points(
-    image: np.ndarray,
-    xy: np.ndarray,
-    skeleton: Skeleton,
-    *,
-    truth: np.ndarray | None = None,
-    radius: float | None = None,
-) -> np.ndarray:
-    """A copy of the image with the points (K, 2) px, their edges, and where given the true points joined to them.
-
-    Points with NaN are left out, with their edges. truth is drawn as smaller white dots. radius in px; None takes it
-    from the size of the image and the spacing of the points.
-    """
-    if xy.shape != (len(skeleton), 2):
-        raise ValueError(f"xy: expected shape ({len(skeleton)}, 2), one object's points, got {xy.shape}")
-    if truth is not None and truth.shape != xy.shape:
-        raise ValueError(f"truth: expected the shape of xy {xy.shape}, got {truth.shape}")
-    canvas = np.ascontiguousarray(image).copy()
-    size = _radius(canvas, xy) if radius is None else radius
-    colours = _colours(skeleton)
-    thin = max(1, round(size / 4))
-
-    for colour, extra in ((OUTLINE, 2), (None, 0)):  # all outlines first, so that none cuts through a line
-        for a, b in skeleton.edges:
-            same = colours[a] if colours[a] == colours[b] else MIDDLE
-            _line(canvas, xy[a], xy[b], colour or same, thin + extra)
-    if truth is not None:
-        for found, true in zip(xy, truth, strict=True):
-            _line(canvas, true, found, ERROR, thin)
-        for true in truth:
-            _disc(canvas, true, 0.7 * size + 1, OUTLINE)
-            _disc(canvas, true, 0.7 * size, TRUTH)
-    for point, colour in zip(xy, colours, strict=True):
-        _disc(canvas, point, size + 1, OUTLINE)
-        _disc(canvas, point, size, colour)
-    return canvas
-
-
-def contact_sheet(
-    images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None, gap: int = 4
-) -> np.ndarray:
-    """The images in rows of `columns`, each enlarged to fill its tile, with a caption below.
-
-    All tiles have the size of the largest image; the last row is filled with background.
-    """
-    if not images or columns < 1:
-        raise ValueError(f"contact sheet: expected images and at least one column, got {len(images)} and {columns}")
-    if captions is not None and len(captions) != len(images):
-        raise ValueError(f"captions: expected {len(images)}, one an image, got {len(captions)}")
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    height = max(image.shape[0] for image in images)
-    width = max(image.shape[1] for image in images)
-    bar = CAPTION if captions is not None else 0
-    step_y, step_x = height + bar + gap, width + gap
-    sheet = np.full((rows * step_y + gap, columns * step_x + gap, 3), BACKGROUND, np.uint8)
-    for position, image in enumerate(images):
-        top, left = gap + position // columns * step_y, gap + position % columns * step_x
-        scale = min(width / image.shape[1], height / image.shape[0])
-        w, h = round(image.shape[1] * scale), round(image.shape[0] * scale)
-        y, x = top + (height - h) // 2, left + (width - w) // 2
-        fitted = image if scale == 1 else cv2.resize(image, (w, h), interpolation=cv2.INTER_CUBIC)
-        sheet[y : y + h, x : x + w] = fitted
-        if captions is not None:
-            _caption(sheet[top + height : top + height + bar, left : left + width], captions[position])
-    return sheet
 
 
 def draw_worst(
@@ -174,48 +95,3 @@ def _figures(errors: np.ndarray, count: int) -> tuple[np.ndarray, str]:
     known = np.isfinite(errors)
     total, counts = np.where(known, errors, 0).sum(axis=1), known.sum(axis=1)
     return np.where(counts > 0, total / np.maximum(counts, 1), np.nan), "{:.1f} px"
-
-
-def _radius(image: np.ndarray, xy: np.ndarray) -> float:
-    """A dot's radius in px: 1/100 of the image, less where points crowd, never too small to see."""
-    radius = min(image.shape[:2]) / 100
-    known = xy[np.isfinite(xy).all(axis=1)]
-    if len(known) > 1:
-        distances = np.linalg.norm(known[:, None] - known[None], axis=2)
-        np.fill_diagonal(distances, np.inf)
-        radius = min(radius, float(np.median(distances.min(axis=1))) / 3)
-    return max(radius, 1.5)
-
-
-def _colours(skeleton: Skeleton) -> list[tuple[int, int, int]]:
-    """A colour a keypoint, by the side that its name tells: the object's left, its right, else the middle."""
-    return [{"left": LEFT, "right": RIGHT, None: MIDDLE}[side_of(name)] for name in skeleton.names]
-
-
-def _place(points: np.ndarray) -> np.ndarray:
-    """OpenCV's fixed-point coordinates (..., 2) of continuous ones; it counts pixel centres from 0."""
-    near = np.clip(points, -1e4, 1e4)  # far off, OpenCV's integers overflow and draw lines across the picture
-    return np.rint((near - 0.5) * 2**SHIFT).astype(np.int32)
-
-
-def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[int, int, int], thickness: int) -> None:
-    if np.isfinite(start).all() and np.isfinite(end).all():
-        cv2.line(canvas, _place(start).tolist(), _place(end).tolist(), colour, thickness, cv2.LINE_AA, SHIFT)
-
-
-def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
-    """A filled disc, as a polygon: cv2.circle turns small ones into diamonds."""
-    if np.isfinite(centre).all():
-        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        outline = _place(centre + radius * np.column_stack([np.cos(angles), np.sin(angles)]))
-        cv2.fillConvexPoly(canvas, outline, colour, cv2.LINE_AA, SHIFT)
-
-
-def _caption(bar: np.ndarray, text: str) -> None:
-    """Writes into the bar (h, w, 3), cut where it does not fit."""
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
-    cuts = (text, *(f"{text[:end]}.." for end in range(len(text) - 1, 0, -1)))
-    fitting = (cut for cut in cuts if cv2.getTextSize(cut, font, scale, 1)[0][0] <= bar.shape[1] - 4)
-    written = np.ascontiguousarray(bar)
-    cv2.putText(written, next(fitting, ""), (2, bar.shape[0] - 5), font, scale, INK, 1, cv2.LINE_AA)
-    bar[:] = written

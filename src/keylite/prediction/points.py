@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keylite.runtime.predictor import Keypoints
+from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.skeleton import Skeleton
 
 NO_POINT = (0, 0, 0)  # COCO's x, y and visibility of a point that is not there, NaN here

@@ -7,7 +7,6 @@ msgspec and the engine of the file; never a training framework for an exported f
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -21,48 +20,14 @@ from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine, require_same
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
+from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.kinds import kind_words, path_of, require_whole
 from keylite.runtime.modelfile import ModelFile
-from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Answer, Cut, Task, answers
 
 BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
 Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Keypoints:
-    """Points of N objects in one image.
-
-    xy: (N, K, 2) float64 continuous image px, NaN for a keypoint that no training object labels. score: (N, K) float32,
-    NaN where the head has none. sigma: (N, K) the distance to expect between a point and its true place, image px; NaN
-    where the model file does not say. boxes: (N, 4) xyxy px, as asked for. N is 0 for an empty list of boxes.
-    """
-
-    xy: np.ndarray
-    score: np.ndarray
-    sigma: np.ndarray
-    boxes: np.ndarray
-    skeleton: Skeleton
-
-    def __len__(self) -> int:
-        return len(self.xy)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists for JSON: `origin` is "corner" (continuous px), NaN is None."""
-        return {
-            "origin": "corner",
-            "keypoints": list(self.skeleton.names),
-            "objects": [
-                {"box": box.tolist(), "xy": _plain(xy), "score": _plain(score), "sigma": _plain(sigma)}
-                for box, xy, score, sigma in zip(self.boxes, self.xy, self.score, self.sigma, strict=True)
-            ],
-        }
-
-
-def _plain(array: np.ndarray) -> list:
-    return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[arg-type]
 
 
 class Found(NamedTuple):

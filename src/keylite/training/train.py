@@ -22,7 +22,7 @@ from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
-from keylite.pictures.draw import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS

@@ -73,6 +73,7 @@ GUIDES = (
     *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
     *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
     *("docs/scaling.md", "docs/benchmarks.md", "docs/reliability.md"),
+    *("docs/install.md", "docs/command-line.md", "docs/python.md", "docs/glossary.md"),
     *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md", "docs/targets/cpp.md"),
 )
 (
@@ -89,6 +90,10 @@ GUIDES = (
     SCALING,
     SPEED,
     RELIABILITY,
+    INSTALL,
+    COMMANDS,
+    NETWORK,
+    GLOSSARY,
     *TARGETS,
 ) = GUIDES
 CPP = TARGETS[-1]
@@ -135,23 +140,6 @@ def test_relative_links_lead_somewhere():
 
 def test_the_readme_links_to_every_guide():
     assert set(GUIDES[1:]) | {"ARCHITECTURE.md", "CONTRIBUTING.md"} <= set(LINK.findall(PAGES[README]))
-
-
-def test_the_layout_names_every_file():
-    (tree,) = [text for _, text in FENCE.findall(PAGES["ARCHITECTURE.md"]) if text.startswith("src/keylite/")]
-    named: dict[str, set[str]] = {}
-    folder = ""
-    for line in tree.partition("\ntests/")[0].splitlines()[1:]:
-        if start := re.match(r"  (\S+)", line):
-            folder = start[1] if start[1].endswith("/") else ""
-        named.setdefault(folder, set()).update(re.findall(r"[\w/]+\.py\b", line))
-    twins = {name for name in named["tensorflow/"] if "/" not in name}
-    named["pytorch/"] = twins | {name.removeprefix("pytorch/") for name in named["tensorflow/"] - twins}
-    named["tensorflow/"] = twins
-    named["cli/"] |= {f"{verb}.py" for verb in cli.VERBS}
-    for folder, names in named.items():
-        files = {path.name for path in (ROOT / "src/keylite" / folder).glob("*.py")}
-        assert names | {"__init__.py"} == files - {"__main__.py"}, folder
 
 
 # ---- commands
@@ -212,8 +200,8 @@ def test_flags_in_lines_exist(page: str):
         assert {word for word in rest if word.startswith("--")} <= of[verb], code
 
 
-def test_the_readme_lists_every_verb():
-    assert sorted(re.findall(r"^\| `keylite (\w+)` \|", PAGES[README], re.MULTILINE)) == sorted(VERBS)
+def test_the_page_of_the_command_line_lists_every_verb():
+    assert sorted(re.findall(r"^\| `keylite (\w+)` \|", PAGES[COMMANDS], re.MULTILINE)) == sorted(VERBS)
 
 
 def test_make_targets_exist():
@@ -226,7 +214,7 @@ def test_extras_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = {name for text in PAGES.values() for name in re.findall(r"\.\[([\w-]+)\]", text)}
     assert {"pytorch", "onnx"} <= named <= set(extras)
-    table = PAGES[README].partition("| extra |")[2].partition("\n\n")[0]
+    table = PAGES[INSTALL].partition("| extra |")[2].partition("\n\n")[0]
     assert {name for name in extras if f"`{name}`" in table} == set(extras)
 
 
@@ -316,6 +304,9 @@ def test_pages_show_python():
         SCALING,
         SPEED,
         RELIABILITY,
+        INSTALL,
+        COMMANDS,
+        GLOSSARY,
         *TARGETS[1:],
     }
 
@@ -548,7 +539,7 @@ NAMED = {
         [name for part in (FoldsReport, FoldReport, PartReport, FoldFigures) for name in part.__struct_fields__],
     ),
     "files of folds": (EVALUATION, (REPORT, MODEL)),
-    "file of folds": (README, ("fold-1", REPORT)),
+    "file of folds": (COMMANDS, ("fold-1", REPORT)),
     "presets": (README, PRESETS),
     "choices that may be auto": (RECIPE, AUTO),
     "what strength is for": (RECIPE, (*GEOMETRY, PIXELS[0], PIXELS[-1])),
@@ -583,7 +574,7 @@ NAMED = {
         FORMATS,
         [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(shared.Reading)],
     ),
-    "files of a run": (README, (*RESULTS, "recipe.yaml", "data.json")),
+    "files of a run": (COMMANDS, (*RESULTS, "recipe.yaml", "data.json")),
     "choices that may change": (RECIPE, WITHOUT_EFFECT),
     "what tensorflow refuses": (TENSORFLOW, ("precision", "timm:NAME")),
     "group fields": (FORMATS, GROUP_FIELDS),
@@ -599,9 +590,9 @@ def test_pages_name_what_there_is(page: str, names: tuple[str, ...]):
 
 
 SAID = {
-    "wrong input": (README, f"{shared.WRONG_INPUT} wrong input"),
-    "over budget": (README, f"{shared.OVER_BUDGET} an export over its budget"),
-    "interrupted": (README, f"{shared.INTERRUPTED} stopped by Ctrl-C"),
+    "wrong input": (COMMANDS, f"| {shared.WRONG_INPUT} | wrong input"),
+    "over budget": (COMMANDS, f"| {shared.OVER_BUDGET} | an export over its budget"),
+    "interrupted": (COMMANDS, f"| {shared.INTERRUPTED} | stopped by Ctrl-C"),
     "objects for a mirror": (FORMATS, f"fewer than {symmetry.MIN_OBJECTS} objects"),
     "objects without names": (FORMATS, f"fewer than {mirror.MIN_UNAIDED} objects"),
     "keypoints without sides": (FORMATS, f"fewer than {mirror.MIN_UNSIDED} keypoints"),

@@ -18,7 +18,7 @@ QUALITY = 85  # a repository keeps every version of a picture
 def gauges_picture(path: Path) -> None:
     """Write a sheet of rendered gauges of the test family with their true points and readings, as JPEG."""
     data = gauges(COLUMNS * ROWS, "test", seed=0, size=224)
-    tiles = [draw_points(sample.image, sample.xy, data.skeleton) for sample in data.samples]
+    tiles = [draw_points(sample.image, sample.xy, data.skeleton) for sample in data]
     captions = [f"reads {value:.1%} of full scale" for value in reading(data.xy)]
     sheet = cv2.cvtColor(contact_sheet(tiles, COLUMNS, captions), cv2.COLOR_RGB2BGR)
     write_bytes(path, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())

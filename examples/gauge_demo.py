@@ -86,7 +86,7 @@ def main() -> None:
     certificate = keylite.export(model, test, out / "gauges.onnx")
     predictor = keylite.Predictor(out / "gauges.onnx")
     tiles = []
-    for sample in list(test.samples)[:16]:
+    for sample in test[:16]:
         image = read_image(sample.image)
         points = predictor(image, sample.box[None])
         tiles.append(draw_points(image, points.xy[0], test.skeleton, truth=sample.xy))

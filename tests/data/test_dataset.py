@@ -14,10 +14,14 @@ from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.data.groups import group_by_name
 from keylite.data.problems import object_problems, points_outside, require_whole_objects
+from keylite.data.sheets import TILE
 from keylite.runtime.boxes import as_boxes
+from keylite.runtime.drawing import CAPTION, MIDDLE
 from keylite.runtime.images import Picture, write_image
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
+
+NAN = float("nan")
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -159,11 +163,11 @@ def test_subset_keeps_columns_together() -> None:
     data = made()
     part = data.subset([30, 2, 7])
     for new, old in enumerate([30, 2, 7]):
-        assert part.samples[new].image is data.samples[old].image
-        assert part.samples[new].group == data.samples[old].group
+        assert part[new].image is data[old].image
+        assert part[new].group == data[old].group
         assert np.array_equal(part.xy[new], data.xy[old])
     assert len(part.images) == 3
-    assert set(part.groups) == {data.samples[i].group for i in (30, 2, 7)}
+    assert set(part.groups) == {data[i].group for i in (30, 2, 7)}
     with pytest.raises(ValueError, match="the data set is empty"):
         data.subset([])
 
@@ -215,17 +219,60 @@ def test_sample_names_number_the_objects_of_an_image() -> None:
     assert [data.sample_name(i) for i in range(3)] == ["a.png#0", "a.png#1", "b.png"]
 
 
-def test_samples_view() -> None:
+def test_an_index_gives_an_object_and_several_a_data_set() -> None:
     data = several_per_image()
-    assert len(data.samples) == 3
-    assert len(data.samples[1:]) == 2
-    assert len(list(data.samples)) == 3
-    assert data.samples[-1].name == "b.png"
-    assert data.samples[0].box is None
-    assert data.samples[-3].name == "a.png"
+    assert [sample.name for sample in data] == ["a.png", "a.png", "b.png"]
+    assert data[-1].name == data[np.int64(2)].name == "b.png"
+    assert data[0].box is None
+    for several in (slice(1, None), [1, 2], np.array([False, True, True])):
+        part = data[several]
+        np.testing.assert_array_equal(part.xy, data.xy[1:])
+        assert part.image_names == ("a.png", "b.png")
+    assert data[::-1].image_index.tolist() == [1, 0, 0]
     for index in (3, -4):
-        with pytest.raises(IndexError, match=f"sample {index} of 3"):
-            data.samples[index]
+        with pytest.raises(IndexError, match=f"object {index} of 3$"):
+            data[index]
+    for nothing in (True, "a.png", 0.5, None):
+        with pytest.raises(ValueError, match="expected a list of whole numbers or a mask, got"):
+            data[nothing]
+
+
+def test_a_data_set_prints_in_a_line_and_says_what_the_reader_said() -> None:
+    data = dataclasses.replace(several_per_image(), notes=("one skipped",), doubts=("odd",), source="deep/labels.json")
+    counts = "3 objects in 2 images, 1 keypoint, 2 groups"
+    assert repr(data) == f'Dataset("{data.name}": {counts})'
+    assert str(data).splitlines() == [f"{data.called}: {line}" for line in (counts, "one skipped", "odd")]
+    assert repr(data[0]) == f'Sample("a.png": 1 of 1 point labelled, group "{data.groups[0]}")'
+    assert len(repr(made())) < 100
+
+
+def test_a_plot_shows_labelled_objects_around_their_boxes() -> None:
+    image = np.full((60, 80, 3), 128, np.uint8)
+    image[:30] = blue = (0, 0, 200)  # above the box
+    xy = np.array([[[40.0, 45.0], [NAN, NAN]]] * 3)
+    boxes = np.array([[20.0, 35, 60, 55], [20, 35, 60, 55], [NAN] * 4])
+    data = dataclasses.replace(from_arrays([image] * 3, xy), box=boxes)
+    both = data[:2].plot()
+    assert both.shape == (TILE // 2 + CAPTION + 8, 2 * TILE + 12, 3)
+    assert np.abs(both[4 + TILE // 4, 4 + TILE // 2].astype(int) - MIDDLE).max() < 40  # in the box's middle
+    assert not (both == blue).all(axis=2).any()
+    whole = data[2:].plot()
+    assert whole.shape == (TILE * 3 // 4 + CAPTION + 8, TILE + 8, 3)
+    assert (whole == blue).all(axis=2).any()
+    alone = [data.plot(1, seed).shape for seed in range(8)]
+    assert len(set(alone)) == 2  # the seed chooses
+    for wrong in ({"count": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected a whole number of at least"):
+            data.plot(**wrong)
+
+
+def test_names_from_label_files_are_escaped_in_a_notebook() -> None:
+    data = dataclasses.replace(made(), skeleton=Skeleton(("<b>", *"bc")[: len(made().skeleton)]), notes=("<i>&",))
+    shown = data._repr_html_()
+    assert "&lt;b&gt;" in shown
+    assert "&lt;i&gt;&amp;" in shown
+    assert "<b>" not in shown
+    assert "<i>" not in shown
 
 
 @pytest.mark.parametrize("column", ["xy", "visible", "box", "area", "image_index", "group_index"])

@@ -63,6 +63,12 @@ def finder(make_spec) -> Predictor:
     return Predictor.of(Finder(), make_spec(), batch=3)
 
 
+def test_a_predictor_says_in_a_line_what_it_is(finder: Predictor, onnx_file: Path):
+    network = "lite0 regression at 64x64 px, 4 keypoints"
+    assert repr(finder) == f"Predictor(a network in memory: {network})"
+    assert repr(Predictor(onnx_file)) == f"Predictor({onnx_file.name} by onnx: {network})"
+
+
 BOXES = {
     "around the dots": [40, 20, 120, 100],
     "wide": [30, 30, 130, 95],

@@ -18,6 +18,7 @@ from keylite.data.groups import folds_of_groups, in_number_order, parts_of_group
 from keylite.data.looking import look_at
 from keylite.data.places import files_of
 from keylite.data.problems import column_problems, object_problems, points_outside
+from keylite.data.sheets import sheet
 from keylite.data.tones import tone_notes, white_level_of
 from keylite.runtime.boxes import box_problems
 from keylite.runtime.images import (
@@ -31,7 +32,8 @@ from keylite.runtime.images import (
 )
 from keylite.runtime.kinds import number_of, require_kind, require_whole
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import LOOKED_AT, escaped, listed
+from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +51,18 @@ class Sample:
     group: str
     name: str
 
+    def __repr__(self) -> str:
+        labelled = int(np.isfinite(self.xy).all(axis=1).sum())
+        of_all = f"{labelled} of {counted(len(self.xy), 'point')} labelled"
+        return f'Sample("{escaped(self.name)}": {of_all}, group "{escaped(self.group)}")'
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """N labelled objects in M images, as columns.
+
+    `data[0]` is the first object as a Sample, and so is each of `for sample in data`; a slice, a mask or a list of
+    indices gives a Dataset of those objects, as `subset` does.
 
     xy: (N, K, 2) float64 px, NaN where unlabelled. visible: (N, K) uint8. box: (N, 4) float64 xyxy px, NaN where there
     is none. area: (N,) float64 px^2 for OKS, NaN where unknown. image_index, group_index: (N,) int32 into `images`
@@ -156,10 +166,62 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.xy)
 
-    @property
-    def samples(self) -> Samples:
-        """The objects one by one, made when asked for."""
-        return Samples(self)
+    @overload
+    def __getitem__(self, which: int) -> Sample: ...
+    @overload
+    def __getitem__(self, which: slice | Sequence[int] | np.ndarray) -> Dataset: ...
+    def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Sample | Dataset:
+        """An object by its number; those of a slice, a mask or a list of numbers as `subset` gives them."""
+        if isinstance(which, slice):
+            return self.subset(np.arange(len(self))[which])
+        if isinstance(which, bool) or not isinstance(which, (int, np.integer)):
+            return self.subset(which)
+        index = int(self._indices([int(which)])[0])
+        box = self.box[index]
+        return Sample(
+            image=self.images[self.image_index[index]],
+            box=box if np.isfinite(box).all() else None,
+            xy=self.xy[index],
+            visible=self.visible[index],
+            group=self.groups[self.group_index[index]],
+            name=self.image_names[self.image_index[index]],
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f'Dataset("{self.name}": {self._counts()})'
+
+    def __str__(self) -> str:
+        """What there is, and what the command line says of it: the notes and doubts of the reader."""
+        return as_text([f"{self.called}: {line}" for line in (self._counts(), *self.notes, *self.doubts)])
+
+    def _repr_html_(self) -> str:
+        boxes = np.isfinite(self.box).all(axis=1).sum()
+        rows = [
+            ("objects", f"{len(self)}"),
+            ("images", f"{len(self.images)}"),
+            ("groups", f"{len(self.groups)}"),
+            ("boxes", f"{boxes} of {len(self)}"),
+            ("labelled points", f"{self.labelled.sum()} of {self.labelled.size}"),
+            ("keypoints", f"{len(self.skeleton)}: {first_of(self.skeleton.names, SHOWN, ', ')}"),
+            *(("note", line) for line in self.notes),
+            *(("doubt", line) for line in self.doubts),
+        ]
+        return as_html([Table((), rows, title=self.called)])
+
+    def _counts(self) -> str:
+        objects, images = counted(len(self), "object"), counted(len(self.images), "image")
+        keypoints, groups = counted(len(self.skeleton), "keypoint"), counted(len(self.groups), "group")
+        return f"{objects} in {images}, {keypoints}, {groups}"
+
+    def plot(self, count: int = 16, seed: int = 0) -> np.ndarray:
+        """Labelled objects with their points, edges and names, drawn at random: uint8 (H, W, 3) RGB, rows of four.
+
+        Each is cut out around its box, if it has one. count: how many; all, if there are fewer. seed: of the draw.
+        """
+        return sheet(self, count, seed)
 
     @property
     def labelled(self) -> np.ndarray:
@@ -392,40 +454,6 @@ class Dataset:
         if labelled == (height, width):
             step = "labelled before its EXIF turn? then remove the orientation from the picture, or turn the labels"
         return f"{self.image_names[image]}: labelled at {told} px, but the picture is {width}x{height} ({step})"
-
-
-class Samples(Sequence[Sample]):
-    """A data set's objects as Sample values: a lazy view."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        data = self.dataset
-        box = data.box[index]
-        return Sample(
-            image=data.images[data.image_index[index]],
-            box=box if np.isfinite(box).all() else None,
-            xy=data.xy[index],
-            visible=data.visible[index],
-            group=data.groups[data.group_index[index]],
-            name=data.image_names[data.image_index[index]],
-        )
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
 
 
 def require_datasets(**given: object) -> None:

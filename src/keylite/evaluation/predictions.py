@@ -21,7 +21,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Cut, Task, answers
-from keylite.runtime.words import SHOWN, listed, quoted
+from keylite.runtime.words import SHOWN, counted, listed, quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Predictions:
     normaliser_boxes: np.ndarray | None = None
     sigma: np.ndarray | None = None
     unlearnt: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        objects, keypoints, _ = self.xy.shape
+        return f"Predictions({counted(objects, 'object')}, {counted(keypoints, 'keypoint')})"
 
 
 def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:

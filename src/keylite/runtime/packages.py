@@ -1,4 +1,4 @@
-"""Packages that come with an extra: imported when they are needed, and the line that says what to install."""
+"""Packages that keylite does without until they are needed: imported then, or a line says what to install."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import importlib
 FRAMEWORKS = {"pytorch": "pytorch", "tensorflow": "tensorflow-cpu"}
 
 
-def require(module: str, extra: str):  # noqa: ANN201 - a module
-    """The imported module; ModuleNotFoundError says which extra brings it."""
+def require(module: str, extra: str | None = None):  # noqa: ANN201 - a module
+    """The imported module; ModuleNotFoundError says which extra brings it, or that it is installed by its own name."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "keylite":
             raise
+        wanted = f"'keylite[{extra}]'" if extra else error.name
         raise ModuleNotFoundError(
-            f"{error.name} is not installed: install it with: pip install 'keylite[{extra}]'", name=error.name
+            f"{error.name} is not installed: install it with: pip install {wanted}", name=error.name
         ) from None

@@ -25,6 +25,7 @@ from keylite.runtime.kinds import kind_words, path_of, require_whole
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Answer, Cut, Task, answers
+from keylite.runtime.words import counted, escaped
 
 BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
 Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
@@ -100,6 +101,12 @@ class Predictor:
         known = ModelFile(self.spec, self.opened.digest)
         choices = {"engine": self.engine_name, "batch": self.batch, "max_megapixels": self.max_megapixels}
         return _open_again, (type(self), self.choices | choices, known)
+
+    def __repr__(self) -> str:
+        name = "a network in memory" if self.path is None else f"{escaped(self.path.name)} by {self.engine_name}"
+        spec = self.spec
+        network = f"{spec.backbone} {type(spec.head).__name__.lower()} at {spec.size[0]}x{spec.size[1]} px"
+        return f"Predictor({name}: {network}, {counted(len(spec.skeleton), 'keypoint')})"
 
     def __call__(self, image: Source, boxes: object = None) -> Keypoints:
         """The points of every box (N, 4) xyxy px in an image: uint8 (H, W, 3) RGB, a path, or a file's bytes.

@@ -104,7 +104,10 @@ DOORS = {
         lambda d: keylite.export(MODEL, d, "o.onnx", precision=8),
         "precision: expected a text, got a number; such as 'int8'",
     ),
-    "white level": (lambda d: d.check_images(white_level="a"), "white_level: expected 1 to 65535, got 'a'"),
+    "white level": (
+        lambda d: d.check_images(white_level="a"),
+        "white_level: expected one of 255, 1023, 4095, 16383, 65535, got 'a'",
+    ),
     "export, count": (
         lambda d: keylite.export(MODEL, d, "o", calibration_count="9"),
         "calibration_count: expected a whole number of at least 1, got '9'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -220,6 +221,7 @@ def test_predictions_that_are_there_are_not_made_again(make_spec):
 def test_the_map_is_written_into_the_file_and_the_line_says_how_it_holds(make_spec, monkeypatch):
     spec, data = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON), data_of(80, 20)
     predictor, written = Predictor.of(bells, spec), []
+    predictor.path = Path("model.safetensors")
     learnt = learn_confidence(predictor, data)
     monkeypatch.setattr(
         "keylite.evaluation.confidence.describe", lambda path, described: written.append((path, described))

@@ -174,14 +174,14 @@ def _ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield
         return
-    noted: list[int] = []
+    noted: list[signal.Signals] = []
     over = threading.Event()
     before = sys.unraisablehook
 
     def end(number: int, frame: Any) -> None:
-        noted.append(number)
+        noted.append(signal.Signals(number))
         if not _began_as_stop(sys.exception()):  # else it ends already: another would break off the tidying up
-            raise KeyboardInterrupt(signal.Signals(number).name)  # a name: no Ctrl-C, which children have had, too
+            raise KeyboardInterrupt(noted[-1].name)  # a name: no Ctrl-C, which children have had, too
 
     def ignored(raised: Any) -> None:
         if not isinstance(raised.exc_value, KeyboardInterrupt):
@@ -191,7 +191,7 @@ def _ended_by_signals() -> Iterator[None]:
             noted.append(signal.SIGINT)
         _thread.start_new_thread(again, (noted[-1],))
 
-    def again(number: int) -> None:
+    def again(number: signal.Signals) -> None:
         if over.wait(AGAIN):
             return
         if hasattr(signal, "pthread_kill"):  # which wakes a process that waits

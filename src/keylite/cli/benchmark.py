@@ -13,6 +13,7 @@ from keylite.cli.shared import USUAL, As, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
+    from keylite.runtime.types import WhiteLevel
 
 log = logging.getLogger("keylite")
 
@@ -73,7 +74,8 @@ def benchmark(
     if data:
         said = [read_spec(model, spec) for model in models]
         box = next((of_model.box for of_model in said if of_model.box != "image"), "image")
-        dataset = reading.dataset(data, min(of_model.white_level for of_model in said), box)
+        levels: list[WhiteLevel] = [of_model.white_level for of_model in said]
+        dataset = reading.dataset(data, min(levels), box)
         written = {"json": json_path, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
     accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)

@@ -95,6 +95,7 @@ def export(
         given = {"data": data, "budget_nme": budget_nme, "spec": spec}
         _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, given, calibration, reading)
         return
+    assert out is not None
     if to == "all":
         made = export_all(model, compared, out, **choices)
         show_table(list(EXPORT_COLUMNS), [export_row(certificate) for certificate in made], None)

@@ -160,8 +160,8 @@ def _predict_here(
     images = objects = 0
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(_lines(json_path, skip_bad)) if json_path and format == "jsonl" else None
-        whole = bool(json_path) and json_path != "-" and not lines
-        points_at = stack.enter_context(replacing(Path(json_path))) if whole else None  # moved after the pictures
+        whole = json_path if json_path != "-" and not lines else None
+        points_at = stack.enter_context(replacing(Path(whole))) if whole else None  # moved after the pictures
         drawn = stack.enter_context(replacing_within(draw)) if draw else None
         stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
         done = stack.enter_context(step("finding points", len(paths)))

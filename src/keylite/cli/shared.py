@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
+    from keylite.runtime.types import WhiteLevel
 
 log = logging.getLogger("keylite")
 
@@ -66,7 +67,7 @@ class Reading:
             missing_mark=None if self.missing_mark is None else read_mark(self.missing_mark),
         )
 
-    def dataset(self, path: Path, white_level: int | None = None, box: str = "image") -> Dataset:
+    def dataset(self, path: Path, white_level: WhiteLevel | None = None, box: str = "image") -> Dataset:
         """The data set of a label file with every image read once, and what was skipped or replaced said.
 
         white_level, box: those of the model file which is to see it.

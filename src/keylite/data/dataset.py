@@ -24,6 +24,7 @@ from keylite.runtime.boxes import box_problems
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
     WHITE_LEVEL,
+    WHITE_LEVELS,
     Picture,
     array_problem,
     image_size,
@@ -33,7 +34,8 @@ from keylite.runtime.images import (
 from keylite.runtime.kinds import number_of, require_kind, require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.tables import Table, as_html, as_text
-from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed
+from keylite.runtime.types import WhiteLevel
+from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed, quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Dataset:
     source: str = ""
     checked: bool = False
     likeness: np.ndarray | None = None
-    white_level: int = WHITE_LEVEL
+    white_level: WhiteLevel = WHITE_LEVEL
     doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -175,7 +177,7 @@ class Dataset:
         if isinstance(which, slice):
             return self.subset(np.arange(len(self))[which])
         if isinstance(which, bool) or not isinstance(which, (int, np.integer)):
-            return self.subset(which)
+            return self.subset(self._indices(which))
         index = int(self._indices([int(which)])[0])
         box = self.box[index]
         return Sample(
@@ -279,7 +281,7 @@ class Dataset:
             likeness=None if self.likeness is None else self.likeness[used_images],
         )
 
-    def _indices(self, given: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _indices(self, given: object) -> np.ndarray:
         """Indices of objects, or a mask of them, as indices."""
         indices = np.asarray(given)
         if indices.ndim != 1 or (indices.dtype.kind not in "biu" and indices.size):
@@ -386,7 +388,7 @@ class Dataset:
         return digest.hexdigest()
 
     def check_images(
-        self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False, white_level: int | None = None
+        self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False, white_level: WhiteLevel | None = None
     ) -> Dataset:
         """The data set once every image has been read, with that limit for reading them again.
 
@@ -396,8 +398,9 @@ class Dataset:
         image, which are kept, and images that show hardly anything. white_level: of 16-bit images; None finds it, for
         them and for parts of them, and a note says so. What was checked with these limits is not read again.
         """
-        if white_level is not None:
-            require_whole("white_level", white_level, most=WHITE_LEVEL)
+        if white_level is not None and white_level not in WHITE_LEVELS:
+            levels = ", ".join(map(str, WHITE_LEVELS))
+            raise ValueError(f"white_level: expected one of {levels}, got {quoted(white_level)}")
         if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
             return self
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.runtime.images import WHITE_LEVEL, WHITE_LEVELS
+from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import first_of
 
 LOOKED_AT = 64  # rows and columns of a picture, evenly spread, that tell its tones
@@ -36,7 +37,7 @@ def tones_of(samples: np.ndarray) -> Tones:
     return Tones(int(some.min()), int(high), float(some.mean()), 8 * samples.itemsize)
 
 
-def white_level_of(tones: Sequence[Tones | None]) -> int:
+def white_level_of(tones: Sequence[Tones | None]) -> WhiteLevel:
     """The least of WHITE_LEVELS that no 16-bit picture is brighter than; None is a picture that cannot be read."""
     brightest = max((one.high for one in tones if one and one.bits == 16), default=WHITE_LEVEL)
     return next(level for level in WHITE_LEVELS if brightest <= level)

@@ -81,6 +81,8 @@ def write_confidence(
         few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
         step = f"; {advice}" if few else ""
         return f"sigma (each point's expected error, px) {kept}: {data.called}: {learnt.why}{step}"
+    assert predictor.path is not None
+    assert learnt.reliability is not None
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = learnt.confidence.count

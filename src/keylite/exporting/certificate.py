@@ -133,7 +133,6 @@ def certify(
         predictor = Predictor(path, device="cpu", spec=own)  # a GPU's short cuts (TF32) are not the file's doing
         reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges, doubted=True))
     spec = specs[1]
-    budget = budget.of(spec)
     distance = point_drift(found[1], found[0], spec.size)
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
@@ -146,7 +145,7 @@ def certify(
         precision=spec.precision,
         calibration=spec.calibration,
         size=spec.size,
-        budget=budget.px,
+        budget=budget.px_for(spec),
         budget_nme=budget.nme,
         within_budget=True,
         drift=_drift(distance[:, taught]),

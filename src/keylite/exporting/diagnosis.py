@@ -141,7 +141,8 @@ def diagnose(
     assert calibration is not None  # or that was refused
     exporting, suffix = exporter(target), target.suffix
     usual = calibration_set(said, calibration, calibration_count, seed)
-    limits = limits.of(msgspec.structs.replace(said, precision="int8"))
+    most_px = limits.px_for(msgspec.structs.replace(said, precision="int8"))
+    limits = Budget(most_px, budget_nme)
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
     nme = float(np.nanmean(object_nme(parent, data, said.normalize)))
     pixels = some_crops(said, data)
@@ -198,8 +199,8 @@ def diagnose(
         nme=nme,
         normalize=said.normalize,
         size=said.size,
-        budget=limits.px,
-        budget_nme=limits.nme,
+        budget=most_px,
+        budget_nme=budget_nme,
         layers=layers,
         trials=tuple(trials),
         recipe=recipe,

@@ -107,9 +107,9 @@ class Budget:
             if value is not None and not 0 < number_of(value) < np.inf:
                 raise ValueError(f"{name}: expected a number above 0, got {quoted(value)}")
 
-    def of(self, spec: ModelSpec) -> Budget:
-        """The same with px settled, for the precision and the input of a file."""
-        return dataclasses.replace(self, px=default_px(spec)) if self.px is None else self
+    def px_for(self, spec: ModelSpec) -> float:
+        """px, or the default for the precision and the input of a file."""
+        return default_px(spec) if self.px is None else self.px
 
     def past(self, drift_p95: float, nme_parent: float, nme_child: float) -> list[str]:
         """In words, each limit that these figures are past; NaN is past every one."""

@@ -5,9 +5,12 @@ Continuous xyxy px of an image; sizes are (width, height). Knows nothing of labe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from keylite.runtime.kinds import is_array, is_list
 
 MOST_PX = 2.0**24  # of an edge or a coordinate: beyond it a float32 does not tell one pixel from the next
 MOST_TIMES = 20  # a box's longer side by its image's: an input of 224 px then shows the whole image in 11 px
@@ -50,11 +53,9 @@ def real_numbers(values: Any) -> np.ndarray:
     """
     if np.iscomplexobj(values):
         raise TypeError("complex numbers")
-    if isinstance(values, list | tuple) and any(isinstance(value, np.ma.MaskedArray) for value in values):
-        values = np.ma.array(values, np.float64)
-    if isinstance(values, np.ma.MaskedArray):
-        return np.ma.filled(values.astype(np.float64), np.nan)
-    array = np.asarray(values)
+    if np.ma.isMaskedArray(values) or (is_list(values) and any(map(np.ma.isMaskedArray, values))):
+        return np.ma.filled(np.ma.array(values, np.float64), np.nan)
+    array: np.ndarray = np.asarray(values)
     if array.dtype.kind in "SUmM" or (array.dtype == object and {str, bytes} & set(map(type, array.flat))):
         raise TypeError("texts or times")
     return array.astype(np.float64, copy=False)
@@ -62,7 +63,7 @@ def real_numbers(values: Any) -> np.ndarray:
 
 def _truths(values: Any) -> bool:
     """Whether one of the values is true or false, which numpy takes for 1 or 0."""
-    if isinstance(values, np.ndarray) and values.dtype != object:
+    if is_array(values) and values.dtype != object:
         return values.dtype == bool
     return any(isinstance(value, bool | np.bool_) for value in np.asarray(values, object).flat)
 
@@ -79,7 +80,7 @@ def box_problems(boxes: np.ndarray, sizes: np.ndarray) -> dict[int, str]:
     A box is refused that lies wholly outside its image, is over MOST_TIMES as large, or is less than a pixel both wide
     and high, or lies within fractions of the image.
     """
-    checks = (
+    checks: Sequence[tuple[np.ndarray, Callable[[np.ndarray, np.ndarray], str]]] = (
         (boxes_outside(boxes, sizes), outside_words),
         (_over(boxes, sizes) > MOST_TIMES, _large_words),
         (boxes_below_a_pixel(boxes), lambda box, _size: small_words(box)),

@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from keylite.runtime.forks import in_forks
 
@@ -26,7 +26,7 @@ _kept: list[int] = []  # descriptors of what standard error was before each bloc
 
 
 @contextlib.contextmanager
-def without_chatter(everything: bool = False) -> Iterator[None]:
+def without_chatter(everything: bool = False) -> Generator[None]:
     """What is written to file descriptor 2 in the block comes after it, without the lines of CHATTER.
 
     everything: nothing of it comes unless the block fails; for converters that talk at length and raise what matters.
@@ -43,7 +43,7 @@ def without_chatter(everything: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def overheard(pattern: re.Pattern[bytes]) -> Iterator[list[str]]:
+def overheard(pattern: re.Pattern[bytes]) -> Generator[list[str]]:
     """A list that holds, after the block, the lines on file descriptor 2 that fit the pattern; they go no further."""
     said: list[bytes] = []
     heard: list[str] = []
@@ -61,7 +61,7 @@ def _say(lines: Iterable[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _taken(said: list[bytes]) -> Iterator[None]:
+def _taken(said: list[bytes]) -> Generator[None]:
     """The lines that are written to file descriptor 2 in the block are put into the list at its end."""
     in_forks(_leave)
     with _one_at_a_time:

@@ -101,7 +101,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
     def engine(pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[1:] != shape:
             raise ValueError(f"pixels: expected (B, {shape[0]}, {shape[1]}, {shape[2]}), got {pixels.shape}")
-        found = []
+        found: list[np.ndarray] = []
         for image in as_taken(pixels)[:, None]:
             with turns:
                 interpreter.set_tensor(in_index, image)
@@ -110,13 +110,13 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
                 except RuntimeError as error:
                     raise ValueError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
                 found.append(interpreter.get_tensor(out_index))
-        raw = found[0] if len(found) == 1 else np.concatenate([none, *found])
+        raw: np.ndarray = found[0] if len(found) == 1 else np.concatenate([none, *found])
         return raw if gives is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
 
     return engine
 
 
-def _require_fit(path: Path, spec: ModelSpec, inputs: list[list], outputs: list[list]) -> None:
+def _require_fit(path: Path, spec: ModelSpec, inputs: list[list[Any]], outputs: list[list[Any]]) -> None:
     """ValueError where a file's tensors are not those that its spec describes, whatever the batch."""
     wanted = [[spec.size[1], spec.size[0], 3]], [[spec.head.keypoints, spec.head.channels]]
     if ([shape[1:] for shape in inputs], [shape[1:] for shape in outputs]) != wanted:

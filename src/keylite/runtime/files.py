@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +35,7 @@ PART = re.compile(r"(?:\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8})?\.(\d{1,9})\.part(?:\.
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str) -> Generator[Path]:
     """A path beside `path` to write to; it takes the name of `path` when the block ends without an error.
 
     Otherwise it is removed and what was there before stays. Folders are made, the mode of a file that is replaced is
@@ -74,7 +74,7 @@ class _SaidError(OSError):
 
 
 @contextlib.contextmanager
-def replacing_within(folder: Path | str) -> Iterator[Path]:
+def replacing_within(folder: Path | str) -> Generator[Path]:
     """A hidden folder to write files to, which are in `folder` when the block ends without an error.
 
     Otherwise they are removed, and folders that were not there before. Files of a new folder appear at once. Those that
@@ -116,7 +116,7 @@ def _move(inside: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Generator[None]:
     """What asks this process to end waits until the block has ended, where Python handles it: see `signal`."""
     came: list[int] = []
     before: dict[int, Any] = {}

@@ -209,7 +209,8 @@ def _jpeg(data: bytes) -> Header:
 
 def _first_words(tables: bytes) -> dict[int, int]:
     """Class and number of each of a DHT segment's Huffman tables: what its first word, of zeros alone, stands for."""
-    words, at = {}, 0
+    words: dict[int, int] = {}
+    at = 0
     while at + 17 < len(tables):
         words[tables[at]] = tables[at + 17]
         at += 17 + sum(tables[at + 1 : at + 17])

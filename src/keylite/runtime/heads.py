@@ -149,7 +149,8 @@ def size_for(head: Head) -> tuple[int, int] | None:
             return head.bins
         case Heatmap():
             return STRIDE * head.grid[0], STRIDE * head.grid[1]
-    return None
+        case Regression() | Rle():
+            return None
 
 
 # name: the head of (keypoints, width of the dense layer, size (W, H) px of the input)

@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -27,13 +27,14 @@ from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 from keylite.runtime.kinds import number_of
 from keylite.runtime.tiff import packing_problem
+from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # that images to read end in
 SUFFIXES = (".png", ".jpg", ".jpeg")  # that write_image writes
-WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
-WHITE_LEVEL = 65535
+WHITE_LEVELS: tuple[WhiteLevel, ...] = get_args(WhiteLevel)
+WHITE_LEVEL: WhiteLevel = 65535
 JPEG_QUALITY = 95
 JPEG_BLOCK = 16  # rows that are stored together at most, where colour has half of them
 JPEG_SPACES = {1: "GRAY", 4: "CMYK"}  # by components: what simplejpeg makes of them
@@ -301,7 +302,7 @@ def _unmultiplied(data: bytes, header: Header) -> bytes:
 def _simplejpeg() -> Callable[..., np.ndarray] | None:
     """simplejpeg's decoder, if it is installed: libjpeg-turbo, as in OpenCV, which takes it row by row."""
     try:
-        from simplejpeg import decode_jpeg
+        from simplejpeg import decode_jpeg  # pyright: ignore[reportMissingTypeStubs] - it has none
     except ImportError:
         return None
     return decode_jpeg
@@ -376,7 +377,7 @@ def _checked(image: np.ndarray, max_megapixels: float = math.inf) -> np.ndarray:
     return image
 
 
-def _load(source: Path | str | bytes) -> tuple[str, bytes]:
+def _load(source: object) -> tuple[str, bytes]:
     """The source's name for messages, and its bytes; a file of no known format is not read to its end."""
     if isinstance(source, bytes):
         return "image bytes", source

@@ -18,7 +18,7 @@ from keylite.runtime.tables import Table, as_html
 from keylite.runtime.words import counted, first_of, quoted
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
+    import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
 
 COLUMNS = ("object", "keypoint", "x", "y", "score", "sigma")
 
@@ -105,11 +105,13 @@ class Keypoints:
 
     def _columns(self) -> list[Sequence[Any] | np.ndarray]:
         """What stands under COLUMNS, an entry per object and keypoint."""
-        objects, keypoints = self.score.shape
+        objects, keypoints = len(self), len(self.skeleton)
         numbers = np.repeat(np.arange(objects), keypoints)
         figures = (self.xy[..., 0], self.xy[..., 1], self.score, self.sigma)
         return [numbers, list(self.skeleton.names) * objects, *(figure.ravel() for figure in figures)]
 
 
-def _plain(array: np.ndarray) -> list:
-    return np.where(np.isfinite(array), array, None).tolist()  # type: ignore[arg-type]
+def _plain(array: np.ndarray) -> list[Any]:
+    plain = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()

@@ -291,7 +291,8 @@ def _archive(data: Data) -> zipfile.ZipFile | None:
 
 def write_onnx(path: Path | str, model: bytes, spec: ModelSpec) -> None:
     """Write a serialised ONNX model with this description, whole or not at all."""
-    kept, start = [], 0
+    kept: list[bytes] = []
+    start = 0
     for number, kind, begin, stop in fields(model, 0, len(model)):
         if (number, kind) != (ONNX_METADATA_PROPS, 2) or _entry(model, begin, stop)[0] not in (KEY, SEAL):
             kept.append(model[start:stop])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 # What trains, and the extra that installs it. Its package here is keylite.<framework>.
 FRAMEWORKS = {"pytorch": "pytorch", "tensorflow": "tensorflow-cpu"}
 
 
-def require(module: str, extra: str | None = None):  # noqa: ANN201 - a module
+def require(module: str, extra: str | None = None) -> Any:
     """The imported module; ModuleNotFoundError says which extra brings it, or that it is installed by its own name."""
     try:
         return importlib.import_module(module)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,14 +29,26 @@ from keylite.runtime.words import counted, escaped
 
 BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
 Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
+S = TypeVar("S", bound=Source)
 
 
-class Found(NamedTuple):
+class Found(NamedTuple, Generic[S]):
     """What a stream gives for an image. source: the image as given. size: (width, height) px of it."""
 
-    source: Source
+    source: S
     points: Keypoints
     size: tuple[int, int]
+
+
+def _require_several(images: object) -> None:
+    """Raise ValueError for what a stream cannot go through."""
+    words = kind_words(images)
+    if isinstance(images, str | bytes):
+        raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
+    if not isinstance(images, Iterable):
+        raise ValueError(f"images: expected several, got {words}")
+    if isinstance(images, Mapping):
+        raise ValueError(f"images: expected pairs (image, boxes), got {words}; give its items()")
 
 
 def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile) -> Predictor:
@@ -120,11 +132,11 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[Source | tuple[Source, object]],
+        images: Iterable[S | tuple[S, Any]],
         *,
         readers: int | None = None,
-        on_bad: Callable[[Source, Exception], object] | None = None,
-    ) -> Generator[Found, None, None]:
+        on_bad: Callable[[S, Exception], None] | None = None,
+    ) -> Generator[Found[S]]:
         """The points of many images, in their order: those of a call an image, sooner, in memory that does not grow.
 
         images: what a call takes, or pairs (image, boxes). readers: threads that read and crop beside the engine, which
@@ -134,12 +146,7 @@ class Predictor:
         Memory: at most `readers` decoded images, and the crops of those that wait for the engine: never more than three
         times the greater of `batch` and `readers`. Arrays and bytes that you pass in are kept that long, too.
         """
-        if isinstance(images, (str, bytes)):
-            raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
-        if not isinstance(images, Iterable):
-            raise ValueError(f"images: expected several, got {kind_words(images)}")
-        if isinstance(images, Mapping):
-            raise ValueError(f"images: expected pairs (image, boxes), got {kind_words(images)}; give its items()")
+        _require_several(images)
         tasks = (self._task(number, item) for number, item in enumerate(images))
         with contextlib.closing(answers(tasks, self.run, batch=self.batch, readers=readers, on_bad=on_bad)) as answered:
             for cut, points in answered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 
 Advance = Callable[[int], object]  # so many more are done
@@ -13,7 +13,7 @@ _shows: list[Show] = []  # the last one is asked
 
 
 @contextlib.contextmanager
-def step(what: str, total: int | None = None) -> Iterator[Advance]:
+def step(what: str, total: int | None = None) -> Generator[Advance]:
     """A function to be told how many more of `total` are done; None: nobody knows how far it is."""
     if not _shows:
         yield lambda more: None
@@ -23,7 +23,7 @@ def step(what: str, total: int | None = None) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def shown_by(show: Show) -> Iterator[None]:
+def shown_by(show: Show) -> Generator[None]:
     """Steps of the block are shown by `show`."""
     _shows.append(show)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from keylite.runtime.kinds import is_list
 from keylite.runtime.words import quoted
 
 MAX_KEYPOINTS = 10_000  # names, and as long an array per object
@@ -89,7 +90,7 @@ def _plain(value: Any) -> Any:
     """The value with tuples for lists, and Python's numbers for numpy's."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(_plain, value)) if is_list(value) else value
 
 
 def unnamed(count: int) -> tuple[str, ...]:

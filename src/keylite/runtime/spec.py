@@ -15,6 +15,7 @@ import numpy as np
 
 from keylite.runtime.heads import Head, require_size
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
 FORMAT = 4  # of the ModelSpec; another number is refused
@@ -134,8 +135,9 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def sigma(self, score: np.ndarray) -> np.ndarray:
         """Scores (..., K) -> expected distances (..., K), fractions of the crop's longer side; NaN stays NaN."""
-        at, distances = np.array(self.knots).T
-        return np.interp(standing(score, np.array(self.levels)), at, distances) * np.array(self.factors)
+        knots = np.array(self.knots, np.float64)
+        x = standing(score, np.array(self.levels)).astype(np.float64)
+        return np.interp(x, knots[:, 0], knots[:, 1]) * np.array(self.factors)
 
 
 def standing(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -171,7 +173,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalize: str
     mean: Three
     std: Three
-    white_level: Literal[255, 1023, 4095, 16383, 65535]
+    white_level: WhiteLevel
     precision: Literal["fp32", "fp16", "int8"]
     calibration: Calibration | None
     provenance: Provenance
@@ -218,7 +220,7 @@ def unlearnt_words(unlearnt: dict[str, int]) -> list[str]:
     """What a user must know of keypoints that were hardly taught: a line for those without labels, one for others."""
     none = [name for name, count in unlearnt.items() if count == 0]
     few = [f"{name} ({count})" for name, count in unlearnt.items() if count]
-    lines = []
+    lines: list[str] = []
     if none:
         lines.append(listed("no training object labels these keypoints, so NaN (null) is predicted for them", none))
     if few:
@@ -242,7 +244,7 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
     if len(text) > MAX_DESCRIPTION:
         raise ValueError(f"{source}: expected a description of at most {MAX_DESCRIPTION:,} bytes, got {len(text):,}")
     try:
-        fields = msgspec.json.decode(text, type=dict)
+        fields = msgspec.json.decode(text, type=dict[str, Any])
         if fields.get("format") != FORMAT:
             raise ValueError(
                 f"{source}: model file format {quoted(fields.get('format'))}, expected {FORMAT}; "
@@ -252,7 +254,7 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{source}: the model description inside the file is damaged: {clipped(str(error))}") from None
     for part in ("head", "skeleton", "provenance"):  # what has a default in Python has none in a file
-        missing = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
+        missing: set[str] = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
         if missing:
             raise ValueError(f"{source}: the model description lacks {part}.{sorted(missing)[0]}")
     return spec

@@ -39,7 +39,7 @@ class Task(NamedTuple):
     """A picture to read: what it is, how many crops it will give, and how to get them."""
 
     source: Any
-    count: int
+    crop_count: int
     cut: Callable[[], Cut]
 
 
@@ -95,7 +95,7 @@ def _read_ahead(
         nonlocal crops
         while pending and max(len(pending), crops) >= most:
             task, future = pending.popleft()
-            crops -= task.count
+            crops -= task.crop_count
             try:
                 cut = future.result()
             except (ValueError, OSError) as error:
@@ -109,7 +109,7 @@ def _read_ahead(
     try:
         for task in tasks:
             pending.append((task, pool.submit(task.cut)))
-            crops += task.count
+            crops += task.crop_count
             yield from first_ones(ahead)
         yield from first_ones(0)
     finally:

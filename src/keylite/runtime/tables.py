@@ -45,7 +45,8 @@ def as_html(parts: Iterable[Table | str]) -> str:
 
 
 def _text_of(table: Table, width: int | None) -> str:
-    header, rows = [[escaped(cell) for cell in table.header], [[escaped(cell) for cell in row] for row in table.rows]]
+    header = [escaped(cell) for cell in table.header]
+    rows = [[escaped(cell) for cell in row] for row in table.rows]
     widths = [max(map(_columns, column)) for column in zip(*([header] if header else []), *rows, strict=True)]
     if width is not None:
         widths = _narrowed(widths, width - len(GAP) * (len(widths) - 1))
@@ -82,7 +83,7 @@ def _lines(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> 
     cells = [
         [cell] if _columns(cell) <= size else textwrap.wrap(cell, size) for cell, size in zip(row, widths, strict=True)
     ]
-    lines = []
+    lines: list[str] = []
     for number in range(max(map(len, cells))):
         texts = [cell[number] if number < len(cell) else "" for cell in cells]
         spaces = [" " * (size - _columns(text)) for text, size in zip(texts, widths, strict=True)]

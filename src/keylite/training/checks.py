@@ -67,7 +67,8 @@ def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequenc
     equal = int(same.equal.sum())
     kinds = {"equal": equal, "nearly equal": len(numbers) - equal}
     told = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[same.other[i]]}" for i in numbers[:SHOWN].tolist()]
+    shown = [(i, int(same.other[i])) for i in numbers[:SHOWN].tolist()]
+    pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[other]}" for i, other in shown]
     line = f"{len(numbers)} of {len(names)} pictures {what} ({told}): figures will flatter"
     log.warning(
         "%s; hold out whole subjects and clips (--group), and whole runs of the frames of one video (--group block:N, "

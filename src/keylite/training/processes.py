@@ -13,6 +13,7 @@ import logging.handlers
 import multiprocessing
 import multiprocessing.connection
 import os
+import queue
 import signal
 import socket
 import sys
@@ -179,8 +180,12 @@ class _Teller(logging.handlers.QueueHandler):
 
     numbers = itertools.count()
 
+    def __init__(self, lines: Connection) -> None:
+        super().__init__(queue.SimpleQueue())  # which stays empty
+        self.lines = lines
+
     def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue.send(record)
+        self.lines.send(record)
 
     @contextlib.contextmanager
     def show(self, what: str, total: int | None) -> Iterator[Advance]:
@@ -189,7 +194,7 @@ class _Teller(logging.handlers.QueueHandler):
         def tell(*more: Any) -> None:
             self.acquire()  # as for a record
             try:
-                self.queue.send((number, *more))
+                self.lines.send((number, *more))
             except OSError:  # who started this process has ended, and it will, too
                 pass
             finally:

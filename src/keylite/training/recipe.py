@@ -155,11 +155,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe of which nothing is left open: what a run trains by."""
 
-    epochs: Epochs
-    lr: Lr
-    warmup_epochs: WarmupEpochs
-    strength: Strength
-    normalize: Annotated[str, msgspec.Meta(pattern="^(?!auto$)")]
+    epochs: Epochs = msgspec.field()
+    lr: Lr = msgspec.field()
+    warmup_epochs: WarmupEpochs = msgspec.field()
+    strength: Strength = msgspec.field()
+    normalize: Annotated[str, msgspec.Meta(pattern="^(?!auto$)")] = msgspec.field()
 
 
 # ---- presets
@@ -296,7 +296,8 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     try:
         return dict(_choices(text, path))
     except yaml.YAMLError as error:
-        line = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}: not a YAML file{line}") from None
 
 

@@ -306,9 +306,11 @@ def _trainer(framework: str) -> Trainer:
 
 def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
     """The recipe's augmentation in its strength; no flip without mirror pairs."""
-    choices = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)}
+    choices: dict[str, Any] = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)}
     choices |= strengthened(recipe)
-    return Augmentation(**choices | ({"flip_p": 0.0} if skeleton.mirror is None else {}))
+    if skeleton.mirror is None:
+        choices["flip_p"] = 0.0
+    return Augmentation(**choices)
 
 
 def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndarray) -> ModelSpec:

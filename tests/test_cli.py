@@ -20,6 +20,8 @@ import keylite
 from keylite.cli import main
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges
+from keylite.evaluation.report import Report
+from keylite.exporting.certificate import Certificate
 from keylite.prediction.sources import drawing_paths
 from keylite.runtime.modelfile import describe, read_spec, seal_of, tflite_model, write_onnx, write_tflite
 from keylite.runtime.spec import FORMAT, encode_spec
@@ -112,8 +114,9 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
             "--draw", tmp_path / "worst",
         )  # fmt: skip
         assert code == 0
-        assert "NME" in out
         assert "needle_tip" in out
+        report = msgspec.json.decode((tmp_path / f"{name}.json").read_bytes(), type=Report)
+        assert out.startswith(f"{report}\n")
     parent, child = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("model.safetensors", "model.onnx")
     )
@@ -1181,6 +1184,7 @@ def test_a_child_is_held_to_its_parent_again(capsys, exported_finder, finder_fil
     assert shown in said and "PCK@0.05" in said and "MB; latency" in said and said.rstrip().endswith("Accepted")
     assert shown in (tmp_path / "c.md").read_text()
     assert certificate["notes"] == [] and "warning" not in err
+    assert said == f"{msgspec.convert(certificate, Certificate)}\n"
     code, said, err = run(capsys, *command)
     assert code == 3
     assert "budget 0.5 on p95" in " ".join(said.split()), "int8's at 64 px"

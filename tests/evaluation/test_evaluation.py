@@ -447,6 +447,37 @@ def test_rows_name_the_normaliser_and_the_interval() -> None:
     assert {len(row) for row in keypoints} == {len(KEYPOINT_COLUMNS)}
 
 
+def test_a_report_prints_its_rows_and_says_in_a_line_what_it_is() -> None:
+    data = dataclasses.replace(face(), name="<b>test")
+    report = report_of(shifted(data, (3, -4)), data, "100px", notes=["a < b"])
+    assert repr(report) == f"Report(NME 5.00 % of 100px, {len(data)} objects of <b>test)"
+    assert [" ".join(line.split()) for line in str(report).splitlines() if "----" not in line] == [
+        *(" ".join(row) for row in summary_rows(report)),
+        "",
+        " ".join(KEYPOINT_COLUMNS),
+        *(" ".join(row) for row in keypoint_rows(report)),
+    ]
+    shown = report._repr_html_()
+    assert "&lt;b&gt;test" in shown
+    assert "a &lt; b" in shown
+    assert "<b>" not in shown
+
+
+def test_a_report_as_plain_values_and_as_a_data_frame(monkeypatch) -> None:
+    data = face()
+    report = report_of(shifted(data, (3, -4)), data, "100px")
+    assert report.to_dict() == msgspec.json.decode(report.to_json())
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    rows = report.to_dataframe()
+    assert [row["keypoint"] for row in rows] == list(data.skeleton.names)
+    assert list(rows[0]) == ["keypoint", "nme", "p50", "p95", "x", "y", "count"]
+    assert (rows[3]["nme"], rows[3]["count"]) == (pytest.approx(0.05), 12)
+
+
+def test_predictions_say_in_a_line_what_they_are() -> None:
+    assert repr(shifted(face(), (0, 0))) == f"Predictions({len(face())} objects, 4 keypoints)"
+
+
 # ---- OKS
 
 

@@ -111,6 +111,21 @@ def test_past_either_budget_is_said(changes, words):
         assert "\n\nAccepted. " in page
 
 
+def test_a_certificate_prints_its_table_and_its_lines():
+    made = made_up(child="<i>.tflite")
+    line = "Certificate(<i>.tflite held to m.safetensors: accepted, p95 drift 0.5000 px of a budget of 1)"
+    assert repr(made) == line
+    printed = str(made).splitlines()
+    assert printed[0].startswith("<i>.tflite held to m.safetensors on 123 objects of val: drift in px of 128x96")
+    assert printed[3].split() == ["all", "points", "0.2000", "0.1000", "0.5000", "0.9000"]
+    assert printed[5].split() == ["chin", "0.3000", "0.2000", "0.7000", "1.1000"]
+    assert printed[6:8] == ["", "NME (0,1) 4.000 % -> 4.100 % (difference -0.100 to +0.250 points, 95 %, 45 groups)"]
+    assert printed[-1] == "Accepted"
+    assert "refused" in repr(made_up(within_budget=False))
+    assert "&lt;i&gt;.tflite" in made._repr_html_()
+    assert "<i>" not in made._repr_html_()
+
+
 def test_the_page_has_all_of_it():
     page = certificate_page(made_up())
     assert page.startswith("# m.tflite: held to m.safetensors\n")

@@ -15,9 +15,11 @@ import pytest
 
 from keylite.data.arrays import from_arrays
 from keylite.exporting.calibration import OUTSIDE, calibration_set, range_doubt, some_crops
+from keylite.exporting.diagnosis import Cost, Diagnosis, Layer, Trial
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.spec import Calibration
 
 FORMATS = {"onnx": "keylite.pytorch.exporting", "litert": "keylite.tensorflow.exporting"}
 COUNT = 40
@@ -189,7 +191,31 @@ def test_the_page_has_it_all(to: str, request):
     assert page.count("not possible: ") == sum(not made for _, made in TRIED[to].values())
     assert "```\nkeylite export here\n```" in page
     assert (f"**{found.doubt}.**" in page) == (found.doubt is not None)
-    assert "Nothing that keylite export makes is within the budget." in diagnosis_page(found, None)
+    assert page.startswith(str(found).rstrip())
+
+
+def made_up(recipe: bool) -> Diagnosis:
+    """One layer, and two trials of which one is within the budget."""
+    costs = [Cost(0.1, drift, 0.05, 0.5, 10**6) for drift in (0.4, 1.2)]
+    trials = tuple(Trial(f"<b>{n}", "int8", 16, "", True, n == 0, cost) for n, cost in enumerate(costs))
+    layer = Layer("head.<i>", "Conv", -1.0, 6.0, (-1.0, 5.5), 0.01, 30.0, None, True)
+    return Diagnosis(
+        model="m.safetensors", to="onnx", suffix=".onnx", data="val", count=40, looked_at=24,
+        calibration=Calibration(16, 0, "train", "f" * 64), nme=0.05, normalize="box_diagonal", size=(64, 64),
+        budget=1.0, budget_nme=None, layers=(layer,), trials=trials, recipe=trials[0] if recipe else None, doubt="a < b",
+    )  # fmt: skip
+
+
+def test_a_diagnosis_prints_its_page_without_a_command():
+    found = made_up(recipe=True)
+    assert repr(found) == "Diagnosis(m.safetensors in int8, onnx: 1 layer, 2 trials; within the budget: <b>0, int8)"
+    assert str(found).endswith("## The cheapest within the budget (p95 drift 1 px)\n\n<b>0, int8.\n")
+    assert str(made_up(recipe=False)).endswith("\n\nNothing that keylite export makes is within the budget.\n")
+    shown = found._repr_html_()
+    assert shown.count("<table>") == 2
+    for words in ("a &lt; b", "head.&lt;i&gt;", "&lt;b&gt;1"):
+        assert words in shown
+    assert "<b>" not in shown
 
 
 # ---- one file at a time

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from keylite.cli.output import show_table
+from keylite.cli.output import show
 from keylite.cli.shared import USUAL, As, write_json
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def benchmark(
     from keylite.pictures.plots import can_plot, plot_tradeoff, require_matplotlib
     from keylite.runtime.files import require_outputs
     from keylite.runtime.modelfile import read_spec
+    from keylite.runtime.tables import Table
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
@@ -92,7 +93,7 @@ def benchmark(
     ]
     title = f"ms: median (p10..p90) of {runs} turns, {threads} thread(s), {result['machine']}, {result['image']}"
     columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if accuracy else [])]
-    show_table(columns, rows, title)
+    show([Table(columns, rows, title)])
     if json_path:
         write_json(json_path, result)
     if accuracy and plot:

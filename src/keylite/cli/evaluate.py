@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from keylite.cli.output import show_certificate, show_report, show_table
+from keylite.cli.output import show
 from keylite.cli.shared import OVER_BUDGET, USUAL, As, Seed, fail, write_json
 
 if TYPE_CHECKING:
@@ -92,6 +91,7 @@ def evaluate(
     from keylite.evaluation.flips import flip_report, flip_rows
     from keylite.evaluation.metrics import require_oks
     from keylite.evaluation.predictions import errors_of
+    from keylite.evaluation.report import report_parts
     from keylite.exporting.certificate import certificate_doubt
     from keylite.pictures.draw import draw_worst
     from keylite.pictures.plots import plot_reliability, require_matplotlib
@@ -99,6 +99,7 @@ def evaluate(
     from keylite.runtime.kinds import require_whole
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
+    from keylite.runtime.tables import Table
 
     if parent is None and (budget is not None or budget_nme is not None):
         raise ValueError("budget: holds a model to the one that it was exported from; give that as --parent")
@@ -149,11 +150,12 @@ def evaluate(
         sigmas=constants,
         on_predictions=kept.append,
     )
-    show_report(report)
-    written = json.loads(report.to_json())
+    show(report_parts(report))
+    written = report.to_dict()
     if mirror is not None:
         flipped = flip_report(predictor, dataset, mirror, plain=kept[0], normalize=report.nme.normalize, seed=seed)
-        show_table(["", ""], [list(row) for row in flip_rows(flipped)], None)
+        print()
+        show([Table((), flip_rows(flipped))])
         written["flips"] = msgspec.to_builtins(flipped)
     if reliability and report.confidence is None:
         raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")
@@ -190,13 +192,13 @@ def _hold(
     json_path: Path | None,
 ) -> None:
     """Show a child's certificate on these data; exit 3 where it is over budget."""
-    from keylite.exporting.certificate import over_budget, write_certificate
+    from keylite.exporting.certificate import certificate_parts, over_budget, write_certificate
     from keylite.exporting.export import hold
 
     certificate = hold(model, parent, data, budget=budget, budget_nme=budget_nme, spec=spec)
     for note in certificate.notes:
         log.warning("%s", note)
-    show_certificate(certificate)
+    show(certificate_parts(certificate))
     if json_path:
         write_certificate(certificate, json_path)
     if past := over_budget(certificate):

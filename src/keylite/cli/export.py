@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keylite.cli.output import EXPORT_COLUMNS, export_row, show_certificate, show_table
+from keylite.cli.output import EXPORT_COLUMNS, export_row, show
 from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, Seed, fail
 
 if TYPE_CHECKING:
@@ -63,11 +63,12 @@ def export(
     spec
         JSON description of a model file that holds none (keylite info --json prints one)
     """
-    from keylite.exporting.certificate import OverBudgetError, certificate_path
+    from keylite.exporting.certificate import OverBudgetError, certificate_parts, certificate_path
     from keylite.exporting.export import export, export_all
     from keylite.exporting.golden import VECTORS
     from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.modelfile import read_spec
+    from keylite.runtime.tables import Table
 
     if out is None and not diagnose:
         raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
@@ -98,7 +99,7 @@ def export(
     assert out is not None
     if to == "all":
         made = export_all(model, compared, out, **choices)
-        show_table(list(EXPORT_COLUMNS), [export_row(certificate) for certificate in made], None)
+        show([Table(EXPORT_COLUMNS, [export_row(certificate) for certificate in made])])
         refused = [certificate for certificate in made if not certificate.within_budget]
         if refused:
             fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
@@ -106,9 +107,9 @@ def export(
     try:
         certificate = export(model, compared, out, to=to, precision=precision, golden=golden, **choices)
     except OverBudgetError as refusal:
-        show_certificate(refusal.certificate)
+        show(certificate_parts(refusal.certificate))
         fail(str(refusal), OVER_BUDGET)
-    show_certificate(certificate)
+    show(certificate_parts(certificate))
     page = certificate_path(out)
     print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB), {page.name} and {page.with_suffix('.md').name}")
     if golden:

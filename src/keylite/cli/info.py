@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from keylite.cli.output import certificate_line, figures_line, show_table
+from keylite.cli.output import certificate_line, figures_line, show
 
 log = logging.getLogger("keylite")
 
@@ -32,6 +32,7 @@ def info(
     from keylite.runtime.files import sha256
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.spec import encode_spec, unlearnt_words
+    from keylite.runtime.tables import Table
 
     said = read_spec(model, spec)
     if json_output:
@@ -56,4 +57,4 @@ def info(
         ["held to it", certificate_line(said.certificate) if said.certificate else "not exported"],
         ["made", f"{made.created} by keylite {made.keylite}, {made.framework}"],
     ]
-    show_table(["", ""], rows, None)
+    show([Table((), rows)])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keylite.evaluation.report import Report
     from keylite.exporting.certificate import Certificate
     from keylite.runtime.spec import Held
-    from keylite.training.folds_report import FoldsReport
+    from keylite.runtime.tables import Table
 
 EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
 
@@ -49,62 +50,11 @@ def certificate_line(held: Held) -> str:
     )
 
 
-def show_table(header: list[str], rows: list[list[str]], title: str | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def show(parts: Sequence[Table | str]) -> None:
+    """Print what a result shows: its `str()`, whose tables are folded if a terminal is narrower."""
+    from keylite.runtime.tables import as_text
 
-    table = Table(title=title, title_justify="left", show_header=any(header))
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else 160  # a file or a pipe is not 80 columns wide
-    Console(width=width, markup=False, highlight=False).print(table)
-
-
-def show_report(report: Report) -> None:
-    from keylite.evaluation.report import KEYPOINT_COLUMNS, keypoint_rows, summary_rows
-
-    show_table(["", ""], [list(row) for row in summary_rows(report)], None)
-    show_table(list(KEYPOINT_COLUMNS), [list(row) for row in keypoint_rows(report)], None)
-
-
-def show_folds(report: FoldsReport) -> None:
-    from keylite.evaluation.report import no_better
-    from keylite.training.folds_report import COLUMNS, fold_rows
-
-    nme = report.pooled.nme
-    percent = f"1 % is {nme.percent_px:.3g} px"
-    title = f"{report.dataset.name}: each fold by its last epoch's weights; NME by {nme.normalize}, {percent}"
-    show_table(list(COLUMNS), [list(row) for row in fold_rows(report)], title)
-    interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}] by group" if nme.interval else "(no interval)"
-    shape = report.pooled.mean_shape_nme
-    worse = ", and the models are no better" if no_better(nme.mean, shape) else ""
-    beside = "" if shape is None else f"; giving the mean shape for every crop has {shape:.2%}{worse}"
-    print(f"all held-out objects pooled: NME {nme.mean:.2%} {interval}{beside}")
-    for note in report.pooled.notes:
-        print(note)
-
-
-def show_certificate(certificate: Certificate) -> None:
-    from keylite.exporting.certificate import confidence_lines, latency_line, nme_line, pck_line, verdict
-
-    c = certificate
-    drifts = {"all points": c.drift} | c.per_keypoint
-    rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
-    title = (
-        f"{c.child} held to {c.parent} on {c.count} objects of {c.dataset}: drift in px of {c.size[0]}x{c.size[1]}, "
-        f"budget {c.budget:g} on p95"
-    )
-    show_table(["keypoint", "mean", "p50", "p95", "max"], rows, title)
-    lines = [
-        f"NME ({c.normalize}) {nme_line(c)}",
-        pck_line(c),
-        *confidence_lines(c),
-        f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
-        verdict(c),
-    ]
-    print("\n".join(lines))
+    print(as_text(parts, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 class Stderr(logging.StreamHandler):

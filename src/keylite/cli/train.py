@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
 
-from keylite.cli.output import show_folds
+from keylite.cli.output import show
 from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
 from keylite.training.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset, read_recipe
 
@@ -178,8 +178,9 @@ def _train_folds(
 ) -> None:
     """A model a fold, and their table."""
     from keylite.training.folds import REPORT, train_folds
+    from keylite.training.folds_report import folds_parts
 
-    show_folds(train_folds(made, reading.labels(data), out, folds, blocks=blocks, **options))
+    show(folds_parts(train_folds(made, reading.labels(data), out, folds, blocks=blocks, **options)))
     print(f"wrote {out / REPORT}; a model to use: the same command without --folds")
 
 

@@ -5,7 +5,9 @@ The figures are metrics.py's. Knows nothing of model files, predictors or how a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,8 +27,13 @@ from keylite.evaluation.metrics import (
 )
 from keylite.evaluation.predictions import Predictions, boxed, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of, reliability_rows
+from keylite.runtime.packages import require
 from keylite.runtime.spec import unlearnt_words
-from keylite.runtime.words import quoted
+from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.words import counted, escaped, quoted
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
 
 PCK_AT = (0.05, 0.1, 0.2)
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
@@ -112,9 +119,28 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str | None
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        objects = f"{counted(self.count, 'object')} of {escaped(self.dataset.name)}"
+        return f"Report({short_nme(self.nme)}, {objects})"
+
+    def __str__(self) -> str:
+        return as_text(report_parts(self))
+
+    def _repr_html_(self) -> str:
+        return as_html(report_parts(self))
+
     def to_json(self) -> bytes:
         """The report as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `to_json` writes, as plain dicts, lists and numbers."""
+        return json.loads(msgspec.json.encode(self))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row per keypoint: its name, then the fields of KeypointReport."""
+        rows = [{"keypoint": name} | msgspec.structs.asdict(found) for name, found in self.per_keypoint.items()]
+        return require("pandas").DataFrame(rows)
 
 
 def report_of(
@@ -211,6 +237,11 @@ def _mean_shape_nme(
     return float(np.nanmean(nme_of(point_errors(xy, measured_xy(predictions, dataset)), length)))
 
 
+def short_nme(nme: NmeReport) -> str:
+    """The mean and its normaliser in few words, such as `NME 2.35 % of box_diagonal`."""
+    return f"NME {100 * nme.mean:.2f} % of {escaped(nme.normalize)}"
+
+
 def no_better(nme: float, mean_shape_nme: float | None) -> bool:
     """Whether a model with this NME is no better than giving the mean shape for every crop."""
     return mean_shape_nme is not None and nme >= mean_shape_nme
@@ -287,6 +318,11 @@ def _count_notes(
         f"no interval: {groups} group(s) with an NME, and a bootstrap needs at least {FEWEST_GROUPS}": no_interval,
     }
     return [line for line, applies in lines.items() if applies]
+
+
+def report_parts(report: Report) -> list[Table | str]:
+    """What a report shows: its figures, then those of each keypoint."""
+    return [Table((), summary_rows(report)), Table(KEYPOINT_COLUMNS, keypoint_rows(report))]
 
 
 def summary_rows(report: Report) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, Held, unlearnt_words
+from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.words import escaped
 
 
@@ -81,6 +82,17 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     created: str
     versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        judged = "accepted" if self.within_budget else "refused"
+        drift = f"p95 drift {self.drift.p95:.4f} px of a budget of {self.budget:g}"
+        return f"Certificate({escaped(self.child)} held to {escaped(self.parent)}: {judged}, {drift})"
+
+    def __str__(self) -> str:
+        return as_text(certificate_parts(self))
+
+    def _repr_html_(self) -> str:
+        return as_html(certificate_parts(self))
 
     @property
     def nme_change(self) -> float:
@@ -239,6 +251,25 @@ def certificate_doubt(model: Path) -> str | None:
     if certificate.child_sha256 != sha256(model):
         return f"{path.name} is the certificate of another file than {Path(model).name}: its figures do not hold here"
     return None
+
+
+def certificate_parts(certificate: Certificate) -> list[Table | str]:
+    """What a certificate shows: the drift of each keypoint, then what it cost, and the verdict."""
+    c = certificate
+    drifts = {"all points": c.drift} | c.per_keypoint
+    rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
+    title = (
+        f"{c.child} held to {c.parent} on {c.count} objects of {c.dataset}: drift in px of {c.size[0]}x{c.size[1]}, "
+        f"budget {c.budget:g} on p95"
+    )
+    return [
+        Table(("keypoint", "mean", "p50", "p95", "max"), rows, title),
+        f"NME ({c.normalize}) {nme_line(c)}",
+        pck_line(c),
+        *confidence_lines(c),
+        f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
+        verdict(c),
+    ]
 
 
 def certificate_page(certificate: Certificate) -> str:

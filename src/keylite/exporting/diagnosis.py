@@ -26,7 +26,8 @@ from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
-from keylite.runtime.words import escaped, quoted
+from keylite.runtime.tables import Table, as_html
+from keylite.runtime.words import counted, escaped, quoted
 
 log = logging.getLogger("keylite")
 
@@ -105,6 +106,18 @@ class Diagnosis:
     trials: tuple[Trial, ...]
     recipe: Trial | None
     doubt: str | None
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.layers), 'layer')}, {counted(len(self.trials), 'trial')}"
+        cheapest = f"{self.recipe.words}, {self.recipe.precision}" if self.recipe else "nothing"
+        return f"Diagnosis({escaped(self.model)} in int8, {self.to}: {counts}; within the budget: {cheapest})"
+
+    def __str__(self) -> str:
+        return diagnosis_page(self)
+
+    def _repr_html_(self) -> str:
+        doubts = [self.doubt] if self.doubt else []
+        return as_html([_title(self), *doubts, _layer_table(self), _trial_table(self), _limit(self), *_ends(self)])
 
     def within(self, trial: Trial) -> bool:
         """Whether a trial is within the budget."""
@@ -264,35 +277,13 @@ def _cheapest(trials: list[Trial]) -> Trial | None:
 # ---- the page
 
 
-def diagnosis_page(diagnosis: Diagnosis, command: str | None) -> str:
-    """The diagnosis as a page of markdown. command: what makes its recipe, None where there is none."""
+def diagnosis_page(diagnosis: Diagnosis, command: str | None = None) -> str:
+    """The diagnosis as a page of markdown, without command its `str()`. command: what makes its recipe, at the end."""
     d = diagnosis
-    layers = _table(
-        ("", "layer", "operator", "float min", "max", "int8 min", "max", "clipped %", "SNR dB", "own dB"),
-        [
-            ["**!**" if row.hurts else "", row.name, row.operator]
-            + [f"{end:.2f}" for end in (row.low, row.high, *row.held)]
-            + [f"{100 * row.clipped:.3f}", f"{row.signal_to_noise:.1f}", "" if row.own is None else f"{row.own:.1f}"]
-            for row in d.layers
-        ],
-    )
-    trials = _table(
-        ("tried", "images", "drift mean px", "p95 px", "NME %", "time / fp32", "MB", "within budget", "how"),
-        [_trial_row(d, trial) for trial in d.trials],
-    )
-    limit = f"p95 drift {d.budget:g} px"
-    limit += f", NME up to {100 * d.budget_nme:g} % worse" if d.budget_nme is not None else ""
-    others = [trial for trial in d.trials if d.within(trial) and not trial.exportable]
-    if d.recipe and command:
-        end = f"{d.recipe.words}, {d.recipe.precision}:\n\n```\n{command}\n```"
-    else:
-        end = "Nothing that keylite export makes is within the budget."
-    if others and (d.recipe is None or d.recipe.precision != "int8"):
-        named = "; ".join(f"{trial.words} ({trial.note})" for trial in others)
-        end += f"\n\nWithin the budget, too, but not made by keylite export: {named}."
     k = d.calibration
     doubt = f"\n**{d.doubt}.**\n" if d.doubt else ""
-    return f"""# {d.model} in int8 ({d.to}): where it hurts, and what helps
+    ends = "\n\n".join([*_ends(d), *([f"```\n{command}\n```"] if command else [])])
+    return f"""# {_title(d)}
 
 Parent: NME {100 * d.nme:.3f} % ({d.normalize}) on {d.count} objects of {d.data}. Ranges from
 {k.count} objects of {k.data}, seed {k.seed}.
@@ -303,19 +294,57 @@ On {d.looked_at} images. SNR: float values against their difference to the int8 
 against the noise that this layer alone adds to what it is given. **!**: the {MARKED} lowest by own. clipped: share of
 the float values beyond the int8 range.
 
-{layers}
+{_markdown(_layer_table(d))}
 
 ## What was tried
 
 Drift from the parent in px of a {d.size[0]}x{d.size[1]} input; time beside the fp32 file of the same format, on one
 thread.
 
-{trials}
+{_markdown(_trial_table(d))}
 
-## The cheapest within the budget ({limit})
+## {_limit(d)}
 
-{end}
+{ends}
 """
+
+
+def _title(d: Diagnosis) -> str:
+    return f"{d.model} in int8 ({d.to}): where it hurts, and what helps"
+
+
+def _limit(d: Diagnosis) -> str:
+    nme = f", NME up to {100 * d.budget_nme:g} % worse" if d.budget_nme is not None else ""
+    return f"The cheapest within the budget (p95 drift {d.budget:g} px{nme})"
+
+
+def _ends(d: Diagnosis) -> list[str]:
+    """What is within the budget: by `keylite export`, and by other means."""
+    if d.recipe is None:
+        lines = ["Nothing that keylite export makes is within the budget."]
+    else:
+        lines = [f"{d.recipe.words}, {d.recipe.precision}."]
+    others = [trial for trial in d.trials if d.within(trial) and not trial.exportable]
+    if others and (d.recipe is None or d.recipe.precision != "int8"):
+        named = "; ".join(f"{trial.words} ({trial.note})" for trial in others)
+        lines.append(f"Within the budget, too, but not made by keylite export: {named}.")
+    return lines
+
+
+def _layer_table(d: Diagnosis) -> Table:
+    rows = [
+        ["**!**" if row.hurts else "", row.name, row.operator]
+        + [f"{end:.2f}" for end in (row.low, row.high, *row.held)]
+        + [f"{100 * row.clipped:.3f}", f"{row.signal_to_noise:.1f}", "" if row.own is None else f"{row.own:.1f}"]
+        for row in d.layers
+    ]
+    header = ("", "layer", "operator", "float min", "max", "int8 min", "max", "clipped %", "SNR dB", "own dB")
+    return Table(header, rows)
+
+
+def _trial_table(d: Diagnosis) -> Table:
+    header = ("tried", "images", "drift mean px", "p95 px", "NME %", "time / fp32", "MB", "within budget", "how")
+    return Table(header, [_trial_row(d, trial) for trial in d.trials])
 
 
 def _trial_row(d: Diagnosis, trial: Trial) -> list[str]:
@@ -334,6 +363,6 @@ def _trial_row(d: Diagnosis, trial: Trial) -> list[str]:
     return [trial.words, images, *figures, "yes" if d.within(trial) else "no", how]
 
 
-def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def _markdown(table: Table) -> str:
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from keylite.evaluation.report import DatasetReport, Report
+from keylite.evaluation.report import DatasetReport, Report, no_better, short_nme
+from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.words import counted, escaped
 
 
 class PartReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +56,16 @@ class FoldsReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std: FoldFigures
     pooled: Report
 
+    def __repr__(self) -> str:
+        pooled = f"{short_nme(self.pooled.nme)} pooled, {counted(self.pooled.count, 'object')}"
+        return f"FoldsReport({counted(len(self.folds), 'fold')}: {pooled} of {escaped(self.dataset.name)})"
+
+    def __str__(self) -> str:
+        return as_text(folds_parts(self))
+
+    def _repr_html_(self) -> str:
+        return as_html(folds_parts(self))
+
     def to_json(self) -> bytes:
         """The report as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
@@ -66,6 +78,19 @@ def figures_of(report: Report) -> tuple[float, ...]:
 
 
 COLUMNS = ("fold", "objects", "groups", "NME", "mean shape", "NME median", "pixel error", "failures")
+
+
+def folds_parts(report: FoldsReport) -> list[Table | str]:
+    """What a report of folds shows: a row per fold, then the figures of all objects together."""
+    nme = report.pooled.nme
+    percent = f"1 % is {nme.percent_px:.3g} px"
+    title = f"{report.dataset.name}: each fold by its last epoch's weights; NME by {nme.normalize}, {percent}"
+    interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}] by group" if nme.interval else "(no interval)"
+    shape = report.pooled.mean_shape_nme
+    worse = ", and the models are no better" if no_better(nme.mean, shape) else ""
+    beside = "" if shape is None else f"; giving the mean shape for every crop has {shape:.2%}{worse}"
+    pooled = f"all held-out objects pooled: NME {nme.mean:.2%} {interval}{beside}"
+    return [Table(COLUMNS, fold_rows(report), title), pooled, *report.pooled.notes]
 
 
 def fold_rows(report: FoldsReport) -> list[tuple[str, ...]]:

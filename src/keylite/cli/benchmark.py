@@ -80,7 +80,7 @@ def benchmark(
         written = {"json": json_path, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
     accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)
-    result = benchmark(list(models), threads=threads, runs=runs, image=image, spec=spec)
+    result: dict[str, Any] = dict(benchmark(models, threads=threads, runs=runs, image=image, spec=spec))
     for name, found in accuracy.items():
         result["models"][name]["accuracy"] = found
     stages = (*STAGES, "total")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from keylite.runtime.keypoints import Keypoints
     from keylite.runtime.predictor import Predictor
+    from keylite.runtime.types import Boxes
 
 log = logging.getLogger("keylite")
 
@@ -151,7 +152,7 @@ def _predict_here(
     model = predictor.path or Path()
     bad: list[str] = []
 
-    def asked() -> Iterator[tuple[Path, object]]:
+    def asked() -> Iterator[tuple[Path, Boxes | None]]:
         for path in paths:  # where one is bad, the rest are read to name them all, and nothing is looked for in them
             yield path, [] if bad and not skip_bad else boxes.get(path)
 

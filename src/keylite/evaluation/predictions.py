@@ -97,7 +97,7 @@ def predict_dataset(
     jitter_box: float = 0.0,
     generator: np.random.Generator | None = None,
     mirror: Sequence[int] | None = None,
-    on_batch: Callable[[int, int], object] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """The points of every object, through the predictor's own crop, batches, engine and decode; an image is read once.
 

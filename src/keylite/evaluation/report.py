@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from keylite.evaluation.reliability import Reliability, reliability_of, reliabil
 from keylite.runtime.packages import require
 from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.types import Json
 from keylite.runtime.words import counted, escaped, quoted
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The report as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """What `to_json` writes, as plain dicts, lists and numbers."""
         return json.loads(msgspec.json.encode(self))
 

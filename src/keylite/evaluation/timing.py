@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -21,18 +22,40 @@ from keylite.runtime.images import open_image
 from keylite.runtime.kinds import path_of, require_kind, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
+from keylite.runtime.types import FilePath
 
 STAGES = ("read", "crop", "engine", "decode")
 
 
+class FileTimes(TypedDict):
+    """What a model file takes. memory: before it is opened, and at most. ms: median, p10 and p90 of each stage."""
+
+    engine: str
+    size: list[int]
+    bytes: int
+    memory: dict[str, float] | None
+    ms: dict[str, dict[str, float]]
+
+
+class Times(TypedDict):
+    """What `benchmark` gives: where, how and of what times were taken, and those of each model file."""
+
+    machine: str
+    threads: int
+    runs: int
+    image: str
+    versions: dict[str, str]
+    models: dict[str, FileTimes]
+
+
 def benchmark(
-    models: list[Path | str],
+    models: Sequence[FilePath],
     *,
     threads: int = 1,
     runs: int = 50,
-    image: Path | str | None = None,
-    spec: Path | str | None = None,
-) -> dict[str, Any]:
+    image: FilePath | None = None,
+    spec: FilePath | None = None,
+) -> Times:
     """Milliseconds of each stage for each file, the files taking turns: median, p10 and p90 over `runs`.
 
     image: a file to read; None makes a 640x480 JPEG. spec: a JSON description for files that hold none. memory: the

@@ -27,7 +27,7 @@ from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 from keylite.runtime.kinds import number_of
 from keylite.runtime.tiff import packing_problem
-from keylite.runtime.types import WhiteLevel
+from keylite.runtime.types import Image, WhiteLevel
 from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
@@ -62,7 +62,7 @@ class Picture(NamedTuple):
     data: bytes | np.ndarray
     shape: tuple[int, ...]
     header: Header | None = None
-    white_level: int = WHITE_LEVEL
+    white_level: WhiteLevel = WHITE_LEVEL
 
     def pixels(self, channels: int = 3, rows: int | None = None) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright: what OpenCV makes of the file. Raises ValueError for a damaged one.
@@ -152,9 +152,7 @@ class Picture(NamedTuple):
         return None if space == "CMYK" else image  # which was decoded to find damage
 
 
-def open_image(
-    source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS, white_level: int = WHITE_LEVEL
-) -> Picture:
+def open_image(source: Image, max_megapixels: float = MAX_MEGAPIXELS, white_level: WhiteLevel = WHITE_LEVEL) -> Picture:
     """A picture by its header, upright by its EXIF orientation.
 
     source: a path, the bytes of a file, or an array, which is checked and given back as it is. Raises
@@ -171,7 +169,7 @@ def open_image(
 
 
 def read_image(
-    source: Path | str | bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS, white_level: int = WHITE_LEVEL
+    source: Image, max_megapixels: float = MAX_MEGAPIXELS, white_level: WhiteLevel = WHITE_LEVEL
 ) -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation; source and errors: see `open_image`.
 
@@ -320,7 +318,7 @@ def decoded_sooner(data: bytes | np.ndarray, order: str, *, strict: bool = True)
         return None
 
 
-def image_size(source: Path | str | bytes | np.ndarray) -> tuple[int, int]:
+def image_size(source: Image) -> tuple[int, int]:
     """Width and height in px of what `read_image` would give, from the header alone; the same errors."""
     if isinstance(source, np.ndarray):
         return _checked(source).shape[1], source.shape[0]

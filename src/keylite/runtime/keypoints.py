@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
@@ -15,12 +14,30 @@ from keylite.runtime.images import open_image
 from keylite.runtime.packages import require
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.tables import Table, as_html
+from keylite.runtime.types import Image, Indices
 from keylite.runtime.words import counted, first_of, quoted
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
 
 COLUMNS = ("object", "keypoint", "x", "y", "score", "sigma")
+
+
+class ObjectDict(TypedDict):
+    """An object of `Keypoints.to_dict`. box: xyxy px. xy: K pairs, px. score, sigma: K numbers. None is NaN."""
+
+    box: list[float]
+    xy: list[list[float | None]]
+    score: list[float | None]
+    sigma: list[float | None]
+
+
+class PointsDict(TypedDict):
+    """What `Keypoints.to_dict` gives."""
+
+    origin: Literal["corner"]
+    keypoints: list[str]
+    objects: list[ObjectDict]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,8 +64,8 @@ class Keypoints:
     @overload
     def __getitem__(self, which: str) -> np.ndarray: ...
     @overload
-    def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Keypoints: ...
-    def __getitem__(self, which: str | int | slice | Sequence[int] | np.ndarray) -> np.ndarray | Keypoints:
+    def __getitem__(self, which: int | slice | Indices) -> Keypoints: ...
+    def __getitem__(self, which: str | int | slice | Indices) -> np.ndarray | Keypoints:
         """Objects by number, slice, mask or list; by a keypoint's name its xy (N, 2) px.
 
         Raises ValueError for a name that is not there, IndexError for an object that is not there.
@@ -77,7 +94,7 @@ class Keypoints:
         ]
         return as_html([repr(self), Table(COLUMNS, rows)])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PointsDict:
         """Plain lists for JSON: `origin` is "corner" (continuous px), NaN is None."""
         return {
             "origin": "corner",
@@ -92,7 +109,7 @@ class Keypoints:
         """A row per object and keypoint: object, counted from 0, keypoint, x and y px, score, sigma px."""
         return require("pandas").DataFrame(dict(zip(COLUMNS, self._columns(), strict=True)))
 
-    def plot(self, image: np.ndarray | Path | str | bytes) -> np.ndarray:
+    def plot(self, image: Image) -> np.ndarray:
         """A copy of the image, uint8 (H, W, 3) RGB, with the points of all objects and their edges.
 
         image: what the predictor was given: a path, a file's bytes, or uint8 (H, W, 3) RGB. Points with NaN are left

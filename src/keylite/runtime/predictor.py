@@ -25,11 +25,11 @@ from keylite.runtime.kinds import kind_words, path_of, require_whole
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Answer, Cut, Task, answers
+from keylite.runtime.types import Boxes, FilePath, Image
 from keylite.runtime.words import counted, escaped
 
 BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
-Source = np.ndarray | Path | str | bytes  # an image: uint8 (H, W, 3) RGB, a path, or a file's bytes
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=Image)
 
 
 class Found(NamedTuple, Generic[S]):
@@ -77,14 +77,14 @@ class Predictor:
 
     def __init__(
         self,
-        path: Path | str,
+        path: FilePath,
         *,
         engine: str | None = None,
         threads: int | None = None,
         device: str = "auto",
         batch: int = BATCH,
         max_megapixels: float = MAX_MEGAPIXELS,
-        spec: Path | str | None = None,
+        spec: FilePath | None = None,
     ) -> None:
         require_limit(max_megapixels)
         require_whole("batch", batch)
@@ -120,7 +120,7 @@ class Predictor:
         network = f"{spec.backbone} {type(spec.head).__name__.lower()} at {spec.size[0]}x{spec.size[1]} px"
         return f"Predictor({name}: {network}, {counted(len(spec.skeleton), 'keypoint')})"
 
-    def __call__(self, image: Source, boxes: object = None) -> Keypoints:
+    def __call__(self, image: Image, boxes: Boxes | None = None) -> Keypoints:
         """The points of every box (N, 4) xyxy px in an image: uint8 (H, W, 3) RGB, a path, or a file's bytes.
 
         boxes=None is the whole image, one object; boxes=[] gives an empty result.
@@ -132,7 +132,7 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[S | tuple[S, Any]],
+        images: Iterable[S | tuple[S, Boxes | None]],
         *,
         readers: int | None = None,
         on_bad: Callable[[S, Exception], None] | None = None,
@@ -152,13 +152,13 @@ class Predictor:
             for cut, points in answered:
                 yield Found(cut.source, self._keypoints(cut, points), cut.size)
 
-    def _task(self, number: int, item: Source | tuple[Source, object]) -> Task:
+    def _task(self, number: int, item: Image | tuple[Image, Boxes | None]) -> Task:
         """How to read an entry of a stream."""
         source, boxes = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         count = len(boxes) if isinstance(boxes, Sized) else 1
-        return Task(source, count, functools.partial(self._cut, source, boxes, f"image {number}"))  # type: ignore
+        return Task(source, count, functools.partial(self._cut, source, boxes, f"image {number}"))
 
-    def _cut(self, source: Source, boxes: object, name: str = "") -> Cut:
+    def _cut(self, source: Image, boxes: Boxes | None, name: str = "") -> Cut:
         """An image's crops. name: of one without a path, in a ValueError."""
         try:
             image = open_image(source, self.max_megapixels, self.spec.white_level)
@@ -184,7 +184,7 @@ class Predictor:
         score = np.stack([score for _, score in found])
         return Keypoints(xy, score, self.sigma(score, cut.crops), cut.asked, self.spec.skeleton)
 
-    def crops(self, image: np.ndarray | Picture, boxes: object = None) -> list[Crop]:
+    def crops(self, image: np.ndarray | Picture, boxes: Boxes | None = None) -> list[Crop]:
         """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""
         padding = self.spec.padding if boxes is not None and self.spec.box == "annotation" else 0.0
         asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)

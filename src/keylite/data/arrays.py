@@ -15,15 +15,16 @@ from keylite.runtime.boxes import real_numbers
 from keylite.runtime.images import size_if_known
 from keylite.runtime.kinds import require_kind
 from keylite.runtime.skeleton import Skeleton, unnamed
+from keylite.runtime.types import Boxes, FilePath, Points, Visible
 
 
 def from_arrays(
-    images: Sequence[Path | str | np.ndarray],
-    xy: np.ndarray,
+    images: Sequence[FilePath | np.ndarray],
+    xy: Points,
     *,
     skeleton: Skeleton | None = None,
-    boxes: np.ndarray | None = None,
-    visible: np.ndarray | None = None,
+    boxes: Boxes | None = None,
+    visible: Visible | None = None,
     groups: Sequence[str] | None = None,
     name: str = "arrays",
     missing_mark: tuple[float, float] | None = None,
@@ -70,7 +71,7 @@ def from_arrays(
     return dataset.regrouped(per_object, named=groups is not None)
 
 
-def _names_by_place(images: Sequence[Path | str | np.ndarray], names: Sequence[str]) -> list[str]:
+def _names_by_place(images: Sequence[FilePath | np.ndarray], names: Sequence[str]) -> list[str]:
     """The names of images, the first one's for all spellings of one path."""
     first: dict[object, str] = {}
     places = [

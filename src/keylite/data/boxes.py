@@ -15,6 +15,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.spelling import canonical
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.texts import read_json
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import first_of, listed, quoted
 
 log = logging.getLogger("keylite")
@@ -46,7 +47,7 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: Path | str = "boxes") -> dict[Path, np.ndarray]:
+def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: FilePath = "boxes") -> dict[Path, np.ndarray]:
     """The boxes of each image, by its path in any spelling, else by its file name.
 
     Raises ValueError naming every image without an entry; a file name that two images share stands for neither. Entries
@@ -75,7 +76,7 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: Path | str 
     return found
 
 
-def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset, file: Path | str = "boxes") -> np.ndarray:
+def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset, file: FilePath = "boxes") -> np.ndarray:
     """(N, 4) boxes in the data set's order: the n-th box of an image is for its n-th object. file: see `boxes_for`."""
     boxes = np.zeros((len(dataset), 4))
     boxes_by_path = boxes_for([Path(name) for name in dataset.image_names], asked, file)

@@ -34,7 +34,7 @@ from keylite.runtime.images import (
 from keylite.runtime.kinds import number_of, require_kind, require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.tables import Table, as_html, as_text
-from keylite.runtime.types import WhiteLevel
+from keylite.runtime.types import Indices, WhiteLevel
 from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed, quoted
 
 
@@ -171,8 +171,8 @@ class Dataset:
     @overload
     def __getitem__(self, which: int) -> Sample: ...
     @overload
-    def __getitem__(self, which: slice | Sequence[int] | np.ndarray) -> Dataset: ...
-    def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Sample | Dataset:
+    def __getitem__(self, which: slice | Indices) -> Dataset: ...
+    def __getitem__(self, which: int | slice | Indices) -> Sample | Dataset:
         """An object by its number; those of a slice, a mask or a list of numbers as `subset` gives them."""
         if isinstance(which, slice):
             return self.subset(np.arange(len(self))[which])
@@ -257,7 +257,7 @@ class Dataset:
         name = self.image_names[image]
         return name if len(same) == 1 else f"{name}#{int(np.searchsorted(same, index))}"
 
-    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Dataset:
+    def subset(self, indices: Indices, name: str | None = None) -> Dataset:
         """The objects at `indices` (or where a mask is true), in that order; unused images and groups are dropped.
 
         Raises ValueError for what are neither indices nor a mask of all objects, IndexError for one that is not there.

@@ -23,6 +23,7 @@ from keylite.runtime.boxes import as_boxes
 from keylite.runtime.kinds import kind_words, require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.types import Boxes, FilePath
 from keylite.runtime.words import listed, quoted
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Predictor | Path | str,
+    model: Predictor | FilePath,
     dataset: Dataset,
     *,
     normalize: str | None = None,
-    boxes: np.ndarray | None = None,
+    boxes: Boxes | None = None,
     jitter_box: float = 0.0,
     seed: int = 0,
     sigmas: Sequence[float] | None = None,
@@ -44,7 +45,7 @@ def evaluate(
     on_predictions: Callable[[Predictions], None] | None = None,
     judges: np.ndarray | None = None,
     doubted: bool = False,
-    spec: Path | str | None = None,
+    spec: FilePath | None = None,
 ) -> Report:
     """The report of a model file, or an open predictor, on a data set.
 

@@ -21,6 +21,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Cut, Task, answers
+from keylite.runtime.types import Boxes
 from keylite.runtime.words import SHOWN, counted, listed, quoted
 
 
@@ -93,7 +94,7 @@ def predict_dataset(
     predictor: Predictor,
     dataset: Dataset,
     *,
-    boxes: np.ndarray | None = None,
+    boxes: Boxes | None = None,
     jitter_box: float = 0.0,
     generator: np.random.Generator | None = None,
     mirror: Sequence[int] | None = None,
@@ -205,7 +206,7 @@ def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Pre
     return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt)
 
 
-def _boxes_given(dataset: Dataset, boxes: np.ndarray | None, box: str) -> np.ndarray | None:
+def _boxes_given(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray | None:
     """The boxes (N, 4) known before any image is read: the caller's or the annotations', None for whole images."""
     if boxes is not None:
         given = as_boxes(boxes)

@@ -130,7 +130,7 @@ def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float
     return 1e3 * ours, ours / theirs
 
 
-def _memory(model: str, threads: int, spec: Path | str | None, source: bytes) -> dict[str, float] | None:
+def _memory(model: str, threads: int, spec: FilePath | None, source: bytes) -> dict[str, float] | None:
     """What a fresh process holds before it opens a model file, and at most while it runs it, 10^6 bytes."""
     code = "from keylite.evaluation.timing import tell_memory; tell_memory()"
     told = [model, str(threads), *([str(spec)] if spec else [])]

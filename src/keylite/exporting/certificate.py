@@ -23,6 +23,7 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, Held, unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped
 
 
@@ -122,7 +123,7 @@ def certify(
     budget: Budget,
     *,
     operators: dict[str, int] | None = None,
-    apart: Path | str | None = None,
+    apart: FilePath | None = None,
 ) -> Certificate:
     """Hold a child to its parent: both predict `data`, and every point's distance counts. Its time is not taken.
 

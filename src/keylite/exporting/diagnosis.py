@@ -27,6 +27,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import Calibration
 from keylite.runtime.tables import Table, as_html
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import counted, escaped, quoted
 
 log = logging.getLogger("keylite")
@@ -125,7 +126,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: Path | str,
+    model: FilePath,
     data: Dataset,
     *,
     to: str,
@@ -135,7 +136,7 @@ def diagnose(
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
-    spec: Path | str | None = None,
+    spec: FilePath | None = None,
 ) -> Diagnosis:
     """Measure an int8 export on `data` layer by layer, and ways to make it better or cheaper. Nothing is written.
 

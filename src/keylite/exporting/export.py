@@ -36,6 +36,7 @@ from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
@@ -44,9 +45,9 @@ REFERENCE = Target("onnx", "fp32")  # what all latencies are told by
 
 
 def export(
-    model: Path | str,
+    model: FilePath,
     data: Dataset,
-    out: Path | str,
+    out: FilePath,
     *,
     to: str = "onnx",
     precision: str = "fp32",
@@ -55,8 +56,8 @@ def export(
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
-    golden: Path | str | None = None,
-    spec: Path | str | None = None,
+    golden: FilePath | None = None,
+    spec: FilePath | None = None,
 ) -> Certificate:
     """Write a model file in another format, once it has been held to its parent on `data`.
 
@@ -90,16 +91,16 @@ def export(
 
 
 def export_all(
-    model: Path | str,
+    model: FilePath,
     data: Dataset,
-    out: Path | str,
+    out: FilePath,
     *,
     calibration: Dataset | None = None,
     calibration_count: int = COUNT,
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
-    spec: Path | str | None = None,
+    spec: FilePath | None = None,
 ) -> list[Certificate]:
     """Every format in every precision, as `OUT/NAME.PRECISION.SUFFIX`, with one certificate each.
 
@@ -140,13 +141,13 @@ def export_all(
 
 
 def hold(
-    child: Path | str,
-    parent: Path | str,
+    child: FilePath,
+    parent: FilePath,
     data: Dataset,
     *,
     budget: float | None = None,
     budget_nme: float | None = None,
-    spec: Path | str | None = None,
+    spec: FilePath | None = None,
 ) -> Certificate:
     """The certificate of an exported file again, on any data.
 
@@ -164,11 +165,11 @@ def hold(
 
 
 def _require_outputs(
-    files: dict[str, Path], model: Path, spec: Path | str | None, data: Dataset, calibration: Dataset | None
+    files: dict[str, Path], model: Path, spec: FilePath | None, data: Dataset, calibration: Dataset | None
 ) -> None:
     """Raise OSError or ValueError where a file cannot be written, or is one of those that an export reads."""
     names = [path.name for path in files.values()]
-    inputs: dict[str, Path | str | None] = {"model": model, "spec": spec}
+    inputs: dict[str, FilePath | None] = {"model": model, "spec": spec}
     if calibration is not None:
         inputs |= {"calibration": calibration.source or None} | calibration.files_named(names)
     require_outputs(files, inputs | data.files_named(names))
@@ -181,7 +182,7 @@ def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> 
         say_doubts(calibration, spec.box)
 
 
-def exportable(model: Path, target: Target, calibrated: bool, apart: Path | str | None = None) -> ModelSpec:
+def exportable(model: Path, target: Target, calibrated: bool, apart: FilePath | None = None) -> ModelSpec:
     """The spec of a model file that can be exported so; ValueError, or what is missing, if it cannot.
 
     apart: the description of a file that holds none.
@@ -209,8 +210,8 @@ def _export(
     budget: Budget,
     images: CalibrationSet | None,
     reference: Callable[[], Path | None],
-    golden: Path | str | None = None,
-    apart: Path | str | None = None,
+    golden: FilePath | None = None,
+    apart: FilePath | None = None,
 ) -> Certificate:
     """`export`, all of whose arguments are good. reference: gives the parent's fp32 ONNX to be timed by, or None."""
     exporting, precision = exporter(target), target.precision

@@ -19,6 +19,7 @@ from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
 from keylite.runtime.kinds import require_whole
+from keylite.runtime.types import FilePath
 
 TILE = 384  # longest side of a tile in the sheet of worst objects, px
 
@@ -33,7 +34,7 @@ class Predicted(Protocol):
 
 
 def draw_worst(
-    dataset: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: Path | str, columns: int = 4
+    dataset: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: FilePath, columns: int = 4
 ) -> list[Path]:
     """The files written: `worst.jpg`, a contact sheet, then one picture an object as `worst-NN-NAME.jpg`.
 

@@ -36,6 +36,7 @@ from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import listed, quoted
 
 log = logging.getLogger("keylite")
@@ -56,9 +57,9 @@ class Summary(NamedTuple):
 
 
 def predict_on_ray(
-    model: Path | str,
-    images: Sequence[Path | str],
-    out: Path | str,
+    model: FilePath,
+    images: Sequence[FilePath],
+    out: FilePath,
     *,
     address: str = "local",
     boxes: dict[Path, np.ndarray] | None = None,
@@ -67,7 +68,7 @@ def predict_on_ray(
     workers: int | None = None,
     threads: int = 1,
     engine: str | None = None,
-    spec: Path | str | None = None,
+    spec: FilePath | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
     skip_bad: bool = False,
     on_shard: Callable[[int, int], object] | None = None,

@@ -23,6 +23,7 @@ from keylite.prediction.points import points_line
 from keylite.runtime.files import replacing, write_bytes
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import encode_spec
+from keylite.runtime.types import FilePath
 
 MANIFEST = "manifest.json"
 BAD = "bad"  # folder of what was left out, beside the shards
@@ -90,7 +91,7 @@ def shard_path(job: Job, number: int) -> Path:
     return Path(job.out) / f"part-{number:05d}.{job.format}"
 
 
-def bad_path(out: Path | str, number: int) -> Path:
+def bad_path(out: FilePath, number: int) -> Path:
     return Path(out) / BAD / f"part-{number:05d}.jsonl"
 
 

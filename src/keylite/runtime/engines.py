@@ -25,6 +25,7 @@ from keylite.runtime.kinds import require_whole
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import clipped, is_utf8, quoted
 
 Engine = Callable[[np.ndarray], np.ndarray]
@@ -196,7 +197,7 @@ def open_engine(
     engine: str | None = None,
     threads: int | None = None,
     device: str = "auto",
-    spec: Path | str | None = None,
+    spec: FilePath | None = None,
 ) -> Opened:
     """The engine of a model file; threads may call it at once, and a forked process opens the file again.
 

@@ -27,7 +27,7 @@ from keylite.runtime.forks import in_forks
 from keylite.runtime.headers import Header, kind_of, read_header, upright_size
 from keylite.runtime.kinds import number_of
 from keylite.runtime.tiff import packing_problem
-from keylite.runtime.types import Image, WhiteLevel
+from keylite.runtime.types import FilePath, Image, WhiteLevel
 from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
@@ -333,7 +333,7 @@ def size_if_known(source: Path | np.ndarray) -> tuple[int, int] | None:
         return None
 
 
-def write_image(path: Path | str, image: np.ndarray) -> None:
+def write_image(path: FilePath, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB as PNG or JPEG (quality 95), by suffix; the file appears whole or not at all."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:

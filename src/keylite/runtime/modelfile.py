@@ -25,6 +25,7 @@ from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.protobuf import field, fields, require_sound_onnx
 from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
 from keylite.runtime.texts import each_once
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import quoted
 
 KEY = "keylite"
@@ -58,12 +59,12 @@ class Contents(NamedTuple):
     seal: int | None
 
 
-def read_spec(path: Path | str, spec: Path | str | None = None) -> ModelSpec:
+def read_spec(path: FilePath, spec: FilePath | None = None) -> ModelSpec:
     """The model description inside a `.safetensors`, `.onnx` or `.tflite` file; see `read_model_file`."""
     return read_model_file(path, spec).spec
 
 
-def read_model_file(path: Path | str, spec: Path | str | None = None) -> ModelFile:
+def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     """The description and the digest of a `.safetensors`, `.onnx` or `.tflite` file, once all of it is checked.
 
     spec: a JSON file that describes a model file that does not do so itself. Raises FileNotFoundError, or ValueError
@@ -150,12 +151,12 @@ def _write_sealed(path: Path, data: bytearray, place: int) -> None:
 # ---- .safetensors
 
 
-def write_safetensors(path: Path | str, whole: bytes, spec: ModelSpec) -> None:
+def write_safetensors(path: FilePath, whole: bytes, spec: ModelSpec) -> None:
     """Write a model file of the tensors in the bytes of a `.safetensors` file, whole or not at all."""
     write_sealed_safetensors(path, whole, {KEY: encode_spec(spec)})
 
 
-def write_sealed_safetensors(path: Path | str, whole: bytes, metadata: Mapping[str, str]) -> None:
+def write_sealed_safetensors(path: FilePath, whole: bytes, metadata: Mapping[str, str]) -> None:
     """Write the tensors in the bytes of a `.safetensors` file with this metadata and a seal, whole or not at all."""
     (length,) = struct.unpack("<Q", whole[:8])
     tensors = json.loads(whole[8 : 8 + length])
@@ -220,7 +221,7 @@ def _span(entry: dict[str, Any]) -> tuple[int, int]:
 # ---- .tflite: an archive behind the model
 
 
-def write_tflite(path: Path | str, model: bytes, spec: ModelSpec) -> None:
+def write_tflite(path: FilePath, model: bytes, spec: ModelSpec) -> None:
     """Write a LiteRT model, or the file of one, with this description behind it, whole or not at all."""
     path = Path(path)
     buffer = io.BytesIO(model[: _model_length(model)])
@@ -289,7 +290,7 @@ def _archive(data: Data) -> zipfile.ZipFile | None:
 # ---- .onnx
 
 
-def write_onnx(path: Path | str, model: bytes, spec: ModelSpec) -> None:
+def write_onnx(path: FilePath, model: bytes, spec: ModelSpec) -> None:
     """Write a serialised ONNX model with this description, whole or not at all."""
     kept: list[bytes] = []
     start = 0

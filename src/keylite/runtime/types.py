@@ -19,6 +19,7 @@ FilePath = Path | str  # of a file or a folder
 Image = np.ndarray | Path | str | bytes  # uint8 (H, W, 3) RGB, a path, or the bytes of an image file
 Boxes = Arrayed | Sequence[Arrayed | Sequence[float]]  # (N, 4) xyxy, continuous px of the image
 Points = Arrayed | Sequence[Boxes]  # (N, K, 2) x and y, continuous px of the image; NaN is unlabelled
+Visible = Arrayed | Sequence[Arrayed | Sequence[int]]  # (N, K): 0 unlabelled, 1 hidden, 2 seen
 Indices = Sequence[int] | np.ndarray  # numbers of objects from 0 on, or a mask (N,) of true and false
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # what a JSON file holds
 WhiteLevel = Literal[255, 1023, 4095, 16383, 65535]  # the largest values of 8, 10, 12, 14 and 16 bits

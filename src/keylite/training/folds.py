@@ -32,6 +32,7 @@ from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.progress import step
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import listed, quoted
 from keylite.training.checks import speak_of_alike
 from keylite.training.folder import FIRST_FOLD, began_with, check_resumed, check_run
@@ -79,7 +80,7 @@ class Fold:
 def train_folds(
     recipe: Recipe,
     data: Dataset,
-    out: Path | str,
+    out: FilePath,
     folds: int = 5,
     *,
     blocks: bool = False,

@@ -20,6 +20,7 @@ from keylite.runtime.files import write_text
 from keylite.runtime.kinds import require_kind
 from keylite.runtime.spec import LITE
 from keylite.runtime.texts import read_text
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import clipped, quoted
 from keylite.training.teaching import LossName
 
@@ -287,7 +288,7 @@ BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
 }
 
 
-def read_recipe(path: Path | str) -> dict[str, Any]:
+def read_recipe(path: FilePath) -> dict[str, Any]:
     """The choices in a YAML file, unchecked: give them to `make_recipe`."""
     path = Path(path)
     if not path.exists():
@@ -358,7 +359,7 @@ def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         loader.dispose()
 
 
-def write_recipe(recipe: Recipe, path: Path | str) -> None:
+def write_recipe(recipe: Recipe, path: FilePath) -> None:
     """Write every choice as YAML."""
     write_text(Path(path), yaml.safe_dump(to_dict(recipe), sort_keys=False))
 

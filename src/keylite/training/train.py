@@ -34,6 +34,7 @@ from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
+from keylite.runtime.types import FilePath
 from keylite.training.checks import require_parts, speak_of_lengths, speak_of_overlap, speak_of_parts_alike, with_mirror
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
 from keylite.training.lock import holding
@@ -57,7 +58,7 @@ def train(
     recipe: Recipe,
     data: Dataset,
     val: Dataset,
-    out: Path | str,
+    out: FilePath,
     *,
     resume: bool = False,
     overwrite: bool = False,

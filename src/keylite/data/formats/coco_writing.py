@@ -12,11 +12,12 @@ from keylite.data.dataset import Dataset, require_datasets
 from keylite.runtime.boxes import real_numbers
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
+from keylite.runtime.types import FilePath, Points
 
 DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
 
 
-def write_coco(dataset: Dataset, path: Path | str, xy: np.ndarray | None = None) -> None:
+def write_coco(dataset: Dataset, path: FilePath, xy: Points | None = None) -> None:
     """Write a data set as COCO keypoints JSON, whole or not at all; `read_dataset` gives the same objects back.
 
     xy: (N, K, 2) continuous px in place of the labels (predictions, corrections), NaN where there is no point. Points

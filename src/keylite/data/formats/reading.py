@@ -23,6 +23,7 @@ from keylite.runtime.images import write_image
 from keylite.runtime.kinds import path_of, require_kind
 from keylite.runtime.progress import step
 from keylite.runtime.texts import require_no_utf16
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import listed, quoted
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
@@ -36,9 +37,9 @@ LOOKED_AT = 4096  # bytes that tell the format
 
 
 def read_dataset(
-    path: Path | str,
+    path: FilePath,
     *,
-    images: Path | str | None = None,
+    images: FilePath | None = None,
     category: str | None = None,
     group: str = "auto",
     pixel_origin: str = "index",
@@ -97,7 +98,7 @@ def _format(path: Path) -> str:
 LABELS = "labels.json"
 
 
-def require_new_files(folder: Path | str, names: Iterable[str] = (LABELS,)) -> None:
+def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> None:
     """Raise ValueError where one of these files is in the folder already: it may be somebody's work."""
     there = [name for name in names if os.path.lexists(Path(folder) / name)]
     if there:
@@ -105,7 +106,7 @@ def require_new_files(folder: Path | str, names: Iterable[str] = (LABELS,)) -> N
         raise ValueError(f"{line}; choose another folder")
 
 
-def write_dataset(dataset: Dataset, folder: Path | str) -> Path:
+def write_dataset(dataset: Dataset, folder: FilePath) -> Path:
     """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path.
 
     All files appear, or none. Raises ValueError where one of them is there already.

@@ -1,4 +1,4 @@
-# make demo: set up and run the main job.  make test: set up and pass all tests.
+# make demo: set up with PyTorch alone and run the main job.  make test: set up with everything and pass all tests.
 # make check: lint, format and types.      make bench: speed here, to docs/benchmarks.md.
 # make floors: the lowest versions allowed. make mutate: what no test notices (MODULES="metrics report").
 # make fuzz: damaged files and stopped commands, up to two hours, to docs/reliability.md.
@@ -6,10 +6,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
+PIP := $(BIN)/python -m pip install --quiet
 
 .PHONY: demo test check bench fuzz floors mutate clean
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/python examples/gauge_demo.py --out demo
 
 test: $(READY)
@@ -33,11 +35,20 @@ fuzz: $(READY)
 	$(BIN)/python tests/fuzz/run.py --write
 
 $(READY): pyproject.toml
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'keylite needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $(READY)
+	$(MAKE_VENV)
+	$(PIP) --editable ".[dev]"
+	touch $(READY) $(DEMO)
+
+$(DEMO): pyproject.toml
+	$(MAKE_VENV)
+	$(PIP) --editable ".[pytorch]"
+	touch $(DEMO)
+
+define MAKE_VENV
+$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'keylite needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
+$(PYTHON) -m venv $(VENV)
+$(PIP) --upgrade pip
+endef
 
 clean:
 	rm -rf $(VENV) .venv-peers .venv-floors demo .pytest_cache .ruff_cache fuzz-failures

@@ -43,7 +43,7 @@ ROOMS = {  # from the bottom up; each room may also import itself
     "tensorflow": Room(BASE, "numpy msgspec keras tensorflow safetensors ai_edge_litert"),
     "cli": Room("version", "cyclopts", f"{BASE} prediction msgspec rich"),
     "__init__": Room("version", ""),
-    "__main__": Room("", "", "cli"),
+    "__main__": Room("", "", "runtime cli"),
 }
 VERBS = {  # modules that put a whole verb together: nothing in their room or in a twin imports them but what is named
     "training.train": "training.folds cli",

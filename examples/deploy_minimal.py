@@ -1,6 +1,6 @@
 """Points of one picture from a model file: `python deploy_minimal.py model.onnx photo.jpg`.
 
-Needs numpy, OpenCV, msgspec and onnxruntime; no training framework.
+`pip install 'keylite[onnx]'` is enough, or `keylite[litert]` for a .tflite file; no training framework is needed.
 """
 
 import sys

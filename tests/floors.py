@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 UV = Path(sysconfig.get_path("scripts")) / "uv"
 PYTHONS = ("3.11", "3.12", "3.13")
-INSTALLED = ((), ("onnx",), ("litert",))  # sets of extras
+INSTALLED = ((), ("cli", "onnx"), ("litert",))  # sets of extras
 RESOLVED = ("pytorch", "tensorflow-cpu", "coco")  # extras
 TESTS = (
     "tests/runtime",

@@ -11,6 +11,7 @@ import pytest
 import keylite
 from keylite.runtime import packages
 
+COMMAND_LINE = ("cyclopts", "rich", "yaml")
 FRAMEWORKS = ("torch", "torchvision", "timm", "lightning", "tensorflow", "keras", "onnxruntime", "onnx", "safetensors")
 PACKAGE = Path(keylite.__file__).parent
 

@@ -30,7 +30,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(keylite.gauges(6, size=64), tmp_path_factory.mktemp("gauges"))
 
 
-COMMANDS = {  # arguments, what is said; 0 where the base install is enough
+COMMANDS = {  # arguments, what is said; 0 where the extra `cli` is enough
     "train": (["train", "--data", "LABELS", "--out", "OUT"], "torch is not installed: install it with: pip install '"),
     "train in TensorFlow": (
         ["train", "--data", "LABELS", "--out", "OUT", "--framework", "tensorflow"],
@@ -43,7 +43,7 @@ COMMANDS = {  # arguments, what is said; 0 where the base install is enough
 
 
 @pytest.mark.parametrize(("arguments", "said"), COMMANDS.values(), ids=COMMANDS)
-def test_the_base_install_says_what_is_missing(arguments, said, labels, onnx_file, python, tmp_path):
+def test_the_command_line_alone_says_what_is_missing(arguments, said, labels, onnx_file, python, tmp_path):
     places = {"LABELS": labels, "MODEL": onnx_file, "OUT": tmp_path / "out"}
     arguments = [str(places.get(word, word)) for word in arguments]
     lines = python(RUN.format(arguments=arguments), missing=EXTRAS).splitlines()
@@ -51,3 +51,17 @@ def test_the_base_install_says_what_is_missing(arguments, said, labels, onnx_fil
     if said:
         assert lines[-2].startswith(f"keylite: {said}")
         assert not (tmp_path / "out").exists()
+
+
+STARTS = {
+    "the console script": "from keylite.__main__ import main",
+    "a module": "import runpy; main = lambda: runpy.run_module('keylite', run_name='__main__')",
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_without_the_command_line_s_packages_one_line_says_what_to_install(start: str, python):
+    code = RUN.replace("from keylite.__main__ import main", start).format(arguments=["--help"])
+    lines = python(code, missing=("cyclopts", "rich", "yaml")).splitlines()
+    said = "keylite: cyclopts is not installed: install it with: pip install 'keylite[cli]'"
+    assert lines == [said, "ended with 2"]

@@ -243,6 +243,7 @@ def test_a_data_set_prints_in_a_line_and_says_what_the_reader_said() -> None:
     assert repr(data) == f'Dataset("{data.name}": {counts})'
     assert str(data).splitlines() == [f"{data.called}: {line}" for line in (counts, "one skipped", "odd")]
     assert repr(data[0]) == f'Sample("a.png": 1 of 1 point labelled, group "{data.groups[0]}")'
+    assert repr(dataclasses.replace(data, name="two\nlines")) == f'Dataset("two\\nlines": {counts})'
     assert len(repr(made())) < 100
 
 

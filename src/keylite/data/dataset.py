@@ -193,7 +193,7 @@ class Dataset:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        return f'Dataset("{self.name}": {self._counts()})'
+        return f'Dataset("{escaped(self.name)}": {self._counts()})'
 
     def __str__(self) -> str:
         """What there is, and what the command line says of it: the notes and doubts of the reader."""

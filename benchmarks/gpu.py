@@ -118,7 +118,7 @@ def trained(data: Dataset, val: Dataset, recipe: Recipe) -> Facts:
     watcher.start()
     try:
         with tempfile.TemporaryDirectory() as out:
-            keylite.train(recipe, data, val, out, overwrite=True)
+            keylite.train(recipe, data, val, out=out, overwrite=True)
     finally:
         smi.kill()
         smi.wait()

@@ -131,7 +131,7 @@ def train_missing(run: Run) -> None:
         return
     train, val = run.data()
     log.info("%s: training on %d objects of %d groups", run.name, len(train), len(train.groups))
-    keylite.train(run.recipe, train, val, run.folder, resume=(run.folder / "recipe.yaml").is_file())
+    keylite.train(run.recipe, train, val, out=run.folder, resume=(run.folder / "recipe.yaml").is_file())
 
 
 def require_same(run: Run) -> None:

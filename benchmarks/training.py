@@ -31,7 +31,7 @@ VAL = 16  # objects: a profile leaves validation out
 def profile(data: Dataset, val: Dataset, recipe: keylite.Recipe) -> Facts:
     """profile.json of a training run."""
     with tempfile.TemporaryDirectory() as out:
-        keylite.train(recipe, data, val, out, overwrite=True, profile=True)
+        keylite.train(recipe, data, val, out=out, overwrite=True, profile=True)
         return json.loads((Path(out) / PROFILE).read_text())
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         warmup_epochs=1.0,
         **GENTLE,
     )
-    model = keylite.train(recipe, train, val, out / "run", overwrite=True)
+    model = keylite.train(recipe, train, val, out=out / "run", overwrite=True)
 
     kept = []
     report = keylite.evaluate(model, test, on_predictions=kept.append)

@@ -922,14 +922,14 @@ def test_the_main_road_with_tensorflow(tensorflow, capsys, trained_tiny, gauge_f
     )
     assert code == 0, err
     reports = {}
-    for engine, name in (("keras", "model.safetensors"), ("pytorch", "model.safetensors"), ("onnx", "model.onnx")):
+    for engine, name in (("tensorflow", "model.safetensors"), ("pytorch", "model.safetensors"), ("onnx", "model.onnx")):
         code, _, err = run(
             capsys, "evaluate", out / name, "--data", labels, "--engine", engine, "--json", tmp_path / f"{engine}.json"
         )
         assert code == 0, err
         reports[engine] = json.loads((tmp_path / f"{engine}.json").read_text())
     assert [report["engine"] for report in reports.values()] == list(reports)
-    wanted = figures(reports["keras"])
+    wanted = figures(reports["tensorflow"])
     assert wanted["per_keypoint.centre.x"] != 0
     for engine in ("pytorch", "onnx"):
         found = figures(reports[engine])
@@ -937,7 +937,9 @@ def test_the_main_road_with_tensorflow(tensorflow, capsys, trained_tiny, gauge_f
         far = max(abs(found[name] - value) for name, value in wanted.items())
         assert far < 1e-3, (engine, far)  # most of them px
     code, _, err = run(capsys, "evaluate", out / "model.safetensors", "--data", labels, "--json", tmp_path / "own.json")
-    assert json.loads((tmp_path / "own.json").read_text()) == reports["keras"]  # what made the file, to the last digit
+    assert (
+        json.loads((tmp_path / "own.json").read_text()) == reports["tensorflow"]
+    )  # what made the file, to the last digit
 
 
 REFUSED_BY_TENSORFLOW = {

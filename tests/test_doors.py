@@ -31,12 +31,18 @@ def data() -> Dataset:
 
 DOORS = {
     "train, data": (
-        lambda d: keylite.train(Recipe(), LABELS, d, "o"),
+        lambda d: keylite.train(Recipe(), LABELS, d, out="o"),
         "data: expected a Dataset, got a text; use read_",
     ),
-    "train, val": (lambda d: keylite.train(Recipe(), d, None, "o"), "val: expected a Dataset, got None; use read_d"),
-    "train, recipe": (lambda d: keylite.train(None, d, d, "o"), "recipe: expected a Recipe, got None; use Recipe(...)"),
-    "train, out": (lambda d: keylite.train(Recipe(), d, d, None), "out: expected a path, got None"),
+    "train, val": (
+        lambda d: keylite.train(Recipe(), d, None, out="o"),
+        "val: expected a Dataset, got None; use read_d",
+    ),
+    "train, recipe": (
+        lambda d: keylite.train(None, d, d, out="o"),
+        "recipe: expected a Recipe, got None; use Recipe(...)",
+    ),
+    "train, out": (lambda d: keylite.train(Recipe(), d, d, out=None), "out: expected a path, got None"),
     "train_folds": (
         lambda d: keylite.train_folds(Recipe(), Path(LABELS), "o"),
         "data: expected a Dataset, got a ",

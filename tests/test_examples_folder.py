@@ -131,7 +131,7 @@ def test_an_own_fit_trains_the_head_then_everything(make_spec, tmp_path: Path):
     start = tmp_path / "start.safetensors"  # points in a corner: there is something to learn in a few steps
     network = EfficientNetLiteRegressor(4, mean_shape=np.full((4, 2), 0.2))
     save_model(network, make_spec(head=Regression(4, 256)), start)
-    script, flags = ROOT / "examples/own_loop_keras.py", ("--images", "40", "--size", "32", "--epochs", "6")
+    script, flags = ROOT / "examples/own_loop_tensorflow.py", ("--images", "40", "--size", "32", "--epochs", "6")
     done = run("-c", SAYS_WHAT_FIT_MOVED, script, *flags, "--pretrained", start)
     assert done.returncode == 0, done.stderr
     layers = re.findall(r"\((\w+)\) +│ \([^│]*│ +([\d,]+) │", done.stdout)

@@ -26,19 +26,19 @@ FILES = {  # engine and head: fixture, exported or to be exported by keylite.exp
     ("onnx", "regression"): "onnx_file",
     ("litert", "regression"): "litert_file",
     ("pytorch", "regression"): "model_file",
-    ("keras", "regression"): "model_file",
+    ("tensorflow", "regression"): "model_file",
     ("onnx", "rle"): "rle_file",
     ("litert", "rle"): "rle_file",
     ("pytorch", "rle"): "rle_file",
-    ("keras", "rle"): "rle_file",
+    ("tensorflow", "rle"): "rle_file",
     ("onnx", "simcc"): "simcc_file",
     ("litert", "simcc"): "simcc_file",
     ("pytorch", "simcc"): "simcc_file",
-    ("keras", "simcc"): "simcc_file",
+    ("tensorflow", "simcc"): "simcc_file",
     ("onnx", "heatmap"): "heatmap_onnx_file",
     ("litert", "heatmap"): "heatmap_litert_file",
     ("pytorch", "heatmap"): "heatmap_file",
-    ("keras", "heatmap"): "heatmap_file",
+    ("tensorflow", "heatmap"): "heatmap_file",
 }
 
 
@@ -160,7 +160,7 @@ def test_all_engines_give_the_same_points(head: str, request: pytest.FixtureRequ
 
 
 LIMIT = 400  # seconds after which what hangs is ended: imports and all took 15 to 40 on a busy machine
-SHARED = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "keras": "model_file"}
+SHARED = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "tensorflow": "model_file"}
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -185,7 +185,7 @@ def test_a_predictor_is_shared_by_threads_forks_and_pickles(name: str, request: 
     assert told["afterwards"] < near
     assert told["after forks"] < near
     for fork in ("fork", "new in a fork"):
-        if name == "keras":
+        if name == "tensorflow":
             assert told[fork].startswith("tensorflow: does not work in a process that was forked after its first use")
         else:
             assert isinstance(told[fork], float), told[fork]

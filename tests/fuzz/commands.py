@@ -117,7 +117,7 @@ def value_for(rng: random.Random, flag: str, seeds: Path) -> str:
         "fp16",
         "litert",
         "onnx",
-        "keras",
+        "tensorflow",
         "coco",
         "jsonl",
         "0,1",

@@ -112,12 +112,12 @@ def test_a_head_learns(head: str, parts, tmp_path):
         **{"box": "annotation", "head": head, "size": size, "hidden": 64, "batch": 8, "epochs": 2, "lr": 5e-3},
         **{"ema": 0.0, "loss": "mae", "weight_decay": 0.0},
     )
-    model = keylite.train(choices, over_and_over(data, 30), data, tmp_path)
+    model = keylite.train(choices, over_and_over(data, 30), data, out=tmp_path)
     assert keylite.evaluate(model, data).pixel_error.mean < px
 
 
 def test_a_run_leaves_its_files(parts, tmp_path):
-    model = keylite.train(recipe(), *parts, tmp_path)
+    model = keylite.train(recipe(), *parts, out=tmp_path)
     assert model == tmp_path / "model.safetensors"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
@@ -142,7 +142,7 @@ def test_a_run_leaves_its_files(parts, tmp_path):
 @pytest.mark.numeric
 def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(parts, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        keylite.train(recipe(epochs=1, seed=seed, rotate_p=1.0), *parts, tmp_path / name)
+        keylite.train(recipe(epochs=1, seed=seed, rotate_p=1.0), *parts, out=tmp_path / name)
     assert same_weights(tmp_path / "a/last.safetensors", tmp_path / "b/last.safetensors")
     assert not same_weights(tmp_path / "a/last.safetensors", tmp_path / "c/last.safetensors")
 
@@ -188,14 +188,14 @@ MOVED = {"rotate_p": 1.0, "noise_p": 0.5}
 @pytest.fixture(scope="module")
 def whole_run(parts, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    keylite.train(recipe(**MOVED), *parts, out)
+    keylite.train(recipe(**MOVED), *parts, out=out)
     return out
 
 
 @pytest.fixture(scope="module")
 def whole_rle(parts, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole_rle")
-    keylite.train(recipe(**MOVED, head="rle"), *parts, out)
+    keylite.train(recipe(**MOVED, head="rle"), *parts, out=out)
     return out
 
 
@@ -217,7 +217,7 @@ def test_a_killed_run_resumes_to_the_same_end(name, killed, parts, request):
     assert code == (130 if moment == "interrupt" else -signal.SIGKILL)
     for path in out.glob("*.safetensors"):
         load_model(path)  # whole, whenever it is there
-    keylite.train(recipe(**MOVED, head=head), *parts, out, resume=True)
+    keylite.train(recipe(**MOVED, head=head), *parts, out=out, resume=True)
     assert rows_of(out) == rows_of(whole_run)
     for model in ("model.safetensors", "last.safetensors"):
         assert same_weights(out / model, whole_run / model)
@@ -251,7 +251,7 @@ def test_a_damaged_resume_checkpoint_is_one_line(damage, parts, whole_run, tmp_p
     (out / "resume.ckpt").write_bytes(damage(content))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=r"resume\.ckpt: the file is damaged, or of another run \(its bytes"):
-        keylite.train(recipe(**MOVED), *parts, out, resume=True)
+        keylite.train(recipe(**MOVED), *parts, out=out, resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "nothing is written before"
 
 
@@ -265,7 +265,7 @@ def test_a_full_disk_under_tensorboards_file_is_one_line_and_leaves_no_half_file
     with pytest.raises(
         OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*--resume$"
     ):
-        keylite.train(recipe(epochs=1), *parts, tmp_path)
+        keylite.train(recipe(epochs=1), *parts, out=tmp_path)
     assert "Traceback" not in capsys.readouterr().err
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -334,7 +334,7 @@ def test_a_hostile_resume_checkpoint_runs_nothing_and_is_one_line(change, words,
     torch.save(state, out / "resume.ckpt")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=rf"resume\.ckpt: .*{words}") as caught:
-        keylite.train(recipe(**MOVED), *parts, out, resume=True)
+        keylite.train(recipe(**MOVED), *parts, out=out, resume=True)
     assert "\n" not in str(caught.value)
     assert not mark.exists()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "nothing is written before"
@@ -353,7 +353,7 @@ def test_a_flow_is_trained_and_in_the_resume_checkpoint_alone(whole_rle):
 
 def test_what_is_left_to_auto_is_settled_in_all_that_a_run_leaves(parts, tmp_path):
     choices = recipe(epochs="auto", effort=0.001, size=32, batch=8)
-    model = keylite.train(choices, *parts, tmp_path)
+    model = keylite.train(choices, *parts, out=tmp_path)
     settled = {"epochs": 6, "warmup_epochs": 1.2, "strength": 1.0, "effort": 0.001}
     _, spec = load_model(model)
     written = read_recipe(tmp_path / "recipe.yaml")
@@ -361,27 +361,27 @@ def test_what_is_left_to_auto_is_settled_in_all_that_a_run_leaves(parts, tmp_pat
     assert {name: spec.provenance.recipe[name] for name in settled} == settled
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert rows_of(tmp_path)[0]["lr"] == pytest.approx(1e-3)  # the warm-up is a step: the next is at the peak
-    keylite.train(choices, *parts, tmp_path, resume=True)
+    keylite.train(choices, *parts, out=tmp_path, resume=True)
     assert len(rows_of(tmp_path)) == 6
     with pytest.raises(ValueError, match="epochs was 6, is 7"):
-        keylite.train(make_recipe({"epochs": 7}, base=choices), *parts, tmp_path, resume=True)
+        keylite.train(make_recipe({"epochs": 7}, base=choices), *parts, out=tmp_path, resume=True)
 
 
 def test_resume_with_another_recipe_or_other_data_is_refused(parts, whole_run):
     choices = recipe(**MOVED)
     with pytest.raises(ValueError, match="lr was"):
-        keylite.train(make_recipe({"lr": 0.5}, base=choices), *parts, whole_run, resume=True)
+        keylite.train(make_recipe({"lr": 0.5}, base=choices), *parts, out=whole_run, resume=True)
     with pytest.raises(ValueError, match="resumes with the data"):
-        keylite.train(choices, parts[1], parts[0], whole_run, resume=True)
+        keylite.train(choices, parts[1], parts[0], out=whole_run, resume=True)
     with pytest.raises(ValueError, match="--resume"):
-        keylite.train(choices, *parts, whole_run)
+        keylite.train(choices, *parts, out=whole_run)
 
 
 def test_frozen_epochs_leave_the_backbone_as_it_was(parts, tmp_path):
-    keylite.train(recipe(epochs=1, ema=0.0), *parts, tmp_path / "start")
+    keylite.train(recipe(epochs=1, ema=0.0), *parts, out=tmp_path / "start")
     start = tmp_path / "start/last.safetensors"
-    keylite.train(recipe(epochs=1, freeze_epochs=1, pretrained=str(start), ema=0.0), *parts, tmp_path / "frozen")
-    keylite.train(recipe(epochs=2, freeze_epochs=1, pretrained=str(start), ema=0.0), *parts, tmp_path / "thawed")
+    keylite.train(recipe(epochs=1, freeze_epochs=1, pretrained=str(start), ema=0.0), *parts, out=tmp_path / "frozen")
+    keylite.train(recipe(epochs=2, freeze_epochs=1, pretrained=str(start), ema=0.0), *parts, out=tmp_path / "thawed")
     before, frozen = load_file(start), load_file(tmp_path / "frozen/last.safetensors")
     thawed = load_file(tmp_path / "thawed/last.safetensors")
     backbone = [name for name in before if not name.startswith("head.")]
@@ -402,7 +402,7 @@ def test_accumulated_batches_are_one_mean_over_all_their_points(head, tmp_path):
     common = {"optimizer": "sgd", "momentum": 0.0, "lr": 1e-4, "freeze_epochs": 2, "epochs": 2, "ema": 0.0, "clip": 0.0}
     common["head"] = head
     for name, batch, accumulate in (("one", 8, 1), ("two", 4, 2)):
-        keylite.train(recipe(**common, batch=batch, accumulate=accumulate), data, images, tmp_path / name)
+        keylite.train(recipe(**common, batch=batch, accumulate=accumulate), data, images, out=tmp_path / name)
     one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
     assert rows_of(tmp_path / "one")[-1]["step"] == rows_of(tmp_path / "two")[-1]["step"] == 2
     one, two = ({**part, **flow_of(tmp_path / name)} for part, name in ((one, "one"), (two, "two")))
@@ -418,14 +418,14 @@ def flow_of(out: Path) -> dict[str, torch.Tensor]:
 
 def test_early_stopping_ends_the_run(parts, tmp_path, caplog):
     caplog.set_level(logging.INFO, "keylite")
-    keylite.train(recipe(epochs=9, patience=1, lr=1e-30, freeze_epochs=9, ema=0.0), *parts, tmp_path)
+    keylite.train(recipe(epochs=9, patience=1, lr=1e-30, freeze_epochs=9, ema=0.0), *parts, out=tmp_path)
     assert len(rows_of(tmp_path)) == 2
     assert "stopped early" in caplog.text
 
 
 @pytest.mark.numeric
 def test_best_is_the_epoch_with_the_lowest_val_nme(parts, tmp_path):
-    keylite.train(recipe(epochs=4, lr=0.03), *parts, tmp_path)
+    keylite.train(recipe(epochs=4, lr=0.03), *parts, out=tmp_path)
     rows = rows_of(tmp_path)
     best = keylite.evaluate(tmp_path / "model.safetensors", parts[1]).nme.mean
     last = keylite.evaluate(tmp_path / "last.safetensors", parts[1]).nme.mean
@@ -450,35 +450,35 @@ SPEAKING = {
 
 @pytest.mark.parametrize(("choices", "words"), SPEAKING.values(), ids=SPEAKING)
 def test_a_run_that_looks_wrong_is_said_aloud(choices, words, parts, tmp_path, caplog):
-    keylite.train(recipe(epochs=3, **choices), *parts, tmp_path)
+    keylite.train(recipe(epochs=3, **choices), *parts, out=tmp_path)
     assert words in caplog.text
 
 
 def test_of_a_loss_that_a_flow_replaces_nothing_is_said(parts, tmp_path, caplog):
-    keylite.train(recipe(epochs=1, head="rle", loss="wing", wing_width=500.0), *parts, tmp_path)
+    keylite.train(recipe(epochs=1, head="rle", loss="wing", wing_width=500.0), *parts, out=tmp_path)
     assert "one branch" not in caplog.text
 
 
 def test_a_sound_run_says_nothing(parts, tmp_path, caplog):
-    keylite.train(recipe(epochs=2, loss="mae", lr=1e-5), *parts, tmp_path)
+    keylite.train(recipe(epochs=2, loss="mae", lr=1e-5), *parts, out=tmp_path)
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert [line for line in warned if "the mean shape" not in line] == []
 
 
 def test_val_that_shares_a_group_with_train_is_said_aloud(parts, tmp_path, caplog):
-    keylite.train(recipe(epochs=1), parts[0], parts[0].subset([0, 1]), tmp_path)
+    keylite.train(recipe(epochs=1), parts[0], parts[0].subset([0, 1]), out=tmp_path)
     assert "shares 2 groups" in caplog.text
     assert "2 of 2 pictures of val" in caplog.text and "are in the training data, too (2 equal)" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(parts, tmp_path):
     with pytest.raises(ValueError, match="lower lr"):
-        keylite.train(recipe(epochs=30, optimizer="sgd", lr=1e30, clip=0.0, loss="mse", ema=0.0), *parts, tmp_path)
+        keylite.train(recipe(epochs=30, optimizer="sgd", lr=1e30, clip=0.0, loss="mse", ema=0.0), *parts, out=tmp_path)
 
 
 def test_half_precision_without_a_gpu_is_refused(parts, tmp_path):
     with pytest.raises(ValueError, match="16 needs a GPU"):
-        keylite.train(recipe(precision="16", device="cpu"), *parts, tmp_path)
+        keylite.train(recipe(precision="16", device="cpu"), *parts, out=tmp_path)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -491,7 +491,7 @@ def test_bf16_trains_and_its_losses_are_of_float32(head, parts, tmp_path, monkey
         return found
 
     monkeypatch.setattr(training, "head_sums", sums)
-    keylite.train(recipe(epochs=1, precision="bf16", head=head), *parts, tmp_path)
+    keylite.train(recipe(epochs=1, precision="bf16", head=head), *parts, out=tmp_path)
     assert np.isfinite(rows_of(tmp_path)[0]["loss"])
     for raw, unit_xy in seen:
         expected = HEADS[head](4, 16, (64, 64)).decode(raw.numpy())[0]
@@ -502,7 +502,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(parts, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OSError, match="file"):
-        keylite.train(recipe(), *parts, blocked / "run")
+        keylite.train(recipe(), *parts, out=blocked / "run")
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -530,12 +530,12 @@ TOGETHER = {  # the head, then every weight of a backbone whose normalisation kn
 def by_two(uneven: Dataset, tmp_path_factory) -> Path:
     """A run of two processes; 20 steps of 8 objects, of which 2 are left over in each epoch."""
     out = tmp_path_factory.mktemp("by_two")
-    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, gauges(5, "test", seed=2, size=64), out)
+    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, gauges(5, "test", seed=2, size=64), out=out)
     return out
 
 
 def test_two_processes_take_the_steps_of_one(by_two: Path, uneven: Dataset, tmp_path: Path):
-    keylite.train(recipe(**TOGETHER, batch=8), uneven, gauges(5, "test", seed=2, size=64), tmp_path)
+    keylite.train(recipe(**TOGETHER, batch=8), uneven, gauges(5, "test", seed=2, size=64), out=tmp_path)
     for name in ("model.safetensors", "last.safetensors"):
         one, two = load_file(tmp_path / name), load_file(by_two / name)
         for tensor in one:
@@ -551,10 +551,10 @@ def test_one_process_goes_on_where_two_stopped(by_two: Path, uneven: Dataset, tm
     """And the other way round is refused where the batches are not as large together."""
     shutil.copytree(by_two, tmp_path, dirs_exist_ok=True)
     val = gauges(5, "test", seed=2, size=64)
-    keylite.train(recipe(**TOGETHER, batch=8), uneven, val, tmp_path, resume=True)
+    keylite.train(recipe(**TOGETHER, batch=8), uneven, val, out=tmp_path, resume=True)
     assert rows_of(tmp_path) == rows_of(by_two)
     with pytest.raises(ValueError, match="batch x devices x nodes was 8 x 1 x 1, is 8 x 2 x 1"):
-        keylite.train(recipe(**TOGETHER, batch=8, devices=2), uneven, val, tmp_path, resume=True)
+        keylite.train(recipe(**TOGETHER, batch=8, devices=2), uneven, val, out=tmp_path, resume=True)
 
 
 def test_two_processes_go_on_where_one_stopped(by_two: Path, uneven: Dataset, tmp_path: Path, monkeypatch):
@@ -568,9 +568,9 @@ def test_two_processes_go_on_where_one_stopped(by_two: Path, uneven: Dataset, tm
 
     monkeypatch.setattr(Run, "end_epoch", end_epoch)
     with pytest.raises(KeyboardInterrupt):
-        keylite.train(recipe(**TOGETHER, batch=8), uneven, val, tmp_path)
+        keylite.train(recipe(**TOGETHER, batch=8), uneven, val, out=tmp_path)
     assert len(rows_of(tmp_path)) in (6, 7)
-    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path, resume=True)
+    keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, out=tmp_path, resume=True)
     one, two = load_file(tmp_path / "last.safetensors"), load_file(by_two / "last.safetensors")
     for tensor in one:
         torch.testing.assert_close(two[tensor], one[tensor], rtol=0, atol=1e-5)
@@ -593,12 +593,12 @@ def test_a_killed_process_ends_the_run_which_goes_on(by_two: Path, uneven: Datas
     training.log.addHandler(killer)
     try:
         with pytest.raises(OSError, match="^training: process 2 of 2 was ended by SIGKILL; the others were stopped; "):
-            keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, tmp_path)
+            keylite.train(recipe(**TOGETHER, batch=4, devices=2), uneven, val, out=tmp_path)
     finally:
         training.log.removeHandler(killer)
     assert not multiprocessing.active_children()
     assert 3 <= len(rows_of(tmp_path)) < 20
-    keylite.train(recipe(**TOGETHER, batch=8), uneven, val, tmp_path, resume=True)
+    keylite.train(recipe(**TOGETHER, batch=8), uneven, val, out=tmp_path, resume=True)
     for row, other in zip(rows_of(tmp_path), rows_of(by_two), strict=True):
         assert row == pytest.approx(other, rel=1e-4)
 
@@ -610,7 +610,7 @@ def test_one_of_several_that_fails_ends_the_run(on_disk: Dataset, parts, tmp_pat
         "keylite.training.train.examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8)
     )
     with pytest.raises(ValueError, match=f"^{re.escape(str(gone))}: no such image file"):
-        keylite.train(recipe(cache="off", batch=4, devices=2), on_disk, parts[1], tmp_path / "run")
+        keylite.train(recipe(cache="off", batch=4, devices=2), on_disk, parts[1], out=tmp_path / "run")
     assert not multiprocessing.active_children()
 
 
@@ -636,7 +636,7 @@ def test_processes_share_an_epoch(rank: int, size: int, uneven: Dataset):
 
 
 def test_who_listens_is_told_how_far_a_run_is(parts, tmp_path: Path, told_steps):
-    out = keylite.train(recipe(epochs=2), *parts, tmp_path).parent
+    out = keylite.train(recipe(epochs=2), *parts, out=tmp_path).parent
     done, total = told_steps["training"]
     assert done == total > 0
     rows = (out / "log.csv").read_text().splitlines()
@@ -664,7 +664,7 @@ def test_an_image_that_vanishes_is_named(workers: int, on_disk: Dataset, parts, 
         "keylite.training.train.examples_sheet", lambda _: gone.unlink() or np.zeros((8, 8, 3), np.uint8)
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(gone))}: no such image file"):
-        keylite.train(recipe(workers=workers, cache="off"), on_disk, parts[1], tmp_path / "run")
+        keylite.train(recipe(workers=workers, cache="off"), on_disk, parts[1], out=tmp_path / "run")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 1 worker processes")
@@ -679,7 +679,7 @@ def test_a_worker_that_dies_ends_the_run_in_one_line(parts, tmp_path: Path, monk
     monkeypatch.setattr(Examples, "batch", killed)
     monkeypatch.setattr(batches, "STUCK", 5)  # seconds, where no signal tells of it
     with pytest.raises(OSError, match="^workers: a process that prepares batches has ended .* with --resume"):
-        keylite.train(recipe(workers=1), *parts, tmp_path)
+        keylite.train(recipe(workers=1), *parts, out=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 1 worker processes")
@@ -694,7 +694,7 @@ def test_shared_memory_that_is_full_ends_the_run_in_one_line(parts, tmp_path: Pa
 
     monkeypatch.setattr(Examples, "batch", cramped)
     with pytest.raises(OSError, match=r"^workers: no shared memory \(/dev/shm\) for a batch \(.*fewer workers$"):
-        keylite.train(recipe(workers=1), *parts, tmp_path)
+        keylite.train(recipe(workers=1), *parts, out=tmp_path)
 
 
 KNOWN = {  # what torch raises, processes: what is said

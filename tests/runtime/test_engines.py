@@ -143,7 +143,7 @@ def described(tmp_path: Path, make_spec):
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """What the two openers of `.safetensors` were called with: nothing is opened."""
     calls: list[tuple] = []
-    for name in ("pytorch", "keras"):
+    for name in ("pytorch", "tensorflow"):
         stub = ENGINES[name]._replace(open=lambda *given, name=name: calls.append((name, *given)))
         monkeypatch.setitem(ENGINES, name, stub)
     return calls
@@ -159,11 +159,11 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 DEFAULTS = {  # made by, installed, engine
     "made by PyTorch": ("pytorch", ("torch", "tensorflow"), "pytorch"),
-    "made by TensorFlow": ("tensorflow", ("torch", "tensorflow"), "keras"),
-    "made by PyTorch, which is not there": ("pytorch", ("tensorflow",), "keras"),
+    "made by TensorFlow": ("tensorflow", ("torch", "tensorflow"), "tensorflow"),
+    "made by PyTorch, which is not there": ("pytorch", ("tensorflow",), "tensorflow"),
     "made by TensorFlow, which is not there": ("tensorflow", ("torch",), "pytorch"),
     "made by something else": ("jax", ("torch", "tensorflow"), "pytorch"),
-    "made by something else, and the second there": ("jax", ("tensorflow",), "keras"),
+    "made by something else, and the second there": ("jax", ("tensorflow",), "tensorflow"),
 }
 
 
@@ -179,9 +179,9 @@ def test_the_default_engine_is_the_makers_where_it_is_installed(
 
 
 @pytest.mark.parametrize("made", ["pytorch", "tensorflow"])
-@pytest.mark.parametrize(("asked", "engine"), [("pytorch", "pytorch"), ("keras", "keras"), ("tensorflow", "keras")])
-def test_an_engine_that_is_asked_for_is_taken(made: str, asked: str, engine: str, described, opened: list):
-    assert open_engine(described(made), asked)[1] == engine
+@pytest.mark.parametrize("engine", ["pytorch", "tensorflow"])
+def test_an_engine_that_is_asked_for_is_taken(made: str, engine: str, described, opened: list):
+    assert open_engine(described(made), engine)[1] == engine
     assert [call[0] for call in opened] == [engine]
 
 
@@ -204,11 +204,11 @@ def test_an_engine_that_is_asked_for_and_not_installed_is_not_replaced(described
     for module in [name for name in sys.modules if name.startswith("keylite.tensorflow")]:
         monkeypatch.delitem(sys.modules, module)  # another test may have imported it while there was a TensorFlow
     with pytest.raises(ModuleNotFoundError, match=r"^tensorflow is not installed: .*'keylite\[tensorflow-cpu\]'$"):
-        open_engine(described("pytorch"), "keras")
+        open_engine(described("pytorch"), "tensorflow")
 
 
 def test_other_engines_of_a_checkpoint_are_refused(described):
-    with pytest.raises(ValueError, match="engine: pytorch.safetensors runs on pytorch or keras, got 'onnx'"):
+    with pytest.raises(ValueError, match="engine: pytorch.safetensors runs on pytorch or tensorflow, got 'onnx'"):
         open_engine(described("pytorch"), "onnx")
 
 
@@ -222,7 +222,7 @@ from pathlib import Path
 from keylite.runtime.engines import default_engine
 from keylite.runtime.modelfile import read_spec
 path = Path({str(path)!r})
-print(default_engine(["pytorch", "keras"], path, read_spec(path)))
+print(default_engine(["pytorch", "tensorflow"], path, read_spec(path)))
 print([name for name in ("torch", "tensorflow", "keras") if name in sys.modules])
 """
     assert python(code).splitlines()[1:] == ["[]"]
@@ -240,7 +240,7 @@ def tflite(tmp_path: Path, make_spec) -> Path:
 
 
 def test_a_tflite_file_runs_on_litert_alone(tflite: Path):
-    for engine in ("onnx", "keras", "pytorch"):
+    for engine in ("onnx", "tensorflow", "pytorch"):
         with pytest.raises(ValueError, match=f"engine: model.tflite runs on litert, got {engine!r}"):
             open_engine(tflite, engine)
 
@@ -368,13 +368,13 @@ def bare(path: Path, folder: Path) -> Path:
     return other
 
 
-BARE = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "keras": "model_file"}
+BARE = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "tensorflow": "model_file"}
 
 
 @pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("engine", BARE)
 def test_a_description_of_another_file_is_refused(engine: str, changes: dict, request, make_spec, tmp_path: Path):
-    if engine in ("pytorch", "keras") and "size" in changes:
+    if engine in ("pytorch", "tensorflow") and "size" in changes:
         pytest.skip("these weights are for any size")
     pytest.importorskip(ENGINES[engine].package)
     path, apart = bare(request.getfixturevalue(BARE[engine]), tmp_path), tmp_path / "spec.json"
@@ -400,5 +400,5 @@ def test_a_file_without_a_description_runs_with_one_apart(engine: str, request, 
     with pytest.raises(ValueError, match=r"four\.\w+: describes itself; leave out spec"):
         open_engine(described, engine, spec=apart)
     apart.write_text(encode_spec(make_spec(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))))
-    if engine in ("pytorch", "keras"):  # the graphs of the others hold their normalisation
+    if engine in ("pytorch", "tensorflow"):  # the graphs of the others hold their normalisation
         assert np.abs(open_engine(path, engine, spec=apart).engine(crops) - opened.engine(crops)).max() > 1e-3

@@ -319,13 +319,13 @@ REFUSALS = {
 @pytest.mark.parametrize(("options", "message"), REFUSALS.values(), ids=REFUSALS)
 def test_threads_and_devices_that_are_not_there_are_refused(options: dict, message: str, regression_file: Path):
     with pytest.raises(ValueError, match=message):
-        open_engine(regression_file, "keras", **options)
+        open_engine(regression_file, "tensorflow", **options)
 
 
 def test_a_gpu_that_is_not_there_is_refused(regression_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     with pytest.raises(ValueError, match="device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu"):
-        open_engine(regression_file, "keras", device="cuda")
+        open_engine(regression_file, "tensorflow", device="cuda")
 
 
 def test_threads_that_come_too_late_are_said(network: Network, caplog: pytest.LogCaptureFixture):
@@ -596,7 +596,7 @@ predictor = keylite.Predictor({str(again)!r})
 print(json.dumps([predictor.engine_name, predictor(image, [[10, 5, 80, 75]]).xy.tolist()]))
 """
     name, xy = json.loads(python(code, missing=TORCH).splitlines()[-1])
-    assert name == "keras"
+    assert name == "tensorflow"
     assert np.isfinite(xy).all()
     assert again.read_bytes() == regression_file.read_bytes()
 
@@ -637,7 +637,7 @@ def test_the_command_line_says_it_and_writes_nothing(
 import contextlib, io
 from keylite.cli import main
 train = "train --framework tensorflow --pretrained none --data d.csv --val d.csv --out run"
-evaluate = "evaluate {regression_file} --data d.csv --engine keras --json report.json"
+evaluate = "evaluate {regression_file} --data d.csv --engine tensorflow --json report.json"
 for arguments in (train, evaluate):
     said = io.StringIO()
     try:

@@ -164,7 +164,7 @@ def whole(parts, start, tmp_path_factory):
         patch.setattr(training.EpochEnd, "on_epoch_begin", begins)
         patch.setattr(training.EpochEnd, "on_train_batch_end", ends)
         patch.setattr(os, "replace", replace)
-        keylite.train(choices, *parts, out)
+        keylite.train(choices, *parts, out=out)
     return Whole(out, choices, **made)
 
 
@@ -251,7 +251,7 @@ def test_tensorboard_holds_the_figures(whole):
 def test_both_twins_go_the_same_way(parts, whole, tmp_path):
     """While frozen; then Adam makes rounding grow, and float64 in tests/contract says that both take the same steps."""
     pytest.importorskip("torch", reason="needs keylite[pytorch]")
-    keylite.train(make_recipe({"framework": "pytorch"}, base=whole.recipe), *parts, tmp_path)
+    keylite.train(make_recipe({"framework": "pytorch"}, base=whole.recipe), *parts, out=tmp_path)
     ours, theirs = rows_of(whole.out), rows_of(tmp_path)
     for row, other in zip(ours, theirs, strict=True):
         assert (row["epoch"], row["step"]) == (other["epoch"], other["step"])
@@ -307,7 +307,7 @@ def killed(whole, forked, tmp_path_factory) -> dict[str, tuple[Path, int]]:
 def resumes_to_the_same_end(parts, whole: Whole, out: Path, **choices: object) -> None:
     for path in out.glob("*.safetensors"):
         load_model(path)  # whole, whenever it is there
-    keylite.train(make_recipe(choices, base=whole.recipe), *parts, out, resume=True)
+    keylite.train(make_recipe(choices, base=whole.recipe), *parts, out=out, resume=True)
     assert rows_of(out) == rows_of(whole.out)
     for name in ("model.safetensors", "last.safetensors"):
         assert same_weights(out / name, whole.out / name)
@@ -348,8 +348,8 @@ def test_a_run_with_a_flow_resumes_to_the_same_end(parts, eagerly, tmp_path, mon
             shutil.copytree(whole, left)
 
     monkeypatch.setattr(training.EpochEnd, "on_epoch_end", ends)
-    keylite.train(choices, *parts, whole)
-    keylite.train(choices, *parts, left, resume=True)
+    keylite.train(choices, *parts, out=whole)
+    keylite.train(choices, *parts, out=left, resume=True)
     assert rows_of(left) == rows_of(whole)
     for name in ("model.safetensors", "last.safetensors"):
         assert same_weights(left / name, whole / name)
@@ -406,7 +406,7 @@ def test_both_twins_take_the_same_steps(choices, start, eagerly, tmp_path):
     common = {"epochs": 4, "freeze_epochs": 3, "pretrained": str(start), "warmup_epochs": 2}
     for framework in ("tensorflow", "pytorch"):
         made = recipe(**common, **choices, framework=framework)
-        keylite.train(made, data, data.subset([0, 1]), tmp_path / framework)
+        keylite.train(made, data, data.subset([0, 1]), out=tmp_path / framework)
         assert rows_of(tmp_path / framework)[-1]["step"] == 4
     before, ours, theirs = (
         load_file(path) for path in (start, *(tmp_path / f / "last.safetensors" for f in ("tensorflow", "pytorch")))
@@ -449,7 +449,7 @@ def test_accumulated_batches_are_one_mean_over_all_their_points(head, eagerly, t
     data = from_arrays(images.images, xy, skeleton=images.skeleton)
     common = STILL | {"optimizer": "sgd", "momentum": 0.0, "lr": 1e-4, "clip": 0.0, "head": head}
     for name, batch, accumulate in (("one", 8, 1), ("two", 4, 2)):
-        keylite.train(recipe(**common, batch=batch, accumulate=accumulate), data, images, tmp_path / name)
+        keylite.train(recipe(**common, batch=batch, accumulate=accumulate), data, images, out=tmp_path / name)
     one, two = (load_file(tmp_path / name / "resume.ckpt") for name in ("one", "two"))
     assert rows_of(tmp_path / "one")[-1]["step"] == rows_of(tmp_path / "two")[-1]["step"] == 2
     assert len([name for name in one if name.startswith("flow.")]) == (72 if head == "rle" else 0)
@@ -472,7 +472,7 @@ def test_a_head_learns(head: str, parts, tmp_path):
         **{"box": "annotation", "head": head, "size": size, "hidden": 64, "batch": 8, "epochs": 3, "lr": 5e-3},
         **{"loss": "mae", "weight_decay": 0.0},
     )
-    model = keylite.train(choices, data.subset(np.tile(np.arange(8), 20)), data, tmp_path)
+    model = keylite.train(choices, data.subset(np.tile(np.arange(8), 20)), data, out=tmp_path)
     assert keylite.evaluate(model, data).pixel_error.mean < px
 
 
@@ -489,21 +489,21 @@ def test_a_run_that_gets_no_better_stops_and_a_loss_of_one_branch_is_said(
     choices, words, parts, eagerly, tmp_path, caplog
 ):
     caplog.set_level(logging.INFO, "keylite")
-    keylite.train(recipe(**STILL | {"epochs": 6, "patience": 1, "lr": 1e-30} | choices), *parts, tmp_path)
+    keylite.train(recipe(**STILL | {"epochs": 6, "patience": 1, "lr": 1e-30} | choices), *parts, out=tmp_path)
     assert len(rows_of(tmp_path)) == 2
     assert "stopped early" in caplog.text
     assert words in caplog.text
 
 
 def test_of_a_loss_that_a_flow_replaces_nothing_is_said(parts, eagerly, tmp_path, caplog):
-    keylite.train(recipe(**STILL | {"epochs": 1}, head="rle", loss="wing", wing_width=500.0), *parts, tmp_path)
+    keylite.train(recipe(**STILL | {"epochs": 1}, head="rle", loss="wing", wing_width=500.0), *parts, out=tmp_path)
     assert "one branch" not in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(parts, eagerly, tmp_path):
     choices = recipe(**STILL, optimizer="sgd", lr=1e30, warmup_epochs=0, clip=0.0, loss="mse")
     with pytest.raises(ValueError, match="in epoch 1; lower lr"):
-        keylite.train(choices, *parts, tmp_path)
+        keylite.train(choices, *parts, out=tmp_path)
     assert not (tmp_path / "last.safetensors").exists()
 
 
@@ -522,7 +522,7 @@ def test_a_full_disk_under_tensorboards_file_is_no_full_memory(tmp_path, monkeyp
 @pytest.mark.parametrize("precision", ["bf16", "16"])
 def test_half_precision_is_refused_by_name(precision, parts, tmp_path):
     with pytest.raises(ValueError, match=f"^precision: framework tensorflow trains in 32, got {precision}; "):
-        keylite.train(recipe(precision=precision), *parts, tmp_path / "run")
+        keylite.train(recipe(precision=precision), *parts, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -546,7 +546,7 @@ def test_an_image_that_goes_bad_during_training_is_one_line(
     monkeypatch.setattr(training.Batches, "__getitem__", spoiling)
     data = keylite.read_dataset(tmp_path / "data/labels.json")
     with pytest.raises(error, match=words) as raised:
-        keylite.train(recipe(**STILL, cache="off"), data, parts[1], tmp_path / "run")
+        keylite.train(recipe(**STILL, cache="off"), data, parts[1], out=tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None, "no trace of TensorFlow"
 
@@ -657,4 +657,4 @@ def test_a_damaged_resume_checkpoint_is_one_line(parts, whole, tmp_path):
     content = (out / "resume.ckpt").read_bytes()
     (out / "resume.ckpt").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"resume\.ckpt: expected \d+ bytes, got \d+: the file is damaged"):
-        keylite.train(choices, *parts, out, resume=True)
+        keylite.train(choices, *parts, out=out, resume=True)

@@ -195,7 +195,7 @@ def test_a_missing_package_of_a_run_comes_with_the_extra_of_its_framework(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     gauges = keylite.gauges(4, size=64)
     with pytest.raises(ModuleNotFoundError, match=re.escape(f"pip install 'keylite[{extra}]'")):
-        keylite.train(make_recipe({"framework": framework}), gauges, gauges, tmp_path / "out")
+        keylite.train(make_recipe({"framework": framework}), gauges, gauges, out=tmp_path / "out")
 
 
 def test_what_a_killed_run_had_not_finished_writing_goes(tmp_path: Path):
@@ -216,7 +216,7 @@ def test_another_framework_is_another_recipe_installed_or_not(tmp_path: Path, mo
     for package in ("torch", "lightning", "keylite.pytorch.training", "keylite.pytorch"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match="framework was 'tensorflow', is 'pytorch'"):
-        keylite.train(make_recipe({}), gauges, gauges, tmp_path, resume=True)
+        keylite.train(make_recipe({}), gauges, gauges, out=tmp_path, resume=True)
 
 
 def test_a_framework_that_is_missing_names_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -226,7 +226,7 @@ def test_a_framework_that_is_missing_names_the_other(tmp_path: Path, monkeypatch
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModuleNotFoundError, match=r"torch is not installed: .*, or train with --framework tensorflow"):
-        keylite.train(make_recipe({}), gauges, gauges, tmp_path / "run")
+        keylite.train(make_recipe({}), gauges, gauges, out=tmp_path / "run")
     assert not (tmp_path / "run/recipe.yaml").exists()
 
 
@@ -434,7 +434,7 @@ def starts(few: Dataset, monkeypatch: pytest.MonkeyPatch):
         stub = SimpleNamespace(new_network=lambda *_: None, require_resumable=lambda *_: None, fit=fit)
         with monkeypatch.context() as patch:
             patch.setattr("keylite.training.train._trainer", lambda _: stub)
-            keylite.train(make_recipe({"pretrained": "none", "mirror": "off"}), few, few, out, **flags)
+            keylite.train(make_recipe({"pretrained": "none", "mirror": "off"}), few, few, out=out, **flags)
 
     return start
 

@@ -66,7 +66,7 @@ def evaluate(
     reliability
         PNG to draw: errors found against the sigma promised
     engine
-        onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
+        onnx, litert, pytorch or tensorflow; default: the one that made the file, if it is installed
     threads
         of the engine; default: its own choice
     parent

@@ -70,7 +70,7 @@ def predict(
     draw
         folder for the images with their points
     engine
-        onnx, litert, pytorch or keras; default: the one that made the file, if it is installed
+        onnx, litert, pytorch or tensorflow; default: the one that made the file, if it is installed
     threads
         of the engine; default: its own choice, with --ray 1
     spec

@@ -155,7 +155,7 @@ def _train(
             )  # fmt: skip
     else:
         validation = reading.labels(val)
-    path = train(made, training, validation, out, **options)
+    path = train(made, training, validation, out=out, **options)
     if speaks(made):
         _say_what_came(path)
 

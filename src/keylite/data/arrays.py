@@ -12,6 +12,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.data.marks import mark_doubts, marked, require_mark
 from keylite.runtime.boxes import real_numbers
+from keylite.runtime.errors import DataError
 from keylite.runtime.images import size_if_known
 from keylite.runtime.kinds import require_kind
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -38,7 +39,7 @@ def from_arrays(
     """
     images = _entries("images", images)
     if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
-        raise ValueError("images: expected arrays or paths, one an object")
+        raise DataError("images: expected arrays or paths, one an object")
     if skeleton is not None:
         require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names)")
     count = len(images)
@@ -53,7 +54,7 @@ def from_arrays(
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
     per_object = _entries("groups", groups) if groups is not None else _names_by_place(images, names)
     if len(per_object) != count:
-        raise ValueError(f"groups: expected {count}, one an image, got {len(per_object)}")
+        raise DataError(f"groups: expected {count}, one an image, got {len(per_object)}")
     dataset = Dataset(
         skeleton=skeleton or Skeleton(unnamed(keypoints)),
         images=tuple(image if isinstance(image, np.ndarray) else Path(image) for image in images),
@@ -85,7 +86,7 @@ def _entries(name: str, values: object) -> list:
     """The values one by one; ValueError for what is no sequence, and for a single text."""
     single = isinstance(values, str | bytes | os.PathLike) or getattr(values, "ndim", 1) == 0
     if single or not isinstance(values, Iterable):
-        raise ValueError(f"{name}: expected a list, one entry an image, got {values!r:.60}")
+        raise DataError(f"{name}: expected a list, one entry an image, got {values!r:.60}")
     return list(values)
 
 
@@ -96,6 +97,6 @@ def _numbers(name: str, values: Any, shape: tuple[int | None, ...], words: str) 
         if len(got) == len(shape) and all(one in (None, two) for one, two in zip(shape, got, strict=True)):
             return real_numbers(values)
     except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
-        raise ValueError(f"{name}: expected an array of numbers, got {values!r:.60}") from None
+        raise DataError(f"{name}: expected an array of numbers, got {values!r:.60}") from None
     expected = ", ".join("K" if side is None else str(side) for side in shape)
-    raise ValueError(f"{name}: expected shape ({expected}), {words}, got shape {got}")
+    raise DataError(f"{name}: expected shape ({expected}), {words}, got shape {got}")

@@ -14,6 +14,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.data.spelling import canonical
 from keylite.runtime.boxes import as_boxes
+from keylite.runtime.errors import DataError
 from keylite.runtime.texts import read_json
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import first_of, listed, quoted
@@ -28,22 +29,22 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
     try:
         listing = read_json(path)
         if not isinstance(listing, dict):
-            raise ValueError(f"{path}: got no object")
+            raise DataError(f"{path}: got no object")
         if {"images", "annotations"} <= listing.keys():
-            raise ValueError(f"{path}: got a COCO file")
+            raise DataError(f"{path}: got a COCO file")
     except ValueError as error:
-        raise ValueError(f'{error}; expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
+        raise DataError(f'{error}; expected JSON like {{"photo.jpg": [[x0, y0, x1, y1], ...]}}') from None
     found = {}
     spelt: dict[str, str] = {}
     for name, boxes in listing.items():
         if (other := spelt.setdefault(canonical(name), name)) != name:
-            raise ValueError(
+            raise DataError(
                 f"{path}: one image is there twice, as {quoted(other)} and as {quoted(name)}; leave one out"
             )
         try:
             found[name] = as_boxes(boxes)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {name}: {error}") from None
+            raise DataError(f"{path}: {name}: {error}") from None
     return found
 
 
@@ -69,7 +70,7 @@ def boxes_for(paths: list[Path], asked: dict[str, np.ndarray], file: FilePath = 
     if problems:
         line = listed(f"{file}: no entry for {len(problems)} of {len(paths)} images", problems)
         there = f"the names in it are {first_of(list(asked), 3, ', ')}" if asked else "it holds none"
-        raise ValueError(f"{line}; add one each, [] where there is no object; {there}")
+        raise DataError(f"{line}; add one each, [] where there is no object; {there}")
     if len(used) < len(asked):
         others = [name for name in asked if name not in used]
         log.info(listed(f"{file}: {len(others)} entries are for none of these images", others))
@@ -85,6 +86,6 @@ def dataset_boxes(asked: dict[str, np.ndarray], dataset: Dataset, file: FilePath
     for name, objects in zip(dataset.image_names, np.split(by_image, starts), strict=True):
         given = boxes_by_path[Path(name)]
         if len(given) != len(objects):
-            raise ValueError(f"{file}: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
+            raise DataError(f"{file}: {name} has {len(objects)} labelled objects, got {len(given)} boxes")
         boxes[objects] = given
     return boxes

@@ -13,6 +13,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.data.marks import FEWEST
 from keylite.data.problems import points_outside
+from keylite.runtime.errors import DataError
 from keylite.runtime.words import SHOWN, first_of
 
 log = logging.getLogger("keylite")
@@ -81,7 +82,7 @@ def _fractions(data: Dataset, sizes: np.ndarray) -> list[str]:
     cause = SIGNED if np.sum(data.xy[near] < -SLACK) > SLACK * near.sum() else FRACTIONS
     small = _some(data) & np.all(near | ~data.labelled, axis=1)
     if small.sum() > MOST_LOST * len(data):
-        raise ValueError(f"{data.called}: {_cornered(data, small)}; {_marks(data) or cause}")
+        raise DataError(f"{data.called}: {_cornered(data, small)}; {_marks(data) or cause}")
     small &= np.any(near & ~np.all(np.isin(data.xy, (0.0, 0.5)), axis=2), axis=1)  # all at (0, 0) are told as marks
     if small.sum() < FEWEST:
         small &= data.labelled.sum(axis=1) > 1  # a single point may well lie there
@@ -108,7 +109,7 @@ def _require_points_in_images(data: Dataset, sizes: np.ndarray) -> None:
     cause = "were they made for other images, or for these before they were resized, cut or turned?"
     if (away & swapped).sum() < (1 - LIKELY) * away.sum():
         cause = "x and y look swapped: write x first, or turn the labels as the images were turned"
-    raise ValueError(
+    raise DataError(
         f"{data.called}: all labelled points of {away.sum()} of {len(data)} objects lie outside their image "
         f"({_of(data, away)}); {_marks(data) or cause}"
     )
@@ -161,7 +162,7 @@ def _boxes_without_points(data: Dataset, sizes: np.ndarray, box: str) -> list[st
     )
     line = f"{line}; {cause}" if cause else f"{line}; is the box of another object, or of another size of the image?"
     if box == "annotation" and lost.sum() > MOST_LOST * len(rows):
-        raise ValueError(f"{data.called}: {line}")
+        raise DataError(f"{data.called}: {line}")
     return [line]
 
 

@@ -21,6 +21,7 @@ from keylite.data.problems import column_problems, object_problems, points_outsi
 from keylite.data.sheets import sheet
 from keylite.data.tones import tone_notes, white_level_of
 from keylite.runtime.boxes import box_problems
+from keylite.runtime.errors import DataError
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
     WHITE_LEVEL,
@@ -101,7 +102,7 @@ class Dataset:
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
         if count == 0:
-            raise ValueError(f"{self.called}: the data set is empty: expected at least one labelled object, got none")
+            raise DataError(f"{self.called}: the data set is empty: expected at least one labelled object, got none")
         expected = {
             "xy": (self.xy, (count, keypoints, 2)),
             "visible": (self.visible, (count, keypoints)),
@@ -112,18 +113,18 @@ class Dataset:
         }
         for column, (array, shape) in expected.items():
             if np.ma.isMaskedArray(array):
-                raise ValueError(f"{self.called}: {column}: expected a plain array, got a masked one; fill it with NaN")
+                raise DataError(f"{self.called}: {column}: expected a plain array, got a masked one; fill it with NaN")
             if array.shape != shape:
-                raise ValueError(f"{self.called}: {column}: expected shape {shape}, got {array.shape}")
+                raise DataError(f"{self.called}: {column}: expected shape {shape}, got {array.shape}")
         for column in ("image_index", "group_index"):
             if (kind := getattr(self, column).dtype).kind not in "iu":
-                raise ValueError(f"{self.called}: {column}: expected whole numbers, got {kind}")
+                raise DataError(f"{self.called}: {column}: expected whole numbers, got {kind}")
         if self.image_sizes is not None and self.image_sizes.shape != (len(self.images), 2):
-            raise ValueError(
+            raise DataError(
                 f"{self.called}: image_sizes: expected shape {(len(self.images), 2)}, got {self.image_sizes.shape}"
             )
         if len(self.images) != len(self.image_names):
-            raise ValueError(f"{self.called}: {len(self.images)} images but {len(self.image_names)} image names")
+            raise DataError(f"{self.called}: {len(self.images)} images but {len(self.image_names)} image names")
         require_limit(self.max_megapixels)
         self._require_good()
 
@@ -150,7 +151,7 @@ class Dataset:
         if counts:
             total = len(bad_images) + len(problems)
             line = listed(f"{self.called}: {' and '.join(counts)} are bad", texts, total)
-            raise ValueError(f"{line}; mend them, or leave them out")
+            raise DataError(f"{line}; mend them, or leave them out")
 
     @property
     def called(self) -> str:
@@ -285,10 +286,10 @@ class Dataset:
         """Indices of objects, or a mask of them, as indices."""
         indices = np.asarray(given)
         if indices.ndim != 1 or (indices.dtype.kind not in "biu" and indices.size):
-            raise ValueError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {given!r:.60}")
+            raise DataError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {given!r:.60}")
         if indices.dtype == bool:
             if len(indices) != len(self):
-                raise ValueError(f"{self.called}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
+                raise DataError(f"{self.called}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
             return np.flatnonzero(indices)
         beyond = (indices < -len(self)) | (indices >= len(self))
         if beyond.any():
@@ -303,9 +304,9 @@ class Dataset:
         require_whole("seed", seed, least=0)
         shares = [number_of(fraction) for fraction in fractions]  # NaN for what is no number
         if not shares or not (min(shares) > 0 and sum(shares) < 1):
-            raise ValueError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
+            raise DataError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
-            raise ValueError(
+            raise DataError(
                 f"{self.called}: {len(self.groups)} group(s) cannot be split into {len(fractions) + 1} parts; "
                 "choose a finer --group"
             )
@@ -327,12 +328,12 @@ class Dataset:
         require_whole("seed", seed, least=0)
         count = len(self.groups)
         if count == 1:
-            raise ValueError(
+            raise DataError(
                 f"{self.called}: all {len(self)} objects are of one group, so folds by group are impossible; name "
                 "finer groups with --group, or cut the frames of one video into runs with --blocks"
             )
         if count < folds:
-            raise ValueError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
+            raise DataError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
         return folds_of_groups(self.group_index, count, folds, seed)[self.group_index]
 
     def in_blocks(self, blocks: int) -> Dataset:
@@ -400,7 +401,7 @@ class Dataset:
         """
         if white_level is not None and white_level not in WHITE_LEVELS:
             levels = ", ".join(map(str, WHITE_LEVELS))
-            raise ValueError(f"white_level: expected one of {levels}, got {quoted(white_level)}")
+            raise DataError(f"white_level: expected one of {levels}, got {quoted(white_level)}")
         if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
             return self
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
@@ -441,10 +442,10 @@ class Dataset:
             f"{self.called}: {' and '.join(counts)} cannot be used", texts, len(problems) + int(outside.sum())
         )
         if not skip_bad:
-            raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
+            raise DataError(f"{line}; mend them, or pass --skip-bad to leave them out")
         kept = np.flatnonzero(~bad & ~outside)
         if len(kept) == 0:
-            raise ValueError(f"{line}; nothing is left")
+            raise DataError(f"{line}; nothing is left")
         return dataclasses.replace(dataset.subset(kept), notes=(*dataset.notes, f"skipped: {line}"))
 
     def _size_problem(self, image: int, width: int, height: int) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.looking import SPARE
+from keylite.runtime.errors import DataError
 from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_units
 from keylite.runtime.images import decoded_sooner, image_size
 from keylite.runtime.kinds import require_whole
@@ -94,7 +95,7 @@ class Examples:
         self.boxes = crop_boxes(dataset, box)
         self.padding = padding if box == "annotation" else 0.0
         if augmentation and augmentation.flip_p > 0 and dataset.skeleton.mirror is None:
-            raise ValueError("flip: the skeleton has no mirror pairs; give them as mirror, or set flip_p to 0")
+            raise DataError("flip: the skeleton has no mirror pairs; give them as mirror, or set flip_p to 0")
         if cache:
             self.keep()
 
@@ -237,7 +238,7 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
     if box == "image":
         crowded = int((np.bincount(dataset.image_index) > 1).sum())
         if crowded:
-            raise ValueError(
+            raise DataError(
                 f"{dataset.called}: {crowded} images hold more than one object, and --box image takes one an image; "
                 "use --box annotation"
             )
@@ -246,7 +247,7 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
     if len(missing):
         names = first_of([dataset.sample_name(i) for i in missing[:NAMED].tolist()], NAMED, count=len(missing))
         others = "" if len(missing) == len(dataset) else ", or pass --skip-bad to leave them out"
-        raise ValueError(
+        raise DataError(
             f"{dataset.called}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or "
             f"give each a box{others}"
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keylite.runtime.errors import DataError
 from keylite.runtime.words import SHOWN, clipped, listed, quoted
 
 
@@ -27,17 +28,17 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
             with warnings.catch_warnings(action="ignore"):  # of what future Pythons may read in another way
                 pattern = re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"group: {quoted(value)} is not a regular expression: {error}") from None
+            raise DataError(f"group: {quoted(value)} is not a regular expression: {error}") from None
         found = [pattern.search(name) for name in image_names]
         group_number = 1 if pattern.groups else 0
         missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
         if missed:
             line = f"group: {quoted(value)} does not match {len(missed)} image names"
-            raise ValueError(listed(line, [clipped(name) for name in missed[:SHOWN]], len(missed)))
+            raise DataError(listed(line, [clipped(name) for name in missed[:SHOWN]], len(missed)))
         return [match[group_number] for match in found if match]
     if kind == "block":
-        raise ValueError(f"group: expected block:N with N from 1 to 999999999, got {quoted(group)}")
-    raise ValueError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {quoted(group)}")
+        raise DataError(f"group: expected block:N with N from 1 to 999999999, got {quoted(group)}")
+    raise DataError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {quoted(group)}")
 
 
 def in_number_order(name: str) -> list[str | int]:

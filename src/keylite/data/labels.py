@@ -18,6 +18,7 @@ from keylite.data.groups import group_by_name
 from keylite.data.marks import mark_doubts, marked
 from keylite.data.places import places_of
 from keylite.data.problems import object_problems
+from keylite.runtime.errors import DataError
 from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import clipped, counted, escaped, listed, quoted
@@ -77,7 +78,7 @@ def to_dataset(
         total = len(v) + len(labels.bad)
         line = listed(f"{len(bad)} of {total} {labels.unit}s are bad", bad)
         if not skip_bad:
-            raise ValueError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
+            raise DataError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
         notes.append(f"left out: {line}")
         rows = rows[~np.isin(rows, list(problems))]
     rows, paths = _with_images(labels, rows, images, skip_bad, notes)
@@ -85,7 +86,7 @@ def to_dataset(
     listed_again = int((first != np.arange(len(first))).sum())
     labels = dataclasses.replace(labels, image_index=first[labels.image_index])
     if len(rows) == 0:
-        raise ValueError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
+        raise DataError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
 
     doubts = mark_doubts(
         labels.points[rows, :, :2],
@@ -199,7 +200,7 @@ def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bo
     missing = [labels.where(row) for row in rows.tolist() if values[row] is None]
     if missing:
         line = listed(f"group: {len(missing)} of {len(rows)} objects have no field {quoted(name)}", missing)
-        raise ValueError(f"{labels.path}: {line}; choose another --group, such as image")
+        raise DataError(f"{labels.path}: {line}; choose another --group, such as image")
     return [str(values[row]) for row in rows.tolist()], True
 
 
@@ -252,7 +253,7 @@ def _repeated(
         for i in again.tolist():
             if not np.all((sizes[i] == sizes[first[i]]) | np.isnan(sizes[i]) | np.isnan(sizes[first[i]])):
                 one, other = (f"{names[k]} at {sizes[k][0]:g}x{sizes[k][1]:g} px" for k in (first[i], i))
-                raise ValueError(f"{labels.path}: one picture is listed twice, as {one} and as {other}; leave one out")
+                raise DataError(f"{labels.path}: one picture is listed twice, as {one} and as {other}; leave one out")
         both = [(clipped(names[first[i]]), clipped(names[i])) for i in again.tolist()]
         pairs = [f"{one} and {other}" if one != other else one for one, other in both]
         line = (
@@ -268,6 +269,6 @@ def _repeated(
     ]
     line = listed(f"{len(texts)} of {len(labels.points)} {labels.unit}s are bad", texts)
     if not skip_bad:
-        raise ValueError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
+        raise DataError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
     notes.append(f"left out: {line}")
     return rows[~bad], first

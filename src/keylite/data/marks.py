@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keylite.runtime.errors import DataError
 from keylite.runtime.kinds import number_of
 from keylite.runtime.words import quoted
 
@@ -20,7 +21,7 @@ def read_mark(text: str) -> tuple[float, float]:
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"missing_mark: expected X,Y such as -1,-1, got {text!r:.60}") from None
+        raise DataError(f"missing_mark: expected X,Y such as -1,-1, got {text!r:.60}") from None
     require_mark((x, y))
     return x, y
 
@@ -29,7 +30,7 @@ def require_mark(mark: object) -> None:
     """Raise ValueError for what is no pair of finite numbers."""
     values = list(mark) if isinstance(mark, tuple | list | np.ndarray) else []
     if len(values) != 2 or not all(math.isfinite(number_of(value)) for value in values):
-        raise ValueError(f"missing_mark: expected two finite numbers, x and y, got {quoted(mark)}")
+        raise DataError(f"missing_mark: expected two finite numbers, x and y, got {quoted(mark)}")
 
 
 def marked(xy: np.ndarray, labelled: np.ndarray, mark: tuple[float, float]) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, Trial, Verdict, try_mirrors
+from keylite.runtime.errors import DataError
 from keylite.runtime.sides import OTHER, parts_of, side_of, words_of
 from keylite.runtime.words import counted, quoted
 
@@ -53,15 +54,15 @@ def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str
     used: set[int] = set()
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(
+            raise DataError(
                 f"mirror pairs: expected two keypoints each, got {quoted(pair)}; write [left_eye, right_eye]"
             )
         ends = [_index(end, names) for end in pair]
         if ends[0] == ends[1]:
-            raise ValueError(f"mirror pairs: {names[ends[0]]} is paired with itself; leave it out, it then stays")
+            raise DataError(f"mirror pairs: {names[ends[0]]} is paired with itself; leave it out, it then stays")
         for end in ends:
             if end in used:
-                raise ValueError(f"mirror pairs: {names[end]} is in more than one pair; keep one")
+                raise DataError(f"mirror pairs: {names[end]} is in more than one pair; keep one")
             used.add(end)
         permutation[ends[0]], permutation[ends[1]] = ends[1], ends[0]
     return tuple(permutation)
@@ -84,7 +85,7 @@ def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
         found = places.get(other, [])
         if len(found) != 1:
             what = "has no" if not found else "has more than one"
-            raise ValueError(f"mirror: {names[index]} {what} counterpart {'_'.join(other)}; {GIVE}")
+            raise DataError(f"mirror: {names[index]} {what} counterpart {'_'.join(other)}; {GIVE}")
         permutation[index] = found[0]
     return tuple(permutation) if permutation != list(range(len(names))) else None
 
@@ -159,12 +160,12 @@ def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: 
 def _index(end: str | int, names: Sequence[str]) -> int:
     if isinstance(end, str):
         if end not in names:
-            raise ValueError(f"mirror pairs: no keypoint is named {quoted(end)}; the names are {', '.join(names)}")
+            raise DataError(f"mirror pairs: no keypoint is named {quoted(end)}; the names are {', '.join(names)}")
         return list(names).index(end)
     if isinstance(end, bool) or not isinstance(end, (int, np.integer)):
-        raise ValueError(f"mirror pairs: expected names or 0-based indices, got {quoted(end)}")
+        raise DataError(f"mirror pairs: expected names or 0-based indices, got {quoted(end)}")
     if not 0 <= end < len(names):
-        raise ValueError(f"mirror pairs: index {end} leaves the {len(names)} keypoints (0-based)")
+        raise DataError(f"mirror pairs: index {end} leaves the {len(names)} keypoints (0-based)")
     return int(end)
 
 

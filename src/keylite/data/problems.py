@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keylite.runtime.boxes import MOST_PX, box_problems, boxes_below_a_pixel, far_words, small_words
+from keylite.runtime.errors import DataError
 from keylite.runtime.words import listed
 
 MOST_WHOLE = 0.9  # share of pictures that hold one of each kind, beyond which that is no coincidence
@@ -107,7 +108,7 @@ def require_whole_objects(path: Path, kinds: Sequence[str], image_index: Sequenc
     alone = Counter(image for (image, _), count in pairs.items() if count == 1)
     whole = sum(count == len(names) for count in alone.values())
     if len(names) > 1 and whole > MOST_WHOLE * len(set(image_index)):
-        raise ValueError(one_skeleton(path, names, ", once in nearly every picture"))
+        raise DataError(one_skeleton(path, names, ", once in nearly every picture"))
 
 
 def one_skeleton(path: Path, names: Sequence[str], where: str = "") -> str:

@@ -20,6 +20,7 @@ from keylite.evaluation.predictions import Predictions, _boxes_given, boxed, pre
 from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import Report, report_of
 from keylite.runtime.boxes import as_boxes
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import kind_words, require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
@@ -64,9 +65,11 @@ def evaluate(
         predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
     else:
         if not hasattr(model, "spec"):
-            raise ValueError(f"model: expected a model file or an open Predictor, got {kind_words(model)}")
+            raise ArgumentError(f"model: expected a model file or an open Predictor, got {kind_words(model)}")
         if any(choice is not None for choice in (engine, threads, spec)):
-            raise ValueError("engine, threads, spec: expected None with an open predictor; give them when it is opened")
+            raise ArgumentError(
+                "engine, threads, spec: expected None with an open predictor; give them when it is opened"
+            )
         predictor = model
     own = predictor.spec
     given = _boxes_given(dataset, boxes, own.box)
@@ -134,7 +137,7 @@ def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:
     if not pairs or len(model) != len(data):
         return []  # another number of keypoints is refused by predict_dataset
     if set(model.names) == set(data.names):
-        raise ValueError(
+        raise ArgumentError(
             f"keypoints: model and data have the same names in another order ({quoted(pairs[0][0])} against "
             f"{quoted(pairs[0][1])}); reorder the data's keypoints"
         )

@@ -15,6 +15,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import group_intervals, nme_of, normaliser, point_errors
 from keylite.evaluation.predictions import Predictions, measured_xy, predict_dataset
+from keylite.runtime.errors import ArgumentError
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -96,7 +97,7 @@ def flip_report(
     true = measured_xy(plain, dataset, mirror)
     labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
-        raise ValueError(f"{dataset.called}: no labelled point to hold the predictions to")
+        raise ArgumentError(f"{dataset.called}: no labelled point to hold the predictions to")
     beside = np.where(labelled, true[..., 0] - middle[..., 0], 0)
     width = plain.boxes[:, 2] - plain.boxes[:, 0]
     sums = np.stack([beside.sum(axis=1), (beside / width[:, None]).sum(axis=1)], axis=1)

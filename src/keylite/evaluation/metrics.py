@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keylite.runtime.boxes import MOST_PX
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import number_of, require_kind
 from keylite.runtime.words import clipped, quoted
 
@@ -35,11 +36,13 @@ def point_errors(xy_pred: np.ndarray, xy_true: np.ndarray) -> np.ndarray:
     Raises ValueError where a labelled point is predicted as NaN or Inf: a mean that skipped it would flatter the model.
     """
     if xy_pred.shape != xy_true.shape or xy_true.ndim != 3 or xy_true.shape[2] != 2:
-        raise ValueError(f"points: expected two arrays of one shape (N, K, 2), got {xy_pred.shape} and {xy_true.shape}")
+        raise ArgumentError(
+            f"points: expected two arrays of one shape (N, K, 2), got {xy_pred.shape} and {xy_true.shape}"
+        )
     labelled = np.all(np.isfinite(xy_true), axis=2)
     lost = labelled & ~np.isfinite(xy_pred).all(axis=2)
     if lost.any():
-        raise ValueError(
+        raise ArgumentError(
             f"predictions: expected finite points, got NaN or Inf at {lost.sum()} of {labelled.sum()} labelled points; "
             "the training diverged, or the model file is damaged"
         )
@@ -64,14 +67,14 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
         return np.full(len(xy_true), _length(constant.group(1), text))
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(parts):
-        raise ValueError(
+        raise ArgumentError(
             "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side, a share of them "
             "as '0.2 x box_diagonal', or 100px, "
             f"got {quoted(text)}"
         )
     first, second = (_keypoint(part, names) for part in parts)
     if first == second:
-        raise ValueError(f"normalize: expected two different keypoints, got {quoted(text)}")
+        raise ArgumentError(f"normalize: expected two different keypoints, got {quoted(text)}")
     return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
 
 
@@ -79,7 +82,7 @@ def _length(number: str, text: str) -> float:
     """The number as a float; ValueError where nothing can be divided by it."""
     length = float(number)
     if not 0 < length <= MOST_PX:
-        raise ValueError(f"normalize: expected a length above 0 and at most {MOST_PX:.0f}, got {quoted(text)}")
+        raise ArgumentError(f"normalize: expected a length above 0 and at most {MOST_PX:.0f}, got {quoted(text)}")
     return length
 
 
@@ -106,16 +109,16 @@ def _keypoint(text: str, names: Sequence[str]) -> int:
     if text in names:
         named = list(names).index(text)
         if index is not None and index != named:
-            raise ValueError(
+            raise ArgumentError(
                 f"normalize: {quoted(text)} is the name of keypoint {named} and the index of another; use names"
             )
         return named
     if index is None:
         near = difflib.get_close_matches(text, names, n=1)
         hint = f"; the nearest is {quoted(near[0])}" if near else ""
-        raise ValueError(f"normalize: no keypoint is named {quoted(text)}{hint}")
+        raise ArgumentError(f"normalize: no keypoint is named {quoted(text)}{hint}")
     if index >= len(names):
-        raise ValueError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {clipped(text)}")
+        raise ArgumentError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {clipped(text)}")
     return index
 
 
@@ -189,13 +192,13 @@ def mean_scores(score: np.ndarray) -> np.ndarray:
 def require_oks(sigmas: Sequence[float], keypoints: int) -> None:
     """Raise ValueError where these are no OKS constants of so many keypoints, or faster-coco-eval is missing."""
     if importlib.util.find_spec("faster_coco_eval") is None:
-        raise ValueError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
+        raise ArgumentError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
     values = np.asarray(sigmas, object)
     if values.shape != (keypoints,):
-        raise ValueError(f"sigmas: expected {keypoints} values, one a keypoint, got {values.size}")
+        raise ArgumentError(f"sigmas: expected {keypoints} values, one a keypoint, got {values.size}")
     for sigma in values:
         if not 0 < number_of(sigma) < math.inf:
-            raise ValueError(f"sigmas: expected finite numbers above 0, got {quoted(sigma)}")
+            raise ArgumentError(f"sigmas: expected finite numbers above 0, got {quoted(sigma)}")
 
 
 def oks_ap(

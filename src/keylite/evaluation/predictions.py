@@ -15,6 +15,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import point_errors
 from keylite.runtime.boxes import as_boxes, box_problems
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import Crop, cut, draw_jitter, from_units, jittered, whole_box
 from keylite.runtime.kinds import number_of
 from keylite.runtime.predictor import Predictor
@@ -110,14 +111,14 @@ def predict_dataset(
     """
     spec = predictor.spec
     if len(spec.skeleton) != len(dataset.skeleton):
-        raise ValueError(
+        raise ArgumentError(
             f"model has {len(spec.skeleton)} keypoints, data has {len(dataset.skeleton)}; "
             "evaluate on data with the keypoints that the model was trained on"
         )
     if not 0 <= number_of(jitter_box) < 1:
-        raise ValueError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
+        raise ArgumentError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
     if jitter_box and generator is None:
-        raise ValueError("jitter_box: expected a numpy Generator beside it, got None")
+        raise ArgumentError("jitter_box: expected a numpy Generator beside it, got None")
     given = _boxes_given(dataset, boxes, spec.box)
     dataset = dataclasses.replace(dataset, white_level=spec.white_level)
     images = _Images(predictor, dataset, given, jitter_box, generator, mirror is not None)
@@ -184,7 +185,7 @@ class _Images:
         asked = whole if self.given is None else self.given[objects]
         if self.given is not None:
             for row, words in box_problems(asked, whole[:, 2:]).items():
-                raise ValueError(f"{self.dataset.sample_name(int(objects[row]))}: {words}")
+                raise ArgumentError(f"{self.dataset.sample_name(int(objects[row]))}: {words}")
         asked = asked if jitter is None else jittered(asked, jitter)
         crops = self.predictor.crops(image, asked)
         if self.mirrored:
@@ -211,7 +212,7 @@ def _boxes_given(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray 
     if boxes is not None:
         given = as_boxes(boxes)
         if len(given) != len(dataset):
-            raise ValueError(f"boxes: expected {len(dataset)}, one an object of {dataset.called}, got {len(given)}")
+            raise ArgumentError(f"boxes: expected {len(dataset)}, one an object of {dataset.called}, got {len(given)}")
         return given
     if box == "image":
         return None
@@ -219,5 +220,5 @@ def _boxes_given(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray 
     if len(bad):
         line = f"{dataset.called}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
         names = listed(line, [dataset.sample_name(int(i)) for i in bad[:SHOWN]], len(bad))
-        raise ValueError(f"{names}; train with --box image, or pass --boxes FILE")
+        raise ArgumentError(f"{names}; train with --box image, or pass --boxes FILE")
     return dataset.box

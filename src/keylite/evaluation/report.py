@@ -27,6 +27,7 @@ from keylite.evaluation.metrics import (
 )
 from keylite.evaluation.predictions import Predictions, boxed, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of, reliability_rows
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.packages import require
 from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
@@ -171,7 +172,7 @@ def report_of(
     if not labelled.any():
         named = ", ".join(predictions.unlearnt)
         but = f", {named} left out, which training hardly labelled" if named else ""
-        raise ValueError(
+        raise ArgumentError(
             f"{dataset.called}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
             "label some of them, or measure on other data"
         )
@@ -179,7 +180,7 @@ def report_of(
     nme = nme_of(errors, length)
     counted = np.isfinite(nme)
     if not counted.any():
-        raise ValueError(
+        raise ArgumentError(
             f"{dataset.called}: normalize {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
             "choose another pair, box_side, or a constant such as 100px"
         )

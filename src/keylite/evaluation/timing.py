@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from keylite.evaluation.environment import peak_memory, processor, versions
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.kinds import path_of, require_kind, require_whole
@@ -64,7 +65,7 @@ def benchmark(
     """
     require_kind("models", models, (list, tuple), "a list of model files", "give them as [model]")
     if not models:
-        raise ValueError("models: expected at least one model file, got an empty list")
+        raise ArgumentError("models: expected at least one model file, got an empty list")
     require_whole("runs", runs, least=3)
     require_whole("threads", threads)
     if image is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.spec import Calibration, ModelSpec
 
 COUNT = 200  # images by default; docs/diagnosis.md has how many are enough
@@ -38,12 +39,12 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
     Raises ValueError for fewer than FEWEST, or other keypoints than the model's.
     """
     if data.skeleton.names != spec.skeleton.names:
-        raise ValueError(
+        raise ArgumentError(
             f"calibration: {data.called} has {len(data.skeleton)} keypoints, the model {len(spec.skeleton)}, "
             "or they have other names; take images of the model's own kind"
         )
     if min(count, len(data)) < FEWEST:
-        raise ValueError(f"calibration: expected at least {FEWEST} objects, got {min(count, len(data))}")
+        raise ArgumentError(f"calibration: expected at least {FEWEST} objects, got {min(count, len(data))}")
     examples = _examples(spec, data)
     chosen = np.random.default_rng(seed).permutation(len(data))[:count]
     pixels = examples.batch(chosen.tolist())[0]

@@ -18,6 +18,7 @@ from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.evaluation.report import Report, object_nme
 from keylite.exporting.target import Budget, nme_change
+from keylite.runtime.errors import ArgumentError, KeyliteError
 from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
@@ -101,7 +102,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return nme_change(self.nme_parent, self.nme_child)
 
 
-class OverBudgetError(Exception):
+class OverBudgetError(KeyliteError):
     """An export moved points further than its budget allows; nothing was kept. `certificate` holds the figures."""
 
     def __init__(self, certificate: Certificate) -> None:
@@ -135,7 +136,7 @@ def certify(
         ours, theirs = (getattr(spec, what) for spec in specs)
         if ours != theirs:
             shown = [spec.skeleton.names[:3] if what == "skeleton" else getattr(spec, what) for spec in specs]
-            raise ValueError(
+            raise ArgumentError(
                 f"{child.name} is no child of {parent.name}: {what} is {shown[1]}, the parent's {shown[0]}; "
                 "compare a file with the model it was exported from"
             )

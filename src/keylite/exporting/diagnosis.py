@@ -22,6 +22,7 @@ from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set
 from keylite.exporting.certificate import point_drift
 from keylite.exporting.export import exportable
 from keylite.exporting.target import EXPORTERS, Budget, Exporting, Target, exporter
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -147,9 +148,9 @@ def diagnose(
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     if to == "all":
-        raise ValueError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
+        raise ArgumentError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
     if precision != "int8":
-        raise ValueError(f"diagnose: looks at int8 alone, got {quoted(precision)}; add --precision int8")
+        raise ArgumentError(f"diagnose: looks at int8 alone, got {quoted(precision)}; add --precision int8")
     target, limits = Target(to, precision), Budget(budget, budget_nme)
     said = exportable(model, target, calibration is not None, spec)
     assert calibration is not None  # or that was refused

@@ -30,6 +30,7 @@ from keylite.exporting.certificate import (
 from keylite.exporting.golden import require_new_vectors, write_golden
 from keylite.exporting.target import EXPORTERS, Budget, Target, exporter
 from keylite.runtime.engines import ENGINES
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
@@ -76,7 +77,7 @@ def export(
     if out.suffix != target.suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose --to {ways[0]}" if ways else ""
-        raise ValueError(f"out: expected a name that ends in {target.suffix} for {to}, got {quoted(out.name)}{hint}")
+        raise ArgumentError(f"out: expected a name that ends in {target.suffix} for {to}, got {quoted(out.name)}{hint}")
     said = exportable(model, target, calibration is not None, spec)
     _say_doubts(said, data, calibration)
     images = None if calibration is None else calibration_set(said, calibration, calibration_count, seed)
@@ -112,7 +113,7 @@ def export_all(
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     if calibration is None:
-        raise ValueError("calibration: all precisions include int8, which takes its ranges from images; give them")
+        raise ArgumentError("calibration: all precisions include int8, which takes its ranges from images; give them")
     wanted = {
         out / f"{model.stem}.{target.precision}{target.suffix}": target
         for to, kind in EXPORTERS.items()
@@ -190,9 +191,9 @@ def exportable(model: Path, target: Target, calibrated: bool, apart: FilePath | 
     exporting = exporter(target)
     spec = read_spec(model, apart)
     if model.suffix != ".safetensors":
-        raise ValueError(f"{model}: exports start from a .safetensors model file")
+        raise ArgumentError(f"{model}: exports start from a .safetensors model file")
     if calibrated != (target.precision == "int8"):
-        raise ValueError(
+        raise ArgumentError(
             f"calibration: {target.precision} has no use for it"
             if calibrated
             else "calibration: int8 takes its ranges from images: give them (--calibration train.json)"

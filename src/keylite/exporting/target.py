@@ -14,6 +14,7 @@ import numpy as np
 
 from keylite.exporting.calibration import CalibrationSet
 from keylite.runtime.engines import ENGINES
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import number_of, require_kind
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
@@ -70,12 +71,12 @@ class Target:
         require_kind("to", self.to, str, "a text", f"one of {', '.join(EXPORTERS)}")
         require_kind("precision", self.precision, str, "a text", "such as 'int8'")
         if self.to not in EXPORTERS:
-            raise ValueError(f"to: expected one of {', '.join(EXPORTERS)}, got {quoted(self.to)}")
+            raise ArgumentError(f"to: expected one of {', '.join(EXPORTERS)}, got {quoted(self.to)}")
         precisions = EXPORTERS[self.to].precisions
         if self.precision not in precisions:
             others = [f"--to {name}" for name, kind in EXPORTERS.items() if self.precision in kind.precisions]
             hint = f"; {' or '.join(others)} makes it" if others else ""
-            raise ValueError(
+            raise ArgumentError(
                 f"precision: {self.to} is made in {', '.join(precisions)}, got {quoted(self.precision)}{hint}"
             )
 
@@ -105,7 +106,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name, value in (("budget", self.px), ("budget_nme", self.nme)):
             if value is not None and not 0 < number_of(value) < np.inf:
-                raise ValueError(f"{name}: expected a number above 0, got {quoted(value)}")
+                raise ArgumentError(f"{name}: expected a number above 0, got {quoted(value)}")
 
     def px_for(self, spec: ModelSpec) -> float:
         """px, or the default for the precision and the input of a file."""

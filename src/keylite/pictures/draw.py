@@ -15,6 +15,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.runtime.drawing import contact_sheet, draw_points
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
@@ -90,7 +91,9 @@ def _tile(dataset: Dataset, predictions: Predicted, index: int) -> np.ndarray:
 def _figures(errors: np.ndarray, count: int) -> tuple[np.ndarray, str]:
     """One figure (N,) an object, NaN where there is none, and the format to print it in."""
     if errors.ndim not in (1, 2) or len(errors) != count:
-        raise ValueError(f"errors: expected NME ({count},) or point errors ({count}, K) px, got shape {errors.shape}")
+        raise ArgumentError(
+            f"errors: expected NME ({count},) or point errors ({count}, K) px, got shape {errors.shape}"
+        )
     if errors.ndim == 1:
         return errors, "NME {:.1%}"
     known = np.isfinite(errors)

@@ -31,6 +31,7 @@ from keylite.prediction.shards import (
     shard_path,
     tries_path,
 )
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_writable, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import require_whole
@@ -84,12 +85,12 @@ def predict_on_ray(
     of something else, and ModuleNotFoundError without Ray.
     """
     if format not in FORMATS:
-        raise ValueError(f"format: expected {' or '.join(FORMATS)}, got {quoted(format)}")
+        raise ArgumentError(f"format: expected {' or '.join(FORMATS)}, got {quoted(format)}")
     for name, value in {"shard": shard, "workers": workers, "threads": threads}.items():
         if value is not None:
             require_whole(name, value)
     if not images:
-        raise ValueError("images: expected at least one, got none")
+        raise ArgumentError("images: expected at least one, got none")
     predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels, spec=spec)
     out = Path(out)
     asked: Asked = [(str(path), boxes[Path(path)].tolist() if boxes else None) for path in images]
@@ -112,7 +113,9 @@ def predict_on_ray(
     missing = [number for number in shards if not shard_path(job, number).exists()]
     before = len(shards) - len(missing)
     if not skip_bad and (count := len(left_out(out))):
-        raise ValueError(f"{out}: {count} images were left out of its shards; pass --skip-bad, or choose another --out")
+        raise ArgumentError(
+            f"{out}: {count} images were left out of its shards; pass --skip-bad, or choose another --out"
+        )
     bad: list[Bad] = []
     if missing:
         ray = _ray()
@@ -128,7 +131,7 @@ def predict_on_ray(
             with contextlib.closing(_worked(ray, job, rows, workers)) as results:
                 for done, row in enumerate(results, start=before + 1):
                     if row["failed"]:
-                        raise ValueError(
+                        raise ArgumentError(
                             f"{row['failed']}; shards that are done stay: the same command goes on from there"
                         )
                     bad += msgspec.json.decode(row["bad"], type=list[Bad])
@@ -136,7 +139,7 @@ def predict_on_ray(
                         on_shard(done, len(shards))
     if bad and not skip_bad:
         line = listed(f"{len(bad)} of {len(asked)} images cannot be used", [one.error for one in bad])
-        raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out: the same command goes on")
+        raise ArgumentError(f"{line}; mend them, or pass --skip-bad to leave them out: the same command goes on")
     for path in out.glob(".part-*"):  # what killed workers left
         path.unlink(missing_ok=True)
     bad = left_out(out)
@@ -204,7 +207,9 @@ def _worked(
     """
     room = _room(ray, job.threads)
     if room < 1:
-        raise ValueError(f"threads: expected at most as many as a machine of the cluster has cores, got {job.threads}")
+        raise ArgumentError(
+            f"threads: expected at most as many as a machine of the cluster has cores, got {job.threads}"
+        )
     kind = ray.remote(Worker).options(num_cpus=job.threads)
     left, open_rows = collections.deque(rows), len(rows)
     working: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by what is waited for: that a worker began, or a row

@@ -20,6 +20,7 @@ import cv2
 import msgspec
 
 from keylite.prediction.points import points_line
+from keylite.runtime.errors import ArgumentError, ImageError
 from keylite.runtime.files import replacing, write_bytes
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import encode_spec
@@ -80,7 +81,7 @@ class Bad(msgspec.Struct, frozen=True):
     error: str
 
 
-class BadImagesError(ValueError):
+class BadImagesError(ImageError):
     """A shard that was not written, for some of its images are bad."""
 
 
@@ -175,7 +176,7 @@ class Worker:
             job.model, engine=job.engine, threads=job.threads, max_megapixels=job.max_megapixels, spec=job.spec
         )
         if predictor.sha256 != job.sha256:
-            raise ValueError(f"{job.model}: expected the model file that the work began with, got another")
+            raise ArgumentError(f"{job.model}: expected the model file that the work began with, got another")
         return predictor
 
     def predict(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class Worker:
                 asked = msgspec.json.decode(row["asked"], type=Asked)
                 before = tries.read_text().splitlines() if tries.exists() else []
                 if len(before) >= job.tries:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"shard {number} ended its worker {len(before)} times; leave out the image that does, one of "
                         f"{len(asked)} from {asked[0][0]} to {asked[-1][0]}, or give workers more memory"
                     )
@@ -228,19 +229,19 @@ def require_same(out: Path, manifest: Manifest) -> None:
     path = out / MANIFEST
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(
+            raise ArgumentError(
                 f"{out}: expected a new folder, an empty one, or one with {MANIFEST}; choose another --out"
             )
         return
     try:
         there = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not what keylite writes there: {error}; choose another --out") from None
+        raise ArgumentError(f"{path}: not what keylite writes there: {error}; choose another --out") from None
     for field, meaning in MEANINGS.items():
         old, new = getattr(there, field), getattr(manifest, field)
         if old != new:
             shown = "" if isinstance(old, str) and len(old) == 64 else f", {old}, not {new}"
-            raise ValueError(f"{out}: holds points of another {meaning}{shown}; choose another --out")
+            raise ArgumentError(f"{out}: holds points of another {meaning}{shown}; choose another --out")
 
 
 def left_out(out: Path) -> list[Bad]:

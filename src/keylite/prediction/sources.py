@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from keylite.data.folders import look_into
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.images import IMAGE_SUFFIXES
 from keylite.runtime.words import counted, quoted
 
@@ -21,11 +22,11 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     for path in paths:
         drawing = folder / f"{path.stem}_points.jpg"
         if taken.setdefault(drawing, path) != path:
-            raise ValueError(
+            raise ArgumentError(
                 f"draw: {taken[drawing]} and {path} would both be drawn as {drawing}; draw them in two calls"
             )
         if os.path.realpath(drawing) in inputs:
-            raise ValueError(f"draw: {drawing} is one of the images; choose another folder")
+            raise ArgumentError(f"draw: {drawing} is one of the images; choose another folder")
         drawings[path] = drawing
     return drawings
 
@@ -36,18 +37,18 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
     What a folder holds beside its images, pictures that keylite does not read and sub-folders, is counted in the log.
     """
     if not inputs:
-        raise ValueError("predict: expected images or folders, got none")
+        raise ArgumentError("predict: expected images or folders, got none")
     paths: list[Path] = []
     for entry in inputs:
         if entry.is_dir():
             try:
                 folder = look_into(entry)
             except OSError as error:
-                raise ValueError(f"{entry}: this folder cannot be read: {error.strerror}") from None
+                raise ArgumentError(f"{entry}: this folder cannot be read: {error.strerror}") from None
             left_out = folder.left_out()
             if not folder.pictures:
                 there = f"; found {left_out}" if left_out else ""
-                raise ValueError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
+                raise ArgumentError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
             if left_out:
                 log.warning("%s: taken: %s; left out: %s", entry, counted(len(folder.pictures), "image"), left_out)
             paths += folder.pictures
@@ -65,15 +66,17 @@ def listed_paths(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines knows ends that are fine in a name
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
+        raise ArgumentError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
     if odd := [number for number, line in enumerate(lines, 1) if "\0" in line]:
-        raise ValueError(f"{path}: expected the path of an image a line, got one with a NUL character in line {odd[0]}")
+        raise ArgumentError(
+            f"{path}: expected the path of an image a line, got one with a NUL character in line {odd[0]}"
+        )
     paths = [Path(line) for line in lines if line.strip()]
     if not paths:
-        raise ValueError(f"{path}: expected the path of an image a line, got none")
+        raise ArgumentError(f"{path}: expected the path of an image a line, got none")
     if not any(path.suffix.lower() in IMAGE_SUFFIXES or path.exists() for path in paths):
         lines_in_it = counted(len(paths), "line")
-        raise ValueError(
+        raise ArgumentError(
             f"{path}: taken for a list of images, a path a line, and none of its {lines_in_it} leads to a file: "
             f"{quoted(str(paths[0]))}"
         )

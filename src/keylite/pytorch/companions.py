@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 
+from keylite.runtime.errors import ArgumentError
 from keylite.training.processes import LostProcessError, World
 from keylite.training.recipe import Recipe
 
@@ -35,7 +36,7 @@ def failure_of(error: RuntimeError, world: World) -> Exception | None:
             "on with --resume"
         )
     if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        return ValueError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say --compile off")
+        return ArgumentError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say --compile off")
     return None
 
 

@@ -11,6 +11,7 @@ from timm.layers import Conv2dSame, pad_same
 from torch import nn
 from torch.nn import functional
 
+from keylite.runtime.errors import ArgumentError
 from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
@@ -45,7 +46,7 @@ def compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
     except Exception as error:  # of a compiler that is missing or fails, in many kinds
         line = str(error).strip().splitlines()[0]
         if recipe.compile == "on":
-            raise ValueError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
+            raise ArgumentError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
         log.info("compile: off, for it does not work here (%s)", line)
         return False
     log.info("the step is compiled at first, which takes a minute; --compile off leaves it out")

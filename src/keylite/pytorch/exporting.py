@@ -28,6 +28,7 @@ from timm.layers import BatchNormAct2d
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.pytorch.model import PixelModel, load_model
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.spec import ModelSpec
 
@@ -47,7 +48,7 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
     proto = float_graph(parent, spec)
     if spec.precision == "int8":
         if calibration is None:
-            raise ValueError("calibration: int8 needs images to take ranges from, got none")
+            raise ArgumentError("calibration: int8 needs images to take ranges from, got none")
         proto = int8_graph(proto, calibration.pixels)
     write(out, proto, spec)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
 from keylite.training.teaching import (
@@ -82,7 +83,7 @@ class PointLoss:
         self, name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
     ) -> None:
         if name not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
+            raise ArgumentError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
         self.name, self.size, self.at = name, size, Branches(delta, width, epsilon)
 
     def __call__(self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

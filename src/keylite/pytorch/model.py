@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from keylite.runtime.engines import Engine
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
 from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three
@@ -54,7 +55,7 @@ class EfficientNetLiteRegressor(nn.Module):
         weights = find_pretrained(pretrained, backbone)
         head = head or Regression(num_keypoints, hidden)
         if head.keypoints != num_keypoints:
-            raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
+            raise ArgumentError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
         size = size or size_for(head)
         if size:
             require_size(head, size)
@@ -112,7 +113,7 @@ class HeatmapHead(nn.Module):
         super().__init__()
         shapes = feature_shapes(backbone, size)
         if shapes[0][1:] != (head.grid[1], head.grid[0]):
-            raise ValueError(
+            raise ArgumentError(
                 f"backbone: expected features of {head.grid[0]}x{head.grid[1]} cells at stride {STRIDE}, got "
                 f"{shapes[0][2]}x{shapes[0][1]}; choose another backbone, or head regression"
             )
@@ -173,7 +174,7 @@ class Pyramid(nn.Module):
         strides = network.feature_info.reduction()  # type: ignore[union-attr, operator]
         self.levels = [strides.index(stride) for stride in PYRAMID if stride in strides]
         if len(self.levels) != len(PYRAMID):
-            raise ValueError(f"backbone: expected features at strides {PYRAMID}, got {strides}")
+            raise ArgumentError(f"backbone: expected features at strides {PYRAMID}, got {strides}")
         self.network = network
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -185,14 +186,14 @@ def create_backbone(name: str, pyramid: bool = False) -> nn.Module:
     """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w), or a list of levels."""
     known = f"tf_efficientnet_{name}" if name in LITE else name.removeprefix("timm:")
     if name not in LITE and not (name.startswith("timm:") and timm.is_model(known)):
-        raise ValueError(
+        raise ArgumentError(
             f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {quoted(name)}"
         )
     options: dict[str, Any] = {"features_only": True} if pyramid else {"num_classes": 0, "global_pool": ""}
     try:
         network = timm.create_model(known, pretrained=False, **options)
     except Exception as error:  # a model may refuse these arguments in its own way
-        raise ValueError(f"backbone: {name} cannot be used here: {error}") from None
+        raise ArgumentError(f"backbone: {name} cannot be used here: {error}") from None
     return Pyramid(network) if pyramid else network
 
 
@@ -203,11 +204,11 @@ def feature_shapes(backbone: nn.Module, size: tuple[int, int] | None) -> list[tu
         try:
             features = backbone.eval()(torch.zeros(1, 3, height, width))
         except Exception as error:  # transformers assert a fixed input size, each in its own way
-            raise ValueError(f"backbone: does not take an input of {width}x{height}: {error}") from None
+            raise ArgumentError(f"backbone: does not take an input of {width}x{height}: {error}") from None
     backbone.train()
     maps = features if isinstance(features, list) else [features]
     if any(level.ndim != 4 for level in maps):
-        raise ValueError(
+        raise ArgumentError(
             "backbone: expected a network that gives a feature map, got tokens; choose a convolutional one"
         )
     return [(level.shape[1], level.shape[2], level.shape[3]) for level in maps]
@@ -299,9 +300,9 @@ def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -
 def torch_device(device: str) -> torch.device:
     """The torch device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
+        raise ArgumentError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda asked for, but PyTorch sees no CUDA GPU; use --device cpu")
+        raise ArgumentError("device: cuda asked for, but PyTorch sees no CUDA GPU; use --device cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

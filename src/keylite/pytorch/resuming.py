@@ -17,6 +17,7 @@ import lightning
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.modelfile import ENCRYPTED
 from keylite.runtime.words import clipped
 from keylite.training.checkpoint import UNCOUNTED, check_fit
@@ -125,7 +126,7 @@ def require_like(path: Path, found: Any, pattern: Any, where: str) -> None:
         require_like(path, one, other, f"{where}.{name}")
 
 
-def _unfit(path: Path, why: str) -> ValueError:
-    return ValueError(
+def _unfit(path: Path, why: str) -> ArgumentError:
+    return ArgumentError(
         f"{path}: the file is damaged, or of another run ({why}); start anew with --overwrite, or choose another --out"
     )

@@ -39,6 +39,7 @@ from keylite.pytorch.model import (
 )
 from keylite.pytorch.profiling import StepTimes
 from keylite.pytorch.resuming import read_checkpoint, require_fit
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
 from keylite.runtime.progress import step
@@ -233,7 +234,7 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     """
     device = torch_device(recipe.device)
     if recipe.precision == "16" and device.type == "cpu":
-        raise ValueError("precision: 16 needs a GPU; use bf16 or 32 on a CPU")
+        raise ArgumentError("precision: 16 needs a GPU; use bf16 or 32 on a CPU")
     torch.manual_seed(recipe.seed)
     network = EfficientNetLiteRegressor(
         spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape
@@ -324,7 +325,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             why = f"cannot write to this folder: {error.strerror}; see to that, and go on with --resume"
             raise OSError(f"{run.out}: {why}") from None
         except torch.OutOfMemoryError:
-            raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
+            raise ArgumentError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
         except RuntimeError as error:
             if (failure := failure_of(error, world)) is None:
                 raise

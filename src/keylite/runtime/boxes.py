@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import is_array, is_list
 
 MOST_PX = 2.0**24  # of an edge or a coordinate: beyond it a float32 does not tell one pixel from the next
@@ -28,21 +29,21 @@ def as_boxes(boxes: object) -> np.ndarray:
         if _truths(boxes):
             raise TypeError("true or false")
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor that wants its gradient
-        raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
+        raise ArgumentError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
         hint = "; a single box is [[x0, y0, x1, y1]]" if array.shape == (4,) else ""
-        raise ValueError(f"boxes: expected shape (N, 4) xyxy pixels, got {array.shape}{hint}")
+        raise ArgumentError(f"boxes: expected shape (N, 4) xyxy pixels, got {array.shape}{hint}")
     if not np.isfinite(array).all():
-        raise ValueError("boxes: expected finite pixels, got NaN or Inf")
+        raise ArgumentError("boxes: expected finite pixels, got NaN or Inf")
     flat = (array[:, 2] <= array[:, 0]) | (array[:, 3] <= array[:, 1])
     if flat.any():
         hint = "; are these x, y, width, height?" if np.all(array[flat][:, 2:] > 0) else ""
-        raise ValueError(f"boxes: expected x0 < x1 and y0 < y1, got {array[flat][0].tolist()}{hint}")
+        raise ArgumentError(f"boxes: expected x0 < x1 and y0 < y1, got {array[flat][0].tolist()}{hint}")
     far = np.any(np.abs(array) > MOST_PX, axis=1)
     if far.any():
-        raise ValueError(f"boxes: {far_words(array[far][0])}")
+        raise ArgumentError(f"boxes: {far_words(array[far][0])}")
     return array
 
 
@@ -71,7 +72,7 @@ def _truths(values: Any) -> bool:
 def require_boxes(boxes: np.ndarray, size: tuple[int, int]) -> None:
     """Raises ValueError for a box (N, 4) that no crop of an image of `size` can be made of: see `box_problems`."""
     for words in box_problems(boxes, np.tile(np.asarray(size, np.float64), (len(boxes), 1))).values():
-        raise ValueError(words)
+        raise ArgumentError(words)
 
 
 def box_problems(boxes: np.ndarray, sizes: np.ndarray) -> dict[int, str]:

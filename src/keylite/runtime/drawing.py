@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.sides import side_of
 from keylite.runtime.skeleton import Skeleton
 
@@ -38,9 +39,9 @@ def draw_points(
     from the size of the image and the spacing of the points.
     """
     if xy.shape != (len(skeleton), 2):
-        raise ValueError(f"xy: expected shape ({len(skeleton)}, 2), one object's points, got {xy.shape}")
+        raise ArgumentError(f"xy: expected shape ({len(skeleton)}, 2), one object's points, got {xy.shape}")
     if truth is not None and truth.shape != xy.shape:
-        raise ValueError(f"truth: expected the shape of xy {xy.shape}, got {truth.shape}")
+        raise ArgumentError(f"truth: expected the shape of xy {xy.shape}, got {truth.shape}")
     canvas = np.ascontiguousarray(image).copy()
     size = _radius(canvas, xy) if radius is None else radius
     colours = _colours(skeleton)
@@ -70,9 +71,9 @@ def contact_sheet(
     All tiles have the size of the largest image; the last row is filled with background.
     """
     if not images or columns < 1:
-        raise ValueError(f"contact sheet: expected images and at least one column, got {len(images)} and {columns}")
+        raise ArgumentError(f"contact sheet: expected images and at least one column, got {len(images)} and {columns}")
     if captions is not None and len(captions) != len(images):
-        raise ValueError(f"captions: expected {len(images)}, one an image, got {len(captions)}")
+        raise ArgumentError(f"captions: expected {len(images)}, one an image, got {len(captions)}")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     height = max(image.shape[0] for image in images)

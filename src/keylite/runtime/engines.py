@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keylite.runtime.chatter import without_chatter
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.forks import in_forks
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
@@ -37,7 +38,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
     """An `.onnx` file in ONNX Runtime, on the CPU."""
     runtime = require("onnxruntime", "onnx")
     if device not in ("auto", "cpu"):
-        raise ValueError(f"device: the onnx engine runs on the cpu, got {quoted(device)}")
+        raise ArgumentError(f"device: the onnx engine runs on the cpu, got {quoted(device)}")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     if threads:
@@ -47,7 +48,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         model = str(path) if is_utf8(path) else path.read_bytes()
         session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise ValueError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
+        raise ArgumentError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
     keep_in_forks(session)  # its end waits for threads that no fork has
     takes, gives = session.get_inputs(), session.get_outputs()
     _require_fit(path, spec, [entry.shape for entry in takes], [entry.shape for entry in gives])
@@ -57,7 +58,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         try:
             return session.run(None, {name: pixels})[0]
         except Exception as error:
-            raise ValueError(f"{path}: ONNX Runtime cannot run this file: {_first_line(error)}") from None
+            raise ArgumentError(f"{path}: ONNX Runtime cannot run this file: {_first_line(error)}") from None
 
     return engine
 
@@ -69,14 +70,14 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
     """
     interpreters = require("ai_edge_litert.interpreter", "litert")
     if device not in ("auto", "cpu"):
-        raise ValueError(f"device: the litert engine runs on the cpu, got {quoted(device)}")
+        raise ArgumentError(f"device: the litert engine runs on the cpu, got {quoted(device)}")
     flat = tflite_model(path)
     try:
         with without_chatter():
             interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: LiteRT cannot open this file: {_first_line(error)}") from None
+        raise ArgumentError(f"{path}: LiteRT cannot open this file: {_first_line(error)}") from None
     keep_in_forks(interpreter)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     _require_fit(
@@ -101,7 +102,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
 
     def engine(pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[1:] != shape:
-            raise ValueError(f"pixels: expected (B, {shape[0]}, {shape[1]}, {shape[2]}), got {pixels.shape}")
+            raise ArgumentError(f"pixels: expected (B, {shape[0]}, {shape[1]}, {shape[2]}), got {pixels.shape}")
         found: list[np.ndarray] = []
         for image in as_taken(pixels)[:, None]:
             with turns:
@@ -109,7 +110,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
                 try:
                     interpreter.invoke()
                 except RuntimeError as error:
-                    raise ValueError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
+                    raise ArgumentError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
                 found.append(interpreter.get_tensor(out_index))
         raw: np.ndarray = found[0] if len(found) == 1 else np.concatenate([none, *found])
         return raw if gives is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
@@ -121,7 +122,7 @@ def _require_fit(path: Path, spec: ModelSpec, inputs: list[list[Any]], outputs: 
     """ValueError where a file's tensors are not those that its spec describes, whatever the batch."""
     wanted = [[spec.size[1], spec.size[0], 3]], [[spec.head.keypoints, spec.head.channels]]
     if ([shape[1:] for shape in inputs], [shape[1:] for shape in outputs]) != wanted:
-        raise ValueError(
+        raise ArgumentError(
             f"{path}: expected one input (B, {', '.join(map(str, wanted[0][0]))}) and one output "
             f"(B, {', '.join(map(str, wanted[1][0]))}) as its description says, got {inputs} and {outputs}; "
             "give the description of this file"
@@ -133,7 +134,7 @@ def open_pytorch(path: Path, spec: ModelSpec, threads: int | None, device: str) 
     return require("keylite.pytorch.model", FRAMEWORKS["pytorch"]).open_engine(path, spec, threads, device)
 
 
-def open_keras(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+def open_tensorflow(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """A `.safetensors` checkpoint in Keras on TensorFlow."""
     return require("keylite.tensorflow.model", FRAMEWORKS["tensorflow"]).open_engine(path, spec, threads, device)
 
@@ -178,9 +179,8 @@ ENGINES = {
     "onnx": Kind(".onnx", open_onnx, "onnxruntime", ""),
     "litert": Kind(".tflite", open_litert, "ai_edge_litert", ""),
     "pytorch": Kind(".safetensors", open_pytorch, "torch", "pytorch"),
-    "keras": Kind(".safetensors", open_keras, "tensorflow", "tensorflow"),
+    "tensorflow": Kind(".safetensors", open_tensorflow, "tensorflow", "tensorflow"),
 }
-ALIASES = {"tensorflow": "keras"}  # another name: the engine it means
 
 
 class Opened(NamedTuple):
@@ -201,15 +201,15 @@ def open_engine(
 ) -> Opened:
     """The engine of a model file; threads may call it at once, and a forked process opens the file again.
 
-    engine: a name of ENGINES or ALIASES; None: see `default_engine`. threads: None leaves the choice to the engine.
+    engine: a name of ENGINES; None: see `default_engine`. threads: None leaves the choice to the engine.
     spec: a JSON file that describes a model file that does not do so itself.
     """
     path = Path(path)
     described, digest = read_model_file(path, spec)
     fitting = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
-    name = ALIASES.get(engine, engine) if engine else default_engine(fitting, path, described)
+    name = engine or default_engine(fitting, path, described)
     if name not in fitting:
-        raise ValueError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
+        raise ArgumentError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
     if threads is not None:
         require_whole("threads", threads, most=MAX_THREADS)
         threads = int(threads)  # numpy's numbers are none to an engine
@@ -225,7 +225,7 @@ def open_engine(
             own = by_process.setdefault(os.getpid(), kind.open(where, described, threads, device))
         raw = own(pixels)
         if raw.shape != (len(pixels), *shape):
-            raise ValueError(
+            raise ArgumentError(
                 f"{path}: expected {(len(pixels), *shape)} values as its description says, got {raw.shape}"
             )
         return raw
@@ -236,7 +236,7 @@ def open_engine(
 def require_same(path: Path, now: ModelFile, before: ModelFile) -> None:
     """Raise ValueError if a model file or its description is another than when it was opened before."""
     if now != before:
-        raise ValueError(f"{path}: the file has changed since this Predictor was made; make a new one")
+        raise ArgumentError(f"{path}: the file has changed since this Predictor was made; make a new one")
 
 
 def default_engine(fitting: list[str], path: Path, spec: ModelSpec) -> str:

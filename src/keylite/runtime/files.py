@@ -26,6 +26,8 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from keylite.runtime.errors import ArgumentError
+
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]  # that end it
 LINKS = 40  # that are followed, as Linux does
 LONGEST_NAME, LONGEST_SUFFIX = 100, 40  # bytes of a file's own name in the hidden one, which has to fit into 255
@@ -179,7 +181,7 @@ def require_outputs(
         except OSError as error:
             raise OSError(f"{name}: {path}: cannot write this file: {error.strerror or error}") from None
         if place.is_dir():
-            raise ValueError(f"{name}: expected the name of a file, got the folder {path}")
+            raise ArgumentError(f"{name}: expected the name of a file, got the folder {path}")
         if os.path.lexists(place):
             if not os.access(place, os.W_OK):
                 raise OSError(f"{name}: {path}: cannot write this file: it is read-only")
@@ -190,14 +192,16 @@ def require_outputs(
         require_writable(place.parent)
         other = taken.setdefault(_identity(place), name)
         if other != name:
-            raise ValueError(f"{name}: {path} is the file of {other}, too; give each a file of its own")
+            raise ArgumentError(f"{name}: {path} is the file of {other}, too; give each a file of its own")
     for name, folder in (folders or {}).items():
         if folder is None:
             continue
         place = Path(os.path.realpath(folder))
         other = next((taken[key] for key in map(_identity, (place, *place.parents)) if key in taken), "")
         if other in files:
-            raise ValueError(f"{name}: {folder} is to be a folder, and is or lies in the file of {other}; name another")
+            raise ArgumentError(
+                f"{name}: {folder} is to be a folder, and is or lies in the file of {other}; name another"
+            )
         require_writable(folder)
 
 
@@ -371,7 +375,7 @@ def open_file(path: Path | str, expected: str = "a file") -> BinaryIO:
             return number
         os.close(number)
         kind = "a pipe; write it to a file first" if stat.S_ISFIFO(mode) else "a device"
-        raise ValueError(f"{path}: expected {expected}, got {'a folder' if stat.S_ISDIR(mode) else kind}")
+        raise ArgumentError(f"{path}: expected {expected}, got {'a folder' if stat.S_ISDIR(mode) else kind}")
 
     return open(path, "rb", opener=opener)
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from keylite.runtime.boxes import MOST_PX, far_words
+from keylite.runtime.errors import ArgumentError
 
 if TYPE_CHECKING:
     from keylite.runtime.images import Picture
@@ -170,9 +171,9 @@ def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Cr
     """
     x0, y0, x1, y1 = (float(edge) for edge in box)
     if not (x1 > x0 and y1 > y0):
-        raise ValueError(f"box: expected x0 < x1 and y0 < y1 in pixels, got {[x0, y0, x1, y1]}")
+        raise ArgumentError(f"box: expected x0 < x1 and y0 < y1 in pixels, got {[x0, y0, x1, y1]}")
     if not max(abs(x0), abs(y0), abs(x1), abs(y1)) <= MOST_PX:
-        raise ValueError(far_words(np.asarray(box)))
+        raise ArgumentError(far_words(np.asarray(box)))
     scale = min(size[0] / (x1 - x0), size[1] / (y1 - y0)) / (1 + padding)
     centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
     matrix = np.array([[scale, 0, size[0] / 2 - scale * centre_x], [0, scale, size[1] / 2 - scale * centre_y]])

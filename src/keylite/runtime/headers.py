@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from keylite.runtime import tiff
+from keylite.runtime.errors import ImageError
 from keylite.runtime.exif import SIDEWAYS, orientation_of
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # suffixes of what is often taken for images
@@ -88,27 +89,27 @@ def kind_of(data: bytes) -> str:
 def read_header(name: str, data: bytes) -> Header:
     """The header of a whole, still picture; ValueError for anything else."""
     if not data:
-        raise ValueError(f"{name}: the file is empty (0 bytes)")
+        raise ImageError(f"{name}: the file is empty (0 bytes)")
     kind = kind_of(data)
     if not kind:
         other = next((other for start, other in OTHERS.items() if re.match(start, data, re.DOTALL)), "")
         hint = "; give the frames of a video to Predictor.stream" if name.lower().endswith(VIDEOS) else ""
         hint = f": it is {other}; convert it to JPEG or PNG" if other else hint
-        raise ValueError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF){hint}")
+        raise ImageError(f"{name}: not an image that keylite reads (JPEG, PNG, GIF, BMP, WebP, TIFF){hint}")
     try:
         header = FORMATS[kind][1](data)._replace(kind=kind)
     except (IndexError, struct.error, DamagedError):
-        raise ValueError(f"{name}: the {kind} file is truncated or damaged ({len(data)} bytes)") from None
+        raise ImageError(f"{name}: the {kind} file is truncated or damaged ({len(data)} bytes)") from None
     if header.frames > 1:
-        raise ValueError(f"{name}: expected one picture, got a {kind} file of several frames; save them one by one")
+        raise ImageError(f"{name}: expected one picture, got a {kind} file of several frames; save them one by one")
     if header.refusal:
-        raise ValueError(f"{name}: {header.refusal}")
+        raise ImageError(f"{name}: {header.refusal}")
     if header.depth not in DEPTHS:
-        raise ValueError(
+        raise ImageError(
             f"{name}: expected a picture of 8 or 16 bits a sample, got a {kind} file of {header.depth}; save it anew"
         )
     if header.width <= 0 or header.height <= 0:
-        raise ValueError(f"{name}: the {kind} header says {header.width}x{header.height} pixels: it is damaged")
+        raise ImageError(f"{name}: the {kind} header says {header.width}x{header.height} pixels: it is damaged")
     return header
 
 

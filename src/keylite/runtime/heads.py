@@ -13,6 +13,8 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
+from keylite.runtime.errors import ModelFileError
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -136,7 +138,7 @@ def require_size(head: Head, size: tuple[int, int]) -> None:
     for name, wanted in {"grid": _grid(size), "bins": size}.items():
         found = getattr(head, name, wanted)
         if tuple(found) != tuple(wanted):
-            raise ValueError(
+            raise ModelFileError(
                 f"head: expected {name} of {wanted[0]}x{wanted[1]} for an input of {size[0]}x{size[1]} px, got "
                 f"{found[0]}x{found[1]}; such a head is for one size of input"
             )

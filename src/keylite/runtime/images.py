@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from keylite.runtime.chatter import overheard
+from keylite.runtime.errors import ImageError
 from keylite.runtime.exif import SIDEWAYS
 from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.forks import in_forks
@@ -91,7 +92,7 @@ class Picture(NamedTuple):
             image = turned(image, self.header.orientation)
         height, width = image.shape[:2]
         if width != self.shape[1] or (height != self.shape[0] and not (rows and rows <= height)):
-            raise ValueError(
+            raise ImageError(
                 f"{self.name}: the header says {self.shape[1]}x{self.shape[0]} pixels and {width}x{height} are stored: "
                 "the file is damaged; save it anew"
             )
@@ -104,15 +105,15 @@ class Picture(NamedTuple):
         data = _unmultiplied(self.data, self.header) if self.header.alpha_offset else self.data
         told = packing_problem(self.data) if self.header.packed else ""
         if told:
-            raise ValueError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
+            raise ImageError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
         image, told = self._heard(data, flags)
         if PADDED in told:
             image, told = self._heard(_unpadded(self.data, self.header), flags)
         if image is not None and DAMAGED.search(told):
             told = re.sub(r".*TIFF_Error ", "", told)
-            raise ValueError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
+            raise ImageError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
         if image is None:
-            raise ValueError(
+            raise ImageError(
                 f"{self.name}: cannot be decoded: truncated, damaged or of a rare kind; save it anew as 8-bit PNG"
             )
         return image
@@ -130,7 +131,7 @@ class Picture(NamedTuple):
                 image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
             told = str(error).strip().splitlines()[-1]
-            raise ValueError(f"{self.name}: cannot be decoded: {told:.200}") from None
+            raise ImageError(f"{self.name}: cannot be decoded: {told:.200}") from None
         return image, "; ".join(line for line in said if not HARMLESS.search(line))
 
     def _jpeg(self, channels: int, rows: int | None) -> np.ndarray | None:
@@ -195,7 +196,7 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 def require_limit(max_megapixels: object) -> None:
     """Raises ValueError for what is no limit of megapixels: NaN would be none at all."""
     if not number_of(max_megapixels) > 0:
-        raise ValueError(f"max_megapixels: expected a number above 0, got {max_megapixels!r:.60}")
+        raise ImageError(f"max_megapixels: expected a number above 0, got {max_megapixels!r:.60}")
 
 
 def _kept_rows(rows: int) -> int:
@@ -208,7 +209,7 @@ def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
     header = read_header(name, data)
     megapixels = header.width * header.height / 1e6
     if not megapixels <= max_megapixels:  # NaN limits everything
-        raise ValueError(
+        raise ImageError(
             f"{name}: expected at most {max_megapixels:.12g} megapixels, got {header.width}x{header.height} = "
             f"{megapixels:.12g}; raise the limit with --max-megapixels"
         )
@@ -281,7 +282,7 @@ def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray 
         data = _unpadded(data, header)
     image = decoded_sooner(_without(data, header.extras), space, strict=not HARMLESS.search(told))
     if image is None and DAMAGED.search(told):
-        raise ValueError(DAMAGED_FILE.format(name=name, kind="JPEG", told=told))
+        raise ImageError(DAMAGED_FILE.format(name=name, kind="JPEG", told=told))
     return image
 
 
@@ -337,7 +338,7 @@ def write_image(path: FilePath, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB as PNG or JPEG (quality 95), by suffix; the file appears whole or not at all."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {quoted(path.suffix)}")
+        raise ImageError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {quoted(path.suffix)}")
     bgr = cv2.cvtColor(_checked(image, MAX_MEGAPIXELS), cv2.COLOR_RGB2BGR)
     options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, encoded = cv2.imencode(path.suffix.lower(), bgr, options)
@@ -364,11 +365,11 @@ def _checked(image: np.ndarray, max_megapixels: float = math.inf) -> np.ndarray:
     OpenCV copies one whose values do not lie side by side, and ends the process where memory is too small for that.
     """
     if problem := array_problem(image):
-        raise ValueError(f"image: {problem}")
+        raise ImageError(f"image: {problem}")
     height, width, channels = image.shape
     side_by_side = image.strides[1:] == (channels, 1) and image.strides[0] >= width * channels
     if not side_by_side and height * width > 1e6 * max_megapixels:
-        raise ValueError(
+        raise ImageError(
             f"image: {width}x{height} px whose values do not lie side by side in memory (strides {image.strides}), "
             f"expected at most {max_megapixels:g} megapixels of such: give a part, or np.ascontiguousarray(image)"
         )
@@ -380,7 +381,7 @@ def _load(source: object) -> tuple[str, bytes]:
     if isinstance(source, bytes):
         return "image bytes", source
     if not isinstance(source, (str, Path)):
-        raise ValueError(f"image: expected a path, bytes or a uint8 array (H, W, 3), got {type(source).__name__}")
+        raise ImageError(f"image: expected a path, bytes or a uint8 array (H, W, 3), got {type(source).__name__}")
     name = str(source)
     try:
         with open_file(source, "an image file") as file:
@@ -389,4 +390,4 @@ def _load(source: object) -> tuple[str, bytes]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: no such image file") from None
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read: {error.strerror}") from None
+        raise ImageError(f"{name}: cannot be read: {error.strerror}") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 import numpy as np
 
 from keylite.runtime.drawing import draw_points
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.images import open_image
 from keylite.runtime.packages import require
 from keylite.runtime.skeleton import Skeleton
@@ -74,7 +75,7 @@ class Keypoints:
             names = self.skeleton.names
             if which not in names:
                 there = first_of(names, 10, ", ")
-                raise ValueError(f"points: expected the name of a keypoint, got {quoted(which)}; there are {there}")
+                raise ArgumentError(f"points: expected the name of a keypoint, got {quoted(which)}; there are {there}")
             return self.xy[:, names.index(which)]
         rows = np.atleast_1d(np.arange(len(self))[which])
         if rows.ndim != 1:

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.words import quoted
 
 KINDS: dict[type, str] = {str: "a text", bytes: "bytes", type(None): "None", int: "a number", float: "a number"}
@@ -18,13 +19,13 @@ KINDS: dict[type, str] = {str: "a text", bytes: "bytes", type(None): "None", int
 def require_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str, step: str) -> None:
     """Raise ValueError if a value is not of a kind; step: what makes it one."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: expected {expected}, got {kind_words(value)}; {step}")
+        raise ArgumentError(f"{name}: expected {expected}, got {kind_words(value)}; {step}")
 
 
 def path_of(name: str, value: object) -> Path:
     """The path that a text or a path means; ValueError for anything else."""
     if not _is_path(value):
-        raise ValueError(f"{name}: expected a path, got {kind_words(value)}")
+        raise ArgumentError(f"{name}: expected a path, got {kind_words(value)}")
     return Path(value)
 
 
@@ -47,7 +48,7 @@ def require_whole(name: str, value: object, least: int = 1, most: int | None = N
     number = int(value) if not isinstance(value, bool) and isinstance(value, numbers.Integral) else least - 1
     if number < least or (most is not None and number > most):
         wanted = f"a whole number of at least {least}" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name}: expected {wanted}, got {quoted(value)}")
+        raise ArgumentError(f"{name}: expected {wanted}, got {quoted(value)}")
 
 
 def number_of(value: object) -> float:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from keylite.runtime.errors import ModelFileError
 from keylite.runtime.files import open_file, write_bytes
 from keylite.runtime.protobuf import field, fields, require_sound_onnx
 from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
@@ -74,16 +75,18 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     _require_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: expected a model file ({', '.join(READERS)}), got {quoted(path.suffix or 'no suffix')}"
         )
     description, digest = _checked(path, reader)
     if description is not None:
         if spec is not None:
-            raise ValueError(f"{path}: describes itself; leave out spec ({spec}), which is for a file that does not")
+            raise ModelFileError(
+                f"{path}: describes itself; leave out spec ({spec}), which is for a file that does not"
+            )
         return ModelFile(decode_spec(description, str(path)), digest)
     if spec is None:
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, copy it again; "
             "else give one as --spec FILE (keylite info MODEL --json prints one)"
         )
@@ -91,7 +94,7 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     if not spec.exists():
         raise FileNotFoundError(f"{spec}: no such description; keylite info MODEL --json prints one")
     if spec.stat().st_size > MAX_DESCRIPTION:
-        raise ValueError(f"{spec}: expected a description of at most {MAX_DESCRIPTION:,} bytes; is this the file?")
+        raise ModelFileError(f"{spec}: expected a description of at most {MAX_DESCRIPTION:,} bytes; is this the file?")
     with open_file(spec) as file:
         return ModelFile(decode_spec(file.read(), str(spec)), digest)
 
@@ -116,7 +119,7 @@ def _checked(path: Path, reader: Callable[[Path, Data], Contents]) -> tuple[str 
     """The description in a file, if there is one, and the file's digest; ValueError if the file is damaged."""
     with open(path, "rb") as file:
         if path.stat().st_size == 0:
-            raise ValueError(f"{path}: the file is empty, or cut short; copy it again")
+            raise ModelFileError(f"{path}: the file is empty, or cut short; copy it again")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             description, place = reader(path, data)
             if place is None:
@@ -139,8 +142,8 @@ def seal_of(data: Data, place: int) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: the file is damaged, or another program changed it: {what}; copy or make it again")
+def _damaged(path: Path, what: str) -> ModelFileError:
+    return ModelFileError(f"{path}: the file is damaged, or another program changed it: {what}; copy or make it again")
 
 
 def _write_sealed(path: Path, data: bytearray, place: int) -> None:
@@ -182,18 +185,18 @@ def _safetensors_contents(path: Path, data: Data) -> Contents:
     try:
         (length,) = struct.unpack("<Q", data[:8])
         if length > MAX_HEADER:
-            raise ValueError("long header")
+            raise ModelFileError("long header")
         text = data[8 : 8 + length]
         header = json.loads(text, object_pairs_hook=each_once)
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("metadata")
+            raise ModelFileError("metadata")
         spans = sorted(_span(entry) for entry in header.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
-        raise ValueError(f"{path}: not a .safetensors file, or cut short; copy or train it again") from None
+        raise ModelFileError(f"{path}: not a .safetensors file, or cut short; copy or train it again") from None
     end = spans[-1][1] if spans else 0
     if len(data) != 8 + length + end:
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: expected {8 + length + end} bytes, got {len(data)}: the file is damaged; copy it again"
         )
     if any(start != before for (start, _), (_, before) in zip(spans, [(0, 0), *spans], strict=False)):
@@ -212,9 +215,9 @@ def _span(entry: dict[str, Any]) -> tuple[int, int]:
     shape, (start, stop) = entry["shape"], entry["data_offsets"]
     numbers = (*shape, start, stop)
     if set(entry) != {"dtype", "shape", "data_offsets"} or not all(type(number) is int for number in numbers):
-        raise ValueError("tensor")
+        raise ModelFileError("tensor")
     if min(numbers) < 0 or stop - start != BYTES[entry["dtype"]] * math.prod(shape):
-        raise ValueError("tensor")
+        raise ModelFileError("tensor")
     return start, stop
 
 
@@ -249,12 +252,12 @@ def _model_length(data: Data) -> int:
 
 def _tflite_contents(path: Path, data: Data) -> Contents:
     if data[4:8] != b"TFL3":
-        raise ValueError(f"{path}: not a .tflite file, or cut short; copy or export it again")
+        raise ModelFileError(f"{path}: not a .tflite file, or cut short; copy or export it again")
     try:
         archive = _archive(data)
         if archive is None:
             if data.rfind(TFLITE_MEMBER.encode()) >= 0:
-                raise ValueError("an archive that cannot be read")
+                raise ModelFileError("an archive that cannot be read")
             return Contents(None, None)
         names = archive.namelist()
         if TFLITE_MEMBER not in names:
@@ -262,7 +265,7 @@ def _tflite_contents(path: Path, data: Data) -> Contents:
         member = archive.getinfo(TFLITE_MEMBER)
         plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & ENCRYPTED
         if names.count(TFLITE_MEMBER) > 1 or not plain or member.file_size > MAX_DESCRIPTION:
-            raise ValueError("a description that keylite does not write")
+            raise ModelFileError("a description that keylite does not write")
         sealed = archive.comment.startswith(SEAL.encode()) and len(archive.comment) == len(SEAL) + len(BLANK)
         return Contents(archive.read(member), len(data) - len(BLANK) if sealed else None)
     except (*ZIP_ERRORS, ValueError):
@@ -320,10 +323,10 @@ def _onnx_contents(path: Path, data: Data) -> Contents:
             if (number, kind) == (ONNX_METADATA_PROPS, 2):
                 key, place = _entry(data, start, stop)
                 if key in (KEY, SEAL) and key in places:
-                    raise ValueError("a description twice")
+                    raise ModelFileError("a description twice")
                 places[key] = place
     except (ValueError, IndexError):
-        raise ValueError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
+        raise ModelFileError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
     seal = places.get(SEAL)
     if seal and seal[1] - seal[0] != len(BLANK):
         raise _damaged(path, "its sha256 cannot be read")

@@ -18,6 +18,7 @@ import numpy as np
 from keylite.runtime import files
 from keylite.runtime.boxes import as_boxes, require_boxes
 from keylite.runtime.engines import Engine, open_engine, require_same
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
 from keylite.runtime.keypoints import Keypoints
@@ -44,11 +45,11 @@ def _require_several(images: object) -> None:
     """Raise ValueError for what a stream cannot go through."""
     words = kind_words(images)
     if isinstance(images, str | bytes):
-        raise ValueError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
+        raise ArgumentError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
     if not isinstance(images, Iterable):
-        raise ValueError(f"images: expected several, got {words}")
+        raise ArgumentError(f"images: expected several, got {words}")
     if isinstance(images, Mapping):
-        raise ValueError(f"images: expected pairs (image, boxes), got {words}; give its items()")
+        raise ArgumentError(f"images: expected pairs (image, boxes), got {words}; give its items()")
 
 
 def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile) -> Predictor:
@@ -63,8 +64,8 @@ class Predictor:
 
     >>> points = Predictor("faces.onnx")("photo.jpg", boxes=[[10, 20, 110, 140]])  # doctest: +SKIP
 
-    path: `.onnx`, `.tflite` or `.safetensors`. engine: onnx, litert, pytorch or keras; None takes the one that made the
-    file, if it is installed. threads, device: see runtime/engines.py. batch: most crops an engine call gets at once.
+    path: `.onnx`, `.tflite` or `.safetensors`. engine: onnx, litert, pytorch or tensorflow; None takes the one that
+    made the file, if it is installed. threads, device: see runtime/engines.py. batch: most crops that an engine gets.
     spec: a JSON description for a file that holds none. Attributes: spec, engine_name, path.
 
     Threads may share one. In a forked process it opens its file again, or says why it cannot; so does a pickle of it.
@@ -171,7 +172,7 @@ class Predictor:
             name = str(source) if isinstance(source, (Path, str)) else name
             if str(error).startswith(name):  # of any, where there is no name
                 raise
-            raise ValueError(f"{name}: {error}") from None
+            raise ArgumentError(f"{name}: {error}") from None
         return Cut(source, (image.shape[1], image.shape[0]), asked, crops, pixels)
 
     def _keypoints(self, cut: Cut, found: Sequence[Answer]) -> Keypoints:

@@ -10,6 +10,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from keylite.runtime.errors import ModelFileError
+
 MAX_FIELDS = 1_000_000  # of messages that are walked through: lite0 has 40 thousand
 MAX_DEPTH = 32  # of graphs in attributes of nodes
 Data = bytes | mmap.mmap
@@ -39,24 +41,24 @@ def require_sound_onnx(path: Path, data: Data) -> None:
                 _require_sound_tensor(path, data, _counted(fields(data, start, stop), left), stop - start)
                 continue
             if depth > MAX_DEPTH:
-                raise ValueError("nested without end")
+                raise ModelFileError("nested without end")
             inside = MESSAGES[message]
             for number, kind, begin, end in _counted(fields(data, start, stop), left):
                 if kind == 2 and number in inside:
                     waiting.append((inside[number], begin, end, depth + (inside[number] == "graph")))
     except IndexError:
-        raise ValueError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
+        raise ModelFileError(f"{path}: not an .onnx file, or cut short; copy or export it again") from None
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: not an .onnx file, or damaged ({error}); copy or export it again") from None
+        raise ModelFileError(f"{path}: not an .onnx file, or damaged ({error}); copy or export it again") from None
 
 
 def _counted(found: Iterator[Field], left: Iterator[int]) -> Iterator[Field]:
     """The same fields, of which there may be no more than `left` has left."""
     for one in found:
         if next(left, None) is None:
-            raise ValueError(f"more than {MAX_FIELDS:,} fields")
+            raise ModelFileError(f"more than {MAX_FIELDS:,} fields")
         yield one
 
 
@@ -64,15 +66,17 @@ def _require_sound_tensor(path: Path, data: Data, found: Iterator[Field], size: 
     dims: list[int] = []
     for number, kind, begin, end in found:
         if number == EXTERNAL_DATA or (number == DATA_LOCATION and kind == 0 and varint(data, begin)[0]):
-            raise ValueError(f"{path}: keeps weights in another file; a model is one file: save it with its weights")
+            raise ModelFileError(
+                f"{path}: keeps weights in another file; a model is one file: save it with its weights"
+            )
         if number == DIMS:
             while begin < end:  # one number, or several packed
                 value, begin = varint(data, begin)
                 dims.append(value)
                 if len(dims) > MAX_DEPTH:
-                    raise ValueError("a tensor of too many dimensions")
+                    raise ModelFileError("a tensor of too many dimensions")
     if math.prod(dims) > 8 * size:  # a value has one bit at least
-        raise ValueError("a tensor is larger than its bytes")
+        raise ModelFileError("a tensor is larger than its bytes")
 
 
 def fields(data: Data, position: int, stop: int) -> Iterator[Field]:
@@ -92,9 +96,9 @@ def fields(data: Data, position: int, stop: int) -> Iterator[Field]:
         elif kind in (1, 5):
             position += 8 if kind == 1 else 4
         else:
-            raise ValueError("unknown wire type")
+            raise ModelFileError("unknown wire type")
         if position > stop:
-            raise ValueError("cut short")
+            raise ModelFileError("cut short")
         yield tag >> 3, kind, start, position
 
 
@@ -109,7 +113,7 @@ def varint(data: Data, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift > 63:
-            raise ValueError("number too long")
+            raise ModelFileError("number too long")
 
 
 def field(number: int, payload: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import is_list
 from keylite.runtime.words import quoted
 
@@ -46,36 +47,38 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             try:
                 msgspec.structs.force_setattr(self, field, msgspec.convert(value, kind))
             except msgspec.ValidationError:
-                raise ValueError(f"skeleton: {field}: expected {words}, got {quoted(value)}") from None
+                raise ArgumentError(f"skeleton: {field}: expected {words}, got {quoted(value)}") from None
         count = len(self.names)
         if count == 0:
-            raise ValueError("skeleton: expected at least one keypoint, got none")
+            raise ArgumentError("skeleton: expected at least one keypoint, got none")
         if count > MAX_KEYPOINTS or len(self.edges) > MAX_EDGES:
-            raise ValueError(
+            raise ArgumentError(
                 f"skeleton: expected at most {MAX_KEYPOINTS:,} keypoints and {MAX_EDGES:,} edges, got {count:,} and "
                 f"{len(self.edges):,}"
             )
         if longest := max((name for name in self.names if len(name) > MAX_NAME), key=len, default=""):
-            raise ValueError(
+            raise ArgumentError(
                 f"skeleton: expected names of at most {MAX_NAME} characters, got {len(longest):,}: {longest[:40]!r}..."
             )
         if len(set(self.names)) != count:
             twice = sorted(name for name, times in Counter(self.names).items() if times > 1)
             twice = [*twice[:NAMED], *(["..."] if len(twice) > NAMED else [])]
-            raise ValueError(f"skeleton: keypoint names must differ, got {', '.join(twice)} more than once")
+            raise ArgumentError(f"skeleton: keypoint names must differ, got {', '.join(twice)} more than once")
         for edge in self.edges:
             if not all(0 <= end < count for end in edge):
-                raise ValueError(f"skeleton: edge {list(edge)} leaves the {count} keypoints (0-based)")
+                raise ArgumentError(f"skeleton: edge {list(edge)} leaves the {count} keypoints (0-based)")
         if self.mirror is not None:
             if sorted(self.mirror) != list(range(count)):
-                raise ValueError(f"mirror: expected a permutation of 0..{count - 1}, got {list(self.mirror[:20])}")
+                raise ArgumentError(f"mirror: expected a permutation of 0..{count - 1}, got {list(self.mirror[:20])}")
             if any(self.mirror[other] != k for k, other in enumerate(self.mirror)):
-                raise ValueError(f"mirror: flipping twice must give every keypoint back, got {list(self.mirror[:20])}")
+                raise ArgumentError(
+                    f"mirror: flipping twice must give every keypoint back, got {list(self.mirror[:20])}"
+                )
         if self.sigmas is not None:
             if len(self.sigmas) != count:
-                raise ValueError(f"sigmas: expected {count} values, got {len(self.sigmas)}")
+                raise ArgumentError(f"sigmas: expected {count} values, got {len(self.sigmas)}")
             if not all(0 < sigma < math.inf for sigma in self.sigmas):
-                raise ValueError("sigmas: expected positive values")
+                raise ArgumentError("sigmas: expected positive values")
 
     def __len__(self) -> int:
         return len(self.names)

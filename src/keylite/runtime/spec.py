@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, require_size
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.types import WhiteLevel
@@ -127,11 +128,11 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         standings, distances = zip(*self.knots, strict=True) if self.knots else ((), ())
         if not all(math.isfinite(level) and level > 0 for level in (*self.levels, *self.factors)):
-            raise ValueError("confidence: expected levels and factors above 0")
+            raise ModelFileError("confidence: expected levels and factors above 0")
         if not (standings and all(math.isfinite(value) and value >= 0 for value in (*standings, *distances))):
-            raise ValueError("confidence: expected knots of numbers from 0 on")
+            raise ModelFileError("confidence: expected knots of numbers from 0 on")
         if any(after <= before for before, after in itertools.pairwise(standings)):
-            raise ValueError("confidence: expected knots whose standings rise")
+            raise ModelFileError("confidence: expected knots whose standings rise")
 
     def sigma(self, score: np.ndarray) -> np.ndarray:
         """Scores (..., K) -> expected distances (..., K), fractions of the crop's longer side; NaN stays NaN."""
@@ -200,20 +201,24 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require_at_most("size, width x height,", math.prod(self.size), MAX_AREA)
         _require_at_most("padding", self.padding, MAX_PADDING)
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
-            raise ValueError("spec: expected a finite mean and a std above 0")
+            raise ModelFileError("spec: expected a finite mean and a std above 0")
         for name in ("backbone", "normalize"):
             _require_at_most(f"characters of {name}", len(getattr(self, name)), MAX_TEXT)
         if self.head.keypoints != len(self.skeleton):
-            raise ValueError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
+            raise ModelFileError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
         require_size(head, self.size)
         _require_at_most("values per object (keypoints x channels)", head.keypoints * head.channels, MAX_RAW)
         if self.mean_shape is not None and len(self.mean_shape) != len(self.skeleton):
-            raise ValueError(f"spec: mean shape of {len(self.mean_shape)} keypoints, skeleton of {len(self.skeleton)}")
+            raise ModelFileError(
+                f"spec: mean shape of {len(self.mean_shape)} keypoints, skeleton of {len(self.skeleton)}"
+            )
         fitted = self.confidence
         if fitted and not len(fitted.levels) == len(fitted.factors) == len(self.skeleton):
-            raise ValueError(f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}")
+            raise ModelFileError(
+                f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}"
+            )
         if strange := sorted(self.unlearnt.keys() - set(self.skeleton.names)):
-            raise ValueError(f"spec: unlearnt: expected names of keypoints, got {quoted(strange[0])}")
+            raise ModelFileError(f"spec: unlearnt: expected names of keypoints, got {quoted(strange[0])}")
 
 
 def unlearnt_words(unlearnt: dict[str, int]) -> list[str]:
@@ -231,7 +236,7 @@ def unlearnt_words(unlearnt: dict[str, int]) -> list[str]:
 def _require_at_most(name: str, value: float, most: float) -> None:
     if not value <= most:
         got = f"{value:,}" if value < 1e15 else quoted(value)
-        raise ValueError(f"spec: expected {name} of at most {most:,}, got {got}")
+        raise ModelFileError(f"spec: expected {name} of at most {most:,}, got {got}")
 
 
 def encode_spec(spec: ModelSpec) -> str:
@@ -242,19 +247,23 @@ def encode_spec(spec: ModelSpec) -> str:
 def decode_spec(text: str | bytes, source: str) -> ModelSpec:
     """The spec of a JSON text; ValueError names `source`, and an unknown or missing field is one."""
     if len(text) > MAX_DESCRIPTION:
-        raise ValueError(f"{source}: expected a description of at most {MAX_DESCRIPTION:,} bytes, got {len(text):,}")
+        raise ModelFileError(
+            f"{source}: expected a description of at most {MAX_DESCRIPTION:,} bytes, got {len(text):,}"
+        )
     try:
         fields = msgspec.json.decode(text, type=dict[str, Any])
         if fields.get("format") != FORMAT:
-            raise ValueError(
+            raise ModelFileError(
                 f"{source}: model file format {quoted(fields.get('format'))}, expected {FORMAT}; "
                 "export it again with this keylite, or use the keylite that wrote it"
             )
         spec = msgspec.convert(fields, ModelSpec)
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{source}: the model description inside the file is damaged: {clipped(str(error))}") from None
+        raise ModelFileError(
+            f"{source}: the model description inside the file is damaged: {clipped(str(error))}"
+        ) from None
     for part in ("head", "skeleton", "provenance"):  # what has a default in Python has none in a file
         missing: set[str] = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
         if missing:
-            raise ValueError(f"{source}: the model description lacks {part}.{sorted(missing)[0]}")
+            raise ModelFileError(f"{source}: the model description lacks {part}.{sorted(missing)[0]}")
     return spec

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import msgspec
 import numpy as np
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import open_file
 from keylite.runtime.words import quoted
 
@@ -25,7 +26,7 @@ def read_text(path: Path, largest: int) -> str:
     with open_file(path) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
-        raise ValueError(f"{path}: expected at most {largest:,} bytes, got more; is it another file than was meant?")
+        raise ArgumentError(f"{path}: expected at most {largest:,} bytes, got more; is it another file than was meant?")
     return decoded_text(data, path)
 
 
@@ -36,16 +37,16 @@ def decoded_text(data: bytes, source: Path | str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{source}: expected text in UTF-8, got another encoding at line {line}") from None
+        raise ArgumentError(f"{source}: expected text in UTF-8, got another encoding at line {line}") from None
     if "\0" in text:
-        raise ValueError(f"{source}: expected text in UTF-8, got a binary file")
+        raise ArgumentError(f"{source}: expected text in UTF-8, got a binary file")
     return text
 
 
 def require_no_utf16(data: bytes, source: Path | str) -> None:
     """Raises ValueError for bytes that begin as UTF-16 does, with its byte order mark."""
     if encoding := ENCODINGS.get(data[:2]):
-        raise ValueError(f"{source}: expected text in UTF-8, got {encoding}; save it as UTF-8")
+        raise ArgumentError(f"{source}: expected text in UTF-8, got {encoding}; save it as UTF-8")
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"{quoted(twice)} is there twice")
+        raise ArgumentError(f"{quoted(twice)} is there twice")
     return values
 
 
@@ -78,7 +79,7 @@ def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[ms
         except (json.JSONDecodeError, RecursionError):  # msgspec took it, or names it as bad
             continue
         except ValueError as error:
-            raise ValueError(f"{path}: broken JSON: {error}; leave one of them out") from None
+            raise ArgumentError(f"{path}: broken JSON: {error}; leave one of them out") from None
 
 
 def _address(data: bytes | msgspec.Raw) -> int:
@@ -91,19 +92,19 @@ def read_json(path: Path) -> Any:
         text = decoded_text(file.read(), path)
 
     def no_number(word: str) -> NoReturn:
-        raise ValueError(f"{word} is no number")
+        raise ArgumentError(f"{word} is no number")
 
     def whole(digits: str) -> int:
         if len(digits) > LONGEST_NUMBER:
-            raise ValueError(f"a number of {len(digits)} digits")
+            raise ArgumentError(f"a number of {len(digits)} digits")
         return int(digits)
 
     try:
         return json.loads(text, parse_constant=no_number, parse_int=whole, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         what = error.msg[:1].lower() + error.msg[1:]
-        raise ValueError(f"{path}: broken JSON: {what} at line {error.lineno}, column {error.colno}") from None
+        raise ArgumentError(f"{path}: broken JSON: {what} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
+        raise ArgumentError(f"{path}: broken JSON: it is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{path}: broken JSON: {error}") from None
+        raise ArgumentError(f"{path}: broken JSON: {error}") from None

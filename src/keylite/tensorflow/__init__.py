@@ -4,12 +4,15 @@ import contextlib
 import os
 
 from keylite.runtime.chatter import without_chatter
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.words import quoted
 
 
 def _require_backend(name: str) -> None:
     if name != "tensorflow":
-        raise ValueError(f"KERAS_BACKEND: expected tensorflow, got {quoted(name)}; unset it to use keylite.tensorflow")
+        raise ArgumentError(
+            f"KERAS_BACKEND: expected tensorflow, got {quoted(name)}; unset it to use keylite.tensorflow"
+        )
 
 
 def _import_tensorflow() -> None:

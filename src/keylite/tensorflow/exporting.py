@@ -27,6 +27,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.runtime.chatter import without_chatter
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.tensorflow.model import load_model
@@ -60,7 +61,7 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
         last_dense_float(graph, network)
     name_ends(graph)
     if found := foreign_operators(graph):
-        raise ValueError(
+        raise ArgumentError(
             f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
             f"{', '.join(found)}; nothing was written; use --to onnx"
         )
@@ -168,7 +169,7 @@ def foreign_operators(model: Any) -> list[str]:
 def require_backbone(spec: ModelSpec) -> None:
     """ValueError for a backbone that Keras has not."""
     if spec.backbone not in LITE:
-        raise ValueError(
+        raise ArgumentError(
             f"backbone: litert takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use --to onnx"
         )
 
@@ -182,7 +183,7 @@ def converter_options(spec: ModelSpec, calibration: CalibrationSet | None) -> di
         target = {"supported_ops": any_ops, "supported_types": [tf.float16]}
         return {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": target}
     if calibration is None:
-        raise ValueError("calibration: int8 needs images to take ranges from, got none")
+        raise ArgumentError("calibration: int8 needs images to take ranges from, got none")
     return {
         "optimizations": [tf.lite.Optimize.DEFAULT],
         "representative_dataset": lambda: representative(calibration.pixels, spec),

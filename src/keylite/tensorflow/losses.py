@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
 from keylite.training.teaching import (
@@ -84,7 +85,7 @@ class PointLoss(keras.losses.Loss):
         self, name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
     ) -> None:
         if name not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
+            raise ArgumentError(f"loss: expected one of {', '.join(LOSSES)}, got {quoted(name)}")
         super().__init__(name=name)
         self.size, self.at = tuple(size), Branches(delta, width, epsilon)
 

@@ -22,6 +22,7 @@ from keras import layers
 from safetensors.numpy import load, save
 
 from keylite.runtime.engines import Engine
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import (
@@ -71,7 +72,7 @@ class EfficientNetLiteRegressor(keras.Model):
         weights = find_pretrained(pretrained, backbone)
         head = head or Regression(num_keypoints, hidden)
         if head.keypoints != num_keypoints:
-            raise ValueError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
+            raise ArgumentError(f"head: expected {num_keypoints} keypoints, got {head.keypoints}")
         size = size or size_for(head)
         if size:
             require_size(head, size)
@@ -110,7 +111,7 @@ def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
     """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, 1280), or levels 8, 16 and 32 px."""
     if name not in LITE:
         more = "; timm:NAME needs --framework pytorch" if name.startswith("timm:") else ""
-        raise ValueError(f"backbone: expected one of {', '.join(LITE)}, got {quoted(name)}{more}")
+        raise ArgumentError(f"backbone: expected one of {', '.join(LITE)}, got {quoted(name)}{more}")
     lite = LITE[name]
     images = keras.Input((None, None, 3), name="images")
     x = _norm(_conv(images, STEM_CHANNELS, 3, 2, "conv_stem"), "bn1")
@@ -283,14 +284,14 @@ def _require_no_fork() -> None:
 def tensorflow_device(device: str) -> str:
     """The TensorFlow device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
+        raise ArgumentError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     gpus = tf.config.list_physical_devices("GPU")
     for one in gpus:
         with contextlib.suppress(RuntimeError):  # it calculates already
             tf.config.experimental.set_memory_growth(one, True)  # or it takes the whole GPU at once
     gpu = bool(gpus) and device != "cpu"
     if device == "cuda" and not gpu:
-        raise ValueError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu")
+        raise ArgumentError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu")
     return "/GPU:0" if gpu else "/CPU:0"
 
 

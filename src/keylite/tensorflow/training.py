@@ -20,6 +20,7 @@ import tensorflow as tf
 from safetensors.numpy import load, save
 
 from keylite.data.examples import Examples
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import SEAL, safetensors_header, write_sealed_safetensors
 from keylite.runtime.progress import Advance, step
@@ -202,11 +203,13 @@ class Training(keras.Model):
         for name, tensor in own.items():
             wanted = f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
             if given[name].dtype != wanted:
-                raise ValueError(f"{checkpoint}: {name} is of type {given[name].dtype}, expected {wanted}")
+                raise ArgumentError(f"{checkpoint}: {name} is of type {given[name].dtype}, expected {wanted}")
         for name, tensor in load(checkpoint.read_bytes()).items():
             least = 0 if tensor.dtype.kind == "i" else -math.inf  # whole numbers count steps
             if not (np.isfinite(tensor) & (tensor >= least)).all():
-                raise ValueError(f"{checkpoint}: {name} is not finite, or counts below 0; start anew with --overwrite")
+                raise ArgumentError(
+                    f"{checkpoint}: {name} is not finite, or counts below 0; start anew with --overwrite"
+                )
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on from a state that fits."""
@@ -316,12 +319,12 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     shape: (K, 2) unit coordinates that its untrained head gives. weights: see `load_backbone`.
     """
     if recipe.precision != "32":
-        raise ValueError(
+        raise ArgumentError(
             f"precision: framework tensorflow trains in 32, got {recipe.precision}; use 32, or --framework pytorch"
         )
     if recipe.devices * recipe.nodes > 1 or recipe.compile == "on":
         name = "compile" if recipe.compile == "on" else "devices, nodes"
-        raise ValueError(f"{name}: framework tensorflow trains in one process, as it is; use --framework pytorch")
+        raise ArgumentError(f"{name}: framework tensorflow trains in one process, as it is; use --framework pytorch")
     use_threads(recipe.threads)
     with tf.device(tensorflow_device(recipe.device)):
         keras.utils.set_random_seed(recipe.seed)
@@ -344,7 +347,7 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
     """The epochs of a resume checkpoint; ValueError if it is damaged or is none."""
     metadata = safetensors_header(checkpoint).get("__metadata__", {})
     if SEAL not in metadata or "history" not in metadata:
-        raise ValueError(f"{checkpoint}: no resume checkpoint of keylite; start anew with --overwrite")
+        raise ArgumentError(f"{checkpoint}: no resume checkpoint of keylite; start anew with --overwrite")
     try:
         history = json.loads(metadata["history"])
     except (ValueError, RecursionError):
@@ -388,7 +391,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
                     verbose=0,
                 )
             except tf.errors.ResourceExhaustedError:
-                raise ValueError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
+                raise ArgumentError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
             except tf.errors.OpError:
                 raise batches.error or sys.exception() from None  # type: ignore[misc]
             if training.stop_training:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.words import first_of
@@ -47,7 +48,7 @@ def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: s
         if tuple(loaded[name].shape) != tuple(own[name].shape)
     ]
     if problems:
-        raise ValueError(f"{source}: weights do not fit this network: {first_of(problems, NAMED)}")
+        raise ArgumentError(f"{source}: weights do not fit this network: {first_of(problems, NAMED)}")
 
 
 class Listed(NamedTuple):
@@ -63,7 +64,7 @@ def listed_tensors(path: Path) -> dict[str, Listed]:
     tensors = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
     for name, tensor in tensors.items():
         if tensor.dtype not in WEIGHTS and not name.endswith(UNCOUNTED):
-            raise ValueError(f"{path}: expected tensors of {', '.join(WEIGHTS)}, got {name[:100]} of {tensor.dtype}")
+            raise ArgumentError(f"{path}: expected tensors of {', '.join(WEIGHTS)}, got {name[:100]} of {tensor.dtype}")
     return tensors
 
 
@@ -79,7 +80,7 @@ def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None
             values = count * head.width + head.channels * head.grid[0] * head.grid[1]
     held = sum(math.prod(tensor.shape) for tensor in tensors.values())
     if values > held + SPARE:
-        raise ValueError(
+        raise ArgumentError(
             f"{source}: weights do not fit this network: its head has at least {values:,} values, the file {held:,}"
         )
 
@@ -115,7 +116,7 @@ def starting_tensors(
         said = f"ImageNet weights of {path.name}: {len(used)} tensors"
     top = {name for name in used if name.startswith(TOP)}
     if top and used - wanted.keys() == top:
-        raise ValueError(
+        raise ArgumentError(
             f"{path}: expected a backbone with its last convolution, which this head needs, got one without; take head "
             "heatmap or simcc, or other weights"
         )

@@ -14,6 +14,7 @@ from keylite.data.examples import crop_boxes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.evaluation.metrics import normaliser
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import SHOWN, listed
@@ -25,7 +26,7 @@ log = logging.getLogger("keylite")
 def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
     """Raise ValueError for a recipe and parts of data that do not go together, before any image is read."""
     if data.skeleton.names != val.skeleton.names:
-        raise ValueError(
+        raise ArgumentError(
             f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
             f"{_brief(data.skeleton)}; both must name the same keypoints in the same order"
         )
@@ -34,7 +35,9 @@ def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
     if recipe.normalize != "auto":  # its grammar alone
         normaliser(recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names)
     if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
-        raise ValueError("batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64")
+        raise ArgumentError(
+            "batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64"
+        )
 
 
 def speak_of_overlap(data: Dataset, val: Dataset) -> None:

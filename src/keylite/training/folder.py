@@ -17,6 +17,7 @@ from pathlib import Path
 
 from keylite.data.dataset import Dataset
 from keylite.pictures.plots import plot_history
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.texts import read_json
 from keylite.runtime.words import is_utf8, quoted
@@ -45,7 +46,7 @@ def require_history(history: object, source: str) -> None:
         for number, row in enumerate(rows, 1)
     )
     if not rows or not fits:
-        raise ValueError(
+        raise ArgumentError(
             f"{source}: the file is damaged, or of another run (its epochs are not counted from 1); start anew with "
             "--overwrite, or choose another --out"
         )
@@ -61,11 +62,11 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     require_free(out)
     require_writable(out)
     if resume and overwrite:
-        raise ValueError("resume, overwrite: expected one of them, got both")
+        raise ArgumentError("resume, overwrite: expected one of them, got both")
     if resume and not old_recipe.is_file():
-        raise ValueError(f"{out}: no run to resume here; leave --resume out to begin one")
+        raise ArgumentError(f"{out}: no run to resume here; leave --resume out to begin one")
     if (out / FIRST_FOLD / "recipe.yaml").is_file():
-        raise ValueError(f"{out}: holds folds; go on with --folds, or choose another --out")
+        raise ArgumentError(f"{out}: holds folds; go on with --folds, or choose another --out")
     require_new(out, resume, overwrite)
     if resume:
         _require_same_recipe(out, recipe)
@@ -77,10 +78,10 @@ def require_new(out: Path, resume: bool, overwrite: bool) -> None:
     Nor may its path be what no UTF-8 text can hold: TensorBoard, and what writes checkpoints, cannot write there.
     """
     if not is_utf8(out):
-        raise ValueError(f"out: expected a path that can be written in UTF-8, got {quoted(str(out))}; name another")
+        raise ArgumentError(f"out: expected a path that can be written in UTF-8, got {quoted(str(out))}; name another")
     there = [name for name in (*FILES, "tensorboard") if os.path.lexists(out / name)]
     if there and not (resume or overwrite):
-        raise ValueError(
+        raise ArgumentError(
             f"{out}: holds a run already, or files of its names ({', '.join(there)}); go on with --resume, start anew "
             "with --overwrite, or choose another --out"
         )
@@ -89,7 +90,7 @@ def require_new(out: Path, resume: bool, overwrite: bool) -> None:
 def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> None:
     """Raises ValueError where the run in `out` began with other data, or another recipe once auto is settled."""
     if not began_with(out, data, val):
-        raise ValueError(f"{out}: a run resumes with the data it began with; or choose another --out")
+        raise ArgumentError(f"{out}: a run resumes with the data it began with; or choose another --out")
     _require_same_recipe(out, recipe)
 
 
@@ -112,7 +113,7 @@ def _require_same_recipe(out: Path, recipe: Recipe) -> None:
         changed.append(f"{' x '.join(TOGETHER)} was {was}, is {now}")
     if changed:
         told = "; ".join(changed)
-        raise ValueError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
+        raise ArgumentError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
 
 
 def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:

@@ -27,6 +27,7 @@ from keylite.evaluation.metrics import normaliser
 from keylite.evaluation.predictions import Predictions, joined
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
 from keylite.evaluation.report import DatasetReport, Report, report_of
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of, require_whole
@@ -99,13 +100,15 @@ def train_folds(
     out, recipe = path_of("out", out), checked(recipe)
     require_datasets(data=data)
     if recipe.patience:
-        raise ValueError(
+        raise ArgumentError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images that it reports"
         )
     if processes(recipe) > 1 and world_of(recipe) is not None:
-        raise ValueError("folds: each starts its processes itself; leave out the launcher (torchrun, srun) and --nodes")
+        raise ArgumentError(
+            "folds: each starts its processes itself; leave out the launcher (torchrun, srun) and --nodes"
+        )
     if (out / "recipe.yaml").is_file():
-        raise ValueError(f"{out}: holds a run that is no fold; choose another --out")
+        raise ArgumentError(f"{out}: holds a run that is no fold; choose another --out")
     require_free(out)
     require_outputs({REPORT: out / REPORT}, data.files_named((REPORT,)))
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
@@ -125,7 +128,7 @@ def train_folds(
     for fold in plan:
         if resume and fold.begun:
             if not began_with(fold.folder, fold.train, fold.held_out):
-                raise ValueError(
+                raise ArgumentError(
                     f"{fold.folder}: began with another part of the data; resume with the same --data, --group, "
                     "--folds and --blocks, or choose another --out"
                 )
@@ -180,7 +183,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
             line = listed(f"blocks: {data.called} has {len(data.groups)} groups already", data.groups)
-            raise ValueError(f"{line}; leave --blocks out to fold by them, or pass --group image")
+            raise ArgumentError(f"{line}; leave --blocks out to fold by them, or pass --group image")
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
     anywhere = np.tile([0.0, 0, 1, 1], (len(data), 1))  # boxes have lengths once images are read
@@ -189,7 +192,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     length = normaliser(recipe.normalize, data.xy, anywhere, data.skeleton.names)
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
-            raise ValueError(
+            raise ArgumentError(
                 f"{data.called}: normalize {quoted(recipe.normalize)} is unlabelled or 0 px in all objects of fold "
                 f"{number}; choose another pair, box_side, or a constant such as 100px"
             )

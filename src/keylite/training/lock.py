@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import make_folder
 from keylite.runtime.forks import in_forks
 
@@ -113,7 +114,7 @@ def _lock(file: int, folder: Path) -> None:
             )  # fmt: skip
             return
     holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
-    raise ValueError(
+    raise ArgumentError(
         f"{folder}: another run writes to this folder ({holder}); wait for its end, or choose another --out"
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 from pathlib import Path
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.packages import require
 from keylite.runtime.progress import step
 from keylite.runtime.spec import LITE
@@ -21,7 +22,7 @@ def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path
         return None
     if pretrained in (True, "imagenet"):
         if backbone not in LITE:
-            raise ValueError(
+            raise ArgumentError(
                 f"pretrained: imagenet weights are known for {', '.join(LITE)}, got {backbone}; "
                 "give a .safetensors file, or none"
             )
@@ -43,7 +44,7 @@ def download(repository: str, filename: str) -> Path:
         with step(f"downloading {filename} of {repository}"), quiet:
             return Path(hub.hf_hub_download(repository, filename))
     except Exception as error:  # the hub client raises its own, requests' and httpx's errors
-        raise ValueError(
+        raise ArgumentError(
             f"pretrained: cannot get {filename} of {repository} from the Hugging Face hub ({type(error).__name__}); "
             "fetch it on a connected machine and give its path, or use --pretrained none"
         ) from None

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import Advance, shown_by, step
 from keylite.training.recipe import Recipe
@@ -81,7 +82,7 @@ def world_of(recipe: Recipe) -> World | None:
         if rank in os.environ and os.environ.get(size, "1") != "1":
             started = int(os.environ[size])
             if started != wanted:
-                raise ValueError(
+                raise ArgumentError(
                     f"devices, nodes: {recipe.devices} x {recipe.nodes} are {wanted} processes, but {launcher} started "
                     f"{started}; give both the same number"
                 )
@@ -89,7 +90,7 @@ def world_of(recipe: Recipe) -> World | None:
     if wanted == 1:
         return World()
     if recipe.nodes > 1:
-        raise ValueError(
+        raise ArgumentError(
             f"nodes: {recipe.nodes} machines need a launcher, torchrun or srun, that starts keylite on each; "
             "docs/scaling.md has the commands"
         )
@@ -289,7 +290,7 @@ def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> 
         error.add_note(f"there:\n{trace}")
         return error
     if words:
-        return ValueError(words)
+        return ArgumentError(words)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}, see above"
     return OSError(f"training: process {rank + 1} of {count} {how}; {again}")
 

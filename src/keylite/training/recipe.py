@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 import msgspec
 import yaml
 
+from keylite.runtime.errors import RecipeError
 from keylite.runtime.files import write_text
 from keylite.runtime.kinds import require_kind
 from keylite.runtime.spec import LITE
@@ -141,11 +142,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 msgspec.convert(msgspec.to_builtins(value), hint)
             except msgspec.ValidationError as error:
                 expected = expected_by(name, error, type(self))
-                raise ValueError(f"recipe: {name}: expected {expected}, got {quoted(value)}") from None
+                raise RecipeError(f"recipe: {name}: expected {expected}, got {quoted(value)}") from None
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"recipe: {name}: expected a finite number, got {quoted(value)}")
+                raise RecipeError(f"recipe: {name}: expected a finite number, got {quoted(value)}")
         for name, expected in impossible(self):
-            raise ValueError(f"recipe: {name}: expected {expected}, got {quoted(getattr(self, name))}")
+            raise RecipeError(f"recipe: {name}: expected {expected}, got {quoted(getattr(self, name))}")
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -175,7 +176,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # what each has in place of the defaults
 def preset(name: str) -> Recipe:
     """The recipe of a name in PRESETS."""
     if name not in PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
+        raise RecipeError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
     return make_recipe(PRESETS[name], f"preset {name}")
 
 
@@ -227,7 +228,7 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         if name not in known:
             near = difflib.get_close_matches(str(name)[:100], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
-            raise ValueError(f"{source}: unknown choice {quoted(name)}{hint}")
+            raise RecipeError(f"{source}: unknown choice {quoted(name)}{hint}")
     merged = (to_dict(base) if base else {}) | dict(choices)
     for name, meant in BARE_YAML.items():
         if name in merged and repr(merged[name]) in meant:
@@ -241,9 +242,9 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         where = str(error).partition(" - at `$.")[2]
         field = where.rstrip("`").partition("[")[0]
         if not field:
-            raise ValueError(str(error).replace("recipe:", f"{source}:", 1)) from None
+            raise RecipeError(str(error).replace("recipe:", f"{source}:", 1)) from None
         got = dict(choices).get(field, merged[field])
-        raise ValueError(f"{source}: {field}: expected {expected_by(field, error)}, got {quoted(got)}") from None
+        raise RecipeError(f"{source}: {field}: expected {expected_by(field, error)}, got {quoted(got)}") from None
 
 
 def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = Recipe) -> str:
@@ -299,7 +300,7 @@ def read_recipe(path: FilePath) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}: not a YAML file{line}") from None
+        raise RecipeError(f"{path}: not a YAML file{line}") from None
 
 
 ODD_NUMBER = re.compile(r"[-+]?[\d_]+(:[\d_.]+)+|[-+]?0[0-7_]+")  # of base 60 or 8 to YAML 1.1, and to nobody else
@@ -325,12 +326,12 @@ def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         where = f"{path}: {clipped(name)}: " if named else f"{path}: "
         where += f"line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"{where}: an alias (*{clipped(event.anchor)}); write the value itself there")
+            raise RecipeError(f"{where}: an alias (*{clipped(event.anchor)}); write the value itself there")
         if getattr(event, "tag", None) not in (None, "!"):
-            raise ValueError(f"{where}: a tag ({clipped(event.tag)}); write the value without it")
+            raise RecipeError(f"{where}: a tag ({clipped(event.tag)}); write the value without it")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise ValueError(f"{where}: brackets in brackets; expected lines of `name: value`")
+            raise RecipeError(f"{where}: brackets in brackets; expected lines of `name: value`")
         if depth == 1 and isinstance(event, (yaml.ScalarEvent, yaml.CollectionEndEvent)):
             name, named = getattr(event, "value", ""), not named
     loader = _Loader(text)
@@ -338,14 +339,16 @@ def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             kind = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-            raise ValueError(f"{path}: expected lines of `name: value`, got {kind}")
+            raise RecipeError(f"{path}: expected lines of `name: value`, got {kind}")
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise ValueError(f"{path}: line {line}: expected `name: value`, got brackets as a name")
+                raise RecipeError(f"{path}: line {line}: expected `name: value`, got brackets as a name")
             if key.value in seen:
-                raise ValueError(f"{path}: {clipped(key.value)}: is there twice, in lines {seen[key.value]} and {line}")
+                raise RecipeError(
+                    f"{path}: {clipped(key.value)}: is there twice, in lines {seen[key.value]} and {line}"
+                )
             seen[key.value] = line
             if isinstance(value, yaml.ScalarNode) and ODD_NUMBER.fullmatch(value.value):
                 yield key.value, value.value
@@ -354,7 +357,7 @@ def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
                 yield key.value, loader.construct_object(value, deep=True)
             except (ValueError, OverflowError):  # a number of thousands of digits, or one without any: 0x_
                 shown = quoted(value.value) if isinstance(value, yaml.ScalarNode) else "a list with no such number"
-                raise ValueError(f"{path}: {clipped(key.value)}: expected a number or a word, got {shown}") from None
+                raise RecipeError(f"{path}: {clipped(key.value)}: expected a number or a word, got {shown}") from None
     finally:
         loader.dispose()
 

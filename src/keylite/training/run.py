@@ -16,6 +16,7 @@ from keylite.data.dataset import Dataset
 from keylite.evaluation.predictions import joined, predict_dataset, predict_shape
 from keylite.evaluation.report import Report, report_of
 from keylite.runtime.engines import Engine
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import spelt_time
@@ -146,7 +147,7 @@ class Run:
 def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
     """Raise ValueError for a loss that is NaN or Inf, in an epoch counted from 0: nothing good comes after it."""
     if not math.isfinite(total):
-        raise ValueError(
+        raise ArgumentError(
             f"training: the loss is {total} in epoch {epoch + 1}; lower lr (now {recipe.lr:g}), or set clip"
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import median_extent
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.words import counted
 from keylite.training.processes import processes
 from keylite.training.recipe import AUTO, Recipe, Resolved, augments_as_usual, to_dict
@@ -37,19 +38,19 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
     needs another.
     """
     if not data.labelled.any():
-        raise ValueError(
+        raise ArgumentError(
             f"{data.called}: none of the {len(data)} training objects has a labelled point; label some of them"
         )
     count = len(data) if count is None else count
     if count < processes(recipe):
-        raise ValueError(f"devices: {processes(recipe)} processes share {count} training objects; take fewer")
+        raise ArgumentError(f"devices: {processes(recipe)} processes share {count} training objects; take fewer")
     epochs, lr, warmup, strength, normalize = (getattr(recipe, name) for name in AUTO)
     if epochs == "auto":
         wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
         epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
     if lr == "auto":
         if recipe.optimizer == "sgd":
-            raise ValueError("lr: auto is for adam and adamw; give one for sgd: 0.01 is where to begin")
+            raise ArgumentError("lr: auto is for adam and adamw; give one for sgd: 0.01 is where to begin")
         lr = LRS[recipe.head]
     batch = batch_of(recipe, count)
     each = math.ceil(count // (batch * processes(recipe)) / recipe.accumulate)

@@ -24,6 +24,7 @@ from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
 from keylite.runtime.drawing import contact_sheet, draw_points
 from keylite.runtime.engines import ENGINES
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, write_image
@@ -118,7 +119,7 @@ def prepare(
     trainer = _trainer(recipe.framework)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
-        raise ValueError(
+        raise ArgumentError(
             f"profile: only framework pytorch takes these times, got {recipe.framework}; use its own profiler"
         )
     data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)

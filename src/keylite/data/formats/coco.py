@@ -20,6 +20,7 @@ import numpy as np
 from keylite.data import mirror
 from keylite.data.labels import Labels
 from keylite.data.problems import one_skeleton, require_whole_objects
+from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.texts import require_each_once
 from keylite.runtime.words import clipped, counted, listed, quoted
@@ -81,13 +82,13 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     require_each_once(path, data, ((file.images, IMAGE_NAMES), (file.annotations, ANNOTATION_NAMES)))
     categories = {entry.id: entry for entry in file.categories}
     if len(categories) < len(file.categories):
-        raise ValueError(f"{path}: two categories have the same id")
+        raise DataError(f"{path}: two categories have the same id")
     wanted = set(categories)
     if category is not None:
         wanted = {entry.id for entry in file.categories if entry.name == category}
         if not wanted:
             names = [entry.name for entry in file.categories]
-            raise ValueError(listed(f"{path}: no category is named {quoted(category)}; the names are", names))
+            raise DataError(listed(f"{path}: no category is named {quoted(category)}; the names are", names))
 
     bad: list[str] = []
     fields = tuple(
@@ -142,10 +143,10 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     notes += [f"{counted(count, noun)}{which} left out" for (noun, which), count in left_out.items()]
     if not ids:
         if bad:
-            raise ValueError(f"{listed(f'{path}: all annotations that could be used are bad', bad)}; mend them")
+            raise DataError(f"{listed(f'{path}: all annotations that could be used are bad', bad)}; mend them")
         of = f" of category {quoted(category)}" if category is not None else ""
         why = "no annotation" + of + " has keypoints (a category without keypoints?)" if total else "annotations is []"
-        raise ValueError(f"{path}: the data set is empty: {why}{''.join('; ' + note for note in notes)}")
+        raise DataError(f"{path}: the data set is empty: {why}{''.join('; ' + note for note in notes)}")
     skeleton = _skeleton(path, categories, category_ids, lengths, notes)
     if len(skeleton) == 1:
         require_whole_objects(path, [categories[key].name for key in category_ids], image_index)
@@ -190,27 +191,27 @@ def _decoded(path: Path, notes: list[str]) -> tuple[bytes, File]:
     try:
         return data, msgspec.json.decode(data, type=File)
     except msgspec.ValidationError as error:
-        raise ValueError(_not_coco(path, error)) from None
+        raise DataError(_not_coco(path, error)) from None
     except RecursionError:
-        raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
+        raise DataError(f"{path}: broken JSON: it is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         data, count = NOT_JSON.subn(b"null", data)
     try:
         file = msgspec.json.decode(data, type=File)
     except msgspec.ValidationError as error:
-        raise ValueError(_not_coco(path, error)) from None
+        raise DataError(_not_coco(path, error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         at = re.search(r"\(byte (\d+)\)", str(error))
         if "utf-8" in str(error).lower():
-            raise ValueError(f"{path}: expected text in UTF-8, got another encoding") from None
+            raise DataError(f"{path}: expected text in UTF-8, got another encoding") from None
         if at is None:
-            raise ValueError(f"{path}: broken JSON: it ends too early, after {len(data)} bytes") from None
+            raise DataError(f"{path}: broken JSON: it ends too early, after {len(data)} bytes") from None
         before = data[: int(at[1])]
         line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
         what = str(error).removeprefix("JSON is malformed: ").split(" (byte")[0]
-        raise ValueError(f"{path}: broken JSON: {what} at line {line}, column {column}") from None
+        raise DataError(f"{path}: broken JSON: {what} at line {line}, column {column}") from None
     except RecursionError:
-        raise ValueError(f"{path}: broken JSON: it is nested too deeply") from None
+        raise DataError(f"{path}: broken JSON: it is nested too deeply") from None
     notes.append(f"{count} NaN or Infinity (no JSON) read as null")
     return data, file
 
@@ -309,7 +310,7 @@ def _fields_reader(path: Path, names: tuple[str, ...]) -> FieldsReader:
             return [None] * len(names)  # already among the bad
         for name, value in zip(names, values, strict=True):
             if isinstance(value, (list, dict)):
-                raise ValueError(
+                raise DataError(
                     f"{path}: group: expected the field {quoted(name)} to be a text or a number, got {quoted(value)}"
                 )
         return [None if value is None else str(value) for value in values]
@@ -332,7 +333,7 @@ def _skeleton(
     unlike = sorted({entry.name for entry in used.values() if not entry.keypoints})
     if len(unlike) > 1:
         line = listed(f"{path}: {len(unlike)} categories name no keypoints, so they are different things", unlike)
-        raise ValueError(
+        raise DataError(
             f"{line}; choose one with --category NAME; or, if each is one point, label the points of an object as one "
             "skeleton; or, if all have the same points, name those as `keypoints` of each category"
         )
@@ -341,15 +342,15 @@ def _skeleton(
         if not entry.keypoints:
             length = widths[key].most_common(1)[0][0]
             if length % 3:
-                raise ValueError(f"{path}: keypoints: expected x, y, v for each, got {length} numbers an annotation")
+                raise DataError(f"{path}: keypoints: expected x, y, v for each, got {length} numbers an annotation")
             entry.keypoints = list(unnamed(length // 3))
             notes.append(f"category {quoted(entry.name)} names no keypoints: k0..k{length // 3 - 1} by their count")
         distinct.setdefault(repr((entry.keypoints, entry.flip_pairs, entry.sigmas)), entry)
     if len(distinct) > 1:
         if all(len(entry.keypoints or ()) == 1 for entry in used.values()):
-            raise ValueError(one_skeleton(path, sorted({entry.name for entry in used.values()})))
+            raise DataError(one_skeleton(path, sorted({entry.name for entry in used.values()})))
         names = [f"{entry.name} ({len(entry.keypoints or ())})" for entry in used.values()]
-        raise ValueError(listed(f"{path}: categories differ in keypoints; choose one with --category NAME", names))
+        raise DataError(listed(f"{path}: categories differ in keypoints; choose one with --category NAME", names))
     if len(used) > 1:
         notes.append(f"{len(used)} categories with the same keypoints merged (of {len(categories)} in the file)")
     (entry,) = distinct.values()
@@ -364,4 +365,4 @@ def _skeleton(
         pairs = None if entry.flip_pairs is None else mirror.from_pairs(entry.flip_pairs, names)
         return Skeleton(names, edges, pairs, None if entry.sigmas is None else tuple(entry.sigmas))
     except ValueError as error:
-        raise ValueError(f"{path}: category {quoted(entry.name)}: {error}") from None
+        raise DataError(f"{path}: category {quoted(entry.name)}: {error}") from None

@@ -10,6 +10,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.runtime.boxes import real_numbers
+from keylite.runtime.errors import DataError
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.types import FilePath, Points
@@ -29,7 +30,7 @@ def write_coco(dataset: Dataset, path: FilePath, xy: Points | None = None) -> No
     skeleton, points = dataset.skeleton, dataset.xy if xy is None else real_numbers(xy)
     require_outputs({"path": path}, dataset.files_named((Path(path).name,)))
     if points.shape != dataset.xy.shape:
-        raise ValueError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
+        raise DataError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
     labelled = np.all(np.isfinite(points), axis=2)
     v = np.where(labelled, np.where(dataset.visible > 0, dataset.visible, 2), 0)
     rows = np.where(labelled[..., None], _written(points - 0.5), 0.0)

@@ -18,6 +18,7 @@ from keylite.data.formats.coco_writing import write_coco
 from keylite.data.formats.tables import read_dlc, read_wide
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.marks import require_mark
+from keylite.runtime.errors import DataError
 from keylite.runtime.files import open_file, replacing_within
 from keylite.runtime.images import write_image
 from keylite.runtime.kinds import path_of, require_kind
@@ -64,9 +65,9 @@ def read_dataset(
     if missing_mark is not None:
         require_mark(missing_mark)
     if pixel_origin not in ORIGINS:
-        raise ValueError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
+        raise DataError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
     if format is not None and format not in FORMATS:
-        raise ValueError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
+        raise DataError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
     found = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
@@ -84,12 +85,12 @@ def _format(path: Path) -> str:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such label file") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if not start:
-        raise ValueError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty")
     require_no_utf16(start, path)
     if b"\0" in start:
-        raise ValueError(f"{path}: expected a label file (COCO JSON or CSV in UTF-8), got a binary file")
+        raise DataError(f"{path}: expected a label file (COCO JSON or CSV in UTF-8), got a binary file")
     if start[:1] in b"{[":
         return "coco"
     return "dlc" if start.split(b",", 1)[0].strip().strip(b'"').lower() == b"scorer" else "csv"
@@ -103,7 +104,7 @@ def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> Non
     there = [name for name in names if os.path.lexists(Path(folder) / name)]
     if there:
         line = listed(f"{folder}: there already, of what is to be written", there)
-        raise ValueError(f"{line}; choose another folder")
+        raise DataError(f"{line}; choose another folder")
 
 
 def write_dataset(dataset: Dataset, folder: FilePath) -> Path:
@@ -115,7 +116,7 @@ def write_dataset(dataset: Dataset, folder: FilePath) -> Path:
     folder = path_of("folder", folder)
     names = [f"{Path(name).stem}.png" for name in dataset.image_names]
     if len(set(names)) != len(names):
-        raise ValueError(f"{dataset.called}: image names must differ in their stems to be written to one folder")
+        raise DataError(f"{dataset.called}: image names must differ in their stems to be written to one folder")
     require_new_files(folder, (LABELS, *names))
     with replacing_within(folder) as inside, step(f"writing the images of {dataset.called}", len(names)) as done:
         paths = [inside / name for name in names]

@@ -16,6 +16,7 @@ import numpy as np
 
 from keylite.data.labels import GROUP_FIELDS, Labels
 from keylite.data.spelling import canonical
+from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.words import clipped, listed, quoted
 
@@ -45,13 +46,13 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     header = [cell.strip() for cell in rows[0][1]]
     _require_commas(path, header)
     if header[0].lower() not in FILE_COLUMNS:
-        raise ValueError(
+        raise DataError(
             f"{path}: expected the first column to be named file, got {quoted(header[0])} in the first line"
         )
     columns = {name: at for at, name in enumerate(header)}
     if len(columns) < len(header):
         twice = sorted(name for name, times in Counter(header).items() if times > 1)
-        raise ValueError(listed(f"{path}: columns named twice", twice))
+        raise DataError(listed(f"{path}: columns named twice", twice))
     pairs: dict[str, tuple[int, int]] = {}
     for name, at in columns.items():
         if re.fullmatch(r"x\d+", name) and f"y{name[1:]}" in columns:
@@ -63,12 +64,12 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     odd = [name or "(no name)" for at, name in enumerate(header) if at not in used]
     if odd or not pairs:
         line = listed(f"{path}: columns that are no pair", odd) if odd else f"{path}: no column holds a point"
-        raise ValueError(f"{line}; expected file, then x0,y0,x1,y1,... or nose_x,nose_y,...")
+        raise DataError(f"{line}; expected file, then x0,y0,x1,y1,... or nose_x,nose_y,...")
     numbered = [name.isdigit() for name in pairs]
     names = tuple(pairs)
     if any(numbered):
         if list(pairs) != [str(k) for k in range(len(pairs))]:
-            raise ValueError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
+            raise DataError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
         names = unnamed(len(pairs))
     return _labels(path, rows, Layout(1, 1, names, tuple(pairs.values()), known), category)
 
@@ -76,12 +77,12 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
 def _require_commas(path: Path, header: list[str]) -> None:
     """Raise ValueError if the header is that of a table which a spreadsheet or pandas wrote in another form."""
     if header[0].lower().startswith("sep="):
-        raise ValueError(f"{path}: the first line, {quoted(header[0])}, is a spreadsheet's own; leave it out")
+        raise DataError(f"{path}: the first line, {quoted(header[0])}, is a spreadsheet's own; leave it out")
     for mark, word in ((";", "';'"), ("\t", "tabs")):
         if len(header) == 1 and mark in header[0]:
-            raise ValueError(f"{path}: expected commas between columns, got {word}; save it as comma-separated CSV")
+            raise DataError(f"{path}: expected commas between columns, got {word}; save it as comma-separated CSV")
     if len(header) > 1 and header[0] in INDEX_COLUMNS and header[1].lower() in FILE_COLUMNS:
-        raise ValueError(
+        raise DataError(
             f"{path}: the first column numbers the rows; leave it out (in pandas: to_csv(..., index=False))"
         )
 
@@ -92,19 +93,19 @@ def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Label
     first = tuple(row[0].strip().lower() for _, row in rows[:3])
     if first != DLC_HEADER:
         hint = "; one animal an image is read, so convert tables of several to COCO" if "individuals" in first else ""
-        raise ValueError(f"{path}: expected header rows scorer, bodyparts, coords, got {', '.join(first)}{hint}")
+        raise DataError(f"{path}: expected header rows scorer, bodyparts, coords, got {', '.join(first)}{hint}")
     parts, coords = ([cell.strip() for cell in row] for _, row in rows[1:3])
     start = next((at for at, cell in enumerate(coords) if at and cell), len(coords))
     odd = sorted(set(coords[start:]) - {"x", "y"})
     if odd:
         hint = "; these are predictions, not labels" if "likelihood" in odd else ""
-        raise ValueError(
+        raise DataError(
             f"{path}: coords: expected x, y for each body part, got {', '.join(map(quoted, odd))} too{hint}"
         )
     if start == len(coords) or len(parts) != len(coords):
-        raise ValueError(f"{path}: expected as many bodyparts as coords, got {len(parts)} and {len(coords)} columns")
+        raise DataError(f"{path}: expected as many bodyparts as coords, got {len(parts)} and {len(coords)} columns")
     if coords[start:] != ["x", "y"] * ((len(coords) - start) // 2) or parts[start::2] != parts[start + 1 :: 2]:
-        raise ValueError(f"{path}: expected the columns x, y of one body part after another")
+        raise DataError(f"{path}: expected the columns x, y of one body part after another")
     xy = tuple((at, at + 1) for at in range(start, len(coords), 2))
     return _labels(path, rows, Layout(3, start, tuple(parts[start::2]), xy, {}), category)
 
@@ -116,22 +117,22 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} in it") from None
+        raise DataError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} in it") from None
     except csv.Error as error:
         told = 'a quote (") is opened and never closed' if str(error) == UNCLOSED else str(error)
-        raise ValueError(f"{path}: not a CSV table: {told}") from None
+        raise DataError(f"{path}: not a CSV table: {told}") from None
     if not rows:
-        raise ValueError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty")
     return rows
 
 
 def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, category: str | None) -> Labels:
     """The columns of all rows that can be read; the others are named in `bad`."""
     if category is not None:
-        raise ValueError(f"{path}: a CSV table has no categories; leave --category {category} out")
+        raise DataError(f"{path}: a CSV table has no categories; leave --category {category} out")
     data = rows[layout.header :]
     if not data:
-        raise ValueError(f"{path}: the data set is empty: there is no row below the header")
+        raise DataError(f"{path}: the data set is empty: there is no row below the header")
     width = len(rows[layout.header - 1][1])
     names: list[str] = []
     lines: list[int] = []
@@ -143,12 +144,12 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         name = "/".join(cell.strip() for cell in row[: layout.path])
         try:
             if len(row) != width:
-                raise ValueError(f"expected {width} cells, got {len(row)}")
+                raise DataError(f"expected {width} cells, got {len(row)}")
             if not name:
-                raise ValueError("the image has no name")
+                raise DataError("the image has no name")
             key = canonical(name)
             if key in first_line:
-                raise ValueError(f"the image is on line {first_line[key]} already")
+                raise DataError(f"the image is on line {first_line[key]} already")
             triples = [_point(part, row[x], row[y]) for part, (x, y) in zip(layout.names, layout.xy, strict=True)]
         except ValueError as error:
             bad.append(f"line {line} ({name}): {error}")
@@ -160,11 +161,11 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         for field, at in layout.fields.items():
             fields[field].append(row[at].strip() or None)
     if not names:
-        raise ValueError(f"{listed(f'{path}: all rows are bad', bad)}; mend them")
+        raise DataError(f"{listed(f'{path}: all rows are bad', bad)}; mend them")
     try:
         skeleton = Skeleton(layout.names)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {error}") from None
     return Labels(
         path=path,
         skeleton=skeleton,
@@ -191,4 +192,4 @@ def _point(name: str, x: str, y: str) -> tuple[float, float, float]:
             return *values, 2.0
     if x.strip().lower() in EMPTY and y.strip().lower() in EMPTY:
         return 0.0, 0.0, 0.0
-    raise ValueError(f"{name}: expected two numbers, or two empty cells, got {quoted(x)}, {quoted(y)}")
+    raise DataError(f"{name}: expected two numbers, or two empty cells, got {quoted(x)}, {quoted(y)}")

@@ -13,6 +13,7 @@ from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.data.rendered.looks import FAMILIES, Family
 from keylite.data.rendered.render import Gauge, paint, plan
+from keylite.runtime.errors import DataError
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import quoted
@@ -63,7 +64,7 @@ def reading(xy: np.ndarray) -> np.ndarray:
     """
     xy = np.asarray(xy, np.float64)
     if xy.shape[-2:] != (4, 2):
-        raise ValueError(f"xy: expected shape (..., 4, 2): {', '.join(SKELETON.names)}; got {xy.shape}")
+        raise DataError(f"xy: expected shape (..., 4, 2): {', '.join(SKELETON.names)}; got {xy.shape}")
     arms = xy[..., 1:, :] - xy[..., :1, :]
     angle = np.arctan2(arms[..., 1], arms[..., 0])
     tip, start, end = angle[..., 0], angle[..., 1], angle[..., 2]
@@ -76,14 +77,14 @@ def reading(xy: np.ndarray) -> np.ndarray:
 
 def _made(generator: np.random.Generator, family: str, size: int) -> tuple[np.ndarray, Gauge]:
     if size < SMALLEST:
-        raise ValueError(f"size: expected at least {SMALLEST} px, got {size}")
+        raise DataError(f"size: expected at least {SMALLEST} px, got {size}")
     gauge = plan(generator, _family(family), size)
     return paint(generator, _family(family), gauge), gauge
 
 
 def _family(name: str) -> Family:
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {quoted(name)}")
+        raise DataError(f"family: expected one of {', '.join(FAMILIES)}, got {quoted(name)}")
     return FAMILIES[name]
 
 

@@ -142,6 +142,11 @@ def test_the_readme_links_to_every_guide():
     assert set(GUIDES[1:]) | {"ARCHITECTURE.md", "CONTRIBUTING.md"} <= set(LINK.findall(PAGES[README]))
 
 
+def test_every_guide_leads_to_the_glossary():
+    without = {GLOSSARY, SPEED, RELIABILITY}  # the last two use none of its terms
+    assert [page for page in GUIDES if "glossary.md" not in PAGES[page] and page not in without] == []
+
+
 # ---- commands
 
 

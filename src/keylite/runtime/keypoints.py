@@ -19,7 +19,7 @@ from keylite.runtime.types import Image, Indices
 from keylite.runtime.words import counted, first_of, quoted
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
+    import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - it need not be there
 
 COLUMNS = ("object", "keypoint", "x", "y", "score", "sigma")
 
@@ -106,7 +106,7 @@ class Keypoints:
             ],
         }
 
-    def to_dataframe(self) -> pandas.DataFrame:
+    def to_dataframe(self) -> pandas.DataFrame:  # pyright: ignore[reportUnknownMemberType, reportUnknownParameterType]
         """A row per object and keypoint: object, counted from 0, keypoint, x and y px, score, sigma px."""
         return require("pandas").DataFrame(dict(zip(COLUMNS, self._columns(), strict=True)))
 

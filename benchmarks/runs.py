@@ -27,7 +27,8 @@ from keylite.evaluation.report import object_nme
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.training.folder import WITHOUT_EFFECT
-from keylite.training.recipe import Recipe, make_recipe, read_recipe, to_dict
+from keylite.training.recipe import Recipe, make_recipe, to_dict
+from keylite.training.recipe_file import read_recipe
 from keylite.training.run import knows_its_errors
 
 log = logging.getLogger("keylite")

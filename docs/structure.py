@@ -36,7 +36,7 @@ ROOMS = {  # from the bottom up; each room may also import itself
     "data": Room("runtime", "numpy cv2 msgspec"),
     "evaluation": Room("version runtime data", "numpy cv2 msgspec", "scipy faster_coco_eval"),
     "pictures": Room("runtime data", "numpy", "matplotlib"),
-    "training": Room("version runtime data evaluation pictures", "numpy cv2 msgspec yaml"),
+    "training": Room("version runtime data evaluation pictures", "numpy cv2 msgspec"),
     "exporting": Room("runtime data evaluation", "numpy msgspec"),
     "prediction": Room("runtime data", "numpy cv2 msgspec", "pyarrow"),
     "pytorch": Room(BASE, "numpy msgspec torch timm lightning safetensors onnx onnxruntime"),

@@ -32,7 +32,8 @@ from keylite.data.rendered.gauges import gauges
 from keylite.exporting import export as exports
 from keylite.exporting.certificate import OverBudgetError
 from keylite.runtime.images import read_image, write_image
-from keylite.training.recipe import Recipe, make_recipe, to_dict, write_recipe
+from keylite.training.recipe import Recipe, make_recipe, to_dict
+from keylite.training.recipe_file import write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data, "search": search}

@@ -91,6 +91,19 @@ print(len(names))
     assert python(code, missing=FRAMEWORKS) == f"{len(keylite.PUBLIC)}\n"
 
 
+def test_public_names_need_no_command_line_and_recipes_no_yaml(python):
+    code = """
+import keylite
+print(all(callable(getattr(keylite, name)) for name in keylite.PUBLIC), keylite.Recipe(epochs=3) == keylite.preset("balanced"))
+try:
+    import keylite.training.recipe_file
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    said = python(code, missing=(*FRAMEWORKS, *COMMAND_LINE)).splitlines()
+    assert said == ["True False", "yaml is not installed: install it with: pip install 'keylite[cli]'"]
+
+
 def test_no_public_name_is_a_submodule():
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert "evaluation" in modules

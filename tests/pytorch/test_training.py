@@ -32,7 +32,8 @@ from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_mo
 from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
 from keylite.training.processes import World
-from keylite.training.recipe import make_recipe, read_recipe, to_dict
+from keylite.training.recipe import make_recipe, to_dict
+from keylite.training.recipe_file import read_recipe
 from keylite.training.run import Run
 
 PLAIN = {  # no augmentation, small and quick

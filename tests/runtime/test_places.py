@@ -30,7 +30,6 @@ from keylite.runtime.files import (
 )
 from keylite.runtime.images import image_size, read_image
 from keylite.runtime.texts import read_json, read_text
-from keylite.training.recipe import read_recipe
 
 
 def names(folder: Path) -> list[str]:
@@ -463,7 +462,7 @@ PIPES = {  # what is read: the read and how its line begins
     "JSON": (read_json, "expected a file"),
     "text": (lambda path: read_text(path, 9), "expected a file"),
     "boxes": (read_boxes, "expected a file"),
-    "recipe": (read_recipe, "expected a file"),
+    "recipe": (lambda path: pytest.importorskip("keylite.training.recipe_file").read_recipe(path), "expected a file"),
 }
 
 

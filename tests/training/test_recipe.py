@@ -10,7 +10,8 @@ from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
-import yaml
+
+yaml = pytest.importorskip("yaml", reason="needs keylite[cli]")
 
 from keylite.runtime.heads import HEADS
 from keylite.runtime.packages import FRAMEWORKS
@@ -26,10 +27,9 @@ from keylite.training.recipe import (
     descriptions,
     make_recipe,
     preset,
-    read_recipe,
     to_dict,
-    write_recipe,
 )
+from keylite.training.recipe_file import read_recipe, write_recipe
 from keylite.training.train import augmentation_of
 
 UNKNOWN = {

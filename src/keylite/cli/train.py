@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from keylite.cli.output import show
 from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
-from keylite.training.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset, read_recipe
+from keylite.training.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset
 
 log = logging.getLogger("keylite")
 
@@ -189,7 +189,10 @@ def recipe_of(
 ) -> Recipe:
     """The preset's choices, then the recipe file's, then --set, then flags; the last one wins."""
     recipe = preset(name) if name else Recipe()
-    recipe = make_recipe(read_recipe(path), str(path), recipe) if path else recipe
+    if path:
+        from keylite.training.recipe_file import read_recipe
+
+        recipe = make_recipe(read_recipe(path), str(path), recipe)
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:

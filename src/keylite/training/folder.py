@@ -22,7 +22,7 @@ from keylite.runtime.files import require_writable, tidy, write_text
 from keylite.runtime.texts import read_json
 from keylite.runtime.words import is_utf8, quoted
 from keylite.training.lock import require_free
-from keylite.training.recipe import AUTO, Recipe, Resolved, make_recipe, read_recipe, to_dict, write_recipe
+from keylite.training.recipe import AUTO, Recipe, Resolved, make_recipe, to_dict
 
 log = logging.getLogger("keylite")
 
@@ -102,6 +102,8 @@ def began_with(out: Path, data: Dataset, val: Dataset) -> bool:
 
 def _require_same_recipe(out: Path, recipe: Recipe) -> None:
     """Raises ValueError where the run in `out` has another recipe; auto is not compared."""
+    from keylite.training.recipe_file import read_recipe
+
     path = out / "recipe.yaml"
     old, new = to_dict(make_recipe(read_recipe(path), str(path))), to_dict(recipe)
     open_yet = [name for name in AUTO if new[name] == "auto"]
@@ -124,6 +126,8 @@ def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:
 
 def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: bool) -> None:
     """Make the folder of a run, without what an overwritten one left."""
+    from keylite.training.recipe_file import write_recipe
+
     if resume and not (out / CHECKPOINT).is_file():
         log.info("%s: no epoch was finished yet; starting from the beginning", out)
     tidy(out)  # what a killed run had not finished writing

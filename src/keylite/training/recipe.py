@@ -1,4 +1,4 @@
-"""Recipe: every choice of a training run in one flat, strict value; YAML in and out; presets.
+"""Recipe: every choice of a training run in one flat, strict value; presets. recipe_file.py reads and writes it.
 
 The command line's flags and docs/recipe.md are made from these fields. Knows nothing of frameworks or data.
 """
@@ -9,20 +9,15 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
-import yaml
 
 from keylite.runtime.errors import RecipeError
-from keylite.runtime.files import write_text
 from keylite.runtime.kinds import require_kind
 from keylite.runtime.spec import LITE
-from keylite.runtime.texts import read_text
-from keylite.runtime.types import FilePath
-from keylite.runtime.words import clipped, quoted
+from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
 
 
@@ -215,7 +210,7 @@ def impossible(recipe: Recipe) -> list[tuple[str, str]]:
     return found
 
 
-# ---- in and out
+# ---- from choices
 
 
 def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe | None = None) -> Recipe:
@@ -280,91 +275,12 @@ def _mirror_from_text(text: str) -> Any:
 
 
 FROM_TEXT: dict[str, Callable[[str], Any]] = {"size": _size_from_text, "mirror": _mirror_from_text}
-LARGEST, DEEPEST = 100_000, 3  # bytes of a recipe file; a list of lists in a mapping: mirror pairs
 BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
     "mirror": {"False": "off"},
     "cache": {"False": "off"},
     "compile": {"False": "off", "True": "on"},
     "precision": {"32": "32", "16": "16"},
 }
-
-
-def read_recipe(path: FilePath) -> dict[str, Any]:
-    """The choices in a YAML file, unchecked: give them to `make_recipe`."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such recipe file")
-    text = read_text(path, LARGEST)
-    try:
-        return dict(_choices(text, path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}: not a YAML file{line}") from None
-
-
-ODD_NUMBER = re.compile(r"[-+]?[\d_]+(:[\d_.]+)+|[-+]?0[0-7_]+")  # of base 60 or 8 to YAML 1.1, and to nobody else
-
-
-class _Loader(yaml.SafeLoader):
-    """Text, numbers, true, false and null; a date is text, and << a name like any other."""
-
-    yaml_implicit_resolvers: ClassVar[dict] = {
-        start: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in ("bool", "int", "float", "null")]
-        for start, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _choices(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """(name, value) of each line of a recipe file, which is looked at before anything is made of it.
-
-    A few characters of YAML can stand for more than any memory holds: aliases of aliases, brackets in brackets. A
-    recipe needs neither, nor tags, which name types, nor documents after the first.
-    """
-    depth, name, named = 0, "", False  # the last name at the top, and whether its value comes next
-    for event in yaml.parse(text, Loader=_Loader):
-        where = f"{path}: {clipped(name)}: " if named else f"{path}: "
-        where += f"line {event.start_mark.line + 1}"
-        if isinstance(event, yaml.AliasEvent):
-            raise RecipeError(f"{where}: an alias (*{clipped(event.anchor)}); write the value itself there")
-        if getattr(event, "tag", None) not in (None, "!"):
-            raise RecipeError(f"{where}: a tag ({clipped(event.tag)}); write the value without it")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise RecipeError(f"{where}: brackets in brackets; expected lines of `name: value`")
-        if depth == 1 and isinstance(event, (yaml.ScalarEvent, yaml.CollectionEndEvent)):
-            name, named = getattr(event, "value", ""), not named
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            kind = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-            raise RecipeError(f"{path}: expected lines of `name: value`, got {kind}")
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{path}: line {line}: expected `name: value`, got brackets as a name")
-            if key.value in seen:
-                raise RecipeError(
-                    f"{path}: {clipped(key.value)}: is there twice, in lines {seen[key.value]} and {line}"
-                )
-            seen[key.value] = line
-            if isinstance(value, yaml.ScalarNode) and ODD_NUMBER.fullmatch(value.value):
-                yield key.value, value.value
-                continue
-            try:
-                yield key.value, loader.construct_object(value, deep=True)
-            except (ValueError, OverflowError):  # a number of thousands of digits, or one without any: 0x_
-                shown = quoted(value.value) if isinstance(value, yaml.ScalarNode) else "a list with no such number"
-                raise RecipeError(f"{path}: {clipped(key.value)}: expected a number or a word, got {shown}") from None
-    finally:
-        loader.dispose()
-
-
-def write_recipe(recipe: Recipe, path: FilePath) -> None:
-    """Write every choice as YAML."""
-    write_text(Path(path), yaml.safe_dump(to_dict(recipe), sort_keys=False))
 
 
 def checked(recipe: Recipe) -> Recipe:

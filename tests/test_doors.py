@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,14 @@ import pytest
 import keylite
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import as_dataset
 from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.diagnosis import diagnose
 from keylite.exporting.export import export_all, hold
 from keylite.exporting.golden import write_golden
 from keylite.exporting.target import Budget
+from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton
 from keylite.training.recipe import Recipe
 
@@ -31,12 +34,12 @@ def data() -> Dataset:
 
 DOORS = {
     "train, data": (
-        lambda d: keylite.train(Recipe(), LABELS, d, out="o"),
-        "data: expected a Dataset, got a text; use read_",
+        lambda d: keylite.train(Recipe(), 5, d, out="o"),
+        "data: expected a Dataset or the path of labels, got a number; use read_",
     ),
     "train, val": (
-        lambda d: keylite.train(Recipe(), d, None, out="o"),
-        "val: expected a Dataset, got None; use read_d",
+        lambda d: keylite.train(Recipe(), d, [], out="o"),
+        "val: expected a Dataset or the path of labels, got a list; use read_d",
     ),
     "train, recipe": (
         lambda d: keylite.train(None, d, d, out="o"),
@@ -44,11 +47,11 @@ DOORS = {
     ),
     "train, out": (lambda d: keylite.train(Recipe(), d, d, out=None), "out: expected a path, got None"),
     "train_folds": (
-        lambda d: keylite.train_folds(Recipe(), Path(LABELS), "o"),
-        "data: expected a Dataset, got a ",
+        lambda d: keylite.train_folds(Recipe(), None, "o"),
+        "data: expected a Dataset or the path of labels, got None",
     ),
     "folds, recipe": (lambda d: keylite.train_folds({}, d, "o"), "recipe: expected a Recipe, got a dict; use Recipe"),
-    "evaluate": (lambda d: keylite.evaluate(MODEL, LABELS), "dataset: expected a Dataset, got a text; use read_d"),
+    "evaluate": (lambda d: keylite.evaluate(MODEL, 5), "data: expected a Dataset or the path of labels, got a number"),
     "evaluate, model": (
         lambda d: keylite.evaluate(None, d),
         "model: expected a model file or an open Predictor, got N",
@@ -56,20 +59,23 @@ DOORS = {
     "Predictor": (lambda d: keylite.Predictor(5), "model: expected a path, got a number"),
     "export": (
         lambda d: keylite.export(MODEL, [], "o.onnx"),
-        "data: expected a Dataset, got a list; use read_dataset(",
+        "data: expected a Dataset or the path of labels, got a list",
     ),
     "export, out": (lambda d: keylite.export(MODEL, d, 5), "out: expected a path, got a number"),
     "calibration": (
         lambda d: keylite.export(MODEL, d, "o", calibration=5),
-        "calibration: expected a Dataset, got a num",
+        "calibration: expected a Dataset or the path of labels, got a num",
     ),
     "export_all": (
-        lambda d: export_all(MODEL, d, "o", calibration=LABELS),
-        "calibration: expected a Dataset, got a text",
+        lambda d: export_all(MODEL, d, "o", calibration={}),
+        "calibration: expected a Dataset or the path of labels, got a dict",
     ),
-    "hold": (lambda d: hold("none.onnx", MODEL, LABELS), "data: expected a Dataset, got a text; use read_dataset(...)"),
-    "golden": (lambda d: write_golden(Path(MODEL), None, Path("o")), "data: expected a Dataset, got None; use read_"),
-    "diagnose": (lambda d: diagnose(MODEL, 5, to="onnx", calibration=d), "data: expected a Dataset, got a number; use"),
+    "hold": (lambda d: hold("none.onnx", MODEL, 5), "data: expected a Dataset or the path of labels, got a number"),
+    "golden": (
+        lambda d: write_golden(Path(MODEL), None, Path("o")),
+        "data: expected a Dataset or the path of labels, got N",
+    ),
+    "diagnose": (lambda d: diagnose(MODEL, 5, to="onnx", calibration=d), "data: expected a Dataset or the path of l"),
     "benchmark, none": (lambda d: keylite.benchmark(None), "models: expected a list of model files, got None; give"),
     "benchmark, one": (lambda d: keylite.benchmark(MODEL), "models: expected a list of model files, got a text; give"),
     "benchmark, empty": (
@@ -79,7 +85,7 @@ DOORS = {
     "read_dataset": (lambda d: keylite.read_dataset(None), "path: expected a path, got None"),
     "write_dataset": (
         lambda d: keylite.write_dataset(LABELS, "o"),
-        "dataset: expected a Dataset, got a text; use read_",
+        "data: expected a Dataset, got a text; use read_",
     ),
     "evaluate, seed": (
         lambda d: keylite.evaluate(ONE_POINT, d, seed=-1),
@@ -153,7 +159,7 @@ DOORS = {
         lambda d: keylite.read_dataset(LABELS, missing_mark=(1,)),
         "missing_mark: expected two finite numbers, x and y, got (1,)",
     ),
-    "write_coco": (lambda d: keylite.write_coco(LABELS, "o"), "dataset: expected a Dataset, got a text; use read_data"),
+    "write_coco": (lambda d: keylite.write_coco(LABELS, "o"), "data: expected a Dataset, got a text; use read_data"),
 }
 
 
@@ -165,3 +171,49 @@ def test_what_a_door_does_not_take_is_one_line(call, words: str, data: Dataset, 
     assert str(caught.value).startswith(words)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+# ---- what every door does alike
+
+
+def test_a_path_is_taken_where_a_data_set_is(tmp_path: Path):
+    labels = keylite.write_dataset(keylite.gauges(3, size=64), tmp_path)
+    for given in (labels, str(labels)):
+        assert len(as_dataset("data", given)) == 3
+    with pytest.raises(FileNotFoundError, match="none.json"):
+        keylite.evaluate(ONE_POINT, tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_without_val_holds_out_a_part_by_group(seed: int, monkeypatch: pytest.MonkeyPatch):
+    data = keylite.gauges(40, size=64)
+    parts: list[Dataset] = []
+
+    def prepare(recipe: Recipe, train: Dataset, val: Dataset, out: Path, **flags: object) -> SimpleNamespace:
+        parts.extend((train, val))
+        return SimpleNamespace(run=lambda: out)
+
+    monkeypatch.setattr("keylite.training.train.prepare", prepare)
+    assert keylite.train(Recipe(seed=seed), data, out="o", val_fraction=0.25) == Path("o")
+    wanted = data.split(0.25, seed=seed)
+    assert [part.fingerprint() for part in parts] == [part.fingerprint() for part in wanted]
+
+
+REFUSALS = {  # what is refused: the kind of the error
+    "labels": (lambda: from_arrays([np.zeros((8, 8, 3), np.uint8)], np.full((1, 1, 2), np.inf)), keylite.DataError),
+    "a picture": (lambda: read_image(b"no picture"), keylite.ImageError),
+    "a recipe": (lambda: keylite.preset("none"), keylite.RecipeError),
+    "a model file": (lambda: keylite.Predictor(Path(__file__)), keylite.ModelFileError),
+    "an argument": (lambda: Budget(px=-1), keylite.ArgumentError),
+}
+
+
+@pytest.mark.parametrize(("refused", "kind"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_of_its_kind_and_a_value_error(refused: Callable[[], object], kind: type[keylite.KeyliteError]):
+    with pytest.raises(kind) as refusal:
+        refused()
+    assert isinstance(refusal.value, ValueError) and isinstance(refusal.value, keylite.KeyliteError)
+    assert "\n" not in str(refusal.value)
+    assert issubclass(keylite.ImageError, keylite.DataError) and issubclass(
+        keylite.OverBudgetError, keylite.KeyliteError
+    )

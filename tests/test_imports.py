@@ -111,21 +111,23 @@ def test_no_public_name_is_a_submodule():
 
 
 def test_what_is_public():
+    """Every verb has a function, every result a type, every refusal a kind."""
     assert sorted(keylite.PUBLIC) == [
         *(
+            "ArgumentError",
+            "Augmentation",
             "Certificate",
+            "DataError",
             "Dataset",
-            "FoldsReport",
-            "Keypoints",
-            "OverBudgetError",
-            "Predictor",
-            "Recipe",
-            "Report",
-            "Sample",
-            "Skeleton",
+            "Diagnosis",
+            "Examples",
+            "FlipReport",
         ),
-        *("benchmark", "evaluate", "export", "from_arrays", "gauges", "preset", "read_dataset", "train"),
-        *("train_folds", "write_coco", "write_dataset"),
+        *("FoldsReport", "ImageError", "KeyliteError", "Keypoints", "ModelFileError", "ModelSpec", "OverBudgetError"),
+        *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton"),
+        *("benchmark", "diagnose", "draw_points", "draw_worst", "evaluate", "export", "export_all", "flip_report"),
+        *("from_arrays", "gauges", "hold", "predict_dataset", "predict_on_ray", "preset", "read_dataset", "read_spec"),
+        *("train", "train_folds", "write_coco", "write_dataset", "write_golden"),
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):

@@ -13,43 +13,77 @@ from keylite.version import __version__
 if TYPE_CHECKING:
     from keylite.data.arrays import from_arrays
     from keylite.data.dataset import Dataset, Sample
-    from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
+    from keylite.data.examples import Augmentation, Examples
+    from keylite.data.formats.coco_writing import write_coco
+    from keylite.data.formats.reading import read_dataset, write_dataset
     from keylite.data.rendered.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
+    from keylite.evaluation.flips import FlipReport, flip_report
+    from keylite.evaluation.predictions import Predictions, predict_dataset
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import benchmark
     from keylite.exporting.certificate import Certificate, OverBudgetError
-    from keylite.exporting.export import export
+    from keylite.exporting.diagnosis import Diagnosis, diagnose
+    from keylite.exporting.export import export, export_all, hold
+    from keylite.exporting.golden import write_golden
+    from keylite.pictures.draw import draw_worst
+    from keylite.prediction.cluster import predict_on_ray
+    from keylite.runtime.drawing import draw_points
+    from keylite.runtime.errors import ArgumentError, DataError, ImageError, KeyliteError, ModelFileError, RecipeError
     from keylite.runtime.keypoints import Keypoints
+    from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
     from keylite.runtime.skeleton import Skeleton
+    from keylite.runtime.spec import ModelSpec
     from keylite.training.folds import train_folds
     from keylite.training.folds_report import FoldsReport
     from keylite.training.recipe import Recipe, preset
     from keylite.training.train import train
 
 PUBLIC = {
+    "ArgumentError": "keylite.runtime.errors",
+    "Augmentation": "keylite.data.examples",
+    "benchmark": "keylite.evaluation.timing",
     "Certificate": "keylite.exporting.certificate",
+    "DataError": "keylite.runtime.errors",
     "Dataset": "keylite.data.dataset",
-    "OverBudgetError": "keylite.exporting.certificate",
-    "FoldsReport": "keylite.training.folds",
+    "diagnose": "keylite.exporting.diagnosis",
+    "Diagnosis": "keylite.exporting.diagnosis",
+    "draw_points": "keylite.runtime.drawing",
+    "draw_worst": "keylite.pictures.draw",
+    "evaluate": "keylite.evaluation.evaluate",
+    "Examples": "keylite.data.examples",
+    "export": "keylite.exporting.export",
+    "export_all": "keylite.exporting.export",
+    "flip_report": "keylite.evaluation.flips",
+    "FlipReport": "keylite.evaluation.flips",
+    "FoldsReport": "keylite.training.folds_report",
+    "from_arrays": "keylite.data.arrays",
+    "gauges": "keylite.data.rendered.gauges",
+    "hold": "keylite.exporting.export",
+    "ImageError": "keylite.runtime.errors",
+    "KeyliteError": "keylite.runtime.errors",
     "Keypoints": "keylite.runtime.keypoints",
+    "ModelFileError": "keylite.runtime.errors",
+    "ModelSpec": "keylite.runtime.spec",
+    "OverBudgetError": "keylite.exporting.certificate",
+    "predict_dataset": "keylite.evaluation.predictions",
+    "predict_on_ray": "keylite.prediction.cluster",
+    "Predictions": "keylite.evaluation.predictions",
     "Predictor": "keylite.runtime.predictor",
+    "preset": "keylite.training.recipe",
+    "read_dataset": "keylite.data.formats.reading",
+    "read_spec": "keylite.runtime.modelfile",
     "Recipe": "keylite.training.recipe",
+    "RecipeError": "keylite.runtime.errors",
     "Report": "keylite.evaluation.report",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
-    "benchmark": "keylite.evaluation.timing",
-    "evaluate": "keylite.evaluation.evaluate",
-    "export": "keylite.exporting.export",
-    "from_arrays": "keylite.data.arrays",
-    "gauges": "keylite.data.rendered.gauges",
-    "preset": "keylite.training.recipe",
-    "read_dataset": "keylite.data.formats.reading",
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
-    "write_coco": "keylite.data.formats.reading",
+    "write_coco": "keylite.data.formats.coco_writing",
     "write_dataset": "keylite.data.formats.reading",
+    "write_golden": "keylite.exporting.golden",
 }
 
 __all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -140,22 +140,17 @@ def _train(
     options: dict[str, Any],
 ) -> None:
     """One model."""
-    from keylite.runtime.words import counted
     from keylite.training.processes import speaks
     from keylite.training.train import train
 
-    training = reading.labels(data)
-    if val is None:
-        training, validation = training.split(val_fraction, seed=made.seed)
-        if speaks(made):
-            log.info(
-                "no --val: %s of %s held out, %d of %d left to train on",
-                counted(len(validation), "object"), counted(len(validation.groups), "group"),
-                len(training), len(training.groups),
-            )  # fmt: skip
-    else:
-        validation = reading.labels(val)
-    path = train(made, training, validation, out=out, **options)
+    path = train(
+        made,
+        reading.labels(data),
+        None if val is None else reading.labels(val),
+        out=out,
+        val_fraction=val_fraction,
+        **options,
+    )
     if speaks(made):
         _say_what_came(path)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.metrics import BOX_NORMALISERS, normaliser, require_oks
 from keylite.evaluation.predictions import Predictions, _boxes_given, boxed, predict_dataset
 from keylite.evaluation.reliability import halves
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Predictor | FilePath,
-    dataset: Dataset,
+    data: Labelled,
     *,
     normalize: str | None = None,
     boxes: Boxes | None = None,
@@ -57,7 +58,7 @@ def evaluate(
     already; else it is logged, and labels that nothing can be measured against raise ValueError. spec: a JSON
     description for a file that holds none.
     """
-    require_datasets(dataset=dataset)
+    data = as_dataset("data", data)
     require_whole("seed", seed, least=0)
     if isinstance(model, (str, Path)):
         from keylite.runtime.predictor import Predictor
@@ -72,17 +73,17 @@ def evaluate(
             )
         predictor = model
     own = predictor.spec
-    given = _boxes_given(dataset, boxes, own.box)
+    given = _boxes_given(data, boxes, own.box)
     if normalize is not None:  # its grammar alone
-        normaliser(normalize, dataset.xy, dataset.box if given is None else given, dataset.skeleton.names)
+        normaliser(normalize, data.xy, data.box if given is None else given, data.skeleton.names)
     if sigmas is not None:
-        require_oks(sigmas, len(dataset.skeleton))
-    notes = _name_notes(own.skeleton, dataset.skeleton)
+        require_oks(sigmas, len(data.skeleton))
+    notes = _name_notes(own.skeleton, data.skeleton)
     if not doubted:
-        say_doubts(dataset if boxes is None else dataclasses.replace(dataset, box=as_boxes(boxes)), own.box)
+        say_doubts(data if boxes is None else dataclasses.replace(data, box=as_boxes(boxes)), own.box)
     predictions = predict_dataset(
         predictor,
-        dataset,
+        data,
         boxes=boxes,
         jitter_box=jitter_box,
         generator=np.random.default_rng(seed),
@@ -90,25 +91,25 @@ def evaluate(
     )
     if on_predictions is not None:
         on_predictions(predictions)
-    shared = len(dataset) - len(dataset.images)
+    shared = len(data) - len(data.images)
     if own.box == "image" and boxes is None and shared > 0:
         notes.append(f"{shared} objects share their image with another; a whole-image model gives both the same points")
     if sigmas is None:
-        sigmas = dataset.skeleton.sigmas or own.skeleton.sigmas
+        sigmas = data.skeleton.sigmas or own.skeleton.sigmas
         if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # nobody asked for it: a note, no error
             notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
             sigmas = None
-    lacking = len(dataset) - int(boxed(dataset).sum())
+    lacking = len(data) - int(boxed(data).sum())
     if boxes is not None and lacking and own.box == "annotation" and (normalize or own.normalize) in BOX_NORMALISERS:
-        notes.append(f"{lacking} of {len(dataset)} objects have no annotated box: their NME is by the given one")
-    judges = judges_of([own], dataset) if judges is None else judges
+        notes.append(f"{lacking} of {len(data)} objects have no annotated box: their NME is by the given one")
+    judges = judges_of([own], data) if judges is None else judges
     if judges is not None:
-        fitted = len(dataset) - len(judges)
+        fitted = len(data) - len(judges)
         notes.append(f"sigma was fitted on {fitted} of these objects and is judged by the other {len(judges)}")
     source = own.box if boxes is None else "file"
     return report_of(
         predictions,
-        dataset,
+        data,
         normalize or own.normalize,
         mean_shape=own.mean_shape,
         sigmas=sigmas,

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.predictions import Predictions, predict_dataset
 from keylite.evaluation.report import object_nme
 from keylite.evaluation.timing import engine_ratio
@@ -128,10 +129,10 @@ class Diagnosis:
 
 def diagnose(
     model: FilePath,
-    data: Dataset,
+    data: Labelled,
     *,
     to: str,
-    calibration: Dataset | None,
+    calibration: Labelled | None,
     precision: str = "int8",
     calibration_count: int = COUNT,
     seed: int = 0,
@@ -144,7 +145,8 @@ def diagnose(
     Arguments: see `exports.export`. Takes minutes: a dozen files are made and measured.
     """
     model = path_of("model", model)
-    require_datasets(data=data, calibration=data if calibration is None else calibration)
+    data = as_dataset("data", data)
+    calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     if to == "all":

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, processor, versions
 from keylite.evaluation.timing import engine_ratio
@@ -47,12 +48,12 @@ REFERENCE = Target("onnx", "fp32")  # what all latencies are told by
 
 def export(
     model: FilePath,
-    data: Dataset,
+    data: Labelled,
     out: FilePath,
     *,
     to: str = "onnx",
     precision: str = "fp32",
-    calibration: Dataset | None = None,
+    calibration: Labelled | None = None,
     calibration_count: int = COUNT,
     seed: int = 0,
     budget: float | None = None,
@@ -70,7 +71,8 @@ def export(
     Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
     """
     model, out = path_of("model", model), path_of("out", out)
-    require_datasets(data=data, calibration=data if calibration is None else calibration)
+    data = as_dataset("data", data)
+    calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     target, limits = Target(to, precision), Budget(budget, budget_nme)
@@ -93,10 +95,10 @@ def export(
 
 def export_all(
     model: FilePath,
-    data: Dataset,
+    data: Labelled,
     out: FilePath,
     *,
-    calibration: Dataset | None = None,
+    calibration: Labelled | None = None,
     calibration_count: int = COUNT,
     seed: int = 0,
     budget: float | None = None,
@@ -109,7 +111,8 @@ def export_all(
     certificate says by what.
     """
     model, out = path_of("model", model), path_of("out", out)
-    require_datasets(data=data, calibration=data if calibration is None else calibration)
+    data = as_dataset("data", data)
+    calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     if calibration is None:
@@ -144,7 +147,7 @@ def export_all(
 def hold(
     child: FilePath,
     parent: FilePath,
-    data: Dataset,
+    data: Labelled,
     *,
     budget: float | None = None,
     budget_nme: float | None = None,
@@ -155,7 +158,7 @@ def hold(
     budget: None takes that of its precision. spec: a JSON description for a parent that holds none.
     """
     child, parent = path_of("child", child), path_of("parent", parent)
-    require_datasets(data=data)
+    data = as_dataset("data", data)
     limits = Budget(budget, budget_nme)
     said, parent_spec = read_spec(child), read_spec(parent, spec)
     say_doubts(data, said.box)

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.predictions import predict_dataset
 from keylite.runtime.files import make_folder, require_outputs, write_bytes, write_text
 from keylite.runtime.geometry import cut
 from keylite.runtime.images import write_image
+from keylite.runtime.kinds import path_of
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.types import FilePath
 
 CASES = 8
 VECTORS = "golden.json"
@@ -30,7 +33,7 @@ def require_new_vectors(folder: Path, data: Dataset, count: int = CASES) -> None
     require_outputs(files, data.files_named(files))
 
 
-def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -> Path:
+def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int = CASES) -> Path:
     """Write `count` objects' crops, raw outputs and points to a folder, and give the path of its `golden.json`.
 
     crop_N.png and crop_N.bin are the same pixels, uint8 (H, W, 3) RGB row by row. In golden.json, `raw` (K, C) is what
@@ -38,6 +41,7 @@ def write_golden(model: Path, data: Dataset, folder: Path, count: int = CASES) -
     px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5; null for a keypoint that
     nothing taught. Raises ValueError where a file would take the place of one of the data.
     """
+    data, folder = as_dataset("data", data), path_of("folder", folder)
     require_new_vectors(folder, data, count)
     predictor = Predictor(model, threads=1)
     untaught = predictor.spec.untaught

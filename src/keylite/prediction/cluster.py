@@ -72,7 +72,7 @@ def predict_on_ray(
     spec: FilePath | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
     skip_bad: bool = False,
-    on_shard: Callable[[int, int], object] | None = None,
+    on_shard: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Predict images on a Ray cluster into `out`: files of `shard` images each, and MANIFEST, which says of what.
 

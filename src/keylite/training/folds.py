@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 
 from keylite.data.checks import say_doubts
-from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes, with_boxes
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.likeness import alike
 from keylite.evaluation.confidence import learn_from
 from keylite.evaluation.environment import now
@@ -80,7 +81,7 @@ class Fold:
 
 def train_folds(
     recipe: Recipe,
-    data: Dataset,
+    data: Labelled,
     out: FilePath,
     folds: int = 5,
     *,
@@ -98,7 +99,7 @@ def train_folds(
     resume: go on at the first fold that is not finished. The rest, and errors: see `train`.
     """
     out, recipe = path_of("out", out), checked(recipe)
-    require_datasets(data=data)
+    data = as_dataset("data", data)
     if recipe.patience:
         raise ArgumentError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images that it reports"

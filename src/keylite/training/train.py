@@ -17,6 +17,7 @@ import numpy as np
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import Augmentation, Examples, kept_bytes, with_boxes
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
@@ -36,6 +37,7 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.types import FilePath
+from keylite.runtime.words import counted
 from keylite.training.checks import require_parts, speak_of_lengths, speak_of_overlap, speak_of_parts_alike, with_mirror
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
 from keylite.training.lock import holding
@@ -52,15 +54,17 @@ SHARE_OF_MEMORY = 0.25  # that decoded images may take
 MORE_TO_FIT_SIGMA = (
     "give a larger --val or --val-fraction, or see --folds, which fit it on all objects that they hold out"
 )
+VAL_FRACTION = 0.15  # of the objects, if no val is given
 SHEET = 16  # augmented examples on the contact sheet
 
 
 def train(
     recipe: Recipe,
-    data: Dataset,
-    val: Dataset,
-    out: FilePath,
+    data: Labelled,
+    val: Labelled | None = None,
     *,
+    out: FilePath,
+    val_fraction: float = VAL_FRACTION,
     resume: bool = False,
     overwrite: bool = False,
     skip_bad: bool = False,
@@ -69,17 +73,22 @@ def train(
 ) -> Path:
     """Train a model and give the path of its file, `out/model.safetensors`: the best epoch by val NME.
 
-    What the recipe leaves to auto is settled by the number of objects in `data`. Beside the model: last.safetensors,
+    data, val: labelled images, or paths of labels. Without `val` a part of the data is held out, by group: about
+    `val_fraction` of the objects, drawn with the recipe's seed.
+    What the recipe leaves to auto is settled by the number of objects to train on. Beside the model: last.safetensors,
     resume.ckpt, recipe.yaml, data.json, examples.jpg (augmented samples), log.csv, curves.png, tensorboard/.
     resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out. profile: write profile.json,
     where a step's time goes.
     Raises ValueError for data, recipe or folder that do not go together, KeyboardInterrupt after a clean stop,
     which leaves nothing behind unless an epoch was finished.
     """
+    recipe, data = checked(recipe), as_dataset("data", data)
+    if val is None:
+        data, val = _held_out(recipe, data, val_fraction)
     return prepare(
         recipe,
         data,
-        val,
+        as_dataset("val", val),
         path_of("out", out),
         resume=resume,
         overwrite=overwrite,
@@ -87,6 +96,17 @@ def train(
         max_megapixels=max_megapixels,
         profile=profile,
     ).run()
+
+
+def _held_out(recipe: Recipe, data: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
+    """What to train on and what to validate on."""
+    data, val = data.split(fraction, seed=recipe.seed)
+    if speaks(recipe):
+        log.info(
+            "no val: %s of %s held out, %d of %d left to train on",
+            counted(len(val), "object"), counted(len(val.groups), "group"), len(data), len(data.groups),
+        )  # fmt: skip
+    return data, val
 
 
 def prepare(

@@ -18,7 +18,7 @@ from keylite.runtime.types import FilePath, Points
 DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
 
 
-def write_coco(dataset: Dataset, path: FilePath, xy: Points | None = None) -> None:
+def write_coco(data: Dataset, path: FilePath, xy: Points | None = None) -> None:
     """Write a data set as COCO keypoints JSON, whole or not at all; `read_dataset` gives the same objects back.
 
     xy: (N, K, 2) continuous px in place of the labels (predictions, corrections), NaN where there is no point. Points
@@ -26,19 +26,19 @@ def write_coco(dataset: Dataset, path: FilePath, xy: Points | None = None) -> No
     field of the annotation. `file_name` is the name that the data set knows: where the file does not lie beside its
     images, reading it needs their folder. Widths and heights come from the images' headers.
     """
-    require_datasets(dataset=dataset)
-    skeleton, points = dataset.skeleton, dataset.xy if xy is None else real_numbers(xy)
-    require_outputs({"path": path}, dataset.files_named((Path(path).name,)))
-    if points.shape != dataset.xy.shape:
-        raise DataError(f"xy: expected shape {dataset.xy.shape}, as the data set has, got {points.shape}")
+    require_datasets(data=data)
+    skeleton, points = data.skeleton, data.xy if xy is None else real_numbers(xy)
+    require_outputs({"path": path}, data.files_named((Path(path).name,)))
+    if points.shape != data.xy.shape:
+        raise DataError(f"xy: expected shape {data.xy.shape}, as the data set has, got {points.shape}")
     labelled = np.all(np.isfinite(points), axis=2)
-    v = np.where(labelled, np.where(dataset.visible > 0, dataset.visible, 2), 0)
+    v = np.where(labelled, np.where(data.visible > 0, data.visible, 2), 0)
     rows = np.where(labelled[..., None], _written(points - 0.5), 0.0)
     rows = np.concatenate([rows, v[..., None]], axis=2).reshape(len(points), -1)
-    boxes = np.concatenate([dataset.box[:, :2], _written(dataset.box[:, 2:] - dataset.box[:, :2])], axis=1)
+    boxes = np.concatenate([data.box[:, :2], _written(data.box[:, 2:] - data.box[:, :2])], axis=1)
     category: dict[str, Any] = {
         "id": 1,
-        "name": dataset.name,
+        "name": data.name,
         "keypoints": skeleton.names,
         "skeleton": [(a + 1, b + 1) for a, b in skeleton.edges],
     }
@@ -47,24 +47,24 @@ def write_coco(dataset: Dataset, path: FilePath, xy: Points | None = None) -> No
     if skeleton.sigmas is not None:
         category["sigmas"] = skeleton.sigmas
     images = []
-    for number, (name, image) in enumerate(zip(dataset.image_names, dataset.images, strict=True), start=1):
+    for number, (name, image) in enumerate(zip(data.image_names, data.images, strict=True), start=1):
         width, height = image_size(image)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
     annotations = []
-    for n in range(len(dataset)):
+    for n in range(len(data)):
         annotation = {
             "id": n + 1,
-            "image_id": int(dataset.image_index[n]) + 1,
+            "image_id": int(data.image_index[n]) + 1,
             "category_id": 1,
             "iscrowd": 0,
             "num_keypoints": int(labelled[n].sum()),
             "keypoints": [int(value) if value.is_integer() else value for value in rows[n].tolist()],
-            "group": dataset.groups[dataset.group_index[n]],
+            "group": data.groups[data.group_index[n]],
         }
         if np.isfinite(boxes[n]).all():
             annotation["bbox"] = boxes[n].tolist()
-        if np.isfinite(dataset.area[n]):
-            annotation["area"] = float(dataset.area[n])
+        if np.isfinite(data.area[n]):
+            annotation["area"] = float(data.area[n])
         annotations.append(annotation)
     whole = {"images": images, "annotations": annotations, "categories": [category]}
     write_bytes(path, msgspec.json.encode(whole))

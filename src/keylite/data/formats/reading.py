@@ -33,6 +33,7 @@ FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
     "csv": read_wide,
     "dlc": read_dlc,
 }
+Labelled = Dataset | FilePath  # labelled images: a data set, or the path of a label file
 LARGE = 50_000_000  # bytes of labels, which take over a second
 LOOKED_AT = 4096  # bytes that tell the format
 
@@ -77,6 +78,17 @@ def read_dataset(
         )
 
 
+def as_dataset(name: str, data: Labelled) -> Dataset:
+    """A data set as it is, or the labels at a path, read as `read_dataset` does by default.
+
+    Raises ArgumentError, by the argument's name, for anything else.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        return read_dataset(path_of(name, data))
+    require_kind(name, data, Dataset, "a Dataset or the path of labels", "use read_dataset(...) or from_arrays(...)")
+    return data
+
+
 def _format(path: Path) -> str:
     """The format of a file by its first bytes; raises where it is no readable text file."""
     try:
@@ -107,21 +119,21 @@ def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> Non
         raise DataError(f"{line}; choose another folder")
 
 
-def write_dataset(dataset: Dataset, folder: FilePath) -> Path:
+def write_dataset(data: Dataset, folder: FilePath) -> Path:
     """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path.
 
     All files appear, or none. Raises ValueError where one of them is there already.
     """
-    require_datasets(dataset=dataset)
+    require_datasets(data=data)
     folder = path_of("folder", folder)
-    names = [f"{Path(name).stem}.png" for name in dataset.image_names]
+    names = [f"{Path(name).stem}.png" for name in data.image_names]
     if len(set(names)) != len(names):
-        raise DataError(f"{dataset.called}: image names must differ in their stems to be written to one folder")
+        raise DataError(f"{data.called}: image names must differ in their stems to be written to one folder")
     require_new_files(folder, (LABELS, *names))
-    with replacing_within(folder) as inside, step(f"writing the images of {dataset.called}", len(names)) as done:
+    with replacing_within(folder) as inside, step(f"writing the images of {data.called}", len(names)) as done:
         paths = [inside / name for name in names]
         for image, path in enumerate(paths):
-            write_image(path, dataset.read_image(image))
+            write_image(path, data.read_image(image))
             done(1)
-        write_coco(dataclasses.replace(dataset, images=tuple(paths), image_names=tuple(names)), inside / LABELS)
+        write_coco(dataclasses.replace(data, images=tuple(paths), image_names=tuple(names)), inside / LABELS)
     return folder / LABELS

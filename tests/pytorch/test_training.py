@@ -28,6 +28,7 @@ from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset, write_dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.pytorch import batches, training
+from keylite.pytorch.companions import failure_of
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.runtime.heads import HEADS
 from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
@@ -714,5 +715,5 @@ KNOWN = {  # what torch raises, processes: what is said
 
 @pytest.mark.parametrize(("error", "size", "words"), KNOWN.values(), ids=KNOWN)
 def test_what_is_no_fault_of_ours_is_one_line(error: RuntimeError, size: int, words: str | None):
-    known = training._known(error, World(0, size))
+    known = failure_of(error, World(0, size))
     assert (known is None) if words is None else str(known).startswith(words) and "\n" not in str(known)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
+from pathlib import Path
 
 import licences
 import pytest
+
+import keylite
 
 PAGE = licences.PAGE.read_text(encoding="utf-8")
 ROWS = [
@@ -66,3 +70,24 @@ def test_every_installation_names_what_the_predictor_needs_alone():
 def test_the_command_line_comes_with_every_extra_that_trains_and_with_no_other(extra: str):
     pytest.importorskip("cyclopts", reason="needs keylite[cli]")
     assert ("cyclopts" in licences.brought([extra])) == (extra in {*TRAINING, "cli"})
+
+
+def required() -> list[tuple[str, str]]:
+    """(module, extra) of what the source requires by both names."""
+    calls = [
+        node.args
+        for file in Path(keylite.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require" and len(node.args) == 2
+    ]
+    named = [[one.value for one in arguments if isinstance(one, ast.Constant)] for arguments in calls]
+    return sorted({(one[0], one[1]) for one in named if len(one) == 2 and not one[0].startswith("keylite")})
+
+
+def test_a_missing_package_is_said_to_come_with_an_extra_that_brings_it():
+    packages, wanted = importlib.metadata.packages_distributions(), required()
+    assert ("onnxruntime", "onnx") in wanted
+    brought = {extra: licences.brought([extra]) for _, extra in wanted}
+    for module, extra in wanted:
+        of_module = {licences.canonicalize_name(name) for name in packages.get(module.partition(".")[0], [])}
+        assert not of_module or of_module & brought[extra], (module, extra)

@@ -656,6 +656,7 @@ def test_names_have_a_veto(names: tuple[str, ...], permutation: tuple[int, ...],
     assert bool(found) == bool(words)
 
 
+@needs_scipy
 def test_objects_of_three_labels_count_and_a_keypoint_has_five_in_each_half() -> None:
     generator = np.random.default_rng(0)
     xy = bugs(40, generator)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import doors
 import msgspec
 import structure
 
@@ -18,6 +19,7 @@ from keylite.training.recipe import PRESETS, Recipe, descriptions
 DOCS = Path(__file__).parent
 PARTS = {  # page: the parts that are made, by the name in their marks
     DOCS / "recipe.md": {"tables": lambda: recipe_tables()},
+    DOCS / "command-line.md": {"doors": doors.tables},
     DOCS.parent / "ARCHITECTURE.md": {
         "layout": structure.layout,
         "rooms": structure.room_table,

@@ -516,6 +516,17 @@ def test_the_table_of_choices_is_the_recipe_s():
     assert re.findall(r"^\| `(\w+)` \| `", tables.recipe_tables(), re.MULTILINE) == list(Recipe.__struct_fields__)
 
 
+def test_every_flag_has_something_that_does_the_same_in_python():
+    doors = script("doors")
+    assert set(doors.DOORS) == set(cli.VERBS)
+    for verb, door in doors.DOORS.items():
+        flags = doors.flags(verb)
+        assert {name.lower() for name in door.others} <= flags.keys()
+        assert all(doors.in_python(verb, flag) for flag in flags)
+    with pytest.raises(KeyError, match="say in docs/doors.py what does the same"):
+        doors.in_python("train", "a_new_flag")
+
+
 def test_what_pages_say_of_the_source_is_so():
     tables = script("make_tables")
     for page in tables.PARTS:

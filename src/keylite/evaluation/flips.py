@@ -78,7 +78,7 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def flip_report(
     predictor: Predictor,
-    dataset: Dataset,
+    data: Dataset,
     mirror: Sequence[int],
     *,
     plain: Predictions | None = None,
@@ -91,21 +91,21 @@ def flip_report(
     depend on whether the model was trained with flips; what the NMEs say of them does.
     """
     normalize = normalize or predictor.spec.normalize
-    plain = plain or predict_dataset(predictor, dataset)
-    back = predict_dataset(predictor, dataset, boxes=plain.boxes, mirror=mirror)
+    plain = plain or predict_dataset(predictor, data)
+    back = predict_dataset(predictor, data, boxes=plain.boxes, mirror=mirror)
     middle = (plain.xy + back.xy) / 2
-    true = measured_xy(plain, dataset, mirror)
+    true = measured_xy(plain, data, mirror)
     labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
-        raise ArgumentError(f"{dataset.called}: no labelled point to hold the predictions to")
+        raise ArgumentError(f"{data.called}: no labelled point to hold the predictions to")
     beside = np.where(labelled, true[..., 0] - middle[..., 0], 0)
     width = plain.boxes[:, 2] - plain.boxes[:, 0]
     sums = np.stack([beside.sum(axis=1), (beside / width[:, None]).sum(axis=1)], axis=1)
-    intervals = group_intervals(sums, labelled.sum(axis=1), dataset.group_index, np.random.default_rng(seed))
+    intervals = group_intervals(sums, labelled.sum(axis=1), data.group_index, np.random.default_rng(seed))
     pairs = [None, None] if intervals is None else [(float(low), float(high)) for low, high in intervals]
     offset = float(beside.sum() / labelled.sum())
     boxes = plain.boxes if plain.normaliser_boxes is None else plain.normaliser_boxes
-    length = normaliser(normalize, dataset.xy, boxes, dataset.skeleton.names)
+    length = normaliser(normalize, data.xy, boxes, data.skeleton.names)
 
     unit = np.stack([crop.to_unit(own) for crop, own in zip(plain.crops, true, strict=True)])
     shape = np.where(labelled[..., None], unit, 0).sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)[:, None]
@@ -125,7 +125,7 @@ def flip_report(
         mean_shape=nme(np.stack([crop.from_unit(shape) for crop in plain.crops])),
         disagreement=float(np.nanmean(np.linalg.norm(plain.xy - back.xy, axis=-1))),
         normalize=normalize,
-        count=len(dataset),
+        count=len(data),
     )
 
 

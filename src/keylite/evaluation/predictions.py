@@ -93,7 +93,7 @@ def boxed(dataset: Dataset) -> np.ndarray:
 
 def predict_dataset(
     predictor: Predictor,
-    dataset: Dataset,
+    data: Dataset,
     *,
     boxes: Boxes | None = None,
     jitter_box: float = 0.0,
@@ -110,23 +110,23 @@ def predict_dataset(
     Raises ValueError where the number of keypoints differs, or a box is needed and missing.
     """
     spec = predictor.spec
-    if len(spec.skeleton) != len(dataset.skeleton):
+    if len(spec.skeleton) != len(data.skeleton):
         raise ArgumentError(
-            f"model has {len(spec.skeleton)} keypoints, data has {len(dataset.skeleton)}; "
+            f"model has {len(spec.skeleton)} keypoints, data has {len(data.skeleton)}; "
             "evaluate on data with the keypoints that the model was trained on"
         )
     if not 0 <= number_of(jitter_box) < 1:
         raise ArgumentError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
     if jitter_box and generator is None:
         raise ArgumentError("jitter_box: expected a numpy Generator beside it, got None")
-    given = _boxes_given(dataset, boxes, spec.box)
-    dataset = dataclasses.replace(dataset, white_level=spec.white_level)
-    images = _Images(predictor, dataset, given, jitter_box, generator, mirror is not None)
-    count, keypoints = len(dataset), len(spec.skeleton)
+    given = _boxes_given(data, boxes, spec.box)
+    data = dataclasses.replace(data, white_level=spec.white_level)
+    images = _Images(predictor, data, given, jitter_box, generator, mirror is not None)
+    count, keypoints = len(data), len(spec.skeleton)
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     used, measured = np.zeros((count, 4)), np.zeros((count, 4))
     crops: dict[int, Crop] = {}
-    annotated = boxed(dataset)
+    annotated = boxed(data)
     done = 0
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ def predict_dataset(
         return found
 
     with (
-        step(f"finding the points of {dataset.called}", count) as tell,
+        step(f"finding the points of {data.called}", count) as tell,
         contextlib.closing(answers(images.tasks(), run, batch=predictor.batch)) as answered,
     ):
         for cut, points in answered:
@@ -147,7 +147,7 @@ def predict_dataset(
             used[objects] = cut.asked
             # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
             asked = np.tile(whole, (len(objects), 1)) if given is None else given[objects]
-            own = np.where(annotated[objects, None], dataset.box[objects], asked)
+            own = np.where(annotated[objects, None], data.box[objects], asked)
             measured[objects] = whole if spec.box == "image" else own
             for row, crop, (unit, how_sure) in zip(objects.tolist(), cut.crops, points, strict=True):
                 crops[row], unit_xy[row], score[row] = crop, unit, how_sure

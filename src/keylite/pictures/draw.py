@@ -35,7 +35,7 @@ class Predicted(Protocol):
 
 
 def draw_worst(
-    dataset: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: FilePath, columns: int = 4
+    data: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: FilePath, columns: int = 4
 ) -> list[Path]:
     """The files written: `worst.jpg`, a contact sheet, then one picture an object as `worst-NN-NAME.jpg`.
 
@@ -45,15 +45,15 @@ def draw_worst(
     removed from it. Empty where nothing has an error. Raises ValueError for a count below 0.
     """
     require_whole("count", count, least=0)
-    figures, form = _figures(errors, len(dataset))
+    figures, form = _figures(errors, len(data))
     measured = np.flatnonzero(np.isfinite(figures))
     worst = measured[np.argsort(-figures[measured], kind="stable")][:count].tolist()
     folder = Path(folder)
     if not worst:
         _remove_pictures(folder)
         return []
-    tiles = [_tile(dataset, predictions, i) for i in worst]
-    names = [re.split(r"[\\/]", dataset.sample_name(i))[-1] for i in worst]
+    tiles = [_tile(data, predictions, i) for i in worst]
+    names = [re.split(r"[\\/]", data.sample_name(i))[-1] for i in worst]
     captions = [f"{form.format(figures[i])}  {name}" for i, name in zip(worst, names, strict=True)]
     pictures = {"worst.jpg": contact_sheet(tiles, columns, captions)}
     for rank, (tile, name) in enumerate(zip(tiles, names, strict=True), start=1):
@@ -61,7 +61,7 @@ def draw_worst(
         pictures[f"worst-{rank:02d}-{stem}.jpg"] = tile
     earlier = [path.name for path in folder.glob("worst*.jpg")]
     written = {name: folder / name for name in (*pictures, *earlier)}
-    require_outputs(written, dataset.files_named(written))
+    require_outputs(written, data.files_named(written))
     make_folder(folder)
     _remove_pictures(folder)
     for name, picture in pictures.items():

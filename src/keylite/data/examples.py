@@ -318,8 +318,11 @@ def augmented_pixels(image: np.ndarray, augmentation: Augmentation, generator: n
     if chance[8] < a.jpeg_p:
         quality = round(a.jpeg + (100 - a.jpeg) * abs(uniform[6]))
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        sooner = decoded_sooner(jpeg, "BGR")
-        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR) if sooner is None else sooner  # type: ignore[assignment]
+        decoded = decoded_sooner(jpeg, "BGR")
+        if decoded is None:
+            decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        image = decoded
     return image
 
 

@@ -35,7 +35,7 @@ from keylite.runtime.types import Json
 from keylite.runtime.words import counted, escaped, quoted
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
+    import pandas  # pyright: ignore[reportMissingImports] - it need not be there
 
 PCK_AT = (0.05, 0.1, 0.2)
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")

@@ -71,8 +71,9 @@ class Picture(NamedTuple):
         channels: 4 if a fourth without meaning is welcome; it is there if it costs nothing. rows: how many from the
         top are wanted of a picture that was decoded whole before; those below may be missing, if that saves time.
         """
-        if self.header is None or not isinstance(self.data, bytes):
-            return self.data  # type: ignore[return-value]
+        if not isinstance(self.data, bytes):
+            return self.data
+        assert self.header is not None
         if self.header.depth == 16 and self.white_level != WHITE_LEVEL:
             return to_8_bit(self.samples(), self.white_level)
         image = self._jpeg(channels, rows) if self.header.kind == "JPEG" else None

@@ -83,7 +83,7 @@ def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[ms
 
 
 def _address(data: bytes | msgspec.Raw) -> int:
-    return np.frombuffer(data, np.uint8).ctypes.data  # type: ignore[arg-type]
+    return np.frombuffer(data, np.uint8).ctypes.data
 
 
 def read_json(path: Path) -> Any:

@@ -272,7 +272,9 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = f"{learnt.confidence.count} of {len(data)} objects, each by the model of its fold"
     log.info("sigma fitted on %s; on the others %s", fitted, rows)
-    return halves(data.group_index)[1]  # type: ignore[index]
+    parts = halves(data.group_index)
+    assert parts is not None  # since something was learnt from one of them
+    return parts[1]
 
 
 def _together(plan: list[Fold], predictions: list[Predictions]) -> Predictions:
@@ -297,8 +299,8 @@ def _pooled(
         everything, data, recipe.normalize, box_source=recipe.box, engine=reports[0].engine, judges=judges, notes=[note]
     )
     counts = [fold.nme.count for fold in reports]
-    shapes = [fold.mean_shape_nme for fold in reports]  # each fold has a mean shape of its own
-    known = None if None in shapes else float(np.average(shapes, weights=counts))  # type: ignore[arg-type]
+    shapes = [fold.mean_shape_nme for fold in reports if fold.mean_shape_nme is not None]  # a fold has its own
+    known = float(np.average(shapes, weights=counts)) if len(shapes) == len(reports) else None
     return msgspec.structs.replace(report, mean_shape_nme=known)
 
 
@@ -332,7 +334,9 @@ def _report(
 
 
 def _figures(values: np.ndarray) -> FoldFigures:
-    return FoldFigures(*(None if np.isnan(value) else value for value in values.tolist()))  # type: ignore[arg-type]
+    figures = values.astype(object)
+    figures[np.isnan(values)] = None
+    return FoldFigures(*figures)
 
 
 def _part_report(part: Dataset) -> PartReport:

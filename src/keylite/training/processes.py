@@ -249,10 +249,10 @@ def _stopped_at_the_end(started: list[SpawnProcess]) -> Iterator[None]:
 
 def _first_to_fail(started: list[SpawnProcess]) -> int | None:
     """Wait until all processes are done, or one of them fails: which."""
-    waiting = {process.sentinel: rank for rank, process in enumerate(started)}
+    waiting: dict[Any, int] = {process.sentinel: rank for rank, process in enumerate(started)}
     while waiting:
         for sentinel in multiprocessing.connection.wait(list(waiting)):
-            rank = waiting.pop(sentinel)  # type: ignore[call-overload]
+            rank = waiting.pop(sentinel)
             started[rank].join()
             if started[rank].exitcode:
                 return rank

@@ -281,7 +281,7 @@ def _other_kind(wanted: Id, ids: Container[Id]) -> str:
 def _extend(column: array[float], values: list[Number]) -> None:
     """Append the values, all or none; null is NaN."""
     try:
-        column.fromlist(values)  # type: ignore[arg-type] - None in it is the TypeError
+        column.fromlist(values)  # pyright: ignore[reportArgumentType] - None in it is the TypeError
     except TypeError:
         column.fromlist([math.nan if value is None else value for value in values])
 

@@ -74,3 +74,10 @@ def test_named_types_are_not_vague_either():
     assert {"Image", "Boxes", "FilePath"} <= named.keys()
     for name, kind in named.items():
         assert not VAGUE & {getattr(part, "__name__", "") for part in parts(kind)}, name
+
+
+def test_type_checkers_see_every_public_name():
+    module = ast.parse(inspect.getsource(keylite))
+    block = next(node for node in module.body if isinstance(node, ast.If))
+    seen = {name.name for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert seen == set(keylite.PUBLIC)

@@ -105,6 +105,6 @@ def test_as_many_as_asked_for_or_as_there_are(count, made, onnx_file: Path, make
     images = list(rng.integers(0, 256, (12, 40, 40, 3), np.uint8))
     boxes = np.tile([5.0, 5, 35, 35], (12, 1))
     data = from_arrays(images, rng.uniform(5, 35, (12, 4, 2)), skeleton=make_spec().skeleton, boxes=boxes)
-    path = write_golden(onnx_file, data, tmp_path, *([] if count is None else [count]))
+    path = write_golden(str(onnx_file), data, str(tmp_path), *([] if count is None else [count]))
     assert len(json.loads(path.read_text())["cases"]) == made
     assert len(list(tmp_path.glob("*.bin"))) == made

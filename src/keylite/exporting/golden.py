@@ -41,7 +41,7 @@ def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int =
     px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5; null for a keypoint that
     nothing taught. Raises ValueError where a file would take the place of one of the data.
     """
-    data, folder = as_dataset("data", data), path_of("folder", folder)
+    model, data, folder = path_of("model", model), as_dataset("data", data), path_of("folder", folder)
     require_new_vectors(folder, data, count)
     predictor = Predictor(model, threads=1)
     untaught = predictor.spec.untaught

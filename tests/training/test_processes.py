@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from keylite.runtime.errors import ArgumentError
 from keylite.training import processes
 from keylite.training.processes import World, run_all, speaks, world_of
 from keylite.training.recipe import make_recipe
@@ -185,8 +186,8 @@ def test_the_cause_is_whoever_failed_by_itself(codes, failed: int, cause: int, m
 
 AGAIN = "the others were stopped; the same command with --resume goes on from the last whole epoch"
 ERRORS = {  # exit code, what the process has told: what it becomes
-    "refused": (2, "batch: expected less", ValueError("batch: expected less")),
-    "missed another": (processes.LOST, "another has ended", ValueError("another has ended")),
+    "refused": (2, "batch: expected less", ArgumentError("batch: expected less")),
+    "missed another": (processes.LOST, "another has ended", ArgumentError("another has ended")),
     "interrupted": (130, "", KeyboardInterrupt()),
     "killed": (-15, "", OSError(f"training: process 2 of 3 was ended by SIGTERM; {AGAIN}")),
     "without a word": (7, "", OSError(f"training: process 2 of 3 failed with exit code 7, see above; {AGAIN}")),

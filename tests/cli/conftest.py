@@ -54,3 +54,61 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def picture(photos: Path) -> Path:
     return sorted(photos.glob("*.png"))[0]
+
+
+# ---- runs and files that verbs share
+
+
+@pytest.fixture(scope="session")
+def gauge_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and test/ of rendered gauges with labels.json."""
+    folder = tmp_path_factory.mktemp("gauges")
+    write_dataset(keylite.gauges(8, "train", seed=1, size=96), folder / "train")
+    write_dataset(keylite.gauges(6, "test", seed=2, size=96), folder / "test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(gauge_files: Path) -> Path:
+    """A run of lite0, which other processes know too."""
+    from verbs import made_by_train
+
+    return made_by_train(gauge_files, "run", backbone="lite0")
+
+
+@pytest.fixture(scope="session")
+def trained_tiny(gauge_files: Path) -> Path:
+    """A run of the backbone of `quick`."""
+    from verbs import made_by_train
+
+    return made_by_train(gauge_files, "tiny")
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, gauge_files: Path) -> Path:
+    """Its export, made by the command line once, for it costs seconds."""
+    from keylite.cli import main
+
+    out = trained / "model.onnx"
+    with pytest.raises(SystemExit) as stop:
+        main(
+            ["export", str(trained / "model.safetensors"), "--to", "onnx", "--out", str(out)]
+            + ["--data", f"{gauge_files}/test/labels.json"]
+        )
+    assert not stop.value.code
+    return out
+
+
+@pytest.fixture
+def tensorflow(quick_graphs):
+    """TensorFlow, where it is installed."""
+    return pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
+
+
+@pytest.fixture(scope="session")
+def colour_files(make_colours, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """val/, train/ and few/ of patches of colour with labels.json."""
+    folder = tmp_path_factory.mktemp("colours")
+    for name, count in (("val", 20), ("train", 24), ("few", 15)):
+        write_dataset(make_colours(count, count), folder / name)
+    return folder

@@ -1,0 +1,84 @@
+"""`keylite benchmark`: files side by side, and what cannot be measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from verbs import refused, run
+
+import keylite
+from keylite.runtime.modelfile import describe, read_spec
+
+load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
+onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
+exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keylite[pytorch]")
+
+
+def test_a_benchmark_with_data_sets_accuracy_beside_time(capsys, exported, trained, gauge_files, tmp_path):
+    labels, out = gauge_files / "test/labels.json", tmp_path / "bench.json"
+    models = [exported, trained / "model.safetensors"]
+    code, shown, _ = run(capsys, "benchmark", *models, "--runs", 3, "--data", labels, "--json", out)
+    assert code == 0
+    result = json.loads(out.read_text())
+    want = keylite.evaluate(exported, keylite.read_dataset(labels)).nme.mean
+    for model in models:
+        facts = result["models"][str(model)]
+        assert facts["accuracy"]["nme"] == pytest.approx(want, abs=1e-4)
+        assert facts["accuracy"]["count"] == 6
+        assert f"{100 * want:.2f}" in shown
+        assert set(facts["ms"]) == {"read", "crop", "engine", "decode", "total"}
+        for spread in facts["ms"].values():
+            assert 0 < spread["p10"] <= spread["median"] <= spread["p90"]
+        held = facts["memory"]
+        assert held is None or 10 < held["before"] < held["peak"] < 10_000
+    chart = cv2.imread(str(tmp_path / "bench.png"))
+    assert chart.shape[1] > 600
+    assert len(np.unique(chart.reshape(-1, 3), axis=0)) > 20  # more than white
+
+
+def test_memory_is_that_of_each_file_alone(exported, trained):
+    from keylite.evaluation.timing import benchmark
+
+    found = benchmark([exported, trained / "model.safetensors"], runs=3)["models"].values()
+    onnx, torch = (facts["memory"] for facts in found)
+    if onnx is None:
+        pytest.skip("needs a system that says how much memory a process holds")
+    assert onnx["before"] == pytest.approx(torch["before"], rel=0.1)
+    assert onnx["peak"] < torch["peak"]  # PyTorch itself is larger than ONNX Runtime
+
+
+BAD_BENCHMARKS = {
+    "nothing": ([], "expected model files"),
+    "two runs": (["MODEL", "--runs", 2], "at least 3"),
+    "a plot of nothing": (["MODEL", "--plot", "p.png"], "--data"),
+    "a divisor of nothing": (["MODEL", "--normalize", "box_side"], "--data"),
+    "a folder that is a file": (["MODEL", "--json", "MODEL/b.json"], "MODEL is a file"),
+    "a file twice": (["MODEL", "MODEL"], "named twice"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_BENCHMARKS.values(), ids=BAD_BENCHMARKS)
+def test_bad_benchmarks_are_one_line(arguments, words, capsys, exported):
+    told = [str(argument).replace("MODEL", str(exported)) for argument in arguments]
+    assert re.search(words.replace("MODEL", exported.name), refused(capsys, "benchmark", *told))
+
+
+def test_a_plot_takes_no_picture_s_place(capsys, exported, gauge_files):
+    picture = next((gauge_files / "test").glob("*.png"))
+    line = refused(capsys, "benchmark", exported, "--data", gauge_files / "test/labels.json", "--plot", picture)
+    assert f"plot: {picture} is the file of {picture}, too" in line
+
+
+def test_models_with_other_divisors_need_one_to_compare(capsys, exported, gauge_files, tmp_path):
+    other = tmp_path / "other.onnx"
+    shutil.copy(exported, other)
+    describe(other, msgspec.structs.replace(read_spec(other), normalize="box_side"))
+    line = refused(capsys, "benchmark", exported, other, "--data", gauge_files / "test/labels.json")
+    assert "box_side" in line
+    assert "choose one" in line

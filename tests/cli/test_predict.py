@@ -1,0 +1,173 @@
+"""`keylite predict`: images, folders, lists and boxes, and what cannot be used."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from verbs import refused, run
+
+import keylite
+from keylite.prediction.sources import drawing_paths
+
+load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
+onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
+exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keylite[pytorch]")
+
+
+def test_a_folder_of_drawings_may_be_a_link_to_itself_until_it_is_written_to(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert drawing_paths([Path("a.png")], loop) == {Path("a.png"): loop / "a_points.jpg"}
+
+
+BAD_PREDICTIONS = {
+    "format": (["--format", "yaml"], '"keylite", "coco", "jsonl"'),
+    "a folder that cannot be made": (["--json", "FILE/p.json"], "cannot write to this folder"),
+    "a folder of drawings that cannot be made": (["--draw", "FILE/drawn"], "cannot write to this folder"),
+    "a flag for a file": (["--json", "--draw", "out"], "expected a file name or -, got --draw"),
+    "no file": (["--json"], "--json requires an argument"),
+    "engine": (["--engine", "tpu"], "tpu"),
+    "threads": (["--threads", "0"], "threads: expected 1 to 4096, got 0"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_PREDICTIONS.values(), ids=BAD_PREDICTIONS)
+def test_a_bad_flag_of_predict_is_one_line(flags, words, capsys, trained, gauge_files):
+    model = trained / "model.safetensors"
+    flags = [flag.replace("FILE", str(model)) for flag in flags]
+    assert words in refused(capsys, "predict", model, gauge_files / "test", *flags)
+
+
+@pytest.fixture
+def spoilt(gauge_files: Path, tmp_path: Path) -> Path:
+    """Six pictures of gauges, and three files that are none, the first and the last by name among them."""
+    folder = tmp_path / "images"
+    shutil.copytree(gauge_files / "test", folder)
+    (folder / "a.jpg").write_bytes(b"")
+    (folder / "gauge_00002_.png").write_bytes(b"text")
+    (folder / "z.png").write_bytes(b"text")
+    return folder
+
+
+FORMATS = {"keylite": "p.json", "coco": "p.json", "jsonl": "p.jsonl"}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_prediction_of_bad_images_names_them_all(form, capsys, exported, spoilt, tmp_path):
+    """And nothing is written, on standard output neither."""
+    asked = ["predict", exported, spoilt, "--format", form]
+    before = sorted(tmp_path.iterdir())
+    out = ["--json", tmp_path / "new" / FORMATS[form], "--draw", tmp_path / "deep" / "drawn"]
+    for flags in (out, []):
+        line = refused(capsys, *asked, *flags)
+        assert "3 of 9 images cannot be used" in line
+        assert all(name in line for name in ("a.jpg", "gauge_00002_.png", "z.png", "--skip-bad"))
+        made = [path for path in tmp_path.iterdir() if path not in before]
+        assert [list(path.iterdir()) for path in made] in ([], [[]]), "a folder for the points, at most"
+    assert not (tmp_path / "deep").exists()
+    code, said, err = run(capsys, *asked, *out, "--skip-bad")
+    assert code == 0
+    assert "6 objects in 6 images" in said
+    assert "skipped: 3 of 9" in err and "z.png" in err
+    assert len(list((tmp_path / "deep/drawn").iterdir())) == 6
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [FORMATS[form]]
+    code, said, _ = run(capsys, *asked, "--skip-bad")
+    assert code == 0
+    found = json.loads(said)["images"] if form != "jsonl" else said.splitlines()
+    assert len(found) == 6
+
+
+def test_little_is_looked_for_once_an_image_is_bad(capsys, exported, gauge_files, spoilt, monkeypatch):
+    """What was taken before it was known to be bad; the rest is read to be named."""
+    looked, run_one = [], keylite.Predictor.run
+    monkeypatch.setattr(keylite.Predictor, "run", lambda *given: looked.append(len(given[1])) or run_one(*given))
+    pictures = [spoilt / "a.jpg", *[next((gauge_files / "test").glob("*.png"))] * 300, spoilt / "z.png"]
+    (spoilt / "list.txt").write_text("\n".join(map(str, pictures)))
+    line = refused(capsys, "predict", exported, spoilt / "list.txt")
+    assert "a.jpg" in line and "z.png" in line
+    assert 0 < sum(looked) <= 3 * 32
+
+
+def test_lines_are_the_same_points(capsys, exported, gauge_files, tmp_path):
+    pictures = sorted((gauge_files / "test").glob("*.png"))
+    listing, boxes = tmp_path / "pictures.txt", tmp_path / "boxes.json"
+    listing.write_text("\n".join(map(str, pictures)) + "\n\n")
+    boxes.write_text(json.dumps({path.name: [[0, 0, 96, 96]] * number for number, path in enumerate(pictures)}))
+    code, out, _ = run(capsys, "predict", exported, gauge_files / "test", "--boxes", boxes)
+    assert code == 0
+    whole = json.loads(out)
+    wanted = [
+        {"image": name, "width": 96, "height": 96, "model": "model.onnx", "origin": "corner"}
+        | {"keypoints": whole["keypoints"], "objects": objects}
+        for name, objects in whole["images"].items()
+    ]
+    assert [len(line["objects"]) for line in wanted] == list(range(6))
+    asked = ["predict", exported, listing, "--boxes", boxes, "--format", "jsonl", "--json"]
+    for flags in (["-"], ["-", "--skip-bad"]):
+        code, out, _ = run(capsys, *asked, *flags)
+        assert code == 0
+        assert [json.loads(line) for line in out.splitlines()] == wanted
+    code, out, _ = run(capsys, *asked, tmp_path / "p.jsonl")
+    assert f"15 objects in 6 images: {tmp_path / 'p.jsonl'}" in out
+    assert [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()] == wanted
+
+
+BAD_LISTS = {
+    "empty": (b"\n \n", "expected the path of an image a line, got none"),
+    "no text": (b"\xff\xfe\0", "expected a text file in UTF-8"),
+    "a path that leads nowhere": (b"nowhere.png\n", "nowhere.png: no such image file"),
+}
+
+
+@pytest.mark.parametrize(("data", "words"), BAD_LISTS.values(), ids=BAD_LISTS)
+def test_a_bad_list_of_images_is_one_line(data, words, capsys, exported, tmp_path):
+    (tmp_path / "list.txt").write_bytes(data)
+    assert words in refused(capsys, "predict", exported, tmp_path / "list.txt")
+
+
+BAD_BOXES = {
+    "not JSON": ("boxes", "expected JSON"),
+    "a list": ("[[1, 2, 3, 4]]", "expected JSON"),
+    "a single box": ('{"NAME": [1, 2, 3, 4]}', "a single box is \\[\\[x0, y0, x1, y1\\]\\]"),
+    "turned around": ('{"NAME": [[9, 9, 1, 1]]}', "x0 < x1"),
+    "no entry": ('{"other.png": []}', "boxes.json: no entry for 1 of 1 images: .*; the names in it are other.png"),
+    "beyond a float": ('{"NAME": [[0, 0, 1e300, 1e300]]}', "reaches beyond 16777216 px"),
+    "51 GB": ('{"NAME": [[0, 0, 10000000, 10000000]]}', "is 1.042e\\+05 times as long as its 96x96 image"),
+    "slow": ('{"NAME": [[0, 0, 1000000, 1000000]]}', "times as long as its 96x96 image, expected at most 20"),
+    "off the picture": ('{"NAME": [[200, 0, 300, 50]]}', "lies outside its 96x96 image"),
+    "fractions": ('{"NAME": [[0.1, 0.2, 0.7, 0.8]]}', "looks like fractions of the image: multiply its edges by"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_BOXES.values(), ids=BAD_BOXES)
+def test_bad_boxes_are_one_line(text, words, capsys, exported, gauge_files, tmp_path):
+    picture = sorted((gauge_files / "test").glob("*.png"))[0]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(text.replace("NAME", picture.name))
+    assert re.search(words, refused(capsys, "predict", exported, picture, "--boxes", boxes))
+
+
+def test_a_text_that_is_no_list_of_images_is_called_so(capsys, onnx_file, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("hello\nworld\n")
+    line = refused(capsys, "predict", onnx_file, notes)
+    assert line.endswith("taken for a list of images, a path a line, and none of its 2 lines leads to a file: 'hello'")
+    notes.write_text("a\0.jpg\n")
+    assert "got one with a NUL character in line 1" in refused(capsys, "predict", onnx_file, notes)
+
+
+def test_a_picture_given_twice_has_its_points_once_in_json_and_a_line_each_time(
+    capsys, onnx_file, gauge_files, tmp_path
+):
+    picture = sorted((gauge_files / "test").glob("*.png"))[0]
+    for form, count in (("keylite", 1), ("jsonl", 2)):
+        out = tmp_path / form
+        code, said, err = run(capsys, "predict", onnx_file, picture, picture, "--format", form, "--json", out)
+        assert code == 0, err
+        assert said.startswith("1 object in 1 image: " if count == 1 else "2 objects in 2 images: ")
+        text = out.read_text()
+        assert len(json.loads(text)["images"] if count == 1 else text.splitlines()) == count

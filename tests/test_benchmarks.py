@@ -305,7 +305,7 @@ def test_a_run_that_stopped_goes_on(begun: bool, resume: bool, tmp_path: Path, m
     if begun:
         fake_run(tmp_path / "run", [0.3], epochs=3)
     calls = []
-    monkeypatch.setitem(vars(keylite), "train", lambda *values, **named: calls.append((values[3], named)))
+    monkeypatch.setitem(vars(keylite), "train", lambda *_, out, **named: calls.append((out, named)))
     data = gauges(2, size=32)
     runs.train_missing(runs.Run("run", "run", tmp_path / "run", Recipe(epochs=3), (), lambda: (data, data)))
     assert calls == [(tmp_path / "run", {"resume": resume})]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keylite
-from keylite.cli import VERBS
 from keylite.cli.shared import Reading
+from keylite.cli.verbs import VERBS
 
 
 class Door(NamedTuple):

@@ -295,7 +295,7 @@ def test_a_data_set_without_a_label_is_said_to_be_so() -> None:
 @pytest.mark.parametrize("mark", [(0.0, 0.0), (-1.0, -1.0)])
 def test_marks_for_missing_points_in_most_objects_are_named_as_the_cause(mark: tuple[float, float]) -> None:
     images, xy = [np.zeros((90, 90, 3), np.uint8)] * 5, np.tile(np.asarray(mark), (5, 2, 1))
-    with pytest.raises(ValueError, match=r"5 of 5 objects lie .*; 10 labelled points of 5 .*--missing-mark"):
+    with pytest.raises(ValueError, match=r"5 of 5 objects lie .*; 10 labelled points of 5 .*`missing_mark="):
         label_doubts(from_arrays(images, xy), "image")
 
 

@@ -85,7 +85,7 @@ def test_split_refuses_fractions(fractions: tuple[float, ...]) -> None:
 
 
 def test_split_needs_groups() -> None:
-    with pytest.raises(ValueError, match=r"1 group\(s\) cannot be split into 2 parts; choose a finer --group"):
+    with pytest.raises(ValueError, match=r"1 group\(s\) cannot be split into 2 parts; choose a finer `group`"):
         made(groups=1).split(0.5)
     two = made(groups=8).regrouped(["a"] * 20 + ["b"] * 20)
     assert [len(part) for part in two.split(0.1)] == [20, 20]
@@ -117,7 +117,7 @@ def test_one_group_of_most_objects_leaves_the_rest_to_the_other_folds() -> None:
 
 
 TOO_FEW = {
-    "a single group": (1, "all 12 objects are of one group, so folds by group are impossible.*--group.*--blocks"),
+    "a single group": (1, "all 12 objects are of one group, so folds by group are impossible.*`group`.*`blocks=True`"),
     "fewer groups than folds": (3, "3 groups do not make 4 folds; ask for 3 at most"),
 }
 
@@ -354,7 +354,7 @@ def test_check_images_names_all_bad_at_once(tmp_path: Path) -> None:
     data = from_arrays(paths, np.arange(10, dtype=float).reshape(5, 1, 2))
     with pytest.raises(ValueError, match="3 of 5 images cannot be used") as caught:
         data.check_images(max_megapixels=100)
-    for words in ("1.png: the PNG file is truncated", "3.png: no such", "4.png: not an image", "--skip-bad"):
+    for words in ("1.png: the PNG file is truncated", "3.png: no such", "4.png: not an image", "`skip_bad=True`"):
         assert words in str(caught.value)
     good = data.check_images(max_megapixels=100, skip_bad=True)
     assert good.images == (paths[0], paths[2])
@@ -430,7 +430,7 @@ def test_boxes_outside_the_picture_are_refused_and_points_counted(tmp_path: Path
     data.xy[1:] = [9, 3]
     with pytest.raises(ValueError, match="^arrays: 2 of 4 objects cannot be used") as caught:
         data.check_images()
-    for words in ("0.png: box [8.0, 0.0, 9.0, 5.0] (xyxy) lies outside its 8x6 image", "2.png: box", "--skip-bad"):
+    for words in ("0.png: box [8.0, 0.0, 9.0, 5.0] (xyxy) lies outside its 8x6 image", "2.png: box", "`skip_bad=True`"):
         assert words in str(caught.value)
     assert "1.png" not in str(caught.value)
     kept = data.check_images(skip_bad=True)

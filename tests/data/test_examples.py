@@ -510,17 +510,17 @@ REFUSED = {
     "two objects in a whole image": (
         crowded,
         {"box": "image"},
-        "arrays: 1 images hold more than one object, .*--box annotation",
+        "arrays: 1 images hold more than one object, .*`box='annotation'`",
     ),
     "no box": (
         without_box,
         {},
-        r"^arrays: 3 of 6 objects have no box \(image_000003; .*\); use --box image, .* each a box, or pass --skip-bad to",
+        r"^arrays: 3 of 6 objects have no box \(image_000003; .*\); use `box='image'`, .* each a box, or pass `skip_bad=True` to",
     ),
     "no box at all": (
         lambda data: dataclasses.replace(data, box=np.full((6, 4), np.nan)),
         {},
-        r"^arrays: 6 of 6 objects .* \(.*2; and 3 more\); use --box image, or give each a box$",
+        r"^arrays: 6 of 6 objects .* \(.*2; and 3 more\); use `box='image'`, or give each a box$",
     ),
     "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip: the skeleton has no mirror pairs"),
 }

@@ -169,14 +169,14 @@ LOST = {  # files, name in the labels, words
     "nothing there": (
         [],
         "a.jpg",
-        r"not found in .*: a.jpg \(no picture lies there\); name their folder with --images",
+        r"not found in .*: a.jpg \(no picture lies there\); name their folder with `images`",
     ),
     "nearest name": (["image_001.jpg", "b.jpg"], "image_01.jpg", r"2 pictures lie there, such as image_001.jpg"),
     "HEIC": (["photos/a.HEIC"], "a.jpg", r"photos/a.HEIC lies there: keylite does not read HEIC, convert it to JPEG"),
     "in another folder": (
         ["clipB/1.png"],
         "clipA/1.png",
-        r"clipB/1.png lies there, in another folder: is it --images .*/clipB\?",
+        r"clipB/1.png lies there, in another folder: is it `images='.*/clipB'`\?",
     ),
     "in a folder of one name": (["x/y/img/a.jpg"], "v/img/a.jpg", "x/y/img/a.jpg lies there, in another folder"),
     "two in sub-folders": (["x/a.jpg", "y/a.jpg"], "a.jpg", r"is it .*/x/a.jpg or .*/y/a.jpg\?"),
@@ -202,7 +202,7 @@ def test_a_picture_that_is_not_known_is_refused(case: str, tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError, match=words) as caught:
         read_dataset(labels_at(tmp_path / "l.json", [name]))
     assert "\n" not in str(caught.value)
-    assert "--images" in str(caught.value)
+    assert "`images`" in str(caught.value)
 
 
 def test_two_ways_to_one_file_are_no_two_candidates(tmp_path: Path) -> None:

@@ -324,7 +324,7 @@ def test_coco_bad_annotations_are_named(case: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         read_dataset(path)
     line = str(caught.value)
-    for word in (str(path), "--skip-bad", *words):
+    for word in (str(path), "`skip_bad=True`", *words):
         assert word in line
     assert "\n" not in line
 
@@ -352,9 +352,9 @@ def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
     assert np.isnan(data.box[1]).all()
     assert data.box[0].tolist() == [1, 2, 31, 22]
     assert data.notes == (
-        f"1 of 3 boxes without an area (such as {size} px) read as none; without boxes, train with --box image",
+        f"1 of 3 boxes without an area (such as {size} px) read as none; without boxes, train with `box='image'`",
     )
-    with pytest.raises(ValueError, match=r"2 of 3 objects have no box \(a.png#1; b.png\); use --box image"):
+    with pytest.raises(ValueError, match=r"2 of 3 objects have no box \(a.png#1; b.png\); use `box='image'`"):
         crop_boxes(data, "annotation")
 
 
@@ -490,7 +490,7 @@ def test_missing_file_folder_and_format(tmp_path: Path) -> None:
 
 def test_categories_of_different_keypoints_ask(tmp_path: Path) -> None:
     path = coco(tmp_path, other_category)
-    with pytest.raises(ValueError, match=r"choose one with --category NAME: face \(3\); car \(2\)"):
+    with pytest.raises(ValueError, match=r"choose one with `category=NAME`: face \(3\); car \(2\)"):
         read_dataset(path)
     car = read_dataset(path, category="car")
     assert car.skeleton.names == ("front", "rear")
@@ -509,7 +509,7 @@ CATEGORY = {
             all_annotations(keypoints=[5, 5, 2])(data),
             set_("annotations", 0, category_id=2)(data),
         ],
-        "2 categories name no keypoints, so they are different things: chin; eye; choose one with --category NAME",
+        "2 categories name no keypoints, so they are different things: chin; eye; choose one with `category=NAME`",
     ),
     "a category per point, each of one keypoint": (
         lambda data: [
@@ -726,7 +726,7 @@ def test_any_field_may_be_the_group(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "\u00fc\n", ""], ids=["quote", "backslash", "control", "none"])
 def test_a_field_that_cannot_be_is_refused_as_one_that_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"3 of 3 objects have no field '.*; choose another --group"):
+    with pytest.raises(ValueError, match=r"3 of 3 objects have no field '.*; choose another `group`"):
         read_dataset(coco(tmp_path), group=f"field:{name}")
 
 
@@ -989,7 +989,7 @@ def test_what_tools_call_the_column_of_files(name: str, tmp_path: Path) -> None:
 
 
 def test_table_has_no_category(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no categories; leave --category face out"):
+    with pytest.raises(ValueError, match="has no categories; leave `category='face'` out"):
         read_dataset(table(tmp_path, TABLES["named"][0]), category="face")
 
 

@@ -151,7 +151,7 @@ def test_the_line_names_ten_and_says_what_to_do(caplog: pytest.LogCaptureFixture
         "0.png = t0.png; 1.png ~ t1.png; "
     )
     assert "9.png ~ t9.png; and 2 more; hold out whole subjects" in line
-    assert "--blocks" in line
+    assert "`blocks=True`" in line
     caplog.clear()
     speak_of_alike(alike(copies[-1:], images), "of val", names, names)
     assert not caplog.messages

@@ -38,7 +38,7 @@ def test_a_mark_is_noticed_and_taken_out_if_asked(folder: Path, mark: str):
     kept = read_dataset(path)
     (doubt,) = kept.doubts
     assert f"3 labelled points of 3 objects lie at exactly ({mark.replace(',', ', ')})" in doubt
-    assert f"--missing-mark {mark}" in doubt
+    assert f"`missing_mark=({mark.replace(',', ', ')})`" in doubt
     assert doubt in label_doubts(kept, "image")
     data = read_dataset(path, missing_mark=read_mark(mark))
     assert data.doubts == ()

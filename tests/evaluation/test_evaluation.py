@@ -709,7 +709,7 @@ def test_whole_images_need_no_box() -> None:
 def test_a_missing_box_is_named() -> None:
     boxes = boxes_of(3)
     boxes[1:] = NAN
-    with pytest.raises(ValueError, match=r"2 of 3 .* lack one: image_000001; image_000002; train with --box image"):
+    with pytest.raises(ValueError, match=r"2 of 3 .* lack one: image_000001; image_000002; train with `box='image'`"):
         predict_dataset(Reader(), numbered([0, 1, 2], boxes))
 
 

@@ -65,7 +65,7 @@ def test_the_offset_is_that_of_the_labels(beside: float, learnt: float, squares,
     assert report.centred == pytest.approx(0, abs=1e-6)
     assert report.disagreement == pytest.approx(2 * learnt, abs=1e-4)
     advice = dict(flip_rows(report))["so"]
-    assert (f"--flip-offset {beside / SIDE:.4f}" in advice) == (abs(beside) > 0)
+    assert (f"`flip_offset={beside / SIDE:.4f}" in advice) == (abs(beside) > 0)
 
 
 def test_an_offset_is_held_to_the_width_of_the_box(squares, make_spec):
@@ -129,7 +129,7 @@ ADVICE = {
     "too few of a model that has learnt nothing": (report_of(0.05, plain=0.1), "nothing: too few groups"),
     "learnt nothing": (report_of(0.05, (0.04, 0.06), 0.1), "nothing: the model is no better than"),
     "symmetric": (report_of(0.01, (-0.01, 0.03)), "flip about the middle, as usual"),
-    "beside": (report_of(-0.05, (-0.06, -0.04)), "train with --flip-offset -0.0500"),
+    "beside": (report_of(-0.05, (-0.06, -0.04)), "train with `flip_offset=-0.0500`"),
 }
 
 
@@ -163,8 +163,8 @@ REMEDIES = {  # of the box's width: whether a recipe takes it
 @pytest.mark.parametrize(("offset", "takes"), REMEDIES.values(), ids=REMEDIES)
 def test_no_offset_is_advised_that_a_recipe_does_not_take(offset: float, takes: bool):
     report = report_of(offset)
-    assert ("--flip-offset" in report.remedy) == takes
-    assert "--flip-p 0" in report.remedy
+    assert ("`flip_offset=" in report.remedy) == takes
+    assert "`flip_p=0`" in report.remedy
     if takes:
         make_recipe({"flip_offset": offset})
     else:
@@ -178,11 +178,11 @@ DOUBTS = {
     "right, flipped about the middle": (
         3.0,
         0.0,
-        "they sit 3.00 px right of their mirrored place .* --flip-offset 0.0469",
+        "they sit 3.00 px right of their mirrored place .* `flip_offset=0.0469",
     ),
-    "left, flipped about the middle": (-2.0, 0.0, "they sit 2.00 px left of .* --flip-offset -0.0312"),
+    "left, flipped about the middle": (-2.0, 0.0, "they sit 2.00 px left of .* `flip_offset=-0.0312"),
     "right, and flipped about there": (3.0, 3 / SIDE, None),
-    "symmetric, flipped about elsewhere": (0.0, 3 / SIDE, "trained with 0.046875.*--flip-offset 0.0000"),
+    "symmetric, flipped about elsewhere": (0.0, 3 / SIDE, "trained with 0.046875.*`flip_offset=0.0000"),
 }
 
 

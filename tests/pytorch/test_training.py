@@ -265,7 +265,7 @@ def test_a_full_disk_under_tensorboards_file_is_one_line_and_leaves_no_half_file
 
     monkeypatch.setattr(RecordWriter, "write", full)
     with pytest.raises(
-        OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*--resume$"
+        OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*`resume=True`$"
     ):
         keylite.train(recipe(epochs=1), *parts, out=tmp_path)
     assert "Traceback" not in capsys.readouterr().err
@@ -375,7 +375,7 @@ def test_resume_with_another_recipe_or_other_data_is_refused(parts, whole_run):
         keylite.train(make_recipe({"lr": 0.5}, base=choices), *parts, out=whole_run, resume=True)
     with pytest.raises(ValueError, match="resumes with the data"):
         keylite.train(choices, parts[1], parts[0], out=whole_run, resume=True)
-    with pytest.raises(ValueError, match="--resume"):
+    with pytest.raises(ValueError, match="`resume=True`"):
         keylite.train(choices, *parts, out=whole_run)
 
 
@@ -680,7 +680,7 @@ def test_a_worker_that_dies_ends_the_run_in_one_line(parts, tmp_path: Path, monk
 
     monkeypatch.setattr(Examples, "batch", killed)
     monkeypatch.setattr(batches, "STUCK", 5)  # seconds, where no signal tells of it
-    with pytest.raises(OSError, match="^workers: a process that prepares batches has ended .* with --resume"):
+    with pytest.raises(OSError, match="^workers: a process that prepares batches has ended .* with `resume=True`"):
         keylite.train(recipe(workers=1), *parts, out=tmp_path)
 
 

@@ -301,7 +301,7 @@ BAD = {
     "animated png": (animated_png, "several frames"),
     "animated webp": (animated_webp, "several frames"),
     "tiff of two pages": (two_pages, "several frames"),
-    "too large by its header": (lambda: header_only(20_000, 20_000), "= 400; raise the limit with --max-megapixels"),
+    "too large by its header": (lambda: header_only(20_000, 20_000), "= 400; raise the limit with `max_megapixels`"),
     "float tiff": (
         lambda: encoded(picture()[..., 0].astype(np.float32), ".tiff"),
         "32-bit floating-point numbers; scale",

@@ -149,7 +149,7 @@ def test_garbage_is_refused(kind: str, data: bytes, tmp_path: Path):
 def test_a_file_that_describes_nothing_is_refused(kind: str, metadata: dict, tmp_path: Path):
     path = tmp_path / f"foreign{kind}"
     path.write_bytes(MAKERS[kind](metadata))
-    with pytest.raises(ValueError, match=r"holds no keylite description: .*give one as --spec FILE"):
+    with pytest.raises(ValueError, match=r"holds no keylite description: .*give one as `spec=FILE`"):
         read_spec(path)
 
 
@@ -252,7 +252,7 @@ def test_a_file_of_an_earlier_format_had_no_seal_and_is_not_called_damaged(kind:
 def test_a_file_of_another_tool_is_read_with_a_description_apart(kind: str, spec: ModelSpec, tmp_path: Path):
     foreign, apart = tmp_path / f"foreign{kind}", tmp_path / "spec.json"
     foreign.write_bytes(BARE[kind])
-    with pytest.raises(ValueError, match=r"foreign\.\w+: holds no keylite description: .*give one as --spec FILE"):
+    with pytest.raises(ValueError, match=r"foreign\.\w+: holds no keylite description: .*give one as `spec=FILE`"):
         read_spec(foreign)
     with pytest.raises(FileNotFoundError, match=r"spec\.json: no such description"):
         read_spec(foreign, apart)

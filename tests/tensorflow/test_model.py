@@ -324,7 +324,7 @@ def test_threads_and_devices_that_are_not_there_are_refused(options: dict, messa
 
 def test_a_gpu_that_is_not_there_is_refused(regression_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    with pytest.raises(ValueError, match="device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu"):
+    with pytest.raises(ValueError, match="device: cuda asked for, but TensorFlow sees no CUDA GPU; use `device='cpu'`"):
         open_engine(regression_file, "tensorflow", device="cuda")
 
 

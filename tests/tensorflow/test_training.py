@@ -514,7 +514,7 @@ def test_a_full_disk_under_tensorboards_file_is_no_full_memory(tmp_path, monkeyp
     end = training.EpochEnd(SimpleNamespace(out=tmp_path, recipe=recipe()), 2, lambda done: None)
     monkeypatch.setattr(tf.summary, "write", full)
     with pytest.raises(
-        OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*--resume$"
+        OSError, match=rf"^{tmp_path}: cannot write to this folder: No space left on device; .*`resume=True`$"
     ):
         end.write(0, loss=1.0)
 

@@ -238,7 +238,7 @@ def test_resuming_goes_on_at_the_first_unfinished_fold(begun, finished, data, tr
             (out / name / ".lock").write_text("process 1 on another machine")  # of a run that was killed as it ended
     trained.clear()
     if not begun:
-        with pytest.raises(ValueError, match="no run to resume here; leave --resume out"):
+        with pytest.raises(ValueError, match="no run to resume here; leave `resume=True` out"):
             train_folds(recipe(), data, out, 3, resume=True)
         return
     train_folds(recipe(), data, out, 3, resume=True)
@@ -266,7 +266,7 @@ OTHERWISE = {  # what is asked for when a run of three folds is resumed
     "another recipe": ({"recipe": recipe(lr=0.5)}, "lr was 0.001, is 0.5"),
     "another number": ({"folds": 2}, "fold-1: began with another part of the data"),
     "other data": ({"data": gauges(12, "train", seed=4, size=64)}, "fold-1: began with another part of the data"),
-    "nothing": ({"resume": False}, "go on with --resume, start anew with --overwrite"),
+    "nothing": ({"resume": False}, "go on with `resume=True`, start anew with `overwrite=True`"),
     "both": ({"overwrite": True}, "resume, overwrite: expected one of them, got both"),
 }
 
@@ -421,7 +421,7 @@ def test_what_cannot_be_folded_is_one_line(flags, words, video, capsys, tmp_path
 def test_a_folder_that_holds_a_run_is_not_filled_with_folds(data, trained, tmp_path):
     open_run(tmp_path, resolve(recipe(), data), data, data, resume=False)
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="holds a run that is no fold; choose another --out"):
+        with pytest.raises(ValueError, match="holds a run that is no fold; choose another `out`"):
             train_folds(recipe(), data, tmp_path, 3, overwrite=overwrite)
 
 

@@ -121,7 +121,7 @@ def test_a_hub_that_cannot_give_them_is_one_line_at_once(port: int | None, hub, 
         code, timeout=15, **client(tmp_path, port or server.server_port)
     )  # the client's own retries take 25 s
     assert "pretrained: cannot get model.safetensors of timm/tf_efficientnet_lite" in said
-    assert said.endswith("give its path, or use --pretrained none\n")
+    assert said.endswith("give its path, or use `pretrained='none'`\n")
     assert said.count("\n") == 1
     assert (len(requests) > 0) == (port is None)
 

@@ -134,14 +134,14 @@ FAILURES = {
         1,
         RuntimeError,
         "training: process 2 of 2 failed: RuntimeError: a fault; the others were stopped; the same command with "
-        "--resume goes on from the last whole epoch",
+        "`resume=True` goes on from the last whole epoch",
     ),
     "the second misses one that goes on": ("is_alone", 1, ValueError, "another has ended"),
     "the second is killed": (
         "is_killed",
         1,
         OSError,
-        "training: process 2 of 2 was ended by SIGKILL; the others were stopped; the same command with --resume goes on "
+        "training: process 2 of 2 was ended by SIGKILL; the others were stopped; the same command with `resume=True` goes on "
         "from the last whole epoch",
     ),
     "the first is interrupted": ("stops", 0, KeyboardInterrupt, ""),
@@ -184,7 +184,7 @@ def test_the_cause_is_whoever_failed_by_itself(codes, failed: int, cause: int, m
     assert processes._cause(failed, [SimpleNamespace(exitcode=code, sentinel=0) for code in codes]) == cause
 
 
-AGAIN = "the others were stopped; the same command with --resume goes on from the last whole epoch"
+AGAIN = "the others were stopped; the same command with `resume=True` goes on from the last whole epoch"
 ERRORS = {  # exit code, what the process has told: what it becomes
     "refused": (2, "batch: expected less", ArgumentError("batch: expected less")),
     "missed another": (processes.LOST, "another has ended", ArgumentError("another has ended")),

@@ -225,7 +225,9 @@ def test_a_framework_that_is_missing_names_the_other(tmp_path: Path, monkeypatch
     for module in [name for name in sys.modules if name.startswith("keylite.pytorch")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"torch is not installed: .*, or train with --framework tensorflow"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"torch is not installed: .*, or train with `framework='tensorflow'`"
+    ):
         keylite.train(make_recipe({}), gauges, gauges, out=tmp_path / "run")
     assert not (tmp_path / "run/recipe.yaml").exists()
 
@@ -267,7 +269,7 @@ def test_a_folder_of_folds_is_not_a_run_s(tmp_path: Path):
     (tmp_path / "fold-1").mkdir()
     (tmp_path / "fold-1/recipe.yaml").write_text("")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="holds folds; go on with --folds, or choose another --out"):
+        with pytest.raises(ValueError, match="holds folds; go on with `folds`, or choose another `out`"):
             check_run(tmp_path, make_recipe({}), resume=False, overwrite=overwrite)
 
 
@@ -509,7 +511,7 @@ def test_a_path_that_is_not_utf8_is_refused_before_work(starts, tmp_path: Path):
 def test_files_of_a_run_s_names_are_not_removed_unasked(starts, name: str, tmp_path: Path):
     """Such as a model file that somebody put there."""
     (tmp_path / name).mkdir() if name == "tensorboard" else (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"files of its names \({name}\); go on with --resume, start anew with"):
+    with pytest.raises(ValueError, match=rf"files of its names \({name}\); go on with `resume=True`, start anew with"):
         starts(tmp_path, stops)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -24,21 +24,12 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from keylite.cli.output import Lines, Stderr
 from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
+from keylite.cli.verbs import VERBS
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
 # a module and its function, and what it is for; here, so that `keylite --help` imports none of them
-VERBS = {
-    "train": "Train a model on labelled images.",
-    "evaluate": "Measure a model file on labelled images: NME, PCK, AUC, px, by keypoint, with 95 % intervals.",
-    "export": "Write a model file in another format, held to its parent: refused where points move past the budget.",
-    "predict": "Find the points in images.",
-    "benchmark": "Milliseconds of each stage, read, crop, engine and decode, the files taking turns, and memory.",
-    "info": "What a model file says of itself.",
-    "gauges": "Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.",
-}
-
 app = App(
     name="keylite",
     help="Keypoint regression on devices: labelled images -> train -> evaluate -> export -> the same points there.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from keylite.cli.flags import as_flags
 from keylite.cli.output import show
 from keylite.cli.shared import OVER_BUDGET, USUAL, As, Seed, fail, write_json
 
@@ -155,7 +156,7 @@ def evaluate(
     if mirror is not None:
         flipped = flip_report(predictor, dataset, mirror, plain=kept[0], normalize=report.nme.normalize, seed=seed)
         print()
-        show([Table((), flip_rows(flipped))])
+        show([Table((), [(label, as_flags(text)) for label, text in flip_rows(flipped)])])
         written["flips"] = msgspec.to_builtins(flipped)
     if reliability and report.confidence is None:
         raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")

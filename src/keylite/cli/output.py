@@ -73,7 +73,8 @@ class Lines(logging.Formatter):
     """Log records as plain lines; a warning says that it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
+        from keylite.cli.flags import as_flags
         from keylite.runtime.words import one_line
 
-        text = one_line(record.getMessage())
+        text = one_line(as_flags(record.getMessage()))
         return f"warning: {text}" if record.levelno >= logging.WARNING else text

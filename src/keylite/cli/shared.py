@@ -99,9 +99,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def fail(line: str, code: int) -> NoReturn:
     """Print one line on standard error and leave with an exit code."""
+    from keylite.cli.flags import as_flags
     from keylite.runtime.words import one_line
 
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads it: it was closed
-            print(f"keylite: {one_line(line)}", file=sys.stderr, flush=True)
+            print(f"keylite: {one_line(as_flags(line))}", file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -308,7 +308,7 @@ class Dataset:
         if len(self.groups) <= len(fractions):
             raise DataError(
                 f"{self.called}: {len(self.groups)} group(s) cannot be split into {len(fractions) + 1} parts; "
-                "choose a finer --group"
+                "choose a finer `group`"
             )
         parts = parts_of_groups(self.group_index, len(self.groups), shares, seed)[self.group_index]
         rest = self.subset(np.flatnonzero(parts == 0))
@@ -330,7 +330,7 @@ class Dataset:
         if count == 1:
             raise DataError(
                 f"{self.called}: all {len(self)} objects are of one group, so folds by group are impossible; name "
-                "finer groups with --group, or cut the frames of one video into runs with --blocks"
+                "finer groups with `group`, or cut the frames of one video into runs with `blocks=True`"
             )
         if count < folds:
             raise DataError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
@@ -442,7 +442,7 @@ class Dataset:
             f"{self.called}: {' and '.join(counts)} cannot be used", texts, len(problems) + int(outside.sum())
         )
         if not skip_bad:
-            raise DataError(f"{line}; mend them, or pass --skip-bad to leave them out")
+            raise DataError(f"{line}; mend them, or pass `skip_bad=True` to leave them out")
         kept = np.flatnonzero(~bad & ~outside)
         if len(kept) == 0:
             raise DataError(f"{line}; nothing is left")

@@ -239,16 +239,16 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
         crowded = int((np.bincount(dataset.image_index) > 1).sum())
         if crowded:
             raise DataError(
-                f"{dataset.called}: {crowded} images hold more than one object, and --box image takes one an image; "
-                "use --box annotation"
+                f"{dataset.called}: {crowded} images hold more than one object, and `box='image'` takes one an image; "
+                "use `box='annotation'`"
             )
         return None
     missing = np.flatnonzero(~np.isfinite(dataset.box).all(axis=1))
     if len(missing):
         names = first_of([dataset.sample_name(i) for i in missing[:NAMED].tolist()], NAMED, count=len(missing))
-        others = "" if len(missing) == len(dataset) else ", or pass --skip-bad to leave them out"
+        others = "" if len(missing) == len(dataset) else ", or pass `skip_bad=True` to leave them out"
         raise DataError(
-            f"{dataset.called}: {len(missing)} of {len(dataset)} objects have no box ({names}); use --box image, or "
+            f"{dataset.called}: {len(missing)} of {len(dataset)} objects have no box ({names}); use `box='image'`, or "
             f"give each a box{others}"
         )
     return dataset.box

@@ -158,7 +158,7 @@ def nearest(name: str, roots: Roots) -> str:
                 return f"{search.below_root(place)} lies there: keylite does not read {kind}, convert it to JPEG or PNG"
             if is_picture(entry):
                 if folded_stem(entry) == stem:
-                    return f"{search.below_root(place)} lies there, in another folder: is it --images {folder}?"
+                    return f"{search.below_root(place)} lies there, in another folder: is it `images='{folder}'`?"
                 pictures.append(place)
     if not pictures:
         return "no picture lies there"

@@ -78,7 +78,7 @@ def to_dataset(
         total = len(v) + len(labels.bad)
         line = listed(f"{len(bad)} of {total} {labels.unit}s are bad", bad)
         if not skip_bad:
-            raise DataError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
+            raise DataError(f"{labels.path}: {line}; mend them, or pass `skip_bad=True` to leave them out")
         notes.append(f"left out: {line}")
         rows = rows[~np.isin(rows, list(problems))]
     rows, paths = _with_images(labels, rows, images, skip_bad, notes)
@@ -155,7 +155,7 @@ def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> L
     width, height = sides[rows][flat[rows]][0]
     notes.append(
         f"{int(flat[rows].sum())} of {len(rows)} boxes without an area (such as {width:g}x{height:g} px) read as none; "
-        "without boxes, train with --box image"
+        "without boxes, train with `box='image'`"
     )
     return dataclasses.replace(labels, box=np.where(flat[:, None], np.nan, box))
 
@@ -200,7 +200,7 @@ def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bo
     missing = [labels.where(row) for row in rows.tolist() if values[row] is None]
     if missing:
         line = listed(f"group: {len(missing)} of {len(rows)} objects have no field {quoted(name)}", missing)
-        raise DataError(f"{labels.path}: {line}; choose another --group, such as image")
+        raise DataError(f"{labels.path}: {line}; choose another `group`, such as image")
     return [str(values[row]) for row in rows.tolist()], True
 
 
@@ -226,7 +226,7 @@ def _with_images(
         shown = [clipped(names[i]) + (f" ({hints[i]})" if i in hints else "") for i in missing]
         line = listed(f"{len(missing)} of {len(used)} images not found in {roots}", shown)
         if not skip_bad or len(missing) == len(used):
-            raise FileNotFoundError(f"{labels.path}: {line}; name their folder with --images")
+            raise FileNotFoundError(f"{labels.path}: {line}; name their folder with `images`")
         notes.append(f"left out: {line}")
         there = np.array([path is not None for path in paths])
         rows = rows[there[labels.image_index[rows]]]
@@ -269,6 +269,6 @@ def _repeated(
     ]
     line = listed(f"{len(texts)} of {len(labels.points)} {labels.unit}s are bad", texts)
     if not skip_bad:
-        raise DataError(f"{labels.path}: {line}; mend them, or pass --skip-bad to leave them out")
+        raise DataError(f"{labels.path}: {line}; mend them, or pass `skip_bad=True` to leave them out")
     notes.append(f"left out: {line}")
     return rows[~bad], first

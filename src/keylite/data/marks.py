@@ -57,7 +57,7 @@ def mark_doubts(
             x, y = (f"{value:.10g}" for value in mark)
             lines.append(
                 f"{int(at.sum())} labelled points of {objects} objects lie at exactly ({x}, {y}): it looks like a mark "
-                f"for missing points; if it is one, make them unlabelled with --missing-mark {x},{y}"
+                f"for missing points; if it is one, make them unlabelled with `missing_mark=({x}, {y})`"
             )
     return tuple(lines)
 

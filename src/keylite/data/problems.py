@@ -114,7 +114,7 @@ def require_whole_objects(path: Path, kinds: Sequence[str], image_index: Sequenc
 def one_skeleton(path: Path, names: Sequence[str], where: str = "") -> str:
     """The line about categories that are the points of one object."""
     line = listed(f"{path}: {len(names)} categories are one keypoint each{where}", names)
-    return f"{line}; label the points of an object as one skeleton, or choose one with --category NAME"
+    return f"{line}; label the points of an object as one skeleton, or choose one with `category=NAME`"
 
 
 def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:

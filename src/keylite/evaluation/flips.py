@@ -72,8 +72,8 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def remedy(self) -> str:
         """What to do where they sit elsewhere than they were trained to."""
         if abs(self.offset_of_box) > LARGEST:
-            return "train without flips (--flip-p 0)"
-        return f"train with --flip-offset {self.offset_of_box:.4f}, or without flips (--flip-p 0)"
+            return "train without flips (`flip_p=0`)"
+        return f"train with `flip_offset={self.offset_of_box:.4f}`, or without flips (`flip_p=0`)"
 
 
 def flip_report(

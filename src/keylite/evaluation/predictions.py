@@ -220,5 +220,5 @@ def _boxes_given(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray 
     if len(bad):
         line = f"{dataset.called}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
         names = listed(line, [dataset.sample_name(int(i)) for i in bad[:SHOWN]], len(bad))
-        raise ArgumentError(f"{names}; train with --box image, or pass --boxes FILE")
+        raise ArgumentError(f"{names}; train with `box='image'`, or pass `boxes=FILE`")
     return dataset.box

@@ -122,5 +122,5 @@ def no_halves(group_index: np.ndarray) -> str:
         count = len(group_index)
         return f"{count} labelled object{'' if count == 1 else 's'}, and {FEWEST} are needed"
     if len(np.unique(group_index)) == 1:
-        return "all objects are of one group, and a half that fits needs another that judges; see --group"
-    return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups; see --group"
+        return "all objects are of one group, and a half that fits needs another that judges; see `group`"
+    return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups; see `group`"

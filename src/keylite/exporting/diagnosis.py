@@ -150,9 +150,9 @@ def diagnose(
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     if to == "all":
-        raise ArgumentError("diagnose: expected one format, --to litert or --to onnx, got 'all'")
+        raise ArgumentError("diagnose: expected one format, `to='litert'` or `to='onnx'`, got 'all'")
     if precision != "int8":
-        raise ArgumentError(f"diagnose: looks at int8 alone, got {quoted(precision)}; add --precision int8")
+        raise ArgumentError(f"diagnose: looks at int8 alone, got {quoted(precision)}; add `precision='int8'`")
     target, limits = Target(to, precision), Budget(budget, budget_nme)
     said = exportable(model, target, calibration is not None, spec)
     assert calibration is not None  # or that was refused

@@ -78,7 +78,7 @@ def export(
     target, limits = Target(to, precision), Budget(budget, budget_nme)
     if out.suffix != target.suffix:
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
-        hint = f", or choose --to {ways[0]}" if ways else ""
+        hint = f", or choose `to='{ways[0]}'`" if ways else ""
         raise ArgumentError(f"out: expected a name that ends in {target.suffix} for {to}, got {quoted(out.name)}{hint}")
     said = exportable(model, target, calibration is not None, spec)
     _say_doubts(said, data, calibration)
@@ -199,7 +199,7 @@ def exportable(model: Path, target: Target, calibrated: bool, apart: FilePath | 
         raise ArgumentError(
             f"calibration: {target.precision} has no use for it"
             if calibrated
-            else "calibration: int8 takes its ranges from images: give them (--calibration train.json)"
+            else "calibration: int8 takes its ranges from images: give them (`calibration='train.json'`)"
         )
     exporting.require_backbone(spec)
     return spec

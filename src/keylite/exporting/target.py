@@ -74,7 +74,7 @@ class Target:
             raise ArgumentError(f"to: expected one of {', '.join(EXPORTERS)}, got {quoted(self.to)}")
         precisions = EXPORTERS[self.to].precisions
         if self.precision not in precisions:
-            others = [f"--to {name}" for name, kind in EXPORTERS.items() if self.precision in kind.precisions]
+            others = [f"`to='{name}'`" for name, kind in EXPORTERS.items() if self.precision in kind.precisions]
             hint = f"; {' or '.join(others)} makes it" if others else ""
             raise ArgumentError(
                 f"precision: {self.to} is made in {', '.join(precisions)}, got {quoted(self.precision)}{hint}"

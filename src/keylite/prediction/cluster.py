@@ -114,7 +114,7 @@ def predict_on_ray(
     before = len(shards) - len(missing)
     if not skip_bad and (count := len(left_out(out))):
         raise ArgumentError(
-            f"{out}: {count} images were left out of its shards; pass --skip-bad, or choose another --out"
+            f"{out}: {count} images were left out of its shards; pass `skip_bad=True`, or choose another `out`"
         )
     bad: list[Bad] = []
     if missing:
@@ -139,7 +139,7 @@ def predict_on_ray(
                         on_shard(done, len(shards))
     if bad and not skip_bad:
         line = listed(f"{len(bad)} of {len(asked)} images cannot be used", [one.error for one in bad])
-        raise ArgumentError(f"{line}; mend them, or pass --skip-bad to leave them out: the same command goes on")
+        raise ArgumentError(f"{line}; mend them, or pass `skip_bad=True` to leave them out: the same command goes on")
     for path in out.glob(".part-*"):  # what killed workers left
         path.unlink(missing_ok=True)
     bad = left_out(out)

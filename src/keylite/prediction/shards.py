@@ -230,18 +230,18 @@ def require_same(out: Path, manifest: Manifest) -> None:
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ArgumentError(
-                f"{out}: expected a new folder, an empty one, or one with {MANIFEST}; choose another --out"
+                f"{out}: expected a new folder, an empty one, or one with {MANIFEST}; choose another `out`"
             )
         return
     try:
         there = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: not what keylite writes there: {error}; choose another --out") from None
+        raise ArgumentError(f"{path}: not what keylite writes there: {error}; choose another `out`") from None
     for field, meaning in MEANINGS.items():
         old, new = getattr(there, field), getattr(manifest, field)
         if old != new:
             shown = "" if isinstance(old, str) and len(old) == 64 else f", {old}, not {new}"
-            raise ArgumentError(f"{out}: holds points of another {meaning}{shown}; choose another --out")
+            raise ArgumentError(f"{out}: holds points of another {meaning}{shown}; choose another `out`")
 
 
 def left_out(out: Path) -> list[Bad]:

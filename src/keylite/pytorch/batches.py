@@ -40,7 +40,8 @@ class Batches(Dataset):
             return tuple(part.share_memory_() for part in batch)
         except RuntimeError as error:
             return OSError(
-                f"workers: no shared memory (/dev/shm) for a batch ({error}); go on with --resume and fewer workers"
+                f"workers: no shared memory (/dev/shm) for a batch ({error}); go on with `resume=True` and fewer "
+                "workers"
             )
 
 

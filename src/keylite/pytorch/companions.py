@@ -27,16 +27,16 @@ def failure_of(error: RuntimeError, world: World) -> Exception | None:
     line = lines[0]
     if "DataLoader" in line:
         return OSError(
-            f"workers: a process that prepares batches has ended or stands still ({line}); go on with --resume, "
+            f"workers: a process that prepares batches has ended or stands still ({line}); go on with `resume=True`, "
             "and with fewer workers or 0 where memory is short"
         )
     if world.size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in line):
         return LostProcessError(
             f"training: process {world.rank + 1} of {world.size} lost another ({line}); see what that one says, and go "
-            "on with --resume"
+            "on with `resume=True`"
         )
     if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        return ArgumentError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say --compile off")
+        return ArgumentError(f"compile: the step does not compile here ({' '.join(lines[:2])}); say `compile='off'`")
     return None
 
 

@@ -49,7 +49,7 @@ def compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
             raise ArgumentError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
         log.info("compile: off, for it does not work here (%s)", line)
         return False
-    log.info("the step is compiled at first, which takes a minute; --compile off leaves it out")
+    log.info("the step is compiled at first, which takes a minute; `compile='off'` leaves it out")
     return True
 
 

@@ -302,7 +302,7 @@ def torch_device(device: str) -> torch.device:
     if device not in ("auto", "cpu", "cuda"):
         raise ArgumentError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device: cuda asked for, but PyTorch sees no CUDA GPU; use --device cpu")
+        raise ArgumentError("device: cuda asked for, but PyTorch sees no CUDA GPU; use `device='cpu'`")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -128,5 +128,6 @@ def require_like(path: Path, found: Any, pattern: Any, where: str) -> None:
 
 def _unfit(path: Path, why: str) -> ArgumentError:
     return ArgumentError(
-        f"{path}: the file is damaged, or of another run ({why}); start anew with --overwrite, or choose another --out"
+        f"{path}: the file is damaged, or of another run ({why}); start anew with "
+        "`overwrite=True`, or choose another `out`"
     )

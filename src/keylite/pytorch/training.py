@@ -322,7 +322,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            why = f"cannot write to this folder: {error.strerror}; see to that, and go on with --resume"
+            why = f"cannot write to this folder: {error.strerror}; see to that, and go on with `resume=True`"
             raise OSError(f"{run.out}: {why}") from None
         except torch.OutOfMemoryError:
             raise ArgumentError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None

@@ -212,7 +212,7 @@ def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
     if not megapixels <= max_megapixels:  # NaN limits everything
         raise ImageError(
             f"{name}: expected at most {max_megapixels:.12g} megapixels, got {header.width}x{header.height} = "
-            f"{megapixels:.12g}; raise the limit with --max-megapixels"
+            f"{megapixels:.12g}; raise the limit with `max_megapixels`"
         )
     return header
 

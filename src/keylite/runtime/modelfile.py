@@ -88,7 +88,7 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     if spec is None:
         raise ModelFileError(
             f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, copy it again; "
-            "else give one as --spec FILE (keylite info MODEL --json prints one)"
+            "else give one as `spec=FILE` (keylite info MODEL --json prints one)"
         )
     spec = Path(spec)
     if not spec.exists():

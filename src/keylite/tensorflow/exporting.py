@@ -63,7 +63,7 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
     if found := foreign_operators(graph):
         raise ArgumentError(
             f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
-            f"{', '.join(found)}; nothing was written; use --to onnx"
+            f"{', '.join(found)}; nothing was written; use `to='onnx'`"
         )
     write_tflite(out, flat_of(graph), spec)
 
@@ -170,7 +170,7 @@ def require_backbone(spec: ModelSpec) -> None:
     """ValueError for a backbone that Keras has not."""
     if spec.backbone not in LITE:
         raise ArgumentError(
-            f"backbone: litert takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use --to onnx"
+            f"backbone: litert takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use `to='onnx'`"
         )
 
 

@@ -110,7 +110,7 @@ class EfficientNetLiteRegressor(keras.Model):
 def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
     """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, 1280), or levels 8, 16 and 32 px."""
     if name not in LITE:
-        more = "; timm:NAME needs --framework pytorch" if name.startswith("timm:") else ""
+        more = "; timm:NAME needs `framework='pytorch'`" if name.startswith("timm:") else ""
         raise ArgumentError(f"backbone: expected one of {', '.join(LITE)}, got {quoted(name)}{more}")
     lite = LITE[name]
     images = keras.Input((None, None, 3), name="images")
@@ -291,7 +291,7 @@ def tensorflow_device(device: str) -> str:
             tf.config.experimental.set_memory_growth(one, True)  # or it takes the whole GPU at once
     gpu = bool(gpus) and device != "cpu"
     if device == "cuda" and not gpu:
-        raise ArgumentError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use --device cpu")
+        raise ArgumentError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use `device='cpu'`")
     return "/GPU:0" if gpu else "/CPU:0"
 
 

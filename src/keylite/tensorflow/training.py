@@ -208,7 +208,7 @@ class Training(keras.Model):
             least = 0 if tensor.dtype.kind == "i" else -math.inf  # whole numbers count steps
             if not (np.isfinite(tensor) & (tensor >= least)).all():
                 raise ArgumentError(
-                    f"{checkpoint}: {name} is not finite, or counts below 0; start anew with --overwrite"
+                    f"{checkpoint}: {name} is not finite, or counts below 0; start anew with `overwrite=True`"
                 )
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
@@ -310,7 +310,9 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         why = error.message.partition("\n")[0].rpartition("; ")[2]
-        raise OSError(f"{folder}: cannot write to this folder: {why}; see to that, and go on with --resume") from None
+        raise OSError(
+            f"{folder}: cannot write to this folder: {why}; see to that, and go on with `resume=True`"
+        ) from None
 
 
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
@@ -320,11 +322,11 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     """
     if recipe.precision != "32":
         raise ArgumentError(
-            f"precision: framework tensorflow trains in 32, got {recipe.precision}; use 32, or --framework pytorch"
+            f"precision: framework tensorflow trains in 32, got {recipe.precision}; use 32, or `framework='pytorch'`"
         )
     if recipe.devices * recipe.nodes > 1 or recipe.compile == "on":
         name = "compile" if recipe.compile == "on" else "devices, nodes"
-        raise ArgumentError(f"{name}: framework tensorflow trains in one process, as it is; use --framework pytorch")
+        raise ArgumentError(f"{name}: framework tensorflow trains in one process, as it is; use `framework='pytorch'`")
     use_threads(recipe.threads)
     with tf.device(tensorflow_device(recipe.device)):
         keras.utils.set_random_seed(recipe.seed)
@@ -347,7 +349,7 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
     """The epochs of a resume checkpoint; ValueError if it is damaged or is none."""
     metadata = safetensors_header(checkpoint).get("__metadata__", {})
     if SEAL not in metadata or "history" not in metadata:
-        raise ArgumentError(f"{checkpoint}: no resume checkpoint of keylite; start anew with --overwrite")
+        raise ArgumentError(f"{checkpoint}: no resume checkpoint of keylite; start anew with `overwrite=True`")
     try:
         history = json.loads(metadata["history"])
     except (ValueError, RecursionError):

@@ -45,7 +45,7 @@ def speak_of_overlap(data: Dataset, val: Dataset) -> None:
     if data.fingerprint() == val.fingerprint():
         log.warning(
             "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and no "
-            "honest choice of epoch is possible; give other images as --val, or leave --val out",
+            "honest choice of epoch is possible; give other images as `val`, or leave `val` out",
             val.called, data.called,
         )  # fmt: skip
     elif shared := data.shared_groups(val):
@@ -74,8 +74,9 @@ def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequenc
     pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[other]}" for i, other in shown]
     line = f"{len(numbers)} of {len(names)} pictures {what} ({told}): figures will flatter"
     log.warning(
-        "%s; hold out whole subjects and clips (--group), and whole runs of the frames of one video (--group block:N, "
-        "or --folds N --blocks)", listed(line, pairs, len(numbers)),
+        "%s; hold out whole subjects and clips (`group`), and whole runs of the frames of one video "
+        "(`group='block:N'`, "
+        "or `folds=N` `blocks=True`)", listed(line, pairs, len(numbers)),
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def require_history(history: object, source: str) -> None:
     if not rows or not fits:
         raise ArgumentError(
             f"{source}: the file is damaged, or of another run (its epochs are not counted from 1); start anew with "
-            "--overwrite, or choose another --out"
+            "`overwrite=True`, or choose another `out`"
         )
 
 
@@ -64,9 +64,9 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ArgumentError("resume, overwrite: expected one of them, got both")
     if resume and not old_recipe.is_file():
-        raise ArgumentError(f"{out}: no run to resume here; leave --resume out to begin one")
+        raise ArgumentError(f"{out}: no run to resume here; leave `resume=True` out to begin one")
     if (out / FIRST_FOLD / "recipe.yaml").is_file():
-        raise ArgumentError(f"{out}: holds folds; go on with --folds, or choose another --out")
+        raise ArgumentError(f"{out}: holds folds; go on with `folds`, or choose another `out`")
     require_new(out, resume, overwrite)
     if resume:
         _require_same_recipe(out, recipe)
@@ -82,15 +82,16 @@ def require_new(out: Path, resume: bool, overwrite: bool) -> None:
     there = [name for name in (*FILES, "tensorboard") if os.path.lexists(out / name)]
     if there and not (resume or overwrite):
         raise ArgumentError(
-            f"{out}: holds a run already, or files of its names ({', '.join(there)}); go on with --resume, start anew "
-            "with --overwrite, or choose another --out"
+            f"{out}: holds a run already, or files of its names ({', '.join(there)}); go on with `resume=True`, "
+            "start anew "
+            "with `overwrite=True`, or choose another `out`"
         )
 
 
 def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> None:
     """Raises ValueError where the run in `out` began with other data, or another recipe once auto is settled."""
     if not began_with(out, data, val):
-        raise ArgumentError(f"{out}: a run resumes with the data it began with; or choose another --out")
+        raise ArgumentError(f"{out}: a run resumes with the data it began with; or choose another `out`")
     _require_same_recipe(out, recipe)
 
 
@@ -115,7 +116,7 @@ def _require_same_recipe(out: Path, recipe: Recipe) -> None:
         changed.append(f"{' x '.join(TOGETHER)} was {was}, is {now}")
     if changed:
         told = "; ".join(changed)
-        raise ArgumentError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another --out")
+        raise ArgumentError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another `out`")
 
 
 def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:

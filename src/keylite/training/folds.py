@@ -106,10 +106,10 @@ def train_folds(
         )
     if processes(recipe) > 1 and world_of(recipe) is not None:
         raise ArgumentError(
-            "folds: each starts its processes itself; leave out the launcher (torchrun, srun) and --nodes"
+            "folds: each starts its processes itself; leave out the launcher (torchrun, srun) and `nodes`"
         )
     if (out / "recipe.yaml").is_file():
-        raise ArgumentError(f"{out}: holds a run that is no fold; choose another --out")
+        raise ArgumentError(f"{out}: holds a run that is no fold; choose another `out`")
     require_free(out)
     require_outputs({REPORT: out / REPORT}, data.files_named((REPORT,)))
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
@@ -130,8 +130,8 @@ def train_folds(
         if resume and fold.begun:
             if not began_with(fold.folder, fold.train, fold.held_out):
                 raise ArgumentError(
-                    f"{fold.folder}: began with another part of the data; resume with the same --data, --group, "
-                    "--folds and --blocks, or choose another --out"
+                    f"{fold.folder}: began with another part of the data; resume with the same `data`, `group`, "
+                    "`folds` and `blocks=True`, or choose another `out`"
                 )
             check_resumed(fold.folder, resolved, fold.train, fold.held_out)
     done = [fold.folder for fold in plan if resume and fold.finished(resolved)]
@@ -184,7 +184,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
             line = listed(f"blocks: {data.called} has {len(data.groups)} groups already", data.groups)
-            raise ArgumentError(f"{line}; leave --blocks out to fold by them, or pass --group image")
+            raise ArgumentError(f"{line}; leave `blocks=True` out to fold by them, or pass `group='image'`")
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
     anywhere = np.tile([0.0, 0, 1, 1], (len(data), 1))  # boxes have lengths once images are read
@@ -216,7 +216,7 @@ def _speak_of_groups(data: Dataset, blocks: bool) -> None:
     elif not data.groups_named and len(data.groups) == len(data.images):
         log.info(
             "every image is a group of its own: frames of one video, or photos of one subject, would lie on both "
-            "sides; then name groups with --group, or cut a video with --blocks"
+            "sides; then name groups with `group`, or cut a video with `blocks=True`"
         )
 
 

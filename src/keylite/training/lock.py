@@ -115,7 +115,7 @@ def _lock(file: int, folder: Path) -> None:
             return
     holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
     raise ArgumentError(
-        f"{folder}: another run writes to this folder ({holder}); wait for its end, or choose another --out"
+        f"{folder}: another run writes to this folder ({holder}); wait for its end, or choose another `out`"
     )
 
 

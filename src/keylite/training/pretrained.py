@@ -46,5 +46,5 @@ def download(repository: str, filename: str) -> Path:
     except Exception as error:  # the hub client raises its own, requests' and httpx's errors
         raise ArgumentError(
             f"pretrained: cannot get {filename} of {repository} from the Hugging Face hub ({type(error).__name__}); "
-            "fetch it on a connected machine and give its path, or use --pretrained none"
+            "fetch it on a connected machine and give its path, or use `pretrained='none'`"
         ) from None

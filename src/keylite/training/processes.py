@@ -279,7 +279,7 @@ def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> 
     code = process.exitcode or 0
     if code == INTERRUPTED:
         return KeyboardInterrupt()
-    again = "the others were stopped; the same command with --resume goes on from the last whole epoch"
+    again = "the others were stopped; the same command with `resume=True` goes on from the last whole epoch"
     try:
         words = ear.recv() if ear.poll() else ""
     except EOFError:

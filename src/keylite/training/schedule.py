@@ -78,7 +78,7 @@ def _divisor(box: str, data: Dataset) -> str:
     extent = median_extent(data.xy, data.whole_boxes())
     if extent is None:
         log.info(
-            "errors are divided by the image's diagonal: one point has no extent; --normalize takes another length"
+            "errors are divided by the image's diagonal: one point has no extent; `normalize` takes another length"
         )
         return "box_diagonal"
     log.info(

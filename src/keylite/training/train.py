@@ -52,7 +52,7 @@ log = logging.getLogger("keylite")
 
 SHARE_OF_MEMORY = 0.25  # that decoded images may take
 MORE_TO_FIT_SIGMA = (
-    "give a larger --val or --val-fraction, or see --folds, which fit it on all objects that they hold out"
+    "give a larger `val` or `val_fraction`, or see `folds`, which fit it on all objects that they hold out"
 )
 VAL_FRACTION = 0.15  # of the objects, if no val is given
 SHEET = 16  # augmented examples on the contact sheet
@@ -291,7 +291,7 @@ def _cached(recipe: Recipe, examples: Examples) -> bool:
     needed = kept_bytes(examples) * recipe.devices
     if needed > SHARE_OF_MEMORY * free:
         return False
-    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; --cache off leaves that out",
+    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; `cache='off'` leaves that out",
              needed / 1e9, free / 1e9)  # fmt: skip
     return True
 
@@ -322,7 +322,7 @@ def _trainer(framework: str) -> Trainer:
     except ModuleNotFoundError as error:
         kinds = [kind for kind in ENGINES.values() if kind.framework not in ("", framework)]
         there = [kind.framework for kind in kinds if importlib.util.find_spec(kind.package)]
-        hint = f", or train with --framework {there[0]}, which is" if there else ""
+        hint = f", or train with `framework='{there[0]}'`, which is" if there else ""
         raise ModuleNotFoundError(f"{error}{hint}", name=error.name) from None
 
 

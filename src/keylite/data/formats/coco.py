@@ -334,7 +334,7 @@ def _skeleton(
     if len(unlike) > 1:
         line = listed(f"{path}: {len(unlike)} categories name no keypoints, so they are different things", unlike)
         raise DataError(
-            f"{line}; choose one with --category NAME; or, if each is one point, label the points of an object as one "
+            f"{line}; choose one with `category=NAME`; or, if each is one point, label the points of an object as one "
             "skeleton; or, if all have the same points, name those as `keypoints` of each category"
         )
     distinct: dict[str, Category] = {}
@@ -350,7 +350,7 @@ def _skeleton(
         if all(len(entry.keypoints or ()) == 1 for entry in used.values()):
             raise DataError(one_skeleton(path, sorted({entry.name for entry in used.values()})))
         names = [f"{entry.name} ({len(entry.keypoints or ())})" for entry in used.values()]
-        raise DataError(listed(f"{path}: categories differ in keypoints; choose one with --category NAME", names))
+        raise DataError(listed(f"{path}: categories differ in keypoints; choose one with `category=NAME`", names))
     if len(used) > 1:
         notes.append(f"{len(used)} categories with the same keypoints merged (of {len(categories)} in the file)")
     (entry,) = distinct.values()

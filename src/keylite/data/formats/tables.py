@@ -129,7 +129,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, category: str | None) -> Labels:
     """The columns of all rows that can be read; the others are named in `bad`."""
     if category is not None:
-        raise DataError(f"{path}: a CSV table has no categories; leave --category {category} out")
+        raise DataError(f"{path}: a CSV table has no categories; leave `category='{category}'` out")
     data = rows[layout.header :]
     if not data:
         raise DataError(f"{path}: the data set is empty: there is no row below the header")

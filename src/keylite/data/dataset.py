@@ -18,7 +18,7 @@ from keylite.data.groups import folds_of_groups, in_number_order, parts_of_group
 from keylite.data.looking import look_at
 from keylite.data.places import files_of
 from keylite.data.problems import column_problems, object_problems, points_outside
-from keylite.data.sheets import sheet
+from keylite.data.sheets import Shown, sheet
 from keylite.data.tones import tone_notes, white_level_of
 from keylite.runtime.boxes import box_problems
 from keylite.runtime.errors import DataError
@@ -224,7 +224,14 @@ class Dataset:
 
         Each is cut out around its box, if it has one. count: how many; all, if there are fewer. seed: of the draw.
         """
-        return sheet(self, count, seed)
+        require_whole("count", count)
+        require_whole("seed", seed, least=0)
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(self))[:count]).tolist()
+        shown = [
+            Shown(self.open_image(int(self.image_index[i])), self.box[i], self.xy[i], self.sample_name(i), self.checked)
+            for i in drawn
+        ]
+        return sheet(shown, self.skeleton)
 
     @property
     def labelled(self) -> np.ndarray:

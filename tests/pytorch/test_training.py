@@ -170,7 +170,7 @@ def run(out, choices, moment, number):
     else:
         training.Training.training_step = dies(training.Training.training_step, moment, number)
     try:
-        keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out)
+        keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out=out)
     except KeyboardInterrupt:
         os._exit(130)
 """

@@ -286,7 +286,7 @@ def run(out, choices, moment):
     training.EpochEnd.on_train_batch_end, os.replace = counts, dies
     tf.config.run_functions_eagerly(True)
     try:
-        keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out)
+        keylite.train(make_recipe(choices), gauges(8, "train", 1, 64), gauges(4, "test", 2, 64), out=out)
     except KeyboardInterrupt:
         os._exit(130)
 """

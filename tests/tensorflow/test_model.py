@@ -177,7 +177,7 @@ def test_features_of_a_pyramid_are_the_backbones_own(network: Network, pyramids)
 REFUSED = {
     "unknown": ("lite9", "backbone: expected one of lite0, lite1, lite2, lite3, lite4, tiny, got 'lite9'"),
     "another's": ("resnet18", "backbone: expected one of .*, got 'resnet18'"),
-    "of timm": ("timm:resnet18", "got 'timm:resnet18'; timm:NAME needs --framework pytorch"),
+    "of timm": ("timm:resnet18", "got 'timm:resnet18'; timm:NAME needs `framework='pytorch'`"),
 }
 
 

@@ -235,7 +235,8 @@ def _worked(
                 unborn = 0 if row else unborn + 1
                 if unborn == job.tries:
                     raise
-                left.extendleft([row] if row else [])
+                if row:
+                    left.appendleft(row)
                 begin()
                 continue
             unborn = 0

@@ -1,7 +1,6 @@
-"""What the frameworks share about fitting a checkpoint's tensors to a network, by name and shape.
+"""Checks that the tensors of a checkpoint fit a network, by name and shape; for both frameworks.
 
-Works on anything with a `shape`: arrays and tensors. Knows no framework and never looks at a value; of a head that is
-taken over, the file's description must say that its values stand for the same bins.
+Works on anything that has a `shape`: arrays and tensors. Knows no framework and never reads a value.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.words import first_of
 
-UNCOUNTED = "num_batches_tracked"  # torch's own counter beside the normalisation statistics; nothing reads it
-TOP = ("conv_head.", "bn2.")  # the lite backbones' last convolution, which a pyramid does without
-WEIGHTS = ("F32", "F16", "F64")  # types of tensors that both frameworks read
-FEATURES = 320  # channels of a backbone that a dense layer takes, at least
-SPARE = 10_000_000  # values that may be missing: such a network is made, and the tensors that do not fit are named
-NAMED = 4  # tensors that an error names
+UNCOUNTED = "num_batches_tracked"  # PyTorch's counter beside normalisation statistics; nothing here reads it
+TOP = ("conv_head.", "bn2.")  # the last convolution of the lite backbones, which a pyramid does not use
+WEIGHTS = ("F32", "F16", "F64")  # tensor types that both frameworks read
+FEATURES = 320  # fewest channels that a backbone gives to a dense layer
+SPARE = 10_000_000  # values that a network may have beyond its file; it is made, so that an error can list the tensors
+NAMED = 4  # tensors that an error lists by name
 
 
 class Shaped(Protocol):
@@ -35,16 +34,17 @@ T = TypeVar("T", bound=Shaped)
 
 
 def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: str) -> None:
-    """Raise ValueError unless `loaded` has the names and shapes of `own`, torch's counters aside.
+    """Raise ArgumentError unless `loaded` has the names and shapes of `own`; PyTorch's counters are ignored.
 
-    The error names `source` and the tensors that are missing, unexpected or of another shape.
+    source: where `loaded` comes from, for the error, which also lists tensors that are missing, unexpected or of
+    another shape.
     """
-    given = {name for name in loaded if not name.endswith(UNCOUNTED)}
-    problems = [f"missing {name}" for name in sorted(own.keys() - given)]
-    problems += [f"unexpected {name}" for name in sorted(given - own.keys())]
+    loaded_names = {name for name in loaded if not name.endswith(UNCOUNTED)}
+    problems = [f"missing {name}" for name in sorted(own.keys() - loaded_names)]
+    problems += [f"unexpected {name}" for name in sorted(loaded_names - own.keys())]
     problems += [
         f"{name} is {tuple(loaded[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & given)
+        for name in sorted(own.keys() & loaded_names)
         if tuple(loaded[name].shape) != tuple(own[name].shape)
     ]
     if problems:
@@ -52,14 +52,14 @@ def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: s
 
 
 class Listed(NamedTuple):
-    """A tensor as a file's header lists it."""
+    """Type and shape of a tensor, as the header of a file lists it."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def listed_tensors(path: Path) -> dict[str, Listed]:
-    """The tensors of a checked `.safetensors` file, without their values; ValueError for types that are no weights."""
+    """Type and shape of each tensor in a `.safetensors` file, by name; ArgumentError if a type is not in WEIGHTS."""
     header = safetensors_header(path)
     tensors = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
     for name, tensor in tensors.items():
@@ -69,7 +69,7 @@ def listed_tensors(path: Path) -> dict[str, Listed]:
 
 
 def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None:
-    """Raise ValueError for a head far larger than all tensors of its file, before a network of that size is made."""
+    """Raise ArgumentError if a head is far larger than its file, before memory is taken for such a network."""
     count = head.keypoints
     match head:
         case Regression() | Rle():
@@ -93,12 +93,14 @@ def starting_tensors(
     classifier: tuple[str, ...] = ("classifier.",),
     names: Set[str] | None = None,
 ) -> tuple[dict[str, T], str]:
-    """The tensors of a pretrained file that a network starts from, and the sentence that says what was used.
+    """The tensors of a pretrained file that a network starts from, and a sentence that says what is used.
 
-    path: a `.safetensors` file, `loaded` its tensors: ImageNet weights under timm's names, whose classifier (names that
-    begin so) is left out, or a keylite model file, whose head is used too where it has the same shapes and bins. own:
-    the network's tensors. head: its head. names: of its head's tensors; None is all that begin with "head.". Raises
-    ValueError unless every tensor of the backbone is there, and no other.
+    The file is a keylite model file, whose head is used too if its shapes and bins are the same, or it holds ImageNet
+    weights under timm's names. Raises ArgumentError unless the file has every tensor of the backbone, and no other.
+
+    path: the `.safetensors` file. loaded: its tensors. own: the network's tensors. head: the network's head.
+    classifier: how the names of tensors begin that ImageNet weights have for classes; they are left out. names: the
+    names of the network's head tensors; None: all that begin with "head.".
     """
     names = {name for name in own if name.startswith("head.")} if names is None else names
     backbone = own.keys() - names
@@ -125,5 +127,5 @@ def starting_tensors(
 
 
 def _bins(head: Head) -> tuple[int, int] | None:
-    """The bins that a head's values stand for: 64x96 and 96x64 of them have tensors of the same shapes."""
+    """The bins of a head, or None if it has none. Shapes do not tell 64x96 bins from 96x64: their tensors are alike."""
     return head.bins if isinstance(head, Simcc) else None

@@ -1,4 +1,4 @@
-"""ImageNet weights of a backbone: a name or a path in, the path of a local .safetensors file out. Framework-free."""
+"""Pretrained weights of a backbone: finds or downloads the .safetensors file. Knows no framework."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from keylite.runtime.spec import LITE
 
 
 def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path | None:
-    """The weights file that `pretrained` means, or None to start from random weights.
+    """The path of the weights file that `pretrained` names, or None for random weights.
 
-    pretrained: None, False or "none"; True or "imagenet" (timm's weights from the Hugging Face hub, through its cache);
-    or a path. Raises FileNotFoundError for a missing file, ValueError where the hub cannot give it.
+    pretrained: None, False or "none" for random weights; True or "imagenet" for timm's weights from the Hugging Face
+    hub, through its cache; or a path. Raises FileNotFoundError if the file is missing, ArgumentError if the hub cannot
+    give it or has none for this backbone.
     """
     if pretrained in (None, False, "none"):
         return None
@@ -34,16 +35,18 @@ def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path
 
 
 def download(repository: str, filename: str) -> Path:
-    """A file of a Hugging Face hub repository, from the local cache where it is there already."""
+    """The local path of a file from a repository of the Hugging Face hub; downloaded unless the cache holds it."""
     hub = require("huggingface_hub", "pytorch")
     with contextlib.suppress(require("huggingface_hub.errors", "pytorch").LocalEntryNotFoundError):
         return Path(hub.hf_hub_download(repository, filename, local_files_only=True))
     try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=10)  # a download retries for 25 s
-        quiet = contextlib.redirect_stderr(io.StringIO())  # its progress bar would print over ours
+        hub.get_hf_file_metadata(
+            hub.hf_hub_url(repository, filename), timeout=10
+        )  # fails sooner than a download, which retries for 25 s
+        quiet = contextlib.redirect_stderr(io.StringIO())  # the hub's progress bar would print over keylite's
         with step(f"downloading {filename} of {repository}"), quiet:
             return Path(hub.hf_hub_download(repository, filename))
-    except Exception as error:  # the hub client raises its own, requests' and httpx's errors
+    except Exception as error:  # the hub's client raises its own errors and those of requests and httpx
         raise ArgumentError(
             f"pretrained: cannot get {filename} of {repository} from the Hugging Face hub ({type(error).__name__}); "
             "fetch it on a connected machine and give its path, or use `pretrained='none'`"

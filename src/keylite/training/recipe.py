@@ -1,6 +1,7 @@
-"""Recipe: every choice of a training run in one flat, strict value; presets. recipe_file.py reads and writes it.
+"""The recipe: all choices of a training run in one frozen value that checks itself; and the presets.
 
-The command line's flags and docs/recipe.md are made from these fields. Knows nothing of frameworks or data.
+The flags of `keylite train` and the tables of docs/recipe.md are made from its fields. recipe_file.py reads and writes
+it as YAML. Knows nothing of frameworks or data.
 """
 
 from __future__ import annotations
@@ -35,99 +36,141 @@ AUTO = (
     "warmup_epochs",
     "strength",
     "normalize",
-)  # choices that may be left open until the data set is there
+)  # choices that may stay open until the data set is known
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training choices. Lengths are px of the model input unless a field says otherwise."""
+    """All choices of a training run; docs/recipe.md explains each.
 
-    framework: Annotated[Literal["pytorch", "tensorflow"], _is("what trains")] = "pytorch"
-    backbone: Annotated[str, _is("lite0..lite4, or timm:NAME")] = "lite0"
-    head: Annotated[Literal["regression", "rle", "simcc", "heatmap"], _is("how features become points")] = "heatmap"
-    hidden: Annotated[int, _is("width of the head's dense layer", ge=1, le=65_536)] = 256
-    size: Annotated[int | tuple[int, int], _is("model input: side, or width x height as 160x128")] = 128
-    box: Annotated[Literal["annotation", "image"], _is("crop around the annotation's box, or the whole image")] = (
-        "annotation"
+    Lengths are in px of the model input unless a field says otherwise. A wrong type or an impossible value raises
+    RecipeError.
+
+    Example:
+        >>> recipe = keylite.Recipe(backbone="lite1", size=(160, 128), epochs=30)
+    """
+
+    framework: Annotated[Literal["pytorch", "tensorflow"], _is("framework that trains the model")] = "pytorch"
+    backbone: Annotated[str, _is("network before the head: lite0 to lite4, or timm:NAME")] = "lite0"
+    head: Annotated[
+        Literal["regression", "rle", "simcc", "heatmap"],
+        _is("last part of the network, which turns features into points"),
+    ] = "heatmap"
+    hidden: Annotated[int, _is("width of the dense layer of regression and rle", ge=1, le=65_536)] = 256
+    size: Annotated[int | tuple[int, int], _is("model input in px: side, or width x height, such as 160x128")] = 128
+    box: Annotated[
+        Literal["annotation", "image"], _is("what the crop shows: the annotation's box, or the whole image")
+    ] = "annotation"
+    padding: Annotated[float, _is("fraction by which the annotation's box grows before it is cut out", ge=0, le=4)] = (
+        0.25
     )
-    padding: Annotated[float, _is("fraction by which an annotation's box grows", ge=0, le=4)] = 0.25
     normalize: Annotated[
         str,
-        _is("NME divisor: a keypoint pair (36,45), box_diagonal, box_side, 100px; auto: the box's, or the points' own"),
+        _is(
+            "length that errors are divided by: a keypoint pair (36,45), box_diagonal, box_side or 100px; auto: by box"
+        ),
     ] = "auto"
-    pretrained: Annotated[str, _is("imagenet, none, or a .safetensors file")] = "imagenet"
+    pretrained: Annotated[str, _is("weights to start from: imagenet, none, or a .safetensors file")] = "imagenet"
     mirror: Annotated[
-        str | tuple[tuple[str | int, str | int], ...], _is("pairs a flip swaps: auto, off, or left:right,...")
+        str | tuple[tuple[str | int, str | int], ...],
+        _is("pairs of keypoints that a flip swaps: auto, off, or left:right,..."),
     ] = "auto"
 
-    epochs: Annotated[Epochs | Literal["auto"], _is("passes over the training set; auto follows its size")] = "auto"
-    effort: Annotated[float, _is("how many times as long as usual an auto run trains", gt=0, le=100)] = 1.0
-    batch: Annotated[int, _is("objects in a step of one device", ge=1, le=1_000_000)] = 16
-    accumulate: Annotated[int, _is("batches added up for one optimizer step", ge=1, le=1_000_000)] = 1
-    loss: Annotated[LossName, _is("loss, of errors in px")] = "mae"
-    delta: Annotated[float, _is("px where huber, smooth_l1 and soft_wing change branch", gt=0)] = 2.0
-    wing_width: Annotated[float, _is("px: w of wing, omega2 of soft_wing", gt=0)] = 10.0
-    wing_epsilon: Annotated[float, _is("px: curvature of wing and soft_wing", gt=0)] = 2.0
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], _is("sgd uses momentum")] = "adamw"
-    lr: Annotated[Lr | Literal["auto"], _is("peak learning rate of the head's layers; auto is for adam and adamw")] = (
+    epochs: Annotated[Epochs | Literal["auto"], _is("passes over the training set; auto: by number of objects")] = (
         "auto"
     )
-    backbone_lr_factor: Annotated[float, _is("the backbone's share of the learning rate", gt=0)] = 1.0
-    momentum: Annotated[float, _is("of sgd", ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, _is("on weights, not on biases and normalisation", ge=0)] = 1e-2
-    schedule: Annotated[Literal["cosine", "constant"], _is("of the learning rate after the warm-up")] = "cosine"
-    warmup_epochs: Annotated[
-        WarmupEpochs | Literal["auto"], _is("epochs of rising learning rate; auto follows the run's length")
+    effort: Annotated[float, _is("factor on the number of epochs that auto gives", gt=0, le=100)] = 1.0
+    batch: Annotated[int, _is("objects per batch of each device", ge=1, le=1_000_000)] = 16
+    accumulate: Annotated[int, _is("batches that are added up for one step of the optimizer", ge=1, le=1_000_000)] = 1
+    loss: Annotated[LossName, _is("function that turns errors in px into the training loss")] = "mae"
+    delta: Annotated[float, _is("error in px at which huber, smooth_l1 and soft_wing change branch", gt=0)] = 2.0
+    wing_width: Annotated[float, _is("width in px: w of wing, omega2 of soft_wing", gt=0)] = 10.0
+    wing_epsilon: Annotated[float, _is("curvature in px of wing and soft_wing", gt=0)] = 2.0
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], _is("method that updates the weights; sgd uses momentum")] = (
+        "adamw"
+    )
+    lr: Annotated[
+        Lr | Literal["auto"], _is("highest learning rate of the head's layers; auto works with adam and adamw")
     ] = "auto"
-    freeze_epochs: Annotated[int, _is("epochs with the backbone frozen, normalisation statistics too", ge=0)] = 0
-    ema: Annotated[float, _is("decay of the moving average of weights; 0 is none", ge=0, lt=1)] = 0.999
-    clip: Annotated[float, _is("largest gradient norm; 0 is none", ge=0)] = 5.0
-    patience: Annotated[int, _is("epochs without a better val NME before stopping; 0 is never", ge=0)] = 0
-    precision: Annotated[Literal["32", "bf16", "16"], _is("arithmetic of training; 16 needs a GPU")] = "32"
-    seed: Annotated[int, _is("of weights, order and augmentation", ge=0, le=2**32 - 1)] = 0
+    backbone_lr_factor: Annotated[float, _is("factor on lr for the backbone", gt=0)] = 1.0
+    momentum: Annotated[float, _is("momentum of the optimizer sgd", ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, _is("weight decay, without biases and normalisation", ge=0)] = 1e-2
+    schedule: Annotated[Literal["cosine", "constant"], _is("course of the learning rate after the warm-up")] = "cosine"
+    warmup_epochs: Annotated[
+        WarmupEpochs | Literal["auto"], _is("epochs in which the learning rate rises; auto: by length of the run")
+    ] = "auto"
+    freeze_epochs: Annotated[
+        int, _is("first epochs, in which the backbone and its normalisation statistics do not change", ge=0)
+    ] = 0
+    ema: Annotated[float, _is("decay of the moving average of weights; 0: no average", ge=0, lt=1)] = 0.999
+    clip: Annotated[float, _is("largest norm of the gradient; 0: no limit", ge=0)] = 5.0
+    patience: Annotated[
+        int, _is("epochs without a better val NME after which training stops; 0: it never does", ge=0)
+    ] = 0
+    precision: Annotated[
+        Literal["32", "bf16", "16"], _is("number format of the arithmetic in training; 16 needs a GPU")
+    ] = "32"
+    seed: Annotated[int, _is("seed of random weights, order and augmentation", ge=0, le=2**32 - 1)] = 0
 
     strength: Annotated[
-        Strength | Literal["auto"], _is("factor on ranges of geometry and on chances of changed pixels; auto, by size")
+        Strength | Literal["auto"],
+        _is("factor on ranges of geometry and on probabilities of pixel changes; auto: by number of objects"),
     ] = "auto"
-    rotate: Annotated[float, _is("degrees, both ways", ge=0, le=180)] = 20.0
-    rotate_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
-    scale: Annotated[float, _is("scale between 1/(1+s) and 1+s", ge=0, le=4)] = 0.15
-    scale_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
-    shift: Annotated[float, _is("fraction of the input, both ways, in x and y", ge=0, le=1)] = 0.06
-    shift_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
-    aspect: Annotated[float, _is("width against height between 1/(1+a) and 1+a", ge=0, le=1)] = 0.05
-    aspect_p: Annotated[float, _is("probability", ge=0, le=1)] = 1.0
-    flip_p: Annotated[float, _is("probability of a horizontal flip, where mirror pairs are known", ge=0, le=1)] = 0.5
+    rotate: Annotated[float, _is("largest rotation in degrees, both ways", ge=0, le=180)] = 20.0
+    rotate_p: Annotated[float, _is("probability of a rotation", ge=0, le=1)] = 1.0
+    scale: Annotated[float, _is("the size changes by a factor from 1/(1+scale) to 1+scale", ge=0, le=4)] = 0.15
+    scale_p: Annotated[float, _is("probability of a change of size", ge=0, le=1)] = 1.0
+    shift: Annotated[float, _is("largest shift as a fraction of the input, both ways, in x and y", ge=0, le=1)] = 0.06
+    shift_p: Annotated[float, _is("probability of a shift", ge=0, le=1)] = 1.0
+    aspect: Annotated[float, _is("width / height changes by a factor from 1/(1+aspect) to 1+aspect", ge=0, le=1)] = 0.05
+    aspect_p: Annotated[float, _is("probability of a change of aspect", ge=0, le=1)] = 1.0
+    flip_p: Annotated[float, _is("probability of a horizontal flip, if mirror pairs are known", ge=0, le=1)] = 0.5
     flip_offset: Annotated[
-        float, _is("fraction of the box's width by which labels sit right of their place", ge=-0.1, le=0.1)
+        float, _is("fraction of the box's width by which labels lie too far right", ge=-0.1, le=0.1)
     ] = 0.0
-    brightness: Annotated[float, _is("fraction of full range, both ways", ge=0, le=1)] = 0.2
-    brightness_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.3
-    contrast: Annotated[float, _is("contrast between 1/(1+c) and 1+c", ge=0, le=4)] = 0.3
-    contrast_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.3
-    saturation: Annotated[float, _is("colour between 1-s and 1+s times as strong", ge=0, le=1)] = 0.4
-    saturation_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
-    hue: Annotated[float, _is("degrees around the grey axis, both ways", ge=0, le=180)] = 15.0
-    hue_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
+    brightness: Annotated[
+        float, _is("largest change of brightness as a fraction of the full range, both ways", ge=0, le=1)
+    ] = 0.2
+    brightness_p: Annotated[float, _is("probability of a change of brightness", ge=0, le=1)] = 0.3
+    contrast: Annotated[float, _is("contrast changes by a factor from 1/(1+contrast) to 1+contrast", ge=0, le=4)] = 0.3
+    contrast_p: Annotated[float, _is("probability of a change of contrast", ge=0, le=1)] = 0.3
+    saturation: Annotated[
+        float, _is("strength of colours changes by a factor from 1-saturation to 1+saturation", ge=0, le=1)
+    ] = 0.4
+    saturation_p: Annotated[float, _is("probability of a change of saturation", ge=0, le=1)] = 0.2
+    hue: Annotated[
+        float, _is("largest rotation of colours around the grey axis, in degrees, both ways", ge=0, le=180)
+    ] = 15.0
+    hue_p: Annotated[float, _is("probability of a change of hue", ge=0, le=1)] = 0.2
     grey_p: Annotated[float, _is("probability of losing all colour", ge=0, le=1)] = 0.2
-    blur: Annotated[float, _is("largest sigma in px", ge=0, le=20)] = 1.2
-    blur_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
-    noise: Annotated[float, _is("largest sigma in grey levels of 255", ge=0, le=255)] = 10.0
-    noise_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
-    jpeg: Annotated[int, _is("lowest JPEG quality", ge=1, le=100)] = 30
-    jpeg_p: Annotated[float, _is("probability", ge=0, le=1)] = 0.2
-    occlude: Annotated[float, _is("largest side of a rectangle, as a fraction of the input", ge=0, le=1)] = 0.35
-    occlude_p: Annotated[float, _is("probability of one rectangle", ge=0, le=1)] = 0.2
+    blur: Annotated[float, _is("largest sigma of the blur in px", ge=0, le=20)] = 1.2
+    blur_p: Annotated[float, _is("probability of blur", ge=0, le=1)] = 0.2
+    noise: Annotated[float, _is("largest sigma of the noise in grey levels of 255", ge=0, le=255)] = 10.0
+    noise_p: Annotated[float, _is("probability of noise", ge=0, le=1)] = 0.2
+    jpeg: Annotated[int, _is("lowest quality of JPEG compression", ge=1, le=100)] = 30
+    jpeg_p: Annotated[float, _is("probability of JPEG compression", ge=0, le=1)] = 0.2
+    occlude: Annotated[float, _is("largest side of a covering rectangle, as a fraction of the input", ge=0, le=1)] = (
+        0.35
+    )
+    occlude_p: Annotated[float, _is("probability of a covering rectangle", ge=0, le=1)] = 0.2
 
-    device: Annotated[Literal["auto", "cpu", "cuda"], _is("auto takes a GPU where there is one")] = "auto"
-    devices: Annotated[int, _is("processes on this machine: a GPU each, or parts of the CPU", ge=1, le=1024)] = 1
-    nodes: Annotated[int, _is("machines, each with a launcher (torchrun, srun)", ge=1, le=1024)] = 1
-    compile: Annotated[
-        Literal["auto", "on", "off"], _is("compiled step, PyTorch; auto: long runs on a CPU with a C++ compiler")
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], _is("processor that trains; auto takes a GPU if there is one")
     ] = "auto"
-    threads: Annotated[int, _is("of the arithmetic on a CPU; 0: what the framework takes", ge=0, le=4096)] = 0
-    workers: Annotated[int, _is("processes that prepare batches; -1 chooses by machine", ge=-1, le=1024)] = -1
+    devices: Annotated[int, _is("processes on this machine, each with a GPU or a part of the CPU", ge=1, le=1024)] = 1
+    nodes: Annotated[
+        int, _is("machines that train together; each needs a launcher (torchrun, srun)", ge=1, le=1024)
+    ] = 1
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        _is("compile the step (PyTorch); auto: for long runs on a CPU with a C++ compiler"),
+    ] = "auto"
+    threads: Annotated[
+        int, _is("threads of the arithmetic on a CPU; 0: as many as the framework takes", ge=0, le=4096)
+    ] = 0
+    workers: Annotated[int, _is("processes that prepare batches; -1: by machine", ge=-1, le=1024)] = -1
     cache: Annotated[
-        Literal["auto", "ram", "off"], _is("ram keeps decoded images in memory; auto where a quarter of it is enough")
+        Literal["auto", "ram", "off"],
+        _is("ram keeps decoded images in memory; auto does so if they need at most a quarter of what is free"),
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -145,12 +188,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(W, H) px of the model input."""
+        """Width and height of the model input, px."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe of which nothing is left open: what a run trains by."""
+    """A recipe in which numbers have replaced every `auto` of AUTO; a run trains by it."""
 
     epochs: Epochs = msgspec.field()
     lr: Lr = msgspec.field()
@@ -161,7 +204,7 @@ class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 # ---- presets
 
-PRESETS: dict[str, dict[str, Any]] = {  # what each has in place of the defaults
+PRESETS: dict[str, dict[str, Any]] = {  # the choices in which each differs from the defaults
     "fast": {"size": 96, "effort": 0.5},
     "balanced": {},
     "accurate": {"size": 224, "effort": 2.0},
@@ -169,7 +212,17 @@ PRESETS: dict[str, dict[str, Any]] = {  # what each has in place of the defaults
 
 
 def preset(name: str) -> Recipe:
-    """The recipe of a name in PRESETS."""
+    """A recipe by name.
+
+    Args:
+        name: `fast`, `balanced` (the defaults) or `accurate`; docs/recipe.md says in which choices they differ.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: No preset has this name.
+    """
     if name not in PRESETS:
         raise RecipeError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
     return make_recipe(PRESETS[name], f"preset {name}")
@@ -184,13 +237,13 @@ PIXELS = (  # probabilities
 
 
 def strengthened(recipe: Resolved) -> dict[str, float]:
-    """The choices of GEOMETRY and PIXELS times the recipe's strength, each at most what the recipe takes."""
+    """The choices of GEOMETRY and PIXELS times the recipe's strength; each is at most what Recipe allows."""
     limits = {name: field_types()[name].__metadata__[0].le for name in (*GEOMETRY, *PIXELS)}
     return {name: min(getattr(recipe, name) * recipe.strength, limit) for name, limit in limits.items()}
 
 
 def augments_as_usual(recipe: Recipe) -> bool:
-    """Whether all of GEOMETRY and PIXELS are at their defaults."""
+    """Whether all choices of GEOMETRY and PIXELS have their defaults."""
     usual = Recipe()
     return all(getattr(recipe, name) == getattr(usual, name) for name in (*GEOMETRY, *PIXELS))
 
@@ -199,24 +252,25 @@ def augments_as_usual(recipe: Recipe) -> bool:
 
 
 def impossible(recipe: Recipe) -> list[tuple[str, str]]:
-    """(field, what was expected) for values that no type can rule out."""
-    found = []
+    """(field, what was expected) for impossible values that no type can rule out."""
+    problems = []
     if recipe.backbone not in LITE and not recipe.backbone.startswith("timm:"):
-        found.append(("backbone", f"one of {', '.join(LITE)} or timm:NAME"))
+        problems.append(("backbone", f"one of {', '.join(LITE)} or timm:NAME"))
     if any(not 32 <= side <= 4096 for side in recipe.input_size):
-        found.append(("size", "32 to 4096 px"))
+        problems.append(("size", "32 to 4096 px"))
     if isinstance(recipe.mirror, str) and recipe.mirror not in ("auto", "off"):
-        found.append(("mirror", "auto, off, or a list of pairs"))
-    return found
+        problems.append(("mirror", "auto, off, or a list of pairs"))
+    return problems
 
 
 # ---- from choices
 
 
 def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe | None = None) -> Recipe:
-    """A recipe of these choices over `base`; values may be text, as on the command line ("1e-3", "0:16,1:15").
+    """A recipe of these choices; what they do not name comes from `base`, or else from the defaults.
 
-    Raises ValueError for an unknown name, with the nearest one, and for a wrong type or an impossible value.
+    Values may be text, as on the command line ("1e-3", "0:16,1:15"). source: where they come from, for error messages.
+    Raises RecipeError for an unknown name (it suggests the nearest one), a wrong type or an impossible value.
     """
     known = Recipe.__struct_fields__
     for name in choices:
@@ -243,7 +297,7 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
 
 
 def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = Recipe) -> str:
-    """What a field takes, for a sentence that ends in what came instead."""
+    """The values that a field takes, in words for the error message."""
     options = get_args(get_type_hints(kind)[name])
     if options and all(isinstance(option, str) for option in options):
         return f"one of {', '.join(options)}"
@@ -255,7 +309,7 @@ def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = 
 
 @functools.cache
 def field_types(kind: type[Recipe] = Recipe) -> dict[str, Any]:
-    """The annotation of every field, with its limits."""
+    """The type of every field with its description and limits, by name."""
     return get_type_hints(kind, include_extras=True)
 
 
@@ -264,7 +318,7 @@ def _size_from_text(text: str) -> Any:
     return [width, height] if cross else text
 
 
-NUMBER = re.compile("[0-9]{1,9}")  # of a keypoint
+NUMBER = re.compile("[0-9]{1,9}")  # the number of a keypoint
 
 
 def _mirror_from_text(text: str) -> Any:
@@ -275,7 +329,7 @@ def _mirror_from_text(text: str) -> Any:
 
 
 FROM_TEXT: dict[str, Callable[[str], Any]] = {"size": _size_from_text, "mirror": _mirror_from_text}
-BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
+BARE_YAML = {  # YAML 1.1 reads an unquoted off as false, and 32 as a number
     "mirror": {"False": "off"},
     "cache": {"False": "off"},
     "compile": {"False": "off", "True": "on"},
@@ -284,18 +338,18 @@ BARE_YAML = {  # YAML 1.1 takes an unquoted off for false and 32 for a number
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """The recipe itself: one that was made in Python is looked at here. Raises as `make_recipe` does."""
+    """The recipe that a user gave in Python, checked again; raises as `make_recipe` does."""
     require_kind("recipe", recipe, Recipe, "a Recipe", "use Recipe(...) or preset(...)")
     return make_recipe(to_dict(recipe))
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Every choice as plain values."""
+    """Every choice by name, as plain Python values."""
     return msgspec.to_builtins(recipe)
 
 
 def descriptions() -> dict[str, tuple[str, Any]]:
-    """(what it is, default) of every choice, in order."""
+    """(description, default) of every choice by name, in the order of the fields."""
     return {
         field.name: (next(m.description for m in field_types()[field.name].__metadata__), field.default)
         for field in msgspec.structs.fields(Recipe)

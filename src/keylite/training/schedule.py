@@ -1,6 +1,6 @@
-"""How long and how fast to train: what the recipe leaves to auto, the learning rate at each step, the moving average.
+"""How long and how fast to train: the numbers that replace `auto`, the learning rate, the decay of the moving average.
 
-LRS were chosen by the figures in docs/results.md (rle's is regression's), the other numbers by judgement.
+LRS were chosen by the figures in docs/results.md (rle has the rate of regression), the other numbers by judgement.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from keylite.training.recipe import AUTO, Recipe, Resolved, augments_as_usual, t
 
 log = logging.getLogger("keylite")
 
-# So many epochs for so many objects, the training part of the face data that the figures in docs/results.md are of. For
-# other numbers of objects, epochs grow with the root of USUAL_OBJECTS / objects.
+# USUAL_OBJECTS is the number of training objects in the face data of docs/results.md. Another number of objects gets
+# USUAL_EPOCHS times the square root of USUAL_OBJECTS / objects.
 USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
-WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # of all steps; at least; of all steps, at most
-LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # of adam and adamw, by head
-STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # from so many objects on
+WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # share of all steps; fewest steps; largest share
+LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # by head, for adam and adamw
+STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # by the number of objects from which each holds
 
 
 def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved:
-    """The recipe with what it leaves to auto settled for this training data, and said in a line or two.
+    """The recipe with numbers for what it leaves to auto; they follow from the training data, and the log says them.
 
-    count: of the objects to train on, if they are not all of `data`, whose images are checked by now.
-
-    Raises ValueError where nothing is labelled, and for a learning rate that is left to auto with an optimizer that
-    needs another.
+    data: the training data, whose images are checked by now. count: the number of objects to train on, if these are not
+    all of `data`. Raises ArgumentError if no point is labelled, if processes outnumber the objects, or if lr is auto
+    with sgd.
     """
     if not data.labelled.any():
         raise ArgumentError(
@@ -43,23 +42,25 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
         )
     count = len(data) if count is None else count
     if count < processes(recipe):
-        raise ArgumentError(f"devices: {processes(recipe)} processes share {count} training objects; take fewer")
+        raise ArgumentError(
+            f"devices: {processes(recipe)} processes share {count} training objects; take fewer processes"
+        )
     epochs, lr, warmup, strength, normalize = (getattr(recipe, name) for name in AUTO)
     if epochs == "auto":
         wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
         epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
     if lr == "auto":
         if recipe.optimizer == "sgd":
-            raise ArgumentError("lr: auto is for adam and adamw; give one for sgd: 0.01 is where to begin")
+            raise ArgumentError("lr: auto is for adam and adamw; give a number for sgd, such as 0.01")
         lr = LRS[recipe.head]
     batch = batch_of(recipe, count)
-    each = math.ceil(count // (batch * processes(recipe)) / recipe.accumulate)
-    steps = epochs * each
+    epoch_steps = math.ceil(count // (batch * processes(recipe)) / recipe.accumulate)
+    steps = epochs * epoch_steps
     if warmup == "auto":
-        warmup = round(min(max(WARMUP_SHARE * steps, WARMUP_STEPS), LONGEST_WARMUP * steps) / each, 4)
+        warmup = round(min(max(WARMUP_SHARE * steps, WARMUP_STEPS), LONGEST_WARMUP * steps) / epoch_steps, 4)
     if strength == "auto":
         by_size = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
-        strength = by_size if augments_as_usual(recipe) else 1.0  # who gives a range or a chance means that number
+        strength = by_size if augments_as_usual(recipe) else 1.0  # 1: a range that the user gave stays as it is
     log.info(
         "%s: %s (%s of %d), lr %g after %g epoch%s of warm-up, augmentation x%g",
         counted(count, "object"), counted(epochs, "epoch"), counted(steps, "step"),
@@ -72,13 +73,14 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
 
 
 def _divisor(box: str, data: Dataset) -> str:
-    """What errors are divided by unless the recipe says it: the object's own size, whatever it is cut from."""
+    """The normaliser if the recipe leaves it to auto: the object's size, by its box or by the extent of its points."""
     if box == "annotation":
         return "box_diagonal"
     extent = median_extent(data.xy, data.whole_boxes())
     if extent is None:
         log.info(
-            "errors are divided by the image's diagonal: one point has no extent; `normalize` takes another length"
+            "errors are divided by the image's diagonal, because a single point has no extent; `normalize` takes "
+            "another length"
         )
         return "box_diagonal"
     log.info(
@@ -89,14 +91,14 @@ def _divisor(box: str, data: Dataset) -> str:
 
 
 def batch_of(recipe: Recipe, count: int) -> int:
-    """Objects in the batch of a process, of a data set of `count`; what is left waits for another epoch."""
+    """Objects per batch of one process, if there are `count` in all; objects left over come in another epoch."""
     return max(1, min(recipe.batch, count // processes(recipe)))
 
 
 def lr_factor(recipe: Resolved, step: int, steps_per_epoch: int) -> float:
     """The share of the peak learning rate at optimizer step `step`, counted from 0 over the whole run.
 
-    It rises evenly through the warm-up, then follows the recipe's schedule.
+    It rises linearly in the warm-up, then follows the recipe's schedule.
     """
     warmup, steps = round(recipe.warmup_epochs * steps_per_epoch), recipe.epochs * steps_per_epoch
     if step < warmup:
@@ -107,5 +109,5 @@ def lr_factor(recipe: Resolved, step: int, steps_per_epoch: int) -> float:
 
 
 def ema_decay(recipe: Recipe, step: int) -> float:
-    """How much of the moving average of weights stays after optimizer step `step`, counted from 0."""
+    """The share of the old moving average that is kept after optimizer step `step`, counted from 0."""
     return min(recipe.ema, (1 + step) / (10 + step))  # TensorFlow's ExponentialMovingAverage(num_updates=step)

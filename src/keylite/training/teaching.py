@@ -1,4 +1,4 @@
-"""The numbers that both twins teach heads by; no model file holds them, and no device needs them."""
+"""The constants of the losses and of the heads' first weights, for both twins; no model file holds them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LOSSES: tuple[str, ...] = get_args(LossName)
 
 @dataclasses.dataclass(frozen=True)
 class Branches:
-    """Where a point loss changes its form. Lengths are px of the model input.
+    """The errors at which a point loss changes its formula, in px of the model input.
 
-    delta: of huber, smooth_l1 and soft_wing (there omega1). width: of wing (w) and soft_wing (omega2). epsilon: the
-    curvature of both.
+    delta: for huber, smooth_l1 and soft_wing (omega1 in its paper). width: w of wing, omega2 of soft_wing. epsilon: the
+    curvature of wing and soft_wing.
     """
 
     delta: float = 2.0
@@ -23,21 +23,23 @@ class Branches:
     epsilon: float = 2.0
 
     def of(self, loss: str) -> float | None:
-        """The px at which a loss changes branch; None if it has one branch."""
+        """The error in px at which this loss changes branch; None if it has one branch."""
         return {"huber": self.delta, "smooth_l1": self.delta, "wing": self.width, "soft_wing": self.delta}.get(loss)
 
 
-LAST_STD = 0.001  # of a regression's initial last weights: its first prediction is the mean shape, nearly
+LAST_STD = 0.001  # deviation of the last layer's first weights in regression and rle: they begin near the mean shape
 
 # heatmap
-CELL_SIGMA = 1.2  # cells: width of the bell that a map is taught
+CELL_SIGMA = 1.2  # cells; sigma of the bell that a map is trained to
 
 # simcc
-BIN_SIGMA = 2.0  # px of the input: width of the bells that bins are taught
+BIN_SIGMA = 2.0  # px of the input; sigma of the bells that bins are trained to
 
 # rle
-SCALE_START = math.log(0.05)  # the logarithms of scales that an untrained head gives, in units of the crop
-LOG_SCALES = (-8.0, 2.0)  # the loss takes logarithms of scales between these
-FLOW_LAYERS = 6  # couplings of the flow (Li et al., ICCV 2021, take 6)
-FLOW_WIDTH = 64  # hidden width of a coupling (there, 64 as well)
-FLOW_START = 0.01  # gain of the flow's first weights: it begins as the identity, nearly
+SCALE_START = math.log(
+    0.05
+)  # the logarithm of each scale that an untrained head gives; scales are fractions of the crop
+LOG_SCALES = (-8.0, 2.0)  # the loss limits the logarithms of scales to this range
+FLOW_LAYERS = 6  # couplings of the flow, as in Li et al., ICCV 2021
+FLOW_WIDTH = 64  # hidden width of a coupling, as there
+FLOW_START = 0.01  # gain of the flow's first weights: the flow begins near the identity

@@ -36,8 +36,9 @@ from rounds import (
 from torchvision import transforms
 
 from keylite.data.arrays import from_arrays
+from keylite.data.augmentation import Augmentation
 from keylite.data.dataset import Dataset
-from keylite.data.examples import Augmentation, Examples
+from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.geometry import crop_box

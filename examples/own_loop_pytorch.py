@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from keylite import gauges
-from keylite.data.examples import Augmentation, Examples
+from keylite.data.augmentation import Augmentation
+from keylite.data.examples import Examples
 from keylite.pytorch import EfficientNetLiteRegressor
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from keylite import gauges
-from keylite.data.examples import Augmentation, Examples
+from keylite.data.augmentation import Augmentation
+from keylite.data.examples import Examples
 from keylite.tensorflow import EfficientNetLiteRegressor, loss
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -67,6 +67,7 @@ TESTS = {  # module of src/keylite: what to run for it, quick files first
     "data/likeness": "tests/data/test_likeness.py",
     "data/problems": "tests/data/test_dataset.py tests/data/test_formats.py",
     "data/tones": "tests/data/test_tones.py",
+    "data/augmentation": "tests/data/test_examples.py",
     "data/examples": "tests/data/test_examples.py",
     "data/mirror": "tests/data/test_mirror.py",
     "data/symmetry": "tests/data/test_mirror.py",

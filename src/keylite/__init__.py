@@ -12,8 +12,9 @@ from keylite.version import __version__
 
 if TYPE_CHECKING:
     from keylite.data.arrays import from_arrays
+    from keylite.data.augmentation import Augmentation
     from keylite.data.dataset import Dataset, Sample
-    from keylite.data.examples import Augmentation, Examples
+    from keylite.data.examples import Examples
     from keylite.data.formats.coco_writing import write_coco
     from keylite.data.formats.reading import read_dataset, write_dataset
     from keylite.data.rendered.gauges import gauges
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 PUBLIC = {
     "ArgumentError": "keylite.runtime.errors",
-    "Augmentation": "keylite.data.examples",
+    "Augmentation": "keylite.data.augmentation",
     "benchmark": "keylite.evaluation.timing",
     "Certificate": "keylite.exporting.certificate",
     "DataError": "keylite.runtime.errors",

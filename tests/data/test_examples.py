@@ -12,16 +12,9 @@ import pytest
 
 from keylite.data import examples as examples_module
 from keylite.data.arrays import from_arrays
+from keylite.data.augmentation import Augmentation, augmented_crop, augmented_pixels
 from keylite.data.dataset import Dataset
-from keylite.data.examples import (
-    Augmentation,
-    Examples,
-    augmented_crop,
-    augmented_pixels,
-    kept_bytes,
-    targets,
-    with_boxes,
-)
+from keylite.data.examples import Examples, kept_bytes, targets, with_boxes
 from keylite.data.formats.reading import read_dataset, write_coco
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.geometry import crop_box

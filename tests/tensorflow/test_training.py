@@ -26,7 +26,8 @@ from safetensors.numpy import load_file, save
 
 import keylite
 from keylite.data.arrays import from_arrays
-from keylite.data.examples import Augmentation, Examples
+from keylite.data.augmentation import Augmentation
+from keylite.data.examples import Examples
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.heads import Regression

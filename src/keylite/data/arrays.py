@@ -1,4 +1,4 @@
-"""A data set from arrays that are in memory already."""
+"""A data set from images and points that are in memory, as arrays."""
 
 from __future__ import annotations
 
@@ -30,20 +30,32 @@ def from_arrays(
     name: str = "arrays",
     missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
-    """A data set of one object an image.
+    """Make a data set from images and their points, one object per image.
 
-    xy: (N, K, 2) continuous image px, NaN or masked where unlabelled. boxes: (N, 4) xyxy px, or None. visible: (N, K)
-    of 0, 1, 2; 0 is unlabelled whatever xy says. missing_mark: points of `xy` that lie exactly at this (x, y) are
-    unlabelled. groups: one an image, else every image is its own, by whatever path. Without a skeleton the keypoints
-    are named k0..kN. Raises ValueError that names every bad object, as for a file: see data/problems.py.
+    Args:
+        images: N paths, or arrays uint8 (H, W, 3) RGB.
+        xy: (N, K, 2) continuous image px; a point is unlabelled if both its coordinates are NaN or masked.
+        skeleton: The K keypoints. None: they are called k0, k1, ...
+        boxes: (N, 4) xyxy, image px; a row of NaN is an object without a box. None: no object has a box.
+        visible: (N, K): 0 unlabelled, whatever `xy` says, 1 hidden, 2 seen. None: 2 for every point that is labelled.
+        groups: N names of groups. None: each image is a group of its own, and two paths of one file are one image.
+        name: What reports and model files call the data set.
+        missing_mark: Points that lie exactly at this (x, y) are unlabelled, whatever `visible` says. None: no mark.
+
+    Returns:
+        The data set, in continuous image px.
+
+    Raises:
+        DataError: An array has another shape or holds no numbers, or objects or images cannot be used: the line names
+            all of them.
     """
     images = _entries("images", images)
     if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
-        raise DataError("images: expected arrays or paths, one an object")
+        raise DataError("images: expected arrays or paths, one per object")
     if skeleton is not None:
         require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names)")
     count = len(images)
-    xy = _numbers("xy", xy, (count, None, 2), "one entry an image")
+    xy = _numbers("xy", xy, (count, None, 2), "one entry per image")
     keypoints = xy.shape[1]
     seen = np.where(np.isnan(xy).all(axis=2), 0.0, 2.0)
     if visible is not None:
@@ -54,14 +66,14 @@ def from_arrays(
     names = tuple(f"image_{i:06d}" if isinstance(image, np.ndarray) else str(image) for i, image in enumerate(images))
     per_object = _entries("groups", groups) if groups is not None else _names_by_place(images, names)
     if len(per_object) != count:
-        raise DataError(f"groups: expected {count}, one an image, got {len(per_object)}")
+        raise DataError(f"groups: expected {count}, one per image, got {len(per_object)}")
     dataset = Dataset(
         skeleton=skeleton or Skeleton(unnamed(keypoints)),
         images=tuple(image if isinstance(image, np.ndarray) else Path(image) for image in images),
         image_names=names,
         image_index=np.arange(count, dtype=np.int32),
         xy=np.where((seen == 0)[..., None], np.nan, xy),
-        visible=seen.astype(np.uint8) if np.isin(seen, (0, 1, 2)).all() else seen,  # what is odd, Dataset names
+        visible=seen.astype(np.uint8) if np.isin(seen, (0, 1, 2)).all() else seen,  # Dataset names what is wrong
         box=np.full((count, 4), np.nan) if boxes is None else _numbers("boxes", boxes, (count, 4), "xyxy px"),
         area=np.full(count, np.nan),
         groups=("",),
@@ -73,28 +85,31 @@ def from_arrays(
 
 
 def _names_by_place(images: Sequence[FilePath | np.ndarray], names: Sequence[str]) -> list[str]:
-    """The names of images, the first one's for all spellings of one path."""
-    first: dict[object, str] = {}
+    """The names of images; all paths of one file get the name that comes first."""
+    first_name: dict[object, str] = {}
     places = [
         name if isinstance(image, np.ndarray) else os.path.realpath(image)
         for image, name in zip(images, names, strict=True)
     ]
-    return [first.setdefault(place, name) for place, name in zip(places, names, strict=True)]
+    return [first_name.setdefault(place, name) for place, name in zip(places, names, strict=True)]
 
 
 def _entries(name: str, values: object) -> list:
-    """The values one by one; ValueError for what is no sequence, and for a single text."""
+    """The values as a list; DataError for a single text and for anything that is not a sequence."""
     single = isinstance(values, str | bytes | os.PathLike) or getattr(values, "ndim", 1) == 0
     if single or not isinstance(values, Iterable):
-        raise DataError(f"{name}: expected a list, one entry an image, got {values!r:.60}")
+        raise DataError(f"{name}: expected a list, one entry per image, got {values!r:.60}")
     return list(values)
 
 
 def _numbers(name: str, values: Any, shape: tuple[int | None, ...], words: str) -> np.ndarray:
-    """The values as float64 of this shape, None being any number; ValueError for anything else."""
+    """The values as float64 of this shape, in which None fits any length; DataError for anything else.
+
+    words: what a message says after the expected shape.
+    """
     try:
-        got = np.shape(values)  # first: another shape may be too large to hold
-        if len(got) == len(shape) and all(one in (None, two) for one, two in zip(shape, got, strict=True)):
+        got = np.shape(values)  # before the conversion, because an array of another shape may be too large for memory
+        if len(got) == len(shape) and all(side in (None, got_side) for side, got_side in zip(shape, got, strict=True)):
             return real_numbers(values)
     except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
         raise DataError(f"{name}: expected an array of numbers, got {values!r:.60}") from None

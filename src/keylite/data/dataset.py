@@ -1,7 +1,6 @@
 """Labelled images as arrays: what readers return, and what training and evaluation take.
 
-Coordinates are continuous image px (see runtime/geometry.py); readers have already shifted index-convention sources.
-Knows nothing of file formats, augmentation, heads or frameworks.
+Coordinates are continuous image px (see runtime/geometry.py): the readers have shifted those that were pixel indices.
 """
 
 from __future__ import annotations
@@ -41,10 +40,15 @@ from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One labelled object.
+    """One labelled object, such as `data[0]`.
 
-    image: path, or uint8 (H, W, 3) RGB. box: (4,) xyxy px or None. xy: (K, 2) px, NaN where unlabelled.
-    visible: (K,) uint8, 0 none / 1 occluded / 2 seen. group: subject or clip; a split never cuts through one.
+    Attributes:
+        image: The path of the image, or uint8 (H, W, 3) RGB.
+        box: (4,) float64 xyxy, image px; None if the object has no box.
+        xy: (K, 2) float64, continuous image px; NaN for an unlabelled point.
+        visible: (K,) uint8: 0 unlabelled, 1 hidden, 2 seen.
+        group: The name of the object's group, such as a subject or a clip; a split never divides a group.
+        name: The name of the image, as the label file has it.
     """
 
     image: Path | np.ndarray
@@ -62,20 +66,37 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """N labelled objects in M images, as columns.
+    """N labelled objects with K keypoints in M images, as columns; made by `read_dataset` or `from_arrays`.
 
-    `data[0]` is the first object as a Sample, and so is each of `for sample in data`; a slice, a mask or a list of
+    `data[0]` is the first object as a Sample, and `for sample in data` gives all objects. A slice, a mask or a list of
     indices gives a Dataset of those objects, as `subset` does.
 
-    xy: (N, K, 2) float64 px, NaN where unlabelled. visible: (N, K) uint8. box: (N, 4) float64 xyxy px, NaN where there
-    is none. area: (N,) float64 px^2 for OKS, NaN where unknown. image_index, group_index: (N,) int32 into `images`
-    and `groups`. image_names: M names as the source wrote them. notes: what the reader merged, skipped or replaced;
-    doubts: what it took as it was, and may be wrong.
-    max_megapixels: a larger image is refused. image_sizes: (M, 2) width and height that the labels were made for, 0
-    where unknown; None: none is known; once images are checked, theirs. groups_named: whether equal group names in two
-    data sets mean the same subject; names of images and of blocks of them do not. source: the label file, for messages;
-    empty where there is none. checked: whether every image was once read whole; likeness: (M,) what each then showed
-    (likeness.py). white_level: see `read_image` of runtime/images.py.
+    Attributes:
+        skeleton: The K keypoints.
+        images: M paths, or arrays uint8 (H, W, 3) RGB.
+        image_names: M names, as the label file has them.
+        image_index: (N,) int32, the number of each object's image in `images`.
+        xy: (N, K, 2) float64, continuous image px; NaN for an unlabelled point.
+        visible: (N, K) uint8: 0 unlabelled, 1 hidden, 2 seen.
+        box: (N, 4) float64 xyxy, image px; NaN for an object without a box.
+        area: (N,) float64, px^2 of each object, for OKS; NaN if unknown.
+        groups: The names of the groups, each once.
+        group_index: (N,) int32, the number of each object's group in `groups`.
+        name: What reports and model files call the data set.
+        notes: Lines about what the reader merged, left out or replaced.
+        max_megapixels: A larger image is refused.
+        image_sizes: (M, 2) int64 (width, height), px, that the labels were made for, 0 if unknown; after `check_images`
+            those of the images. None: no size is known.
+        groups_named: Whether equal group names in two data sets mean the same subject. Names of images and of blocks
+            of images do not.
+        source: The label file, for messages; empty without one.
+        checked: Whether `check_images` has read every image whole.
+        likeness: (M,) what each image shows, for finding copies (likeness.py); None before `check_images`.
+        white_level: The value of 16-bit images that becomes 255 when they are read.
+        doubts: Lines about what the reader took as it was although it looks wrong.
+
+    Raises:
+        DataError: A column has another shape or kind, or objects or images cannot be used: the line names all of them.
     """
 
     skeleton: Skeleton
@@ -129,7 +150,7 @@ class Dataset:
         self._require_good()
 
     def _require_good(self) -> None:
-        """Raises ValueError that names every image and object of the columns that cannot be used."""
+        """Raise DataError, naming every image and every object that cannot be used."""
         texts: list[str] = []
         counts: list[str] = []
         pixels = [(at, image) for at, image in enumerate(self.images) if isinstance(image, np.ndarray)]
@@ -155,11 +176,11 @@ class Dataset:
 
     @property
     def called(self) -> str:
-        """What messages call it: the label file as it was given, since many are called labels.json, and which part."""
+        """What messages call the data set: its label file with the path as it was given, and which part of it."""
         if not self.source:
             return self.name
-        _, found, part = self.name.rpartition(escaped(Path(self.source).name))
-        return f"{self.source}{part}" if found else self.name
+        _, file_name, part = self.name.rpartition(escaped(Path(self.source).name))
+        return f"{self.source}{part}" if file_name else self.name
 
     def _place(self, row: int) -> str:
         """What a message calls an object whose columns may be wrong."""
@@ -174,7 +195,7 @@ class Dataset:
     @overload
     def __getitem__(self, which: slice | Indices) -> Dataset: ...
     def __getitem__(self, which: int | slice | Indices) -> Sample | Dataset:
-        """An object by its number; those of a slice, a mask or a list of numbers as `subset` gives them."""
+        """One object if `which` is a number; for a slice, a mask or a list of numbers the same as `subset`."""
         if isinstance(which, slice):
             return self.subset(np.arange(len(self))[which])
         if isinstance(which, bool) or not isinstance(which, (int, np.integer)):
@@ -197,7 +218,7 @@ class Dataset:
         return f'Dataset("{escaped(self.name)}": {self._counts()})'
 
     def __str__(self) -> str:
-        """What there is, and what the command line says of it: the notes and doubts of the reader."""
+        """The counts, notes and doubts, as the command line prints them."""
         return as_text([f"{self.called}: {line}" for line in (self._counts(), *self.notes, *self.doubts)])
 
     def _repr_html_(self) -> str:
@@ -220,55 +241,117 @@ class Dataset:
         return f"{objects} in {images}, {keypoints}, {groups}"
 
     def plot(self, count: int = 16, seed: int = 0) -> np.ndarray:
-        """Labelled objects with their points, edges and names, drawn at random: uint8 (H, W, 3) RGB, rows of four.
+        """Draw a random choice of labelled objects in rows of four, with their points, edges and names.
 
-        Each is cut out around its box, if it has one. count: how many; all, if there are fewer. seed: of the draw.
+        Args:
+            count: How many objects; all of them, if there are fewer.
+            seed: Of the random choice.
+
+        Returns:
+            uint8 (H, W, 3) RGB. Each object is cut out around its box, or shown in its whole image if it has none.
+
+        Raises:
+            FileNotFoundError: An image file is missing.
+            ImageError: An image cannot be read.
         """
         require_whole("count", count)
         require_whole("seed", seed, least=0)
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(self))[:count]).tolist()
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count]).tolist()
         shown = [
             Shown(self.open_image(int(self.image_index[i])), self.box[i], self.xy[i], self.sample_name(i), self.checked)
-            for i in drawn
+            for i in chosen
         ]
         return sheet(shown, self.skeleton)
 
     @property
     def labelled(self) -> np.ndarray:
-        """(N, K) bool: which points carry a label."""
+        """(N, K) bool: which points are labelled."""
         return np.all(np.isfinite(self.xy), axis=2)
 
     def files_named(self, names: Collection[str]) -> dict[str, Path]:
-        """Its label file, and those of its image files whose names, without folders, are among these."""
+        """List the files of the data set that a new file of one of these names might overwrite.
+
+        Args:
+            names: File names without folders.
+
+        Returns:
+            Label -> path: the label file, if there is one, as `data`, and each image file with such a name.
+        """
         files = {str(image): image for image in self.images if isinstance(image, Path) and image.name in names}
         return files | ({"data": Path(self.source)} if self.source else {})
 
     def read_image(self, image: int) -> np.ndarray:
-        """Image number `image` as uint8 (H, W, 3) RGB; errors as those of runtime/images.py."""
+        """Read one image.
+
+        Args:
+            image: Its number in `images`.
+
+        Returns:
+            uint8 (H, W, 3) RGB, turned upright by its EXIF orientation.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ImageError: The file cannot be read as a picture, or is larger than `max_megapixels`.
+        """
         return self.open_image(image).pixels()
 
     def open_image(self, image: int) -> Picture:
-        """Image number `image` by its header; errors as those of runtime/images.py."""
+        """Read the header of one image; its pixels are decoded later.
+
+        Args:
+            image: Its number in `images`.
+
+        Returns:
+            The picture, whose `pixels()` decodes it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ImageError: The file is no picture that keylite reads, or is larger than `max_megapixels`.
+        """
         return open_image(self.images[image], self.max_megapixels, self.white_level)
 
     def whole_boxes(self) -> np.ndarray:
-        """(N, 4) float64 xyxy px: the whole image of each object, by its known size, else by its header."""
+        """Give each object a box that is its whole image.
+
+        Returns:
+            (N, 4) float64 xyxy, image px. If a size is not known, it is read from the header of the image.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ImageError: The header cannot be read.
+        """
         sizes = np.zeros((len(self.images), 2)) if self.image_sizes is None else self.image_sizes.astype(np.float64)
         for image in np.flatnonzero((sizes <= 0).any(axis=1)).tolist():
             sizes[image] = image_size(self.images[image])
         return np.concatenate([np.zeros_like(sizes), sizes], axis=1)[self.image_index]
 
     def sample_name(self, index: int) -> str:
-        """The image name of object `index`, with the object's number where its image holds several."""
+        """Name one object for messages.
+
+        Args:
+            index: The number of the object.
+
+        Returns:
+            The name of its image, with `#` and the object's number in the image if the image holds several objects.
+        """
         image = self.image_index[index]
         same = np.flatnonzero(self.image_index == image)
         name = self.image_names[image]
         return name if len(same) == 1 else f"{name}#{int(np.searchsorted(same, index))}"
 
     def subset(self, indices: Indices, name: str | None = None) -> Dataset:
-        """The objects at `indices` (or where a mask is true), in that order; unused images and groups are dropped.
+        """Choose some of the objects; images and groups that none of them uses are dropped.
 
-        Raises ValueError for what are neither indices nor a mask of all objects, IndexError for one that is not there.
+        Args:
+            indices: Numbers of objects, in the wanted order, or a mask (N,) that is true for the wanted ones.
+            name: The name of the new data set; None keeps the old one.
+
+        Returns:
+            The chosen objects.
+
+        Raises:
+            DataError: `indices` are neither whole numbers nor a mask of all objects.
+            IndexError: There is no object of such a number.
         """
         indices = self._indices(indices)
         used_images, image_index = np.unique(self.image_index[indices], return_inverse=True)
@@ -289,11 +372,11 @@ class Dataset:
             likeness=None if self.likeness is None else self.likeness[used_images],
         )
 
-    def _indices(self, given: object) -> np.ndarray:
-        """Indices of objects, or a mask of them, as indices."""
-        indices = np.asarray(given)
+    def _indices(self, which: object) -> np.ndarray:
+        """Numbers of objects, or a mask of them, as numbers from 0 on."""
+        indices = np.asarray(which)
         if indices.ndim != 1 or (indices.dtype.kind not in "biu" and indices.size):
-            raise DataError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {given!r:.60}")
+            raise DataError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {which!r:.60}")
         if indices.dtype == bool:
             if len(indices) != len(self):
                 raise DataError(f"{self.called}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
@@ -304,9 +387,20 @@ class Dataset:
         return indices.astype(np.int64)
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[Dataset, ...]:
-        """Parts of about these fractions of the objects, cut between groups; the rest comes first.
+        """Split the data set at random into parts; no group is divided.
 
-        `train, val = data.split(0.2)`. Raises ValueError where there are fewer groups than parts.
+        Args:
+            fractions: The share of the objects that each part gets, about; together less than 1.
+            seed: Of the random choice of groups.
+
+        Returns:
+            First the objects that are left over, then a part per fraction.
+
+        Raises:
+            DataError: There are fewer groups than parts, or the fractions are not above 0 and below 1 in total.
+
+        Example:
+            >>> train, val = data.split(0.2)
         """
         require_whole("seed", seed, least=0)
         shares = [number_of(fraction) for fraction in fractions]  # NaN for what is no number
@@ -319,17 +413,26 @@ class Dataset:
             )
         parts = parts_of_groups(self.group_index, len(self.groups), shares, seed)[self.group_index]
         rest = self.subset(np.flatnonzero(parts == 0))
-        quiet = dataclasses.replace(self, notes=(), doubts=())  # the reader's are of the whole: said once
+        quiet = dataclasses.replace(self, notes=(), doubts=())  # they are about the whole data set, so printed once
         names = [f"{self.name}, part {part + 1}" for part in range(1, len(fractions) + 1)]
         return rest, *(
             quiet.subset(np.flatnonzero(parts == part), names[part - 1]) for part in range(1, len(names) + 1)
         )
 
     def fold_of(self, folds: int, seed: int = 0) -> np.ndarray:
-        """(N,) numbers from 1: which of `folds` parts holds each object, cut between groups, of about equal size.
+        """Divide the objects into folds, parts of about equal size; no group is divided.
 
-        Groups are dealt out the largest first, each to the part that has the fewest objects; `seed` shuffles equals.
-        Parts are numbered by the first group in them. Raises ValueError where there are fewer groups than parts.
+        The largest group is assigned first, each group to the fold that has the fewest objects so far.
+
+        Args:
+            folds: The number of folds.
+            seed: Of the order among groups of equal size.
+
+        Returns:
+            (N,) the fold of each object, from 1 on. Folds are numbered in the order of the first group in each.
+
+        Raises:
+            DataError: There are fewer groups than folds.
         """
         require_whole("folds", folds)
         require_whole("seed", seed, least=0)
@@ -344,9 +447,14 @@ class Dataset:
         return folds_of_groups(self.group_index, count, folds, seed)[self.group_index]
 
     def in_blocks(self, blocks: int) -> Dataset:
-        """The same objects in that many groups: runs of images in name order, img2 before img10, of about equal size.
+        """Group the images into runs in the order of their names, such as the frames of one video.
 
-        An image with more objects than a run should have leaves fewer groups.
+        Args:
+            blocks: The number of runs, which have about the same number of objects. There are fewer runs if one image
+                has more objects than a run should have.
+
+        Returns:
+            The same objects, with each run as a group. Numbers in names count as numbers: img2 is before img10.
         """
         require_whole("blocks", blocks)
         ranks = sorted(range(len(self.images)), key=lambda image: in_number_order(self.image_names[image]))
@@ -357,7 +465,15 @@ class Dataset:
         return self.regrouped([f"block {number:05d}" for number in block[self.image_index]], named=False)
 
     def regrouped(self, names_per_object: Sequence[str], named: bool = True) -> Dataset:
-        """The same objects with one group name each; named: see `groups_named`."""
+        """Give the objects other groups.
+
+        Args:
+            names_per_object: N names of groups.
+            named: Whether they are names of subjects; see `groups_named`.
+
+        Returns:
+            The same objects in these groups.
+        """
         names = [str(name) for name in names_per_object]
         groups = tuple(sorted(set(names)))
         rank = {name: index for index, name in enumerate(groups)}
@@ -365,9 +481,14 @@ class Dataset:
         return dataclasses.replace(self, groups=groups, group_index=group_index, groups_named=named)
 
     def shared_groups(self, other: Dataset) -> list[str]:
-        """This data set's groups that are in the other one too: the same image in both, or the same subject's name.
+        """List the groups of this data set that are in another one, too.
 
-        Names count only where both are names of subjects: `block 00000` and `0001.jpg` are in many data sets.
+        Args:
+            other: The other data set.
+
+        Returns:
+            Sorted names of groups that have an image or their name in common with the other data set. Names count only
+            if both data sets have `groups_named`, because `block 00000` and `0001.jpg` are in many data sets.
         """
         shared = set(self.groups) & set(other.groups) if self.groups_named and other.groups_named else set()
         theirs = set(files_of(other.images))
@@ -376,16 +497,40 @@ class Dataset:
         return sorted(shared)
 
     def with_skeleton(self, skeleton: Skeleton) -> Dataset:
-        """The same labels under another skeleton of as many keypoints."""
+        """Give the labels another skeleton.
+
+        Args:
+            skeleton: A skeleton of as many keypoints.
+
+        Returns:
+            The same labels with this skeleton.
+
+        Raises:
+            DataError: The skeleton has another number of keypoints.
+        """
         return dataclasses.replace(self, skeleton=skeleton)
 
     def with_xy(self, xy: np.ndarray) -> Dataset:
-        """The same objects with other points (N, K, 2) px; where both coordinates are NaN a point is unlabelled."""
+        """Give the objects other points.
+
+        Args:
+            xy: (N, K, 2) float64, continuous image px; a point is unlabelled if both its coordinates are NaN.
+
+        Returns:
+            The same objects with these points. `visible` becomes 0 for unlabelled points and is at least 1 for others.
+
+        Raises:
+            DataError: A point has one coordinate only.
+        """
         gone = np.isnan(xy).all(axis=2)
         return dataclasses.replace(self, xy=xy, visible=np.where(gone, 0, np.maximum(self.visible, 1)).astype(np.uint8))
 
     def fingerprint(self) -> str:
-        """sha256 over labels, boxes, groups, keypoint names and image names (pixels too, for images in memory)."""
+        """Hash what the data set says: labels, boxes, groups, names of keypoints and images, and pixels in memory.
+
+        Returns:
+            The sha256 in hexadecimal. The pixels of image files are not part of it.
+        """
         digest = hashlib.sha256()
         for texts in (self.skeleton.names, self.image_names, self.groups):
             digest.update(f"{len(texts)} ".encode())
@@ -398,13 +543,24 @@ class Dataset:
     def check_images(
         self, max_megapixels: float = MAX_MEGAPIXELS, skip_bad: bool = False, white_level: WhiteLevel | None = None
     ) -> Dataset:
-        """The data set once every image has been read, with that limit for reading them again.
+        """Read every image once, and refuse or leave out what cannot be used.
 
-        An image is bad that cannot be read or has another size than the labels were made for, an object whose box
-        cannot be cropped from its image (runtime/boxes.py). Raises ValueError naming all bad ones at once; with
-        `skip_bad` they are left out and a note counts and names them. Other notes count labelled points outside their
-        image, which are kept, and images that show hardly anything. white_level: of 16-bit images; None finds it, for
-        them and for parts of them, and a note says so. What was checked with these limits is not read again.
+        An image cannot be used if it cannot be read, or has another size than the labels were made for; an object
+        cannot be used if its box cannot be cropped from its image. A data set that was checked with these limits is
+        returned as it is.
+
+        Args:
+            max_megapixels: A larger image is refused, now and whenever it is read again.
+            skip_bad: Whether to leave out what cannot be used; then a note counts and names it.
+            white_level: The value of 16-bit images that becomes 255: 255, 1023, 4095, 16383 or 65535. None takes the
+                smallest of these that no 16-bit image exceeds, and a note says so if it is not 65535.
+
+        Returns:
+            The data set with `checked`, `image_sizes`, `likeness` and `white_level`, and with notes about points
+            outside their image, which are kept, and about images that show hardly anything.
+
+        Raises:
+            DataError: Images or objects cannot be used; the line names all of them. Or nothing is left without them.
         """
         if white_level is not None and white_level not in WHITE_LEVELS:
             levels = ", ".join(map(str, WHITE_LEVELS))
@@ -431,7 +587,7 @@ class Dataset:
         texts = [problem for _, problem in sorted(problems.items())]
         texts += [f"{self.sample_name(row)}: {words}" for row, words in list(box_words.items())[:LOOKED_AT]]
         notes = [f"{beyond} labelled points lie outside their image"] if beyond else []
-        if self.image_sizes is not None:  # a size that labels give shows whether they know of the turn
+        if self.image_sizes is not None:  # a size in the labels shows whether they were made on the upright image
             turned &= (self.image_sizes <= 0).any(axis=1)
         if turned.any():
             notes.append(
@@ -456,18 +612,18 @@ class Dataset:
         return dataclasses.replace(dataset.subset(kept), notes=(*dataset.notes, f"skipped: {line}"))
 
     def _size_problem(self, image: int, width: int, height: int) -> str:
-        """Why an image of this size is not the one that was labelled; empty where it may be."""
+        """Why an image of this size is not the one that was labelled; empty if it may be."""
         labelled = (0, 0) if self.image_sizes is None else tuple(self.image_sizes[image].tolist())
-        if all(told in (0, true) for told, true in zip(labelled, (width, height), strict=True)):
+        if all(side in (0, true_side) for side, true_side in zip(labelled, (width, height), strict=True)):
             return ""
-        told = "x".join(str(side) if side else "?" for side in labelled)
+        size = "x".join(str(side) if side else "?" for side in labelled)
         step = "scale the labels, or correct the size in the file"
         if labelled == (height, width):
             step = "labelled before its EXIF turn? then remove the orientation from the picture, or turn the labels"
-        return f"{self.image_names[image]}: labelled at {told} px, but the picture is {width}x{height} ({step})"
+        return f"{self.image_names[image]}: labelled at {size} px, but the picture is {width}x{height} ({step})"
 
 
-def require_datasets(**given: object) -> None:
-    """Raise ValueError for an argument, by its name, that is no data set."""
-    for name, value in given.items():
+def require_datasets(**arguments: object) -> None:
+    """Raise ArgumentError, with the argument's name, for a value that is not a Dataset."""
+    for name, value in arguments.items():
         require_kind(name, value, Dataset, "a Dataset", "use read_dataset(...) or from_arrays(...)")

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from keylite.data.augmentation import Augmentation
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.data.examples import Augmentation, Examples, kept_bytes, with_boxes
+from keylite.data.examples import Examples, kept_bytes, with_boxes
 from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions

@@ -1,4 +1,4 @@
-"""COCO keypoints JSON, written."""
+"""Writing a data set as COCO keypoints JSON."""
 
 from __future__ import annotations
 
@@ -15,16 +15,27 @@ from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.types import FilePath, Points
 
-DECIMALS = 10  # of written px: undoes the rounding of +0.5 and of flips, and keeps what anyone can measure
+DECIMALS = 10  # of written px: this removes the rounding errors of +0.5 and of flips, and nothing that matters
 
 
 def write_coco(data: Dataset, path: FilePath, xy: Points | None = None) -> None:
-    """Write a data set as COCO keypoints JSON, whole or not at all; `read_dataset` gives the same objects back.
+    """Write a data set as COCO keypoints JSON; `read_dataset` gives the same objects back.
 
-    xy: (N, K, 2) continuous px in place of the labels (predictions, corrections), NaN where there is no point. Points
-    are written as pixel indices (-0.5) with 10 decimals, edges 1-based, mirror pairs as `flip_pairs`, the group as a
-    field of the annotation. `file_name` is the name that the data set knows: where the file does not lie beside its
-    images, reading it needs their folder. Widths and heights come from the images' headers.
+    The file appears whole or not at all. Points are written as pixel indices (0.5 less) with 10 decimals, edges count
+    from 1, mirror pairs are `flip_pairs`, and the group is a field of the annotation. `file_name` is the image name of
+    the data set, so to read a file that does not lie beside its images, name their folder.
+
+    Args:
+        data: The data set.
+        path: The file to write. A file that is there already is replaced, but not the data set's own label file.
+        xy: (N, K, 2) continuous image px, written instead of the labels, such as predictions; NaN for no point. None
+            writes the labels.
+
+    Raises:
+        ArgumentError: `path` is the data set's own label file, one of its images, or a folder.
+        DataError: `xy` has another shape than the labels.
+        FileNotFoundError: An image file, whose header gives its size, is missing.
+        ImageError: The header of an image cannot be read.
     """
     require_datasets(data=data)
     skeleton, points = data.skeleton, data.xy if xy is None else real_numbers(xy)

@@ -1,1 +1,1 @@
-"""The built-in data set: gauges, and what paints them."""
+"""The built-in data set: pictures of gauges, and the code that paints them."""

@@ -1,8 +1,7 @@
-"""The built-in data set: pictures of analogue gauges with their keypoints, and the reading that those give.
+"""The built-in data set: pictures of analogue gauges with their keypoints, and the reading that follows from these.
 
-Every picture is made from (family, seed, index) alone. The two families share no make of dial, needle, lettering, case
-or surroundings, so "test" measures gauges that training has not seen. Knows nothing of the paint
-(gauge_render.py), files or training.
+A picture depends on (family, seed, index, size) alone. The two families share no make of dial, needle, lettering, case
+or surroundings, so "test" shows gauges that training has not seen.
 """
 
 from __future__ import annotations
@@ -18,29 +17,47 @@ from keylite.runtime.kinds import require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import quoted
 
-# No mirror: in a mirrored gauge the scale would run backwards, and no gauge does.
+# It has no mirror pairs: in a mirrored gauge the scale would run backwards, and no real gauge is like that.
 SKELETON = Skeleton(
     names=("centre", "needle_tip", "scale_start", "scale_end"), edges=((0, 1), (0, 2), (0, 3)), mirror=None
 )
-SIZE = 192  # px, side of a picture unless told
-SMALLEST = 32  # px, below it ticks and needle run into each other
+SIZE = 192  # px, side of a picture by default
+SMALLEST = 32  # px; in smaller pictures ticks and needle run into each other
 
 
 def gauges(count: int, family: str = "train", seed: int = 0, size: int = SIZE) -> Dataset:
-    """`count` pictures of gauges in memory, uint8 (size, size, 3) RGB, one gauge each.
+    """Make the built-in data set: pictures of gauges, one gauge per picture, with four keypoints and a box.
 
-    Boxes hold the whole case. Picture i is the same in every data set of that family, seed and size, whatever `count`
-    is, under one version of OpenCV. Raises ValueError for an unknown family, a count below 1 or a size below 32.
+    Picture number i is the same for every `count`, if family, seed, size and the version of OpenCV are the same.
+
+    Args:
+        count: The number of pictures, at least 1.
+        family: "train" or "test"; the two have no make of dial, needle, lettering, case or surroundings in common.
+        seed: Pictures of different seeds differ.
+        size: The side of the pictures, px, at least 32.
+
+    Returns:
+        The data set, with images uint8 (size, size, 3) RGB in memory. Boxes hold the whole case.
+
+    Raises:
+        ArgumentError: `count`, `seed` or `size` is no whole number in its range.
+        DataError: The family is not known, or `size` is below 32.
+
+    Example:
+        >>> data = keylite.gauges(100)
+        >>> test = keylite.gauges(100, "test")
     """
     require_whole("count", count)
     require_whole("seed", seed, least=0)
     require_whole("size", size)
-    made = [_made(np.random.default_rng((_stream(family), seed, index)), family, size) for index in range(count)]
+    rendered = [
+        _rendered(np.random.default_rng((_stream(family), seed, index)), family, size) for index in range(count)
+    ]
     return from_arrays(
-        [image for image, _ in made],
-        np.stack([gauge.points() for _, gauge in made]),
+        [image for image, _ in rendered],
+        np.stack([gauge.points() for _, gauge in rendered]),
         skeleton=SKELETON,
-        boxes=np.stack([gauge.box() for _, gauge in made]),
+        boxes=np.stack([gauge.box() for _, gauge in rendered]),
         groups=[f"{family} {seed} {index:06d}" for index in range(count)],
         name=f"gauges {family}",
     )
@@ -50,17 +67,17 @@ def render_gauge(
     generator: np.random.Generator, family: str = "train", size: int = SIZE
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """One picture uint8 (size, size, 3) RGB, its keypoints (4, 2) px and the reading that the gauge was set to."""
-    image, gauge = _made(generator, family, size)
+    image, gauge = _rendered(generator, family, size)
     return image, gauge.points(), gauge.reading
 
 
 def reading(xy: np.ndarray) -> np.ndarray:
-    """The share of full scale that keypoints (..., 4, 2) show, (...).
+    """The share of full scale (...) that keypoints (..., 4, 2) show: 0 at the start of the scale, 1 at its end.
 
-    It is the clockwise angle (y down) from scale start to needle tip over that from scale start to scale end, both
-    about the centre. In the gap between end and start the nearer end counts: a needle below the start reads under 0,
-    one past the end over 1; nothing is clamped. NaN where a point is NaN or a direction has no length or the scale no
-    angle. Angles are those of the picture: under a tilt they are not quite the dial's.
+    It is the clockwise angle about the centre (y is down) from scale start to needle tip, divided by the angle from
+    scale start to scale end. A needle in the gap between end and start reads below 0 if it is nearer to the start,
+    above 1 if it is nearer to the end. The reading is NaN if a point is NaN, or if an angle is not defined. The angles
+    are measured in the picture, so those of a tilted dial are not exact.
     """
     xy = np.asarray(xy, np.float64)
     if xy.shape[-2:] != (4, 2):
@@ -75,7 +92,7 @@ def reading(xy: np.ndarray) -> np.ndarray:
     return np.where(known, along, np.nan) / np.where(known, span, 1.0)
 
 
-def _made(generator: np.random.Generator, family: str, size: int) -> tuple[np.ndarray, Gauge]:
+def _rendered(generator: np.random.Generator, family: str, size: int) -> tuple[np.ndarray, Gauge]:
     if size < SMALLEST:
         raise DataError(f"size: expected at least {SMALLEST} px, got {size}")
     gauge = plan(generator, _family(family), size)
@@ -89,6 +106,6 @@ def _family(name: str) -> Family:
 
 
 def _stream(family: str) -> int:
-    """A number of its own for each family, so that equal seeds share no picture's geometry."""
+    """The family's number, which is part of the seed: so equal seeds give the two families different pictures."""
     _family(family)
     return list(FAMILIES).index(family)

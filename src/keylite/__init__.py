@@ -1,6 +1,6 @@
-"""keylite: keypoint regression on devices.
+"""keylite: train small keypoint models on labelled images, and run them on devices.
 
-Public names are imported on first use, so `import keylite` needs neither a framework nor OpenCV.
+A public name is imported when it is first used, so `import keylite` needs neither a framework nor OpenCV.
 """
 
 from __future__ import annotations

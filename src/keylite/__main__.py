@@ -1,7 +1,4 @@
-"""`keylite` and `python -m keylite`: the command line, or the line that says what installs it.
-
-The imports take a moment, and Ctrl-C in that moment is Ctrl-C, too.
-"""
+"""Starts the command line (`keylite`, `python -m keylite`), or says how to install it."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ def main() -> None:
 
         command_line = require("keylite.cli", "cli").main
         command_line()
-    except ModuleNotFoundError as error:  # a device with the runtime alone
+    except ModuleNotFoundError as error:  # the command line is an extra
         print(f"keylite: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:  # in an import, or while the last line is being said
+    except KeyboardInterrupt:  # during the imports, which take a moment, or after the verb
         print("keylite: stopped", file=sys.stderr)
         raise SystemExit(130) from None
 

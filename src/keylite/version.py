@@ -1,3 +1,3 @@
-"""The number of this version; whoever needs it imports it from here, not from the package above."""
+"""The version of keylite. Modules import it from here, because no room may import the package itself."""
 
 __version__ = "0.1.0"

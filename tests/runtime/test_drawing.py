@@ -146,5 +146,5 @@ def test_captions_are_written_below_and_cut_to_fit() -> None:
 def test_sheets_refuse() -> None:
     with pytest.raises(ValueError, match="expected images and at least one column, got 0 and 2"):
         drawing.contact_sheet([], 2)
-    with pytest.raises(ValueError, match="expected 1, one an image, got 2"):
+    with pytest.raises(ValueError, match="expected 1, one per image, got 2"):
         drawing.contact_sheet([GREY], 1, ["a", "b"])

@@ -144,7 +144,7 @@ def predict_dataset(
     ):
         for cut, points in answered:
             objects, whole = cut.source, np.array([[0, 0, *cut.size]], np.float64)
-            used[objects] = cut.asked
+            used[objects] = cut.boxes
             # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
             asked = np.tile(whole, (len(objects), 1)) if given is None else given[objects]
             own = np.where(annotated[objects, None], data.box[objects], asked)

@@ -1,1 +1,1 @@
-"""What a deployed predictor needs and training shares: numpy, OpenCV and msgspec only."""
+"""What a predictor on a device needs, and training shares; it imports numpy, OpenCV and msgspec alone."""

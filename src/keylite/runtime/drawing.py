@@ -1,6 +1,6 @@
-"""Points drawn on images, and images put side by side: OpenCV alone, so that a device can do it, too.
+"""Draws points on images and puts images side by side, with OpenCV alone, so that a device can do it too.
 
-Takes and gives uint8 (H, W, 3) RGB; points are continuous image px. Knows nothing of files or where points come from.
+Images are uint8 (H, W, 3) RGB; points are in continuous px of the image.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.sides import side_of
 from keylite.runtime.skeleton import Skeleton
 
-# Okabe and Ito's palette, told apart with any colour vision: the object's left, its right, the middle; then the truth.
-LEFT, RIGHT, MIDDLE = (230, 159, 0), (86, 180, 233), (240, 228, 66)
+# Colours of Okabe and Ito's palette, which people with any colour vision can tell apart.
+LEFT, RIGHT, MIDDLE = (230, 159, 0), (86, 180, 233), (240, 228, 66)  # sides of the object
 TRUTH = (255, 255, 255)
 ERROR = (255, 0, 200)  # rare in photographs
 OUTLINE = (20, 20, 20)
 BACKGROUND, INK = (32, 32, 32), (235, 235, 235)
-SHIFT = 4  # fractional bits of OpenCV's drawing coordinates: points are placed to 1/16 px
-CAPTION = 18  # height of a caption's bar, px
+SHIFT = 4  # fractional bits of the coordinates that OpenCV draws at: points are exact to 1/16 px
+CAPTION = 18  # height of the bar below a tile that holds its caption, px
 
 
 def draw_points(
@@ -33,10 +33,22 @@ def draw_points(
     truth: np.ndarray | None = None,
     radius: float | None = None,
 ) -> np.ndarray:
-    """A copy of the image with the points (K, 2) px, their edges, and where given the true points joined to them.
+    """A copy of an image with the points of one object and their edges, and the true points if you give them.
 
-    Points with NaN are left out, with their edges. truth is drawn as smaller white dots. radius in px; None takes it
-    from the size of the image and the spacing of the points.
+    Args:
+        image: uint8 (H, W, 3) RGB. It is not changed.
+        xy: The points (K, 2), continuous px of the image. A point with NaN is left out, with its edges.
+        skeleton: The K keypoints. Their names say which points are left or right, and so which colour they get.
+        truth: The true points (K, 2), px of the image: smaller white dots, each joined to its point by a line.
+            A true point with NaN is left out. None: no true points are drawn.
+        radius: The radius of a dot, px of the image. None: it follows from the size of the image and the distances
+            between the points.
+
+    Returns:
+        A new array, uint8 (H, W, 3) RGB.
+
+    Raises:
+        ArgumentError: `xy` is not (K, 2), or `truth` has another shape than `xy`.
     """
     if xy.shape != (len(skeleton), 2):
         raise ArgumentError(f"xy: expected shape ({len(skeleton)}, 2), one object's points, got {xy.shape}")
@@ -52,11 +64,11 @@ def draw_points(
             same = colours[a] if colours[a] == colours[b] else MIDDLE
             _line(canvas, xy[a], xy[b], colour or same, thin + extra)
     if truth is not None:
-        for found, true in zip(xy, truth, strict=True):
-            _line(canvas, true, found, ERROR, thin)
-        for true in truth:
-            _disc(canvas, true, 0.7 * size + 1, OUTLINE)
-            _disc(canvas, true, 0.7 * size, TRUTH)
+        for point, true_point in zip(xy, truth, strict=True):
+            _line(canvas, true_point, point, ERROR, thin)
+        for true_point in truth:
+            _disc(canvas, true_point, 0.7 * size + 1, OUTLINE)
+            _disc(canvas, true_point, 0.7 * size, TRUTH)
     for point, colour in zip(xy, colours, strict=True):
         _disc(canvas, point, size + 1, OUTLINE)
         _disc(canvas, point, size, colour)
@@ -73,7 +85,7 @@ def contact_sheet(
     if not images or columns < 1:
         raise ArgumentError(f"contact sheet: expected images and at least one column, got {len(images)} and {columns}")
     if captions is not None and len(captions) != len(images):
-        raise ArgumentError(f"captions: expected {len(images)}, one an image, got {len(captions)}")
+        raise ArgumentError(f"captions: expected {len(images)}, one per image, got {len(captions)}")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     height = max(image.shape[0] for image in images)
@@ -94,7 +106,7 @@ def contact_sheet(
 
 
 def _radius(image: np.ndarray, xy: np.ndarray) -> float:
-    """A dot's radius in px: 1/100 of the image, less where points crowd, never too small to see."""
+    """The radius of a dot in px: 1/100 of the image's shorter side, less if points are close, but at least 1.5."""
     radius = min(image.shape[:2]) / 100
     known = xy[np.isfinite(xy).all(axis=1)]
     if len(known) > 1:
@@ -105,14 +117,14 @@ def _radius(image: np.ndarray, xy: np.ndarray) -> float:
 
 
 def _colours(skeleton: Skeleton) -> list[tuple[int, int, int]]:
-    """A colour a keypoint, by the side that its name tells: the object's left, its right, else the middle."""
+    """The colour of each keypoint: that of the side that its name says, or MIDDLE."""
     return [{"left": LEFT, "right": RIGHT, None: MIDDLE}[side_of(name)] for name in skeleton.names]
 
 
 def _place(points: np.ndarray) -> np.ndarray:
-    """OpenCV's fixed-point coordinates (..., 2) of continuous ones; it counts pixel centres from 0."""
-    near = np.clip(points, -1e4, 1e4)  # far off, OpenCV's integers overflow and draw lines across the picture
-    return np.rint((near - 0.5) * 2**SHIFT).astype(np.int32)
+    """Continuous coordinates (..., 2) as the fixed-point numbers that OpenCV draws at; its pixel centres are whole."""
+    clipped = np.clip(points, -1e4, 1e4)  # larger integers overflow in OpenCV, which then draws across the picture
+    return np.rint((clipped - 0.5) * 2**SHIFT).astype(np.int32)
 
 
 def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[int, int, int], thickness: int) -> None:
@@ -129,7 +141,7 @@ def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[i
 
 
 def _caption(bar: np.ndarray, text: str) -> None:
-    """Writes into the bar (h, w, 3), cut where it does not fit."""
+    """Write a text into the bar (h, w, 3); a text that is too long is cut."""
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
     cuts = (text, *(f"{text[:end]}.." for end in range(len(text) - 1, 0, -1)))
     fitting = (cut for cut in cuts if cv2.getTextSize(cut, font, scale, 1)[0][0] <= bar.shape[1] - 4)

@@ -1,39 +1,39 @@
-"""The errors that keylite raises for what a caller can mend; each is one line: what, expected, got, next step.
+"""The errors that a caller can mend. Each message is one line: the thing, what was expected, what came, the next step.
 
 KeyliteError
-  ArgumentError     an argument of a function; a ValueError
-  DataError         labels or a data set; a ValueError
-    ImageError      a picture; a ValueError
-  RecipeError       a choice of training; a ValueError
-  ModelFileError    a model file or its description; a ValueError
+  ArgumentError     an argument of a function; also a ValueError
+  DataError         labels or a data set; also a ValueError
+    ImageError      a picture; also a ValueError
+  RecipeError       a training choice; also a ValueError
+  ModelFileError    a model file or its description; also a ValueError
   OverBudgetError   an export whose points moved too far; its `certificate` has the figures
 
-A file that is not there is a FileNotFoundError, a disk or a folder that does not take a file an OSError, a package that
-is not installed a ModuleNotFoundError.
+Python's own errors say the rest: FileNotFoundError (a file is missing), OSError (a file cannot be read or written) and
+ModuleNotFoundError (a package is not installed).
 """
 
 from __future__ import annotations
 
 
 class KeyliteError(Exception):
-    """What keylite refuses, and why."""
+    """The base of all errors of keylite: catch it to catch them all."""
 
 
 class ArgumentError(KeyliteError, ValueError):
-    """An argument that a function does not take."""
+    """An argument of a function has the wrong type, shape or value."""
 
 
 class DataError(KeyliteError, ValueError):
-    """Labels, or a data set, that cannot be used."""
+    """Labels or a data set cannot be used."""
 
 
 class ImageError(DataError):
-    """A picture that cannot be used."""
+    """A picture cannot be read, or an array is not a picture."""
 
 
 class RecipeError(KeyliteError, ValueError):
-    """A choice of training that is not there, or does not go with the others."""
+    """A training choice does not exist, has a wrong value, or contradicts another choice."""
 
 
 class ModelFileError(KeyliteError, ValueError):
-    """A model file, or its description, that cannot be used."""
+    """A model file or its description is damaged, or is not what keylite expects."""

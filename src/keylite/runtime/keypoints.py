@@ -1,4 +1,4 @@
-"""The points that a model finds in one image, and what can be made of them."""
+"""Keypoints: the points that a model predicts in one image, as arrays, JSON, a table or a drawing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from keylite.runtime.types import Image, Indices
 from keylite.runtime.words import counted, first_of, quoted
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - it need not be there
+    import pandas  # pyright: ignore[reportMissingImports, reportMissingTypeStubs] - it is optional
 
 COLUMNS = ("object", "keypoint", "x", "y", "score", "sigma")
 
 
 class ObjectDict(TypedDict):
-    """An object of `Keypoints.to_dict`. box: xyxy px. xy: K pairs, px. score, sigma: K numbers. None is NaN."""
+    """One object in `Keypoints.to_dict`. box: xyxy px. xy: K pairs, px. score, sigma: K numbers. None means NaN."""
 
     box: list[float]
     xy: list[list[float | None]]
@@ -34,7 +34,7 @@ class ObjectDict(TypedDict):
 
 
 class PointsDict(TypedDict):
-    """What `Keypoints.to_dict` gives."""
+    """The result of `Keypoints.to_dict`."""
 
     origin: Literal["corner"]
     keypoints: list[str]
@@ -43,14 +43,18 @@ class PointsDict(TypedDict):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Keypoints:
-    """Points of N objects in one image.
+    """The predicted points of N objects in one image; K is the number of keypoints.
 
-    `points[0]` is the first object alone, and so is each of `for one in points`; a slice, a mask or a list of indices
-    gives several objects. `points["nose"]` is that keypoint's xy (N, 2) px in all objects.
+    `points[0]` holds the first object alone; a slice, a mask or a list of numbers gives several objects; a loop goes
+    through the objects one by one. `points["nose"]` is the xy (N, 2) px of that keypoint in all objects.
 
-    xy: (N, K, 2) float64 continuous image px, NaN for a keypoint that no training object labels. score: (N, K) float32,
-    NaN where the head has none. sigma: (N, K) the distance to expect between a point and its true place, image px; NaN
-    where the model file does not say. boxes: (N, 4) xyxy px, as asked for. N is 0 for an empty list of boxes.
+    Attributes:
+        xy: (N, K, 2) float64, continuous px of the image. NaN for a keypoint that no training object labels.
+        score: (N, K) float32: the larger, the surer. NaN if the head gives no score.
+        sigma: (N, K) float64: the distance to expect between a point and its true place, px of the image. NaN if the
+            model file does not say what its scores mean.
+        boxes: (N, 4) float64 xyxy px of the image: the boxes that were asked for. N is 0 if there were none.
+        skeleton: The names and edges of the K keypoints.
     """
 
     xy: np.ndarray
@@ -67,9 +71,14 @@ class Keypoints:
     @overload
     def __getitem__(self, which: int | slice | Indices) -> Keypoints: ...
     def __getitem__(self, which: str | int | slice | Indices) -> np.ndarray | Keypoints:
-        """Objects by number, slice, mask or list; by a keypoint's name its xy (N, 2) px.
+        """The objects of a number, a slice, a mask or a list of numbers, or the xy (N, 2) px of a named keypoint.
 
-        Raises ValueError for a name that is not there, IndexError for an object that is not there.
+        Args:
+            which: A number from 0 on, a slice, a mask (N,) of true and false, a list of numbers, or a keypoint's name.
+
+        Raises:
+            ArgumentError: No keypoint has that name.
+            IndexError: No object has that number.
         """
         if isinstance(which, str):
             names = self.skeleton.names
@@ -96,7 +105,12 @@ class Keypoints:
         return as_html([repr(self), Table(COLUMNS, rows)])
 
     def to_dict(self) -> PointsDict:
-        """Plain lists for JSON: `origin` is "corner" (continuous px), NaN is None."""
+        """The points as plain lists, ready for JSON.
+
+        Returns:
+            `origin`: "corner", which means continuous px. `keypoints`: the K names. `objects`: for each object its
+            `box`, `xy`, `score` and `sigma`, with None in place of NaN.
+        """
         return {
             "origin": "corner",
             "keypoints": list(self.skeleton.names),
@@ -107,22 +121,38 @@ class Keypoints:
         }
 
     def to_dataframe(self) -> pandas.DataFrame:  # pyright: ignore[reportUnknownMemberType, reportUnknownParameterType]
-        """A row per object and keypoint: object, counted from 0, keypoint, x and y px, score, sigma px."""
+        """The points as a pandas table with one row per object and keypoint.
+
+        Returns:
+            The columns `object` (from 0 on), `keypoint` (its name), `x`, `y`, `score` and `sigma`; x, y and sigma in px
+            of the image.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
         return require("pandas").DataFrame(dict(zip(COLUMNS, self._columns(), strict=True)))
 
     def plot(self, image: Image) -> np.ndarray:
-        """A copy of the image, uint8 (H, W, 3) RGB, with the points of all objects and their edges.
+        """A copy of the image with the points of all objects and their edges.
 
-        image: what the predictor was given: a path, a file's bytes, or uint8 (H, W, 3) RGB. Points with NaN are left
-        out. Raises as `Predictor` does for an image that cannot be used.
+        Args:
+            image: The image that the points were predicted in: a path, the bytes of an image file, or uint8 (H, W, 3)
+                RGB. It is not changed. Points with NaN are left out.
+
+        Returns:
+            uint8 (H, W, 3) RGB.
+
+        Raises:
+            ImageError: The image cannot be read, or the array is not a picture.
+            FileNotFoundError: There is no file at this path.
         """
-        drawn = open_image(image, math.inf).pixels().copy()  # its size was no hindrance before
+        drawn = open_image(image, math.inf).pixels().copy()  # any size: the predictor's limit has passed it already
         for xy in self.xy:
             drawn = draw_points(drawn, xy, self.skeleton)
         return drawn
 
     def _columns(self) -> list[Sequence[Any] | np.ndarray]:
-        """What stands under COLUMNS, an entry per object and keypoint."""
+        """The columns of COLUMNS, with one entry per object and keypoint."""
         objects, keypoints = len(self), len(self.skeleton)
         numbers = np.repeat(np.arange(objects), keypoints)
         figures = (self.xy[..., 0], self.xy[..., 1], self.score, self.sigma)

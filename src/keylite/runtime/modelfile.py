@@ -61,7 +61,20 @@ class Contents(NamedTuple):
 
 
 def read_spec(path: FilePath, spec: FilePath | None = None) -> ModelSpec:
-    """The model description inside a `.safetensors`, `.onnx` or `.tflite` file; see `read_model_file`."""
+    """Read the description inside a model file; the whole file is checked for damage.
+
+    Args:
+        path: A `.safetensors`, `.onnx` or `.tflite` file.
+        spec: A JSON file with the description of a model file that holds none. None: the model file holds it.
+
+    Returns:
+        The description: input size, crop, head, names of keypoints, where the model came from.
+
+    Raises:
+        FileNotFoundError: The model file or the JSON file does not exist.
+        ModelFileError: The file is not a model file or is damaged; or it holds no description and `spec` is None, or
+            it holds one and `spec` gives a second one.
+    """
     return read_model_file(path, spec).spec
 
 

@@ -1,7 +1,7 @@
-"""From images to named points with any model file: crop, engine, decode; one image, or a stream of them.
+"""The predictor: from images to named points with any model file, by crop, engine and decode.
 
-The one road that training's validation, evaluation, the export gate and the device share. Needs numpy, OpenCV,
-msgspec and the engine of the file; never a training framework for an exported file.
+Validation in training, evaluation, the comparison of exports and the device all use it. It needs numpy, OpenCV, msgspec
+and the engine of the file; for an exported file it needs no training framework.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from keylite.runtime.stream import Answer, Cut, Task, answers
 from keylite.runtime.types import Boxes, FilePath, Image
 from keylite.runtime.words import counted, escaped
 
-BATCH = 8  # crops of an engine's call: more gain nothing on a CPU (docs/prediction.md)
+BATCH = 8  # crops per call of the engine: more gain nothing on a CPU (docs/prediction.md)
 S = TypeVar("S", bound=Image)
 
 
 class Found(NamedTuple, Generic[S]):
-    """What a stream gives for an image. source: the image as given. size: (width, height) px of it."""
+    """The result of a stream for one image. source: the image as you passed it in. size: its (width, height) in px."""
 
     source: S
     points: Keypoints
@@ -42,7 +42,7 @@ class Found(NamedTuple, Generic[S]):
 
 
 def _require_several(images: object) -> None:
-    """Raise ValueError for what a stream cannot go through."""
+    """Raise ValueError if a value is not an iterable of images."""
     words = kind_words(images)
     if isinstance(images, str | bytes):
         raise ArgumentError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
@@ -53,7 +53,7 @@ def _require_several(images: object) -> None:
 
 
 def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile) -> Predictor:
-    """The predictor of a pickle; ValueError if the file is another by now."""
+    """The predictor that a pickle describes; ValueError if the model file has changed since."""
     predictor = kind(**choices)
     require_same(choices["path"], ModelFile(predictor.spec, predictor.opened.digest), known)
     return predictor
@@ -62,13 +62,35 @@ def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile
 class Predictor:
     """Opens a model file once and finds points in images.
 
-    >>> points = Predictor("faces.onnx")("photo.jpg", boxes=[[10, 20, 110, 140]])  # doctest: +SKIP
+    Several threads may share a predictor. In a forked process, and from a pickle, it opens its file again; if that is
+    not possible, an error says why.
 
-    path: `.onnx`, `.tflite` or `.safetensors`. engine: onnx, litert, pytorch or tensorflow; None takes the one that
-    made the file, if it is installed. threads, device: see runtime/engines.py. batch: most crops that an engine gets.
-    spec: a JSON description for a file that holds none. Attributes: spec, engine_name, path.
+    Args:
+        path: The model file: `.onnx`, `.tflite` or `.safetensors`.
+        engine: What runs the file: "onnx", "litert", "pytorch" or "tensorflow". None: the only engine of this kind of
+            file; for `.safetensors` the framework that made the file, or the other one if that is not installed.
+        threads: Threads of the engine, 1 to 4096. None: the engine decides.
+        device: "auto", "cpu" or "cuda". "auto": a GPU if the engine can use one. Exported files run on the CPU alone.
+        batch: The largest number of crops in one call of the engine.
+        max_megapixels: The largest image to decode, in millions of pixels. A larger file is refused by its header.
+        spec: A JSON file with the description of a model file that holds none. None: the model file holds it.
 
-    Threads may share one. In a forked process it opens its file again, or says why it cannot; so does a pickle of it.
+    Attributes:
+        path: The model file. None for a network in memory.
+        engine_name: The name of the engine; "memory" for a network in memory.
+        spec: The description of the model.
+        batch: As the argument.
+        max_megapixels: As the argument.
+
+    Raises:
+        FileNotFoundError: There is no file at `path`.
+        ModelFileError: The file is damaged or is not a model file.
+        ArgumentError: The engine cannot run this file, or an argument has a wrong value.
+        ModuleNotFoundError: The engine's package is not installed; the message says how to install it.
+
+    Example:
+        >>> points = keylite.Predictor("faces.onnx")("photo.jpg", boxes=[[10, 20, 110, 140]])
+        >>> points["nose"]  # xy (1, 2) px
     """
 
     path: Path | None = None
@@ -99,17 +121,26 @@ class Predictor:
 
     @classmethod
     def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:
-        """A predictor on an engine in memory, say a network in training; its path and sha256 are None."""
+        """A predictor on an engine in memory, such as a network in training; its `path` and `sha256` are None.
+
+        Args:
+            engine: A function from crops, uint8 (B, H, W, 3) RGB, to the raw values of the head, float32 (B, K, C).
+            spec: The description of the model.
+            batch: The largest number of crops in one call of the engine.
+
+        Returns:
+            The predictor.
+        """
         require_whole("batch", batch)
         predictor = cls.__new__(cls)
         predictor.engine, predictor.spec, predictor.batch = engine, spec, batch
         return predictor
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[object, ...]]:
-        """A pickle holds no weights but the file's name and digest, and what it was opened with."""
+        """A pickle holds the path and the digest of the model file and the arguments, but no weights."""
         if self.path is None:
             raise TypeError(
-                "Predictor: one of a network in memory cannot be pickled; save the network and open its file"
+                "Predictor: a network in memory cannot be pickled; save the network, and make a Predictor of its file"
             )
         known = ModelFile(self.spec, self.opened.digest)
         choices = {"engine": self.engine_name, "batch": self.batch, "max_megapixels": self.max_megapixels}
@@ -122,9 +153,20 @@ class Predictor:
         return f"Predictor({name}: {network}, {counted(len(spec.skeleton), 'keypoint')})"
 
     def __call__(self, image: Image, boxes: Boxes | None = None) -> Keypoints:
-        """The points of every box (N, 4) xyxy px in an image: uint8 (H, W, 3) RGB, a path, or a file's bytes.
+        """The points of the objects in one image.
 
-        boxes=None is the whole image, one object; boxes=[] gives an empty result.
+        Args:
+            image: A path, the bytes of an image file, or uint8 (H, W, 3) RGB.
+            boxes: (N, 4) xyxy, continuous px of the image: one box per object. None: the whole image is one object.
+                Empty: the result has no objects.
+
+        Returns:
+            The points of the N objects, in the order of the boxes.
+
+        Raises:
+            ImageError: The image cannot be read, is above `max_megapixels`, or the array is not a picture.
+            ArgumentError: The boxes are not (N, 4), or a box has no area, is too large or lies outside the image.
+            FileNotFoundError: There is no file at this path.
         """
         cut = self._cut(image, boxes)
         if not cut.crops:
@@ -138,72 +180,117 @@ class Predictor:
         readers: int | None = None,
         on_bad: Callable[[S, Exception], None] | None = None,
     ) -> Generator[Found[S]]:
-        """The points of many images, in their order: those of a call an image, sooner, in memory that does not grow.
+        """The points of many images, one result per image, in the order of the images.
 
-        images: what a call takes, or pairs (image, boxes). readers: threads that read and crop beside the engine, which
-        gets the crops of several images at once, `batch` of them; None: READERS, or the processor's if it has fewer.
-        on_bad: called with an image that cannot be used and why, in the images' order; that one is left out. Without it
-        the error, which names the image, ends the stream. So does `close()`, threads and all.
-        Memory: at most `readers` decoded images, and the crops of those that wait for the engine: never more than three
-        times the greater of `batch` and `readers`. Arrays and bytes that you pass in are kept that long, too.
+        The points are those of one call per image, but the stream is faster: threads read and crop images while the
+        engine works, and it gets the crops of several images in one call. Leaving the loop or calling `close()` stops
+        the threads.
+
+        The memory does not grow with the number of images. The stream holds at most `readers` decoded images, and crops
+        that wait for the engine: at most three times `batch` or `readers`, whichever is more. Arrays and bytes that you
+        pass in are kept until their crops are done.
+
+        Args:
+            images: Images as a single call takes them, or pairs (image, boxes). Any iterable, even an endless one.
+            readers: Threads that read, decode and crop. None: 4, or the number of cores if that is less.
+            on_bad: A function of (image, error). It is called for each image that cannot be used, in order, and the
+                stream leaves that image out. None: the first such image ends the stream with its error.
+
+        Returns:
+            A generator of `Found`: `source` (the image as you passed it in), `points`, and `size` (width, height) px.
+
+        Raises:
+            ArgumentError: `images` is not an iterable of images, or `readers` is not a whole number above 0. If
+                `on_bad` is None: an image or a box cannot be used; the message names the image.
+            FileNotFoundError: If `on_bad` is None: a file does not exist.
+
+        Example:
+            >>> for source, points, size in predictor.stream(["a.jpg", ("b.jpg", [[20, 30, 100, 110]])]):
+            ...     print(source, points.xy)
         """
         _require_several(images)
         tasks = (self._task(number, item) for number, item in enumerate(images))
         with contextlib.closing(answers(tasks, self.run, batch=self.batch, readers=readers, on_bad=on_bad)) as answered:
-            for cut, points in answered:
-                yield Found(cut.source, self._keypoints(cut, points), cut.size)
+            for cut, crop_answers in answered:
+                yield Found(cut.source, self._keypoints(cut, crop_answers), cut.size)
 
     def _task(self, number: int, item: Image | tuple[Image, Boxes | None]) -> Task:
-        """How to read an entry of a stream."""
+        """The task that reads one entry of a stream."""
         source, boxes = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         count = len(boxes) if isinstance(boxes, Sized) else 1
         return Task(source, count, functools.partial(self._cut, source, boxes, f"image {number}"))
 
     def _cut(self, source: Image, boxes: Boxes | None, name: str = "") -> Cut:
-        """An image's crops. name: of one without a path, in a ValueError."""
+        """Read an image and cut its crops. name: what an error calls an image that has no path."""
         try:
             image = open_image(source, self.max_megapixels, self.spec.white_level)
-            asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
+            image_boxes = whole_box(image)[None] if boxes is None else as_boxes(boxes)
             if boxes is not None:
-                require_boxes(asked, (image.shape[1], image.shape[0]))
+                require_boxes(image_boxes, (image.shape[1], image.shape[0]))
             crops = self.crops(image, boxes)
             pixels = cut(image, crops)
         except (ValueError, cv2.error) as error:
             name = str(source) if isinstance(source, (Path, str)) else name
-            if str(error).startswith(name):  # of any, where there is no name
+            if str(error).startswith(name):  # an empty name begins every message
                 raise
             raise ArgumentError(f"{name}: {error}") from None
-        return Cut(source, (image.shape[1], image.shape[0]), asked, crops, pixels)
+        return Cut(source, (image.shape[1], image.shape[0]), image_boxes, crops, pixels)
 
-    def _keypoints(self, cut: Cut, found: Sequence[Answer]) -> Keypoints:
-        """The points of an image. found: unit xy (K, 2) and score (K,) of each of its crops."""
+    def _keypoints(self, cut: Cut, crop_answers: Sequence[Answer]) -> Keypoints:
+        """The points of an image, from the answer to each of its crops."""
         count = len(self.spec.skeleton)
-        if not found:
+        if not crop_answers:
             none = np.zeros((0, count), np.float32)
-            return Keypoints(np.zeros((0, count, 2)), none, none.astype(np.float64), cut.asked, self.spec.skeleton)
-        xy = np.stack([crop.from_unit(unit_xy) for crop, (unit_xy, _) in zip(cut.crops, found, strict=True)])
-        score = np.stack([score for _, score in found])
-        return Keypoints(xy, score, self.sigma(score, cut.crops), cut.asked, self.spec.skeleton)
+            return Keypoints(np.zeros((0, count, 2)), none, none.astype(np.float64), cut.boxes, self.spec.skeleton)
+        xy = np.stack([crop.from_unit(unit_xy) for crop, (unit_xy, _) in zip(cut.crops, crop_answers, strict=True)])
+        score = np.stack([score for _, score in crop_answers])
+        return Keypoints(xy, score, self.sigma(score, cut.crops), cut.boxes, self.spec.skeleton)
 
     def crops(self, image: np.ndarray | Picture, boxes: Boxes | None = None) -> list[Crop]:
-        """One crop a box, by the rule in the spec: an annotation's box grows by the padding, a whole image does not."""
+        """The crops that the network sees of an image, one per box.
+
+        A box grows by the padding of the spec before it is cropped, unless the model takes whole images.
+
+        Args:
+            image: The image, (H, W, 3); only its shape is used.
+            boxes: (N, 4) xyxy, continuous px of the image. None: one crop of the whole image, without padding.
+
+        Returns:
+            N crops.
+
+        Raises:
+            ArgumentError: A box has no area, is not finite or is too large.
+        """
         padding = self.spec.padding if boxes is not None and self.spec.box == "annotation" else 0.0
-        asked = whole_box(image)[None] if boxes is None else as_boxes(boxes)
-        return [crop_box(box, self.spec.size, padding) for box in asked]
+        image_boxes = whole_box(image)[None] if boxes is None else as_boxes(boxes)
+        return [crop_box(box, self.spec.size, padding) for box in image_boxes]
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Crops uint8 (B, H, W, 3) -> unit xy (B, K, 2), score (B, K); NaN for keypoints that nothing taught."""
+        """Run the engine on crops and decode what it gives.
+
+        Args:
+            pixels: Crops, uint8 (B, H, W, 3) RGB, of the size of the model input. B is at least 1.
+
+        Returns:
+            Unit coordinates float32 (B, K, 2), where 0 to 1 is inside the crop, and scores float32 (B, K). Both are NaN
+            for a keypoint that no training object labels; scores are NaN if the head gives none.
+        """
         raw = [self.engine(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]
         unit_xy, score = self.spec.head.decode(np.concatenate(raw))
         if untaught := self.spec.untaught:
-            unit_xy, score = unit_xy.copy(), score.copy()  # they may be the engine's own
+            unit_xy, score = unit_xy.copy(), score.copy()  # the originals may be the engine's memory
             unit_xy[:, untaught], score[:, untaught] = np.nan, np.nan
         return unit_xy, score
 
     def sigma(self, score: np.ndarray, crops: Sequence[Crop]) -> np.ndarray:
-        """Scores (N, K) -> the distance to expect between a point and its true place (N, K), px of the image.
+        """The distance to expect between each point and its true place.
 
-        NaN where the spec does not say what a score means.
+        Args:
+            score: Scores (N, K).
+            crops: The N crops in which the points were found.
+
+        Returns:
+            float64 (N, K), px of the image. NaN if the spec does not say what scores mean, or a score is NaN.
         """
         if self.spec.confidence is None:
             return np.full(score.shape, np.nan)
@@ -212,5 +299,5 @@ class Predictor:
 
     @functools.cached_property
     def sha256(self) -> str | None:
-        """sha256 of the model file."""
+        """The sha256 of the model file, in hexadecimal digits; None for a network in memory."""
         return files.sha256(self.path) if self.path else None

@@ -1,7 +1,4 @@
-"""The keypoints of an object: their names, edges, mirror pairs and OKS sigmas.
-
-Knows nothing of images, files or heads.
-"""
+"""The skeleton of an object: the names, edges, mirror pairs and OKS sigmas of its keypoints."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import is_list
 from keylite.runtime.words import quoted
 
-MAX_KEYPOINTS = 10_000  # names, and as long an array per object
+MAX_KEYPOINTS = 10_000  # each object has an array of this length
 MAX_EDGES = 100_000
 MAX_NAME = 200  # characters
-NAMED = 5  # names that an error quotes
+NAMED = 5  # names that an error message quotes
 FIELDS = {
     "names": (tuple[str, ...], "a list of texts"),
     "edges": (tuple[tuple[int, int], ...], "a list of pairs of whole numbers"),
@@ -28,12 +25,23 @@ FIELDS = {
 
 
 class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """K named keypoints.
+    """The K keypoints of an object.
 
-    edges: pairs of 0-based indices, for drawing only.
-    mirror: permutation of K, `new = old[mirror]` after a horizontal flip; None where no mirror symmetry is known.
-    sigmas: K OKS constants (COCO's `sigmas`), or None: no OKS is computed.
-    Raises ValueError for duplicate names, an index out of range, or a mirror that does not undo itself.
+    Lists and numpy arrays are accepted in place of tuples.
+
+    Attributes:
+        names: K different names, each of at most 200 characters.
+        edges: Pairs of keypoint numbers from 0 on: the lines that are drawn between points. They have no other use.
+        mirror: A permutation of 0..K-1: after a horizontal flip, point k is the old point mirror[k]. A keypoint that
+            stays itself has its own number. None: no mirror symmetry is known.
+        sigmas: K constants above 0 for OKS, as COCO defines them. None: OKS is not calculated.
+
+    Raises:
+        ArgumentError: A field has the wrong type, names repeat, a number is not that of a keypoint, or flipping twice
+            by `mirror` does not give every keypoint back.
+
+    Example:
+        >>> keylite.Skeleton(("nose", "left_eye", "right_eye"), edges=((0, 1), (0, 2)), mirror=(0, 2, 1))
     """
 
     names: tuple[str, ...]
@@ -84,18 +92,22 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.names)
 
     def mirror_pairs(self) -> list[tuple[str, str]]:
-        """The pairs of names that a flip swaps, each once; empty without a mirror."""
+        """The pairs of keypoints that change places if the image is flipped.
+
+        Returns:
+            Pairs of names, each pair once. Empty if `mirror` is None or swaps nothing.
+        """
         mirror = self.mirror or ()
         return [(self.names[k], self.names[other]) for k, other in enumerate(mirror) if k < other]
 
 
 def _plain(value: Any) -> Any:
-    """The value with tuples for lists, and Python's numbers for numpy's."""
+    """The value with tuples in place of lists, and numbers of Python in place of those of numpy."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     return tuple(map(_plain, value)) if is_list(value) else value
 
 
 def unnamed(count: int) -> tuple[str, ...]:
-    """Names k0..kN for keypoints that came without any."""
+    """The names k0, k1, ... for keypoints that have none."""
     return tuple(f"k{k}" for k in range(count))

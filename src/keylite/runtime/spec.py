@@ -1,6 +1,6 @@
-"""What a model file says of itself, and the table of EfficientNet-Lite backbones.
+"""The spec: the description inside a model file; and the table of EfficientNet-Lite backbones.
 
-Knows nothing of file formats (modelfile.py) or frameworks.
+How a file format stores the spec is in modelfile.py.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
-FORMAT = 4  # of the ModelSpec; another number is refused
+FORMAT = 4  # format number of the ModelSpec; files with another number are refused
 
-# What a description may ask for at most, so that a damaged or hostile one costs no gigabytes: keylite's own networks
-# stay far below.
+# Limits, so that a damaged or hostile description cannot make keylite take gigabytes. The networks that keylite trains
+# stay far below them.
 MAX_DESCRIPTION = 4_000_000  # bytes of JSON
 MAX_SIDE, MAX_AREA = 4096, 2**22  # px of the input
-MAX_WIDTH = 16_384  # of a head's layers
+MAX_WIDTH = 16_384  # channels of a layer of the head
 MAX_RAW = 2**24  # values that a network gives per object
-MAX_PADDING = 10.0  # a crop of 11 times the box
+MAX_PADDING = 10.0  # the crop is then 11 times as wide as the box
 MAX_TEXT = 200  # characters of a short text
 
 
 @dataclasses.dataclass(frozen=True)
 class Lite:
-    """One EfficientNet-Lite: stage output channels, stage repeats, native input px, backbone parameters."""
+    """One EfficientNet-Lite: channels and blocks of each stage, the input side (px) it was made for, its parameters."""
 
     channels: tuple[int, ...]
     repeats: tuple[int, ...]
@@ -41,9 +41,9 @@ class Lite:
     parameters: int
 
 
-# Widths and repeats: tensorflow/tpu models/official/efficientnet/lite/efficientnet_lite_builder.py (compound scaling of
-# lite0, stem and top not scaled); native sizes: timm's tf_efficientnet_lite*.in1k configurations. Parameters without a
-# classifier, counted on timm's models.
+# Sources. Channels and repeats: tensorflow/tpu models/official/efficientnet/lite/efficientnet_lite_builder.py (compound
+# scaling of lite0; stem and top are not scaled). Native sizes: timm's tf_efficientnet_lite*.in1k configurations.
+# Parameters: counted on timm's models without their classifiers.
 LITE = {
     "lite0": Lite((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 224, 3_371_008),
     "lite1": Lite((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1), 240, 4_135_680),
@@ -51,7 +51,8 @@ LITE = {
     "lite3": Lite((24, 32, 48, 96, 136, 232, 384), (1, 3, 3, 5, 5, 6, 1), 300, 6_916_096),
     "lite4": Lite((24, 32, 56, 112, 160, 272, 448), (1, 4, 4, 6, 6, 8, 1), 380, 11_725_568),
 }
-KERNELS = (3, 3, 5, 3, 5, 5, 3)  # and so on, by stage and the same in all five: the same builder's block arguments
+# By stage, the same in all five backbones: the block arguments of the same builder.
+KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 STEM_CHANNELS, TOP_CHANNELS = 32, 1280
@@ -68,8 +69,10 @@ Size = tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model comes from.
 
-    parent: sha256 of the model file this one was exported from, else None. pretrained: what the backbone started from.
-    recipe: the training choices as a plain mapping. versions: packages that made the file.
+    keylite: the version that trained it. created: when this file was made. framework: "pytorch" or "tensorflow".
+    pretrained: the weights that the backbone started from. data, data_fingerprint: the training set. recipe: the
+    training choices. versions: package name -> version, when this file was made. parent: sha256 of the model file that
+    this one was exported from, or None.
     """
 
     keylite: str
@@ -84,7 +87,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The images from which the ranges of an int8 file were taken: so many objects of a data set, drawn with a seed."""
+    """The images that the ranges of an int8 file come from: `count` objects of a data set, drawn with a seed."""
 
     count: int
     seed: int
@@ -93,10 +96,10 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an export cost, in short: a child's points held to its parent's on `count` objects of a data set.
+    """How far an export moved points, in short: its points compared with its parent's on `count` objects of a data set.
 
-    drift_p95, drift_max, budget: px of the model input. nme: fractions by `normalize`. operators: how many of
-    each kind.
+    drift_p95, drift_max, budget: px of the model input. nme_parent, nme_child: fractions of the normaliser `normalize`.
+    operators: the number of operators of each kind in the graph.
     """
 
     data: str
@@ -112,10 +115,11 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How large an error a score means, as `count` labelled objects of a data set have shown.
+    """How a score becomes the distance to expect; it was fitted on `count` labelled objects of a data set.
 
-    levels: (K,) each keypoint's usual score. knots: (`standing`, expected distance to the label as a fraction of the
-    crop's longer side), standings rising, distances not. factors: (K,) of the distance, by keypoint.
+    levels: (K,) the usual score of each keypoint. knots: points (standing, distance) of a curve. The standing (see the
+    function of that name) rises from knot to knot; the distance, a fraction of the crop's longer side, never rises.
+    factors: (K,) the distance of each keypoint is multiplied by its factor.
     """
 
     levels: tuple[float, ...]
@@ -135,16 +139,16 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ModelFileError("confidence: expected knots whose standings rise")
 
     def sigma(self, score: np.ndarray) -> np.ndarray:
-        """Scores (..., K) -> expected distances (..., K), fractions of the crop's longer side; NaN stays NaN."""
+        """Scores (..., K) -> distances to expect (..., K), fractions of the crop's longer side; NaN stays NaN."""
         knots = np.array(self.knots, np.float64)
-        x = standing(score, np.array(self.levels)).astype(np.float64)
-        return np.interp(x, knots[:, 0], knots[:, 1]) * np.array(self.factors)
+        standings = standing(score, np.array(self.levels)).astype(np.float64)
+        return np.interp(standings, knots[:, 0], knots[:, 1]) * np.array(self.factors)
 
 
 def standing(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """What scores (..., K) count: their share of the usual ones (K,), times the square of their object's mean share.
+    """How scores (..., K) compare with usual ones (K,): the quotient, times the square of the object's mean quotient.
 
-    For most of what makes a point hard (blur, pose, occlusion) makes its neighbours hard.
+    The mean takes part because blur, pose or occlusion usually make all points of an object hard.
     """
     share = score / levels
     known = np.isfinite(share)
@@ -153,15 +157,29 @@ def standing(score: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that is needed to turn an image into named points with this file.
+    """The description inside a model file: all that is needed to turn an image into named points with it.
 
-    size: (W, H) px of the input. box: what a crop is cut around; padding: fraction by which an annotation's box grows.
-    mean, std: of pixel values 0..255, for information: the graph holds them. white_level: the value of 16-bit samples
-    that becomes 255. precision: of weights (fp16), and of activations too (int8). calibration: of an int8 file, else
-    None. mean_shape: (K, 2) in units of the crop, the mean of the training labels, which a model must beat; None if
-    unknown. report: figures on the validation set, or None.
-    confidence: what its scores mean, or None. certificate: of an exported file, else None. unlearnt: keypoints that no
-    training object labels, or hardly any, and how many do.
+    docs/model-file.md explains each field. `ModelSpec` objects are read-only.
+
+    Attributes:
+        format: The number of this layout of the description.
+        backbone: "lite0" to "lite4", or "timm:NAME".
+        size: (width, height) of the model input, px.
+        box: "annotation": a crop is cut around a box; "image": a crop is the whole image.
+        padding: The fraction by which a box grows before it is cropped.
+        head: The head, with its number of keypoints; its `decode` turns raw values into points.
+        skeleton: The keypoints: names, edges, mirror pairs and OKS constants.
+        normalize: The normaliser that errors are divided by, unless you choose another: "box_side", for example.
+        mean, std: Three numbers each: pixel values 0..255 become (value - mean) / std. The graph does it.
+        white_level: The value of 16-bit samples that becomes 255.
+        precision: "fp32"; "fp16": weights; "int8": weights and activations.
+        calibration: The images that the ranges of an int8 file come from. None for other files.
+        provenance: Where the model comes from: versions, data, recipe, parent.
+        mean_shape: (K, 2): the mean place of each keypoint in the training crops, unit coordinates. None: unknown.
+        report: Figures on the validation set. None: there are none.
+        confidence: How a score becomes a sigma. None: it was not fitted.
+        certificate: How far an export moved the points, in short. None: the file was not exported.
+        unlearnt: Keypoints that no training object labels, or hardly any, with the number of objects that do.
     """
 
     format: int
@@ -186,12 +204,12 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def left_out(self) -> list[int]:
-        """Numbers of the keypoints that count in no figure: those of `unlearnt`."""
+        """The numbers, from 0 on, of the keypoints in `unlearnt`: figures over all keypoints leave them out."""
         return [k for k, name in enumerate(self.skeleton.names) if name in self.unlearnt]
 
     @property
     def untaught(self) -> list[int]:
-        """Numbers of the keypoints that no training object labels: what a network gives for them means nothing."""
+        """The numbers, from 0 on, of the keypoints that no training object labels: their points are NaN."""
         return [k for k in self.left_out if self.unlearnt[self.skeleton.names[k]] == 0]
 
     def __post_init__(self) -> None:
@@ -222,7 +240,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def unlearnt_words(unlearnt: dict[str, int]) -> list[str]:
-    """What a user must know of keypoints that were hardly taught: a line for those without labels, one for others."""
+    """Notes for the user on the keypoints in `unlearnt`: a line on those without labels, a line on the others."""
     none = [name for name, count in unlearnt.items() if count == 0]
     few = [f"{name} ({count})" for name, count in unlearnt.items() if count]
     lines: list[str] = []
@@ -245,7 +263,7 @@ def encode_spec(spec: ModelSpec) -> str:
 
 
 def decode_spec(text: str | bytes, source: str) -> ModelSpec:
-    """The spec of a JSON text; ValueError names `source`, and an unknown or missing field is one."""
+    """The spec of a JSON text. ValueError, which names `source`, if a field is missing, unknown or damaged."""
     if len(text) > MAX_DESCRIPTION:
         raise ModelFileError(
             f"{source}: expected a description of at most {MAX_DESCRIPTION:,} bytes, got {len(text):,}"
@@ -262,7 +280,11 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
         raise ModelFileError(
             f"{source}: the model description inside the file is damaged: {clipped(str(error))}"
         ) from None
-    for part in ("head", "skeleton", "provenance"):  # what has a default in Python has none in a file
+    for part in (
+        "head",
+        "skeleton",
+        "provenance",
+    ):  # a file must have these parts' fields, even those with a default
         missing: set[str] = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
         if missing:
             raise ModelFileError(f"{source}: the model description lacks {part}.{sorted(missing)[0]}")

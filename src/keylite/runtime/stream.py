@@ -1,6 +1,6 @@
-"""The one loop of prediction: pictures read and cropped by threads beside an engine that gets the crops of several.
+"""The prediction loop: threads read and crop pictures while the engine runs on the crops of several.
 
-Everything comes out in the order in which it went in. Knows no model file, no labels and no spec.
+Results come in the order of the pictures. The loop knows nothing of model files, labels or specs.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from keylite.runtime.geometry import Crop
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.machine import cores
 
-READERS = 4  # threads of a stream unless told: each holds a decoded image
+READERS = 4  # default number of threads; each holds a decoded picture
 
 
 class Cut(NamedTuple):
-    """A picture read and cropped, and let go.
+    """The crops of a picture, without the picture itself.
 
-    source: what was read. size: its (width, height) px. asked: (N, 4) boxes, xyxy px. crops: N. pixels: a uint8
-    (H, W, 3) for each crop.
+    source: names the picture for the caller. size: its (width, height) px. boxes: (N, 4) xyxy px. crops: N. pixels: the
+    N crops, uint8 (H, W, 3) each.
     """
 
     source: Any
     size: tuple[int, int]
-    asked: np.ndarray
+    boxes: np.ndarray
     crops: Sequence[Crop]
     pixels: Sequence[np.ndarray]
 
 
 class Task(NamedTuple):
-    """A picture to read: what it is, how many crops it will give, and how to get them."""
+    """A picture to read: its source, the number of its crops, and the function that reads and crops it."""
 
     source: Any
     crop_count: int
     cut: Callable[[], Cut]
 
 
-Answer = tuple[np.ndarray, np.ndarray]  # unit xy (K, 2) and score (K,) of a crop
+Answer = tuple[np.ndarray, np.ndarray]  # for one crop: unit xy (K, 2) and score (K,)
 
 
 def answers(
@@ -54,20 +54,20 @@ def answers(
     readers: int | None = None,
     on_bad: Callable[[Any, Exception], object] | None = None,
 ) -> Generator[tuple[Cut, list[Answer]], None, None]:
-    """Each picture's crops, without their pixels, and the answers of the engine.
+    """For each picture, in order: its crops without their pixels, and the engine's answer to each crop.
 
-    run: crops uint8 (B, H, W, 3), `batch` of them but for the last, -> unit xy (B, K, 2) and score (B, K). readers:
-    threads; None: READERS, or the processor's if it has fewer. on_bad: called with the source of a picture that cannot
-    be used and why, in order; that one is left out. Without it the error ends the stream. So does `close()`, threads
-    and all.
-    Memory: at most `readers` decoded pictures, and the crops of those that wait for the engine: never more than three
-    times the greater of `batch` and `readers`.
+    run: a function from crops uint8 (B, H, W, 3) to unit xy (B, K, 2) and score (B, K). B is `batch`, or less at the
+    end. readers: number of threads; None: READERS, or the number of cores if that is less. on_bad: a function of a
+    source and an error. It is called for each picture that cannot be used, in order, and that picture is left out.
+    None: the error ends the loop. `close()` ends the loop and its threads.
+    Memory: at most `readers` decoded pictures, and crops that wait for the engine: at most three times `batch` or
+    `readers`, whichever is more.
     """
     readers = min(READERS, cores()) if readers is None else readers
     require_whole("readers", readers)
-    waiting: deque[Cut] = deque()  # for the answers to some of their crops
-    pixels: list[np.ndarray] = []  # crops for the engine
-    done: deque[Answer] = deque()  # in order
+    waiting: deque[Cut] = deque()  # pictures whose crops are not all answered
+    pixels: list[np.ndarray] = []  # crops that the engine has not got yet
+    done: deque[Answer] = deque()  # answers to the first crops of `waiting`
     with contextlib.closing(_read_ahead(tasks, batch, readers, on_bad)) as cuts:
         for cut in itertools.chain(cuts, [None]):
             if cut is not None:
@@ -85,15 +85,15 @@ def answers(
 def _read_ahead(
     tasks: Iterable[Task], batch: int, readers: int, on_bad: Callable[[Any, Exception], object] | None
 ) -> Generator[Cut, None, None]:
-    """Pictures read and cropped by threads, in order: so many at a time that neither they nor the engine wait."""
-    ahead = 2 * max(batch, readers)
+    """Pictures that threads have read and cropped, in order. It reads ahead, so that the engine need not wait."""
+    ahead = 2 * max(batch, readers)  # pictures, and crops
     pending: deque[tuple[Task, Future[Cut]]] = deque()
-    crops = 0  # of those pending
+    crops = 0  # of the pictures in `pending`
 
-    def first_ones(most: int) -> Generator[Cut, None, None]:
-        """The first of those pending, until fewer than `most` pictures and crops are left."""
+    def until_fewer(limit: int) -> Generator[Cut, None, None]:
+        """The first pictures of `pending`, until fewer than `limit` pictures and `limit` crops are left in it."""
         nonlocal crops
-        while pending and max(len(pending), crops) >= most:
+        while pending and max(len(pending), crops) >= limit:
             task, future = pending.popleft()
             crops -= task.crop_count
             try:
@@ -110,7 +110,7 @@ def _read_ahead(
         for task in tasks:
             pending.append((task, pool.submit(task.cut)))
             crops += task.crop_count
-            yield from first_ones(ahead)
-        yield from first_ones(0)
+            yield from until_fewer(ahead)
+        yield from until_fewer(0)
     finally:
         pool.shutdown(cancel_futures=True)

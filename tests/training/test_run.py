@@ -146,7 +146,7 @@ def test_each_head_has_its_learning_rate(head: str, few: Dataset):
 
 
 def test_sgd_needs_a_learning_rate_of_its_own(few: Dataset):
-    with pytest.raises(ValueError, match="^lr: auto is for adam and adamw; give one for sgd"):
+    with pytest.raises(ValueError, match="^lr: auto is for adam and adamw; give a number for sgd"):
         resolve(make_recipe({"optimizer": "sgd"}), few, 100)
 
 
@@ -242,7 +242,7 @@ RESUMED = {  # choices of the run, of its resumption, objects then: what is said
     "other processes that share a step": ({"batch": 8}, {"batch": 4, "devices": 2}, 4, None),
     "another batch": ({"batch": 8}, {"batch": 4}, 4, "batch x devices x nodes was 8 x 1 x 1, is 4 x 1 x 1"),
     "the mirror of auto": ({"mirror": "off"}, {}, 4, "mirror was 'off', is 'auto'"),
-    "other data, which settle it otherwise": ({}, {}, 3, "the data it began with"),
+    "other data, which settle it otherwise": ({}, {}, 3, "the data that it began with"),
     "what has no effect": ({}, {"threads": 3, "cache": "ram"}, 4, None),
 }
 
@@ -408,7 +408,7 @@ def test_a_profile_is_a_file_and_two_lines(tmp_path: Path, told):
     }
     assert told.messages == [
         "profile of 7 steps: 4.0 ms each: data 75.0%, forward 25.0%",
-        f"at an epoch's end, validation and files: 250 ms; all figures: {tmp_path / 'profile.json'}",
+        f"validation and writing at the end of an epoch: 250 ms; all figures: {tmp_path / 'profile.json'}",
     ]
 
 
@@ -421,7 +421,7 @@ def test_a_resumed_run_without_a_checkpoint_says_that_it_begins_anew(few: Datase
     assert told.messages == []
     (tmp_path / "resume.ckpt").unlink()
     open_run(tmp_path, recipe, few, few, resume=True)
-    assert told.messages == [f"{tmp_path}: no epoch was finished yet; starting from the beginning"]
+    assert told.messages == [f"{tmp_path}: no epoch was finished before; the run starts from the beginning"]
 
 
 # ---- one run in a folder, and what a stopped one leaves
@@ -511,7 +511,9 @@ def test_a_path_that_is_not_utf8_is_refused_before_work(starts, tmp_path: Path):
 def test_files_of_a_run_s_names_are_not_removed_unasked(starts, name: str, tmp_path: Path):
     """Such as a model file that somebody put there."""
     (tmp_path / name).mkdir() if name == "tensorboard" else (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"files of its names \({name}\); go on with `resume=True`, start anew with"):
+    with pytest.raises(
+        ValueError, match=rf"files with the names of one \({name}\); go on with `resume=True`, start anew with"
+    ):
         starts(tmp_path, stops)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

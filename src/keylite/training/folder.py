@@ -1,7 +1,7 @@
-"""The folder of a run: what may be written there, what of a run is there, and the files that follow its epochs.
+"""The folder of a run: checks before anything is written, its facts, and the log and curves of its epochs.
 
-It holds recipe.yaml, data.json, examples.jpg, and after each epoch model.safetensors (best by val NME),
-last.safetensors, log.csv, curves.png and the framework's own resume checkpoint, which is written last.
+It holds recipe.yaml, data.json and examples.jpg. After each epoch come model.safetensors (the best epoch by val NME),
+last.safetensors, log.csv, curves.png and, last of all, the framework's own resume checkpoint.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ log = logging.getLogger("keylite")
 
 WITHOUT_EFFECT = ("device", "compile", "threads", "workers", "cache")  # choices that a resumed run may change
 PROFILE = "profile.json"
-FIRST_FOLD = "fold-1"  # what tells a folder of folds
-TOGETHER = ("batch", "devices", "nodes")  # whose product is what a step is made of
+FIRST_FOLD = "fold-1"  # a folder that holds this one holds folds
+TOGETHER = ("batch", "devices", "nodes")  # their product is the number of objects in a step
 CHECKPOINT = "resume.ckpt"
 RESULTS = ("model.safetensors", "last.safetensors", CHECKPOINT, "log.csv", "curves.png", "examples.jpg", PROFILE)
 FILES = (*RESULTS, "recipe.yaml", "data.json")
 
 
 def require_history(history: object, source: str) -> None:
-    """Raise ValueError unless this is what a resume checkpoint holds of its epochs: a row of numbers for each."""
+    """Raise ArgumentError unless this is the history in a resume checkpoint: a row of numbers per epoch.
+
+    source: the checkpoint, for the error.
+    """
     rows = history if isinstance(history, list) else []
     fits = all(
         isinstance(row, dict)
@@ -53,10 +56,10 @@ def require_history(history: object, source: str) -> None:
 
 
 def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
-    """Make sure, before anything costs time, that a run may begin or go on in `out`; writes nothing.
+    """Check that a run may begin or go on in `out`, before anything takes time; writes nothing.
 
-    Raises ValueError where another run writes to `out`, or it holds one and neither is asked for, or a resumed run's
-    recipe is another; OSError where the folder cannot be written to.
+    Raises ArgumentError if another run writes to `out`, if `out` holds a run but neither `resume` nor `overwrite` is
+    given, or if the run to resume has another recipe. Raises OSError if the folder cannot be written to.
     """
     old_recipe = out / "recipe.yaml"
     require_free(out)
@@ -73,65 +76,69 @@ def check_run(out: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
 
 
 def require_new(out: Path, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError where `out` holds a run, or files of a run's names, and neither is asked for.
+    """Raise ArgumentError if `out` holds a run, or files with the names of one, but neither flag is given.
 
-    Nor may its path be what no UTF-8 text can hold: TensorBoard, and what writes checkpoints, cannot write there.
+    Also refuses a path that UTF-8 cannot hold, because TensorBoard and the writers of checkpoints cannot write there.
     """
     if not is_utf8(out):
         raise ArgumentError(f"out: expected a path that can be written in UTF-8, got {quoted(str(out))}; name another")
-    there = [name for name in (*FILES, "tensorboard") if os.path.lexists(out / name)]
-    if there and not (resume or overwrite):
+    names = [name for name in (*FILES, "tensorboard") if os.path.lexists(out / name)]
+    if names and not (resume or overwrite):
         raise ArgumentError(
-            f"{out}: holds a run already, or files of its names ({', '.join(there)}); go on with `resume=True`, "
-            "start anew "
-            "with `overwrite=True`, or choose another `out`"
+            f"{out}: holds a run already, or files with the names of one ({', '.join(names)}); go on with "
+            "`resume=True`, start anew with `overwrite=True`, or choose another `out`"
         )
 
 
 def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> None:
-    """Raises ValueError where the run in `out` began with other data, or another recipe once auto is settled."""
+    """Raise ArgumentError if the run in `out` began with other data or another recipe, with numbers for every auto."""
     if not began_with(out, data, val):
-        raise ArgumentError(f"{out}: a run resumes with the data it began with; or choose another `out`")
+        raise ArgumentError(
+            f"{out}: a run resumes with the data that it began with; give those, or choose another `out`"
+        )
     _require_same_recipe(out, recipe)
 
 
 def began_with(out: Path, data: Dataset, val: Dataset) -> bool:
-    """Whether the run in `out` is of these data, as far as it says."""
+    """Whether the run in `out` began with these data; True if it does not say."""
     old_facts = out / "data.json"
     return not old_facts.is_file() or read_json(old_facts) == data_facts(data, val)
 
 
 def _require_same_recipe(out: Path, recipe: Recipe) -> None:
-    """Raises ValueError where the run in `out` has another recipe; auto is not compared."""
+    """Raise ArgumentError if the run in `out` has another recipe; choices that are auto now are not compared."""
     from keylite.training.recipe_file import read_recipe
 
     path = out / "recipe.yaml"
     old, new = to_dict(make_recipe(read_recipe(path), str(path))), to_dict(recipe)
-    open_yet = [name for name in AUTO if new[name] == "auto"]
-    compared = [name for name in new if name not in (*WITHOUT_EFFECT, *open_yet, *TOGETHER)]
+    still_auto = [name for name in AUTO if new[name] == "auto"]
+    compared = [name for name in new if name not in (*WITHOUT_EFFECT, *still_auto, *TOGETHER)]
     changed = [f"{name} was {quoted(old[name])}, is {quoted(new[name])}" for name in compared if old[name] != new[name]]
-    together = [[one[name] for name in TOGETHER] for one in (old, new)]
-    if math.prod(together[0]) != math.prod(together[1]):  # else other processes may go on with it
+    together = [[choices[name] for name in TOGETHER] for choices in (old, new)]
+    if math.prod(together[0]) != math.prod(together[1]):  # with the same product, another number of processes may go on
         was, now = (" x ".join(map(str, values)) for values in together)
         changed.append(f"{' x '.join(TOGETHER)} was {was}, is {now}")
     if changed:
-        told = "; ".join(changed)
-        raise ArgumentError(f"{out}: a run resumes with the recipe it began with ({told}); or choose another `out`")
+        changes = "; ".join(changed)
+        raise ArgumentError(
+            f"{out}: a run resumes with the recipe that it began with ({changes}); give that one, or choose another "
+            "`out`"
+        )
 
 
 def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:
-    """Name, count and fingerprint of both parts, as in `data.json`."""
+    """Name, count and fingerprint of both parts of the data, as in `data.json`."""
     parts = {"train": data, "val": val}
     return {part: {"name": d.name, "count": len(d), "fingerprint": d.fingerprint()} for part, d in parts.items()}
 
 
 def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: bool) -> None:
-    """Make the folder of a run, without what an overwritten one left."""
+    """Make the folder of a run and write what is known before training; first clear it unless the run is resumed."""
     from keylite.training.recipe_file import write_recipe
 
     if resume and not (out / CHECKPOINT).is_file():
-        log.info("%s: no epoch was finished yet; starting from the beginning", out)
-    tidy(out)  # what a killed run had not finished writing
+        log.info("%s: no epoch was finished before; the run starts from the beginning", out)
+    tidy(out)  # removes files that a killed run had not finished
     if not resume:
         clear_run(out)
     write_recipe(recipe, out / "recipe.yaml")
@@ -139,7 +146,7 @@ def open_run(out: Path, recipe: Resolved, data: Dataset, val: Dataset, resume: b
 
 
 def clear_run(out: Path) -> None:
-    """Remove a run and all that it left from its folder."""
+    """Remove a run and all its files from a folder."""
     for name in FILES:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
@@ -147,15 +154,16 @@ def clear_run(out: Path) -> None:
 
 
 def checkpoints(out: Path) -> set[tuple[Path, int]]:
-    """What a run in `out`, or folds in it, can go on from, each with the time of its last change, ns."""
-    found = (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}"))
-    return {(path, path.stat().st_mtime_ns) for path in found if path.is_file()}
+    """The resume checkpoints of a run in `out`, or of its folds, each with the time of its last change in ns."""
+    paths = (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}"))
+    return {(path, path.stat().st_mtime_ns) for path in paths if path.is_file()}
 
 
 def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: float) -> None:
-    """`profile.json`, and the same as a table in the log.
+    """Write `profile.json`, and say the same in the log.
 
-    spent: mean seconds of a step's parts, over so many steps. epoch_end: mean seconds of validation and writing.
+    spent: mean seconds of each part of a step. steps: the number of steps in these means. epoch_end: mean seconds of
+    validation and writing at the end of an epoch.
     """
     whole = sum(spent.values())
     shares = {name: seconds / whole for name, seconds in spent.items()}
@@ -163,11 +171,13 @@ def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: flo
     write_text(out / PROFILE, json.dumps(facts, indent=2) + "\n")
     rows = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     log.info("profile of %d steps: %.1f ms each: %s", steps, facts["step_ms"], rows)
-    log.info("at an epoch's end, validation and files: %.0f ms; all figures: %s", facts["epoch_end_ms"], out / PROFILE)
+    log.info(
+        "validation and writing at the end of an epoch: %.0f ms; all figures: %s", facts["epoch_end_ms"], out / PROFILE
+    )
 
 
 def write_log(history: list[dict[str, float]], mean_shape_nme: float, out: Path) -> None:
-    """`log.csv` and `curves.png` of all epochs so far."""
+    """Write `log.csv` and `curves.png` of all epochs so far. history: a row per epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
     writer.writeheader()

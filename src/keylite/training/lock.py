@@ -1,7 +1,7 @@
-"""A folder that one process alone writes to: a lock that ends with the process, however it ends.
+"""A lock on a folder, so that only one process writes to it; the lock ends with its process.
 
-Knows nothing of runs. The lock is the kernel's (flock), on a hidden file that goes when the lock is given back. A
-killed process leaves the file, which locks nobody out.
+Knows nothing of runs. It is a lock of the kernel (flock) on a hidden file, which is removed when the lock is released.
+A killed process leaves the file behind, but no lock: another process can take it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from keylite.runtime.forks import in_forks
 log = logging.getLogger("keylite")
 
 LOCK = ".lock"
-TRIES, PAUSE = 3, 0.05  # a look at the lock holds it, too, for a moment; seconds between tries
+TRIES, PAUSE = 3, 0.05  # because `require_free` takes the lock for a moment; seconds between tries
 
-_held: set[int] = set()  # file descriptors
+_held: set[int] = set()  # file descriptors of held locks
 
 
 def require_free(folder: Path) -> None:
-    """Raise ValueError if another run holds `folder`; makes nothing."""
+    """Raise ArgumentError if another run holds `folder`; creates no file."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         file = os.open(folder / LOCK, os.O_RDWR)
         try:
@@ -39,13 +39,16 @@ def require_free(folder: Path) -> None:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold `folder`, made where missing, until the block ends; it goes again if nothing was put in it.
+    """Hold the lock of `folder` until the block ends.
 
-    Raises ValueError if another run holds it. A file system without locks is warned of.
+    The folder is made if it is missing, and removed again if it stays empty. Raises ArgumentError if another run holds
+    the lock. Warns if the file system has no locks.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
-    in_forks(_close_all)  # such a process, say one that prepares batches, does not hold the lock on after this one
+    in_forks(
+        _close_all
+    )  # a forked process, such as one that prepares batches, must not hold the lock longer than this one
     try:
         file = _opened(folder)
         _held.add(file)
@@ -55,19 +58,21 @@ def holding(folder: Path) -> Iterator[None]:
             _held.discard(file)
             _give_back(file, folder)
     finally:
-        with contextlib.suppress(OSError):  # it holds files by now
+        with contextlib.suppress(OSError):  # the folder holds files now
             for path in missing:
                 path.rmdir()
 
 
 def _opened(folder: Path) -> int:
-    """The lock file, locked, with a line that says by whom."""
+    """Open and lock the lock file, and write into it which process holds it."""
     while True:
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(file, folder)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(folder / LOCK)):  # else its holder has removed it since
+                if os.path.samestat(
+                    os.fstat(file), os.stat(folder / LOCK)
+                ):  # else its last holder has removed it in the meantime
                     os.ftruncate(file, 0)
                     os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
                     return file
@@ -78,20 +83,23 @@ def _opened(folder: Path) -> int:
 
 
 def _give_back(file: int, folder: Path) -> None:
-    """Remove the lock file while it is held: nobody else's goes. Windows has no locks, and removes no open file."""
-    held = _kernel_locks() is not None
-    if not held:
+    """Remove the lock file while the lock is held, so that it cannot be another process's file.
+
+    Windows has no such locks, and cannot remove an open file, so there the file is closed first.
+    """
+    has_locks = _kernel_locks() is not None
+    if not has_locks:
         os.close(file)
     with contextlib.suppress(OSError):
         (folder / LOCK).unlink()
-    if held:
+    if has_locks:
         os.close(file)
 
 
 def _kernel_locks() -> ModuleType | None:
     try:
         import fcntl
-    except ImportError:  # not of POSIX
+    except ImportError:  # Windows
         return None
     return fcntl
 
@@ -100,22 +108,22 @@ def _lock(file: int, folder: Path) -> None:
     fcntl = _kernel_locks()
     if fcntl is None:
         return
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if left:
+            if tries_left:
                 time.sleep(PAUSE)
         except OSError as error:
             log.warning(
-                "%s: this file system has no locks (%s): see to it that no other run writes to this folder",
+                "%s: this file system has no locks (%s); make sure that no other run writes to this folder",
                 folder, error.strerror,
             )  # fmt: skip
             return
     holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
     raise ArgumentError(
-        f"{folder}: another run writes to this folder ({holder}); wait for its end, or choose another `out`"
+        f"{folder}: another run writes to this folder ({holder}); wait until it ends, or choose another `out`"
     )
 
 

@@ -1,4 +1,4 @@
-"""A training run in progress: what happens at the end of its epochs, and what is said of it. Knows no framework."""
+"""A training run in progress: validation, files and messages at the end of each epoch. Knows no framework."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from keylite.training.recipe import (
 
 log = logging.getLogger("keylite")
 
-FINITE_EVERY = 50  # steps between looks at the loss, which stall a GPU
-BRANCH_SHARE = 1e-4  # fewer errors than this on one branch of the loss: the loss is not what its name says
+FINITE_EVERY = 50  # steps between two checks of the loss, because a check makes a GPU wait
+BRANCH_SHARE = 1e-4  # if less than this share of errors is on one branch of the loss, only the other one works
 ALONE = World()
 
 
@@ -39,7 +39,8 @@ ALONE = World()
 class Run:
     """A run in progress.
 
-    history: a row an epoch, as in log.csv. baseline: the val report of the mean shape. profile: whether to take times.
+    val: the validation set. out: the folder. baseline: the report of the mean shape on the validation set. profile:
+    whether to measure the parts of a step. history: a row per epoch, as in log.csv.
     """
 
     recipe: Resolved
@@ -49,16 +50,16 @@ class Run:
     baseline: Report
     profile: bool = False
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    since: float = dataclasses.field(default_factory=time.monotonic)  # the end of the last epoch, or the start
+    since: float = dataclasses.field(default_factory=time.monotonic)  # when the last epoch ended, or the run started
 
     @property
     def model(self) -> Path:
-        """The best model file."""
+        """The model file of the best epoch."""
         return self.out / "model.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """What the framework resumes from."""
+        """The file that the framework resumes from."""
         return self.out / CHECKPOINT
 
     def end_epoch(
@@ -71,9 +72,10 @@ class Run:
         loss: float,
         world: World = ALONE,
     ) -> dict[str, float]:
-        """Validate the network behind `engine`, write best, last, log and curves, and give the epoch's row.
+        """Validate the network behind `engine`, write the model files, log and curves, and return the epoch's row.
 
-        world: of several processes each validates its share, the same network, and the first one writes.
+        save: writes the network with a spec to a path. step: steps of the optimizer so far. world: if several processes
+        train, each validates its share of the objects with the same network, and the first one writes.
         """
         report = validate(engine, self.spec, self.val, world)
         row = {
@@ -102,20 +104,20 @@ class Run:
         return row
 
     def _times(self) -> dict[str, float]:
-        """Seconds that the run has trained by now, without its pauses, and those of this epoch."""
+        """Seconds of training so far, without pauses between resumed parts, and seconds of this epoch."""
         now = time.monotonic()
         spent, self.since = now - self.since, now
         before = self.history[-1]["seconds"] if self.history else 0.0
         return {"seconds": round(before + spent, 3), "epoch_seconds": round(spent, 3)}
 
     def _time_words(self) -> str:
-        """How long the last epoch took, and the others will."""
-        lasted = [row["epoch_seconds"] for row in self.history]
-        left = (self.recipe.epochs - len(lasted)) * float(np.median(lasted[-5:]))
-        return f"  {spelt_time(lasted[-1])}" + (f", about {spelt_time(left)} left" if left else "")
+        """How long the last epoch took, and how long the rest of the run will take."""
+        seconds = [row["epoch_seconds"] for row in self.history]
+        left = (self.recipe.epochs - len(seconds)) * float(np.median(seconds[-5:]))
+        return f"  {spelt_time(seconds[-1])}" + (f", about {spelt_time(left)} left" if left else "")
 
     def finished(self) -> bool:
-        """Whether all epochs are done, or the recipe's patience is at its end."""
+        """Whether all epochs are done, or `patience` epochs have brought no better val NME."""
         done = len(self.history)
         since = done - 1 - int(np.argmin([row["val_nme"] for row in self.history])) if done else 0
         if self.recipe.patience and since >= self.recipe.patience:
@@ -124,28 +126,29 @@ class Run:
         return done >= self.recipe.epochs
 
     def speak_up(self, branch: float | None, share_below: float) -> None:
-        """Warn of a run that looks wrong after its first third.
+        """Warn if a run looks wrong after its first third.
 
-        branch: px where the loss changes branch, or None; share_below: of the epoch's errors that are under it.
+        branch: the error in px at which the loss changes branch, or None. share_below: the share of the epoch's errors
+        that are smaller.
         """
         row = self.history[-1]
         if row["epoch"] != math.ceil(self.recipe.epochs / 3):
             return
         if row["val_nme"] > self.baseline.nme.mean:
             log.warning(
-                "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after a third of the run: look at "
+                "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after a third of the run; look at "
                 "%s, the labels, lr and the loss",
                 100 * row["val_nme"], 100 * self.baseline.nme.mean, self.out / "examples.jpg",
             )  # fmt: skip
         if branch is not None and not BRANCH_SHARE < share_below < 1 - BRANCH_SHARE:
             log.warning(
-                "every error of epoch %d is %s %g px, on one branch of %s: change its threshold, or take mae or mse",
+                "every error of epoch %d is %s %g px, on one branch of %s; change its threshold, or take mae or mse",
                 row["epoch"], "above" if share_below < 0.5 else "below", branch, self.recipe.loss,
             )  # fmt: skip
 
 
 def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
-    """Raise ValueError for a loss that is NaN or Inf, in an epoch counted from 0: nothing good comes after it."""
+    """Raise ArgumentError if the loss is NaN or infinite, because training cannot recover. epoch: counted from 0."""
     if not math.isfinite(total):
         raise ArgumentError(
             f"training: the loss is {total} in epoch {epoch + 1}; lower lr (now {recipe.lr:g}), or set clip"
@@ -153,29 +156,29 @@ def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
 
 
 def knows_its_errors(spec: ModelSpec) -> bool:
-    """Whether a model file has what is learnt after the last epoch, which a killed run lacks."""
+    """Whether a model file knows how far to trust its scores; a run that was killed before its end does not."""
     return spec.confidence is not None or isinstance(spec.head, Regression)
 
 
 def validate(engine: Engine, spec: ModelSpec, val: Dataset, world: World = ALONE) -> Report:
-    """The report of an engine in memory, without OKS, which needs a package of its own.
+    """The report of an engine on the validation set, without OKS, which needs another package.
 
-    world: each process predicts its share of the objects, none of them twice, and all have the whole report.
+    world: if several processes train, each predicts its own share of the objects, and all get the whole report.
     """
     shares = [np.arange(rank, len(val), world.size) for rank in range(world.size)]
     own, predictor = shares[world.rank], Predictor.of(engine, spec)
     parts = world.gather(predict_dataset(predictor, val.subset(own)) if len(own) else None)
-    found = joined([part for part in parts if part is not None], np.argsort(np.concatenate(shares)))
-    return report_of(found, val, spec.normalize)
+    predictions = joined([part for part in parts if part is not None], np.argsort(np.concatenate(shares)))
+    return report_of(predictions, val, spec.normalize)
 
 
 def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
-    """The report of giving the same (K, 2) unit coordinates for every crop: what a model must beat."""
+    """The report of predicting the same `shape` (K, 2) for every crop, in unit coordinates: a model must be better."""
     return report_of(predict_shape(shape, spec, val), val, spec.normalize)
 
 
 def with_figures(spec: ModelSpec, report: Report, baseline: Report, epoch: int) -> ModelSpec:
-    """The spec with the figures of an epoch on the validation set. baseline: those of the mean shape."""
+    """The spec with the figures of an epoch on the validation set. baseline: the report of the mean shape."""
     figures = {
         "data": "val",
         "epoch": epoch,

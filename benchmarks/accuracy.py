@@ -477,9 +477,9 @@ def plot(facts: Facts, path: Path) -> None:
     for marks in lines.values():
         marks.sort()
     title = f"{facts['data']}, {facts['split']}: {facts['count']} objects; one thread, {facts['machine']}"
-    ylabel = f"NME by {facts['normalize']}, %"
+    ylabel = f"NME by {facts['normalize']}, % (bar: 95 % interval; number: px of the model input)"
     if lines:
-        plot_lines(lines, path, title=title, xlabel="engine and decode, ms a crop", ylabel=ylabel)
+        plot_lines(lines, path, title=title, xlabel="engine and decode, ms per crop", ylabel=ylabel)
     promising = [row for row in facts["rows"] if row["float"]["sigma"]]
     if promising:
         best = min(promising, key=lambda row: (-len(row["seeds"]), row["float"]["nme"]))

@@ -171,7 +171,7 @@ def plot(facts: Facts, path: Path) -> None:
         marks.append(Mark(float(np.mean(row["images"])), 100 * nme, 100 * low, 100 * high, f"{100 * nme:.2f}"))
     label = f"{facts['head']}, {facts['backbone']}", f"{size_text(facts['size'])} px"
     title = f"{facts['split']} of {facts['data']}, {facts['count']} objects"
-    ylabel = f"NME by {facts['normalize']}, %"
+    ylabel = f"NME by {facts['normalize']}, % (number: mean; bar: 95 % interval)"
     plot_lines({label: marks}, path, title=title, xlabel="labelled images to train on", ylabel=ylabel, log="xy")
 
 

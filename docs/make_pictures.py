@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 
 from keylite.data.rendered.gauges import gauges, reading
-from keylite.runtime.drawing import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.files import write_bytes
 
 IMAGES = Path(__file__).parent / "images"
@@ -20,8 +20,9 @@ def gauges_picture(path: Path) -> None:
     data = gauges(COLUMNS * ROWS, "test", seed=0, size=224)
     tiles = [draw_points(sample.image, sample.xy, data.skeleton) for sample in data]
     captions = [f"reads {value:.1%} of full scale" for value in reading(data.xy)]
-    sheet = cv2.cvtColor(contact_sheet(tiles, COLUMNS, captions), cv2.COLOR_RGB2BGR)
-    write_bytes(path, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+    sheet = with_legend(contact_sheet(tiles, COLUMNS, captions), data.skeleton, points="keypoint")
+    bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
+    write_bytes(path, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The main job on the built-in gauges: render, train from random weights, evaluate on unseen makes, export, predict.
+"""keylite's whole road on the built-in gauges: render images, train, evaluate, export, predict.
 
-`make demo` runs it. Everything is written to one folder; summary.md there says what came out.
+`make demo` runs it. It trains from random weights and tests on makes of gauge that training never showed. Everything is
+written to one folder; summary.md in it has the results.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import keylite
 from keylite.data.examples import Examples
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges, reading
-from keylite.runtime.drawing import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.images import read_image, write_image
 
 SIDE = 192  # px of a rendered picture
-GENTLE = {  # the pictures differ enough by themselves; a short run has no time for more
+GENTLE = {  # weak augmentation: the pictures differ enough by themselves, and the run is short
     **{"rotate": 5.0, "scale": 0.08, "shift": 0.03, "aspect": 0.03},
     **dict.fromkeys(["blur_p", "noise_p", "jpeg_p", "occlude_p"], 0.0),
 }
@@ -53,8 +54,11 @@ def main() -> None:
     began = time.monotonic()
 
     print(f"rendering {arguments.train} gauges to train on, and {arguments.test} of other makes to test on")
-    made = gauges(arguments.train + 200, "train", seed=0, size=SIDE)
-    train, val = made.subset(range(arguments.train)), made.subset(range(arguments.train, len(made)))
+    both = gauges(arguments.train + 200, "train", seed=0, size=SIDE)
+    train, val = (
+        both.subset(range(arguments.train)),
+        both.subset(range(arguments.train, len(both))),
+    )
     labels, rendered = out / "test/labels.json", gauges(arguments.test, "test", seed=0, size=SIDE)
     if not labels.exists():
         write_dataset(rendered, labels.parent)
@@ -63,7 +67,7 @@ def main() -> None:
         raise SystemExit(f"{labels}: not the gauges of this demo; choose another --out")
 
     recipe = keylite.Recipe(
-        head="heatmap",  # from random weights, a head that keeps space learns far sooner
+        head="heatmap",  # from random weights it learns far sooner than the other heads
         loss="mae",
         size=arguments.size,
         padding=0.1,
@@ -77,11 +81,11 @@ def main() -> None:
     )
     model = keylite.train(recipe, train, val, out=out / "run", overwrite=True)
 
-    kept = []
-    report = keylite.evaluate(model, test, on_predictions=kept.append)
+    predictions = []
+    report = keylite.evaluate(model, test, on_predictions=predictions.append)
     shape = Examples(train, recipe.input_size, padding=recipe.padding).mean_shape()
-    baseline = np.stack([crop.from_unit(shape) for crop in kept[0].crops])
-    ours, mean = reading_error(kept[0].xy, test.xy), reading_error(baseline, test.xy)
+    baseline = np.stack([crop.from_unit(shape) for crop in predictions[0].crops])
+    error, baseline_error = reading_error(predictions[0].xy, test.xy), reading_error(baseline, test.xy)
 
     certificate = keylite.export(model, test, out / "gauges.onnx")
     predictor = keylite.Predictor(out / "gauges.onnx")
@@ -90,9 +94,10 @@ def main() -> None:
         image = read_image(sample.image)
         points = predictor(image, sample.box[None])
         tiles.append(draw_points(image, points.xy[0], test.skeleton, truth=sample.xy))
-    read, true = reading(kept[0].xy[:16]), reading(test.xy[:16])
-    captions = [f"reads {100 * found:.1f} %, is {100 * truth:.1f} %" for found, truth in zip(read, true, strict=True)]
-    write_image(out / "overlays.jpg", contact_sheet(tiles, 4, captions))
+    readings = zip(reading(predictions[0].xy[:16]), reading(test.xy[:16]), strict=True)
+    captions = [f"reads {100 * predicted:.1f} %, is {100 * true:.1f} %" for predicted, true in readings]
+    sheet = contact_sheet(tiles, 4, captions)
+    write_image(out / "overlays.jpg", with_legend(sheet, test.skeleton, points="prediction", truth="true point"))
 
     interval = report.nme.interval
     lines = [
@@ -103,13 +108,13 @@ def main() -> None:
         f"- NME {100 * report.nme.mean:.2f} %"
         + (f" (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else "")
         + f" of the {report.nme.normalize}, pixel error p50 {report.pixel_error.p50:.2f} px of {SIDE}",
-        f"- reading error, of full scale: {figures(ours)}",
-        f"- the same for the mean shape:   {figures(mean)}",
+        f"- reading error, of full scale: {figures(error)}",
+        f"- the same for the mean shape:   {figures(baseline_error)}",
         f"- gauges.onnx: p95 of the points moved {certificate.drift.p95:.1e} px from the trained model",
         f"- time {time.monotonic() - began:.0f} s on {os.cpu_count()} cores",
         "",
-        f"pictures: {out / 'overlays.jpg'} (points; the truth in white, errors in magenta), {out / 'run/curves.png'},",
-        f"          {out / 'run/examples.jpg'} (augmented samples)",
+        f"pictures: {out / 'overlays.jpg'} (predictions on the test images), {out / 'run/curves.png'} (training),",
+        f"          {out / 'run/examples.jpg'} (augmented training images)",
         "then, with the virtual environment active (. .venv/bin/activate):",
         f"          keylite evaluate {out / 'gauges.onnx'} --data {labels}",
     ]

@@ -67,7 +67,8 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
     assert points["origin"] == "corner"
     assert points["keypoints"] == ["centre", "needle_tip", "scale_start", "scale_end"]
     assert len(points["images"][str(picture)]) == 2
-    assert cv2.imread(str(tmp_path / "out" / f"{picture.stem}_points.jpg")) is not None
+    drawn, taken = (cv2.imread(str(path)) for path in (tmp_path / "out" / f"{picture.stem}_points.jpg", picture))
+    assert drawn.shape[0] > taken.shape[0]  # the legend is below
 
     code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
     assert len(json.loads(out)["images"]) == 6

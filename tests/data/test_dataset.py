@@ -254,11 +254,12 @@ def test_a_plot_shows_labelled_objects_around_their_boxes() -> None:
     boxes = np.array([[20.0, 35, 60, 55], [20, 35, 60, 55], [NAN] * 4])
     data = dataclasses.replace(from_arrays([image] * 3, xy), box=boxes)
     both = data[:2].plot()
-    assert both.shape == (TILE // 2 + CAPTION + 8, 2 * TILE + 12, 3)
+    assert both.shape == (TILE // 2 + CAPTION + 8 + CAPTION, 2 * TILE + 12, 3)  # the last bar is the legend
     assert np.abs(both[4 + TILE // 4, 4 + TILE // 2].astype(int) - MIDDLE).max() < 40  # in the box's middle
     assert not (both == blue).all(axis=2).any()
     whole = data[2:].plot()
-    assert whole.shape == (TILE * 3 // 4 + CAPTION + 8, TILE + 8, 3)
+    assert whole.shape == (TILE * 3 // 4 + CAPTION + 8 + CAPTION, TILE + 8, 3)
+    assert (whole[-CAPTION:] == MIDDLE).all(axis=2).any()
     assert (whole == blue).all(axis=2).any()
     alone = [data.plot(1, seed).shape for seed in range(8)]
     assert len(set(alone)) == 2  # the seed chooses

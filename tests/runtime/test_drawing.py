@@ -148,3 +148,57 @@ def test_sheets_refuse() -> None:
         drawing.contact_sheet([], 2)
     with pytest.raises(ValueError, match="expected 1, one per image, got 2"):
         drawing.contact_sheet([GREY], 1, ["a", "b"])
+
+
+# ---- legends
+
+
+def explained(skeleton: Skeleton = SKELETON, width: int = 400, **words: str) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with its legend, split into both."""
+    picture = flat(width, 30, 128)
+    whole = drawing.with_legend(picture, skeleton, **words)
+    return whole[:30], whole[30:]
+
+
+def colours_in(strip: np.ndarray) -> set[tuple[int, ...]]:
+    """The colours of marks in a legend. Its letters are blended with the background: other greys."""
+    marks = {*drawing.COLOURS.values(), drawing.TRUTH, drawing.ERROR}
+    return {tuple(colour) for colour in strip.reshape(-1, 3).tolist()} & marks
+
+
+@pytest.mark.parametrize(
+    ("names", "edges", "truth", "colours"),
+    [
+        (("nose",), (), "", {drawing.MIDDLE}),
+        (("left_eye", "right_eye"), (), "", {drawing.LEFT, drawing.RIGHT}),
+        (("left_eye", "left_ear"), ((0, 1),), "", {drawing.LEFT}),
+        (("left_eye", "right_eye"), ((0, 1),), "", {drawing.LEFT, drawing.RIGHT, drawing.MIDDLE}),
+        (("nose",), (), "label", {drawing.MIDDLE, drawing.TRUTH, drawing.ERROR}),
+    ],
+)
+def test_a_legend_shows_the_colours_that_the_picture_may_have_and_no_others(names, edges, truth, colours) -> None:
+    picture, strip = explained(Skeleton(names, edges=edges), points="prediction", truth=truth)
+    assert (picture == 128).all()
+    assert colours_in(strip) == colours
+
+
+def test_a_legend_writes_what_the_dots_are() -> None:
+    (_, labels), (_, predictions) = explained(points="label"), explained(points="prediction")
+    assert labels.shape[1] == predictions.shape[1] == 400
+    assert (labels[: drawing.CAPTION] != predictions[: drawing.CAPTION]).any()
+
+
+@pytest.mark.parametrize("width", [20, 200, 400, 2000])
+def test_a_legend_is_never_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    put = drawing.cv2.putText
+    monkeypatch.setattr(drawing.cv2, "putText", lambda bar, text, *rest: written.append(text) or put(bar, text, *rest))
+    picture, strip = explained(width=width, points="prediction", truth="label")
+    assert written == [
+        *("prediction, the object's left", "prediction, the object's right", "prediction, neither side"),
+        *("edge of the skeleton", "label", "error: from label to prediction"),
+    ]
+    assert (picture[:, :width] == 128).all()  # a narrow picture has background beside it
+    assert (picture[:, width:] == drawing.BACKGROUND).all()
+    edge = strip[:, -2:]
+    assert (edge == drawing.BACKGROUND).all()

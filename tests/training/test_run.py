@@ -20,6 +20,7 @@ from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
 from keylite.evaluation import metrics
+from keylite.runtime.drawing import CAPTION, MIDDLE
 from keylite.runtime.heads import HEADS
 from keylite.runtime.packages import FRAMEWORKS
 from keylite.training import run as runs
@@ -27,7 +28,7 @@ from keylite.training.folder import check_resumed, check_run, open_run, require_
 from keylite.training.recipe import AUTO, Resolved, make_recipe
 from keylite.training.run import Run, require_finite
 from keylite.training.schedule import LRS, ema_decay, lr_factor, resolve
-from keylite.training.train import _cached
+from keylite.training.train import _cached, examples_sheet
 
 
 @pytest.fixture(scope="module")
@@ -563,3 +564,8 @@ def test_images_are_kept_where_memory_allows(
     examples = Examples(keylite.gauges(4, size=64), (64, 64), box="image")
     assert _cached(make_recipe({"cache": cache, "devices": devices}), examples) is kept
     assert ("decoded images are kept in memory" in caplog.text) is said
+
+
+def test_the_sheet_of_examples_explains_its_marks(few: Dataset) -> None:
+    sheet = examples_sheet(Examples(few, (64, 64), box="image"))
+    assert (sheet[-CAPTION:] == MIDDLE).all(axis=2).any()  # the legend's dot, in the colour of a gauge's points

@@ -137,6 +137,7 @@ def _predict_here(
     """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
     from keylite.prediction.points import points_coco, points_json, points_line
     from keylite.prediction.sources import drawing_paths
+    from keylite.runtime.drawing import with_legend
     from keylite.runtime.files import replacing, replacing_within, require_outputs
     from keylite.runtime.images import read_image, write_image
     from keylite.runtime.progress import step
@@ -173,7 +174,8 @@ def _predict_here(
             images, objects = images + 1, objects + len(points)
             if drawn:
                 image = read_image(path, predictor.max_megapixels, predictor.spec.white_level)
-                write_image(drawn / drawings[path].name, points.plot(image))
+                picture = with_legend(points.plot(image), points.skeleton, points="prediction")
+                write_image(drawn / drawings[path].name, picture)
             if lines:
                 lines.write(json.dumps(points_line(str(path), points, size, model)) + "\n")
             else:

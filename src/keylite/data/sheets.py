@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keylite.runtime.drawing import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.geometry import crop_box, cut, whole_box
 from keylite.runtime.images import Picture
 from keylite.runtime.skeleton import Skeleton
@@ -30,7 +30,8 @@ class Shown(NamedTuple):
 
 def sheet(objects: Sequence[Shown], skeleton: Skeleton) -> np.ndarray:
     """The objects in rows of COLUMNS, uint8 (H, W, 3) RGB; see `Dataset.plot`."""
-    return contact_sheet([_tile(shown, skeleton) for shown in objects], COLUMNS, [shown.name for shown in objects])
+    tiles = [_tile(shown, skeleton) for shown in objects]
+    return with_legend(contact_sheet(tiles, COLUMNS, [shown.name for shown in objects]), skeleton, points="label")
 
 
 def _tile(shown: Shown, skeleton: Skeleton) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Pictures of the worst objects of an evaluation.
+"""Pictures of the objects with the largest errors of an evaluation.
 
-Knows nothing of models, metrics or where predictions come from.
+They are made from arrays and images; this module knows no model and no metric.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.runtime.drawing import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
@@ -37,12 +37,28 @@ class Predicted(Protocol):
 def draw_worst(
     data: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: FilePath, columns: int = 4
 ) -> list[Path]:
-    """The files written: `worst.jpg`, a contact sheet, then one picture an object as `worst-NN-NAME.jpg`.
+    """Draw the objects with the largest errors, labels and predictions on top of each other.
 
-    Shows the `count` objects with the largest error, the worst first, each cut out anew as the model saw it, TILE px
-    long, so that points are sharp on small crops. errors: NME (N,), or point errors (N, K) px, of which each object's
-    mean counts; objects with NaN alone are left out. The folder is made where missing; pictures of an earlier call are
-    removed from it. Empty where nothing has an error. Raises ValueError for a count below 0.
+    Each object is cut out anew as the model saw it, 384 px long, so that points are sharp on small crops. A strip below
+    each picture explains its colours and marks.
+
+    Args:
+        data: The labelled images.
+        predictions: The points (N, K, 2) in image px and the crops (N) of these objects, in the same order, as
+            `predict_dataset` gives them.
+        errors: One error per object (N,), such as its NME (normalised mean error, a fraction), or one per point (N, K)
+            in px, of which each object's mean counts. NaN: not measured; objects with NaN alone are left out.
+        count: How many objects to draw, the worst first. 0 draws none.
+        folder: The folder to write to, which is made if it does not exist. Pictures of an earlier call are removed
+            from it.
+        columns: Pictures per row of the sheet.
+
+    Returns:
+        The files written: `worst.jpg`, a sheet of all, then one picture per object, `worst-NN-NAME.jpg`. Empty if
+        no object has an error.
+
+    Raises:
+        ArgumentError: `count` is below 0, or `errors` has another shape.
     """
     require_whole("count", count, least=0)
     figures, form = _figures(errors, len(data))
@@ -52,13 +68,13 @@ def draw_worst(
     if not worst:
         _remove_pictures(folder)
         return []
-    tiles = [_tile(data, predictions, i) for i in worst]
-    names = [re.split(r"[\\/]", data.sample_name(i))[-1] for i in worst]
-    captions = [f"{form.format(figures[i])}  {name}" for i, name in zip(worst, names, strict=True)]
-    pictures = {"worst.jpg": contact_sheet(tiles, columns, captions)}
+    tiles = [_tile(data, predictions, index) for index in worst]
+    names = [re.split(r"[\\/]", data.sample_name(index))[-1] for index in worst]
+    captions = [f"{form.format(figures[index])}  {name}" for index, name in zip(worst, names, strict=True)]
+    pictures = {"worst.jpg": _explained(contact_sheet(tiles, columns, captions), data)}
     for rank, (tile, name) in enumerate(zip(tiles, names, strict=True), start=1):
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+(?=#|$)", "", name))
-        pictures[f"worst-{rank:02d}-{stem}.jpg"] = tile
+        pictures[f"worst-{rank:02d}-{stem}.jpg"] = _explained(tile, data)
     earlier = [path.name for path in folder.glob("worst*.jpg")]
     written = {name: folder / name for name in (*pictures, *earlier)}
     require_outputs(written, data.files_named(written))
@@ -69,27 +85,32 @@ def draw_worst(
     return [folder / name for name in pictures]
 
 
+def _explained(picture: np.ndarray, data: Dataset) -> np.ndarray:
+    """A picture above the legend of its marks."""
+    return with_legend(picture, data.skeleton, points="prediction", truth="label")
+
+
 def _remove_pictures(folder: Path) -> None:
-    """Leave nothing of an earlier `draw_worst` in the folder, and everything else."""
+    """Remove the pictures of an earlier `draw_worst` from the folder, and nothing else."""
     for path in folder.glob("worst*.jpg"):
         if re.fullmatch(r"worst(-\d{2,}-[A-Za-z0-9_-]*)?\.jpg", path.name):
             path.unlink()
 
 
 def _tile(dataset: Dataset, predictions: Predicted, index: int) -> np.ndarray:
-    """One object's crop, TILE px long, with its points and their labels."""
+    """One object's crop, TILE px long, with its predicted points and their labels."""
     crop = predictions.crops[index]
     scale = TILE / max(crop.size)
     size = (round(crop.size[0] * scale), round(crop.size[1] * scale))
     large = Crop(crop.matrix * scale, size, crop.mirrored)
     image = dataset.images[dataset.image_index[index]]
-    picture = large.warp(read_image(image, math.inf, dataset.white_level))  # it was read before
+    picture = large.warp(read_image(image, math.inf, dataset.white_level))  # of any size: it was read before
     points, truth = large.to_crop(predictions.xy[index]), large.to_crop(dataset.xy[index])
     return draw_points(picture, points, dataset.skeleton, truth=truth)
 
 
 def _figures(errors: np.ndarray, count: int) -> tuple[np.ndarray, str]:
-    """One figure (N,) an object, NaN where there is none, and the format to print it in."""
+    """One figure per object (N,), NaN if it was not measured, and the format to print it in."""
     if errors.ndim not in (1, 2) or len(errors) != count:
         raise ArgumentError(
             f"errors: expected NME ({count},) or point errors ({count}, K) px, got shape {errors.shape}"

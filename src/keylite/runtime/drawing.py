@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,14 +16,20 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.sides import side_of
 from keylite.runtime.skeleton import Skeleton
 
+Colour = tuple[int, int, int]
+
 # Colours of Okabe and Ito's palette, which people with any colour vision can tell apart.
 LEFT, RIGHT, MIDDLE = (230, 159, 0), (86, 180, 233), (240, 228, 66)  # sides of the object
 TRUTH = (255, 255, 255)
 ERROR = (255, 0, 200)  # rare in photographs
+COLOURS = {"left": LEFT, "right": RIGHT, None: MIDDLE}  # by the side that a keypoint's name tells
+SIDES = {"left": ", the object's left", "right": ", the object's right", None: ", neither side"}
 OUTLINE = (20, 20, 20)
 BACKGROUND, INK = (32, 32, 32), (235, 235, 235)
 SHIFT = 4  # fractional bits of the coordinates that OpenCV draws at: points are exact to 1/16 px
 CAPTION = 18  # height of the bar below a tile that holds its caption, px
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+LEGIBLE = 1000  # longest side up to which a legend's letters have their usual size; above it they grow
 
 
 def draw_points(
@@ -56,13 +63,12 @@ def draw_points(
         raise ArgumentError(f"truth: expected the shape of xy {xy.shape}, got {truth.shape}")
     canvas = np.ascontiguousarray(image).copy()
     size = _radius(canvas, xy) if radius is None else radius
-    colours = _colours(skeleton)
+    colours = [COLOURS[side_of(name)] for name in skeleton.names]
     thin = max(1, round(size / 4))
 
     for colour, extra in ((OUTLINE, 2), (None, 0)):  # all outlines first, so that none cuts through a line
         for a, b in skeleton.edges:
-            same = colours[a] if colours[a] == colours[b] else MIDDLE
-            _line(canvas, xy[a], xy[b], colour or same, thin + extra)
+            _line(canvas, xy[a], xy[b], colour or _edge_colour(colours, a, b), thin + extra)
     if truth is not None:
         for point, true_point in zip(xy, truth, strict=True):
             _line(canvas, true_point, point, ERROR, thin)
@@ -116,9 +122,9 @@ def _radius(image: np.ndarray, xy: np.ndarray) -> float:
     return max(radius, 1.5)
 
 
-def _colours(skeleton: Skeleton) -> list[tuple[int, int, int]]:
-    """The colour of each keypoint: that of the side that its name says, or MIDDLE."""
-    return [{"left": LEFT, "right": RIGHT, None: MIDDLE}[side_of(name)] for name in skeleton.names]
+def _edge_colour(colours: Sequence[Colour], start: int, end: int) -> Colour:
+    """The colour of both ends of an edge, or that of the middle if they differ."""
+    return colours[start] if colours[start] == colours[end] else MIDDLE
 
 
 def _place(points: np.ndarray) -> np.ndarray:
@@ -127,12 +133,12 @@ def _place(points: np.ndarray) -> np.ndarray:
     return np.rint((clipped - 0.5) * 2**SHIFT).astype(np.int32)
 
 
-def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: tuple[int, int, int], thickness: int) -> None:
+def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, colour: Colour, thickness: int) -> None:
     if np.isfinite(start).all() and np.isfinite(end).all():
         cv2.line(canvas, _place(start).tolist(), _place(end).tolist(), colour, thickness, cv2.LINE_AA, SHIFT)
 
 
-def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: Colour) -> None:
     """A filled disc, as a polygon: cv2.circle turns small ones into diamonds."""
     if np.isfinite(centre).all():
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -142,9 +148,106 @@ def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[i
 
 def _caption(bar: np.ndarray, text: str) -> None:
     """Write a text into the bar (h, w, 3); a text that is too long is cut."""
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+    _write(bar, text, 2, 1.0)
+
+
+def _write(bar: np.ndarray, text: str, left: int, scale: float) -> None:
+    """Write a text into the bar (h, w, 3) from `left` px on; a text that is too long is cut. scale: of the letters."""
     cuts = (text, *(f"{text[:end]}.." for end in range(len(text) - 1, 0, -1)))
-    fitting = (cut for cut in cuts if cv2.getTextSize(cut, font, scale, 1)[0][0] <= bar.shape[1] - 4)
+    fitting = (cut for cut in cuts if left + _text_width(cut, scale) <= bar.shape[1] - 2)
     written = np.ascontiguousarray(bar)
-    cv2.putText(written, next(fitting, ""), (2, bar.shape[0] - 5), font, scale, INK, 1, cv2.LINE_AA)
+    place = (left, bar.shape[0] - round(5 * scale))
+    cv2.putText(written, next(fitting, ""), place, FONT, FONT_SCALE * scale, INK, _thickness(scale), cv2.LINE_AA)
     bar[:] = written
+
+
+def _text_width(text: str, scale: float) -> int:
+    return cv2.getTextSize(text, FONT, FONT_SCALE * scale, _thickness(scale))[0][0]
+
+
+def _thickness(scale: float) -> int:
+    return max(1, round(scale))
+
+
+# ---- legends
+
+
+class _Mark(NamedTuple):
+    """An entry of a legend: a dot or a line of this colour, and what it means."""
+
+    words: str
+    colour: Colour
+    line: bool = False
+
+
+class _Place(NamedTuple):
+    """Where a mark stands in its row: where its symbol and its words begin, and where it ends, px from the left."""
+
+    mark: _Mark
+    symbol: int
+    words: int
+    end: int
+
+
+def with_legend(picture: np.ndarray, skeleton: Skeleton, *, points: str, truth: str = "") -> np.ndarray:
+    """A picture above a strip that says what the marks of `draw_points` mean.
+
+    Args:
+        picture: uint8 (H, W, 3) RGB: what `draw_points` drew, or a contact sheet of that.
+        skeleton: The keypoints that were drawn. Their names decide the colours.
+        points: What the coloured dots are, such as "label".
+        truth: What the white dots are. Empty: there are none.
+
+    Returns:
+        The picture, unchanged, and the strip below: uint8 (H + strip, W, 3) RGB. If the picture is narrower than the
+        strip needs, background is beside it.
+    """
+    height, width = picture.shape[:2]
+    scale = max(1.0, max(height, width) / LEGIBLE)
+    rows = _rows(_marks(skeleton, points, truth), width, scale)
+    bar_height, full_width = round(CAPTION * scale), max(width, *(place.end for row in rows for place in row))
+    explained = np.full((height + len(rows) * bar_height, full_width, 3), BACKGROUND, np.uint8)
+    explained[:height, :width] = picture
+    for row, bar in zip(rows, np.split(explained[height:], len(rows)), strict=True):
+        for place in row:
+            _write(bar, place.mark.words, place.words, scale)
+            _symbol(bar, place.mark, place.symbol, place.words - round(4 * scale), scale)
+    return explained
+
+
+def _marks(skeleton: Skeleton, points: str, truth: str) -> list[_Mark]:
+    """What a legend has to explain: sides only if a name tells one, edges only if there are some."""
+    sides = [side_of(name) for name in skeleton.names]
+    told = len({*sides} - {None}) > 0
+    marks = [_Mark(points + words * told, COLOURS[side]) for side, words in SIDES.items() if side in sides]
+    if skeleton.edges:
+        colour = _edge_colour([COLOURS[side] for side in sides], *skeleton.edges[0])
+        marks.append(_Mark("edge of the skeleton", colour, line=True))
+    if truth:
+        marks += [_Mark(truth, TRUTH), _Mark(f"error: from {truth} to {points}", ERROR, line=True)]
+    return marks
+
+
+def _rows(marks: Sequence[_Mark], width: int, scale: float) -> list[list[_Place]]:
+    """The marks in as few rows of `width` px as they need; a mark that is wider than that has a row of its own."""
+    rows: list[list[_Place]] = [[]]
+    margin, left = round(6 * scale), 0
+    for mark in marks:
+        words = margin + round(20 * scale)
+        length = words + _text_width(mark.words, scale) + margin
+        if rows[-1] and left + length > width:
+            rows.append([])
+            left = 0
+        rows[-1].append(_Place(mark, left + margin, left + words, left + length))
+        left += length
+    return rows
+
+
+def _symbol(bar: np.ndarray, mark: _Mark, left: int, right: int, scale: float) -> None:
+    """The mark itself, between these places in the bar."""
+    start, end = np.array([[left, bar.shape[0] / 2], [right, bar.shape[0] / 2]])
+    if mark.line:
+        _line(bar, start, end, mark.colour, round(2 * scale))
+    else:
+        _disc(bar, (start + end) / 2, 5 * scale, OUTLINE)
+        _disc(bar, (start + end) / 2, 4 * scale, mark.colour)

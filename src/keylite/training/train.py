@@ -24,7 +24,7 @@ from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
-from keylite.runtime.drawing import contact_sheet, draw_points
+from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, sha256
@@ -391,4 +391,4 @@ def examples_sheet(examples: Examples) -> np.ndarray:
         large = cv2.resize(pixels, (width * enlarge, height * enlarge), interpolation=cv2.INTER_CUBIC)
         xy = np.where(weight[:, None] > 0, unit_xy, np.nan) * (width * enlarge, height * enlarge)
         tiles.append(draw_points(large, xy, examples.dataset.skeleton))
-    return contact_sheet(tiles, 4)
+    return with_legend(contact_sheet(tiles, 4), examples.dataset.skeleton, points="label")

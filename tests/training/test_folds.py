@@ -93,7 +93,7 @@ def test_a_single_video_by_runs_of_its_frames(video, capsys, tmp_path):
     assert report.pooled.dataset.fingerprint == data.in_blocks(3).fingerprint()
     assert "bootstrap needs at least" in " ".join(report.pooled.notes)
     assert (report.blocks, report.seed, report.recipe["epochs"], report.recipe["strength"]) == (True, 0, 1, 1.25)
-    assert "last epoch's weights: the best would be chosen on the images reported" in err
+    assert "the weights of their last epoch: the best one is chosen on the images of the report" in err
     assert said.startswith(f"{report}\nwrote ")
     rows = [line.split() for line in str(report).splitlines()[3:9]]
     assert [row[0] for row in rows] == ["1", "2", "3", "mean", "std", "pooled"]
@@ -258,7 +258,7 @@ def test_a_fold_of_fewer_epochs_than_asked_for_is_not_finished(data, trained, tm
 def test_folds_start_their_processes_themselves(data, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"^folds: each starts its processes itself; leave out the launcher"):
+    with pytest.raises(ValueError, match=r"^folds: each fold starts its processes itself; leave out the launcher"):
         train_folds(recipe(devices=2), data, tmp_path, 3)
 
 
@@ -316,7 +316,7 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
     fitted = specs[0].confidence
     assert [spec.confidence for spec in specs] == [fitted] * 3
     assert (fitted.count, fitted.data_fingerprint) == (26, data.fingerprint())
-    assert "sigma fitted on 26 of 52 objects, each by the model of its fold" in caplog.text
+    assert "sigma fitted on 26 of 52 objects, each predicted by the model of its fold" in caplog.text
     assert report.pooled.confidence.count == 4 * 26, "those that it was not fitted on"
     assert sum(fold.report.confidence.count for fold in report.folds) == 4 * 26
     for fold in report.folds:
@@ -389,7 +389,7 @@ REFUSED = {  # flags: words of the line
     "a single group": (["--folds", 3, "--group", "regex:video"], "all 11 objects are of one group.*--blocks"),
     "runs of groups": (
         ["--folds", 3, "--blocks", "--group", "block:4"],
-        "blocks: .*/video/CollectedData.csv has 3 groups already",
+        "blocks: .*/video/CollectedData.csv already has 3 groups",
     ),
     "runs without folds": (["--blocks"], "blocks: .*--folds"),
     "with validation data": (["--folds", 3, "--val", "VIDEO"], "^keylite: val: has no effect with --folds"),
@@ -421,7 +421,7 @@ def test_what_cannot_be_folded_is_one_line(flags, words, video, capsys, tmp_path
 def test_a_folder_that_holds_a_run_is_not_filled_with_folds(data, trained, tmp_path):
     open_run(tmp_path, resolve(recipe(), data), data, data, resume=False)
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="holds a run that is no fold; choose another `out`"):
+        with pytest.raises(ValueError, match="holds a run that is not a fold; choose another `out`"):
             train_folds(recipe(), data, tmp_path, 3, overwrite=overwrite)
 
 

@@ -31,7 +31,7 @@ def made_up() -> FoldsReport:
 
 def test_it_prints_a_row_per_fold_and_then_all_objects_together():
     printed = str(made_up()).splitlines()
-    assert printed[0] == "<b>all: each fold by its last epoch's weights; NME by 100px, 1 % is 1 px"
+    assert printed[0] == "<b>all: each fold with the weights of its last epoch; NME by 100px, 1 % is 1 px"
     rows = [line.split() for line in printed[3:8]]
     assert [(row[0], row[-6]) for row in rows[:2]] == [("1", "1.00%"), ("2", "3.00%")]
     assert [row[0] for row in rows] == ["1", "2", "mean", "std", "pooled"]

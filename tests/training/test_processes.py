@@ -209,10 +209,10 @@ def test_what_a_failed_process_becomes(code: int, told, error: BaseException, cl
     assert (type(found), str(found)) == (type(error), str(error))
 
 
-def test_who_tells_of_steps_goes_on_where_nobody_listens():
-    ear, mouth = multiprocessing.Pipe(duplex=False)
-    ear.close()
-    with mouth, processes._Teller(mouth).show("training", 3) as tell:
+def test_a_process_goes_on_if_nobody_receives_its_steps():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    receiver.close()
+    with sender, processes._Reporter(sender).show("training", 3) as tell:
         tell(1)
 
 

@@ -1,6 +1,6 @@
-"""Folds: every object of a data set measured by a model that never saw its group, through the normal training.
+"""Cross-validation: every object of a data set is measured by a model that was trained without its group.
 
-A fold's folder is an ordinary run's. Knows no framework, and nothing of how figures are shown.
+A fold is an ordinary run in a folder of its own. Knows no framework, and nothing of how figures are shown.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from keylite.version import __version__
 log = logging.getLogger("keylite")
 
 REPORT = "folds.json"
-MODEL = "last.safetensors"  # the best epoch was chosen on the images that are reported
+MODEL = "last.safetensors"  # the best epoch was chosen on the images of the report, so its figures would flatter
 
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """A fold to be done: where, what to train on, what to measure on, and the places of these objects in the whole."""
+    """One fold: its number from 1, its folder and its data. places: indices of the held-out objects in all data."""
 
     number: int
     folder: Path
@@ -72,7 +72,7 @@ class Fold:
         return (self.folder / "recipe.yaml").is_file()
 
     def finished(self, recipe: Resolved) -> bool:
-        """Whether its last epoch is there, and what follows it."""
+        """Whether the last epoch is done, and so is what follows it."""
         spec = read_spec(self.model) if self.begun and self.model.is_file() else None
         if spec is None or spec.report is None or spec.report.get("epoch") != recipe.epochs:
             return False
@@ -91,31 +91,48 @@ def train_folds(
     skip_bad: bool = False,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> FoldsReport:
-    """Train `folds` models, each without one part of the groups, and measure each on that part.
+    """Cross-validate: train `folds` models, each without one part of the groups, and measure each on that part.
 
-    The runs are `out/fold-1` and so on, the report is `out/folds.json`, written when all are done. Figures are of the
-    last epoch's weights: the best epoch would be chosen on the very images that are reported. What the recipe leaves
-    to auto is settled once, for all folds. blocks: groups are runs of frames in the order of their names, one a fold.
-    resume: go on at the first fold that is not finished. The rest, and errors: see `train`.
+    Each model is measured with the weights of its last epoch, because its best epoch is chosen on the images of the
+    report. What the recipe leaves to `auto` becomes the same number in all folds.
+
+    Args:
+        recipe: The training choices; `patience` must be 0.
+        data: Labelled images: a data set, or the path of a label file.
+        out: A folder. The runs are written to `fold-1`, `fold-2` and so on in it, the report to `folds.json`.
+        folds: The number of parts, at least 2 and at most the number of groups.
+        blocks: Instead of groups, each fold holds out a run of frames in the order of their names. For one video.
+        resume: Go on at the first fold in `out` that is not finished.
+        overwrite: Remove the folds in `out` and start anew.
+        skip_bad: Leave out images that cannot be read, and objects without a box, instead of refusing the data.
+        max_megapixels: Refuse images with more pixels than this, in millions.
+
+    Returns:
+        A report per fold, and one of all objects together.
+
+    Raises:
+        ArgumentError: The arguments do not go together, or `out` holds another run.
+        DataError: The labels or images are bad.
+        KeyboardInterrupt: Ctrl-C; `resume` goes on from the last whole epoch.
     """
     out, recipe = path_of("out", out), checked(recipe)
     data = as_dataset("data", data)
     if recipe.patience:
         raise ArgumentError(
-            f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images that it reports"
+            f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images of its own report"
         )
     if processes(recipe) > 1 and world_of(recipe) is not None:
         raise ArgumentError(
-            "folds: each starts its processes itself; leave out the launcher (torchrun, srun) and `nodes`"
+            "folds: each fold starts its processes itself; leave out the launcher (torchrun, srun) and `nodes`"
         )
     if (out / "recipe.yaml").is_file():
-        raise ArgumentError(f"{out}: holds a run that is no fold; choose another `out`")
+        raise ArgumentError(f"{out}: holds a run that is not a fold; choose another `out`")
     require_free(out)
     require_outputs({REPORT: out / REPORT}, data.files_named((REPORT,)))
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
     data = with_boxes(data, recipe.box, skip_bad)
     crop_boxes(data, recipe.box)
-    _dealt(data, folds, blocks, recipe)  # refused before images are read, where it can be
+    _dealt(data, folds, blocks, recipe)  # what can be refused now is refused before images are read
     data = data.check_images(max_megapixels, skip_bad)
     for note in data.notes:
         log.info("%s: %s", data.called, note)
@@ -124,7 +141,9 @@ def train_folds(
     _speak_of_groups(data, blocks)
     _speak_of_alike(data, part)
     resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
-    log.info("folds are measured with their last epoch's weights: the best would be chosen on the images reported")
+    log.info(
+        "folds are measured with the weights of their last epoch: the best one is chosen on the images of the report"
+    )
     plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
     for fold in plan:
         if resume and fold.begun:
@@ -158,7 +177,7 @@ def train_folds(
                 max_megapixels=max_megapixels,
                 fold=True,
             )
-            hold()  # only once nothing can be refused any more
+            hold()  # only now, when nothing can be refused any more
             if overwrite and fold is plan[0]:
                 _clear(out)
             training.run()
@@ -166,7 +185,7 @@ def train_folds(
         hold()
         for folder in done:
             with holding(folder):
-                tidy(folder)  # of a run that was killed as it ended
+                tidy(folder)  # the run may have been killed as it ended
         report = _measured(plan, resolved, data, blocks)
         write_bytes(out / REPORT, report.to_json() + b"\n")
     return report
@@ -176,21 +195,21 @@ def train_folds(
 
 
 def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dataset, np.ndarray]:
-    """The data set, in blocks where asked for, and which fold (N,) holds out each object.
+    """The data set (in blocks, if asked for), and for each object (N,) the number of the fold that holds it out.
 
-    Raises ValueError where there are too few groups, or a fold could not be measured.
+    Raises ArgumentError if there are too few groups, or if a fold cannot be measured.
     """
     require_whole("folds", folds, least=2)
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
-            line = listed(f"blocks: {data.called} has {len(data.groups)} groups already", data.groups)
+            line = listed(f"blocks: {data.called} already has {len(data.groups)} groups", data.groups)
             raise ArgumentError(f"{line}; leave `blocks=True` out to fold by them, or pass `group='image'`")
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
-    anywhere = np.tile([0.0, 0, 1, 1], (len(data), 1))  # boxes have lengths once images are read
-    if recipe.normalize == "auto":  # a box, which every object has
+    unit_boxes = np.tile([0.0, 0, 1, 1], (len(data), 1))  # whole images have no size before they are read
+    if recipe.normalize == "auto":  # it follows from the box, which every object has
         return data, part
-    length = normaliser(recipe.normalize, data.xy, anywhere, data.skeleton.names)
+    length = normaliser(recipe.normalize, data.xy, unit_boxes, data.skeleton.names)
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
             raise ArgumentError(
@@ -201,7 +220,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
 
 
 def _speak_of_alike(data: Dataset, part: np.ndarray) -> None:
-    """Warn of pictures that are in two folds, whatever they are called."""
+    """Warn if two folds hold the same picture, under any name."""
     if data.likeness is None:
         return
     of_image = np.zeros(len(data.images), np.int64)
@@ -210,13 +229,13 @@ def _speak_of_alike(data: Dataset, part: np.ndarray) -> None:
 
 
 def _speak_of_groups(data: Dataset, blocks: bool) -> None:
-    """Say where groups may be too fine, or are as coarse as the folds."""
+    """Log how blocks are held out, or that groups may be too fine."""
     if blocks:
-        log.info("blocks: each fold holds out one run of frames; those at its ends have neighbours in training")
+        log.info("blocks: each fold holds out one run of frames; the frames at its ends have neighbours in training")
     elif not data.groups_named and len(data.groups) == len(data.images):
         log.info(
-            "every image is a group of its own: frames of one video, or photos of one subject, would lie on both "
-            "sides; then name groups with `group`, or cut a video with `blocks=True`"
+            "every image is a group of its own, so frames of one video, or photos of one subject, may be in several "
+            "folds; then name groups with `group`, or cut a video with `blocks=True`"
         )
 
 
@@ -238,7 +257,7 @@ def _clear(out: Path) -> None:
 
 
 def _measured(plan: list[Fold], recipe: Resolved, data: Dataset, blocks: bool) -> FoldsReport:
-    """Each fold's model on what it has not seen, and all of them together."""
+    """The report of each fold's model on its held-out objects, and of all of them together."""
     reports: list[Report] = []
     predictions: list[Predictions] = []
     options = {"threads": recipe.threads or None, "on_predictions": predictions.append, "doubted": True}
@@ -254,13 +273,14 @@ def _measured(plan: list[Fold], recipe: Resolved, data: Dataset, blocks: bool) -
 
 
 def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Dataset) -> np.ndarray | None:
-    """Write one sigma into all folds' models, fitted on half of all objects, where folds are too small for their own.
+    """If folds are too small to fit sigma, fit one for all on half of all objects, and write it into their models.
 
-    Each object counts by its fold's model, which has not seen it. Gives the indices of the other half, which judges it.
+    Each object is predicted by the model of its fold, which has not seen it. Gives the indices of the other half, which
+    tests sigma; None if the folds have fitted their own, or if it cannot be fitted.
     """
     specs = [read_spec(fold.model) for fold in plan]
     shared = [spec.confidence is not None and spec.confidence.data_fingerprint == data.fingerprint() for spec in specs]
-    if not any(shared) and all(map(knows_its_errors, specs)):  # shared: of an earlier call
+    if not any(shared) and all(map(knows_its_errors, specs)):  # shared: an earlier call wrote it
         return None
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
     if learnt.confidence is None or learnt.reliability is None:
@@ -270,15 +290,15 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
     for fold, spec in zip(plan, specs, strict=True):
         describe(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))
     rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
-    fitted = f"{learnt.confidence.count} of {len(data)} objects, each by the model of its fold"
+    fitted = f"{learnt.confidence.count} of {len(data)} objects, each predicted by the model of its fold"
     log.info("sigma fitted on %s; on the others %s", fitted, rows)
     parts = halves(data.group_index)
-    assert parts is not None  # since something was learnt from one of them
+    assert parts is not None  # because one of them taught sigma
     return parts[1]
 
 
 def _together(plan: list[Fold], predictions: list[Predictions]) -> Predictions:
-    """Predictions of all objects in the order of the data set."""
+    """The predictions of all folds in one, in the order of the data set."""
     return joined(predictions, np.argsort(np.concatenate([fold.places for fold in plan])))
 
 
@@ -290,16 +310,19 @@ def _pooled(
     reports: list[Report],
     judges: np.ndarray | None,
 ) -> Report:
-    """The report on all objects, each predicted by the model of its fold. judges: of a sigma that all folds share."""
+    """The report of all objects, each predicted by the model of its fold.
+
+    judges: the objects that test a sigma which all folds share; None if each fold has its own.
+    """
     everything = _together(plan, predictions)
     if judges is None:
-        everything = dataclasses.replace(everything, sigma=None)  # it was learnt from some of these very objects
+        everything = dataclasses.replace(everything, sigma=None)  # it was fitted on some of these objects
     note = f"pooled over {len(plan)} models, each on objects whose groups it was not trained on"
     report = report_of(
         everything, data, recipe.normalize, box_source=recipe.box, engine=reports[0].engine, judges=judges, notes=[note]
     )
     counts = [fold.nme.count for fold in reports]
-    shapes = [fold.mean_shape_nme for fold in reports if fold.mean_shape_nme is not None]  # a fold has its own
+    shapes = [fold.mean_shape_nme for fold in reports if fold.mean_shape_nme is not None]  # each fold has its own
     known = float(np.average(shapes, weights=counts)) if len(shapes) == len(reports) else None
     return msgspec.structs.replace(report, mean_shape_nme=known)
 
@@ -325,7 +348,7 @@ def _report(
         dataset=DatasetReport(data.name, data.fingerprint()),
         blocks=blocks,
         seed=recipe.seed,
-        recipe=read_spec(plan[0].model).provenance.recipe,  # without paths of this machine
+        recipe=read_spec(plan[0].model).provenance.recipe,  # it holds no path of this machine
         folds=tuple(done),
         mean=_figures(figures.mean(axis=0)),
         std=_figures(figures.std(axis=0, ddof=1)),
@@ -341,6 +364,3 @@ def _figures(values: np.ndarray) -> FoldFigures:
 
 def _part_report(part: Dataset) -> PartReport:
     return PartReport(len(part), len(part.groups), part.fingerprint())
-
-
-# ---- as texts

@@ -1,4 +1,4 @@
-"""The report of cross-validation: a report per fold, all objects pooled, and its rows of text."""
+"""The report of cross-validation: a report per fold, one of all objects together, and how they are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keylite.runtime.words import counted, escaped
 
 
 class PartReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One side of a fold."""
+    """One part of the data in a fold: counts of its objects and groups, and its fingerprint."""
 
     count: int
     groups: int
@@ -21,7 +21,7 @@ class PartReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FoldReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One fold: `report` is of the last epoch's model on `held_out`. seed: of its training."""
+    """One fold. model: its file, relative to the folder of all folds; measured on `held_out`. seed: the recipe's."""
 
     fold: int
     model: str
@@ -32,7 +32,7 @@ class FoldReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FoldFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """NME (of the mean shape, too) and failure rate as fractions, pixel error in px of the original image."""
+    """Figures by which folds are compared: NME and failure rate as fractions, pixel error in px of the image."""
 
     nme: float
     mean_shape_nme: float | None
@@ -42,8 +42,20 @@ class FoldFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FoldsReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All folds, as in folds.json. mean, std: over folds (std with n - 1). pooled: over all objects, each by its fold's
-    model, with intervals by group. blocks: whether groups are runs of frames. seed: that groups were dealt out by."""
+    """The result of cross-validation, as in folds.json; `print(report)` shows it as a table.
+
+    Attributes:
+        keylite: The version that trained the folds.
+        created: When the report was made (UTC, ISO 8601).
+        dataset: Name and fingerprint of the data set.
+        blocks: Whether each fold held out one run of frames instead of groups.
+        seed: The recipe's seed, by which groups were dealt out to the folds.
+        recipe: Every choice of the recipe by name, with numbers for `auto` and without paths of the training machine.
+        folds: A report per fold, of the last epoch's model on the objects that it was not trained on.
+        mean: Mean of each figure over the folds.
+        std: Standard deviation of each figure over the folds (with n - 1).
+        pooled: A report of all objects together, each predicted by the model of its fold; with intervals by group.
+    """
 
     keylite: str
     created: str
@@ -67,12 +79,16 @@ class FoldsReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return as_html(folds_parts(self))
 
     def to_json(self) -> bytes:
-        """The report as indented JSON."""
+        """The report as indented JSON.
+
+        Returns:
+            UTF-8 text, as in folds.json.
+        """
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
 
 def figures_of(report: Report) -> tuple[float, ...]:
-    """The figures of a report that folds are compared by, in the order of FoldFigures; NaN if there is none."""
+    """The figures of a report, in the order of FoldFigures; NaN if a figure is missing."""
     mean_shape_nme = np.nan if report.mean_shape_nme is None else report.mean_shape_nme
     return report.nme.mean, mean_shape_nme, report.nme.median, report.pixel_error.mean, report.failure_rate
 
@@ -81,20 +97,20 @@ COLUMNS = ("fold", "objects", "groups", "NME", "mean shape", "NME median", "pixe
 
 
 def folds_parts(report: FoldsReport) -> list[Table | str]:
-    """What a report of folds shows: a row per fold, then the figures of all objects together."""
+    """The table and lines that show a report: a row per fold, then the figures of all objects together."""
     nme = report.pooled.nme
     percent = f"1 % is {nme.percent_px:.3g} px"
-    title = f"{report.dataset.name}: each fold by its last epoch's weights; NME by {nme.normalize}, {percent}"
+    title = f"{report.dataset.name}: each fold with the weights of its last epoch; NME by {nme.normalize}, {percent}"
     interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}] by group" if nme.interval else "(no interval)"
     shape = report.pooled.mean_shape_nme
     worse = ", and the models are no better" if no_better(nme.mean, shape) else ""
-    beside = "" if shape is None else f"; giving the mean shape for every crop has {shape:.2%}{worse}"
+    beside = "" if shape is None else f"; the mean shape for every crop has {shape:.2%}{worse}"
     pooled = f"all held-out objects pooled: NME {nme.mean:.2%} {interval}{beside}"
     return [Table(COLUMNS, fold_rows(report), title), pooled, *report.pooled.notes]
 
 
 def fold_rows(report: FoldsReport) -> list[tuple[str, ...]]:
-    """Texts under COLUMNS: a row a fold, then mean and standard deviation over folds, then all objects pooled."""
+    """The rows under COLUMNS: one per fold, then mean and standard deviation over folds, then all objects pooled."""
 
     def texts(nme: float, shape: float | None, median: float, px: float, failures: float) -> tuple[str, ...]:
         known = "-" if shape is None or np.isnan(shape) else f"{shape:.2%}"

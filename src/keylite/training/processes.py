@@ -1,7 +1,7 @@
 """Several processes that train one model: which of them this is, and how they are started and watched.
 
-Knows neither frameworks nor training. Processes are started here on one machine; on several, a launcher does
-(torchrun, srun), and tells each of them its place by the environment.
+Knows neither frameworks nor training. On one machine, the processes are started here. On several machines, a launcher
+(torchrun, srun) starts them, and tells each one its rank by environment variables.
 """
 
 from __future__ import annotations
@@ -33,27 +33,29 @@ from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
 
-PATIENCE = 20.0  # seconds in which a process that was told to stop has to do so
-LAUNCHERS = {  # variables that name a process's place and how many there are
+PATIENCE = 20.0  # seconds that a process has to stop after it was told to
+LAUNCHERS = {  # environment variables with the rank of a process and the number of processes
     "torchrun": ("RANK", "WORLD_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS: a job's script has that, too
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # not SLURM_NTASKS, because the script of a job has it, too
 }
 INTERRUPTED = 130  # exit code after Ctrl-C
-UNFORESEEN = 1  # exit code after an error that is neither the user's nor the system's
-TRACE = 20_000  # characters of a traceback: a pipe holds 65,536 bytes, and is read when the process has ended
+UNFORESEEN = 1  # exit code after an error that is a fault of keylite
+TRACE = 20_000  # most characters of a traceback: a pipe holds 65,536 bytes and is read only when the process has ended
 LOST = 3  # exit code after LostProcessError
 CAN_BLOCK = hasattr(signal, "pthread_sigmask")  # not on Windows
-GRACE = 5.0  # seconds in which the cause of a failure shows, where it is another process's
+GRACE = 5.0  # seconds to wait for the process that caused the failure of another one
 
 
 class LostProcessError(ConnectionError):
-    """Another process is gone or stands still: what ends this one, and is not the cause of it."""
+    """This process ends because another one is gone or stands still; the cause is there."""
 
 
 class World(NamedTuple):
-    """This process among those that train together. gather: what each of them gives -> a list of it, by rank.
+    """The place of this process among those that train together.
 
-    launcher: of LAUNCHERS, which told it so; processes that are started here are told as torchrun does.
+    rank: its number, from 0. size: the number of processes. launcher: the name in LAUNCHERS whose variables say so;
+    processes that are started here get those of torchrun. gather: called by all processes with a value each, it gives
+    all of them the list of these values, by rank.
     """
 
     rank: int = 0
@@ -63,19 +65,20 @@ class World(NamedTuple):
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and log lines."""
         return self.rank == 0
 
 
 def processes(recipe: Recipe) -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return recipe.devices * recipe.nodes
 
 
 def world_of(recipe: Recipe) -> World | None:
-    """This process among those that a launcher started; None where nothing did, and this one is to start them.
+    """The place of this process, or None if it must start several processes itself.
 
-    Raises ValueError for a launcher that started another number, or for several machines without one.
+    Raises ArgumentError if a launcher started another number of processes than the recipe says, or if the recipe asks
+    for several machines without a launcher.
     """
     wanted = processes(recipe)
     for launcher, (rank, size) in LAUNCHERS.items():
@@ -84,7 +87,7 @@ def world_of(recipe: Recipe) -> World | None:
             if started != wanted:
                 raise ArgumentError(
                     f"devices, nodes: {recipe.devices} x {recipe.nodes} are {wanted} processes, but {launcher} started "
-                    f"{started}; give both the same number"
+                    f"{started}; both numbers must be the same"
                 )
             return World(int(os.environ[rank]), started, launcher)
     if wanted == 1:
@@ -98,75 +101,75 @@ def world_of(recipe: Recipe) -> World | None:
 
 
 def cores_of(recipe: Recipe, launcher: str = "") -> int:
-    """Processor cores for each of the processes of this machine; srun may have bound each to its own already."""
+    """Processor cores for each process of this machine; srun may already have given each process its own cores."""
     own = cores()
-    granted = int(os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)  # to all of them together
+    granted = int(os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)  # to all processes together
     bound = launcher == "srun" and own < granted
     return own if bound else max(1, own // recipe.devices)
 
 
 def speaks(recipe: Recipe) -> bool:
-    """Whether this process is the one that writes and speaks: any that was not launched as another's companion."""
+    """Whether this process writes files and log lines: all do that are not launched beside a first one."""
     world = world_of(recipe)
     return world is None or world.first
 
 
 def run_all(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
-    """Call `target(*arguments)` in so many new processes and wait for all of them.
+    """Call `target(*arguments)` in `count` new processes and wait for all of them.
 
-    Log lines and steps of the first are this process's. Raises ValueError in the words of the one that fails by itself,
-    OSError for one that is killed, KeyboardInterrupt after Ctrl-C; the others are stopped then.
+    This process shows the log lines and progress of the first one. If one fails, the others are stopped: raises
+    ArgumentError with the message of the process that failed by itself, RuntimeError for a fault of keylite, OSError if
+    a process was killed, KeyboardInterrupt after Ctrl-C.
     """
     context = multiprocessing.get_context("spawn")
-    ear, lines = context.Pipe(duplex=False)
-    listener = threading.Thread(target=_say_again, args=(ear,), daemon=True)
+    reports, reporter = context.Pipe(duplex=False)
+    listener = threading.Thread(target=_repeat_all, args=(reports,), daemon=True)
     port = _free_port()
-    ends = [context.Pipe(duplex=False) for _ in range(count)]
+    failures = [context.Pipe(duplex=False) for _ in range(count)]  # (receiver, sender) per process
     started = [
         context.Process(
             target=_one,
-            args=(rank, count, port, None if rank else lines, mouth, target, arguments),
+            args=(rank, count, port, None if rank else reporter, sender, target, arguments),
             name=f"process {rank}",
         )
-        for rank, (_, mouth) in enumerate(ends)
+        for rank, (_, sender) in enumerate(failures)
     ]
     listener.start()
     try:
         with _stopped_at_the_end(started):
-            with _deaf():
+            with _sigint_blocked():
                 for process in started:
                     process.start()
-            for mouth in (lines, *(mouth for _, mouth in ends)):
-                mouth.close()  # the children's ends alone are open now
+            for sender in (reporter, *(sender for _, sender in failures)):
+                sender.close()  # now only the new processes have this end open
             failed = _first_to_fail(started)
             if failed is not None:
                 failed = _cause(failed, started)
-                raise _error_of(failed, started[failed], ends[failed][0], count)
+                raise _error_of(failed, started[failed], failures[failed][0], count)
     finally:
-        lines.close()
-        listener.join(PATIENCE)  # it ends with the last of those that could speak
+        reporter.close()
+        listener.join(PATIENCE)  # it ends when every sender is closed
 
 
-def _say_again(ear: Connection) -> None:
-    """Give another process's records to this one's logger, and show its steps, until it has closed its end."""
+def _repeat_all(reports: Connection) -> None:
+    """Log the records and show the steps that another process sends, until it closes its end."""
     steps: dict[int, tuple[contextlib.ExitStack, Advance]] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
-            told = ear.recv()
-            if isinstance(told, logging.LogRecord):
-                log.handle(told)
+            report = reports.recv()
+            if isinstance(report, logging.LogRecord):
+                log.handle(report)
                 continue
-            _show_again(told, steps)
+            _show_step(report, steps)
     for number in sorted(steps, reverse=True):
-        _show_again((number,), steps)
+        _show_step((number,), steps)
 
 
-def _show_again(told: tuple[Any, ...], steps: dict[int, tuple[contextlib.ExitStack, Advance]]) -> None:
-    """Show what another process tells of a step: that it begins, that so many more are done, or that it has ended."""
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # of a terminal that is gone; who listens no more stops the other one
-        match told:
+def _show_step(report: tuple[Any, ...], steps: dict[int, tuple[contextlib.ExitStack, Advance]]) -> None:
+    """Show that a step of another process begins (number, name, total), goes on (number, more) or ends (number)."""
+    # A terminal may be gone. If this thread stopped then, the other process would wait for it.
+    with contextlib.suppress(OSError, ValueError):
+        match report:
             case number, what, total:
                 own = contextlib.ExitStack()
                 steps[number] = own, own.enter_context(step(what, total))
@@ -176,36 +179,36 @@ def _show_again(told: tuple[Any, ...], steps: dict[int, tuple[contextlib.ExitSta
                 steps.pop(number)[0].close()
 
 
-class _Teller(logging.handlers.QueueHandler):
-    """Sends records, and how far steps are, to whoever started this process."""
+class _Reporter(logging.handlers.QueueHandler):
+    """Sends log records and the progress of steps to the process that started this one."""
 
     numbers = itertools.count()
 
-    def __init__(self, lines: Connection) -> None:
-        super().__init__(queue.SimpleQueue())  # which stays empty
-        self.lines = lines
+    def __init__(self, sender: Connection) -> None:
+        super().__init__(queue.SimpleQueue())  # it stays empty: `enqueue` sends instead
+        self.sender = sender
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        self.lines.send(record)
+        self.sender.send(record)
 
     @contextlib.contextmanager
     def show(self, what: str, total: int | None) -> Iterator[Advance]:
         number = next(self.numbers)
 
-        def tell(*more: Any) -> None:
-            self.acquire()  # as for a record
+        def report(*more: Any) -> None:
+            self.acquire()  # as for a log record
             try:
-                self.lines.send((number, *more))
-            except OSError:  # who started this process has ended, and it will, too
+                self.sender.send((number, *more))
+            except OSError:  # the process that started this one has ended, and this one will end, too
                 pass
             finally:
                 self.release()
 
-        tell(what, total)
+        report(what, total)
         try:
-            yield tell
+            yield report
         finally:
-            tell()
+            report()
 
 
 def _free_port() -> int:
@@ -215,8 +218,8 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that are started here get Ctrl-C only when they are ready to end by it, and not in their imports."""
+def _sigint_blocked() -> Iterator[None]:
+    """Processes that are started in this block do not get Ctrl-C during their imports, only when they can handle it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if CAN_BLOCK else ()
     try:
         yield
@@ -227,12 +230,12 @@ def _deaf() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopped_at_the_end(started: list[SpawnProcess]) -> Iterator[None]:
-    """None of the processes is left running."""
+    """Stop all processes that still run when the block ends."""
     try:
         yield
-    except KeyboardInterrupt as stop:  # they end by themselves
+    except KeyboardInterrupt as stop:  # after Ctrl-C the processes end by themselves
         for process in started:
-            if stop.args and process.pid is not None and process.is_alive():  # a signal, which only this one has had
+            if stop.args and process.pid is not None and process.is_alive():  # a signal that only this process got
                 os.kill(process.pid, signal.SIGINT)
         for process in started:
             if process.pid is not None:
@@ -248,7 +251,7 @@ def _stopped_at_the_end(started: list[SpawnProcess]) -> Iterator[None]:
 
 
 def _first_to_fail(started: list[SpawnProcess]) -> int | None:
-    """Wait until all processes are done, or one of them fails: which."""
+    """Wait until all processes are done, or one fails: then give its rank."""
     waiting: dict[Any, int] = {process.sentinel: rank for rank, process in enumerate(started)}
     while waiting:
         for sentinel in multiprocessing.connection.wait(list(waiting)):
@@ -260,7 +263,7 @@ def _first_to_fail(started: list[SpawnProcess]) -> int | None:
 
 
 def _cause(failed: int, started: list[SpawnProcess]) -> int:
-    """The process that failed by itself, where the first to fail may have done so for the loss of another."""
+    """The rank of the process that failed by itself; the first to fail may have failed because another one was lost."""
     end = time.monotonic() + GRACE
     while True:
         codes = [process.exitcode for process in started]
@@ -274,64 +277,64 @@ def _cause(failed: int, started: list[SpawnProcess]) -> int:
         multiprocessing.connection.wait(running, max(0.0, end - time.monotonic()))
 
 
-def _error_of(rank: int, process: SpawnProcess, ear: Connection, count: int) -> BaseException:
-    """What a failed process leaves to raise here."""
+def _error_of(rank: int, process: SpawnProcess, failure: Connection, count: int) -> BaseException:
+    """The error to raise here for a process that failed."""
     code = process.exitcode or 0
     if code == INTERRUPTED:
         return KeyboardInterrupt()
-    again = "the others were stopped; the same command with `resume=True` goes on from the last whole epoch"
+    advice = "the others were stopped; the same command with `resume=True` goes on from the last whole epoch"
     try:
-        words = ear.recv() if ear.poll() else ""
+        message = failure.recv() if failure.poll() else ""
     except EOFError:
-        words = ""
-    if words and code == UNFORESEEN:
-        line, trace = words
-        error = RuntimeError(f"training: process {rank + 1} of {count} failed: {line}; {again}")
-        error.add_note(f"there:\n{trace}")
+        message = ""
+    if message and code == UNFORESEEN:
+        line, trace = message
+        error = RuntimeError(f"training: process {rank + 1} of {count} failed: {line}; {advice}")
+        error.add_note(f"in that process:\n{trace}")
         return error
-    if words:
-        return ArgumentError(words)
+    if message:
+        return ArgumentError(message)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}, see above"
-    return OSError(f"training: process {rank + 1} of {count} {how}; {again}")
+    return OSError(f"training: process {rank + 1} of {count} {how}; {advice}")
 
 
 def _one(
     rank: int,
     count: int,
     port: int,
-    lines: Connection | None,
-    mouth: Connection,
+    reporter: Connection | None,
+    failure: Connection,
     target: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
-    """What each new process runs."""
+    """Each new process runs this: it sets its place and calls `target(*arguments)`."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"})
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    teller = None if lines is None else _Teller(lines)
-    log.handlers = [teller or logging.NullHandler()]
+    handler = None if reporter is None else _Reporter(reporter)
+    log.handlers = [handler or logging.NullHandler()]
     log.propagate = False
     log.setLevel(logging.INFO)
     if rank:
-        warnings.simplefilter("ignore")  # the first one gives them
+        warnings.simplefilter("ignore")  # the first process shows them
     try:
         if CAN_BLOCK:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with shown_by(teller.show) if teller else contextlib.nullcontext():
+        with shown_by(handler.show) if handler else contextlib.nullcontext():
             target(*arguments)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
-        mouth.send(str(error))
+        failure.send(str(error))
         sys.exit(LOST if isinstance(error, LostProcessError) else 2)
     except Exception as error:
         trace = traceback.format_exc()[-TRACE:]
-        mouth.send((traceback.format_exception_only(error)[-1].strip()[:TRACE], trace))
+        failure.send((traceback.format_exception_only(error)[-1].strip()[:TRACE], trace))
         sys.exit(UNFORESEEN)
 
 
 def _end_with_the_parent() -> None:
-    """A killed parent leaves no process behind that trains on."""
+    """End this process as soon as its parent ends, even if the parent was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

@@ -156,7 +156,7 @@ def require_finite(recipe: Recipe, epoch: int, total: float) -> None:
 
 
 def knows_its_errors(spec: ModelSpec) -> bool:
-    """Whether a model file knows how far to trust its scores; a run that was killed before its end does not."""
+    """Whether a model file has the confidence that is fitted after the last epoch, or a head without scores."""
     return spec.confidence is not None or isinstance(spec.head, Regression)
 
 

@@ -65,15 +65,17 @@ def test_an_image_is_found_by_its_file_name_unless_two_share_it(caplog: pytest.L
     with caplog.at_level(logging.INFO, "keylite"):
         boxes_for(paths, {"a.png": ONE, "b.png": ONE})
     assert not caplog.messages, "all were for one of them"
-    with pytest.raises(ValueError, match=r"^boxes: no entry for 2 of 3 images: x/a.png; y/a.png; add one each"):
+    with pytest.raises(
+        ValueError, match=r"^boxes: no entry for 2 of 3 images: x/a.png; y/a.png; add an entry for each"
+    ):
         boxes_for([Path("x/a.png"), Path("y/a.png"), Path("b.png")], {"a.png": ONE, "b.png": ONE})
-    with pytest.raises(ValueError, match=r"there is no object; it holds none$"):
+    with pytest.raises(ValueError, match=r"if there is no object; it has no entries$"):
         boxes_for(paths, {})
 
 
 NO_BOXES = {
     "not JSON": ("boxes", 'expected JSON like {"photo.jpg": [[x0, y0, x1, y1], ...]}'),
-    "a list": ("[[0, 0, 1, 1]]", "boxes.json: got no object; expected JSON like"),
+    "a list": ("[[0, 0, 1, 1]]", "boxes.json: got JSON of another form; expected JSON like"),
     "a COCO file": ('{"images": [], "annotations": []}', "got a COCO file; expected JSON like"),
     "a single box": ('{"a.png": [0, 0, 9, 9]}', "boxes.json: a.png: boxes: expected shape (N, 4)"),
     "words": ('{"a.png": "none"}', "boxes.json: a.png: boxes: expected shape (N, 4)"),

@@ -64,11 +64,11 @@ REFUSED = {  # what all labels are made to be, and the words
     ),
     "boxes of a picture of a fifth": (
         boxes(lambda x, y, w, h: (x / 5, y / 5, w / 5, h / 5)),
-        "boxes look like px of images of about (39|40)x(31|32): scale them as the images were",
+        "boxes look like px of images of about (39|40)x(31|32): scale them as the images were scaled",
     ),
     "boxes of other objects": (
         lambda data: dataclasses.replace(data, box=np.tile([160.0, 120, 199, 159], (len(data), 1))),
-        "lies in its box, were it 2 times as large .* of another object, or of another size of the image",
+        "lies in the box, even if it were 2 times as large .* to another object, or to another size of the image",
     ),
     "points in fractions": (
         points(lambda xy: xy / (WIDTH, HEIGHT)),
@@ -92,7 +92,7 @@ def test_labels_of_which_nothing_can_be_learnt_are_refused(change, words: str) -
 DOUBTED = {
     "boxes x0, y0, x1, y1 in a COCO file": (
         boxes(lambda x, y, w, h: (x, y, x + w, y + h)),
-        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected",
+        "boxes look like x0, y0, x1, y1, but x0, y0, width, height is expected",
     ),
     "boxes by their centre": (
         boxes(lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)),
@@ -102,7 +102,7 @@ DOUBTED = {
         lambda data: first(
             data, 3, lambda data: dataclasses.replace(data, box=np.tile([-30.0, -30, 1, 1], (len(data), 1)))
         ),
-        r"none of the labelled points of 3 of 20 objects lies in its box, .* \(such as image_000000, image_000001",
+        r"in 3 of 20 objects no labelled point lies in the box, .* \(such as image_000000, image_000001",
     ),
     "x and y swapped": (
         lambda data: without_boxes(data).with_xy(np.clip(data.xy + (40, 0), 0, (198, 159))[..., ::-1]),
@@ -110,12 +110,12 @@ DOUBTED = {
     ),
     "points in per cent": (
         lambda data: without_boxes(data).with_xy(data.xy / PER_CENT),
-        "no point lies beyond 100 px in images of more; if they are per cent, multiply",
+        "no point lies beyond 100 px, although the images are larger; if these are per cent, multiply",
     ),
     "a third in fractions": (
         lambda data: first(without_boxes(data), 7, points(lambda xy: xy / (WIDTH, HEIGHT))),
-        r"all labelled points of 7 of 20 objects lie within 1 px of the corner \(such as image_000000, .*, and of the others "
-        "they do not; keypoints look like fractions of the image",
+        r"all labelled points of 7 of 20 objects lie within 1 px of the image's corner \(such as image_000000, .*, but not "
+        "those of the others; keypoints look like fractions of the image",
     ),
     "a single object in fractions": (
         lambda data: first(without_boxes(data), 1, points(lambda xy: xy / (WIDTH, HEIGHT))),
@@ -123,15 +123,15 @@ DOUBTED = {
     ),
     "some all at (0, 0)": (
         lambda data: first(without_boxes(data), 4, points(lambda xy: 0 * xy)),
-        "4 of 20 objects are with all labelled points on one spot",
+        "4 of 20 objects have all labelled points on one spot",
     ),
     "some all at the first pixel": (
         lambda data: first(without_boxes(data), 4, points(lambda xy: 0 * xy + 0.5)),
-        "4 of 20 objects are with all labelled points on one spot",
+        "4 of 20 objects have all labelled points on one spot",
     ),
     "a keypoint in fractions": (
         lambda data: data.with_xy(np.where(np.arange(4)[:, None] == 2, data.xy / (WIDTH, HEIGHT), data.xy)),
-        "within 1 px of the corner in every object: k2; keypoints look like fractions of the image",
+        "within 1 px of the image's corner in every object: k2; keypoints look like fractions of the image",
     ),
     "a keypoint in fractions, where it is labelled": (
         lambda data: first(
@@ -139,15 +139,15 @@ DOUBTED = {
             4,
             points(lambda xy: np.where(np.arange(4)[:, None] == 2, np.nan, xy)),
         ),
-        "within 1 px of the corner in every object: k2; keypoints look like fractions of the image",
+        "within 1 px of the image's corner in every object: k2; keypoints look like fractions of the image",
     ),
     "no label": (
         lambda data: first(data, 2, points(lambda xy: np.full_like(xy, np.nan))),
-        "2 of 20 objects are without a labelled point",
+        "2 of 20 objects have no labelled point",
     ),
     "all points on one spot": (
         lambda data: first(data, 1, points(lambda xy: np.broadcast_to(xy[:, :1], xy.shape))),
-        r"1 of 20 objects is with all labelled points on one spot \(such as image_000000\)",
+        r"1 of 20 objects has all labelled points on one spot \(such as image_000000\)",
     ),
     "all objects the same": (
         lambda data: dataclasses.replace(data.with_xy(np.tile(data.xy[:1], (20, 1, 1))), box=data.box[[0] * 20]),
@@ -174,7 +174,7 @@ def test_a_keypoint_that_is_always_on_one_spot_is_a_mark_and_no_fraction(spots: 
     xy[:, 2] = 0.5
     xy[:10, 2] *= spots
     lines = label_doubts(data.with_xy(xy), "image")
-    assert ["within 1 px of the corner in every object: k2" in line for line in lines] == [True] * told
+    assert ["within 1 px of the image's corner in every object: k2" in line for line in lines] == [True] * told
 
 
 @pytest.mark.parametrize(("change", "words"), DOUBTED.values(), ids=DOUBTED)
@@ -224,7 +224,7 @@ def test_corners_taken_for_sides_are_told_although_their_boxes_hold_the_points()
     assert label_doubts(near, "annotation") == []
     read = dataclasses.replace(near, box=np.stack([x, y, x + x1, y + y1], axis=1))
     assert label_doubts(read, "annotation") == [
-        "boxes look like x0, y0, x1, y1 where x0, y0, width, height is expected: write x1 - x0 and y1 - y0"
+        "boxes look like x0, y0, x1, y1, but x0, y0, width, height is expected: write x1 - x0 and y1 - y0"
     ]
 
 
@@ -245,7 +245,7 @@ def by_sides(data: Dataset) -> Dataset:
 
 
 READINGS = {
-    "by sides": (by_sides, "boxes look like x0, y0, width, height where x0, y0, x1, y1 is expected"),
+    "by sides": (by_sides, "boxes look like x0, y0, width, height, but x0, y0, x1, y1 is expected"),
     "y first": (lambda data: dataclasses.replace(data, box=data.box[:, [1, 0, 3, 2]]), "as if x and y were swapped"),
 }
 
@@ -263,7 +263,7 @@ OTHER_SIZES = {
     ),
     "boxes of larger images": (
         lambda data: dataclasses.replace(data, box=3 * data.box),
-        r"boxes look like px of images of about (5[4-9]|6[0-6])\dx4[4-9]\d: scale them as the images were",
+        r"boxes look like px of images of about (5[4-9]|6[0-6])\dx4[4-9]\d: scale them as the images were scaled",
     ),
     "boxes of larger images, and a few points outside": (
         lambda data: first(
@@ -289,7 +289,7 @@ def test_points_to_one_side_of_their_box_do_not_make_its_sides_corners() -> None
 
 def test_a_data_set_without_a_label_is_said_to_be_so() -> None:
     (line,) = label_doubts(placed(np.full((10, 4, 2), np.nan)), "image")
-    assert line.startswith("10 of 10 objects are without a labelled point")
+    assert line.startswith("10 of 10 objects have no labelled point")
 
 
 @pytest.mark.parametrize("mark", [(0.0, 0.0), (-1.0, -1.0)])
@@ -407,7 +407,7 @@ def test_a_box_twice_as_large_must_hold_a_point(away: float, lost: bool, directi
     xy[0] = (100, 80) + away * np.array(direction) + np.arange(4)[:, None] * np.array(direction)
     data.box[0] = [80, 60, 120, 100]
     lines = label_doubts(data.with_xy(xy), "annotation")
-    assert ["labelled points of 1 of 20 objects lies in its box" in line for line in lines] == [True] * lost
+    assert ["in 1 of 20 objects no labelled point lies in the box" in line for line in lines] == [True] * lost
 
 
 def test_what_is_the_same_or_on_one_spot() -> None:
@@ -420,14 +420,16 @@ def test_what_is_the_same_or_on_one_spot() -> None:
     assert label_doubts(placed(xy), "image") == [], "a single point is on one spot"
     xy[1, 1] = xy[1, 0]
     (line,) = label_doubts(placed(xy), "image")
-    assert line.startswith("1 of 20 objects is with all labelled points on one spot (such as image_000001)")
+    assert line.startswith("1 of 20 objects has all labelled points on one spot (such as image_000001)")
 
 
 @pytest.mark.parametrize(("height", "told"), [(96, True), (95, False)])
 def test_boxes_that_overlap_by_more_than_95_per_cent_are_of_one_object(height: int, told: bool) -> None:
     data = in_one_image(placed(scattered(20, 90, 2)))
     data.box[:] = [[0, 0, 100, 100], [0, 0, 100, height]]
-    assert ["1 of 2 objects is on top" in line for line in label_doubts(data, "annotation")] == [True] * told
+    assert [
+        "1 of 2 objects has the points, or the box, of another" in line for line in label_doubts(data, "annotation")
+    ] == [True] * told
 
 
 def in_one_image(data: Dataset) -> Dataset:
@@ -443,7 +445,7 @@ def test_objects_on_top_of_each_other_are_counted() -> None:
     moved = dataclasses.replace(twice, box=twice.box + np.where(np.arange(22) < 20, 0, 0.3)[:, None])
     for box in (moved.box, np.full((22, 4), np.nan)):
         (doubt,) = label_doubts(dataclasses.replace(moved, box=box), "annotation")
-        assert doubt.startswith("2 of 22 objects are on top of another one of the same image")
+        assert doubt.startswith("2 of 22 objects have the points, or the box, of another object in the same image")
         assert "a.png#20, a.png#21" in doubt
     shifted = twice.with_xy(twice.xy + np.where(np.arange(22) < 20, 0, 1)[:, None, None])
     assert len(label_doubts(shifted, "annotation")) == 1, "of the same box"

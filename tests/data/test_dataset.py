@@ -638,7 +638,7 @@ def test_kinds_that_come_together_are_one_object(kinds: str, count: int, whole: 
         require_whole_objects(Path("l.json"), of, images)
         return
     with pytest.raises(
-        ValueError, match=f"l.json: {len(kinds)} categories are one keypoint each, once in nearly every"
+        ValueError, match=f"l.json: {len(kinds)} categories have one keypoint each, once in nearly every"
     ):
         require_whole_objects(Path("l.json"), of, images)
 

@@ -23,7 +23,7 @@ FOLDERS = {  # what lies there, pictures taken, what is said of the rest
     "sub-folders": (
         ["a.jpg", "x/a.jpg", "y/b.jpg", ".hidden/c.jpg"],
         ["a.jpg"],
-        "2 sub-folders (x, y; name those that are wanted, too)",
+        "2 sub-folders (x, y; name those that you want, too)",
     ),
     "a folder that is called as a picture": (["a.jpg", "b.jpg/c.jpg"], ["a.jpg"], "1 sub-folder (b.jpg; name those"),
     "many": (["a.jpg", *(f"f{n}/a.jpg" for n in range(5)), "b.avif"], ["a.jpg"], "1 AVIF; convert to JPEG) and 5 sub-folders (f0, f1, f2, and 2 more;"),

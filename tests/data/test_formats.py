@@ -520,7 +520,7 @@ CATEGORY = {
             set_("annotations", 0, category_id=2)(data),
             data["annotations"].append({"id": 4, "image_id": 8, "category_id": 2, "keypoints": [9, 9, 2]}),
         ],
-        "2 categories are one keypoint each, once in nearly every picture: chin; eye; label the points of an object as",
+        "2 categories have one keypoint each, once in nearly every picture: chin; eye; label the points of an object as",
     ),
     "a category per point, named after it": (
         lambda data: [
@@ -530,7 +530,7 @@ CATEGORY = {
             all_annotations(keypoints=[5, 5, 2])(data),
             set_("annotations", 0, category_id=2)(data),
         ],
-        "2 categories are one keypoint each: nose; tail; label the points of an object as one skeleton, or choose one",
+        "2 categories have one keypoint each: nose; tail; label the points of an object as one skeleton, or choose one",
     ),
     "cats and dogs without names of points": (
         lambda data: [

@@ -174,7 +174,7 @@ def test_three_other_places_are_told_the_most_shared_first():
     xy[:, 4] = np.arange(20)[:, None] + 2
     lines = mark_doubts(xy, ~np.isnan(xy).any(axis=2), lambda _row: SMALL)
     assert [line.split(";")[0] for line in lines] == [
-        f"{n} labelled points of {n} objects lie at exactly ({x}, {x}): it looks like a mark for missing points"
+        f"{n} labelled points of {n} objects lie at exactly ({x}, {x}), which looks like a mark for missing points"
         for n, x in ((9, -40), (6, -20), (4, -10))
     ]
 

@@ -1,4 +1,4 @@
-"""What belongs together by the names of images: a name in, a group out. Knows nothing of pixels, labels or files."""
+"""Groups of images that belong together: made from image names, and divided among parts and folds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from keylite.runtime.words import SHOWN, clipped, listed, quoted
 
 
 def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
-    """One group an image name, by `image`, `block:N` (runs of N in name order, img2 before img10) or `regex:PATTERN`.
+    """The group of each image name, by `image`, `block:N` or `regex:PATTERN`.
 
-    The pattern's first group counts, else its whole match. Raises ValueError for a name that does not match.
+    image: each name is its own group. block:N: runs of N names in their order, img2 before img10. regex:PATTERN: the
+    text that the pattern's first group in parentheses matches, or its whole match if it has none. Raises DataError for
+    a name that does not match.
     """
     if group == "image":
         return list(image_names)
@@ -25,31 +27,31 @@ def group_by_name(image_names: Sequence[str], group: str) -> list[str]:
         return [f"block {rank[name] // int(value):05d}" for name in image_names]
     if kind == "regex" and value:
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what future Pythons may read in another way
+            with warnings.catch_warnings(action="ignore"):  # Python warns of what later versions may read differently
                 pattern = re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:
             raise DataError(f"group: {quoted(value)} is not a regular expression: {error}") from None
-        found = [pattern.search(name) for name in image_names]
+        matches = [pattern.search(name) for name in image_names]
         group_number = 1 if pattern.groups else 0
-        missed = [name for name, m in zip(image_names, found, strict=True) if m is None or m[group_number] is None]
+        missed = [name for name, m in zip(image_names, matches, strict=True) if m is None or m[group_number] is None]
         if missed:
             line = f"group: {quoted(value)} does not match {len(missed)} image names"
             raise DataError(listed(line, [clipped(name) for name in missed[:SHOWN]], len(missed)))
-        return [match[group_number] for match in found if match]
+        return [match[group_number] for match in matches if match]
     if kind == "block":
         raise DataError(f"group: expected block:N with N from 1 to 999999999, got {quoted(group)}")
     raise DataError(f"group: expected auto, image, block:N, field:NAME or regex:PATTERN, got {quoted(group)}")
 
 
 def in_number_order(name: str) -> list[str | int]:
-    """A sort key that takes runs of digits as numbers; text and numbers alternate, so keys always compare."""
+    """A sort key that takes digits as numbers; text and numbers alternate in it, so any two keys can be compared."""
     return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def parts_of_groups(group_index: np.ndarray, groups: int, fractions: Sequence[float], seed: int) -> np.ndarray:
-    """(groups,) which part each group is in: part 1 has about `fractions[0]` of the objects, and so on; 0 is the rest.
+    """(groups,) the part of each group: part 1 has about `fractions[0]` of the objects, and so on; part 0 is the rest.
 
-    group_index: (N,) the group of each object, of so many `groups`. There must be more groups than fractions.
+    group_index: (N,) the group of each object. groups: the number of groups, which must be above that of fractions.
     """
     sizes = np.bincount(group_index, minlength=groups)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -65,10 +67,11 @@ def parts_of_groups(group_index: np.ndarray, groups: int, fractions: Sequence[fl
 
 
 def folds_of_groups(group_index: np.ndarray, groups: int, folds: int, seed: int) -> np.ndarray:
-    """(groups,) numbers from 1: which of `folds` parts of about equal size each group is in.
+    """(groups,) the fold of each group, from 1 on; folds have about the same number of objects.
 
-    Groups are dealt out the largest first, each to the part that has the fewest objects; `seed` shuffles equals. Parts
-    are numbered by the first group in them. There must be as many groups as folds.
+    The largest group is assigned first, each group to the fold that has the fewest objects so far; `seed` decides the
+    order among groups of equal size. Folds are numbered in the order of the first group in each. There must be at least
+    as many groups as folds.
     """
     sizes = np.bincount(group_index, minlength=groups)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))

@@ -1,7 +1,7 @@
-"""What a label file says, checked and tied to its pictures: the second half of every reader.
+"""From the labels of a file to a data set: they are checked, shifted and grouped, and their pictures are found.
 
-A reader of one format (coco.py, tables.py) gives Labels in the source's own convention; here points are checked,
-shifted to continuous px, their images found and their groups named. Knows nothing of any file format.
+This is the second half of every reader. The first half (coco.py, tables.py) reads one format and gives Labels, with
+coordinates as the file has them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,31 @@ from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import clipped, counted, escaped, listed, quoted
 
-ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to a source's x and y to make them continuous
-TINY = 1e-6  # px
-GROUP_FIELDS = ("identity", "group", "subject")  # what --group auto looks for, in this order
+ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to x and y of a file to make them continuous
+TINY = 1e-6  # px; rounding may leave a side below this to a box without an area
+GROUP_FIELDS = ("identity", "group", "subject")  # --group auto looks for these, in this order
 
 
 @dataclasses.dataclass
 class Labels:
-    """N objects in M images, in the words of one file.
+    """N objects in M images, as one file has them.
 
-    points: (N, K, 3) float64 x, y as written and v, NaN where not a number. box: (N, 4) float64 xyxy, all NaN where
-    there is none. sizes: (M, 2) W, H, NaN where unknown. where: the name of object n in messages. fields: group field
-    -> one value or None an object. bad: what could not be read at all, already out of the columns. table: the file has
-    one object per image, so an image that is there twice is bad; its paths may start in a folder above the file's.
-    unit: what the file calls an object.
+    Attributes:
+        path: The file.
+        skeleton: The K keypoints.
+        image_names: M names.
+        sizes: (M, 2) float64 (width, height), px; NaN if unknown.
+        image_index: (N,) int32, the number of each object's image.
+        points: (N, K, 3) float64: x and y as the file has them, NaN for what is no number, and visibility.
+        box: (N, 4) float64 xyxy; NaN for an object without a box.
+        area: (N,) float64, px^2; NaN if unknown.
+        where: Gives the name of an object, by its number, for messages.
+        fields: Name of a group field -> the value of each object, None if it has none.
+        bad: Lines about objects that could not be read; the columns do not hold these objects.
+        notes: Lines about what the reader merged, left out or replaced.
+        table: Whether the file is a table with one object per image. Then an image that is there twice is an error, and
+            paths may start in a folder above the file.
+        unit: What the file calls an object.
     """
 
     path: Path
@@ -63,7 +74,7 @@ def to_dataset(
     skip_bad: bool,
     missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
-    """The data set that the labels make, or one line that names every bad object of the file."""
+    """The data set of the labels; DataError with one line that names every bad object."""
     notes = list(labels.notes)
     if missing_mark is not None:
         labels = _without_marks(labels, missing_mark, notes)
@@ -95,7 +106,7 @@ def to_dataset(
         ORIGINS[pixel_origin],
     )
     visible = v[rows].astype(np.uint8)  # 0, 1 or 2: all else is bad
-    xy = labels.points[rows, :, :2]  # a copy: the columns may be large, so it is changed in place
+    xy = labels.points[rows, :, :2]  # already a copy, so it can be changed in place
     xy += ORIGINS[pixel_origin]
     xy[visible == 0] = np.nan
     image_index = labels.image_index[rows]
@@ -125,28 +136,25 @@ def to_dataset(
 
 
 def _size_of(labels: Labels, paths: list[Path | None], image: int) -> Sequence[float] | None:
-    """(width, height) of an image as the labels say it, else by its header; None if neither does."""
-    told, path = labels.sizes[image], paths[image]
-    return told.tolist() if np.all(told > 0) else None if path is None else size_if_known(path)
+    """(width, height) of an image from the labels, else from its header; None if neither says it."""
+    size, path = labels.sizes[image], paths[image]
+    return size.tolist() if np.all(size > 0) else None if path is None else size_if_known(path)
 
 
 def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) -> Labels:
-    """The labels with the points that lie exactly at the mark unlabelled."""
-    at = marked(labels.points[..., :2], labels.points[..., 2] > 0, mark)
+    """The labels, in which points that lie exactly at the mark are now unlabelled."""
+    at_mark = marked(labels.points[..., :2], labels.points[..., 2] > 0, mark)
     notes.append(
-        f"taken as unlabelled: {counted(int(at.sum()), 'point')} at ({mark[0]:g}, {mark[1]:g}) in "
-        f"{counted(int(at.any(axis=1).sum()), labels.unit)}"
+        f"taken as unlabelled: {counted(int(at_mark.sum()), 'point')} at ({mark[0]:g}, {mark[1]:g}) in "
+        f"{counted(int(at_mark.any(axis=1).sum()), labels.unit)}"
     )
     points = labels.points.copy()
-    points[at] = (np.nan, np.nan, 0)
+    points[at_mark] = (np.nan, np.nan, 0)
     return dataclasses.replace(labels, points=points)
 
 
 def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> Labels:
-    """The labels with a box of no width or no height as none: what a tool writes around one point, or around a line.
-
-    Rounding may leave less than TINY of a side.
-    """
+    """The labels without boxes that have no area, such as a tool writes around a single point or a straight line."""
     box = labels.box
     sides = box[:, 2:] - box[:, :2]
     flat = np.all(sides >= 0, axis=1) & np.any(sides < TINY, axis=1)
@@ -161,23 +169,23 @@ def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> L
 
 
 def path_name(path: Path) -> str:
-    """What messages and model files call the data set of a file: its folder and its name, train/labels.json.
+    """The name of a data set in reports and model files: the folder and the name of its file, train/labels.json.
 
-    Many label files are called labels.json, so the name alone does not tell one from another; and a model file must
-    not hold the folders of the machine that it was trained on. What no UTF-8 text can hold is escaped.
+    The name alone would not do, because many label files are called labels.json, and the whole path would show the
+    folders of one machine on another. Characters that UTF-8 cannot hold are escaped.
     """
     return escaped("/".join(Path(path).absolute().parts[1:][-2:]))
 
 
 def _whole(sizes: np.ndarray) -> np.ndarray:
-    """Sizes (M, 2) as whole numbers, 0 where unknown."""
+    """Sizes (M, 2) as whole numbers, 0 if unknown."""
     return np.clip(np.rint(np.nan_to_num(sizes, nan=0.0)), -1, 2**31 - 1).astype(np.int64)  # no size overflows
 
 
 def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
-    """Row -> what is wrong with it, in row order and in the words of its file."""
+    """Row -> what is wrong with this object, in the order of rows, with the name that its file gives it."""
     columns = (labels.points, labels.box, labels.image_index)
-    if len(rows) < len(labels.points):  # a copy of all would take as much memory again
+    if len(rows) < len(labels.points):  # copies of whole columns would double the memory
         columns = tuple(column[rows] for column in columns)
     points, box, image_index = columns
     names, sizes = labels.skeleton.names, labels.sizes[image_index]
@@ -186,16 +194,16 @@ def _problems(labels: Labels, rows: np.ndarray) -> dict[int, str]:
 
 
 def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bool]:
-    """The group name of each row, by --group, and whether names are of subjects rather than of images or blocks."""
+    """The group name of each row, and whether these are names of subjects rather than of images or blocks."""
     kind, _, name = group.partition(":")
     if group == "auto":
-        found = [field for field in GROUP_FIELDS if any(value is not None for value in labels.fields.get(field, ()))]
-        kind, name = ("field", found[0]) if found else ("image", "")
+        used_fields = [f for f in GROUP_FIELDS if any(value is not None for value in labels.fields.get(f, ()))]
+        kind, name = ("field", used_fields[0]) if used_fields else ("image", "")
     if kind != "field":
         used, image_index = np.unique(labels.image_index[rows], return_inverse=True)
         image_names = [labels.image_names[i] for i in used.tolist()]
-        of_image = group_by_name(image_names, "image" if group == "auto" else group)
-        return [of_image[i] for i in image_index.tolist()], kind == "regex"
+        group_of_image = group_by_name(image_names, "image" if group == "auto" else group)
+        return [group_of_image[i] for i in image_index.tolist()], kind == "regex"
     values = labels.fields.get(name) or [None] * len(labels.points)
     missing = [labels.where(row) for row in rows.tolist() if values[row] is None]
     if missing:
@@ -207,7 +215,10 @@ def _groups(labels: Labels, rows: np.ndarray, group: str) -> tuple[list[str], bo
 def _with_images(
     labels: Labels, rows: np.ndarray, images: Path | None, skip_bad: bool, notes: list[str]
 ) -> tuple[np.ndarray, list[Path | None]]:
-    """The rows whose image was found, and the path of each image; notes what was replaced or left out."""
+    """The rows whose image was found, and the path of each image, None for images that are not used or not found.
+
+    Lines about images that were found under another name, or left out, are appended to `notes`.
+    """
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"{images}: no such folder of images")
     roots = roots_of(labels.path, images, labels.table)
@@ -228,23 +239,24 @@ def _with_images(
         if not skip_bad or len(missing) == len(used):
             raise FileNotFoundError(f"{labels.path}: {line}; name their folder with `images`")
         notes.append(f"left out: {line}")
-        there = np.array([path is not None for path in paths])
-        rows = rows[there[labels.image_index[rows]]]
+        has_path = np.array([path is not None for path in paths])
+        rows = rows[has_path[labels.image_index[rows]]]
     return rows, paths
 
 
 def _repeated(
     labels: Labels, rows: np.ndarray, paths: list[Path | None], skip_bad: bool, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are kept where one picture is there under two names or ids, and for each image the first of it.
+    """Treat images that are one picture, under two names or ids, as one image.
 
-    Of a table, which has one row per image, such rows are bad. Else the objects of all are of one image.
+    In a table, which has one row per image, the second row is bad. In any other file the objects go to the first image.
+    Returned are the rows that are kept, and for each image the number of the first image with the same picture.
     """
     used = np.unique(labels.image_index[rows])
     first = np.arange(len(labels.image_names), dtype=np.int32)
-    owner: dict[str | int, int] = {}
+    first_at: dict[str | int, int] = {}
     for i, place in zip(used.tolist(), places_of([paths[i] or Path() for i in used.tolist()]), strict=True):
-        first[i] = owner.setdefault(place, i)
+        first[i] = first_at.setdefault(place, i)
     again = np.flatnonzero(first != np.arange(len(first)))
     if len(again) == 0:
         return rows, first

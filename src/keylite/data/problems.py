@@ -1,6 +1,6 @@
-"""What is wrong with labelled objects: the one list of reasons to refuse one, for files and for arrays alike.
+"""All reasons for which a labelled object is refused, for label files and for arrays alike.
 
-Columns in, words out. Knows nothing of file formats or of how an object is named.
+The functions take columns of numbers and give words, without the names of objects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keylite.runtime.boxes import MOST_PX, box_problems, boxes_below_a_pixel, fa
 from keylite.runtime.errors import DataError
 from keylite.runtime.words import listed
 
-MOST_WHOLE = 0.9  # share of pictures that hold one of each kind, beyond which that is no coincidence
+MOST_WHOLE = 0.9  # share of pictures that hold one object of each kind: with more, this is no coincidence
 
 
 def object_problems(
@@ -25,18 +25,18 @@ def object_problems(
     box: np.ndarray,
     sizes: np.ndarray | None = None,
 ) -> dict[int, str]:
-    """Row -> why an object cannot be used, in row order.
+    """Row -> why the object cannot be used, in the order of rows.
 
-    names: of K keypoints. xy: (N, K, 2) px; of a point with visible 0 it may be anything. visible: (N, K), expected 0,
-    1 or 2. box: (N, 4) xyxy px, all NaN where there is none. sizes: (N, 2) width and height of each object's image, NaN
-    or 0 where unknown; None where none is known.
+    names: the K keypoints. xy: (N, K, 2) px; it does not matter for points with visible 0. visible: (N, K), expected 0,
+    1 or 2. box: (N, 4) xyxy px, all NaN for an object without a box. sizes: (N, 2) width and height of each object's
+    image, NaN or 0 if unknown; None if no size is known.
     """
     odd = (visible != 0) & (visible != 1) & (visible != 2)
     lost = (visible > 0) & ~np.all(np.abs(xy) <= MOST_PX, axis=2)  # a comparison with NaN is False
-    given = ~np.all(np.isnan(box), axis=1)
-    edges = np.all(np.isfinite(box), axis=1)
-    flat = edges & ~np.all(box[:, 2:] > box[:, :2], axis=1)
-    far = edges & np.any(np.abs(box) > MOST_PX, axis=1)
+    boxed = ~np.all(np.isnan(box), axis=1)
+    finite = np.all(np.isfinite(box), axis=1)
+    flat = finite & ~np.all(box[:, 2:] > box[:, :2], axis=1)
+    far = finite & np.any(np.abs(box) > MOST_PX, axis=1)
 
     def first(row: int, mask: np.ndarray) -> tuple[str, float, float, float]:
         k = int(np.argmax(mask[row]))
@@ -57,7 +57,7 @@ def object_problems(
     checks = (
         (np.any(odd, axis=1), visibility),
         (np.any(lost, axis=1), place),
-        (given & ~edges, lambda _row: "box: expected four finite numbers"),
+        (boxed & ~finite, lambda _row: "box: expected four finite numbers"),
         (flat, size),
         (far, lambda row: far_words(box[row])),
         (boxes_below_a_pixel(box) & ~flat, lambda row: small_words(box[row])),
@@ -68,7 +68,7 @@ def object_problems(
             problems.setdefault(row, describe(row))
     if sizes is not None:
         known = np.where(sizes > 0, sizes, np.nan)
-        for row, words in box_problems(np.where(edges[:, None], box, np.nan), known).items():
+        for row, words in box_problems(np.where(finite[:, None], box, np.nan), known).items():
             problems.setdefault(row, words)
     return dict(sorted(problems.items()))
 
@@ -80,16 +80,17 @@ def column_problems(
     area: np.ndarray,
     indices: dict[str, tuple[np.ndarray, int]],
 ) -> dict[int, str]:
-    """Row -> what a file cannot get wrong and arrays can: an index out of range, an area, a point both there and not.
+    """Row -> what is wrong in it, for mistakes that only arrays can have: an index out of range, a bad area, or a place
+    for an unlabelled point.
 
-    indices: column -> its values (N,) and how many things it counts.
+    indices: name of a column -> its values (N,), and the number of things that they index.
     """
     problems: dict[int, str] = {}
     for column, (values, count) in indices.items():
         for row in np.flatnonzero((values < 0) | (values >= count)).tolist():
             problems.setdefault(row, f"{column}: expected 0 to {count - 1}, got {values[row]}")
     for row in np.flatnonzero(~np.isnan(area) & ~((area > 0) & np.isfinite(area))).tolist():
-        problems.setdefault(row, f"area: expected a number above 0, or NaN where unknown, got {area[row]:g}")
+        problems.setdefault(row, f"area: expected a number above 0, or NaN if unknown, got {area[row]:g}")
     both = (visible == 0) & ~np.all(np.isnan(xy), axis=2)
     for row in np.flatnonzero(both.any(axis=1)).tolist():
         k = int(np.argmax(both[row]))
@@ -99,24 +100,25 @@ def column_problems(
 
 
 def require_whole_objects(path: Path, kinds: Sequence[str], image_index: Sequence[int]) -> None:
-    """Raise ValueError if objects of one keypoint look like the points of one object: pictures hold one of each kind.
+    """Raise DataError if objects with one keypoint each are probably the points of one object.
 
-    kinds, image_index: of each object. Objects of several kinds hardly ever come so.
+    They are if nearly every picture holds exactly one object of each kind. kinds, image_index: the kind (category) and
+    the image of each object.
     """
     names = sorted(set(kinds))
     pairs = Counter(zip(image_index, kinds, strict=True))
-    alone = Counter(image for (image, _), count in pairs.items() if count == 1)
-    whole = sum(count == len(names) for count in alone.values())
+    single_kinds = Counter(image for (image, _), count in pairs.items() if count == 1)
+    whole = sum(count == len(names) for count in single_kinds.values())
     if len(names) > 1 and whole > MOST_WHOLE * len(set(image_index)):
         raise DataError(one_skeleton(path, names, ", once in nearly every picture"))
 
 
 def one_skeleton(path: Path, names: Sequence[str], where: str = "") -> str:
-    """The line about categories that are the points of one object."""
-    line = listed(f"{path}: {len(names)} categories are one keypoint each{where}", names)
+    """The message about categories that are probably the points of one object."""
+    line = listed(f"{path}: {len(names)} categories have one keypoint each{where}", names)
     return f"{line}; label the points of an object as one skeleton, or choose one with `category=NAME`"
 
 
 def points_outside(xy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(N, K) bool: which points (N, K, 2) px lie outside their image's (width, height) (N, 2); NaN does not."""
+    """(N, K) bool: which points (N, K, 2) px lie outside their image, (N, 2) width and height; NaN is not outside."""
     return np.any((xy < 0) | (xy > sizes[:, None]), axis=2)

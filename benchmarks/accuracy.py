@@ -345,7 +345,7 @@ ACCURACY = (
     *("median", "NME > 10 %", "boxes jittered"),
 )
 RANKS = "spearman", "within", "constant"  # of a Reliability
-SIGMA = "file", "Spearman, all points", "within a keypoint", "one sigma a keypoint", "worst tenth"
+SIGMA = "file", "Spearman, all points", "within a keypoint", "one sigma per keypoint", "worst tenth"
 COST = (
     *("file", "MB", "NME (95 %, by group)", "change", "median", "NME > 10 %", "boxes jittered", "ms"),
     *(f"to {PLAIN}'s {kind}" for kind in RULERS.values()),

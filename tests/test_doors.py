@@ -99,7 +99,7 @@ DOORS = {
         lambda d: keylite.evaluate(ONE_POINT, d, normalize=5),
         "normalize: expected a text, got a number; such as 'box_side'",
     ),
-    "evaluate, sigmas": (lambda d: require_oks(0.1, 4), "sigmas: expected 4 values, one a keypoint, got 1"),
+    "evaluate, sigmas": (lambda d: require_oks(0.1, 4), "sigmas: expected 4 values, one per keypoint, got 1"),
     "folds, number": (
         lambda d: keylite.train_folds(Recipe(box="image"), d, "o", folds="3"),
         "folds: expected a whole number of at least 2, got '3'",

@@ -263,4 +263,4 @@ def test_advice_is_for_data_that_are_too_few(make_spec):
     one_group = few.regrouped(["a"] * len(few.images))
     assert "take more" in write_confidence(scored, one_group, advice="take more")
     one_group = many.regrouped(["a"] * len(many.images))
-    assert write_confidence(scored, one_group, advice="take more").endswith("another that judges; see `group`")
+    assert write_confidence(scored, one_group, advice="take more").endswith("tested on others; see `group`")

@@ -552,7 +552,7 @@ def test_oks_ap_takes_more_than_twenty_objects_an_image() -> None:
 def test_oks_ap_refuses() -> None:
     pytest.importorskip("faster_coco_eval")
     data = face()
-    with pytest.raises(ValueError, match="expected 4 values, one a keypoint, got 17"):
+    with pytest.raises(ValueError, match="expected 4 values, one per keypoint, got 17"):
         ap_of(shifted(data, (0, 0)), data, [0.1] * 17)
     for odd in (NAN, 0, -1, np.inf, "0.1", None):
         with pytest.raises(ValueError, match=f"^sigmas: expected finite numbers above 0, got {odd!r}"):
@@ -721,7 +721,7 @@ def test_boxes_of_a_detector_do_not_change_the_ruler() -> None:
     bare = dataclasses.replace(data, box=np.full((3, 4), NAN))
     found = predict_dataset(reader, bare, boxes=data.box + 5)
     np.testing.assert_array_equal(found.normaliser_boxes, data.box + 5)
-    with pytest.raises(ValueError, match="expected 3, one an object of numbers, got 2"):
+    with pytest.raises(ValueError, match="expected 3, one per object of numbers, got 2"):
         predict_dataset(reader, data, boxes=data.box[:2])
 
 

@@ -64,7 +64,7 @@ def test_the_offset_is_that_of_the_labels(beside: float, learnt: float, squares,
     assert report.flip_test == pytest.approx(abs(beside) / 100, abs=1e-6)
     assert report.centred == pytest.approx(0, abs=1e-6)
     assert report.disagreement == pytest.approx(2 * learnt, abs=1e-4)
-    advice = dict(flip_rows(report))["so"]
+    advice = dict(flip_rows(report))["what to do"]
     assert (f"`flip_offset={beside / SIDE:.4f}" in advice) == (abs(beside) > 0)
 
 
@@ -83,7 +83,7 @@ def test_an_offset_is_held_to_the_width_of_the_box(squares, make_spec):
     unknown = dataclasses.replace(wider, normaliser_boxes=None)
     report = flip_report(predictor, data, MIRROR, plain=unknown, normalize="box_side")
     assert report.plain == pytest.approx(error / np.sqrt(64 * 52)), "none is known"
-    with pytest.raises(ValueError, match="no labelled point to hold the predictions to"):
+    with pytest.raises(ValueError, match="expected labelled points to compare the predictions with, got none"):
         flip_report(predictor, data.with_xy(np.full_like(data.xy, np.nan)), MIRROR)
 
 
@@ -125,17 +125,17 @@ def test_a_doubt_says_which_way():
 
 
 ADVICE = {
-    "too few groups": (report_of(0.05), "nothing: too few groups for an interval"),
-    "too few of a model that has learnt nothing": (report_of(0.05, plain=0.1), "nothing: too few groups"),
+    "too few groups": (report_of(0.05), "nothing: there are too few groups for an interval"),
+    "too few of a model that has learnt nothing": (report_of(0.05, plain=0.1), "nothing: there are too few groups"),
     "learnt nothing": (report_of(0.05, (0.04, 0.06), 0.1), "nothing: the model is no better than"),
-    "symmetric": (report_of(0.01, (-0.01, 0.03)), "flip about the middle, as usual"),
+    "symmetric": (report_of(0.01, (-0.01, 0.03)), "flip as usual"),
     "beside": (report_of(-0.05, (-0.06, -0.04)), "train with `flip_offset=-0.0500`"),
 }
 
 
 @pytest.mark.parametrize(("report", "words"), ADVICE.values(), ids=ADVICE)
 def test_a_report_s_rows_say_what_to_do(report: FlipReport, words: str):
-    assert dict(flip_rows(report))["so"].startswith(words)
+    assert dict(flip_rows(report))["what to do"].startswith(words)
 
 
 def test_a_report_s_rows_say_its_figures():
@@ -208,7 +208,7 @@ def test_a_model_that_has_learnt_nothing_tells_nothing_of_labels(squares, make_s
     spread = np.nanmean(np.nanmean(away, axis=1))
     assert report.mean_shape == pytest.approx(spread)
     assert report.plain > spread
-    assert dict(flip_rows(report))["so"] == "nothing: the model is no better than the labels' mean shape"
+    assert dict(flip_rows(report))["what to do"] == "nothing: the model is no better than the labels' mean shape"
     assert flip_doubt(report, 0.0) is None
 
 

@@ -69,8 +69,8 @@ def test_ranks_of_three_points_and_of_none_that_promise():
 def test_rows_say_what_is_not_known():
     sigma, error = made_up()
     found = reliability_of(sigma, error, GROUPS)
-    assert f"; one sigma a keypoint {found.constant:.2f}" in reliability_rows(found)[0][1]
-    assert "; one sigma a keypoint -" in reliability_rows(reliability_of(sigma, np.ones((N, K)), GROUPS))[0][1]
+    assert f"; one sigma per keypoint {found.constant:.2f}" in reliability_rows(found)[0][1]
+    assert "; one sigma per keypoint -" in reliability_rows(reliability_of(sigma, np.ones((N, K)), GROUPS))[0][1]
 
 
 def test_no_sigma_no_reliability():

@@ -1,1 +1,1 @@
-"""Models measured: predictions, metrics, reports, what scores mean, and time."""
+"""Measuring models: predictions, metrics, reports, what scores mean, and time."""

@@ -1,6 +1,6 @@
-"""What a score is worth: a falling map from scores to expected errors, fitted on one half of labelled images.
+"""Sigma: a curve that turns a point's score into the error to expect, fitted on half of some labelled images.
 
-The other half judges it. Knows nothing of training or how a report is shown.
+The other half tests it. The curve is kept in the model file, as a `Confidence`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from keylite.runtime.spec import Confidence, standing
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
 
-KNOTS = 16  # of the map, at most
-POINTS_PER_KNOT = 60
-SMALLEST = 1e-9  # error, of the crop's side: a perfect model divides nothing by 0
-PRIOR = 10  # points by which a keypoint's own factor is drawn to that of all
+KNOTS = 16  # the most points that the curve is drawn through
+POINTS_PER_KNOT = 60  # labelled points that each of them is the mean of, at least
+SMALLEST = 1e-9  # the smallest error, as a fraction of the crop's side, so that a perfect model divides nothing by 0
+PRIOR = 10  # points with factor 1 that are added to each keypoint's own, so that few points give no wild factor
 
 
 class Learnt(msgspec.Struct, frozen=True):
-    """A map and how it holds on the half that it was not fitted on; both None where there is none, `why` says it."""
+    """A fitted curve, and how it holds on the other half. Both are None if none was fitted; `why` is the reason."""
 
     confidence: Confidence | None
     reliability: Reliability | None
@@ -35,9 +35,9 @@ class Learnt(msgspec.Struct, frozen=True):
 
 
 def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictions | None = None) -> Learnt:
-    """Learn from a half of labelled images, by group, what a predictor's scores mean; see `halves`.
+    """Learn what a predictor's scores mean from half of these labelled images (see `halves`).
 
-    predictions: of these data, where they are there already.
+    predictions: those of this predictor for `data`, if they were made already.
     """
     if isinstance(predictor.spec.head, Regression):
         return Learnt(None, None, "the regression head gives no score")
@@ -50,19 +50,19 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
 
 
 def learn_from(predictions: Predictions, data: Dataset, name: str) -> Learnt:
-    """The same from predictions of these data by models that have not seen them. name: what the map was fitted on."""
+    """The same from predictions by models that have not seen these data. name: what to call the data in the file."""
     parts = halves(data.group_index)
     if parts is None:
         return Learnt(None, None, no_halves(data.group_index))
     side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
     error = errors_of(predictions, data)
-    fit, judge = parts
+    fit, judges = parts
     facts = (len(fit), name, data.fingerprint())
     confidence = fit_confidence(predictions.score[fit], error[fit] / side[fit], *facts)
     if confidence is None:
         return Learnt(None, None, "no labelled point has a score")
-    sigma = confidence.sigma(predictions.score[judge]) * side[judge]  # px of the image, as in a report
-    return Learnt(confidence, reliability_of(sigma, error[judge], data.group_index[judge]), "")
+    sigma = confidence.sigma(predictions.score[judges]) * side[judges]  # px of the image, as in a report
+    return Learnt(confidence, reliability_of(sigma, error[judges], data.group_index[judges]), "")
 
 
 def write_confidence(
@@ -71,9 +71,10 @@ def write_confidence(
     predictions: Predictions | None = None,
     advice: str = "give more labelled objects",
 ) -> str:
-    """Write into a predictor's file what its scores mean, learnt from half of `data`, and say how that holds.
+    """Learn from half of `data` what a predictor's scores mean, write it into its model file, and say how it holds.
 
-    advice: what to do where `data` are too few for it.
+    predictions: those of this predictor for `data`, if they were made already. advice: what the returned line
+    recommends if `data` are too few. Returns the line for the user, also if nothing was written.
     """
     learnt = learn_confidence(predictor, data, predictions)
     if learnt.confidence is None:
@@ -90,11 +91,13 @@ def write_confidence(
 
 
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:
-    """The map from scores (N, K) to errors (N, K), fractions of the crop's longer side with NaN where unlabelled.
+    """Fit the curve from scores (N, K) to errors (N, K), which are fractions of the crop's longer side.
 
-    A score counts by its `standing`, each keypoint's median being its usual one, and an error by its keypoint's factor;
-    the mean errors of bands of like standing are then made falling (isotonic regression). count, data, fingerprint: of
-    the N objects. None where no score is known.
+    NaN is an unknown score or an unlabelled point. Scores become standings (how they compare with the usual score of
+    their keypoint, the median), and errors are divided by a factor per keypoint. Points of similar standing form a
+    band; isotonic regression then makes the mean errors of the bands fall as the standing rises. count, data,
+    fingerprint: the number of the N objects, and the name and fingerprint of their data set. None: no labelled point
+    has a score.
     """
     from scipy.optimize import isotonic_regression
 
@@ -104,23 +107,25 @@ def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, 
         return None
     error = np.where(known, np.maximum(error, SMALLEST), SMALLEST)
     factors = _factors(error / error[known].mean(), known)
-    usual = np.where(known.any(axis=0), known, scored)  # of a keypoint that nobody labelled, of all its scores
-    levels = np.array([np.median(score[of, k]) if of.any() else 1.0 for k, of in enumerate(usual.T)])
-    at, found = standing(np.where(known, score, np.nan), levels)[known], (error / factors)[known]
-    order = np.argsort(at, kind="stable")
+    used = np.where(
+        known.any(axis=0), known, scored
+    )  # the usual score of an unlabelled keypoint is that of all its scores
+    levels = np.array([np.median(score[rows, k]) if rows.any() else 1.0 for k, rows in enumerate(used.T)])
+    standings, shares = standing(np.where(known, score, np.nan), levels)[known], (error / factors)[known]
+    order = np.argsort(standings, kind="stable")
     bands = np.array_split(order, max(1, min(KNOTS, len(order) // POINTS_PER_KNOT)))
-    places = np.array([at[band].mean() for band in bands])
-    heights = np.array([found[band].mean() for band in bands])
+    places = np.array([standings[band].mean() for band in bands])
+    heights = np.array([shares[band].mean() for band in bands])
     falling = isotonic_regression(heights, weights=[len(band) for band in bands], increasing=False).x
     places, first = np.unique(places, return_index=True)
     knots = tuple(zip(places.tolist(), falling[first].tolist(), strict=True))
     fitted = Confidence(tuple(levels.tolist()), knots, tuple(factors.tolist()), count, data, fingerprint)
-    promised = fitted.sigma(score)  # what the map misses of each keypoint's mean goes to its factor
-    again = factors * _factors(error / np.where(known, promised, 1.0), known)
-    return msgspec.structs.replace(fitted, factors=tuple(again.tolist()))
+    promised = fitted.sigma(score)
+    corrected = factors * _factors(error / np.where(known, promised, 1.0), known)  # each keypoint's mean is then right
+    return msgspec.structs.replace(fitted, factors=tuple(corrected.tolist()))
 
 
 def _factors(share: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(K,) mean shares of each keypoint, drawn to 1 where it has few points."""
+    """(K,) the mean of `share` (N, K) per keypoint, closer to 1 the fewer known points it has."""
     total = np.where(known, share, 0).sum(axis=0)
     return (total + PRIOR) / (known.sum(axis=0) + PRIOR)

@@ -1,4 +1,4 @@
-"""What a figure or a file depends on beside the code: package versions, the processor, the time, memory held."""
+"""Facts that reports and model files record of their surroundings: package versions, processor, time, memory."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a model file or a figure depends on."""
-    found = {"keylite": __version__, "python": platform.python_version()}
+    installed = {"keylite": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def now() -> str:
-    """The time, UTC, as ISO 8601 to the second."""
+    """The time in UTC, as ISO 8601 with seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 CPUINFO = Path("/proc/cpuinfo")
-BOARD = Path("/proc/device-tree/model")  # of Linux on ARM
+BOARD = Path("/proc/device-tree/model")  # on Linux on ARM
 
 
 def processor() -> str:
-    """The processor's model name, where the system tells it; on ARM, where Linux tells none, the board's."""
+    """The name of the processor's model, if the system knows it; Linux on ARM knows the name of the board instead."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     board = BOARD.read_text().rstrip("\0\n") if BOARD.is_file() else ""
-    found = (facts.get("model name"), board, facts.get("Model"), platform.processor(), platform.machine())
-    return next((name for name in found if name), "unknown")
+    names = (facts.get("model name"), board, facts.get("Model"), platform.processor(), platform.machine())
+    return next((name for name in names if name), "unknown")
 
 
 def peak_memory() -> float | None:
-    """The most memory that this process has held, 10^6 bytes."""
+    """The most memory that this process has held so far, 10^6 bytes. None: the system does not say."""
     status = Path("/proc/self/status")
-    if status.is_file():  # of Linux, where ru_maxrss begins with that of the process that started this one
+    if status.is_file():  # on Linux, because ru_maxrss counts the process that started this one, too
         return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1e6
     if sys.platform == "darwin":
         import resource

@@ -1,7 +1,7 @@
-"""What flips cost: predictions held to those of mirrored images, and labels that are not mirror-symmetric.
+"""Flips: whether labels sit to one side of where a flip expects them, measured by predicting mirrored images, too.
 
-Annotators, and tools that annotate, may place every point a little to one side. A flip then teaches the opposite side,
-and the model settles between both. Knows nothing of training, frameworks or how a report is shown.
+People and tools that label may place every point a little to one side. A flip in training then teaches the opposite
+side, and the model learns the middle between both.
 """
 
 from __future__ import annotations
@@ -21,18 +21,27 @@ if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
 
 
-NEGLIGIBLE = 0.002  # of the box's width: a quarter of a px of 128
-LARGEST = 0.1  # of the box's width: what a recipe takes
+NEGLIGIBLE = 0.002  # as a fraction of the box's width: a quarter of a px if the box is 128 px wide
+LARGEST = 0.1  # as a fraction of the box's width: the largest `flip_offset` that a recipe takes
 
 
 class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Labels and predictions beside those of the mirrored images, mirrored back.
+    """Labels compared with two predictions: of the images, and of the mirrored images, mirrored back.
 
-    offset: how far labels sit right of the middle between both predictions, mean over labelled points, px of the
-    original image, with its 95 % interval by group; offset_of_box: the same as fractions of the box's width, which are
-    what the recipe's `flip_offset` takes. Mean NMEs as fractions: plain: of the predictions; mirrored: of those of the
-    mirrored images; flip_test: of their mean; centred: of their mean moved by the offset; mean_shape: of giving every
-    crop the mean of the labels. disagreement: mean distance between both predictions, px of the original image.
+    Attributes:
+        offset: How far labels sit right of the middle between both predictions: the mean over labelled points, px of
+            the image.
+        offset_interval: The 95 % interval of `offset`, by group. None: there are too few groups.
+        offset_of_box: The same as a fraction of the box's width, as the recipe's `flip_offset` takes it.
+        offset_of_box_interval: Its 95 % interval, or None.
+        plain: The mean NME (normalised mean error, a fraction) of the predictions.
+        mirrored: The mean NME of the predictions of the mirrored images.
+        flip_test: The mean NME of the middle between both predictions.
+        centred: The mean NME of the middle, moved by `offset`.
+        mean_shape: The mean NME of the labels' mean shape, given for every crop.
+        disagreement: The mean distance between both predictions, px of the image.
+        normalize: The normaliser of the NMEs.
+        count: The number of objects.
     """
 
     offset: float
@@ -50,17 +59,20 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def telling(self) -> bool:
-        """Whether the model beats the labels' mean shape.
+        """Whether the model is better than the labels' mean shape; else the offset says nothing about the labels.
 
-        The offset of one that does not, and says nearly the same of every crop, tells where objects lie in their boxes.
+        A model that predicts nearly the same for every crop shows only where objects lie in their boxes.
         """
         return self.plain < self.mean_shape
 
     def sit_at(self, place: float) -> bool:
-        """Whether labels sit there, a fraction of the box's width right of the symmetric place, for all that is known.
+        """Whether the labels may sit at this place, so that flips need no change.
 
-        So it is where the interval holds that place, where there is none, within NEGLIGIBLE of it, and where the
-        model is not telling.
+        They may if the interval contains the place, if there is no interval, if the offset differs by less than 0.002
+        (a negligible distance), or if the model is not `telling`.
+
+        Args:
+            place: Right of the symmetric place, as a fraction of the box's width. 0: the symmetric place itself.
         """
         if not self.telling:
             return True
@@ -70,7 +82,7 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def remedy(self) -> str:
-        """What to do where they sit elsewhere than they were trained to."""
+        """What to do if the labels sit elsewhere than training assumed."""
         if abs(self.offset_of_box) > LARGEST:
             return "train without flips (`flip_p=0`)"
         return f"train with `flip_offset={self.offset_of_box:.4f}`, or without flips (`flip_p=0`)"
@@ -85,10 +97,23 @@ def flip_report(
     normalize: str | None = None,
     seed: int = 0,
 ) -> FlipReport:
-    """Predict a data set mirrored too, and say where its labels sit beside both predictions.
+    """Measure whether labels sit to one side, by predicting the mirrored images of a data set, too.
 
-    mirror: (K) the keypoint that each becomes in a flip. plain: predictions that are there already. The offset does not
-    depend on whether the model was trained with flips; what the NMEs say of them does.
+    The offset does not depend on whether the model was trained with flips; the NMEs do.
+
+    Args:
+        predictor: The open model file.
+        data: The labelled images.
+        mirror: (K) the keypoint that each becomes in a flip, such as `predictor.spec.skeleton.mirror`.
+        plain: The predictions for `data`, if they were made already. None: they are made here.
+        normalize: The normaliser of the NMEs; see `evaluate`. None: the model file's.
+        seed: Of the random numbers behind the intervals.
+
+    Returns:
+        The report.
+
+    Raises:
+        ArgumentError: There is no labelled point to compare with.
     """
     normalize = normalize or predictor.spec.normalize
     plain = plain or predict_dataset(predictor, data)
@@ -97,13 +122,13 @@ def flip_report(
     true = measured_xy(plain, data, mirror)
     labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
-        raise ArgumentError(f"{data.called}: no labelled point to hold the predictions to")
-    beside = np.where(labelled, true[..., 0] - middle[..., 0], 0)
+        raise ArgumentError(f"{data.called}: expected labelled points to compare the predictions with, got none")
+    shift = np.where(labelled, true[..., 0] - middle[..., 0], 0)
     width = plain.boxes[:, 2] - plain.boxes[:, 0]
-    sums = np.stack([beside.sum(axis=1), (beside / width[:, None]).sum(axis=1)], axis=1)
+    sums = np.stack([shift.sum(axis=1), (shift / width[:, None]).sum(axis=1)], axis=1)
     intervals = group_intervals(sums, labelled.sum(axis=1), data.group_index, np.random.default_rng(seed))
     pairs = [None, None] if intervals is None else [(float(low), float(high)) for low, high in intervals]
-    offset = float(beside.sum() / labelled.sum())
+    offset = float(shift.sum() / labelled.sum())
     boxes = plain.boxes if plain.normaliser_boxes is None else plain.normaliser_boxes
     length = normaliser(normalize, data.xy, boxes, data.skeleton.names)
 
@@ -130,9 +155,9 @@ def flip_report(
 
 
 def flip_doubt(report: FlipReport, used: float) -> str | None:
-    """A line where labels sit elsewhere than training took them to, `used` as a fraction of the box's width.
+    """A line for the user if labels sit elsewhere than training assumed, else None.
 
-    None where they sit there.
+    used: the `flip_offset` of the training, a fraction of the box's width.
     """
     r = report
     if r.sit_at(used):
@@ -146,15 +171,15 @@ def flip_doubt(report: FlipReport, used: float) -> str | None:
 
 
 def flip_rows(report: FlipReport) -> list[tuple[str, str]]:
-    """(label, value) texts of a report, and what to do."""
+    """(label, value) texts of a report; the last one says what to do."""
     r = report
     between = f" [{r.offset_interval[0]:+.2f}, {r.offset_interval[1]:+.2f}]" if r.offset_interval else ""
     if r.offset_interval is None:
-        advice = "nothing: too few groups for an interval"
+        advice = "nothing: there are too few groups for an interval"
     elif not r.telling:
         advice = "nothing: the model is no better than the labels' mean shape"
     elif r.sit_at(0):
-        advice = "flip about the middle, as usual: no offset to be seen"
+        advice = "flip as usual: no offset can be seen"
     else:
         advice = r.remedy
     return [
@@ -163,10 +188,10 @@ def flip_rows(report: FlipReport) -> list[tuple[str, str]]:
             f"{r.offset:+.2f}{between} px, {r.offset_of_box:+.4f} of the box",
         ),
         (f"NME by {r.normalize}", f"{r.plain:.2%}"),
-        ("of the mirrored images", f"{r.mirrored:.2%}"),
-        ("of the mean of both (flip test)", f"{r.flip_test:.2%}"),
-        ("of that mean, moved by the offset", f"{r.centred:.2%}"),
-        ("of the labels' mean shape", f"{r.mean_shape:.2%}"),
+        ("NME of the mirrored images", f"{r.mirrored:.2%}"),
+        ("NME of the mean of both (flip test)", f"{r.flip_test:.2%}"),
+        ("NME of that mean, moved by the offset", f"{r.centred:.2%}"),
+        ("NME of the labels' mean shape", f"{r.mean_shape:.2%}"),
         ("both predictions lie apart by", f"{r.disagreement:.2f} px"),
-        ("so", advice),
+        ("what to do", advice),
     ]

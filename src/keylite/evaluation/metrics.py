@@ -1,6 +1,6 @@
-"""How far predicted points are from labelled ones: masked metrics of plain arrays.
+"""Metrics: how far predicted points are from labelled ones, from plain arrays.
 
-N objects, K keypoints, image px; NaN where there is no label. Knows nothing of data sets, models or reports.
+N objects, K keypoints, px of the image; NaN where there is no label. Knows no data sets, models or reports.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import number_of, require_kind
 from keylite.runtime.words import clipped, quoted
 
-FAILURE_LIMIT = 0.10  # NME above which an object counts as failed, and where the AUC ends: the 300-W convention
+FAILURE_LIMIT = 0.10  # an object whose NME is larger has failed; the AUC ends here, too: the convention of 300-W
 BOX_NORMALISERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # name: lengths (N,) of sides (N, 2) px
     "box_diagonal": lambda sides: np.hypot(sides[:, 0], sides[:, 1]),
     "box_side": lambda sides: np.sqrt(sides.prod(axis=1)),
 }
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-DIGITS = 18  # of an index
+DIGITS = 18  # the most that an index may have
 DRAWS = 2000  # bootstrap draws: the ends of a 95 % interval then move by about 2 % of its width between seeds
-FEWEST_GROUPS = 5  # below this, groups drawn again say nothing about groups not seen
-CHUNK = 2**20  # drawn group indices held at once
+FEWEST_GROUPS = 5  # with fewer groups, drawing them again says nothing about other groups
+CHUNK = 2**20  # drawn group numbers in memory at a time
 
 
 def point_errors(xy_pred: np.ndarray, xy_true: np.ndarray) -> np.ndarray:
-    """Distances (N, K) px between two (N, K, 2), NaN where `xy_true` carries no label.
+    """Distances (N, K) px between points (N, K, 2) and labels (N, K, 2); NaN where there is no label.
 
-    Raises ValueError where a labelled point is predicted as NaN or Inf: a mean that skipped it would flatter the model.
+    Raises ArgumentError if a labelled point is predicted as NaN or Inf: a mean without it would flatter the model.
     """
     if xy_pred.shape != xy_true.shape or xy_true.ndim != 3 or xy_true.shape[2] != 2:
         raise ArgumentError(
@@ -50,12 +50,12 @@ def point_errors(xy_pred: np.ndarray, xy_true: np.ndarray) -> np.ndarray:
 
 
 def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The length (N,) px that each object's errors are divided by; NaN where its points carry no label.
+    """The length (N,) px that each object's errors are divided by; NaN if it needs a point that is not labelled.
 
-    text: "36,45" (0-based indices) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
-    "box_side": sqrt(w * h); "0.2 x box_diagonal": a share of either; "100px": a constant. xy_true: (N, K, 2).
-    boxes: (N, 4) xyxy px before padding and jitter.
-    Raises ValueError for any other text, or an unknown keypoint.
+    text: "36,45" (indices from 0 on) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
+    "box_side": sqrt(w * h); "0.2 x box_diagonal": a fraction of either; "100px": a constant. xy_true: labels (N, K, 2).
+    boxes: (N, 4) xyxy px before padding and jitter. names: of the K keypoints.
+    Raises ArgumentError for any other text, or an unknown keypoint.
     """
     require_kind("normalize", text, str, "a text", "such as 'box_side'")
     sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
@@ -79,7 +79,7 @@ def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequenc
 
 
 def _length(number: str, text: str) -> float:
-    """The number as a float; ValueError where nothing can be divided by it."""
+    """The number as a float; ArgumentError if errors cannot be divided by it."""
     length = float(number)
     if not 0 < length <= MOST_PX:
         raise ArgumentError(f"normalize: expected a length above 0 and at most {MOST_PX:.0f}, got {quoted(text)}")
@@ -87,13 +87,14 @@ def _length(number: str, text: str) -> float:
 
 
 def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | None:
-    """How far an object's labelled points span, the median over objects: px, and as a share of its box's diagonal.
+    """How large objects are: the diagonal around their labelled points, in px and as a fraction of the box's diagonal.
 
-    xy: (N, K, 2), NaN where unlabelled. boxes: (N, 4) xyxy px. None if no object has two labelled points apart.
+    Both are medians over objects. xy: (N, K, 2), NaN where unlabelled. boxes: (N, 4) xyxy px. None: no object has
+    two labelled points in different places.
     """
     labelled = np.isfinite(xy).all(axis=2, keepdims=True)
     sides = np.where(labelled, xy, -np.inf).max(axis=1) - np.where(labelled, xy, np.inf).min(axis=1)
-    apart = np.maximum(sides, 0).any(axis=1)  # of an object without a label, -inf
+    apart = np.maximum(sides, 0).any(axis=1)  # sides are -inf for an object without a label
     if not apart.any():
         return None
     extent = np.hypot(*sides[apart].T)
@@ -102,7 +103,7 @@ def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | No
 
 
 def _keypoint(text: str, names: Sequence[str]) -> int:
-    """The index that a 0-based number or a keypoint name stands for."""
+    """The index of a keypoint that is given by its index, from 0 on, or by its name."""
     index = None
     if text.isdecimal():
         index = int(text) if len(text) <= DIGITS else len(names)  # Python refuses to read a number of 4301 digits
@@ -123,9 +124,9 @@ def _keypoint(text: str, names: Sequence[str]) -> int:
 
 
 def nme_of(errors: np.ndarray, normaliser_px: np.ndarray) -> np.ndarray:
-    """Each object's NME (N,), a fraction: the mean of its labelled errors (N, K) over its normaliser (N,).
+    """Each object's NME (N,), a fraction: the mean of its labelled errors (N, K), divided by its normaliser (N,).
 
-    NaN where an object has no labelled point, or its normaliser is NaN or 0.
+    NaN if an object has no labelled point, or its normaliser is NaN or 0.
     """
     labelled = np.isfinite(errors)
     counts = labelled.sum(axis=1)
@@ -137,20 +138,20 @@ def nme_of(errors: np.ndarray, normaliser_px: np.ndarray) -> np.ndarray:
 
 
 def failure_rate_of(nme: np.ndarray, limit: float = FAILURE_LIMIT) -> float:
-    """The share of objects whose NME (N,) is above `limit`, of those that have one."""
+    """The share of objects whose NME (N,) is above `limit`, among those that have one."""
     return float(np.mean(nme[np.isfinite(nme)] > limit))
 
 
 def auc_of(nme: np.ndarray, limit: float = FAILURE_LIMIT) -> float:
-    """The exact area under the cumulative curve of the NME (N,) from 0 to `limit`, as a fraction: perfect is 1.
+    """The exact area under the curve of shares of objects with an NME (N,) below t, for t from 0 to `limit`.
 
-    The integral over t of the share with nme <= t is the mean of what each one leaves of the interval.
+    It is divided by `limit`: 1 is perfect. Each object adds the part of the interval that is above its NME.
     """
     return float(np.mean(np.maximum(0, 1 - nme[np.isfinite(nme)] / limit)))
 
 
 def pck_of(errors: np.ndarray, normaliser_px: np.ndarray, at: float) -> float:
-    """The share of labelled points with error < `at` * normaliser (strict), over objects that have a normaliser."""
+    """The share of labelled points with error < `at` * normaliser, among objects that have a normaliser."""
     counted = np.isfinite(errors) & (normaliser_px > 0)[:, None]
     return float(np.mean((errors < at * normaliser_px[:, None])[counted]))
 
@@ -158,10 +159,10 @@ def pck_of(errors: np.ndarray, normaliser_px: np.ndarray, at: float) -> float:
 def group_intervals(
     sums: np.ndarray, counts: np.ndarray, group_index: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray | None:
-    """95 % intervals (D, 2) of sums.sum() / counts.sum() for groups drawn again with replacement.
+    """95 % intervals (D, 2) of D means, sums.sum() / counts.sum(), by drawing groups with replacement (bootstrap).
 
-    sums: (N, D) and counts: (N,) of each object. Whole groups are drawn, since the objects of one subject resemble
-    each other. None with fewer than FEWEST_GROUPS groups that count.
+    sums: (N, D) and counts: (N,), per object. Whole groups are drawn because objects of one group resemble each other.
+    None if fewer than FEWEST_GROUPS groups have a count above 0.
     """
     columns = np.column_stack([sums, counts])
     table = np.column_stack([np.bincount(group_index, column) for column in columns.T])
@@ -176,26 +177,26 @@ def group_intervals(
 
 
 def _drawn(count: int, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """(draws, count): how often each of `count` things comes when as many are drawn with replacement, as float64."""
-    things = generator.integers(0, count, (draws, count))
-    things += count * np.arange(draws)[:, None]  # each draw counts in a row of its own
-    return np.bincount(things.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
+    """(draws, count) float64: how often each of `count` groups comes if as many are drawn with replacement."""
+    groups = generator.integers(0, count, (draws, count))
+    groups += count * np.arange(draws)[:, None]  # each draw is counted in a row of its own
+    return np.bincount(groups.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
 
 
 def mean_scores(score: np.ndarray) -> np.ndarray:
-    """One confidence (N,) an object: the mean of its known scores (N, K); 1 where all are NaN."""
+    """One score per object (N,): the mean of its known scores (N, K), or 1 if all are NaN."""
     known = np.isfinite(score)
     totals = np.where(known, score, 0).sum(axis=1)
     return np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), 1.0)
 
 
 def require_oks(sigmas: Sequence[float], keypoints: int) -> None:
-    """Raise ValueError where these are no OKS constants of so many keypoints, or faster-coco-eval is missing."""
+    """Raise ArgumentError if these are no OKS constants of so many keypoints, or faster-coco-eval is not installed."""
     if importlib.util.find_spec("faster_coco_eval") is None:
         raise ArgumentError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
     values = np.asarray(sigmas, object)
     if values.shape != (keypoints,):
-        raise ArgumentError(f"sigmas: expected {keypoints} values, one a keypoint, got {values.size}")
+        raise ArgumentError(f"sigmas: expected {keypoints} values, one per keypoint, got {values.size}")
     for sigma in values:
         if not 0 < number_of(sigma) < math.inf:
             raise ArgumentError(f"sigmas: expected finite numbers above 0, got {quoted(sigma)}")
@@ -209,32 +210,33 @@ def oks_ap(
     image_index: np.ndarray,
     sigmas: Sequence[float],
 ) -> float:
-    """COCO's keypoint AP over OKS .50:.05:.95, one detection an object, scored by `mean_scores` of score (N, K).
+    """COCO's average precision of keypoints over OKS .50:.05:.95, with one detection per object.
 
-    xy_pred, xy_true: (N, K, 2). area: (N,) px^2. image_index: (N,) which image each object is in. sigmas: K. Objects
-    without a label are left out with their detections. Errors: see `require_oks`.
+    A detection's score is the mean of the object's scores (N, K). xy_pred, xy_true: (N, K, 2) px. area: (N,) px^2.
+    image_index: (N,) the number of each object's image. sigmas: K OKS constants. Objects without a label are left out,
+    with their detections. Errors: see `require_oks`.
     """
     require_oks(sigmas, xy_true.shape[1])
     from faster_coco_eval import COCO, COCOeval_faster
 
     labelled = np.all(np.isfinite(xy_true), axis=2)
     confidence = mean_scores(score)
-    truth, found = [], []
+    truth, detections = [], []
     for i in np.flatnonzero(labelled.any(axis=1)):
         flags = np.where(labelled[i], 2, 0)[:, None]
-        shared = {"id": len(truth) + 1, "image_id": int(image_index[i]), "category_id": 1}  # id 0 is "no match"
+        shared = {"id": len(truth) + 1, "image_id": int(image_index[i]), "category_id": 1}  # id 0 means "no match"
         truth.append(
             shared
             | {
                 "keypoints": np.concatenate([np.nan_to_num(xy_true[i]), flags], axis=1).ravel().tolist(),
                 "num_keypoints": int(labelled[i].sum()),
                 "area": float(area[i]),
-                "bbox": [0, 0, 0, 0],  # asked for, but counts only where nothing is labelled
+                "bbox": [0, 0, 0, 0],  # required, but used only for objects without labels
                 "iscrowd": 0,
             }
         )
         points = np.concatenate([xy_pred[i], np.full_like(flags, 2)], axis=1)
-        found.append(shared | {"keypoints": points.ravel().tolist(), "score": float(confidence[i])})
+        detections.append(shared | {"keypoints": points.ravel().tolist(), "score": float(confidence[i])})
     coco = COCO(
         {
             "images": [{"id": i} for i in np.unique(image_index).tolist()],
@@ -242,8 +244,8 @@ def oks_ap(
             "annotations": truth,
         }
     )
-    measure = COCOeval_faster(coco, coco.loadRes(found), "keypoints", kpt_oks_sigmas=[float(s) for s in sigmas])
-    measure.params.maxDets = [int(np.bincount(image_index).max())]  # the default drops all but 20 an image
+    measure = COCOeval_faster(coco, coco.loadRes(detections), "keypoints", kpt_oks_sigmas=[float(s) for s in sigmas])
+    measure.params.maxDets = [int(np.bincount(image_index).max())]  # the default keeps 20 per image
     measure.params.areaRng, measure.params.areaRngLbl = [[0, 1e15]], ["all"]  # the default ends at 1e10 px^2
     measure.evaluate()
     measure.accumulate()

@@ -1,6 +1,6 @@
-"""What a model gives for a labelled data set, through the shipped predictor.
+"""The predictions of a model for a labelled data set, made by the same predictor that users and devices run.
 
-Knows nothing of figures, training or frameworks.
+Knows no reports, no training and no framework.
 """
 
 from __future__ import annotations
@@ -28,13 +28,19 @@ from keylite.runtime.words import SHOWN, counted, listed, quoted
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The points that a model gives for N objects.
+    """The points that a model predicts for the N objects of a data set; K is the number of keypoints.
 
-    xy: (N, K, 2) image px. unit_xy: (N, K, 2) of the crop. score: (N, K), NaN where the head has no confidence.
-    boxes: (N, 4) xyxy px the crops were made from, before padding. crops: N of them, or none where no image was
-    cropped. normaliser_boxes: (N, 4) boxes that the NME is measured by: the annotations', those given where there is
-    none, or whole images; never jittered. None takes `boxes`. sigma: (N, K) image px, see Keypoints; None is NaN for
-    all. unlearnt: see ModelSpec; its keypoints count in no figure over all keypoints.
+    Attributes:
+        xy: (N, K, 2) px of the image.
+        unit_xy: (N, K, 2) unit coordinates of the crop: 0 to 1 is inside.
+        score: (N, K): the larger, the surer. NaN if the head gives no score.
+        boxes: (N, 4) xyxy px of the image: the boxes that the crops were cut around, before padding.
+        crops: The N crops. Empty if no image was cropped (`predict_shape`).
+        normaliser_boxes: (N, 4) xyxy px: the boxes that the NME (normalised mean error) is measured by. They are never
+            jittered: those of the labels, else those that you gave, or whole images. None: they are `boxes`.
+        sigma: (N, K): the error to expect, px of the image. None or NaN: unknown.
+        unlearnt: Keypoints that no training object labels, or hardly any, with the number of objects that do. Figures
+            over all keypoints leave them out.
     """
 
     xy: np.ndarray
@@ -52,28 +58,28 @@ class Predictions:
 
 
 def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
-    """Predictions of several parts of a data set one after the other, then in this order (N,)."""
+    """The predictions of several parts of a data set as one, in this order (N,): indices into the parts in a row."""
 
     def of(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])[order]
 
-    def where_all_have(name: str) -> np.ndarray | None:
+    def of_all(name: str) -> np.ndarray | None:
         return None if any(getattr(part, name) is None for part in parts) else of(name)
 
     crops = [crop for part in parts for crop in part.crops]
     return Predictions(
         **{name: of(name) for name in ("xy", "unit_xy", "score", "boxes")},
         crops=tuple(crops[i] for i in order),
-        normaliser_boxes=where_all_have("normaliser_boxes"),
-        sigma=where_all_have("sigma"),
+        normaliser_boxes=of_all("normaliser_boxes"),
+        sigma=of_all("sigma"),
         unlearnt={name: count for part in parts for name, count in part.unlearnt.items()},
     )
 
 
 def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int] | None = None) -> np.ndarray:
-    """(N, K, 2) px: the labels that predictions are measured by, NaN for keypoints that were hardly taught.
+    """(N, K, 2) px: the labels that predictions are measured by; NaN for keypoints that training hardly labelled.
 
-    mirror: (K) the keypoint that each becomes in a flip, whose teaching counts too.
+    mirror: (K) the keypoint that each becomes in a flip. If one of both is hardly labelled, both are NaN.
     """
     left_out = np.array([name in predictions.unlearnt for name in dataset.skeleton.names])
     if mirror is not None:
@@ -82,12 +88,12 @@ def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int
 
 
 def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
-    """Distances (N, K) px of predictions to labels, NaN where there is no label or the keypoint was hardly taught."""
+    """Distances (N, K) px from predictions to labels (see `measured_xy`); NaN where there is no label to measure by."""
     return point_errors(predictions.xy, measured_xy(predictions, dataset))
 
 
 def boxed(dataset: Dataset) -> np.ndarray:
-    """(N,) bool: which objects have an annotation's box."""
+    """(N,) bool: which objects have a box in the labels."""
     return np.all(np.isfinite(dataset.box), axis=1)
 
 
@@ -101,13 +107,25 @@ def predict_dataset(
     mirror: Sequence[int] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """The points of every object, through the predictor's own crop, batches, engine and decode; an image is read once.
+    """Predict the points of every object of a data set. Each image is read once.
 
-    boxes: (N, 4) xyxy px, say a detector's; None takes the annotations' or whole images, as the model's spec says.
-    jitter_box: moves them by that fraction of their sides with `generator`. mirror: (K) the keypoint that each becomes
-    in a flip; the model then sees mirrored images, and its points are given back where and what they are in the
-    original. on_batch: called with (done, N).
-    Raises ValueError where the number of keypoints differs, or a box is needed and missing.
+    Args:
+        predictor: The open model file.
+        data: The N labelled objects. Their labels are not used.
+        boxes: (N, 4) xyxy px of the image to crop around, such as a detector's. None: the boxes of the labels, or whole
+            images, as the model file says.
+        jitter_box: Moves and scales each box at random by up to this fraction of its sides, below 1. 0: not at all.
+        generator: Where the random numbers of `jitter_box` come from; needed if that is not 0.
+        mirror: (K) the keypoint that each becomes in a flip. The model then sees mirrored images; its points are
+            mirrored back. None: images as they are.
+        on_batch: Called with (objects done, N) after each batch.
+
+    Returns:
+        The predictions, in the order of the objects.
+
+    Raises:
+        ImageError: An image cannot be read.
+        ArgumentError: The number of keypoints differs, a box is missing, or an argument is out of its range.
     """
     spec = predictor.spec
     if len(spec.skeleton) != len(data.skeleton):
@@ -119,24 +137,24 @@ def predict_dataset(
         raise ArgumentError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
     if jitter_box and generator is None:
         raise ArgumentError("jitter_box: expected a numpy Generator beside it, got None")
-    given = _boxes_given(data, boxes, spec.box)
+    known_boxes = _boxes_given(data, boxes, spec.box)
     data = dataclasses.replace(data, white_level=spec.white_level)
-    images = _Images(predictor, data, given, jitter_box, generator, mirror is not None)
+    images = _Images(predictor, data, known_boxes, jitter_box, generator, mirror is not None)
     count, keypoints = len(data), len(spec.skeleton)
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
-    used, measured = np.zeros((count, 4)), np.zeros((count, 4))
+    crop_boxes, normaliser_boxes = np.zeros((count, 4)), np.zeros((count, 4))
     crops: dict[int, Crop] = {}
     annotated = boxed(data)
     done = 0
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nonlocal done
-        found = predictor.run(pixels)
+        points = predictor.run(pixels)
         done += len(pixels)
         tell(len(pixels))
         if on_batch is not None:
             on_batch(done, count)
-        return found
+        return points
 
     with (
         step(f"finding the points of {data.called}", count) as tell,
@@ -144,33 +162,37 @@ def predict_dataset(
     ):
         for cut, points in answered:
             objects, whole = cut.source, np.array([[0, 0, *cut.size]], np.float64)
-            used[objects] = cut.boxes
-            # A detector's boxes must not change the ruler: the annotation's box goes first, object by object.
-            asked = np.tile(whole, (len(objects), 1)) if given is None else given[objects]
+            crop_boxes[objects] = cut.boxes
+            # A detector's boxes must not change the length that errors are divided by: the labels' boxes go first.
+            asked = np.tile(whole, (len(objects), 1)) if known_boxes is None else known_boxes[objects]
             own = np.where(annotated[objects, None], data.box[objects], asked)
-            measured[objects] = whole if spec.box == "image" else own
+            normaliser_boxes[objects] = whole if spec.box == "image" else own
             for row, crop, (unit, how_sure) in zip(objects.tolist(), cut.crops, points, strict=True):
                 crops[row], unit_xy[row], score[row] = crop, unit, how_sure
     if mirror is not None:
         unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]
     in_order = tuple(crops[row] for row in range(count))
     xy = np.stack([crop.from_unit(points) for crop, points in zip(in_order, unit_xy, strict=True)])
-    return Predictions(xy, unit_xy, score, used, in_order, measured, predictor.sigma(score, in_order), spec.unlearnt)
+    sigma = predictor.sigma(score, in_order)
+    return Predictions(xy, unit_xy, score, crop_boxes, in_order, normaliser_boxes, sigma, spec.unlearnt)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """The images of a data set as tasks of a stream, each with all its objects; see `predict_dataset`."""
+    """The images of a data set as tasks of a stream, each with all its objects; see `predict_dataset`.
+
+    boxes: (N, 4) xyxy px; None: whole images.
+    """
 
     predictor: Predictor
     dataset: Dataset
-    given: np.ndarray | None
+    boxes: np.ndarray | None
     jitter_box: float
     generator: np.random.Generator | None
     mirrored: bool
 
     def tasks(self) -> Iterator[Task]:
-        """An image after the other, in the order of their numbers."""
+        """One task per image, in the order of the images."""
         by_image = np.argsort(self.dataset.image_index, kind="stable")
         for objects in np.split(by_image, np.flatnonzero(np.diff(self.dataset.image_index[by_image])) + 1):
             jitter = None
@@ -179,11 +201,11 @@ class _Images:
             yield Task(objects, len(objects), functools.partial(self.cut, objects, jitter))
 
     def cut(self, objects: np.ndarray, jitter: np.ndarray | None) -> Cut:
-        """An image and its objects' crops. ValueError for a box that lies outside of it, by the object's name."""
+        """The crops of one image's objects. ArgumentError names the object if its box lies outside of the image."""
         image = self.dataset.open_image(int(self.dataset.image_index[objects[0]]))
         whole = np.tile(whole_box(image), (len(objects), 1))
-        asked = whole if self.given is None else self.given[objects]
-        if self.given is not None:
+        asked = whole if self.boxes is None else self.boxes[objects]
+        if self.boxes is not None:
             for row, words in box_problems(asked, whole[:, 2:]).items():
                 raise ArgumentError(f"{self.dataset.sample_name(int(objects[row]))}: {words}")
         asked = asked if jitter is None else jittered(asked, jitter)
@@ -196,24 +218,24 @@ class _Images:
 
 
 def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Predictions:
-    """What a model of this spec would give that answers the same (K, 2) for every crop; no image is read.
+    """The predictions of a model of this spec that gives the same points (K, 2) for every crop; no image is read.
 
-    Raises ValueError where a box is needed and missing.
+    Raises ArgumentError if the model crops by a box and an object has none.
     """
-    given = _boxes_given(dataset, None, spec.box)
-    boxes = dataset.whole_boxes() if given is None else given
-    xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if given is None else spec.padding)
+    known_boxes = _boxes_given(dataset, None, spec.box)
+    boxes = dataset.whole_boxes() if known_boxes is None else known_boxes
+    xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if known_boxes is None else spec.padding)
     score = np.full(xy.shape[:2], np.nan, np.float32)
     return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt)
 
 
 def _boxes_given(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray | None:
-    """The boxes (N, 4) known before any image is read: the caller's or the annotations', None for whole images."""
+    """The boxes (N, 4) to crop around: those given, else those of the labels. None: whole images."""
     if boxes is not None:
-        given = as_boxes(boxes)
-        if len(given) != len(dataset):
-            raise ArgumentError(f"boxes: expected {len(dataset)}, one an object of {dataset.called}, got {len(given)}")
-        return given
+        array = as_boxes(boxes)
+        if len(array) != len(dataset):
+            raise ArgumentError(f"boxes: expected {len(dataset)}, one per object of {dataset.called}, got {len(array)}")
+        return array
     if box == "image":
         return None
     bad = np.flatnonzero(~boxed(dataset))

@@ -1,6 +1,6 @@
-"""How well a promised sigma holds: ranks, and errors found by tenths of what was promised.
+"""How well sigma, the promised error, agrees with the errors that were measured: rank correlations and tenths.
 
-Knows arrays alone.
+All functions take plain arrays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from keylite.evaluation.metrics import group_intervals
 
 
 class Decile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tenth of the points, by sigma: mean sigma promised, mean error found with its 95 % interval, in one unit."""
+    """A tenth of the points, in the order of their sigma: mean sigma and mean error (px) with its 95 % interval.
+
+    interval: None if there are too few groups.
+    """
 
     sigma: float
     error: float
@@ -21,11 +24,12 @@ class Decile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reliability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How well sigma foretells errors, over points that have both.
+    """How well sigma predicts errors, over the points that have both.
 
-    spearman: rank correlation over all points; within: its median over keypoints, each by itself; constant: what one
-    sigma a keypoint would reach. worst: the decile furthest off, as error / sigma - 1. All but the deciles are numbers
-    without unit; None where nothing varies.
+    spearman: the rank correlation (Spearman's) of sigma and error over all points. within: the median of the rank
+    correlations of single keypoints. constant: the rank correlation if each keypoint had one constant sigma. None: one
+    of both does not vary. worst: error / sigma - 1 of the tenth that is furthest off. deciles: the tenths. count: of
+    points.
     """
 
     spearman: float | None
@@ -36,46 +40,47 @@ class Reliability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
 
 
-def reliability_rows(found: Reliability) -> list[tuple[str, str]]:
-    """(label, value) texts, most telling first."""
+def reliability_rows(reliability: Reliability) -> list[tuple[str, str]]:
+    """(label, value) texts, the most important first."""
     ranks = ", ".join(
         f"{label} {value:.2f}" if value is not None else f"{label} -"
-        for label, value in (("all points", found.spearman), ("within a keypoint", found.within))
+        for label, value in (("all points", reliability.spearman), ("within a keypoint", reliability.within))
     )
-    alone = "-" if found.constant is None else f"{found.constant:.2f}"
+    constant = "-" if reliability.constant is None else f"{reliability.constant:.2f}"
+    worst = reliability.worst
     return [
-        ("sigma against error (Spearman)", f"{ranks}; one sigma a keypoint {alone}"),
-        ("errors by tenths of sigma", f"at most {abs(found.worst):.0%} {'over' if found.worst > 0 else 'under'} it"),
+        ("sigma against error (Spearman)", f"{ranks}; one sigma per keypoint {constant}"),
+        ("errors by tenths of sigma", f"at most {abs(worst):.0%} {'over' if worst > 0 else 'under'} it"),
     ]
 
 
 def reliability_of(sigma: np.ndarray, error: np.ndarray, group_index: np.ndarray, seed: int = 0) -> Reliability | None:
-    """How well sigma (N, K) foretells errors (N, K) in the same unit; NaN where there is none of either.
+    """How well sigma (N, K) predicts errors (N, K) in the same unit; NaN: there is none.
 
-    group_index: (N,) whose whole groups the intervals draw. None where no point has both.
+    group_index: (N,) the group of each object; the intervals draw whole groups. None: no point has both.
     """
     known = np.isfinite(sigma) & np.isfinite(error)
     if not known.any():
         return None
     objects, keypoints = np.nonzero(known)
-    promised, found = sigma[known], error[known]
+    promised, measured = sigma[known], error[known]
     by_keypoint = np.array(
-        [found[keypoints == k].mean() if (keypoints == k).any() else 0 for k in range(sigma.shape[1])]
+        [measured[keypoints == k].mean() if (keypoints == k).any() else 0 for k in range(sigma.shape[1])]
     )
-    within = [_spearman(promised[keypoints == k], found[keypoints == k]) for k in range(sigma.shape[1])]
-    told = [value for value in within if value is not None]
+    correlations = [_spearman(promised[keypoints == k], measured[keypoints == k]) for k in range(sigma.shape[1])]
+    within = [correlation for correlation in correlations if correlation is not None]
     deciles = []
     for part in np.array_split(np.argsort(promised, kind="stable"), min(10, len(promised))):
-        sums = np.bincount(objects[part], found[part], len(sigma))[:, None]
+        sums = np.bincount(objects[part], measured[part], len(sigma))[:, None]
         counts = np.bincount(objects[part], minlength=len(sigma)).astype(np.float64)
         interval = group_intervals(sums, counts, group_index, np.random.default_rng(seed))
         pair = None if interval is None else (float(interval[0, 0]), float(interval[0, 1]))
-        deciles.append(Decile(float(promised[part].mean()), float(found[part].mean()), pair, len(part)))
+        deciles.append(Decile(float(promised[part].mean()), float(measured[part].mean()), pair, len(part)))
     off = [decile.error / decile.sigma - 1 for decile in deciles if decile.sigma > 0]
     return Reliability(
-        spearman=_spearman(promised, found),
-        within=float(np.median(told)) if told else None,
-        constant=_spearman(by_keypoint[keypoints], found),
+        spearman=_spearman(promised, measured),
+        within=float(np.median(within)) if within else None,
+        constant=_spearman(by_keypoint[keypoints], measured),
         worst=max(off, key=abs) if off else 0.0,
         deciles=tuple(deciles),
         count=len(promised),
@@ -83,7 +88,7 @@ def reliability_of(sigma: np.ndarray, error: np.ndarray, group_index: np.ndarray
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """The correlation of ranks, equal values sharing theirs; None where one of both does not vary."""
+    """The correlation of ranks; equal values share the mean of their ranks. None: one of both does not vary."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
@@ -94,16 +99,16 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-# ---- who fits, and who judges
+# ---- which objects sigma is fitted on, and which test it
 
-FEWEST = 50  # objects: with fewer, half of them say nothing of errors to come
-FEWEST_OF_HALF = 10  # of them in either half: one group may hold nearly all
+FEWEST = 50  # objects: half of fewer cannot say how large other objects' errors will be
+FEWEST_OF_HALF = 10  # objects in each half: one group may hold nearly all objects
 
 
 def halves(group_index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """(indices to fit on, indices to judge by), each of about half the objects and whole groups, always the same.
+    """(indices to fit on, indices to test with): about half of the objects each, whole groups, the same in every call.
 
-    None with fewer than FEWEST objects, a single group, or a half of fewer than FEWEST_OF_HALF.
+    None: there are fewer than FEWEST objects, one group, or fewer than FEWEST_OF_HALF objects in a half.
     """
     groups, sizes = np.unique(group_index, return_counts=True)
     if len(group_index) < FEWEST:
@@ -117,10 +122,10 @@ def halves(group_index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def no_halves(group_index: np.ndarray) -> str:
-    """Why `halves` gives none."""
+    """The reason why `halves` gives None."""
     if len(group_index) < FEWEST:
         count = len(group_index)
         return f"{count} labelled object{'' if count == 1 else 's'}, and {FEWEST} are needed"
     if len(np.unique(group_index)) == 1:
-        return "all objects are of one group, and a half that fits needs another that judges; see `group`"
-    return f"one group holds nearly all objects, and either half needs {FEWEST_OF_HALF} of other groups; see `group`"
+        return "all objects are of one group, but sigma is fitted on some groups and tested on others; see `group`"
+    return f"one group holds nearly all objects, but each half needs {FEWEST_OF_HALF} of groups of its own; see `group`"

@@ -1,4 +1,4 @@
-"""How long a model file takes, stage by stage, and in how much memory. Knows nothing of accuracy."""
+"""How long a model file takes for an image, stage by stage, and how much memory it needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ STAGES = ("read", "crop", "engine", "decode")
 
 
 class FileTimes(TypedDict):
-    """What a model file takes. memory: before it is opened, and at most. ms: median, p10 and p90 of each stage."""
+    """The time and memory of one model file.
+
+    engine: the name of the program that ran it. size: [width, height] of its input, px. bytes: of the file. memory:
+    10^6 bytes that a process held `before` it opened the file, and at its `peak`. None: the system does not say.
+    ms: milliseconds of each stage (read, crop, engine, decode) and in total: `median`, `p10` and `p90` of all runs.
+    """
 
     engine: str
     size: list[int]
@@ -39,7 +44,10 @@ class FileTimes(TypedDict):
 
 
 class Times(TypedDict):
-    """What `benchmark` gives: where, how and of what times were taken, and those of each model file."""
+    """The result of `benchmark`: where and how the times were taken, and those of each model file, by its path.
+
+    machine: the processor. runs: how often each file ran. image: the path, or a word for the one that was made.
+    """
 
     machine: str
     threads: int
@@ -57,11 +65,26 @@ def benchmark(
     image: FilePath | None = None,
     spec: FilePath | None = None,
 ) -> Times:
-    """Milliseconds of each stage for each file, the files taking turns: median, p10 and p90 over `runs`.
+    """Measure how long model files take for an image, stage by stage, and how much memory they need.
 
-    image: a file to read; None makes a 640x480 JPEG. spec: a JSON description for files that hold none. memory: the
-    most that a process of its own holds that reads the image and runs the file, and what it held before it opened the
-    file, 10^6 bytes; None where the system does not say. Says which machine and how many threads.
+    The files take turns, so that a busy moment of the machine hits all of them. Memory is measured in a process of its
+    own per file.
+
+    Args:
+        models: The model files to compare.
+        threads: Threads of each engine, at least 1.
+        runs: How often each file runs, at least 3.
+        image: The image file to read. None: a JPEG of 640x480 px is made.
+        spec: A JSON description for model files that hold none. None: they hold theirs.
+
+    Returns:
+        A dictionary with the machine, the versions of packages, and for each model file its times in milliseconds
+        (median, 10th and 90th percentile) and its memory in 10^6 bytes.
+
+    Raises:
+        ArgumentError: The list is empty, or a number is out of its range.
+        ImageError: The image cannot be used.
+        ModelFileError: A file is no model file.
     """
     require_kind("models", models, (list, tuple), "a list of model files", "give them as [model]")
     if not models:
@@ -73,7 +96,7 @@ def benchmark(
         source: Any = cv2.imencode(".jpg", cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()
     else:
         picture = open_image(path_of("image", image))
-        picture.pixels()  # what is wrong with it is told by its name, before anything is measured
+        picture.pixels()  # raises an error with the file's name before anything is measured
         source = picture.data
     predictors = {str(path): Predictor(path, threads=threads, spec=spec) for path in models}
     times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
@@ -84,7 +107,7 @@ def benchmark(
             for turn in range(runs + 3):
                 for name, predictor in predictors.items():
                     marks = _timed(predictor, source)
-                    if turn >= 3:  # the first ones warm up
+                    if turn >= 3:  # the first three warm up
                         for stage, seconds in zip(STAGES, marks, strict=True):
                             times[name][stage].append(1e3 * seconds)
                 done(1)
@@ -111,10 +134,10 @@ def benchmark(
 
 
 def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float, float]:
-    """(median ms of a file's engine, its ratio to that of a reference file), an image at a time, taking turns.
+    """The median time of a file's engine for one image, ms, and its ratio to that of a reference file.
 
-    CPU time of the one thread that runs it: what else the machine does in the meantime does not count. Both files have
-    inputs of one size.
+    The files take turns. The CPU time of the one thread that runs the engine counts, so other work of the machine does
+    not matter. Both files must have the same input size.
     """
     predictors = [Predictor(path, threads=1) for path in (model, reference)]
     width, height = predictors[0].spec.size
@@ -125,18 +148,20 @@ def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float
         for predictor, taken in zip(predictors, seconds, strict=True):
             start = clock()
             predictor.engine(pixels)
-            if turn >= 3:  # the first ones warm up
+            if turn >= 3:  # the first three warm up
                 taken.append(clock() - start)
     ours, theirs = (float(np.median(taken)) for taken in seconds)
     return 1e3 * ours, ours / theirs
 
 
 def _memory(model: str, threads: int, spec: FilePath | None, source: bytes) -> dict[str, float] | None:
-    """What a fresh process holds before it opens a model file, and at most while it runs it, 10^6 bytes."""
+    """The memory of a fresh process before it opens a model file, and at most while it runs it, 10^6 bytes."""
     code = "from keylite.evaluation.timing import tell_memory; tell_memory()"
-    told = [model, str(threads), *([str(spec)] if spec else [])]
+    arguments = [model, str(threads), *([str(spec)] if spec else [])]
     with step(f"measuring the memory of {model}"):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *told], input=source, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, *arguments], input=source, capture_output=True
+        )
     if done.returncode < 0:
         raise OSError(
             f"{model}: the process that measures its memory was killed by {signal.Signals(-done.returncode).name}; "
@@ -148,7 +173,7 @@ def _memory(model: str, threads: int, spec: FilePath | None, source: bytes) -> d
 
 
 def tell_memory() -> None:
-    """The process of `_memory`: arguments are a model file, threads and perhaps a spec, standard input an image."""
+    """What the process of `_memory` runs. Its arguments: a model file, threads, perhaps a spec. Its input: an image."""
     source = sys.stdin.buffer.read()
     start = peak_memory()
     predictor = Predictor(sys.argv[1], threads=int(sys.argv[2]), spec=next(iter(sys.argv[3:]), None))

@@ -229,10 +229,10 @@ def test_the_names_of_a_table_may_start_four_folders_up(above: int, found: bool,
 def test_two_names_never_share_a_picture(tmp_path: Path) -> None:
     place(tmp_path, ["1.png", "2.png"])
     with pytest.raises(
-        FileNotFoundError, match=r"2 of 3 .*: a/1.png \(.*1.png would do, but is the picture of b/1.png"
+        FileNotFoundError, match=r"2 of 3 .*: a/1.png \(.*1.png would fit, but is the picture of b/1.png"
     ):
         read_dataset(labels_at(tmp_path / "l.json", ["a/1.png", "b/1.png", "2.png"]))
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 .*: 2.jpg \(.*2.png would do, but is the picture of 2.png"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 .*: 2.jpg \(.*2.png would fit, but is the picture of 2.png"):
         read_dataset(labels_at(tmp_path / "l.json", ["2.png", "2.jpg"]))
     data = read_dataset(labels_at(tmp_path / "l.json", ["2.png", "2.jpg"]), skip_bad=True)
     assert data.image_names == ("2.png",)

@@ -872,7 +872,7 @@ def test_dlc_paths_start_at_the_project(text: str, at: str, tmp_path: Path) -> N
 
 def test_table_columns_of_groups(tmp_path: Path) -> None:
     path = table(tmp_path, "file,identity,day,x0,y0\na.png,ann,1,1,2\nb.png,ann,2,3,4\n")
-    with pytest.raises(ValueError, match="columns that are no pair: day"):
+    with pytest.raises(ValueError, match="columns that are in no pair: day"):
         read_dataset(path)
     assert read_dataset(path, group="field:day").groups == ("1", "2")
     path = table(tmp_path, "file,identity,x0,y0\na.png,ann,1,2\nb.png,ann,3,4\n")
@@ -896,7 +896,7 @@ BAD_TABLES = {
     "all rows bad": ("file,x0,y0\na.png,1\nb.png,x,y\n", "all rows are bad: line 2 .*; line 3 .*; mend them"),
     "semicolons": ("file;x0;y0\na.png;1;2\n", "expected commas between columns, got ';'"),
     "tabs": ("file\tx0\ty0\na.png\t1\t2\n", "expected commas between columns, got tabs; save it as comma-separated"),
-    "a spreadsheet's line": ("sep=,\nfile,x0,y0\na.png,1,2\n", "the first line, 'sep=', is a spreadsheet's own"),
+    "a spreadsheet's line": ("sep=,\nfile,x0,y0\na.png,1,2\n", "the first line, 'sep=', is for spreadsheets only"),
     "pandas' index": (",file,x0,y0\n0,a.png,1,2\n", "the first column numbers the rows; leave it out"),
     "pandas' index, written again": ("Unnamed: 0,file,x0,y0\n0,a.png,1,2\n", "numbers the rows; leave it out"),
     "header only": ("file,x0,y0\n", "no row below the header"),
@@ -906,7 +906,10 @@ BAD_TABLES = {
     ),
     "nothing labelled": ("file,x0,y0\na.png,,\n", "the data set is empty: no labelled object in it .1 row without"),
     "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
-    "several animals": ("scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n", "convert tables of several to COCO"),
+    "several animals": (
+        "scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n",
+        "several animals per image: convert it to COCO",
+    ),
     "dlc, y before x": ("scorer,m,m\nbodyparts,n,n\ncoords,y,x\na.png,1,2\n", "x, y of one body part after another"),
     "dlc, part twice": (DLC.replace("tail", "nose") + "a.png,1,2,3,4\n", "nose more than once"),
     "dlc, header only": (DLC, "no row below the header"),

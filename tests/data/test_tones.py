@@ -27,7 +27,7 @@ def written(folder: Path, *highs: int, dtype: type = np.uint16) -> Dataset:
 
 
 LEVELS = {  # brightest samples: the white level, the note
-    "8 bits": ((200, 255), 255, "2 of 2 images hold 16 bits a sample, up to 255: 255 is taken as white"),
+    "8 bits": ((200, 255), 255, "2 of 2 images hold 16 bits per sample, up to 255: 255 is taken as white"),
     "10 bits": ((200, 256), 1023, "up to 256: 1023 is taken as white"),
     "12 bits": ((4095, 4000), 4095, "up to 4095: 4095 is taken as white"),
     "14 bits": ((4096,), 16383, "up to 4096: 16383 is taken as white"),
@@ -39,7 +39,7 @@ LEVELS = {  # brightest samples: the white level, the note
 def test_the_white_level_is_that_of_all_pictures(highs: tuple[int, ...], level: int, note: str | None, tmp_path: Path):
     data = written(tmp_path, *highs).check_images()
     assert data.white_level == level
-    assert any("bits a sample" in line for line in data.notes) == (note is not None)
+    assert any("bits per sample" in line for line in data.notes) == (note is not None)
     assert note is None or note in data.notes[0]
     for image, path in enumerate(data.images):
         np.testing.assert_array_equal(data.read_image(image), read_image(path, white_level=level))
@@ -54,7 +54,7 @@ def test_a_level_that_was_found_stays(tmp_path: Path):
     assert written(tmp_path, 4000, 900).subset([1]).check_images().white_level == 1023
     val = written(tmp_path, 4000, 900).check_images(white_level=1023)
     assert val.white_level == 1023
-    assert val.notes[0] == "1 of 2 images hold samples above 1023: they are cut off there"
+    assert val.notes[0] == "1 of 2 images hold samples above 1023, which are read as white"
 
 
 def test_8_bit_pictures_and_none_have_the_usual_level(tmp_path: Path):
@@ -63,32 +63,32 @@ def test_8_bit_pictures_and_none_have_the_usual_level(tmp_path: Path):
 
 
 SEEN = {  # tones, white level: the words
-    "black": (Tones(0, 90, 4.9, 8), 65535, "nearly black (their mean is below 5 of 255)"),
+    "black": (Tones(0, 90, 4.9, 8), 65535, "are nearly black (their mean is below 5 of 255)"),
     "not black": (Tones(0, 90, 5.0, 8), 65535, None),
-    "white": (Tones(0, 255, 250.1, 8), 65535, "nearly white (their mean is above 250 of 255)"),
+    "white": (Tones(0, 255, 250.1, 8), 65535, "are nearly white (their mean is above 250 of 255)"),
     "not white": (Tones(0, 255, 250.0, 8), 65535, None),
-    "flat": (Tones(100, 107, 103.0, 8), 65535, "of hardly any contrast (fewer than 8 of 256 levels)"),
+    "flat": (Tones(100, 107, 103.0, 8), 65535, "have hardly any contrast (fewer than 8 of 256 levels)"),
     "not flat": (Tones(100, 108, 103.0, 8), 65535, None),
-    "black, of 16 bits": (Tones(0, 60000, 1200.0, 16), 65535, "nearly black"),
+    "black, of 16 bits": (Tones(0, 60000, 1200.0, 16), 65535, "are nearly black"),
     "12 of 16 bits": (Tones(0, 4000, 1200.0, 16), 4095, None),
-    "black, 12 of 16 bits": (Tones(0, 4000, 79.99, 16), 4095, "nearly black"),
+    "black, 12 of 16 bits": (Tones(0, 4000, 79.99, 16), 4095, "are nearly black"),
     "not black, 12 of 16 bits": (Tones(0, 4000, 80.0, 16), 4095, None),
-    "flat, 12 of 16 bits": (Tones(2000, 2100, 2050.0, 16), 4095, "of hardly any contrast"),
+    "flat, 12 of 16 bits": (Tones(2000, 2100, 2050.0, 16), 4095, "have hardly any contrast"),
 }
 
 
 @pytest.mark.parametrize(("tones", "level", "words"), SEEN.values(), ids=SEEN)
 def test_pictures_that_show_hardly_anything_are_said(tones: Tones, level: int, words: str | None):
-    notes = [note for note in tone_notes([tones, None], ["a.png", "b.png"], level) if "bits a sample" not in note]
+    notes = [note for note in tone_notes([tones, None], ["a.png", "b.png"], level) if "bits per sample" not in note]
     assert len(notes) == (words is not None)
-    assert words is None or notes[0].startswith(f"1 of 2 images are {words}")
+    assert words is None or notes[0].startswith(f"1 of 2 images {words}")
     assert words is None or notes[0].endswith(": a.png")
 
 
 def test_pictures_of_16_bits_are_counted_and_those_that_are_brighter():
     tones = [Tones(0, 255, 99.0, 8), Tones(0, 1023, 500.0, 16), Tones(0, 1024, 500.0, 16), None]
-    taken = "2 of 4 images hold 16 bits a sample, up to 1024: 1023 is taken as white"
-    cut = "1 of 4 images hold samples above 1023: they are cut off there"
+    taken = "2 of 4 images hold 16 bits per sample, up to 1024: 1023 is taken as white"
+    cut = "1 of 4 images hold samples above 1023, which are read as white"
     assert tone_notes(tones, list("abcd"), 1023) == [taken, cut]
     assert tone_notes(tones, list("abcd"), 1023, given=True) == [cut]
     assert tone_notes(tones[:2], list("ab"), 1023, given=True) == []

@@ -1,6 +1,6 @@
-"""Boxes from a file, such as a detector's: {"photo.jpg": [[x0, y0, x1, y1], ...]}, and which object each belongs to.
+"""Boxes from a file, such as a detector's, by image name, and which labelled object each belongs to.
 
-Boxes are continuous xyxy px of the image.
+The file is JSON: {"photo.jpg": [[x0, y0, x1, y1], ...]}, in continuous px of the image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Examples: the objects of a data set as training sees them, cropped and augmented: (image, xy, weight).
+"""Examples: the objects of a data set as training sees them, cropped and augmented.
 
 An example depends only on the seed, the epoch and the object, not on the order in which examples are asked for.
 """

@@ -1,7 +1,7 @@
-"""Where the pictures of a label file lie, although its names were written elsewhere.
+"""Finding the pictures of a label file, even if another tool or another machine wrote their names.
 
-An exact name always wins. Only a name that is nowhere is looked for under other spellings and in other folders, the
-most likely first; what is found so is counted, and of two candidates neither is taken. Knows nothing of labels.
+An exact name always wins. A name that is nowhere is looked for under other spellings and in other folders, the
+likeliest first. Pictures found like this are counted in notes. If two pictures fit equally well, neither is taken.
 """
 
 from __future__ import annotations
@@ -30,19 +30,24 @@ from keylite.data.spelling import (
     stem_of,
 )
 
-CLIMB = 4  # folders above a table that are searched: DeepLabCut's paths start at its project
-DEPTH = 3  # folders below those named, that are searched for what is not there
-MOST_FOLDERS = 10_000  # that are listed so
-SUBSET = re.compile(r"[_\-. ]")  # what a file's name has before that of its subset: instances_train.json
+CLIMB = 4  # levels of folders above a table that are searched, because DeepLabCut's paths start at its project
+DEPTH = 3  # levels of sub-folders that are searched
+MOST_FOLDERS = 10_000  # sub-folders that are listed
+SUBSET = re.compile(r"[_\-. ]")  # comes before the name of the subset in a file's name: instances_train.json
 ABSOLUTE = re.compile(r"/|[A-Za-z]:")
-LONGEST, DEEPEST = 4096, 64  # characters, the most of any path on Linux, and folders of a name
-NEARLY = 2_000  # names among which the nearest is looked for
+LONGEST, DEEPEST = 4096, 64  # characters of a name (no path on Linux is longer), and folders in it
+NEARLY = 2_000  # names among which a similar one is looked for
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """paths: where each named picture lies, None where that is not known. notes: a line for each way in which pictures
-    were found other than by their very names. doubts: number of a name -> why none of its candidates is taken."""
+    """The result of `find_images`.
+
+    Attributes:
+        paths: The path of each named picture; None if it was not found.
+        notes: A line for each way in which pictures were found that is not their exact name.
+        doubts: Number of a name -> why no picture was taken for it.
+    """
 
     paths: list[Path | None]
     notes: list[str]
@@ -51,23 +56,28 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Roots:
-    """near: the folders that names start from, the first one first. above: those outside the label file's own folder.
-    searched: those whose sub-folders are looked at, too, where a name is in none of them."""
+    """The folders in which names of a label file may start.
+
+    Attributes:
+        near: The folders to look in first, in this order.
+        above: Folders to look in after them, outside the label file's own folder.
+        searched: Folders whose sub-folders are searched for names that are in none of the others.
+    """
 
     near: list[Path]
     above: list[Path]
     searched: list[Path]
 
     def __str__(self) -> str:
-        there = [str(root) for root in (*self.near, *self.above) if root.is_dir()]
-        return ", ".join(there) + (" (and sub-folders)" if self.searched else "")
+        existing = [str(root) for root in (*self.near, *self.above) if root.is_dir()]
+        return ", ".join(existing) + (" (and sub-folders)" if self.searched else "")
 
 
 def roots_of(labels: Path, images: Path | None, climb: bool) -> Roots:
-    """Where the names of a label file may start: in `images` alone, if that is given, else around the file.
+    """Where the names of a label file may start: only in `images`, if it is given, else around the file.
 
-    climb: in the folders above it, too. A folder that is called as the end of the file's name is one of them: train
-    for instances_train.json.
+    climb: whether the folders above the file count, too. In each of these places, a folder that has the end of the
+    file's name counts as well: train for instances_train.json.
     """
     stem = labels.stem
     subsets = [stem, *(stem[at.end() :] for at in SUBSET.finditer(stem))]
@@ -92,21 +102,21 @@ def roots_of(labels: Path, images: Path | None, climb: bool) -> Roots:
 
 
 def find_images(names: Sequence[str], roots: Roots) -> Finding:
-    """Where each named picture lies. Folders are listed once each, not asked once per picture."""
+    """Find each named picture. Each folder is listed once, because a system call per picture would be slow."""
     search = _Search(roots)
     paths: list[Path | None] = [None] * len(names)
-    ways: dict[str, list[int]] = {}
-    loose: list[int] = []
+    ways: dict[str, list[int]] = {}  # the way in which pictures were found, or the root above -> numbers of names
+    inexact: list[int] = []  # numbers of names that are not found exactly
     doubts: dict[int, str] = {}
     for number, name in enumerate(names):
         path, root = (None, "") if _excess(name) else search.exactly(name)
         if path is None:
-            loose.append(number)
+            inexact.append(number)
             continue
         paths[number] = path
         if root in search.above:
             ways.setdefault(root, []).append(number)
-    for number in loose:
+    for number in inexact:
         if excess := _excess(names[number]):
             doubts[number] = excess
             continue
@@ -120,11 +130,11 @@ def find_images(names: Sequence[str], roots: Roots) -> Finding:
                 doubts[number] = f"is it {first} or {second}?"
             elif candidates:
                 paths[number] = Path(candidates[0])
-                for one in (*way, *others):
-                    ways.setdefault(one, []).append(number)
+                for difference in (*way, *others):
+                    ways.setdefault(difference, []).append(number)
             if candidates:
                 break
-    doubts |= _clashes(names, paths, set(loose))
+    doubts |= _clashes(names, paths, set(inexact))
     for number in doubts:
         paths[number] = None
     notes = []
@@ -145,7 +155,7 @@ BELOW = "found in a sub-folder"
 
 
 def nearest(name: str, roots: Roots) -> str:
-    """What a message says of the pictures that lie where `name` was looked for; empty where there is nothing to say."""
+    """What a message says about the pictures that lie where `name` was looked for."""
     search = _Search(roots)
     *_, base = segments_of(spellings_of(name)[-1][1]) or [""]
     stem = folded_stem(base)
@@ -177,27 +187,27 @@ def _excess(name: str) -> str:
     return f"expected at most {DEEPEST} folders, got {deep:,}" if deep > DEEPEST else ""
 
 
-def _clashes(names: Sequence[str], paths: list[Path | None], loose: set[int]) -> dict[int, str]:
-    """Number of a name -> why it cannot be what was found for it: another name has that picture already."""
+def _clashes(names: Sequence[str], paths: list[Path | None], inexact: set[int]) -> dict[int, str]:
+    """Number of a name that was not found exactly -> the message that its picture is that of another name, too."""
     owners: dict[Path, list[int]] = {}
-    if loose:
+    if inexact:
         for number, path in enumerate(paths):
             if path is not None:
                 owners.setdefault(path, []).append(number)
     clashes = {}
     for path, numbers in owners.items():
         spelt = {canonical(names[number]) for number in numbers}
-        if len(spelt) == 1 or not loose.intersection(numbers):
+        if len(spelt) == 1 or not inexact.intersection(numbers):
             continue
-        for number in loose.intersection(numbers):
+        for number in inexact.intersection(numbers):
             other = next(n for n in numbers if canonical(names[n]) != canonical(names[number]))
-            clashes[number] = f"{path} would do, but is the picture of {names[other]}"
+            clashes[number] = f"{path} would fit, but is the picture of {names[other]}"
     return clashes
 
 
-Key = Callable[[str], str]
-Stage = tuple[list[str], Key, list[str]]  # ways, key of a file's name, folders (none: all sub-folders)
-KEYS: tuple[tuple[list[str], Key, Key], ...] = (  # ways, key of a folder's name, key of a file's name
+Key = Callable[[str], str]  # two names are taken for the same if their keys are equal
+Stage = tuple[list[str], Key, list[str]]  # differences from the path, key of file names, folders (none: sub-folders)
+KEYS: tuple[tuple[list[str], Key, Key], ...] = (  # differences from the path, key of folder names, key of file names
     ([], same, same),
     ([OTHER_UNICODE], composed, composed),
     ([OTHER_CASE], folded, folded),
@@ -207,13 +217,13 @@ KEYS: tuple[tuple[list[str], Key, Key], ...] = (  # ways, key of a folder's name
 
 
 class _Search:
-    """The folders below some roots, each listed once, when it is first asked for."""
+    """The folders in and below the roots; each is listed once, when it is first needed."""
 
     def __init__(self, roots: Roots) -> None:
         self.roots = [str(root) for root in (*roots.near, *roots.above)]
         self.above = {str(root) for root in roots.above}
         self.searched = [str(root) for root in roots.searched]
-        self.close = [str(root) for root in (*roots.near, *roots.searched)]  # a bare name is not looked for far up
+        self.close = [str(root) for root in (*roots.near, *roots.searched)]  # for names without their folders
         self.names_in = functools.cache(_names_in)
         self.entries_by = functools.cache(self._entries_by)
         self.exact_places = functools.cache(self._exact_places)
@@ -224,23 +234,23 @@ class _Search:
         self.pictures_by = functools.cache(self._pictures_by)
 
     def exactly(self, name: str) -> tuple[Path | None, str]:
-        """The picture of that very name in the first root that has it, and the root."""
-        portable = name.replace("\\", "/")  # written on Windows
+        """The picture of exactly this name in the first root that has it, and the root; (None, "") if none has it."""
+        portable = name.replace("\\", "/")  # the name may have been written on Windows
         folder, base = os.path.split(portable)
         for root, place, names in self.exact_places(folder):
             if base in names:
                 return place / base, root
-        if portable != name:  # an archive may have been unpacked to such a name
+        if portable != name:  # unpacking an archive may have left backslashes in file names
             for root, place, names in self.exact_places(""):
                 if name in names:
                     return place / name, root
         return None, ""
 
     def loosely(self, path: str) -> tuple[list[str], list[str]]:
-        """The files that may be meant, all equally likely, and in what they differ from the path."""
+        """The files that fit the path best, all equally well, and the ways in which they differ from it."""
         *folders, base = segments_of(path) or [""]
         folder = posixpath.join("/" if ABSOLUTE.match(path) else "", *folders)
-        for stages in (self.stages_here, self.stages_below):  # what lies deeper is not listed before it is needed
+        for stages in (self.stages_here, self.stages_below):  # sub-folders are listed only if they are needed
             for ways, key, places in stages(folder):
                 wanted = key(base)
                 if places:
@@ -256,11 +266,11 @@ class _Search:
         return [], []
 
     def folders(self) -> list[str]:
-        """Every folder that is looked at, the likeliest first."""
+        """Every folder in which pictures are looked for, the likeliest first."""
         return list(dict.fromkeys([*self.roots, *self.walked()]))
 
     def below_root(self, path: str) -> str:
-        """The path from the root that holds it, for messages."""
+        """The path relative to the root that holds it, for messages."""
         holders = [root for root in self.roots if Path(path).is_relative_to(root)]
         return str(Path(path).relative_to(holders[0])) if holders else path
 
@@ -277,7 +287,7 @@ class _Search:
         return entries
 
     def _stages_here(self, folder: str) -> list[Stage]:
-        """Where in the roots a file of this folder may lie: there, or in what is the end of the folder's path."""
+        """The stages of the search in the roots: first in this folder, then in ever shorter ends of its path."""
         foreign = folder.startswith("/")
         parts = [part for part in folder.split("/") if part]
         stages = []
@@ -291,7 +301,7 @@ class _Search:
         return stages
 
     def _stages_below(self, folder: str) -> list[Stage]:
-        """The same in sub-folders: folders of that path, or, of another machine's path, of its end."""
+        """The stages of the search in sub-folders: those of this path or, if it is absolute, of an end of it."""
         parts = [part for part in folder.split("/") if part]
         if not parts:
             return [([BELOW, *difference], key, []) for difference, _, key in KEYS]
@@ -315,7 +325,7 @@ class _Search:
         return [folder for folder in folders if self.names_in(folder)]
 
     def _walk(self) -> Iterator[str]:
-        """The folders below those that are searched, the nearest first."""
+        """The sub-folders of the searched folders, level by level."""
         level, count = list(self.searched), 0
         for _ in range(DEPTH):
             below = []
@@ -346,7 +356,7 @@ class _Search:
 def _names_in(folder: str) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
-    except (OSError, ValueError):  # no folder, not ours to read, or no name at all
+    except (OSError, ValueError):  # it is no folder, or may not be read, or is no possible path
         return frozenset()
 
 

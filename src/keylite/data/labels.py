@@ -1,4 +1,4 @@
-"""From the labels of a file to a data set: they are checked, shifted and grouped, and their pictures are found.
+"""From the labels of a file to a data set: points are checked and shifted, pictures found, groups named.
 
 This is the second half of every reader. The first half (coco.py, tables.py) reads one format and gives Labels, with
 coordinates as the file has them.

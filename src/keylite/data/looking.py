@@ -1,4 +1,4 @@
-"""Every picture of a data set read once, by several threads: its size, its tones, what it shows, what is wrong."""
+"""Reading every picture of a data set once, by several threads: size, tones, what it shows, what is wrong."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from keylite.runtime.images import Picture, to_8_bit
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 
-SPARE = 4  # threads beyond the cores, for those that wait for the disk
-RUN = 16  # images that a thread looks at in one go: a task each would take more memory than their labels
+SPARE = 4  # threads in addition to the cores, because some wait for the disk
+RUN = 16  # images per task: a task per image would take more memory than their labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
-    """What M pictures are like.
+    """What was seen in M pictures.
 
-    sizes: (M, 2) int64 width and height, px; 0 for a picture that cannot be read. likeness: (M,) what each shows.
-    tones: of each, None where it cannot be read. turned: (M,) bool, whether its EXIF orientation turns it. problems:
-    what is wrong with a picture, by its number.
+    Attributes:
+        sizes: (M, 2) int64 (width, height), px; 0 for a picture that cannot be read.
+        likeness: (M,) what each picture shows; see likeness.py.
+        tones: The tones of each picture, None if it cannot be read.
+        turned: (M,) bool, whether its EXIF orientation turns or mirrors it.
+        problems: Number of a picture -> what is wrong with it.
     """
 
     sizes: np.ndarray
@@ -38,10 +41,10 @@ class Looks:
 def look_at(
     count: int, open_picture: Callable[[int], Picture], problem_of: Callable[[int, int, int], str], called: str
 ) -> Looks:
-    """Read pictures 0 to count.
+    """Read pictures 0 to count - 1.
 
-    problem_of: called with a picture's number, width and height; gives what is wrong with its size, or nothing.
-    called: what the progress of this step is of.
+    problem_of: called with a picture's number, width and height; gives what is wrong with its size, or an empty text.
+    called: the name of the data set, for the progress line.
     """
     looks = Looks(
         sizes=np.zeros((count, 2), np.int64),
@@ -72,15 +75,15 @@ def look_at(
                 done(len(run))
     finally:
         stopped = True
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is queued
+        pool.shutdown(wait=False, cancel_futures=True)  # so Ctrl-C does not wait for tasks in the queue
     return looks
 
 
 def _look(looks: Looks, image: int, picture: Picture) -> None:
-    """Note what one picture is like; ValueError or OSError if it cannot be read."""
+    """Note what is seen in one picture; ValueError or OSError if it cannot be read."""
     looks.turned[image] = picture.header is not None and picture.header.orientation in TURNED
     samples = picture.samples()
     looks.sizes[image] = samples.shape[1], samples.shape[0]
     looks.tones[image] = own = tones_of(samples)
     pixels = to_8_bit(samples, white_level_of([own])) if own.bits == 16 else samples
-    looks.likeness[image] = likeness_of(pixels)  # whatever is white for the others
+    looks.likeness[image] = likeness_of(pixels)  # with its own white level, whatever that of the data set is

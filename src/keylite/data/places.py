@@ -1,4 +1,4 @@
-"""Which pictures are one: the same array, or one file by whatever path."""
+"""Recognising that two pictures are one: the same array, or one file under two paths."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 
 
 def places_of(images: Sequence[Path | np.ndarray]) -> list[str | int]:
-    """What tells an image from another: its real path, or the array that it is. Links in folders are followed."""
-    folders: dict[str, str] = {}  # asked once each: a system call per image is slow
+    """For each image its real path, or the id of its array: equal for images that are one.
+
+    Links to folders are followed; links to files are not, see `files_of`.
+    """
+    folders: dict[str, str] = {}  # folder -> its real path, so that there is one system call per folder
     places: list[str | int] = []
     for image in images:
         if isinstance(image, np.ndarray):
@@ -25,15 +28,15 @@ def places_of(images: Sequence[Path | np.ndarray]) -> list[str | int]:
 
 
 def files_of(images: Sequence[Path | np.ndarray]) -> list[object]:
-    """The same, with links to one file, symbolic or hard, taken as one; a system call per image."""
+    """The same, but symbolic and hard links to one file count as one, too; this takes a system call per image."""
     files: list[object] = []
     for image, place in zip(images, places_of(images), strict=True):
         files.append(place)
         if not isinstance(image, np.ndarray):
             try:
                 facts = os.stat(image)
-            except OSError:  # it is said when the image is read
+            except OSError:  # reading the image will say what is wrong
                 continue
-            if facts.st_ino:  # some file systems number nothing
+            if facts.st_ino:  # 0 on file systems that do not number their files
                 files[-1] = (facts.st_dev, facts.st_ino)
     return files

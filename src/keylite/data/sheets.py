@@ -1,4 +1,4 @@
-"""Contact sheets of labelled objects: look at them before anything is trained."""
+"""Contact sheets: pictures of several labelled objects, to look at before training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from keylite.runtime.skeleton import Skeleton
 
 TILE = 256  # longest side of an object's picture, px
 COLUMNS = 4
-PADDING = 0.25  # by which boxes grow, so that points at their edges are seen
+PADDING = 0.25  # the fraction by which boxes grow, so that points at their edges are seen
 
 
 class Shown(NamedTuple):
-    """An object to show. box: (4,) xyxy px, NaN if it has none. xy: (K, 2) px. checked: see `cut`."""
+    """An object to show.
+
+    Attributes:
+        picture: Its image.
+        box: (4,) xyxy, image px; NaN if the object has no box.
+        xy: (K, 2) image px, NaN for an unlabelled point.
+        name: The caption.
+        checked: Whether the whole image was read before without an error; see `cut`.
+    """
 
     picture: Picture
     box: np.ndarray
@@ -35,7 +43,7 @@ def sheet(objects: Sequence[Shown], skeleton: Skeleton) -> np.ndarray:
 
 
 def _tile(shown: Shown, skeleton: Skeleton) -> np.ndarray:
-    """One object, TILE px long, with its labelled points."""
+    """One object with its labelled points; the longer side has TILE px."""
     box, padding = shown.box, PADDING
     if not np.isfinite(box).all():
         box, padding = whole_box(shown.picture), 0.0

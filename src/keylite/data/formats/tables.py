@@ -1,7 +1,4 @@
-"""CSV files of points: one row an image, wide or with DeepLabCut's three header rows.
-
-Knows nothing of images on disk or of how points are used.
-"""
+"""Reading CSV files of points, one row per image: wide tables and DeepLabCut's."""
 
 from __future__ import annotations
 
@@ -21,17 +18,24 @@ from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.words import clipped, listed, quoted
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
-INDEX_COLUMNS = ("", "Unnamed: 0", "index")  # what pandas and R write before all others
+INDEX_COLUMNS = ("", "Unnamed: 0", "index")  # names of the column of row numbers that pandas and R write first
 DLC_HEADER = ("scorer", "bodyparts", "coords")
-UNCLOSED = "unexpected end of data"  # so says csv
+UNCLOSED = "unexpected end of data"  # the words of Python's csv
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)  # float() takes 1_0 for 10
-EMPTY = frozenset({"", "nan", "na", "null", "none"})  # a cell without a label, in lower case
+EMPTY = frozenset({"", "nan", "na", "null", "none"})  # cells of an unlabelled point, in lower case
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """header: rows before the data. path: columns that joined give the image name. names: K keypoints. xy: their
-    column pairs. fields: group field -> column."""
+    """Where a table has what.
+
+    Attributes:
+        header: The number of rows before the data.
+        path: The number of first columns that, joined by slashes, give the image name.
+        names: The K keypoints.
+        xy: K pairs of columns.
+        fields: Name of a group field -> its column.
+    """
 
     header: int
     path: int
@@ -41,7 +45,7 @@ class Layout:
 
 
 def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
-    """The labels of `file,x0,y0,x1,y1,...` or `file,nose_x,nose_y,...`; group fields may be columns too."""
+    """Read a table with the header `file,x0,y0,x1,y1,...` or `file,nose_x,nose_y,...`; group fields may be columns."""
     rows = _rows(path)
     header = [cell.strip() for cell in rows[0][1]]
     _require_commas(path, header)
@@ -63,7 +67,7 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     used = {0, *(at for pair in pairs.values() for at in pair), *known.values()}
     odd = [name or "(no name)" for at, name in enumerate(header) if at not in used]
     if odd or not pairs:
-        line = listed(f"{path}: columns that are no pair", odd) if odd else f"{path}: no column holds a point"
+        line = listed(f"{path}: columns that are in no pair", odd) if odd else f"{path}: no column holds a point"
         raise DataError(f"{line}; expected file, then x0,y0,x1,y1,... or nose_x,nose_y,...")
     numbered = [name.isdigit() for name in pairs]
     names = tuple(pairs)
@@ -75,9 +79,9 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
 
 
 def _require_commas(path: Path, header: list[str]) -> None:
-    """Raise ValueError if the header is that of a table which a spreadsheet or pandas wrote in another form."""
+    """Raise DataError if the header shows that a spreadsheet or pandas wrote the table in another form."""
     if header[0].lower().startswith("sep="):
-        raise DataError(f"{path}: the first line, {quoted(header[0])}, is a spreadsheet's own; leave it out")
+        raise DataError(f"{path}: the first line, {quoted(header[0])}, is for spreadsheets only; leave it out")
     for mark, word in ((";", "';'"), ("\t", "tabs")):
         if len(header) == 1 and mark in header[0]:
             raise DataError(f"{path}: expected commas between columns, got {word}; save it as comma-separated CSV")
@@ -88,11 +92,11 @@ def _require_commas(path: Path, header: list[str]) -> None:
 
 
 def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
-    """The labels of a DeepLabCut table (scorer, bodyparts, coords); the path may be split over three columns."""
+    """Read a DeepLabCut table (scorer, bodyparts, coords); the image path may be split over several columns."""
     rows = _rows(path)
     first = tuple(row[0].strip().lower() for _, row in rows[:3])
     if first != DLC_HEADER:
-        hint = "; one animal an image is read, so convert tables of several to COCO" if "individuals" in first else ""
+        hint = "; it has several animals per image: convert it to COCO" if "individuals" in first else ""
         raise DataError(f"{path}: expected header rows scorer, bodyparts, coords, got {', '.join(first)}{hint}")
     parts, coords = ([cell.strip() for cell in row] for _, row in rows[1:3])
     start = next((at for at, cell in enumerate(coords) if at and cell), len(coords))
@@ -111,7 +115,7 @@ def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Label
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and cells of every row that is not blank."""
+    """The line number and the cells of every row that is not blank."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -119,20 +123,20 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} in it") from None
     except csv.Error as error:
-        told = 'a quote (") is opened and never closed' if str(error) == UNCLOSED else str(error)
-        raise DataError(f"{path}: not a CSV table: {told}") from None
+        reason = 'a quote (") is opened and never closed' if str(error) == UNCLOSED else str(error)
+        raise DataError(f"{path}: not a CSV table: {reason}") from None
     if not rows:
         raise DataError(f"{path}: the file is empty")
     return rows
 
 
 def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, category: str | None) -> Labels:
-    """The columns of all rows that can be read; the others are named in `bad`."""
+    """The labels of all rows that can be read; `bad` of the labels names the other rows."""
     if category is not None:
         raise DataError(f"{path}: a CSV table has no categories; leave `category='{category}'` out")
     data = rows[layout.header :]
     if not data:
-        raise DataError(f"{path}: the data set is empty: there is no row below the header")
+        raise DataError(f"{path}: the data set is empty: the table has no row below the header")
     width = len(rows[layout.header - 1][1])
     names: list[str] = []
     lines: list[int] = []
@@ -185,7 +189,7 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
 
 
 def _point(name: str, x: str, y: str) -> tuple[float, float, float]:
-    """x, y and v (2, or 0 where both cells are empty); ValueError for half a point or for no number."""
+    """x, y and visibility: 2, or 0 if both cells are empty. DataError if one cell is empty or holds no number."""
     if NUMBER.fullmatch(x) and NUMBER.fullmatch(y):
         values = float(x), float(y)
         if math.isfinite(values[0]) and math.isfinite(values[1]):

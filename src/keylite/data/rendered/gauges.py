@@ -1,4 +1,4 @@
-"""The built-in data set: pictures of analogue gauges with their keypoints, and the reading that follows from these.
+"""The built-in data set: pictures of analogue gauges, their keypoints, and the reading that these give.
 
 A picture depends on (family, seed, index, size) alone. The two families share no make of dial, needle, lettering, case
 or surroundings, so "test" shows gauges that training has not seen.

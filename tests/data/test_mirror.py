@@ -581,14 +581,22 @@ def test_a_clear_verdict_fits_and_beats_every_other_always_and_by_enough(values:
 
 NAMED = tuple(f"k{k}" for k in range(10))
 WEAK = {  # a verdict, whether the labels alone decide, and the words
-    "few objects": ({"objects": 39}, True, "39 objects are too few to go by labels alone, 40 are needed"),
+    "few objects": ({"objects": 39}, True, "39 objects are too few to trust the labels alone, 40 are needed"),
     "few objects, but names": ({"objects": 39}, False, "another pairing fits about as well"),
     "enough objects": ({"objects": 40}, True, "another pairing fits about as well"),
-    "unlike": ({"ratio": 1.16}, True, "1.16 times the misfit of plain ones (at most 1.15 is accepted)"),
-    "alike enough": ({"ratio": 1.15}, True, "another pairing fits about as well (misfit 1.15 and 1.16 times that of"),
+    "unlike": (
+        {"ratio": 1.16},
+        True,
+        "1.16 times as far from the usual shape as unmirrored ones (at most 1.15 is accepted)",
+    ),
+    "alike enough": (
+        {"ratio": 1.15},
+        True,
+        "another pairing fits about as well (mirrored objects are 1.16 times as far",
+    ),
     "unlike, but names": ({"ratio": 1.16}, False, "another pairing fits about as well"),
     "unlike in spite of names": ({"ratio": 1.31}, False, "(at most 1.3 is accepted)"),
-    "one point": ({"point_ratio": 2.01}, False, "k3 has 2.0 times the misfit in mirrored objects that it has in plain"),
+    "one point": ({"point_ratio": 2.01}, False, "k3 is 2.0 times as far from its usual place in mirrored objects as"),
     "one point, alike enough": ({"point_ratio": 2.0}, False, "9 groups)"),
 }
 
@@ -603,7 +611,10 @@ AGAINST = {  # what the labels say of a given permutation, and the words
     "it fits, and another one, too": ({"gain": -0.001, "lost": True, "wins": 0.0}, ""),
     "another one fits better, but not always": ({"gain": -0.5, "lost": False}, ""),
     "another one fits better": ({"gain": -0.02, "lost": True}, "which has k0 in place, not k0 <-> k1"),
-    "it does not fit": ({"ratio": 1.4}, "mirrored objects have 1.40 times the misfit of plain ones (at most 1.3"),
+    "it does not fit": (
+        {"ratio": 1.4},
+        "mirrored objects are 1.40 times as far from the usual shape as unmirrored ones (at most 1.3",
+    ),
 }
 
 
@@ -633,7 +644,7 @@ def test_a_difference_is_told_by_a_swap_that_is_not_there_or_another_one():
 SIX = tuple(f"k{k}" for k in range(6))
 SWAP = (1, 0, *range(2, 8))
 FORBIDDEN = {  # names, a permutation that fits the labels, why the names forbid it
-    "few without a side": (("a", "b", *SIX[:5]), SWAP[:7], "no name has a side, and 7 keypoints are too few to go by"),
+    "few without a side": (("a", "b", *SIX[:5]), SWAP[:7], "no name has a side, and 7 keypoints are too few to trust"),
     "enough without a side": (("a", "b", *SIX), SWAP, ""),
     "few with a side": (("left_a", "right_a", "k"), SWAP[:3], ""),
     "a side that stays": (("left_a", "right_a", "k"), (0, 1, 2), "left_a would stay and so keep its side"),

@@ -1,9 +1,8 @@
-"""Which keypoints swap in a horizontal flip: given by the user, or proposed and then checked against the labels.
+"""Choosing which keypoints swap in a horizontal flip: given by the user, or proposed and then checked.
 
-The check is symmetry.py's. Labels cannot see what a picture means (a dial's start and end, a car's front and rear), so
-the names have a veto, and a few points without sides in their names are not enough. Where anything is in doubt the
-answer is "off": a wrong flip teaches wrong points without a word.
-Knows nothing of images, file formats, augmentation or frameworks. scipy is needed by choose_mirror alone.
+The check is in symmetry.py. Labels do not show what a point means (the start and end of a dial, the front and rear of a
+car), so names have a veto, and a few points whose names have no side are not enough. In doubt the answer is "off",
+because a wrong flip teaches wrong points and nothing would show it. Only choose_mirror needs scipy.
 """
 
 from __future__ import annotations
@@ -19,24 +18,27 @@ from keylite.runtime.errors import DataError
 from keylite.runtime.sides import OTHER, parts_of, side_of, words_of
 from keylite.runtime.words import counted, quoted
 
-# Words that tell two ends apart which a mirror does not exchange. A dial's scale runs backwards in a mirror.
+# Words for two ends that a mirror does not swap: the mirror image of a dial's start is no dial's end.
 OPPOSITES = (
     *(("start", "end"), ("begin", "end"), ("first", "last"), ("head", "tail"), ("nose", "tail"), ("min", "max")),
     *(("front", "back"), ("front", "rear"), ("front", "hind"), ("fore", "hind"), ("top", "bottom"), ("top", "bot")),
     *(("upper", "lower"), ("up", "down"), ("inner", "outer"), ("near", "far"), ("high", "low"), ("in", "out")),
 )
-MIN_UNAIDED = 40  # objects, without names to confirm: a roughly symmetric shape passes for symmetric among few
-MIN_UNSIDED = 8  # keypoints needed where no name has a side: a few points look symmetric by accident (dials, cars)
-MAX_UNAIDED = 1.15  # misfit of mirrored objects over plain ones, without names to confirm; with them it is MAX_RATIO
-GIVE = "to flip, give the pairs, as mirror of the recipe or flip_pairs of COCO labels"
+MIN_UNAIDED = 40  # objects needed if names do not confirm the pairs: among few, a nearly symmetric shape may pass
+MIN_UNSIDED = 8  # keypoints needed if no name has a side: a few points may look symmetric by accident (dials, cars)
+MAX_UNAIDED = 1.15  # as MAX_RATIO, if names do not confirm the pairs
+GIVE = "to flip images, name the pairs, as mirror of the recipe or as flip_pairs of COCO labels"
 
 
 @dataclasses.dataclass(frozen=True)
 class Mirror:
     """What a horizontal flip does to the keypoints.
 
-    permutation: `new = old[permutation]`, or None: do not flip. source: given, flip_pairs, names, labels or off.
-    line: one sentence for the user, with the evidence. warning: whether something asks to be looked at.
+    Attributes:
+        permutation: `new = old[permutation]`; None: images are not flipped.
+        source: Where the permutation is from: given (the recipe), flip_pairs, names, labels; or off.
+        line: One sentence for the user, with the evidence.
+        warning: Whether the line is a warning.
     """
 
     permutation: tuple[int, ...] | None
@@ -48,7 +50,7 @@ class Mirror:
 def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str]) -> tuple[int, ...]:
     """The permutation that swaps each pair (names or 0-based indices); all other keypoints stay.
 
-    Raises ValueError for an entry that is no pair, an unknown name, an index out of range or a keypoint used twice.
+    Raises DataError for an entry that is no pair, an unknown name, an index out of range or a keypoint in two pairs.
     """
     permutation = list(range(len(names)))
     used: set[int] = set()
@@ -69,9 +71,9 @@ def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str
 
 
 def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
-    """The permutation that left/right names propose (sides.py); None if no name has a side.
+    """The permutation that left and right in the names propose (sides.py); None if no name has a side.
 
-    Raises ValueError for a keypoint whose other side is missing or not unique.
+    Raises DataError for a keypoint whose counterpart on the other side is missing, or is there more than once.
     """
     parts = parts_of(names)
     places: dict[tuple[str, ...], list[int]] = {}
@@ -82,21 +84,21 @@ def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
         if OTHER.keys().isdisjoint(words):
             continue
         other = tuple(OTHER.get(word, word) for word in words)
-        found = places.get(other, [])
-        if len(found) != 1:
-            what = "has no" if not found else "has more than one"
+        counterparts = places.get(other, [])
+        if len(counterparts) != 1:
+            what = "has no" if not counterparts else "has more than one"
             raise DataError(f"mirror: {names[index]} {what} counterpart {'_'.join(other)}; {GIVE}")
-        permutation[index] = found[0]
+        permutation[index] = counterparts[0]
     return tuple(permutation) if permutation != list(range(len(names))) else None
 
 
 def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: int = 0) -> Mirror:
     """The mirror to train with, and why.
 
-    `given` (the recipe's) comes first, then the data set's own (`flip_pairs`): both are used even where the labels
-    disagree, with a warning. Else left/right names, where the labels confirm them; else the permutation that the labels
-    themselves show, where nothing contradicts it; else off. Raises ValueError for a `given` that is no mirror of the
-    skeleton, ModuleNotFoundError where scipy is missing.
+    given: the recipe's permutation, which comes first; then comes that of the data set (`flip_pairs`). These two are
+    used even if the labels disagree, with a warning. Else names with left and right are used if the labels confirm
+    them, else a permutation that only the labels show if nothing contradicts it, else none. seed: of random choices in
+    the check. Raises ArgumentError if `given` is no mirror of the skeleton, ModuleNotFoundError if scipy is missing.
     """
     skeleton = dataset.skeleton
     if given is not None:
@@ -113,42 +115,47 @@ def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: 
         source = "given" if given is not None else "flip_pairs"
         origin = "the recipe" if given is not None else "the data set's flip_pairs"
         doubt = trial if isinstance(trial, str) else _contradiction(trial, skeleton.names, fixed)
-        told = f"mirror: {_count(fixed)} from {origin}"
+        line = f"mirror: {_count(fixed)} from {origin}"
         if isinstance(trial, str):
-            return Mirror(fixed, source, f"{told}; not checked against the labels: {doubt}")
+            return Mirror(fixed, source, f"{line}; not checked against the labels: {doubt}")
         if doubt:
-            return Mirror(fixed, source, f"{told}, used although the labels disagree: {doubt}", warning=True)
-        return Mirror(fixed, source, f"{told}; the labels agree: {_figures(trial.of(fixed))}")
+            return Mirror(fixed, source, f"{line}, used although the labels disagree: {doubt}", warning=True)
+        return Mirror(fixed, source, f"{line}; the labels agree: {_figures(trial.verdict_on(fixed))}")
 
     if isinstance(trial, str):
         return Mirror(None, "off", f"mirror: off, {trial}; {GIVE}", warning=named is not None)
-    found = trial.of(trial.found) if trial.found is not None else None
-    objection = _objection(trial.found, skeleton.names) if trial.found is not None else ""
-    unaided = found is not None and found.clear and found.ratio <= MAX_UNAIDED and found.objects >= MIN_UNAIDED
-    overruled = unaided and not objection and trial.found != named
-    verdict = trial.of(named) if named is not None and not overruled else None
+    by_labels = trial.verdict_on(trial.proposed) if trial.proposed is not None else None
+    objection = _objection(trial.proposed, skeleton.names) if trial.proposed is not None else ""
+    unaided = (  # the labels alone are evidence enough
+        by_labels is not None
+        and by_labels.clear
+        and by_labels.ratio <= MAX_UNAIDED
+        and by_labels.objects >= MIN_UNAIDED
+    )
+    overruled = unaided and not objection and trial.proposed != named
+    verdict = trial.verdict_on(named) if named is not None and not overruled else None
     if verdict and verdict.clear:
         line = f"mirror: {_count(verdict.permutation)} by left/right names; the labels agree: {_figures(verdict)}"
         return Mirror(named, "names", line)
     if verdict and verdict.stands:
         line = (
-            f"mirror: {_count(verdict.permutation)} by left/right names; the labels agree: mirrored objects have "
-            f"{verdict.ratio:.2f} times the misfit of plain ones and stay upright, "
-            "as with no other pairing of equal fit"
+            f"mirror: {_count(verdict.permutation)} by left/right names; the labels agree: mirrored objects are "
+            f"{verdict.ratio:.2f} times as far from the usual shape as unmirrored ones and stay upright, which they do "
+            "with no other pairing that fits as well"
         )
         return Mirror(named, "names", line)
-    if found is not None and overruled:
+    if by_labels is not None and overruled:
         why = f" ({unnamed_reason})" if unnamed_reason else ""
         if named:
-            why = f", which overrule the left/right names ({_difference(named, found.permutation, skeleton.names)})"
-        line = f"mirror: {_count(found.permutation)} found in the labels{why}: {_figures(found)}"
-        return Mirror(found.permutation, "labels", line, warning=named is not None)
-    if found is None:
+            why = f", which overrule the left/right names ({_difference(named, by_labels.permutation, skeleton.names)})"
+        line = f"mirror: {_count(by_labels.permutation)} found in the labels{why}: {_figures(by_labels)}"
+        return Mirror(by_labels.permutation, "labels", line, warning=named is not None)
+    if by_labels is None:
         reason = "two halves of the labels suggest different pairs"
     elif unaided:
-        reason = f"the labels suggest {_count(found.permutation)}, but {objection}"
+        reason = f"the labels suggest {_count(by_labels.permutation)}, but {objection}"
     else:
-        reason = f"the labels show no clear symmetry: {_weakness(found, skeleton.names, unaided=True)}"
+        reason = f"the labels show no clear symmetry: {_weakness(by_labels, skeleton.names, unaided=True)}"
     if verdict:
         reason += f"; left/right names propose {_count(verdict.permutation)}, but {_weakness(verdict, skeleton.names)}"
     return Mirror(None, "off", f"mirror: off, {reason}; {GIVE}", warning=named is not None)
@@ -170,15 +177,15 @@ def _index(end: str | int, names: Sequence[str]) -> int:
 
 
 def _objection(permutation: tuple[int, ...], names: Sequence[str]) -> str:
-    """Why the names forbid a permutation that fits the labels; empty where they do not."""
+    """Why the names forbid a permutation that fits the labels; empty if they do not."""
     sides = [side_of(name) for name in names]
     if not any(sides) and len(names) < MIN_UNSIDED:
-        return f"no name has a side, and {len(names)} keypoints are too few to go by labels alone"
+        return f"no name has a side, and {len(names)} keypoints are too few to trust the labels alone"
     both = {"left", "right"} <= set(sides)
     for index, other in enumerate(permutation):
         if both and sides[index] is not None and sides[index] == sides[other]:
-            where = "stay" if index == other else f"become {names[other]}"
-            return f"{names[index]} would {where} and so keep its side"
+            change = "stay" if index == other else f"become {names[other]}"
+            return f"{names[index]} would {change} and so keep its side"
         mine, theirs = set(words_of(names[index])), set(words_of(names[other]))
         mine, theirs = mine - theirs, theirs - mine
         if any(one in mine and two in theirs for one, two in OPPOSITES):  # the other way round at the other index
@@ -196,45 +203,51 @@ def _count(permutation: Sequence[int]) -> str:
 
 def _figures(verdict: Verdict) -> str:
     return (
-        f"mirrored objects have {verdict.ratio:.2f} times the misfit of plain ones, with the best of {verdict.rivals} "
-        f"other pairings {verdict.rival_ratio:.2f} times ({verdict.objects} held-out objects, {verdict.clusters})"
+        f"mirrored objects are {verdict.ratio:.2f} times as far from the usual shape as unmirrored ones, and with the "
+        f"best of {verdict.rivals} other pairings {verdict.rival_ratio:.2f} times ({verdict.objects} held-out objects, "
+        f"{verdict.clusters})"
     )
 
 
 def _weakness(verdict: Verdict, names: Sequence[str], unaided: bool = False) -> str:
-    """Why a verdict is not clear, or not clear enough to go by labels alone."""
+    """Why a verdict is not clear, or, if `unaided`, not clear enough to trust the labels alone."""
     most = MAX_UNAIDED if unaided else MAX_RATIO
     if unaided and verdict.objects < MIN_UNAIDED:
-        return f"{verdict.objects} objects are too few to go by labels alone, {MIN_UNAIDED} are needed"
+        return f"{verdict.objects} objects are too few to trust the labels alone, {MIN_UNAIDED} are needed"
     if verdict.ratio > most:
-        return f"mirrored objects have {verdict.ratio:.2f} times the misfit of plain ones (at most {most} is accepted)"
+        return (
+            f"mirrored objects are {verdict.ratio:.2f} times as far from the usual shape as unmirrored ones (at most "
+            f"{most} is accepted)"
+        )
     if verdict.point_ratio > MAX_POINT_RATIO:
         return (
-            f"{names[verdict.point]} has {verdict.point_ratio:.1f} times the misfit in mirrored objects that it has in "
-            f"plain ones (at most {MAX_POINT_RATIO} is accepted)"
+            f"{names[verdict.point]} is {verdict.point_ratio:.1f} times as far from its usual place in mirrored "
+            f"objects as in unmirrored ones (at most {MAX_POINT_RATIO} is accepted)"
         )
     return (
-        f"another pairing fits about as well (misfit {verdict.ratio:.2f} and {verdict.rival_ratio:.2f} times that of "
-        f"plain objects; {verdict.objects} held-out objects, {verdict.clusters})"
+        f"another pairing fits about as well (mirrored objects are {verdict.rival_ratio:.2f} times as far from the "
+        f"usual shape as unmirrored ones, and with this pairing {verdict.ratio:.2f} times; {verdict.objects} held-out "
+        f"objects, {verdict.clusters})"
     )
 
 
 def _contradiction(trial: Trial, names: Sequence[str], permutation: tuple[int, ...]) -> str:
-    """What in the labels speaks against a given permutation; empty where nothing clear does."""
-    verdict = trial.of(permutation)
+    """What in the labels speaks against a permutation; empty if nothing clear does."""
+    verdict = trial.verdict_on(permutation)
     if verdict.lost and verdict.gain * len(names) <= -MIN_GAIN:
         return (
-            f"mirrored objects have {verdict.ratio:.2f} times the misfit of plain ones, but {verdict.rival_ratio:.2f} "
-            f"times with another pairing, which has {_difference(permutation, verdict.rival, names)}"
+            f"mirrored objects are {verdict.ratio:.2f} times as far from the usual shape as unmirrored ones, but "
+            f"{verdict.rival_ratio:.2f} times with another pairing, which has "
+            f"{_difference(permutation, verdict.rival, names)}"
         )
     return "" if verdict.fits else _weakness(verdict, names)
 
 
 def _difference(one: Sequence[int], two: Sequence[int], names: Sequence[str]) -> str:
-    """A keypoint on which two permutations differ, as the second has it; one that the first swaps where it can be."""
+    """A keypoint on which two permutations differ, first as `two` has it; if possible one that `one` swaps."""
     differ = [k for k in range(len(names)) if one[k] != two[k]]
     index = next((k for k in differ if one[k] != k), differ[0])
-    here, there = (
+    by_two, by_one = (
         f"{names[index]} {f'<-> {names[p[index]]}' if p[index] != index else 'in place'}" for p in (two, one)
     )
-    return f"{here}, not {there}"
+    return f"{by_two}, not {by_one}"

@@ -1,6 +1,6 @@
-"""What objects of one kind look like: their mean shape, and how far an object is from it.
+"""The usual shape of a data set's objects, and how far an object is from it.
 
-Points are complex, x + iy in image px, (N, K), 0 where unlabelled, with a mask (N, K).
+Points are complex numbers x + iy (N, K), image px, 0 if unlabelled, with a mask (N, K) of the labelled ones.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import numpy as np
 
 
 def as_complex(xy: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """Points (N, K, 2) as x + iy (N, K), 0 where unlabelled."""
+    """Points (N, K, 2) as x + iy (N, K), 0 if unlabelled."""
     return np.where(labelled, xy[..., 0] + 1j * xy[..., 1], 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """How plain objects look, shift, turn and scale aside.
+    """How objects look, apart from shift, turn and scale.
 
-    mean: (K,) complex. weight: (K,) of each point in the alignment. spread: (K,) standard deviation.
-    factors: (2K, q), noise: (2K,): the covariance of aligned points over their spread, factors @ factors.T + noise.
+    Attributes:
+        mean: (K,) complex, the mean shape.
+        weight: (K,) the weight of each point when objects are aligned.
+        spread: (K,) the standard deviation of each aligned point.
+        factors: (2K, q) the common part of the covariance of aligned points divided by their spread; the whole
+            covariance is factors @ factors.T + diag(noise).
+        noise: (2K,) the rest of the variance of each coordinate.
     """
 
     mean: np.ndarray
@@ -32,7 +37,10 @@ class Shape:
 
 
 def aligned(z: np.ndarray, mask: np.ndarray, mean: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Objects laid onto the mean by shift, turn and scale (weighted least squares): points (N, K), turn-scale (N,)."""
+    """Objects laid onto the mean shape by shift, turn and scale, with the least weighted squared distance.
+
+    Returned are the points (N, K) and, as one complex number per object, the turn and scale (N,).
+    """
     w = mask * weight
     total = np.maximum(w.sum(axis=1, keepdims=True), 1e-12)
     centred = (z - (w * z).sum(axis=1, keepdims=True) / total) * mask
@@ -43,7 +51,7 @@ def aligned(z: np.ndarray, mask: np.ndarray, mean: np.ndarray, weight: np.ndarra
 
 
 def shape_of(z: np.ndarray, mask: np.ndarray) -> Shape:
-    """The distribution of plain objects: generalised Procrustes, then a factor model that takes missing points."""
+    """Fit a Shape to objects: generalised Procrustes analysis, then a factor model that allows for missing points."""
     count = z.shape[1]
     labels = mask.sum(axis=0)
     first = int(np.argmax(mask.sum(axis=1)))
@@ -52,14 +60,14 @@ def shape_of(z: np.ndarray, mask: np.ndarray) -> Shape:
         centre = (weight * mean).sum() / weight.sum()
         mean = (mean - centre) / max(np.sqrt((weight * np.abs(mean - centre) ** 2).sum() / weight.sum()), 1e-12)
         points, _ = aligned(z, mask, mean, weight)
-        # Objects that share too little with the reference cannot be laid onto it yet.
+        # Objects that have too few points in common with the reference cannot be laid onto it yet.
         ready = mask & ((mask * (weight > 0)).sum(axis=1) >= min(count, 2))[:, None]
         seen = ready.sum(axis=0)
         mean = np.where(seen > 0, (points * ready).sum(axis=0) / np.maximum(seen, 1), mean)
         variance = (np.abs(points - mean) ** 2 * ready).sum(axis=0) / np.maximum(seen, 1)
         if step < 4:
             weight = (seen > 0).astype(np.float64)
-        else:  # free points (a needle's tip) must not steer; the median keeps two points from taking all the weight
+        else:  # points that move freely (a needle's tip) count less; the median limits the weight of the steadiest ones
             weight = np.where(seen > 0, 1 / (variance + np.median(variance) + 1e-6), 0)
             weight /= weight.mean()
     points, _ = aligned(z, mask, mean, weight)
@@ -82,16 +90,20 @@ def shape_of(z: np.ndarray, mask: np.ndarray) -> Shape:
 
 
 def _flat(z: np.ndarray) -> np.ndarray:
+    """Complex points (N, K) as real numbers (N, 2K): first all x, then all y."""
     return np.concatenate([np.real(z), np.imag(z)], axis=1)
 
 
 def whiten(flat: np.ndarray, mask: np.ndarray, factors: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision times residual, and the residual expected everywhere from the labelled points: both (N, 2K)."""
+    """The inverse covariance times the residuals `flat`, and the residuals to expect at all points, given the labelled ones.
+
+    Both are (N, 2K).
+    """
     rank = factors.shape[1]
     if rank == 0:
         return mask * flat / noise, np.zeros_like(flat)
     scaled = factors / noise[:, None]
-    if mask.all():  # the common case, and far quicker: one matrix serves every object
+    if mask.all():  # the common case, which is much faster, because one matrix serves every object
         expected = flat @ scaled @ np.linalg.inv(scaled.T @ factors + np.eye(rank)) @ factors.T
         return (flat - expected) / noise, expected
     outer = (scaled[:, :, None] * factors[:, None, :]).reshape(-1, rank * rank)
@@ -101,7 +113,10 @@ def whiten(flat: np.ndarray, mask: np.ndarray, factors: np.ndarray, noise: np.nd
 
 
 def misfit_of(shape: Shape, z: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How far each object lies from plain ones, about 1 for a plain one (N,); of each point (N, K); turn-scale (N,)."""
+    """How far objects are from the usual shape, about 1 for a usual one.
+
+    Returned are the misfit of each object (N,), that of each point (N, K), and the turn and scale (N,) of `aligned`.
+    """
     points, turn = aligned(z, mask, shape.mean, shape.weight)
     flat = _flat((points - shape.mean) * mask / shape.spread)
     pull, _ = whiten(flat, np.concatenate([mask, mask], axis=1).astype(np.float64), shape.factors, shape.noise)
@@ -112,5 +127,6 @@ def misfit_of(shape: Shape, z: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray
 
 
 def mirrored(z: np.ndarray, mask: np.ndarray, permutation: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Points and mask of objects that are flipped from left to right and permuted."""
     order = list(permutation)
     return -z.conj()[:, order], mask[:, order]

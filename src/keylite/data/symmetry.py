@@ -1,9 +1,9 @@
-"""Whether mirrored objects look like plain ones, and under which permutation of their keypoints.
+"""Whether mirrored objects look like plain ones (as they were labelled), and with which keypoints swapped.
 
-Objects are brought on top of each other by shift, turn and scale alone; if a permutation is right, mirrored and
-permuted objects are then distributed like plain ones. Half of the groups propose, the other half judges, both ways
-round. Points are complex, x + iy in image px, (N, K), 0 where unlabelled, with a mask (N, K).
-Knows nothing of names, of words for the user, images, augmentation or frameworks. Needs scipy.
+A permutation says which keypoint takes the place of which: new = old[permutation]. Objects are laid on top of each
+other by shift, turn and scale. If a permutation is right, mirrored and permuted objects are then distributed like plain
+ones. One half of the groups proposes permutations and the other half judges them, and the other way round. Points are
+complex numbers x + iy (N, K), image px, 0 if unlabelled, with a mask (N, K) of the labelled ones. This needs scipy.
 """
 
 from __future__ import annotations
@@ -21,26 +21,34 @@ from keylite.runtime.packages import require
 
 MIN_OBJECTS = 20  # fewer cannot tell a mirror symmetry from chance
 MIN_LABELLED = 5  # labels that a keypoint must have in each half
-MAX_OBJECTS = 1000  # of each half that are looked at: more cost time and add nothing
-MAX_RATIO = 1.3  # misfit of mirrored objects over plain ones: faces 1.0, a thumb for a little finger 2 and up
-MAX_POINT_RATIO = 2.0  # the same for the worst single keypoint: one odd point among many hardly moves the mean
-MIN_GAIN = 0.1  # mean log misfit x K by which each alternative must be worse; one pair of many moves the mean by 1 / K
-JUDGES = 300  # of each half's objects that are measured against every alternative
+MAX_OBJECTS = 1000  # objects of each half that are used: more would take time and add nothing
+MAX_RATIO = 1.3  # misfit of mirrored objects / of plain ones: faces have 1.0, thumb and little finger swapped 2 and up
+MAX_POINT_RATIO = 2.0  # the same for the worst keypoint, because one wrong point of many hardly changes the mean
+MIN_GAIN = 0.1  # mean log misfit x K by which each alternative must be worse; a pair of many changes the mean by 1 / K
+JUDGES = 300  # objects of each half on which every alternative is measured
 RESAMPLINGS = 1000  # of the groups; a permutation must win in all of them
-UPRIGHT = 0.9  # mean cosine of the objects' turn: above it they stand the same way up
+UPRIGHT = 0.9  # objects stand the same way up if the mean cosine of their turns is above this
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # of one half: points (n, K), mask (n, K), cluster (n,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What unseen groups say of one permutation.
+    """How well one permutation fits groups that did not propose it.
 
-    ratio: misfit of mirrored over plain objects. point_ratio: the worst keypoint's, `point`.
-    rival: the strongest of `rivals` alternatives. gain: how much worse it is (mean log misfit). wins: the least share
-    of resamplings won against any. lost: whether that rival won them all.
-    stands: it fits, as do those alternatives that are not beaten, and of them all it alone keeps objects upright.
-    objects: how many judged. clusters: and how they were grouped, in words.
+    Attributes:
+        permutation: The permutation.
+        ratio: The misfit of mirrored objects divided by that of plain ones.
+        point_ratio: The same for the keypoint with the largest ratio.
+        point: The number of that keypoint.
+        rival: The alternative that fits best.
+        rivals: The number of alternatives.
+        gain: How much worse the rival fits: the mean difference of log misfits.
+        wins: The share of resamplings in which the permutation beats an alternative, the least of all alternatives.
+        lost: Whether the rival won all resamplings.
+        stands: Whether it fits, the alternatives that it does not beat fit as well, and it alone keeps objects upright.
+        objects: The number of objects that judged.
+        clusters: The number and kind of their groups, in words.
     """
 
     permutation: tuple[int, ...]
@@ -63,7 +71,7 @@ class Verdict:
 
     @property
     def rival_ratio(self) -> float:
-        """Misfit of objects mirrored with the rival over plain ones."""
+        """The misfit of objects mirrored with the rival divided by that of plain ones."""
         return self.ratio * float(np.exp(self.gain))
 
     @property
@@ -74,20 +82,22 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What the labels say when asked.
+    """What the labels say about permutations.
 
-    found: the permutation that both halves propose, or None where they differ. of: the verdict on any.
+    Attributes:
+        proposed: The permutation that both halves propose; None if they propose different ones.
+        verdict_on: Gives the verdict on any permutation.
     """
 
-    found: tuple[int, ...] | None
-    of: Callable[[tuple[int, ...]], Verdict]
+    proposed: tuple[int, ...] | None
+    verdict_on: Callable[[tuple[int, ...]], Verdict]
 
 
 def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -> Trial | str:
-    """The trial of a data set's labels, or why there can be none.
+    """The trial of permutations on a data set's labels, or the words why there can be none.
 
-    proposal: a permutation to look at beside those that the labels suggest. Raises ModuleNotFoundError where scipy is
-    missing.
+    proposal: a permutation to consider in addition to those that the labels suggest. Raises ModuleNotFoundError if
+    scipy is missing.
     """
     count = len(dataset.skeleton)
     labelled = dataset.labelled
@@ -107,24 +117,24 @@ def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -
     shapes = [shape_of(z, mask) for z, mask, _ in parts]
     pools = [_candidates(shape, proposal) for shape in shapes]
     winners = [_best(shape, z, mask, pool) for shape, (z, mask, _), pool in zip(shapes, parts, pools, strict=True)]
-    found = winners[0] if winners[0] == winners[1] else None
+    proposed = winners[0] if winners[0] == winners[1] else None
     pool = {*pools[0], *pools[1], *winners}
     verdicts: dict[tuple[int, ...], Verdict] = {}
 
-    def of(permutation: tuple[int, ...]) -> Verdict:
+    def verdict_on(permutation: tuple[int, ...]) -> Verdict:
         if permutation not in verdicts:
             verdicts[permutation] = _judge(permutation, pool, shapes, parts, unit, np.random.default_rng(seed))
         return verdicts[permutation]
 
-    return Trial(found, of)
+    return Trial(proposed, verdict_on)
 
 
 def _halves(
     dataset: Dataset, usable: np.ndarray, generator: np.random.Generator
 ) -> tuple[np.ndarray, list[np.ndarray], str]:
-    """A cluster for each object, the objects of two halves that share no cluster, and what a cluster is.
+    """The cluster of each object, the objects of two halves that share no cluster, and the word for clusters.
 
-    Clusters are the groups; with fewer than 4, runs of neighbouring objects, as frames of one video are.
+    Clusters are the groups. If there are fewer than 4, they are runs of neighbouring objects, such as video frames.
     """
     clusters, unit = dataset.group_index.astype(np.int64), "groups"
     if len(np.unique(clusters[usable])) < 4:
@@ -148,14 +158,11 @@ def _halves(
     return clusters, halves, unit
 
 
-# --- shapes ---
-
-
 # --- permutations: new = old[permutation] ---
 
 
 def _cost(shape: Shape, reflected: np.ndarray) -> np.ndarray:
-    """(K, K), symmetric: how unlike the reflected mean of one point and another point are, spreads included."""
+    """(K, K), symmetric: how far the reflected mean of one point is from another point, measured by their spreads."""
     variance = shape.spread**2
     total = variance[:, None] + variance[None, :]
     cost = np.abs(reflected[:, None] - shape.mean[None, :]) ** 2 / total
@@ -164,37 +171,38 @@ def _cost(shape: Shape, reflected: np.ndarray) -> np.ndarray:
 
 
 def _candidates(shape: Shape, proposal: tuple[int, ...] | None) -> set[tuple[int, ...]]:
-    """Permutations worth a look: of the mean mirrored about every axis, each refined; no swap; the proposal."""
+    """Permutations to try: the best ones for the mean shape mirrored about many axes, no swap, and the proposal."""
     count = len(shape.mean)
-    found = {tuple(range(count))} | ({proposal} if proposal is not None else set())
+    candidates = {tuple(range(count))} | ({proposal} if proposal is not None else set())
     if count <= 6:
-        return found | set(_involutions(count))
+        return candidates | set(_involutions(count))
     centre = (shape.weight * shape.mean).sum() / shape.weight.sum()
     for angle in np.arange(0, 2 * np.pi, np.pi / 24):
         reflected = centre + np.exp(1j * angle) * (shape.mean - centre).conj()
         for _ in range(4):
             permutation = _assign(_cost(shape, reflected))
-            if permutation in found:
+            if permutation in candidates:
                 break
-            found.add(permutation)
+            candidates.add(permutation)
             reflected = _reflect(shape, permutation)
-    return found
+    return candidates
 
 
 def _involutions(count: int) -> Iterable[tuple[int, ...]]:
+    """All permutations that undo themselves: they swap pairs and leave the rest."""
     return (p for p in itertools.permutations(range(count)) if all(p[p[k]] == k for k in range(count)))
 
 
 def _reflect(shape: Shape, permutation: tuple[int, ...]) -> np.ndarray:
-    """The mean mirrored so that its permuted points come to lie on the mean as well as they can, (K,) complex."""
+    """(K,) complex: the mean shape, mirrored so that its permuted points lie as near to the mean shape as possible."""
     order = list(permutation)
     everywhere = np.ones((1, len(order)), bool)
     laid, _ = aligned(-shape.mean.conj()[None, order], everywhere, shape.mean, shape.weight)
-    return laid[0][order]  # a mirror undoes itself, so it also brings the points back into their own order
+    return laid[0][order]  # the permutation undoes itself, so this puts the points back in their order
 
 
 def _assign(cost: np.ndarray) -> tuple[int, ...]:
-    """The cheapest permutation, with cycles longer than a swap cut into swaps (and one fixed point if odd)."""
+    """The cheapest permutation; a cycle longer than a swap is cut into swaps (and one fixed point if it is odd)."""
     assigned = require("scipy.optimize", "pytorch").linear_sum_assignment(cost)[1].tolist()
     permutation, done = list(range(len(assigned))), set()
     for start in range(len(assigned)):
@@ -218,7 +226,7 @@ def _assign(cost: np.ndarray) -> tuple[int, ...]:
 
 
 def _neighbours(permutation: tuple[int, ...], cost: np.ndarray, most: int = 80) -> list[tuple[int, ...]]:
-    """Permutations one step away (a pair parted, two points or pairs joined anew), the hardest to tell apart first."""
+    """Permutations one step away, those of least cost first: one pair separated, or two points or pairs joined anew."""
     orbits: list[tuple[int, ...]] = [
         (k, other) if k != other else (k,) for k, other in enumerate(permutation) if k <= other
     ]
@@ -251,7 +259,7 @@ def _neighbours(permutation: tuple[int, ...], cost: np.ndarray, most: int = 80) 
 
 
 def _best(shape: Shape, z: np.ndarray, mask: np.ndarray, pool: set[tuple[int, ...]]) -> tuple[int, ...]:
-    """The permutation under which mirrored objects of this half fit it best, climbed to from the pool."""
+    """The permutation with which mirrored objects of this half fit it best: the best of the pool, improved stepwise."""
     keep = np.linspace(0, len(z) - 1, min(len(z), 200)).astype(int)
     z, mask = z[keep], mask[keep]
 
@@ -269,34 +277,30 @@ def _best(shape: Shape, z: np.ndarray, mask: np.ndarray, pool: set[tuple[int, ..
 
 
 class _Held(NamedTuple):
-    """Objects (n) under the shape of the other half: as they are (plain), mirrored (own), mirrored with rivals (R).
+    """n objects, measured by the shape of the other half: plain, mirrored, and mirrored with each of R rivals."""
 
-    plain, own: misfits (n,). others: (n, R). plain_pull, own_pull: misfits of points (n, K), labelled where mask and
-    own_mask. turns: (n, 2 + R) unit complex, plain, own and others, about the mean of the plain ones. cluster: (n,).
-    """
-
-    plain: np.ndarray
-    own: np.ndarray
-    others: np.ndarray
-    plain_pull: np.ndarray
-    own_pull: np.ndarray
-    mask: np.ndarray
-    own_mask: np.ndarray
-    turns: np.ndarray
-    cluster: np.ndarray
+    plain: np.ndarray  # (n,) misfits of plain objects
+    own: np.ndarray  # (n,) misfits of objects mirrored with the permutation in question
+    others: np.ndarray  # (n, R) misfits of objects mirrored with the rivals
+    plain_pull: np.ndarray  # (n, K) misfits of the points of plain objects
+    own_pull: np.ndarray  # (n, K) misfits of the points of mirrored objects
+    mask: np.ndarray  # (n, K) bool: which points of plain objects are labelled
+    own_mask: np.ndarray  # (n, K) bool: which points of mirrored objects are labelled
+    turns: np.ndarray  # (n, 2 + R) unit complex numbers: turns of plain, own and others, less the plain ones' mean turn
+    cluster: np.ndarray  # (n,) the cluster of each object
 
 
 def _held(
     shape: Shape, part: Part, permutation: tuple[int, ...], rivals: list[tuple[int, ...]], keep: np.ndarray
 ) -> _Held:
-    """The objects `keep` of one half, measured by the shape of the other."""
+    """The objects `keep` of one half, measured by the shape of the other half."""
     z, mask, cluster = (column[keep] for column in part)
     plain, plain_pull, turn = misfit_of(shape, z, mask)
     own, own_pull, own_turn = misfit_of(shape, *mirrored(z, mask, permutation))
     rival = [misfit_of(shape, *mirrored(z, mask, p)) for p in rivals]
     turns = np.stack([turn, own_turn, *(r[2] for r in rival)], axis=1)
     turns = turns / np.maximum(np.abs(turns), 1e-12)
-    axis = turns[:, 0].mean()  # each half's mean shape lies in a frame of its own
+    axis = turns[:, 0].mean()  # the mean shapes of the two halves may be turned differently
     return _Held(
         plain=plain,
         own=own,
@@ -318,7 +322,7 @@ def _judge(
     unit: str,
     generator: np.random.Generator,
 ) -> Verdict:
-    """The verdict of each half's objects under the other half's shape, on a permutation against every alternative."""
+    """The verdict on a permutation against every alternative, by each half's objects and the other half's shape."""
     near = [p for shape in shapes for p in _neighbours(permutation, _cost(shape, _reflect(shape, permutation)))]
     every = sorted({*pool, *near} - {permutation})
     rivals = _closest(every, shapes, parts)
@@ -335,7 +339,7 @@ def _judge(
     point_ratios = _typical(held.own_pull, held.own_mask) / _typical(held.plain_pull, held.mask)
     margin = MIN_GAIN / len(permutation)
     unbeaten = (won < 1) | (gain < margin)
-    # A tie is a symmetry of its own (a rectangle's two axes), not a want of evidence: what is unbeaten fits as well.
+    # If the alternatives that are not beaten fit as well, the shape has several symmetries, such as a rectangle's two.
     fits = ratio <= MAX_RATIO and point_ratios.max() <= MAX_POINT_RATIO
     tied = fits and bool((gain[unbeaten] > -margin).all() and (ratio * np.exp(gain[unbeaten]) <= MAX_RATIO).all())
     cosine = np.real(held.turns).mean(axis=0)
@@ -358,9 +362,8 @@ def _judge(
 
 
 def _wins(gains: np.ndarray, clusters: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """The share of resamplings of the clusters in which each column of gains (N, R) adds up to more than 0, (R,).
-
-    And the number of clusters.
+    """(R,) the share of resamplings of the clusters in which each column of gains (N, R) adds up to more than 0; and
+    the number of clusters.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     sums, count = np.zeros((cluster.max() + 1, gains.shape[1])), int(cluster.max()) + 1
@@ -375,17 +378,17 @@ def _closest(
     parts: Sequence[Part],
     most: int = 60,
 ) -> list[tuple[int, ...]]:
-    """The rivals that fit best by a quick look at few objects; the others lose anyway and would take the time."""
+    """The rivals that fit a few objects best; the others would lose anyway, and measuring them takes time."""
     if len(rivals) <= most:
         return rivals
-    looks = np.zeros(len(rivals))
+    misfits = np.zeros(len(rivals))
     for shape, (z, mask, _) in zip(reversed(shapes), parts, strict=True):
         keep = np.linspace(0, len(z) - 1, min(len(z), 60)).astype(int)
         for index, rival in enumerate(rivals):
-            looks[index] += np.log(misfit_of(shape, *mirrored(z[keep], mask[keep], rival))[0]).mean()
-    return [rivals[index] for index in np.sort(np.argsort(looks)[:most])]
+            misfits[index] += np.log(misfit_of(shape, *mirrored(z[keep], mask[keep], rival))[0]).mean()
+    return [rivals[index] for index in np.sort(np.argsort(misfits)[:most])]
 
 
 def _typical(pull: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Median over objects of each point's pull (N, K), (K,), with a floor against points that never move."""
+    """(K,) the median over objects of each point's misfit (N, K), with a floor because some points never move."""
     return np.nanmedian(np.where(mask | ~mask.any(axis=0), pull, np.nan), axis=0) + 0.1

@@ -95,7 +95,7 @@ def _flat(z: np.ndarray) -> np.ndarray:
 
 
 def whiten(flat: np.ndarray, mask: np.ndarray, factors: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse covariance times the residuals `flat`, and the residuals to expect at all points, given the labelled ones.
+    """The inverse covariance times the residuals `flat`, and the residuals that the labelled points predict.
 
     Both are (N, 2K).
     """

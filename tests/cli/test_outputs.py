@@ -66,7 +66,7 @@ REFUSALS = {  # flags of a verb, and what is said before the model is opened
     "predict, its photo": ("predict MODEL PHOTO --json PHOTO", ", too; give each a file of its own"),
     "predict, a folder and a file": (
         "predict MODEL PHOTO --json NEW --draw NEW",
-        "draw: NEW is to be a folder, and is",
+        "draw: expected a folder, but NEW is or lies in the file of",
     ),
     "predict, a drawing": (
         "predict MODEL PHOTO --json NEW/STEM_points.jpg --draw NEW",
@@ -78,7 +78,7 @@ REFUSALS = {  # flags of a verb, and what is said before the model is opened
     "evaluate, pictures": ("evaluate MODEL --data LABELS --draw MODEL/a", "cannot write to this folder"),
     "evaluate, a folder and a file": (
         "evaluate MODEL --data LABELS --json NEW --draw NEW/a",
-        "draw: NEW/a is to be a folder, and is or lies in the file of json; name another",
+        "draw: expected a folder, but NEW/a is or lies in the file of json; name another",
     ),
     "benchmark": ("benchmark MODEL --data LABELS --json NEW --plot NEW", "plot: NEW is the file of json, too"),
     "export": ("export PARENT --data LABELS --out PARENT", "out: expected a name that ends in .onnx"),

@@ -299,7 +299,7 @@ SIDES = ((256, 3, 1, 50), (257, 3, 1, 30))
     [
         ((339, 3, 1, 3), "expected whole numbers of 8 or 16 bits, got a TIFF of 16-bit floating-point numbers; scale"),
         ((339, 3, 1, 2), "got a TIFF of 16-bit signed numbers"),
-        ((258, 3, 1, 32), "expected a picture of 8 or 16 bits a sample, got a TIFF file of 32; save it anew"),
+        ((258, 3, 1, 32), "expected a picture of 8 or 16 bits per sample, got a TIFF file of 32; save it anew"),
     ],
 )
 def test_a_tiff_of_other_numbers_is_refused(tag: tuple[int, int, int, int], words: str):

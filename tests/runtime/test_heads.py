@@ -254,7 +254,7 @@ OTHERS = {  # head, (W, H): what is said
 
 @pytest.mark.parametrize(("head", "size", "message"), OTHERS.values(), ids=OTHERS)
 def test_a_pyramid_of_another_size_is_refused(head: Head, size: tuple[int, int], message: str):
-    with pytest.raises(ValueError, match=f"^head: expected {message}; such a head is for one size of input$"):
+    with pytest.raises(ValueError, match=f"^head: expected {message}; this kind of head fits one input size only$"):
         require_size(head, size)
 
 

@@ -120,7 +120,7 @@ def test_an_open_file_has_to_be_open_for_writing(mode: str, tmp_path: Path):
     with open(tmp_path / "a", mode) as file:
         place = f"/dev/fd/{file.fileno()}"
         if mode == "rb":
-            with pytest.raises(OSError, match=f"^json: {place}: cannot write this file: it is open for reading alone$"):
+            with pytest.raises(OSError, match=f"^json: {place}: cannot write this file: it is open only for reading$"):
                 require_outputs({"json": place})
         else:
             require_outputs({"json": place})

@@ -1,4 +1,4 @@
-"""What C++ libraries tell standard error that is no warning and no error, and that no switch of theirs turns off."""
+"""Filters standard error: removes harmless lines that C++ libraries write there and that no option turns off."""
 
 from __future__ import annotations
 
@@ -21,77 +21,77 @@ CHATTER = re.compile(
     rb"|Unable to register \w+ factory"
     rb"|could not find cuda drivers|Could not find cuda drivers"
 )
-_one_at_a_time = threading.RLock()  # two at once would each restore the other's
-_kept: list[int] = []  # descriptors of what standard error was before each block that is open, the outermost first
+_one_at_a_time = threading.RLock()  # two threads at once would each restore the other's descriptor
+_saved: list[int] = []  # descriptors of the standard error before each open block, the outermost first
 
 
 @contextlib.contextmanager
 def without_chatter(everything: bool = False) -> Generator[None]:
-    """What is written to file descriptor 2 in the block comes after it, without the lines of CHATTER.
+    """Lines written to file descriptor 2 in the block appear when it ends, without those of CHATTER.
 
-    everything: nothing of it comes unless the block fails; for converters that talk at length and raise what matters.
+    everything: no line appears unless the block fails. It is for converters that print much and raise what matters.
     """
-    said: list[bytes] = []
+    lines: list[bytes] = []
     failed = True
     try:
-        with _taken(said):
+        with _captured(lines):
             yield
         failed = False
     finally:
         if failed or not everything:
-            _say(line for line in said if not CHATTER.search(line))
+            _write(line for line in lines if not CHATTER.search(line))
 
 
 @contextlib.contextmanager
 def overheard(pattern: re.Pattern[bytes]) -> Generator[list[str]]:
-    """A list that holds, after the block, the lines on file descriptor 2 that fit the pattern; they go no further."""
-    said: list[bytes] = []
-    heard: list[str] = []
+    """A list that gets, when the block ends, the lines of file descriptor 2 that match; only the others appear."""
+    lines: list[bytes] = []
+    matching: list[str] = []
     try:
-        with _taken(said):
-            yield heard
+        with _captured(lines):
+            yield matching
     finally:
-        heard += [line.decode(errors="replace").strip() for line in said if pattern.search(line)]
-        _say(line for line in said if not pattern.search(line))
+        matching += [line.decode(errors="replace").strip() for line in lines if pattern.search(line)]
+        _write(line for line in lines if not pattern.search(line))
 
 
-def _say(lines: Iterable[bytes]) -> None:
+def _write(lines: Iterable[bytes]) -> None:
     with contextlib.suppress(OSError):
         os.write(2, b"".join(lines))
 
 
 @contextlib.contextmanager
-def _taken(said: list[bytes]) -> Generator[None]:
-    """The lines that are written to file descriptor 2 in the block are put into the list at its end."""
+def _captured(lines: list[bytes]) -> Generator[None]:
+    """Lines written to file descriptor 2 in the block go into the list when it ends."""
     in_forks(_leave)
     with _one_at_a_time:
         try:
             if sys.stderr is not None:
                 sys.stderr.flush()
-            kept = os.dup(2)
-        except (OSError, ValueError):  # closed
+            saved = os.dup(2)
+        except (OSError, ValueError):  # standard error is closed
             yield
             return
         with tempfile.TemporaryFile() as written:
             try:
-                _kept.append(kept)
+                _saved.append(saved)
                 os.dup2(written.fileno(), 2)
                 yield
             finally:
                 if sys.stderr is not None:
                     with contextlib.suppress(OSError, ValueError):
                         sys.stderr.flush()
-                os.dup2(kept, 2)
-                del _kept[-1:]
-                os.close(kept)
+                os.dup2(saved, 2)
+                del _saved[-1:]
+                os.close(saved)
                 written.seek(0)
-                said += written
+                lines += written
 
 
 def _leave() -> None:
-    """In a fork there is no other thread to end its block: standard error is what it was, and the lock is free."""
+    """Restore standard error and free the lock in a forked process: the threads that would do so are not in it."""
     global _one_at_a_time
     _one_at_a_time = threading.RLock()
-    if _kept:
-        os.dup2(_kept[0], 2)
-        _kept.clear()
+    if _saved:
+        os.dup2(_saved[0], 2)
+        _saved.clear()

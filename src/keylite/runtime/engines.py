@@ -1,8 +1,8 @@
-"""Engines: whatever runs a model file, behind one function.
+"""Engines: the programs that run a model file, each behind the same function.
 
-An engine is called with uint8 (B, H, W, 3) RGB and gives float32 (B, K, C) raw. Normalisation is inside the graph,
-decoding outside it (heads.py). Each engine package is imported by its own opener alone. The engine of a file may be
-called by several threads at once, and in a process that was forked from the one that opened it.
+An engine takes crops, uint8 (B, H, W, 3) RGB, and gives raw values, float32 (B, K, C). The graph normalises the pixels;
+heads.py decodes the raw values. Only the opener of an engine imports its package. Several threads may call an engine at
+once, and so may a process that was forked from the one that opened it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from keylite.runtime.words import clipped, is_utf8, quoted
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
-MAX_THREADS = 4096  # of an engine, as in a recipe
+MAX_THREADS = 4096  # the recipe has the same limit
 
 
 def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
@@ -49,10 +49,10 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ArgumentError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
-    keep_in_forks(session)  # its end waits for threads that no fork has
-    takes, gives = session.get_inputs(), session.get_outputs()
-    _require_fit(path, spec, [entry.shape for entry in takes], [entry.shape for entry in gives])
-    name = takes[0].name
+    keep_in_forks(session)  # closing it waits for threads that a forked process does not have
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    _require_fit(path, spec, [entry.shape for entry in inputs], [entry.shape for entry in outputs])
+    name = inputs[0].name
 
     def engine(pixels: np.ndarray) -> np.ndarray:
         try:
@@ -64,9 +64,9 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
 
 
 def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
-    """A `.tflite` file in LiteRT, on the CPU, an image at a time; quantised inputs and outputs stay inside.
+    """A `.tflite` file in LiteRT, on the CPU, one image at a time. Its inputs and outputs may be quantised.
 
-    An interpreter has one place for its input: threads take turns, image by image.
+    An interpreter has one place for its input, so threads take turns, image by image.
     """
     interpreters = require("ai_edge_litert.interpreter", "litert")
     if device not in ("auto", "cpu"):
@@ -83,48 +83,48 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
     _require_fit(
         path, spec, [entry["shape"].tolist() for entry in inputs], [entry["shape"].tolist() for entry in outputs]
     )
-    taken, given = inputs[0], outputs[0]
-    (in_scale, in_zero), (out_scale, out_zero) = taken["quantization"], given["quantization"]
+    (in_scale, in_zero), (out_scale, out_zero) = inputs[0]["quantization"], outputs[0]["quantization"]
     shape = (spec.size[1], spec.size[0], 3)
-    in_index, out_index, takes, gives = taken["index"], given["index"], taken["dtype"], given["dtype"]
+    in_index, in_type = inputs[0]["index"], inputs[0]["dtype"]
+    out_index, out_type = outputs[0]["index"], outputs[0]["dtype"]
     turns = threading.Lock()
-    none = np.empty((0, *given["shape"][1:]), gives)
+    none = np.empty((0, *outputs[0]["shape"][1:]), out_type)
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
 
-    def as_taken(pixels: np.ndarray) -> np.ndarray:
-        if takes is np.uint8:
+    def as_input(pixels: np.ndarray) -> np.ndarray:
+        if in_type is np.uint8:
             return pixels
         images = (pixels.astype(np.float32) - mean) / std
-        if takes is np.float32:
+        if in_type is np.float32:
             return images
-        limits = np.iinfo(takes)
-        return np.clip(np.rint(images / in_scale) + in_zero, limits.min, limits.max).astype(takes)
+        limits = np.iinfo(in_type)
+        return np.clip(np.rint(images / in_scale) + in_zero, limits.min, limits.max).astype(in_type)
 
     def engine(pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[1:] != shape:
             raise ArgumentError(f"pixels: expected (B, {shape[0]}, {shape[1]}, {shape[2]}), got {pixels.shape}")
-        found: list[np.ndarray] = []
-        for image in as_taken(pixels)[:, None]:
+        results: list[np.ndarray] = []
+        for image in as_input(pixels)[:, None]:
             with turns:
                 interpreter.set_tensor(in_index, image)
                 try:
                     interpreter.invoke()
                 except RuntimeError as error:
                     raise ArgumentError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
-                found.append(interpreter.get_tensor(out_index))
-        raw: np.ndarray = found[0] if len(found) == 1 else np.concatenate([none, *found])
-        return raw if gives is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
+                results.append(interpreter.get_tensor(out_index))
+        raw: np.ndarray = results[0] if len(results) == 1 else np.concatenate([none, *results])
+        return raw if out_type is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
 
     return engine
 
 
 def _require_fit(path: Path, spec: ModelSpec, inputs: list[list[Any]], outputs: list[list[Any]]) -> None:
-    """ValueError where a file's tensors are not those that its spec describes, whatever the batch."""
-    wanted = [[spec.size[1], spec.size[0], 3]], [[spec.head.keypoints, spec.head.channels]]
-    if ([shape[1:] for shape in inputs], [shape[1:] for shape in outputs]) != wanted:
+    """Raise ValueError if the shapes of a file's tensors (but for the batch) are not those that its spec describes."""
+    expected = [[spec.size[1], spec.size[0], 3]], [[spec.head.keypoints, spec.head.channels]]
+    if ([shape[1:] for shape in inputs], [shape[1:] for shape in outputs]) != expected:
         raise ArgumentError(
-            f"{path}: expected one input (B, {', '.join(map(str, wanted[0][0]))}) and one output "
-            f"(B, {', '.join(map(str, wanted[1][0]))}) as its description says, got {inputs} and {outputs}; "
+            f"{path}: expected one input (B, {', '.join(map(str, expected[0][0]))}) and one output "
+            f"(B, {', '.join(map(str, expected[1][0]))}) as its description says, got {inputs} and {outputs}; "
             "give the description of this file"
         )
 
@@ -147,27 +147,25 @@ _KEPT: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def keep_in_forks(resource: object) -> None:
-    """Never let a process that is forked from this one free what this one has opened: it would wait for ever.
+    """Never let a forked process free a resource that this process has opened: it would hang.
 
-    To wait are the ends of a session, whose threads a fork has not, and of ONNX Runtime itself (1.32, by its import).
+    Closing a session waits for its threads, which a forked process does not have. ONNX Runtime (1.32) also waits for
+    threads of its own when a process that has imported it ends.
     """
     _KEPT.add(resource)
-    in_forks(_leave_all)
+    in_forks(_keep_all)
 
 
-def _leave_all() -> None:
+def _keep_all() -> None:
     for resource in _KEPT:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # glibc: once Python has ended, the process ends with the same status, and at once
+    if hasattr(libc, "on_exit"):  # glibc: when Python has ended, end the process at once, with the same status
         libc.on_exit(libc._exit, None)
 
 
 class Kind(NamedTuple):
-    """An engine: the suffix of its files, its opener, the package it runs on, the framework whose checkpoints it opens.
-
-    framework: empty for exported files, which belong to none.
-    """
+    """A kind of engine: the suffix of its files, its opener, its package, and its framework ("" if it needs none)."""
 
     suffix: str
     open: Callable[[Path, ModelSpec, int | None, str], Engine]
@@ -184,7 +182,7 @@ ENGINES = {
 
 
 class Opened(NamedTuple):
-    """An engine, its name, and what its file says of itself and its content."""
+    """An engine, its name, and the spec and the digest of its model file."""
 
     engine: Engine
     name: str
@@ -199,31 +197,31 @@ def open_engine(
     device: str = "auto",
     spec: FilePath | None = None,
 ) -> Opened:
-    """The engine of a model file; threads may call it at once, and a forked process opens the file again.
+    """Open a model file. Threads may call its engine at once; a forked process opens the file again.
 
-    engine: a name of ENGINES; None: see `default_engine`. threads: None leaves the choice to the engine.
-    spec: a JSON file that describes a model file that does not do so itself.
+    engine: a name of ENGINES; None: see `default_engine`. threads: None: the engine decides. spec: a JSON file with the
+    description of a model file that holds none.
     """
     path = Path(path)
     described, digest = read_model_file(path, spec)
-    fitting = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
-    name = engine or default_engine(fitting, path, described)
-    if name not in fitting:
-        raise ArgumentError(f"engine: {path.name} runs on {' or '.join(fitting)}, got {quoted(engine)}")
+    possible = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
+    name = engine or default_engine(possible, path, described)
+    if name not in possible:
+        raise ArgumentError(f"engine: {path.name} runs on {' or '.join(possible)}, got {quoted(engine)}")
     if threads is not None:
         require_whole("threads", threads, most=MAX_THREADS)
-        threads = int(threads)  # numpy's numbers are none to an engine
+        threads = int(threads)  # engines refuse numbers of numpy
     kind = ENGINES[name]
     by_process = {os.getpid(): kind.open(path, described, threads, device)}
     shape = (described.head.keypoints, described.head.channels)
-    where, apart = path.absolute(), None if spec is None else Path(spec).absolute()
+    absolute, absolute_spec = path.absolute(), None if spec is None else Path(spec).absolute()
 
     def opened(pixels: np.ndarray) -> np.ndarray:
-        own = by_process.get(os.getpid())
-        if own is None:  # a fork: what the parent opened has lost its threads
-            require_same(where, read_model_file(where, apart), ModelFile(described, digest))
-            own = by_process.setdefault(os.getpid(), kind.open(where, described, threads, device))
-        raw = own(pixels)
+        run = by_process.get(os.getpid())
+        if run is None:  # a forked process: the engine that its parent opened has no threads here
+            require_same(absolute, read_model_file(absolute, absolute_spec), ModelFile(described, digest))
+            run = by_process.setdefault(os.getpid(), kind.open(absolute, described, threads, device))
+        raw = run(pixels)
         if raw.shape != (len(pixels), *shape):
             raise ArgumentError(
                 f"{path}: expected {(len(pixels), *shape)} values as its description says, got {raw.shape}"
@@ -234,19 +232,19 @@ def open_engine(
 
 
 def require_same(path: Path, now: ModelFile, before: ModelFile) -> None:
-    """Raise ValueError if a model file or its description is another than when it was opened before."""
+    """Raise ValueError if a model file or its description has changed since it was opened."""
     if now != before:
         raise ArgumentError(f"{path}: the file has changed since this Predictor was made; make a new one")
 
 
-def default_engine(fitting: list[str], path: Path, spec: ModelSpec) -> str:
-    """Of the engines that open a file, the one of the framework that made it; where that is not installed, another.
+def default_engine(possible: list[str], path: Path, spec: ModelSpec) -> str:
+    """Of the possible engines, that of the framework which made the file, or another if it is not installed.
 
-    Raises ModuleNotFoundError, saying what to install, where none of several is.
+    Raises ModuleNotFoundError, which says what to install, if none of several is installed.
     """
-    if len(fitting) == 1:
-        return fitting[0]  # its opener says what is missing
-    maker_first = sorted(fitting, key=lambda name: ENGINES[name].framework != spec.provenance.framework)
+    if len(possible) == 1:
+        return possible[0]  # its opener says if its package is missing
+    maker_first = sorted(possible, key=lambda name: ENGINES[name].framework != spec.provenance.framework)
     for name in maker_first:
         if importlib.util.find_spec(ENGINES[name].package) is not None:  # imports nothing
             return name

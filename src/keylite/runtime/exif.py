@@ -1,7 +1,7 @@
-"""Which way up an EXIF block says that a picture stands, read as OpenCV reads it (modules/imgcodecs/src/exif.cpp).
+"""The orientation in an EXIF block: which way a picture must be turned. It is read as OpenCV reads it.
 
-OpenCV's rule is not quite the standard's: it takes 16 bits whatever the type, and stops at the first tag that points
-beyond the block. A path must give the pixels of an array that OpenCV decoded, so its rule is the one here.
+OpenCV (modules/imgcodecs/src/exif.cpp) differs from the standard: it takes 16 bits whatever the type, and stops at the
+first tag that points beyond the block. keylite does the same, because a path must give the pixels that OpenCV gives.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import struct
 
 ORIENTATION = 274
-TEXTS = frozenset({270, 271, 272, 305, 306, 33432})  # tags whose text OpenCV fetches
-RATIONALS = {282: 1, 283: 1, 318: 2, 319: 6, 529: 3, 532: 6}  # tags: how many pairs of numbers it fetches for each
-SHORTS = frozenset({296, 531})
-TURNED = frozenset(range(2, 9))  # orientations that mean anything but upright
+TEXTS = frozenset({270, 271, 272, 305, 306, 33432})  # tags whose text OpenCV reads
+RATIONALS = {282: 1, 283: 1, 318: 2, 319: 6, 529: 3, 532: 6}  # tag: how many pairs of numbers OpenCV reads
+SHORTS = frozenset({296, 531})  # tags whose 16-bit number OpenCV reads
+TURNED = frozenset(range(2, 9))  # orientations that are not upright
 SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that exchange rows and columns
 
 
 def orientation_of(block: bytes) -> int | None:
-    """The orientation, 1 to 8 if it means anything; None if the block has none before whatever cannot be read."""
+    """The orientation, 1 to 8 if it is valid; None if the part of the block that can be read has none."""
     order = "<" if block.startswith(b"II") else ">"
 
     def number(kind: str, at: int) -> int:

@@ -1,8 +1,8 @@
-"""Writing files whole or not at all, and naming them by their content.
+"""Writes files whole or not at all, and refuses outputs that cannot be written before work begins.
 
-What is being written lies beside its place under a hidden name that says which process writes it; what a killed process
-left is removed by the next one that writes to the folder. Links are followed; a device or a pipe is written to, for it
-is somebody else's and must not be replaced by a file.
+A file that is being written lies beside its place under a hidden name, which says which process writes it. If that
+process is killed, the next one that writes to the folder removes the hidden file. If a path is a link, the file that it
+leads to is written. A device or a pipe gets the bytes and is never replaced by a file.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from typing import Any, BinaryIO
 
 from keylite.runtime.errors import ArgumentError
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]  # that end it
-LINKS = 40  # that are followed, as Linux does
-LONGEST_NAME, LONGEST_SUFFIX = 100, 40  # bytes of a file's own name in the hidden one, which has to fit into 255
-FORGOTTEN = 2 * 86400.0  # seconds after which what a process of another machine writes is taken for left behind
-OPEN_FILE = re.compile(r"(?:/dev|/proc/(?:self|thread-self|(\d+)))/fd/(\d+)")  # of this process, or of that one
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+LINKS = 40  # longest chain of links that is followed, as in Linux
+LONGEST_NAME, LONGEST_SUFFIX = 100, 40  # bytes of a file's name within its hidden name, of which systems allow 255
+FORGOTTEN = 2 * 86400.0  # seconds after which the hidden file of a process on another machine counts as left behind
+OPEN_FILE = re.compile(r"(?:/dev|/proc/(?:self|thread-self|(\d+)))/fd/(\d+)")  # an open file: (process), number
 PART = re.compile(r"(?:\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8})?\.(\d{1,9})\.part(?:\.[^.]*)?$")  # the end of a hidden name
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Generator[Path]:
-    """A path beside `path` to write to; it takes the name of `path` when the block ends without an error.
+    """A path beside `path` to write to; it is renamed to `path` when the block ends without an error.
 
-    Otherwise it is removed and what was there before stays. Folders are made, the mode of a file that is replaced is
-    kept. A device or a pipe gets all bytes when the block ends without an error. OSError says which file it was.
+    After an error it is removed, and an older file at `path` stays. Missing folders are made. A file that is replaced
+    keeps its mode. A device or a pipe gets all bytes when the block ends without an error. OSErrors name the file.
     """
     path = Path(path)
     try:
@@ -72,15 +72,15 @@ def replacing(path: Path | str) -> Generator[Path]:
 
 
 class _SaidError(OSError):
-    """An error that names its file already."""
+    """An OSError whose message already names its file."""
 
 
 @contextlib.contextmanager
 def replacing_within(folder: Path | str) -> Generator[Path]:
-    """A hidden folder to write files to, which are in `folder` when the block ends without an error.
+    """A hidden folder to write files to; they move to `folder` when the block ends without an error.
 
-    Otherwise they are removed, and folders that were not there before. Files of a new folder appear at once. Those that
-    go into one that is there follow each other by name, and a signal waits for the last.
+    After an error they are removed, and so are folders that this function made. If `folder` is new, all files appear at
+    once. If it exists, they move into it in the order of their names, and a signal waits until the last one is there.
     """
     folder = Path(os.path.realpath(folder))
     around = folder if folder.exists() else folder.parent
@@ -89,7 +89,7 @@ def replacing_within(folder: Path | str) -> Generator[Path]:
     try:
         with uninterrupted():
             make_folder(around)
-            for place in (folder, folder.parent):  # either may have been the one
+            for place in (folder, folder.parent):  # a killed process may have written to either
                 _tidy_once(place)
             make_folder(inside)
         yield inside
@@ -99,13 +99,13 @@ def replacing_within(folder: Path | str) -> Generator[Path]:
     finally:
         with uninterrupted():
             shutil.rmtree(inside, ignore_errors=True)
-            with contextlib.suppress(OSError):  # somebody else's files are in it by now
+            with contextlib.suppress(OSError):  # another process has put files there
                 for path in missing:
                     path.rmdir()
 
 
 def _move(inside: Path, folder: Path) -> None:
-    """The files of one folder into another, which gets its name if nothing is there."""
+    """Move the files of one folder to another; if that does not exist, the folder itself is renamed."""
     with contextlib.suppress(OSError):
         if inside.parent != folder:
             inside.rename(folder)
@@ -119,11 +119,11 @@ def _move(inside: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Generator[None]:
-    """What asks this process to end waits until the block has ended, where Python handles it: see `signal`."""
+    """Signals that would end this process wait until the block has ended, if a Python function handles them."""
     came: list[int] = []
     before: dict[int, Any] = {}
     try:
-        if threading.current_thread() is threading.main_thread():  # which alone may handle signals
+        if threading.current_thread() is threading.main_thread():  # other threads may not set handlers
             for number in SIGNALS:
                 if callable(handler := signal.getsignal(number)):
                     before[number] = handler
@@ -137,24 +137,24 @@ def uninterrupted() -> Generator[None]:
 
 
 def make_folder(path: Path | str) -> None:
-    """Make a folder and those above it where missing; a link that leads nowhere gets what it leads to."""
+    """Make a folder and those above it if they are missing; for a link, make the folder that it leads to."""
     try:
         Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _SaidError(f"{path}: cannot make this folder: {error.strerror or error}") from error
 
 
-# ---- refused before work begins
+# ---- outputs that are refused before work begins
 
 
 def require_writable(folder: Path | str) -> None:
-    """Raise OSError where `folder`, or the nearest one above it that is there, cannot be written to; makes nothing."""
+    """Raise OSError if `folder`, or the nearest existing one above it, cannot be written to. Makes nothing."""
     place = Path(os.path.realpath(folder))
-    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if there.is_dir() and os.access(there, os.W_OK):
+    nearest = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
         return
-    what = "not writable" if there.is_dir() else "a link that leads to itself" if there.is_symlink() else "a file"
-    raise OSError(f"{folder}: cannot write to this folder: {there} is {what}")
+    kind = "not writable" if nearest.is_dir() else "a link that leads to itself" if nearest.is_symlink() else "a file"
+    raise OSError(f"{folder}: cannot write to this folder: {nearest} is {kind}")
 
 
 def require_outputs(
@@ -162,9 +162,10 @@ def require_outputs(
     inputs: Mapping[str, Path | str | None] | None = None,
     folders: Mapping[str, Path | str | None] | None = None,
 ) -> None:
-    """Raise OSError or ValueError where what a command is to write cannot be written, by name; makes nothing.
+    """Raise OSError or ValueError if a command's outputs cannot be written. Makes nothing.
 
-    Two of the files may not be one, none may be one of the inputs, and none may lie where there is to be a folder.
+    Each mapping goes from the name of an argument to its path; None is passed over. Two files may not be the same, no
+    file may be an input, and no folder may be or lie in one of the files.
     """
     taken: dict[tuple[int, int] | Path, str] = {}
     for name, path in (inputs or {}).items():
@@ -200,23 +201,23 @@ def require_outputs(
         other = next((taken[key] for key in map(_identity, (place, *place.parents)) if key in taken), "")
         if other in files:
             raise ArgumentError(
-                f"{name}: {folder} is to be a folder, and is or lies in the file of {other}; name another"
+                f"{name}: expected a folder, but {folder} is or lies in the file of {other}; name another"
             )
         require_writable(folder)
 
 
 def _require_open_to_write(number: int) -> None:
-    """OSError for a file that this process has not open, or only for reading."""
+    """Raise OSError if this process has no open file of this number, or only for reading."""
     os.fstat(number)
-    with contextlib.suppress(ImportError):  # Windows has no fcntl, and no such names of files either
+    with contextlib.suppress(ImportError):  # Windows has neither fcntl nor such file names
         import fcntl
 
         if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise OSError(errno.EBADF, "it is open for reading alone")
+            raise OSError(errno.EBADF, "it is open only for reading")
 
 
 def _identity(place: Path) -> tuple[int, int] | Path:
-    """What two names of one file have in common."""
+    """A value that is the same for all names of one file."""
     try:
         facts = place.stat()
     except OSError:
@@ -224,18 +225,18 @@ def _identity(place: Path) -> tuple[int, int] | Path:
     return facts.st_dev, facts.st_ino
 
 
-# ---- places
+# ---- where paths lead
 
 
 def is_standard_output(path: Path | str) -> bool:
-    """Whether a path is this process's standard output under some name: /dev/stdout, /dev/fd/1."""
-    with contextlib.suppress(OSError):  # links that lead to each other; `require_outputs` says so
+    """Whether a path is a name of this process's standard output, such as /dev/stdout or /dev/fd/1."""
+    with contextlib.suppress(OSError):  # a circle of links, which `require_outputs` reports
         return _place(Path(path)) == 1
     return False
 
 
 def _place(path: Path) -> Path | int:
-    """Where a path leads in the end, which need not be there; a number for a file that this process has open."""
+    """Where a path leads through all links; it need not exist. An open file of this process gives its number."""
     for _ in range(LINKS):
         place = Path(os.path.realpath(path.parent)) / path.name
         for spelt in (path, place):
@@ -249,7 +250,7 @@ def _place(path: Path) -> Path | int:
 
 
 def _is_special(place: Path) -> bool:
-    """Whether something is there that is neither a file nor a folder: a device, a pipe, a socket."""
+    """Whether the path is a device, a pipe or a socket: neither a file nor a folder."""
     try:
         mode = place.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -258,21 +259,21 @@ def _is_special(place: Path) -> bool:
 
 
 def _cut(name: str, length: int) -> str:
-    """The beginning of a name, so many bytes of it."""
+    """The beginning of a name, at most `length` bytes of it."""
     return name if len(os.fsencode(name)) <= length else os.fsencode(name)[:length].decode(errors="ignore")
 
 
 def _pour(source: Path, place: Path | int) -> None:
-    """Write the bytes of a file to a device, a pipe or an open file, from where that stands."""
+    """Write the bytes of a file to a device, a pipe or, from its current position, an open file."""
     if place == 1 and sys.stdout is not None:
-        sys.stdout.flush()  # what was printed before
+        sys.stdout.flush()  # printed text comes first
     number = os.dup(place) if isinstance(place, int) else os.open(place, os.O_WRONLY)
     with open(source, "rb") as file, open(number, "wb") as out:
         shutil.copyfileobj(file, out)
 
 
 def _keep_mode(place: Path, new: Path) -> None:
-    """Give a file that takes another's place the other's mode, and its owner where that is allowed."""
+    """Give a new file the mode of the file that it replaces, and its owner if that is allowed."""
     try:
         old = place.stat()
     except OSError:
@@ -286,13 +287,13 @@ def _keep_mode(place: Path, new: Path) -> None:
         os.chmod(new, stat.S_IMODE(old.st_mode))
 
 
-# ---- what killed processes left
+# ---- files that killed processes left
 
 
 def tidy(folder: Path | str) -> None:
-    """Remove what processes that are gone had not finished writing in a folder, and nothing of one that still runs.
+    """Remove the hidden files in a folder whose processes no longer run.
 
-    What another machine writes to a folder that both share is left alone unless it is FORGOTTEN.
+    Those of another machine, which shares the folder, are removed when they are older than FORGOTTEN.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -305,7 +306,7 @@ def tidy(folder: Path | str) -> None:
                         os.unlink(entry.path)
 
 
-_tidied: set[Path] = set()  # a folder that gets a million files is not looked through for each
+_tidied: set[Path] = set()  # folders need only be tidied once per process, not once per file
 
 
 def _tidy_once(folder: Path) -> None:
@@ -315,24 +316,24 @@ def _tidy_once(folder: Path) -> None:
 
 
 def _is_dead(entry: os.DirEntry[str], machine: str | None, began: str | None, process: str) -> bool:
-    """Whether the process that a hidden name tells of is gone."""
+    """Whether the process that a hidden name belongs to no longer runs."""
     if machine is not None and machine != _machine():
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > FORGOTTEN
     now_began = _began(int(process))
     if now_began is None:
         return True
-    return began is not None and began != now_began and "0" not in (began, now_began)  # its number went to another
+    return began is not None and began != now_began and "0" not in (began, now_began)  # another process has its number
 
 
 def _writer() -> str:
-    """What a hidden name says of this process, another each time: machine, start, a random number and the process."""
+    """The part of a hidden name that says who writes: machine, start of the process, random digits, its number."""
     process = os.getpid()
     return f"{_machine()}-{_began(process) or 0}-{secrets.token_hex(4)}.{process}"
 
 
 @functools.cache
 def _machine() -> str:
-    """This machine since it was started, as far as it sees its processes: a container has its own."""
+    """A name for this machine since its start; each container has its own, because it sees other processes."""
     facts = [platform.node()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -341,20 +342,20 @@ def _machine() -> str:
 
 
 def _began(process: int) -> str | None:
-    """When a process of this machine began, in the system's own count, 0 where it does not say; None for none."""
+    """When a process of this machine began, as the system counts it, or "0" if unknown; None if it does not run."""
     try:
         state, *facts = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        return None if state in b"ZX" else facts[18].decode()  # a zombie writes no more
+        return None if state in b"ZX" else facts[18].decode()  # a zombie or dead process writes no more
     except (OSError, IndexError, ValueError):
         if os.path.exists("/proc/self/stat"):
             return None
-    if os.name == "nt":  # where os.kill would end it
+    if os.name == "nt":  # os.kill would end the process
         return "0"
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return None
-    except OSError:  # it is another user's
+    except OSError:  # the process belongs to another user
         pass
     return "0"
 
@@ -363,9 +364,9 @@ def _began(process: int) -> str | None:
 
 
 def open_file(path: Path | str, expected: str = "a file") -> BinaryIO:
-    """A file that a user named, open to be read. Raises ValueError for a folder, a pipe or a device.
+    """Open a file that a user named, for reading. Raises ValueError for a folder, a pipe or a device.
 
-    A pipe that nobody writes to would never open, and nothing can be read from one twice.
+    Pipes are refused because opening one waits until somebody writes to it, and it cannot be read twice.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -392,13 +393,13 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write files that belong together, all or none of them; they appear in the order given, when all are written."""
+    """Write files that belong together, all or none; when all are written, they appear in the order of the mapping."""
     with contextlib.ExitStack() as stack:
-        for path, data in reversed(list(files.items())):  # a stack ends with what came first
+        for path, data in reversed(list(files.items())):  # the stack renames them in reverse order
             stack.enter_context(replacing(path)).write_bytes(data)
 
 
 def sha256(path: Path | str) -> str:
-    """Hexadecimal sha256 of a file."""
+    """The sha256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

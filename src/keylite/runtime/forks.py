@@ -1,4 +1,4 @@
-"""What a process that is forked from this one does before anything else; nothing where processes cannot fork."""
+"""Calls a function in every process that is forked from this one, before that process does anything else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from collections.abc import Callable
 
 @functools.cache
 def in_forks(act: Callable[[], object]) -> None:
-    """Have `act` called in every process that is forked from now on, once however often this is asked for."""
-    if hasattr(os, "register_at_fork"):
+    """Call `act` in every process that is forked from now on. Asking twice makes no difference."""
+    if hasattr(os, "register_at_fork"):  # Windows cannot fork
         os.register_at_fork(after_in_child=act)

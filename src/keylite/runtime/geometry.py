@@ -1,7 +1,7 @@
-"""Where a crop lies in its image: one matrix there and back, and one resampling.
+"""Crops: where a crop lies in its image (a matrix for both directions), and its pixels in one resampling.
 
-Coordinates are continuous: an image covers [0, W] x [0, H], the centre of the pixel at row r, column c is
-(c + 0.5, r + 0.5). Sizes are (width, height). Knows nothing of keypoint names, files or networks.
+Coordinates are continuous: an image covers [0, W] x [0, H], and the centre of the pixel at row r, column c is
+(c + 0.5, r + 0.5). Sizes are (width, height).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from keylite.runtime.errors import ArgumentError
 if TYPE_CHECKING:
     from keylite.runtime.images import Picture
 
-MARGIN = 2  # pixels kept around the reduced region, so that bilinear taps never meet its cut edges
+MARGIN = 2  # pixels kept around the reduced region, so that bilinear resampling never reaches its cut edges
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """A model input cut out of an image.
+    """A part of an image, scaled to the size of the model input.
 
     matrix: (2, 3) float64, image px -> crop px, both continuous.
     size: (W, H) of the crop in px.
-    mirrored: whether the matrix flips; the keypoints' mirror permutation then applies to labels.
+    mirrored: whether the matrix flips the image; labels then need the mirror permutation of the keypoints.
     """
 
     matrix: np.ndarray
@@ -45,31 +45,31 @@ class Crop:
         return (xy - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
 
     def to_unit(self, xy: np.ndarray) -> np.ndarray:
-        """Image px (..., 2) -> unit coordinates of the crop: 0..1 is inside it."""
+        """Image px (..., 2) -> unit coordinates (..., 2) of the crop: 0 to 1 is inside it."""
         return self.to_crop(xy) / np.asarray(self.size, np.float64)
 
     def from_unit(self, unit_xy: np.ndarray) -> np.ndarray:
-        """Unit coordinates (..., 2) -> image px (..., 2); what is not finite gives NaN or Inf, without a warning."""
+        """Unit coordinates (..., 2) -> image px (..., 2); NaN and Inf give NaN or Inf, without a warning."""
         with np.errstate(invalid="ignore", over="ignore"):
             return self.to_image(unit_xy * np.asarray(self.size, np.float64))
 
     @property
     def scale(self) -> float:
-        """Crop px to an image px: the root of the areas' ratio."""
+        """How many crop px one image px becomes: the root of the ratio of the areas."""
         return math.sqrt(abs(float(np.linalg.det(self.matrix[:, :2]))))
 
     def then(self, matrix: np.ndarray, mirrored: bool = False) -> Crop:
-        """The crop followed by another (2, 3) crop px -> crop px matrix; still one resampling."""
+        """This crop, then another (2, 3) matrix from crop px to crop px; it is still one resampling."""
         return Crop(compose(matrix, self.matrix), self.size, self.mirrored != mirrored)
 
     @property
     def reduction(self) -> int:
-        """By how much, a power of two, `warp` averages before it resamples; 1: not at all."""
+        """The side of the blocks that `warp` averages before it resamples, a power of two; 1: it does not average."""
         return 2 ** max(_halvings(self.matrix), 0)
 
     @property
     def rows(self) -> int:
-        """How many rows of its image, from the top, `warp` looks at."""
+        """How many rows of the image, from the top, `warp` needs."""
         factor = self.reduction
         bottom = float(self._corners()[:, 1].max())
         return max(math.ceil(bottom / factor) + MARGIN, 1) * factor
@@ -77,15 +77,15 @@ class Crop:
     def warp(self, image: np.ndarray, averaged: int = 1) -> np.ndarray:
         """Resample a uint8 (h, w, 3 or 4) image into the crop, (H, W, 3).
 
-        Reductions by two or more are area-averaged by a power of two first, over the part that the crop sees; the
-        rest is one bilinear warp. Beyond the image its edge pixels repeat. averaged: by how much `average` has made
-        the image smaller, at most by `reduction`.
+        If the image shrinks by two or more, the part that the crop sees is first averaged over blocks of a power of
+        two; the rest is one bilinear warp. Beyond the image, its edge pixels repeat. averaged: the factor by which
+        `average` has already made the image smaller, at most `reduction`.
         """
         if averaged > 1:
             to_image_px = np.array([[averaged, 0, 0], [0, averaged, 0]], np.float64)
             return Crop(compose(self.matrix, to_image_px), self.size).warp(image)
         matrix = self.matrix
-        # a box that dwarfs its image leaves one block of it: a larger one would only fill memory with its edge
+        # a box far larger than its image: blocks larger than the image would only fill memory with its edge pixels
         factor = min(self.reduction, 2 ** max(image.shape[:2]).bit_length())
         if factor > 1:
             image, matrix = self._reduced(image, factor)
@@ -97,18 +97,18 @@ class Crop:
         return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB) if image.shape[2] == 4 else crop
 
     def likes_four(self, image: np.ndarray | Picture) -> bool:
-        """Whether an image is better warped with four channels.
+        """Whether an image is warped faster with four channels.
 
-        OpenCV's affine kernel gives the same on four in half the time; a large image costs more to convert.
+        OpenCV's warp takes half the time with four channels, but the conversion of a large image costs more than that.
         """
         return image.shape[0] * image.shape[1] <= 4 * self.size[0] * self.size[1]
 
     def _corners(self) -> np.ndarray:
-        """(4, 2) image px."""
+        """The corners of the crop (4, 2), image px."""
         return self.from_unit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
 
     def _reduced(self, image: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
-        """The part of the image that the crop sees, area-averaged by `factor`, and the matrix from there."""
+        """The part of the image that the crop sees, averaged by `factor`, and the matrix from it to the crop."""
         height, width = image.shape[:2]
         corners = self._corners()
         last = (np.array([width, height]) - 1) // factor  # the last block that holds a pixel
@@ -121,7 +121,7 @@ class Crop:
 
 
 def average(image: np.ndarray, factor: int) -> np.ndarray:
-    """An image's means over blocks of `factor` px, rounded; a block beyond it is filled with its edge pixels."""
+    """The means of an image over blocks of `factor` px, rounded; blocks at the edge are filled with edge pixels."""
     height, width = image.shape[:2]
     ragged = (-height % factor, -width % factor)
     if any(ragged):
@@ -131,15 +131,15 @@ def average(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def cut(picture: Picture, crops: Sequence[Crop], checked: bool = False) -> list[np.ndarray]:
-    """What crops see of a picture, uint8 (H, W, 3) each; it is decoded once. checked: see `decode_for`."""
+    """The pixels of crops, uint8 (H, W, 3) each; the picture is decoded once. checked: see `decode_for`."""
     image = decode_for(picture, crops, checked)
     return [crop.warp(image) for crop in crops]
 
 
 def decode_for(picture: Picture, crops: Sequence[Crop], checked: bool = False) -> np.ndarray:
-    """What `cut` warps. checked: whether the picture was once decoded whole, so that rows below the crops may be left.
+    """Decode the pixels that crops need of a picture.
 
-    What lies below them cannot tell that the file is damaged then.
+    checked: the picture was decoded whole before, so rows below the crops may be left out. Damage there is not noticed.
     """
     channels = 4 if len(crops) == 1 and crops[0].likes_four(picture) else 3
     rows = max((crop.rows for crop in crops), default=1) if checked else None
@@ -159,15 +159,15 @@ def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def largest_scale(matrix: np.ndarray) -> float:
-    """How much a (2, 3) matrix lengthens the direction that it lengthens most: its largest singular value."""
+    """The largest factor by which a (2, 3) matrix lengthens any direction: its largest singular value."""
     (xx, xy, _), (yx, yy, _) = matrix.tolist()
     return (math.hypot(xx + yy, yx - xy) + math.hypot(xx - yy, yx + xy)) / 2
 
 
 def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Crop:
-    """The crop of `size` (W, H) around `box` (4,) xyxy px, its sides grown by the fraction `padding`.
+    """The crop of `size` (W, H) around `box` (4,) xyxy px, whose sides grow by the fraction `padding`.
 
-    The aspect is kept: the box is centred and the shorter way is filled with what surrounds it.
+    The aspect is kept: the box is in the middle, and along its shorter side the crop shows what surrounds it.
     """
     x0, y0, x1, y1 = (float(edge) for edge in box)
     if not (x1 > x0 and y1 > y0):
@@ -181,44 +181,44 @@ def crop_box(box: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> Cr
 
 
 def to_units(xy: np.ndarray, boxes: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> np.ndarray:
-    """Image px (N, K, 2) -> unit coordinates, each object's of the crop around its box (N, 4) xyxy px.
+    """Image px (N, K, 2) -> unit coordinates (N, K, 2) of the crops around boxes (N, 4) xyxy px.
 
-    It is what `crop_box` and `Crop.to_unit` give, for all objects at once.
+    It gives the same as `crop_box` and `Crop.to_unit`, but for all objects at once.
     """
-    scale, shift = _placed(boxes, size, padding)
+    scale, shift = _scales_and_shifts(boxes, size, padding)
     return (xy * scale + shift) / np.asarray(size, np.float64)
 
 
 def from_units(unit_xy: np.ndarray, boxes: np.ndarray, size: tuple[int, int], padding: float = 0.0) -> np.ndarray:
     """Unit coordinates (K, 2) or (N, K, 2) of the crops around boxes (N, 4) xyxy px -> image px (N, K, 2)."""
-    scale, shift = _placed(boxes, size, padding)
+    scale, shift = _scales_and_shifts(boxes, size, padding)
     return (unit_xy * np.asarray(size, np.float64) - shift) / scale
 
 
-def _placed(boxes: np.ndarray, size: tuple[int, int], padding: float) -> tuple[np.ndarray, np.ndarray]:
+def _scales_and_shifts(boxes: np.ndarray, size: tuple[int, int], padding: float) -> tuple[np.ndarray, np.ndarray]:
     """The crops around boxes (N, 4): crop px = image px * scale (N, 1, 1) + shift (N, 1, 2)."""
     sides = boxes[:, 2:] - boxes[:, :2]
     flat = np.flatnonzero(~(sides > 0).all(axis=1))
     if len(flat):
-        crop_box(boxes[flat[0]], size, padding)  # says what is wrong
+        crop_box(boxes[flat[0]], size, padding)  # raises the error
     scale = np.min(np.asarray(size, np.float64) / sides, axis=1)[:, None, None] / (1 + padding)
     centre = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
     return scale, np.asarray(size, np.float64) / 2 - scale * centre
 
 
 def whole_box(image: np.ndarray | Picture) -> np.ndarray:
-    """The box (4,) xyxy px of a whole (H, W, ...) image."""
+    """The box (4,) xyxy px around a whole image (H, W, ...)."""
     return np.array([0, 0, image.shape[1], image.shape[0]], np.float64)
 
 
 def draw_jitter(count: int, amount: float, generator: np.random.Generator) -> np.ndarray:
-    """(N, 3): for each of N boxes a shift in x and y, within +-amount of its sides, and a scale within 1 +- amount."""
+    """(N, 3): for each box a shift in x and in y, up to +-amount times its side, and a scale from 1 +- amount."""
     shifts = generator.uniform(-amount, amount, (count, 2))
     return np.concatenate([shifts, generator.uniform(1 - amount, 1 + amount, (count, 1))], axis=1)
 
 
 def jittered(boxes: np.ndarray, jitter: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) as a detector might give them, moved by `draw_jitter`."""
+    """Boxes (N, 4) moved and scaled by the jitter (N, 3) of `draw_jitter`, as a detector might give them."""
     sides = boxes[:, 2:] - boxes[:, :2]
     centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + jitter[:, :2] * sides
     half = sides * jitter[:, 2:] / 2

@@ -1,11 +1,12 @@
-"""What an image file says of itself: kind, size, frames, turn and depth, and whether it is whole; nothing is decoded.
+"""Reads the headers of image files: kind, size, frames, orientation, bit depth, and whether the file is whole.
 
-JPEG, PNG, GIF, BMP, WebP and TIFF. A file that is cut short, damaged, animated or too much work is refused in one
-line, so that it never reaches a decoder (nor makes it print to stderr).
+The kinds are JPEG, PNG, GIF, BMP, WebP and TIFF; no pixel is decoded. A file that is cut short, damaged or animated, or
+would take too long to decode, is refused in one line. So it never reaches a decoder, which might print to stderr.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -16,29 +17,29 @@ from keylite.runtime import tiff
 from keylite.runtime.errors import ImageError
 from keylite.runtime.exif import SIDEWAYS, orientation_of
 
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # suffixes of what is often taken for images
-JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others are DHT, JPG, DAC
-JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})  # SOF markers of baseline and extended sequential files in Huffman's code
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # suffixes of videos, which get a hint of their own
+JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; the three others mean DHT, JPG, DAC
+JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})  # SOF markers of sequential files in Huffman code
 JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0..7
 JPEG_BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
-JPEG_TOLD = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM: what is told; APP14 says how colour is stored
-JPEG_ENDS_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but no stuffed byte, restart or fill byte
+JPEG_NOTES = frozenset({*range(0xE0, 0xEE), 0xEF, 0xFE})  # APPn and COM; not APP14, which says how colour is stored
+JPEG_ENDS_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker that is not a stuffed, restart or fill byte
 JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-SEGMENTS = 10_000  # of a JPEG, or of a PNG beside its pixels; a profile of colours or a description takes hundreds
-SCANS, SCANS_AT_MOST = 20, 500  # of a JPEG of any size, and of a small one: libjpeg-turbo's wiki advises 500
-JPEG_ZEROS = bytes(32)  # in coded samples: a block or more of one and the same value, as no picture has
-MEGAPIXEL_SCANS = 1000  # scans times megapixels beyond SCANS: 1.5 s of one core
-PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by type of colour
+SEGMENTS = 10_000  # limit in a JPEG, or in a PNG apart from its pixels; a colour profile takes hundreds
+SCANS, SCANS_AT_MOST = 20, 500  # limits for a JPEG of any size and for a small one; libjpeg-turbo's wiki advises 500
+JPEG_ZEROS = bytes(32)  # as coded samples: at least a block of one and the same coefficient
+MEGAPIXEL_SCANS = 1000  # limit of scans times megapixels if there are more than SCANS: 1.5 s of one core
+PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # colour type: bits
 PNG_ORDERS = {
     b"IHDR IDAT IEND": (0, 2, 4, 6),
     b"IHDR PLTE IDAT IEND": (2, 3, 6),
-}  # of what decoders must know: its types
-PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng warns of others on stderr
+}  # critical chunks in order: colour types
+PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL"})  # libpng may warn about others on stderr
 EXIF_START = b"Exif\0\0"
-TIFF_DIRECTORIES = 100  # more are no picture of ours: they cost time
+TIFF_DIRECTORIES = 100  # limit, because each costs time
 TIFF_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex whole numbers", 6: "complex numbers"}
 DEPTHS = frozenset({1, 2, 4, 8, 16})
-OTHERS = {  # pattern of the first bytes: a format that is not read
+OTHERS = {  # pattern of the first bytes: a format that keylite does not read
     rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC",
     rb".{4}ftypavi[fs]": "AVIF",
     rb".{128}DICM": "DICOM",
@@ -52,14 +53,14 @@ OTHERS = {  # pattern of the first bytes: a format that is not read
 
 
 class Header(NamedTuple):
-    """Width and height in px as stored, frames (2 stands for "several"), and the EXIF orientation (1: upright).
+    """The header of an image file: width and height in px as stored, and more.
 
-    kind: a name of FORMATS. depth: bits a sample. components: how many samples a JPEG keeps of each pixel, 0 for other
-    kinds. end: where a JPEG's end marker lies, 0 for other kinds. height_offset: where a sequential JPEG (not a
-    progressive one) says its height, two bytes; 0 for others. extras: (start, stop) of what no pixel needs, and of
-    which a decoder may complain. alpha_offset: where a TIFF says that its colours are not multiplied by alpha, two
-    bytes; 0 for others. packed: whether a TIFF's samples are compressed, so that damage can show. refusal: what is
-    wrong with a file that is whole but not for keylite.
+    frames: 2 stands for several. orientation: of EXIF; 1 is upright. depth: bits per sample. components: samples per
+    pixel of a JPEG. height_offset: where the two bytes for the height of a sequential (not progressive) JPEG lie. end:
+    where the end marker of a JPEG lies. extras: (start, stop) of bytes that no pixel needs and decoders may complain
+    about. alpha_offset: where the two bytes lie with which a TIFF says that its colours are not multiplied by alpha.
+    packed: whether the samples of a TIFF are compressed, so that damage can be noticed. refusal: why keylite refuses
+    the file although it is whole. kind: a name of FORMATS. A number is 0 if it does not apply.
     """
 
     width: int
@@ -78,16 +79,16 @@ class Header(NamedTuple):
 
 
 class DamagedError(Exception):
-    """A header that cannot be followed; becomes the ValueError of the file."""
+    """The header cannot be followed; `read_header` turns this into an ImageError."""
 
 
 def kind_of(data: bytes) -> str:
-    """The name of the format by its first bytes; empty for one that is not read here."""
+    """The name of the format, by the first bytes; empty if keylite does not read it."""
     return next((name for name, (start, _) in FORMATS.items() if re.match(start, data, re.DOTALL)), "")
 
 
 def read_header(name: str, data: bytes) -> Header:
-    """The header of a whole, still picture; ValueError for anything else."""
+    """The header of a whole, still picture. Raises ImageError for anything else."""
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes)")
     kind = kind_of(data)
@@ -106,7 +107,7 @@ def read_header(name: str, data: bytes) -> Header:
         raise ImageError(f"{name}: {header.refusal}")
     if header.depth not in DEPTHS:
         raise ImageError(
-            f"{name}: expected a picture of 8 or 16 bits a sample, got a {kind} file of {header.depth}; save it anew"
+            f"{name}: expected a picture of 8 or 16 bits per sample, got a {kind} file of {header.depth}; save it anew"
         )
     if header.width <= 0 or header.height <= 0:
         raise ImageError(f"{name}: the {kind} header says {header.width}x{header.height} pixels: it is damaged")
@@ -114,7 +115,7 @@ def read_header(name: str, data: bytes) -> Header:
 
 
 def upright_size(header: Header) -> tuple[int, int]:
-    """Width and height in px once the picture is turned as its EXIF orientation says."""
+    """Width and height in px after the picture is turned by its EXIF orientation."""
     sideways = header.orientation in SIDEWAYS
     return (header.height, header.width) if sideways else (header.width, header.height)
 
@@ -123,7 +124,7 @@ def upright_size(header: Header) -> tuple[int, int]:
 
 
 class _Frame(NamedTuple):
-    """What a JPEG's SOF segment says. factors: {component: (across, down)}, by which colour is stored."""
+    """The SOF segment of a JPEG. factors: component -> its sampling factors (across, down)."""
 
     marker: int
     depth: int
@@ -132,11 +133,11 @@ class _Frame(NamedTuple):
     factors: dict[int, tuple[int, int]]
 
     def blocks(self, components: list[int]) -> tuple[int, int]:
-        """Of a scan of these components: its units, by which restarts are counted, and its blocks of 8x8 samples."""
+        """The size of a scan of these components: in units, which restarts count, and in blocks of 8x8 samples."""
         across, down = (max(factor[way] for factor in self.factors.values()) for way in (0, 1))
         if len(components) > 1:
             units = -(-self.width // (8 * across)) * -(-self.height // (8 * down))
-            return units, units * sum(self.factors[one][0] * self.factors[one][1] for one in components)
+            return units, units * sum(math.prod(self.factors[component]) for component in components)
         own = self.factors[components[0]]
         width, height = -(-self.width * own[0] // across), -(-self.height * own[1] // down)
         units = -(-width // 8) * -(-height // 8)
@@ -150,7 +151,7 @@ def _jpeg(data: bytes) -> Header:
     extras: list[tuple[int, int]] = []
     words: dict[int, int] = {}
     for _ in range(SEGMENTS):
-        stray, at = at, data.find(b"\xff", at)  # decoders skip stray bytes too
+        stray, at = at, data.find(b"\xff", at)  # decoders skip stray bytes, too
         if at < 0:
             raise DamagedError
         if at > stray and not scans:
@@ -166,7 +167,7 @@ def _jpeg(data: bytes) -> Header:
         if marker in (0xD8, 0xD9) or (scans and marker not in JPEG_BETWEEN_SCANS):
             raise DamagedError  # another picture begins, or this one ends before its pixels
         start, stop = at + 4, at + 2 + (data[at + 2] << 8) + data[at + 3]
-        if marker in JPEG_TOLD and not scans and not data.startswith(b"JFIF\0\1", start):
+        if marker in JPEG_NOTES and not scans and not data.startswith(b"JFIF\0\1", start):
             extras.append((at, stop))
         at = stop
         if marker in JPEG_SIZES:
@@ -194,7 +195,7 @@ def _jpeg(data: bytes) -> Header:
             _require_whole_scan(frame, described[::2], data[stop:at], interval)
             coded_zeros = [words.get(0x10 | (tables & 15), 0) for tables in described[1::2]]
             if frame.marker in JPEG_SEQUENTIAL and any(coded_zeros) and JPEG_ZEROS in data[stop:at].rstrip(b"\0"):
-                raise DamagedError  # a hole: zeros in a row mean more than "nothing more in this block"
+                raise DamagedError  # a hole: zeros stand for coefficients here, and no picture repeats one so often
     else:
         raise DamagedError
     if frame is None:
@@ -209,7 +210,7 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _first_words(tables: bytes) -> dict[int, int]:
-    """Class and number of each of a DHT segment's Huffman tables: what its first word, of zeros alone, stands for."""
+    """Class and number of each Huffman table in a DHT segment -> the value of its code word of zeros."""
     words: dict[int, int] = {}
     at = 0
     while at + 17 < len(tables):
@@ -219,11 +220,11 @@ def _first_words(tables: bytes) -> dict[int, int]:
 
 
 def _require_whole_scan(frame: _Frame, components: bytes, coded: bytes, interval: int) -> None:
-    """Raises DamagedError for a scan whose restart markers are not all there in order, or that is too short.
+    """Raise DamagedError if the restart markers of a scan are not all there in order, or the scan is too short.
 
-    It is what can be told without decoding; how its bits are coded is the decoder's to judge.
+    More cannot be checked without decoding.
     """
-    if not components or any(one not in frame.factors for one in components):
+    if not components or any(component not in frame.factors for component in components):
         raise DamagedError
     units, blocks = frame.blocks(list(components))
     restarts = JPEG_RESTART.findall(coded)
@@ -232,16 +233,16 @@ def _require_whole_scan(frame: _Frame, components: bytes, coded: bytes, interval
         mark[0] != 0xD0 + number % 8 for number, mark in enumerate(restarts)
     ):
         raise DamagedError
-    if frame.marker in JPEG_SEQUENTIAL and 4 * len(coded) < blocks:  # two bits a block at least: a DC and an end
+    if frame.marker in JPEG_SEQUENTIAL and 4 * len(coded) < blocks:  # a block takes two bits at least
         raise DamagedError
 
 
-# ---- the others
+# ---- PNG, GIF, BMP, WebP, TIFF
 
 
 def _png(data: bytes) -> Header:
     width, height, depth, colours, *methods = struct.unpack_from(">IIBBBBB", data, 16)
-    if depth not in PNG_DEPTHS.get(colours, ()) or methods not in ([0, 0, 0], [0, 0, 1]):  # plain, or interlaced
+    if depth not in PNG_DEPTHS.get(colours, ()) or methods not in ([0, 0, 0], [0, 0, 1]):  # the last is 1 if interlaced
         raise DamagedError
     frames, orientation, at, kind, order, others = 1, None, 8, b"", [b""], 0
     extras: list[tuple[int, int]] = []
@@ -281,7 +282,7 @@ def _gif(data: bytes) -> Header:
             at += 2
         else:
             raise DamagedError
-        while data[at]:  # sub-blocks, each led by its length
+        while data[at]:  # sub-blocks, each of which begins with its length
             at += data[at] + 1
         at += 1
     if frames == 0:
@@ -290,7 +291,7 @@ def _gif(data: bytes) -> Header:
 
 
 def _gif_colours(flags: int) -> int:
-    """Bytes of the colour table that the flags announce."""
+    """The number of bytes of the colour table, by the flags."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
@@ -301,7 +302,7 @@ def _bmp(data: bytes) -> Header:
         compressed = 0
     else:
         width, height, _, bits, compressed = struct.unpack_from("<iiHHI", data, 18)
-    height = abs(height)  # negative: rows run from the top
+    height = abs(height)  # negative if rows run from the top
     if compressed in (0, 3) and start + (width * bits + 31) // 32 * 4 * height > len(data):
         raise DamagedError
     return Header(width, height)
@@ -331,7 +332,7 @@ def _webp(data: bytes) -> Header:
 
 
 def _webp_frame(data: bytes, at: int) -> tuple[int, int] | None:
-    """Width and height of the pixels that a chunk holds; None if it holds none."""
+    """Width and height of the pixels in a chunk; None if it holds none."""
     if data[at : at + 4] == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, at + 14)
         return width & 0x3FFF, height & 0x3FFF
@@ -346,7 +347,7 @@ def _tiff(data: bytes) -> Header:
     first, following = page.first, page.following
     frames, seen = 1, {0}
     while following and frames < 2:
-        if following in seen or len(seen) > TIFF_DIRECTORIES:  # a ring
+        if following in seen or len(seen) > TIFF_DIRECTORIES:  # a circle of directories
             raise DamagedError
         seen.add(following)
         other = tiff.directory(data, following)

@@ -1,8 +1,8 @@
-"""Heads: how many raw channels a network gives for each keypoint, and what they mean.
+"""Heads: how many raw values a network gives for each keypoint, and how they are decoded to points.
 
-A head is a frozen value stored in the model file. `decode` is outside every graph, in float numpy, and the only decode
-there is: trainer, evaluator and device all call it. `pyramid` says which features a head is given: those of cells of 8,
-16 and 32 px, for inputs of one size alone, or the last ones, pooled. Knows nothing of frameworks.
+A head is a frozen value in the spec of a model file. Trainer, evaluator and device all call the same `decode`, in
+numpy; no graph contains it. `pyramid` says which features of the backbone a head gets. True: those of cells of 8, 16
+and 32 px, and the head fits one input size. False: the last features, averaged over the crop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Regression(msgspec.Struct, frozen=True, tag_field="name", tag="regression", forbid_unknown_fields=True):
-    """Global average pooling, a dense layer of `hidden` with ReLU, a dense layer of 2K: unit coordinates."""
+    """Two raw values per keypoint: its unit coordinates.
+
+    The layers are global average pooling, a dense layer of `hidden` channels with ReLU, and a dense layer of 2K.
+    """
 
     pyramid: ClassVar[bool] = False
     keypoints: Positive
@@ -31,14 +34,16 @@ class Regression(msgspec.Struct, frozen=True, tag_field="name", tag="regression"
         return 2
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """raw (B, K, 2) -> unit xy (B, K, 2) float32, score (B, K): NaN, for this head has no notion of it."""
+        """raw (B, K, 2) -> unit xy (B, K, 2) float32, score (B, K): NaN, because this head gives none."""
         return raw.astype(np.float32, copy=False), np.full(raw.shape[:2], np.nan, np.float32)
 
 
 class Rle(msgspec.Struct, frozen=True, tag_field="name", tag="rle", forbid_unknown_fields=True):
-    """As `Regression`, with a scale beside each coordinate: 4K values, learnt by residual log-likelihood.
+    """Four raw values per keypoint: its unit coordinates, and the logarithm of a scale (uncertainty) for each.
 
-    Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021. The flow is the loss's alone.
+    The layers are those of `Regression`, with 4K in place of 2K. They are trained by residual log-likelihood; the
+    normalising flow of that method is part of the loss, not of the head.
+    Source: Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021.
     """
 
     pyramid: ClassVar[bool] = False
@@ -47,22 +52,22 @@ class Rle(msgspec.Struct, frozen=True, tag_field="name", tag="rle", forbid_unkno
 
     @property
     def channels(self) -> int:
-        """C: unit x and y, then the natural logarithms of their scales in the same unit."""
+        """C: unit x and y, then the natural logarithms of their scales, in the same unit."""
         return 4
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """raw (B, K, 4) -> unit xy (B, K, 2) float32, score (B, K) in 0..1: 1 less the mean scale."""
+        """raw (B, K, 4) -> unit xy (B, K, 2) float32, score (B, K) in 0..1: 1 minus the mean scale."""
         raw = raw.astype(np.float32, copy=False)
         scale = np.exp(np.minimum(raw[..., 2:], 0)).mean(axis=2)
         return raw[..., :2], 1 - scale
 
 
 class Simcc(msgspec.Struct, frozen=True, tag_field="name", tag="simcc", forbid_unknown_fields=True):
-    """Two classifications a keypoint, one of columns and one of rows, from the features of a small pyramid.
+    """Two classifications per keypoint, one over columns and one over rows of the input, on a small feature pyramid.
 
-    Li et al., "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation", ECCV 2022. grid:
-    (columns, rows) of the pyramid's finest level, a cell for each STRIDE px. bins: (of x, of y), one for each px of the
-    input. width: channels of the pyramid.
+    grid: (columns, rows) of the pyramid's finest level, one cell per STRIDE px. bins: (number for x, number for y), one
+    bin per px of the input. width: channels of the pyramid.
+    Source: Li et al., "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation", ECCV 2022.
     """
 
     pyramid: ClassVar[bool] = True
@@ -73,16 +78,20 @@ class Simcc(msgspec.Struct, frozen=True, tag_field="name", tag="simcc", forbid_u
 
     @property
     def channels(self) -> int:
-        """C: bins of x, then bins of y."""
+        """C: the bins of x, then the bins of y."""
         return sum(self.bins)
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Unit coordinates of the bins' centres: float32 (bins of x,) and (bins of y,)."""
+        """Unit coordinates of the centres of the bins: float32 (bins of x,) and float32 (bins of y,)."""
         x, y = ((np.arange(bins) + 0.5) / bins for bins in self.bins)
         return x.astype(np.float32), y.astype(np.float32)
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """raw (B, K, C) -> unit xy (B, K, 2) float32: means under softmax; score (B, K): the lesser largest share."""
+        """raw (B, K, C) -> unit xy (B, K, 2) float32 and score (B, K).
+
+        A point is the mean place of the bins, weighted by their shares (softmax). The score is the largest share of x
+        or that of y, whichever is less.
+        """
         raw = raw.astype(np.float32, copy=False)
         shares = [softmax(logits) for logits in np.split(raw, [self.bins[0]], axis=2)]
         xy = [share @ centres for share, centres in zip(shares, self.centres(), strict=True)]
@@ -90,9 +99,9 @@ class Simcc(msgspec.Struct, frozen=True, tag_field="name", tag="simcc", forbid_u
 
 
 class Heatmap(msgspec.Struct, frozen=True, tag_field="name", tag="heatmap", forbid_unknown_fields=True):
-    """Space is kept: a small feature pyramid, then one map of logits a keypoint with a cell for each STRIDE px.
+    """One map per keypoint, with one cell per STRIDE px of the input, on a small feature pyramid.
 
-    grid: (columns, rows). width: channels of the pyramid.
+    grid: (columns, rows) of the map. width: channels of the pyramid.
     """
 
     pyramid: ClassVar[bool] = True
@@ -102,28 +111,31 @@ class Heatmap(msgspec.Struct, frozen=True, tag_field="name", tag="heatmap", forb
 
     @property
     def channels(self) -> int:
-        """C: cells of the grid, row by row."""
+        """C: the cells of the grid, row by row."""
         return self.grid[0] * self.grid[1]
 
     def cells(self) -> np.ndarray:
-        """(C, 2) float32 unit coordinates of the cells' centres."""
+        """Unit coordinates of the centres of the cells: float32 (C, 2)."""
         columns, rows = self.grid
         x, y = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
         return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """raw (B, K, C) -> unit xy (B, K, 2) float32: the mean place under softmax; score (B, K): its largest share."""
+        """raw (B, K, C) -> unit xy (B, K, 2) float32 and score (B, K).
+
+        A point is the mean place of the cells, weighted by their shares (softmax). The score is the largest share.
+        """
         share = softmax(raw.astype(np.float32, copy=False))
         return share @ self.cells(), share.max(axis=2)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Shares of the last axis."""
+    """The shares along the last axis: they lie in 0..1 and add up to 1."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-STRIDE = 8  # px of the input a heatmap cell stands for
+STRIDE = 8  # width and height of a cell of a heatmap, px of the input
 
 
 Head = Regression | Rle | Simcc | Heatmap
@@ -134,18 +146,18 @@ def _grid(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def require_size(head: Head, size: tuple[int, int]) -> None:
-    """Raise ValueError for a head whose cells or bins are those of another input than of `size` (W, H) px."""
+    """Raise ValueError if the cells or bins of a head do not fit an input of `size` (W, H) px."""
     for name, wanted in {"grid": _grid(size), "bins": size}.items():
-        found = getattr(head, name, wanted)
-        if tuple(found) != tuple(wanted):
+        actual = getattr(head, name, wanted)
+        if tuple(actual) != tuple(wanted):
             raise ModelFileError(
                 f"head: expected {name} of {wanted[0]}x{wanted[1]} for an input of {size[0]}x{size[1]} px, got "
-                f"{found[0]}x{found[1]}; such a head is for one size of input"
+                f"{actual[0]}x{actual[1]}; this kind of head fits one input size only"
             )
 
 
 def size_for(head: Head) -> tuple[int, int] | None:
-    """(W, H) px of an input that a head is for; None where any will do."""
+    """The input size (W, H) px that a head fits; None if it takes any."""
     match head:
         case Simcc():
             return head.bins
@@ -155,7 +167,7 @@ def size_for(head: Head) -> tuple[int, int] | None:
             return None
 
 
-# name: the head of (keypoints, width of the dense layer, size (W, H) px of the input)
+# name -> a function that makes the head from (keypoints, channels of the dense layer, input size (W, H) px)
 HEADS: dict[str, Callable[[int, int, tuple[int, int]], Head]] = {
     "regression": lambda keypoints, hidden, size: Regression(keypoints, hidden),
     "rle": lambda keypoints, hidden, size: Rle(keypoints, hidden),

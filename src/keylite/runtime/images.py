@@ -1,9 +1,8 @@
-"""Image files to RGB arrays and back; what cannot be read whole and right is refused in one line.
+"""Reads image files to RGB arrays and writes them; a file that cannot be read whole is refused in one line.
 
-Files are read as bytes and decoded from memory: OpenCV hands out a half-grey array for a truncated JPEG file, but
-refuses the same bytes. Headers are read first (headers.py), so that a picture too large never reaches the decoder.
-If simplejpeg is installed it decodes JPEGs: the same pixels as OpenCV's, sooner, and it tells damage of which OpenCV
-does not. Knows nothing of keypoints, crops or networks.
+A file is read as bytes and decoded from memory: from the path of a truncated JPEG, OpenCV gives a half-grey array, but
+it refuses the same bytes. Headers are read first (headers.py), so that no picture above the limit is decoded. If
+simplejpeg is installed, it decodes JPEGs: it gives the same pixels as OpenCV, is faster, and notices more damage.
 """
 
 from __future__ import annotations
@@ -32,31 +31,31 @@ from keylite.runtime.types import FilePath, Image, WhiteLevel
 from keylite.runtime.words import quoted
 
 MAX_MEGAPIXELS = 100.0
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # that images to read end in
-SUFFIXES = (".png", ".jpg", ".jpeg")  # that write_image writes
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # of images that are read
+SUFFIXES = (".png", ".jpg", ".jpeg")  # of images that write_image writes
 WHITE_LEVELS: tuple[WhiteLevel, ...] = get_args(WhiteLevel)
 WHITE_LEVEL: WhiteLevel = 65535
 JPEG_QUALITY = 95
-JPEG_BLOCK = 16  # rows that are stored together at most, where colour has half of them
-JPEG_SPACES = {1: "GRAY", 4: "CMYK"}  # by components: what simplejpeg makes of them
-ENOUGH_ROWS = 0.9  # of a picture; decoding fewer saves time
+JPEG_BLOCK = 16  # rows of the largest block of a JPEG, whose colour has half the rows
+JPEG_SPACES = {1: "GRAY", 4: "CMYK"}  # number of components: the colour space that simplejpeg gives
+ENOUGH_ROWS = 0.9  # share of a picture's rows: decoding fewer saves time
 READ_AT_ONCE = 4096
-HARMLESS = re.compile("Inconsistent progression|Invalid SOS parameters")  # libjpeg's words for a file that is whole
+HARMLESS = re.compile("Inconsistent progression|Invalid SOS parameters")  # libjpeg says so of whole files
 PADDED = "extraneous bytes before marker 0xd9"
 DAMAGED = re.compile(
     "Corrupt JPEG data|Premature end|Bogus|table 0x[0-9a-f]+ was not defined|Invalid (SOS|progressive)|TIFF_Error"
 )
-DAMAGED_FILE = "{name}: the {kind} file is damaged ({told:.100}); save it anew, or leave it out"
-SAID = {  # what libraries say on standard error, by kind of file
+DAMAGED_FILE = "{name}: the {kind} file is damaged ({problem:.100}); save it anew, or leave it out"
+LIBRARY_LINES = {  # what libraries write to standard error, by kind of file
     "JPEG": re.compile(rb"JPEG|JFIF|Adobe|Huffman|progress|SOS|DHT|DQT|marker|scan", re.IGNORECASE),
-    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:\d+@|^> |^\s*$"),  # of OpenCV's log, which goes on after a > and ends blank
+    "TIFF": re.compile(rb"TIFF|^\[ *[A-Z]+:\d+@|^> |^\s*$"),  # OpenCV's log goes on after >, and ends blank
 }
 
 
 class Picture(NamedTuple):
-    """A picture whose header was read, and whose pixels are yet to be decoded.
+    """A picture whose header has been read and whose pixels have not been decoded yet.
 
-    shape: (H, W, 3) px, upright. header: of a file; None of an array. white_level: see `read_image`.
+    shape: (H, W, 3) px, upright. header: that of a file; None for an array. white_level: see `read_image`.
     """
 
     name: str
@@ -66,10 +65,10 @@ class Picture(NamedTuple):
     white_level: WhiteLevel = WHITE_LEVEL
 
     def pixels(self, channels: int = 3, rows: int | None = None) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright: what OpenCV makes of the file. Raises ValueError for a damaged one.
+        """uint8 (H, W, 3) RGB, upright: the pixels that OpenCV decodes. Raises ValueError if the file is damaged.
 
-        channels: 4 if a fourth without meaning is welcome; it is there if it costs nothing. rows: how many from the
-        top are wanted of a picture that was decoded whole before; those below may be missing, if that saves time.
+        channels: 4 allows a fourth channel without meaning, if the decoder gives it at no cost. rows: only so many rows
+        from the top are needed, of a picture that was decoded whole before; the rows below may then be missing.
         """
         if not isinstance(self.data, bytes):
             return self.data
@@ -80,16 +79,16 @@ class Picture(NamedTuple):
         return self._upright(self._by_opencv(cv2.IMREAD_COLOR_RGB) if image is None else image, rows)
 
     def samples(self) -> np.ndarray:
-        """RGB as stored, upright: uint16 (H, W, 3) of a file of 16 bits, else what `pixels` gives."""
+        """The RGB samples as stored, upright: uint16 (H, W, 3) of a file of 16 bits, else the result of `pixels`."""
         if self.header is None or self.header.depth != 16 or not isinstance(self.data, bytes):
             return self.pixels()
-        bgr = self._by_opencv(cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH)  # as RGB a TIFF's colours are exchanged
+        bgr = self._by_opencv(cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH)  # as RGB, colours of a TIFF are swapped
         return self._upright(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
     def _upright(self, image: np.ndarray, rows: int | None = None) -> np.ndarray:
-        """The decoded image, turned; refused if it is not of the size that the header says."""
+        """The decoded image, turned upright. Raises ValueError if it has another size than the header says."""
         assert self.header is not None
-        if self.header.kind != "TIFF":  # which OpenCV turns as it decodes
+        if self.header.kind != "TIFF":  # OpenCV turns TIFFs itself
             image = turned(image, self.header.orientation)
         height, width = image.shape[:2]
         if width != self.shape[1] or (height != self.shape[0] and not (rows and rows <= height)):
@@ -100,43 +99,43 @@ class Picture(NamedTuple):
         return image
 
     def _by_opencv(self, flags: int) -> np.ndarray:
-        """The pixels as stored. Of a damaged JPEG or TIFF OpenCV gives what it can, and its library says so."""
+        """The pixels as stored. OpenCV decodes damaged JPEGs and TIFFs, too, but messages of its library tell of it."""
         assert isinstance(self.data, bytes)
         assert self.header is not None
         data = _unmultiplied(self.data, self.header) if self.header.alpha_offset else self.data
-        told = packing_problem(self.data) if self.header.packed else ""
-        if told:
-            raise ImageError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
-        image, told = self._heard(data, flags)
-        if PADDED in told:
-            image, told = self._heard(_unpadded(self.data, self.header), flags)
-        if image is not None and DAMAGED.search(told):
-            told = re.sub(r".*TIFF_Error ", "", told)
-            raise ImageError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, told=told))
+        problem = packing_problem(self.data) if self.header.packed else ""
+        if problem:
+            raise ImageError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, problem=problem))
+        image, messages = self._decoded(data, flags)
+        if PADDED in messages:
+            image, messages = self._decoded(_unpadded(self.data, self.header), flags)
+        if image is not None and DAMAGED.search(messages):
+            problem = re.sub(r".*TIFF_Error ", "", messages)
+            raise ImageError(DAMAGED_FILE.format(name=self.name, kind=self.header.kind, problem=problem))
         if image is None:
             raise ImageError(
-                f"{self.name}: cannot be decoded: truncated, damaged or of a rare kind; save it anew as 8-bit PNG"
+                f"{self.name}: cannot be decoded: it is truncated, damaged or of a rare kind; save it anew as 8-bit PNG"
             )
         return image
 
-    def _heard(self, data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
-        """What OpenCV makes of a file, and what libjpeg or libtiff says of it, harmless words apart."""
+    def _decoded(self, data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
+        """The pixels that OpenCV decodes, and the messages of libjpeg or libtiff, without the harmless ones."""
         assert self.header is not None
-        said: list[str] = []
-        packed = self.header.packed  # a TIFF; threads that listen take turns
-        listens = packed or self.header.kind == "JPEG"
-        listening = overheard(SAID[self.header.kind]) if listens else contextlib.nullcontext(said)
+        messages: list[str] = []
+        packed = self.header.packed  # a TIFF; threads that capture messages take turns
+        captures = packed or self.header.kind == "JPEG"
+        capture = overheard(LIBRARY_LINES[self.header.kind]) if captures else contextlib.nullcontext(messages)
         content = np.frombuffer(_without(data, self.header.extras), np.uint8)
         try:
-            with _silence, listening as said, _libtiff_told if packed else contextlib.nullcontext():
+            with _silence, capture as messages, _libtiff_errors if packed else contextlib.nullcontext():
                 image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
-            told = str(error).strip().splitlines()[-1]
-            raise ImageError(f"{self.name}: cannot be decoded: {told:.200}") from None
-        return image, "; ".join(line for line in said if not HARMLESS.search(line))
+            reason = str(error).strip().splitlines()[-1]
+            raise ImageError(f"{self.name}: cannot be decoded: {reason:.200}") from None
+        return image, "; ".join(line for line in messages if not HARMLESS.search(line))
 
     def _jpeg(self, channels: int, rows: int | None) -> np.ndarray | None:
-        """The pixels as stored, by simplejpeg; None if OpenCV is to decode them."""
+        """The pixels as stored, by simplejpeg; None if OpenCV must decode them."""
         header, data = self.header, self.data
         assert header is not None
         assert isinstance(data, bytes)
@@ -151,16 +150,15 @@ class Picture(NamedTuple):
         image = _strictly(self.name, data, space, header)
         if space == "GRAY" and image is not None:
             return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-        return None if space == "CMYK" else image  # which was decoded to find damage
+        return None if space == "CMYK" else image  # CMYK is only decoded to find damage
 
 
 def open_image(source: Image, max_megapixels: float = MAX_MEGAPIXELS, white_level: WhiteLevel = WHITE_LEVEL) -> Picture:
-    """A picture by its header, upright by its EXIF orientation.
+    """Open a picture by its header; its pixels are decoded later.
 
-    source: a path, the bytes of a file, or an array, which is checked and given back as it is. Raises
-    FileNotFoundError for a missing file, ValueError for one that is truncated, damaged, animated, of another format
-    or, by its header, above `max_megapixels`, and for an array above it that is a view with odd strides.
-    white_level: see `read_image`.
+    source: a path, the bytes of a file, or an array, whose pixels are checked and given back as they are. white_level:
+    see `read_image`. Raises FileNotFoundError if the file is missing. Raises ValueError if it is truncated, damaged,
+    animated, of another format, or above `max_megapixels` by its header, or if an array above that has odd strides.
     """
     if isinstance(source, np.ndarray):
         return Picture("image", _checked(source, max_megapixels), source.shape)
@@ -173,21 +171,21 @@ def open_image(source: Image, max_megapixels: float = MAX_MEGAPIXELS, white_leve
 def read_image(
     source: Image, max_megapixels: float = MAX_MEGAPIXELS, white_level: WhiteLevel = WHITE_LEVEL
 ) -> np.ndarray:
-    """A picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation; source and errors: see `open_image`.
+    """A picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation. source and errors: see `open_image`.
 
-    Grey, palette and CMYK become RGB, alpha is dropped. white_level: one of WHITE_LEVELS, the value of 16-bit samples
+    Grey, palette and CMYK become RGB; alpha is dropped. white_level: one of WHITE_LEVELS, the value of 16-bit samples
     that becomes 255; see `to_8_bit`.
     """
     return open_image(source, max_megapixels, white_level).pixels()
 
 
 def to_8_bit(samples: np.ndarray, white_level: int) -> np.ndarray:
-    """uint16 samples as uint8: the upper 8 of the bits that are used, those of `white_level`; above it is white."""
+    """uint16 samples as uint8: the upper 8 of the bits that `white_level` uses; larger samples become 255."""
     return np.minimum(samples >> ((white_level + 1).bit_length() - 9), 255).astype(np.uint8)
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An image as stored, stood upright by its EXIF orientation; any but 2 to 8 is upright already."""
+    """A stored image, turned upright by its EXIF orientation; with any other than 2 to 8 it is upright already."""
     if orientation in SIDEWAYS:
         image = cv2.transpose(image)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
@@ -195,21 +193,21 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def require_limit(max_megapixels: object) -> None:
-    """Raises ValueError for what is no limit of megapixels: NaN would be none at all."""
+    """Raise ValueError if a limit of megapixels is not a number above 0."""
     if not number_of(max_megapixels) > 0:
         raise ImageError(f"max_megapixels: expected a number above 0, got {max_megapixels!r:.60}")
 
 
 def _kept_rows(rows: int) -> int:
-    """How many rows of a JPEG are decoded for so many: whole blocks, and one to spare for colour, which is smoothed."""
+    """How many rows of a JPEG to decode for `rows`: whole blocks, and one more, because colour is smoothed."""
     return (rows // JPEG_BLOCK + 2) * JPEG_BLOCK
 
 
 def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
-    """The header of a picture that is not too large."""
+    """The header of a picture. Raises ValueError if it is larger than the limit."""
     header = read_header(name, data)
     megapixels = header.width * header.height / 1e6
-    if not megapixels <= max_megapixels:  # NaN limits everything
+    if not megapixels <= max_megapixels:  # a limit of NaN refuses everything
         raise ImageError(
             f"{name}: expected at most {max_megapixels:.12g} megapixels, got {header.width}x{header.height} = "
             f"{megapixels:.12g}; raise the limit with `max_megapixels`"
@@ -218,7 +216,7 @@ def _limited(name: str, data: bytes, max_megapixels: float) -> Header:
 
 
 class _Silence:
-    """While any thread is within, OpenCV logs nothing: what is wrong with a file is said once, by us."""
+    """OpenCV logs nothing while any thread is in the block, because keylite's own error says what is wrong."""
 
     def __init__(self) -> None:
         self.lock, self.threads, self.level = threading.Lock(), 0, 0
@@ -237,7 +235,7 @@ class _Silence:
                 cv2.utils.logging.setLogLevel(self.level)
 
     def _leave(self) -> None:
-        """In a fork there is no other thread to end its block."""
+        """Reset a forked process: the threads that would leave their blocks are not in it."""
         self.lock = threading.Lock()
         if self.threads:
             self.threads = 0
@@ -247,8 +245,8 @@ class _Silence:
 _silence = _Silence()
 
 
-class _LibtiffTold:
-    """Within `_silence` and `overheard`, which admits one thread: OpenCV logs what libtiff calls an error."""
+class _LibtiffErrors:
+    """In the block, OpenCV logs errors of libtiff. It is used within `overheard`, which admits one thread at a time."""
 
     def __enter__(self) -> None:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
@@ -257,7 +255,7 @@ class _LibtiffTold:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-_libtiff_told = _LibtiffTold()
+_libtiff_errors = _LibtiffErrors()
 
 
 def _without(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
@@ -270,7 +268,7 @@ def _without(data: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray | None:
-    """A whole JPEG by simplejpeg; None if it is whole but not for simplejpeg. Raises ValueError for a damaged one."""
+    """A JPEG decoded by simplejpeg; None if simplejpeg cannot decode it. Raises ValueError if it is damaged."""
     decode = _simplejpeg()
     assert decode is not None
     try:
@@ -278,12 +276,12 @@ def _strictly(name: str, data: bytes, space: str, header: Header) -> np.ndarray 
     except MemoryError:
         return None
     except ValueError as error:
-        told = str(error)
-    if PADDED in told:  # some cameras pad the coded data with zeros
+        problem = str(error)
+    if PADDED in problem:  # some cameras pad the coded data with zeros
         data = _unpadded(data, header)
-    image = decoded_sooner(_without(data, header.extras), space, strict=not HARMLESS.search(told))
-    if image is None and DAMAGED.search(told):
-        raise ImageError(DAMAGED_FILE.format(name=name, kind="JPEG", told=told))
+    image = decoded_sooner(_without(data, header.extras), space, strict=not HARMLESS.search(problem))
+    if image is None and DAMAGED.search(problem):
+        raise ImageError(DAMAGED_FILE.format(name=name, kind="JPEG", problem=problem))
     return image
 
 
@@ -293,14 +291,14 @@ def _unpadded(data: bytes, header: Header) -> bytes:
 
 
 def _unmultiplied(data: bytes, header: Header) -> bytes:
-    """A TIFF whose colours OpenCV takes as they are stored: those that are said to be multiplied by alpha already."""
+    """A TIFF marked as multiplied by alpha already, so that OpenCV takes its colours as they are stored."""
     at, stored = header.alpha_offset, b"\1\0" if data.startswith(b"II") else b"\0\1"
     return data[:at] + stored + data[at + 2 :]
 
 
 @functools.cache
 def _simplejpeg() -> Callable[..., np.ndarray] | None:
-    """simplejpeg's decoder, if it is installed: libjpeg-turbo, as in OpenCV, which takes it row by row."""
+    """The decoder of simplejpeg, or None if it is not installed. It uses libjpeg-turbo, as OpenCV does."""
     try:
         from simplejpeg import decode_jpeg  # pyright: ignore[reportMissingTypeStubs] - it has none
     except ImportError:
@@ -309,9 +307,9 @@ def _simplejpeg() -> Callable[..., np.ndarray] | None:
 
 
 def decoded_sooner(data: bytes | np.ndarray, order: str, *, strict: bool = True) -> np.ndarray | None:
-    """What OpenCV makes of a usual JPEG, channels in `order`; None if simplejpeg is missing or does not like it.
+    """A JPEG decoded by simplejpeg, channels in `order`; None if simplejpeg is missing or refuses it.
 
-    strict: whether damage is an error.
+    The pixels are those of OpenCV. strict: whether simplejpeg refuses damaged files.
     """
     decode = _simplejpeg()
     try:
@@ -321,14 +319,14 @@ def decoded_sooner(data: bytes | np.ndarray, order: str, *, strict: bool = True)
 
 
 def image_size(source: Image) -> tuple[int, int]:
-    """Width and height in px of what `read_image` would give, from the header alone; the same errors."""
+    """Width and height in px of the result of `read_image`, from the header alone; errors are the same."""
     if isinstance(source, np.ndarray):
         return _checked(source).shape[1], source.shape[0]
     return upright_size(read_header(*_load(source)))
 
 
 def size_if_known(source: Path | np.ndarray) -> tuple[int, int] | None:
-    """The same, None for what is no picture that can be read."""
+    """As `image_size`, but None if the picture cannot be read."""
     try:
         return image_size(source)
     except (ValueError, OSError):
@@ -336,7 +334,7 @@ def size_if_known(source: Path | np.ndarray) -> tuple[int, int] | None:
 
 
 def write_image(path: FilePath, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) RGB as PNG or JPEG (quality 95), by suffix; the file appears whole or not at all."""
+    """Write uint8 (H, W, 3) RGB as PNG or JPEG (quality 95), by the suffix; whole or not at all."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {quoted(path.suffix)}")
@@ -347,7 +345,7 @@ def write_image(path: FilePath, image: np.ndarray) -> None:
 
 
 def array_problem(image: np.ndarray) -> str:
-    """Why an array is no picture, uint8 (H, W, 3) RGB, and how to make it so; empty where it is one."""
+    """Why an array is not a picture, uint8 (H, W, 3) RGB, and how to make one of it; empty if it is one."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
         return ""
     hint = ""
@@ -361,9 +359,9 @@ def array_problem(image: np.ndarray) -> str:
 
 
 def _checked(image: np.ndarray, max_megapixels: float = math.inf) -> np.ndarray:
-    """The array itself where it is a picture.
+    """The array itself. Raises ValueError if it is not a picture, or is large and has odd strides.
 
-    OpenCV copies one whose values do not lie side by side, and ends the process where memory is too small for that.
+    OpenCV copies an array whose values do not lie side by side, and ends the process if memory is too small for that.
     """
     if problem := array_problem(image):
         raise ImageError(f"image: {problem}")
@@ -372,13 +370,13 @@ def _checked(image: np.ndarray, max_megapixels: float = math.inf) -> np.ndarray:
     if not side_by_side and height * width > 1e6 * max_megapixels:
         raise ImageError(
             f"image: {width}x{height} px whose values do not lie side by side in memory (strides {image.strides}), "
-            f"expected at most {max_megapixels:g} megapixels of such: give a part, or np.ascontiguousarray(image)"
+            f"expected at most {max_megapixels:g} megapixels: give np.ascontiguousarray(image), or a part"
         )
     return image
 
 
 def _load(source: object) -> tuple[str, bytes]:
-    """The source's name for messages, and its bytes; a file of no known format is not read to its end."""
+    """The name of the source in messages, and its bytes; a file of an unknown format is not read to its end."""
     if isinstance(source, bytes):
         return "image bytes", source
     if not isinstance(source, (str, Path)):

@@ -1,4 +1,4 @@
-"""What gauges are painted with: polygons, lines, letters and light on a fine canvas, averaged down in the end."""
+"""Painting on a canvas finer than the picture: polygons, lines, letters and shaded rings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 from keylite.data.rendered.looks import GAP, GLYPHS, Colour, Font
 from keylite.data.rendered.scenery import SHIFT
 
-SUPERSAMPLE = 2  # paint is laid on a canvas this many times finer, then area-averaged
-COARSE = 4  # soft light is painted this many times coarser than the image
+SUPERSAMPLE = 2  # the canvas is this many times finer than the picture, which is averaged from it
+COARSE = 4  # soft light is painted on a map that is this many times coarser than the picture
 
 
 def polar(radius: float | np.ndarray, angle: float | np.ndarray) -> np.ndarray:
@@ -30,12 +30,12 @@ def project(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def around(count: int) -> np.ndarray:
-    """`count` angles once around."""
+    """`count` angles evenly around a circle, in radians from 0."""
     return np.arange(count) * (2 * math.pi / count)
 
 
 def outline_radius(corners: int, angle: np.ndarray) -> np.ndarray:
-    """The radius of a case of that many corners whose sides touch the unit circle."""
+    """The radius, at each angle, of a case with so many corners whose sides touch the unit circle."""
     if corners == 0:
         return np.ones_like(angle)
     if corners == 4:
@@ -46,25 +46,25 @@ def outline_radius(corners: int, angle: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """Pixels that are painted in place, and the (3, 3) matrix dial plane -> their continuous px."""
+    """Pixels that are painted in place, and the (3, 3) matrix from the dial plane to continuous px of the canvas."""
 
     pixels: np.ndarray
     matrix: np.ndarray
 
     def fixed(self, shapes: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-        """Dial-plane shapes, each (P, 2), as cv2's fixed-point pixel indices: centres from 0, hence the half."""
+        """Dial-plane shapes, each (P, 2), as fixed-point pixel indices of cv2: continuous px less 0.5."""
         indexed = np.round((project(self.matrix, np.concatenate(shapes)) - 0.5) * 2**SHIFT).astype(np.int32)
         ends = itertools.accumulate(len(shape) for shape in shapes)
         return [indexed[end - len(shape) : end] for shape, end in zip(shapes, ends, strict=True)]
 
 
 def canvas_of(pixels: np.ndarray, matrix: np.ndarray, factor: float) -> Canvas:
-    """A canvas `factor` times the image that `matrix` leads to."""
+    """A canvas that is `factor` times as large as the image to which `matrix` leads."""
     return Canvas(pixels, np.diag([factor, factor, 1]) @ matrix)
 
 
 def fill(canvas: Canvas, polygons: Sequence[np.ndarray] | np.ndarray, colour: Colour | float) -> None:
-    """Fill polygons (P, 2); where two overlap there is a hole, so a ring is two outlines."""
+    """Fill polygons (P, 2). Where two of them overlap there is a hole, so two outlines make a ring."""
     cv2.fillPoly(canvas.pixels, canvas.fixed(polygons), colour, cv2.LINE_AA, SHIFT)
 
 
@@ -76,7 +76,7 @@ def stroke(canvas: Canvas, lines: Sequence[np.ndarray], width: float, colour: Co
 
 
 def fan(canvas: Canvas, inner: np.ndarray, outer: np.ndarray, colours: np.ndarray) -> None:
-    """Paint the ring between two outlines (P, 2) with one colour a sector, colours (P, 3)."""
+    """Paint the ring between two outlines (P, 2), each of its P sectors in a colour of its own, colours (P, 3)."""
     inner, outer = canvas.fixed([inner, outer])
     quads = np.stack([inner, outer, np.roll(outer, -1, axis=0), np.roll(inner, -1, axis=0)], axis=1)
     for quad, colour in zip(quads, colours.tolist(), strict=True):
@@ -90,7 +90,7 @@ def sector(outer: float, inner: float, start: float, end: float) -> np.ndarray:
 
 
 def pick(generator: np.random.Generator, options: Sequence[Colour], spread: float = 12) -> Colour:
-    """One of the colours, a little off, in lightness more than in hue."""
+    """One of the colours, changed a little at random, in lightness more than in hue."""
     base = np.asarray(options[int(generator.integers(len(options)))], np.float64)
     shift = generator.normal(0, spread) + generator.normal(0, spread / 3, 3)
     return tuple(np.clip(base + shift, 4, 251).tolist())
@@ -104,7 +104,7 @@ def contrast(one: Colour, other: Colour) -> float:
 
 @functools.cache
 def glyph(character: str, font: Font) -> tuple[np.ndarray, ...]:
-    """A character's strokes, each (P, 2): height 1 about y = 0, x from 0 to the font's width."""
+    """A character's strokes, each (P, 2): y from -0.5 to 0.5, x from 0 to the font's width."""
     strokes = []
     for line in GLYPHS[character].split("/"):
         xy = np.array([(int(pair[0]), int(pair[1])) for pair in line.split()], np.float64)
@@ -117,7 +117,7 @@ def glyph(character: str, font: Font) -> tuple[np.ndarray, ...]:
 
 
 def lettering(text: str, font: Font, height: float, at: np.ndarray, turn: float = 0.0) -> list[np.ndarray]:
-    """The strokes of a text centred at a dial-plane point, turned clockwise by radians."""
+    """The strokes of a text centred at a dial-plane point `at`, turned clockwise by `turn` radians."""
     advance = font.width + GAP
     origin = -(len(text) * advance - GAP) / 2
     c, s = math.cos(turn), math.sin(turn)

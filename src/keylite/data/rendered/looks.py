@@ -1,7 +1,7 @@
-"""The makes of gauge there are, as tables: dials, needles, lettering, cases, and which family owns which.
+"""The kinds of gauge, as tables: dials, needles, lettering, cases, and which family has which.
 
-Colours are RGB 0..255, angles radians clockwise, lengths on the dial plane of gauge_render.py, where the glass has
-radius 1. Tables alone: knows nothing of how any of it is painted.
+Colours are RGB 0..255, angles are clockwise in radians, lengths are on the dial plane of render.py, where the glass has
+radius 1.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ Colour = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Dial:
-    """A make of dial face.
+    """A kind of dial face.
 
-    inks: (face, ink) colour pairs. tick: row of TICKS. rails: arcs along the ticks' outer and inner ends.
-    band: coloured zones, as (outer, inner) share of the tick length; None has none. outside: numerals beyond the ticks.
-    radial: numerals stand on the scale rather than upright. sunburst: strength of a brushed-metal face.
+    Attributes:
+        inks: Pairs of colours, of the face and of the ink.
+        tick: The shape of the ticks, a name in TICKS.
+        rails: Whether there are arcs along the outer and along the inner ends of the ticks.
+        band: Where the coloured zones begin and end, as shares of the tick length from the outer end; None: no zones.
+        outside: Whether the numerals are outside the ticks.
+        radial: Whether the numerals are turned with the scale, rather than upright.
+        sunburst: The strength of the rays of a brushed metal face; 0: none.
     """
 
     inks: tuple[tuple[Colour, Colour], ...]
@@ -31,7 +36,14 @@ class Dial:
 
 @dataclasses.dataclass(frozen=True)
 class Font:
-    """Lettering. rounds: corner cuttings of the drawn strokes. width, slant, weight: in parts of the height."""
+    """A kind of lettering.
+
+    Attributes:
+        rounds: How often the corners of the strokes are cut, which rounds them.
+        width: The width of a letter, as a share of its height.
+        slant: How far a letter leans to the right, as a share of its height.
+        weight: The width of its strokes, as a share of its height.
+    """
 
     rounds: int
     width: float
@@ -41,9 +53,16 @@ class Font:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A make of housing. corners: 0 is round, 4 square with soft corners, 8 an octagon. rim: least and most width.
+    """A kind of case.
 
-    lobes: highlights around the rim (metal has several, plastic one). gloss: their strength. steps: rings of the rim.
+    Attributes:
+        corners: 0 is round, 4 is square with soft corners, 8 is an octagon.
+        rim: The least and the largest width of the rim.
+        lobes: The number of highlights around the rim: metal has several, plastic has one.
+        gloss: The strength of the highlights.
+        steps: The number of rings of the rim.
+        screws: The number of screws.
+        colours: The colours to choose from.
     """
 
     corners: int
@@ -57,7 +76,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """The makes that one part of the data is drawn from; no make is in two families."""
+    """The kinds of parts from which the gauges of one family are made; the two families have none in common."""
 
     dials: dict[str, Dial]
     needles: tuple[str, ...]
@@ -92,7 +111,7 @@ NEEDLES: dict[str, tuple[tuple[float, float], ...]] = {
     "stepped": ((1, 0.35), (0.6, 0.35), (0.56, 1), (-0.16, 1), (-0.27, 0.5)),
 }
 
-# Strokes on a grid 4 wide and 6 high, "xy" pairs from the top left; "/" lifts the pen.
+# Strokes on a grid 4 wide and 6 high, as pairs of digits x and y from the top left; "/" begins a new stroke.
 GLYPHS: dict[str, str] = {
     "0": "20 30 41 45 36 16 05 01 10 20",
     "1": "11 20 26",

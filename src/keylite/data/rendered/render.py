@@ -1,8 +1,8 @@
-"""A gauge in front of its surroundings, as a camera sees it: geometry settled first, then paint, light and lens.
+"""Rendering a gauge in front of its surroundings: first its geometry, then paint, light and the camera.
 
-Two coordinate spaces. The dial plane: the pivot is (0, 0), the glass has radius 1, y is down, angles run clockwise
-from +x in radians. The image: continuous px. One homography leads from the first to the second, for the paint and for
-the keypoints alike. Knows nothing of data sets, skeletons, file formats or training.
+There are two coordinate spaces. In the dial plane the pivot is at (0, 0), the glass has radius 1, y points down, and
+angles run clockwise from +x in radians. The image has continuous px. One homography (a 3 x 3 matrix) leads from the
+dial plane to the image, for the paint and for the keypoints alike.
 """
 
 from __future__ import annotations
@@ -42,11 +42,19 @@ Number = TypeVar("Number", float, np.ndarray)
 
 @dataclasses.dataclass(frozen=True)
 class Gauge:
-    """What is true of one gauge, settled before any paint.
+    """The geometry of one gauge, which is chosen before anything is painted.
 
-    start, span: radians, clockwise. reading: share of full scale. scale: radius of the outer ends of the ticks.
-    reach: radius of the needle's tip. outline: (P, 2) of the case. All of them on the dial plane.
-    matrix: (3, 3) homography, dial plane -> continuous image px. size: side of the square image in px.
+    Attributes:
+        start: The angle of the start of the scale.
+        span: The angle from its start to its end, clockwise.
+        reading: The reading, as a share of full scale.
+        scale: The radius of the outer ends of the ticks.
+        reach: The radius of the needle's tip.
+        case: The name of its kind of case.
+        dial: The name of its kind of dial.
+        outline: (P, 2) the outline of the case on the dial plane.
+        matrix: (3, 3) homography, dial plane -> continuous image px.
+        size: The side of the square image, px.
     """
 
     start: float
@@ -80,9 +88,9 @@ class Gauge:
 
 
 def view(generator: np.random.Generator, outline: np.ndarray, size: int) -> np.ndarray:
-    """A homography (3, 3), dial plane -> image px, that keeps the whole outline in the image.
+    """A random homography (3, 3), dial plane -> image px, that keeps the whole outline in the image.
 
-    Tilt is up to 22 degrees about any axis, roll up to 28; the case takes 58 to 96 % of the image.
+    The dial is tilted by up to 22 degrees about any axis and turned by up to 28; the case takes 58 to 96 % of the side.
     """
     tilt, axis = math.radians(22) * generator.random(), generator.uniform(0, 2 * math.pi)
     roll, distance = math.radians(generator.uniform(-28, 28)), generator.uniform(4, 9)
@@ -101,7 +109,7 @@ def view(generator: np.random.Generator, outline: np.ndarray, size: int) -> np.n
 
 
 def plan(generator: np.random.Generator, family: Family, size: int) -> Gauge:
-    """One gauge of the family: its scale, its reading and where it stands in the image; nothing painted yet."""
+    """Choose the geometry of one gauge of the family at random."""
     case, dial = str(generator.choice(list(family.cases))), str(generator.choice(list(family.dials)))
     corners, rim = family.cases[case].corners, generator.uniform(*family.cases[case].rim)
     angles = around(96)
@@ -120,12 +128,6 @@ def plan(generator: np.random.Generator, family: Family, size: int) -> Gauge:
         matrix=view(generator, outline, size),
         size=size,
     )
-
-
-# --- paint -----------------------------------------------------------------------------------------------------------
-
-
-# --- lettering -------------------------------------------------------------------------------------------------------
 
 
 # --- reflections on the glass: polygons on the dial plane ------------------------------------------------------------
@@ -185,7 +187,7 @@ def paint(generator: np.random.Generator, family: Family, gauge: Gauge) -> np.nd
 def cast_shadow(
     canvas: Canvas, polygons: Sequence[np.ndarray], offset: np.ndarray, softness: float, depth: float
 ) -> None:
-    """Darken the canvas under polygons that stand `offset` away; softness is a dial-plane length."""
+    """Darken the canvas where polygons throw their shadow, moved by `offset`; softness is a dial-plane length."""
     coarse = SUPERSAMPLE
     height, width = canvas.pixels.shape[0] // coarse, canvas.pixels.shape[1] // coarse
     corners = project(np.diag([1 / coarse, 1 / coarse, 1]) @ canvas.matrix, np.concatenate(polygons) + offset)
@@ -203,7 +205,7 @@ def cast_shadow(
 
 
 def paint_case(generator: np.random.Generator, canvas: Canvas, case: Case, gauge: Gauge, lit: float) -> None:
-    """The housing: its rings, each lit in its own way, and its screws."""
+    """The case: its rings, each with its own light, and its screws."""
     colour = pick(generator, case.colours)
     angles = around(len(gauge.outline))
     rim = np.linspace(0, 1, case.steps + 1)
@@ -274,8 +276,8 @@ def paint_face(
     step = STEPS[generator.integers(len(STEPS))]
     first = -step * int(generator.integers(1, 3)) if generator.random() < 0.15 else 0
     texts = [f"{first + step * place:g}" for place in range(majors + 1)]
-    letters = max(len(text) for text in texts) * (font.width + GAP)  # width of the longest, in heights
-    reach = max(0.6, letters / 2)  # from a text's middle to its edge, in heights
+    letters = max(len(text) for text in texts) * (font.width + GAP)  # width of the longest text / its height
+    reach = max(0.6, letters / 2)  # from the middle of a text to its edge / its height
     inner, outer = (gauge.scale + 0.02, 0.96) if dial.outside else (0.2, gauge.scale - long - 0.01)
     height = min(generator.uniform(0.11, 0.16), (outer - inner) / 2 / reach)
     radius = inner + reach * height if dial.outside else outer - reach * height
@@ -292,7 +294,7 @@ def paint_face(
 def paint_needle(
     generator: np.random.Generator, canvas: Canvas, family: Family, gauge: Gauge, face: Colour, lit: float
 ) -> None:
-    """The needle over its shadow, and the hub over both."""
+    """The needle with its shadow, and the hub on top."""
     colours = [colour for colour in family.accents if contrast(colour, face) > 70]
     colour = pick(generator, colours, 8)
     half = np.array(NEEDLES[family.needles[generator.integers(len(family.needles))]], np.float64)
@@ -347,13 +349,13 @@ def light_up(
 
 
 def spread(light: np.ndarray, size: int) -> np.ndarray:
-    """A coarse map (h, w) float32 over a whole picture, (size, size, 3)."""
+    """A coarse map (h, w) float32, enlarged to a picture (size, size, 3)."""
     light = cv2.resize(light, (size, size))
     return cv2.merge([light, light, light])
 
 
 def photograph(generator: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """What a camera makes of a float32 picture: white balance, contrast, blur, motion, grain; uint8 again."""
+    """The float32 picture as a camera records it, uint8: white balance, contrast, blur, motion, grain."""
     size = len(picture)
     gain = generator.uniform(0.7, 1.12) * generator.uniform(0.94, 1.06, 3)
     level = generator.uniform(0, 26)

@@ -1,6 +1,6 @@
-"""What a gauge hangs in front of: walls, wood, machines, pipes, cables, lights.
+"""Backgrounds of the gauges: walls, wood, machines, pipes, cables and lights.
 
-Each background is a function (generator, size) -> uint8 (size, size, 3) RGB. Knows nothing of gauges.
+Each background is a function (generator, size) -> uint8 (size, size, 3) RGB.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ SHIFT = 5  # fractional bits of the fixed-point coordinates that cv2 draws with
 
 
 def shaded(colour: Colour, light: float | np.ndarray) -> np.ndarray:
-    """Colour (3,) or (P, 3): darkened below 1, blended to white above it."""
+    """A colour (3,), or one per light (P, 3): darker if `light` is below 1, towards white if it is above."""
     light = np.asarray(light, np.float64)[..., None]
     base = np.asarray(colour, np.float64)
     return np.where(light <= 1, base * light, base + (255 - base) * (np.minimum(light, 2) - 1))
 
 
 def noise(generator: np.random.Generator, size: int, cells: tuple[int, int]) -> np.ndarray:
-    """Smooth noise (size, size) float32 within about +-1, of (across, down) cells."""
+    """Smooth noise (size, size) float32, about -1 to 1, that varies from cell to cell; cells: (across, down)."""
     grid = generator.uniform(-1, 1, (cells[1], cells[0])).astype(np.float32)
     return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def drab(generator: np.random.Generator) -> np.ndarray:
-    """A colour (3,) as walls and machines have it."""
+    """A random dull colour (3,), such as walls and machines have."""
     grey = generator.uniform(35, 205)
     return np.clip(grey * (1 + generator.uniform(0, 0.2) * generator.normal(0, 1, 3)), 8, 247)
 
 
 def modulated(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """A colour (3,) times a light map (H, W), as pixels."""
+    """A colour (3,) times a map of light (H, W): uint8 (H, W, 3)."""
     return cv2.convertScaleAbs(cv2.merge([light * np.float32(c) for c in colour]))
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import benchmark
     from keylite.exporting.certificate import Certificate, OverBudgetError
-    from keylite.exporting.diagnosis import Diagnosis, diagnose
+    from keylite.exporting.diagnosis import diagnose
+    from keylite.exporting.diagnosis_report import Diagnosis
     from keylite.exporting.export import export, export_all, hold
     from keylite.exporting.golden import write_golden
     from keylite.pictures.draw import draw_worst
@@ -49,7 +50,7 @@ PUBLIC = {
     "DataError": "keylite.runtime.errors",
     "Dataset": "keylite.data.dataset",
     "diagnose": "keylite.exporting.diagnosis",
-    "Diagnosis": "keylite.exporting.diagnosis",
+    "Diagnosis": "keylite.exporting.diagnosis_report",
     "draw_points": "keylite.runtime.drawing",
     "draw_worst": "keylite.pictures.draw",
     "evaluate": "keylite.evaluation.evaluate",

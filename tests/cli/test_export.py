@@ -70,9 +70,9 @@ BAD_EXPORTS = {
         "labels.json has 4 keypoints",
     ),
     "no such images": (["--precision", "int8", "--calibration", "none.json"], "none.json"),
-    "images that nothing uses": (["--calibration", "TRAIN"], "calibration: fp32 has no use for it"),
-    "a precision of another format": (["--precision", "fp16"], "precision: onnx is made in fp32, int8, got 'fp16'"),
-    "an unknown precision": (["--precision", "int4"], "fp32, int8, got 'int4'"),
+    "images that nothing uses": (["--calibration", "TRAIN"], "calibration: expected none for fp32"),
+    "a precision of another format": (["--precision", "fp16"], "precision: for onnx expected fp32 or int8, got 'fp16'"),
+    "an unknown precision": (["--precision", "int4"], "fp32 or int8, got 'int4'"),
     "an unknown format": (["--to", "tensorrt"], "to: expected one of onnx, litert, got 'tensorrt'"),
     "another format's suffix": (
         ["--to", "litert"],
@@ -80,7 +80,7 @@ BAD_EXPORTS = {
     ),
     "no budget": (["--budget", "0"], "budget: expected a number above 0, got 0.0"),
     "no budget for the NME": (["--budget-nme", "-1"], "budget_nme: expected a number above 0, got -1.0"),
-    "all without images": (["--to", "all"], "calibration: all precisions include int8"),
+    "all without images": (["--to", "all"], "calibration: expected labelled images, because int8 takes"),
     "golden vectors of all": (
         ["--to", "all", "--calibration", "TRAIN", "--golden", "GOLDEN"],
         "golden: needs one exported file",
@@ -108,7 +108,7 @@ def test_a_bad_export_is_one_line_and_nothing_is_written(
 def test_an_export_starts_from_a_checkpoint(stocked, capsys, exported_finder, colour_files, tmp_path):
     data = ["--data", colour_files / "val/labels.json", "--out", tmp_path / "m.onnx"]
     line = refused(capsys, "export", exported_finder("onnx", "int8"), *data)
-    assert "exports start from a .safetensors model file" in line
+    assert "expected a .safetensors model file" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,8 +120,8 @@ def test_an_int8_export_with_golden_vectors(stocked, capsys, finder_file, colour
         "--budget", 9, "--budget-nme", 20, "--golden", golden,
     )  # fmt: skip
     assert code == 0, err
-    assert stocked == [("litert", "int8", 18), ("onnx", "fp32", None)], "the file, and what its time is held to"
-    assert "all points" in said and "budget 9 on p95" in " ".join(said.split())
+    assert stocked == [("litert", "int8", 18), ("onnx", "fp32", None)], "the file, and what its time is compared with"
+    assert "all points" in said and "budget 9 for p95" in " ".join(said.split())
     assert "m.tflite.certificate.json and m.tflite.certificate.md" in said
     assert {path.name for path in out.parent.iterdir()} == {
         out.name,

@@ -132,14 +132,14 @@ def test_values_at_the_end_of_a_range_are_doubted(share, low, high, doubted):
     said = range_doubt([watched(share, low, high)], FACTS, "val")
     assert (said is not None) == doubted
     if doubted:
-        assert f"{100 * share:.2g} % of what layer conv gives for val" in said
+        assert f"{100 * share:.2g} % of the values of layer conv for val" in said
         assert "24 objects of train" in said
         assert "\n" not in said
 
 
 def test_the_worst_layer_over_all_images_is_named():
     good, bad = watched(0.0, -1, 1, "good")[0], watched(0.01, -1, 1, "bad")[0]
-    assert "0.5 % of what layer bad" in range_doubt([[good, bad], watched(0, -1, 1, "bad")], FACTS, "val")
+    assert "0.5 % of the values of layer bad" in range_doubt([[good, bad], watched(0, -1, 1, "bad")], FACTS, "val")
 
 
 def test_a_layer_s_lower_end_counts_as_well():

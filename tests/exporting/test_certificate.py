@@ -113,10 +113,10 @@ def test_past_either_budget_is_said(changes, words):
 
 def test_a_certificate_prints_its_table_and_its_lines():
     made = made_up(child="<i>.tflite")
-    line = "Certificate(<i>.tflite held to m.safetensors: accepted, p95 drift 0.5000 px of a budget of 1)"
+    line = "Certificate(<i>.tflite compared with m.safetensors: accepted, p95 drift 0.5000 px of a budget of 1)"
     assert repr(made) == line
     printed = str(made).splitlines()
-    assert printed[0].startswith("<i>.tflite held to m.safetensors on 123 objects of val: drift in px of 128x96")
+    assert printed[0].startswith("<i>.tflite compared with m.safetensors on 123 objects of val: drift in px of 128x96")
     assert printed[3].split() == ["all", "points", "0.2000", "0.1000", "0.5000", "0.9000"]
     assert printed[5].split() == ["chin", "0.3000", "0.2000", "0.7000", "1.1000"]
     assert printed[6:8] == ["", "NME (0,1) 4.000 % -> 4.100 % (difference -0.100 to +0.250 points, 95 %, 45 groups)"]
@@ -128,7 +128,7 @@ def test_a_certificate_prints_its_table_and_its_lines():
 
 def test_the_page_has_all_of_it():
     page = certificate_page(made_up())
-    assert page.startswith("# m.tflite: held to m.safetensors\n")
+    assert page.startswith("# m.tflite, compared with m.safetensors\n")
     for words in (
         "Drift p95 0.5000 px of a 128x96 input, budget 1 px.",
         "NME (0,1) 4.000 % -> 4.100 % (difference -0.100 to +0.250 points, 95 %, 45 groups) on 123 objects of val.",
@@ -141,7 +141,7 @@ def test_the_page_has_all_of_it():
         f"- data fingerprint `{'d' * 64}`",
         f"- ranges from 200 objects of train, seed 3, fingerprint `{'f' * 64}`",
         "- operators: 33 CONV_2D, 9 ADD",
-        "- latency: 1.25 ms of CPU time, 0.40 times the parent's fp32 ONNX beside it, one thread of A processor",
+        "- latency: 1.25 ms of CPU time, 0.40 times that of the parent's fp32 ONNX, one thread of A processor",
         "- m.tflite was not exported from m.safetensors",
         "- keylite 0.0.0; 2026-01-01",
     ):
@@ -392,6 +392,6 @@ def test_a_certificate_that_does_not_fit_is_doubted(tmp_path: Path, make_spec):
     certificate_path(path).write_bytes(msgspec.json.encode(made_up(child_sha256=sha256(path))))
     assert certificate_doubt(path) is None
     certificate_path(path).write_bytes(msgspec.json.encode(made_up()))
-    assert "is the certificate of another file than m.tflite" in certificate_doubt(path)
+    assert "is the certificate of another file, not of m.tflite" in certificate_doubt(path)
     certificate_path(path).write_text("{}")
     assert "not a certificate" in certificate_doubt(path)

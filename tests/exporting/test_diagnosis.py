@@ -15,7 +15,7 @@ import pytest
 
 from keylite.data.arrays import from_arrays
 from keylite.exporting.calibration import OUTSIDE, calibration_set, range_doubt, some_crops
-from keylite.exporting.diagnosis import Cost, Diagnosis, Layer, Trial
+from keylite.exporting.diagnosis_report import Cost, Diagnosis, Layer, Trial
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
@@ -161,7 +161,7 @@ def test_litert_ranges_of_the_right_kind_clip_little_and_the_default_is_the_reci
 
 
 def test_ranges_of_grey_images_show_as_clipping_drift_and_doubt(onnx_found):
-    assert "of what layer" in onnx_found.doubt and "24 objects of grey" in onnx_found.doubt
+    assert "of the values of layer" in onnx_found.doubt and "24 objects of grey" in onnx_found.doubt
     assert max(layer.clipped for layer in onnx_found.layers) > 10 * OUTSIDE
     usual = onnx_found.trials[0]
     assert usual.cost.drift_p95 > 5
@@ -179,7 +179,7 @@ def test_no_recipe_where_nothing_is_within_the_budget(onnx_found):
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_the_page_has_it_all(to: str, request):
-    from keylite.exporting.diagnosis import diagnosis_page
+    from keylite.exporting.diagnosis_report import diagnosis_page
 
     found = request.getfixturevalue(f"{to}_found")
     page = diagnosis_page(found, "keylite export here")
@@ -291,15 +291,19 @@ def test_ends_of_relu6_are_no_doubt(model_file, noise):
     facts = calibration_set(read_spec(model_file), noise, 16).facts
     values = np.repeat([0.0, 6.0, 3.0], 100)
     assert range_doubt([[Activation("a", "Conv", 0.0, 6.0, values, None)]], facts, "val") is None
-    assert "33 % of what layer a" in range_doubt([[Activation("a", "Conv", -1.0, 6.0, values - 1, None)]], facts, "val")
-    assert "33 % of what layer a" in range_doubt([[Activation("a", "Conv", 0.0, 4.0, values - 2, None)]], facts, "val")
+    assert "33 % of the values of layer a" in range_doubt(
+        [[Activation("a", "Conv", -1.0, 6.0, values - 1, None)]], facts, "val"
+    )
+    assert "33 % of the values of layer a" in range_doubt(
+        [[Activation("a", "Conv", 0.0, 4.0, values - 2, None)]], facts, "val"
+    )
 
 
 # ---- bad input
 
 
 WRONG = {
-    "no int8": (["--to", "litert"], "looks at int8 alone, got 'fp32'"),
+    "no int8": (["--to", "litert"], "the only precision that it examines, got 'fp32'"),
     "no calibration": (["--to", "onnx", "--precision", "int8"], "calibration: int8 takes its ranges from images"),
     "all formats": (["--to", "all", "--precision", "int8"], "expected one format"),
     "an unknown format": (["--to", "tensorrt", "--precision", "int8", "--calibration", "LABELS"], "expected one of"),

@@ -1,4 +1,4 @@
-"""Golden vectors are what the predictor does, step by step, so that a port can be held to each."""
+"""Golden vectors are what the predictor does, step by step, so that a port can be compared with each."""
 
 from __future__ import annotations
 

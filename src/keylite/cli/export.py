@@ -126,7 +126,8 @@ def _diagnose(
     reading: Reading,
 ) -> None:
     """Show or write the page of a diagnosis, which ends with a command of the flags given."""
-    from keylite.exporting.diagnosis import diagnose, diagnosis_page
+    from keylite.exporting.diagnosis import diagnose
+    from keylite.exporting.diagnosis_report import diagnosis_page
     from keylite.runtime.files import write_text
 
     found = diagnose(model, data, **choices)

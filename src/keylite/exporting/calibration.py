@@ -1,4 +1,4 @@
-"""The images that an int8 export takes its ranges from, and whether those ranges fit others. Knows no framework."""
+"""Calibration: the images that an int8 export takes its ranges from, and whether the ranges fit other images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from keylite.data.examples import Examples
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.spec import Calibration, ModelSpec
 
-COUNT = 200  # images by default; docs/diagnosis.md has how many are enough
-FEWEST = 16
-LOOKS = 24  # images on which a file's ranges are looked at: a second's work
-OUTSIDE = 0.0002  # share of a layer's values at the ends of its range; like images stay below: docs/diagnosis.md
-A_FEW = 8  # values at the ends that say nothing yet, of layers as small as a dense one
-NATURAL_ENDS = (0.0, 6.0)  # of ReLU6, whatever the images
+COUNT = 200  # images by default; docs/diagnosis.md says how many are enough
+FEWEST = 16  # images
+LOOKS = 24  # images that ranges are checked on, which takes about a second
+OUTSIDE = 0.0002  # share of a layer's values at the ends of its range; similar images stay below: docs/diagnosis.md
+A_FEW = 8  # values at the ends of a range that may be chance, in a small layer
+NATURAL_ENDS = (0.0, 6.0)  # of the function ReLU6, with any images
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationSet:
-    """Crops uint8 (N, H, W, 3) RGB as the model gets them, and what they are.
+    """Crops as the model gets them, uint8 (N, H, W, 3) RGB, and where they come from.
 
-    In the first one two values of a corner pixel are 0 and 255, so that the input's range is that of bytes exactly
-    where all channels are normalised alike, as EfficientNet-Lite's are.
+    Two values of a corner pixel in the first crop are set to 0 and 255. The range of the input is then exactly that of
+    bytes, if all channels are normalised alike, as in EfficientNet-Lite.
     """
 
     pixels: np.ndarray
@@ -34,14 +34,14 @@ class CalibrationSet:
 
 
 def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: int = 0) -> CalibrationSet:
-    """Crops of `count` objects drawn from a data set (all, where there are fewer), without augmentation.
+    """The crops of `count` objects of a data set, drawn at random, not augmented. All, if there are fewer.
 
-    Raises ValueError for fewer than FEWEST, or other keypoints than the model's.
+    Raises ArgumentError if there are fewer than FEWEST, or the keypoints are not the model's.
     """
     if data.skeleton.names != spec.skeleton.names:
         raise ArgumentError(
             f"calibration: {data.called} has {len(data.skeleton)} keypoints, the model {len(spec.skeleton)}, "
-            "or they have other names; take images of the model's own kind"
+            "or they have other names; take images with the model's keypoints"
         )
     if min(count, len(data)) < FEWEST:
         raise ArgumentError(f"calibration: expected at least {FEWEST} objects, got {min(count, len(data))}")
@@ -53,19 +53,19 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
 
 
 def some_crops(spec: ModelSpec, data: Dataset, count: int = LOOKS) -> np.ndarray:
-    """Crops uint8 (at most count, H, W, 3) RGB as the model gets them, spread evenly over a data set."""
+    """Crops as the model gets them, uint8 (at most count, H, W, 3) RGB, at even distances in a data set."""
     examples = _examples(spec, data)
     return examples.batch(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist())[0]
 
 
 def _examples(spec: ModelSpec, data: Dataset) -> Examples:
-    """A data set as the model sees it."""
+    """The data set as the model of this spec sees it."""
     data = dataclasses.replace(data, white_level=spec.white_level)
     return Examples(data, spec.size, box=spec.box, padding=spec.padding)
 
 
 class Variant(NamedTuple):
-    """A way to make an int8 file. note: by what, where it is not `export`, or why it is not possible."""
+    """A way to make an int8 file. note: the tool that makes it, if `export` does not, or why it is not possible."""
 
     words: str
     note: str = ""
@@ -73,10 +73,10 @@ class Variant(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """What one layer of an int8 file gives for an image, from input to output.
+    """The output of one layer of an int8 file for an image.
 
-    operator: the format's own name. low, high: the range that its 8 bits hold. values: real numbers, not steps of 8
-    bits. reference: the same of the float network, or None.
+    operator: the format's name of the layer's kind. low, high: the range that its 8 bits hold. values: the output as
+    real numbers. reference: the output of the same layer in the float network, or None.
     """
 
     layer: str
@@ -88,26 +88,27 @@ class Activation(NamedTuple):
 
 
 def range_doubt(watched: Iterable[list[Activation]], calibration: Calibration, data: str) -> str | None:
-    """What to say where an int8 file's ranges do not fit the images that it was watched on, or None where they do.
+    """A warning if an int8 file's ranges do not fit the images that it was watched on, else None.
 
-    Asks the file alone: a value at the end of its range stands for one beyond it. The true share is within a third of
-    that, and comes from the float network, whose making costs more than the whole export.
+    watched: the layers' outputs per image. A value at the end of a range counts as one beyond it: the int8 file cannot
+    show values beyond. Their true share differs from this count by a third at most; it would need the float network,
+    which takes longer to make than the export.
     """
     ended: dict[str, int] = {}
     count: dict[str, int] = {}
     for activations in watched:
         for layer, _, low, high, values, _ in activations:
             half = (high - low) / 510
-            unnatural = [end for end in (low, high) if min(abs(end - natural) for natural in NATURAL_ENDS) > 2 * half]
-            ended[layer] = ended.get(layer, 0) + sum(int((abs(values - end) < half).sum()) for end in unnatural)
+            ends = [end for end in (low, high) if min(abs(end - natural) for natural in NATURAL_ENDS) > 2 * half]
+            ended[layer] = ended.get(layer, 0) + sum(int((abs(values - end) < half).sum()) for end in ends)
             count[layer] = count.get(layer, 0) + values.size
-    found = [
+    clipped = [
         (ended[layer] / count[layer], layer) for layer in count if ended[layer] > max(A_FEW, OUTSIDE * count[layer])
     ]
-    if not found:
+    if not clipped:
         return None
-    share, layer = max(found)
+    share, layer = max(clipped)
     return (
-        f"calibration: {100 * share:.2g} % of what layer {layer} gives for {data} lies beyond the range taken from "
-        f"{calibration.count} objects of {calibration.data}: they are too few, or of another kind"
+        f"calibration: {100 * share:.2g} % of the values of layer {layer} for {data} are beyond the range taken from "
+        f"{calibration.count} objects of {calibration.data}: these are too few, or of another kind"
     )

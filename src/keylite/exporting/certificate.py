@@ -1,6 +1,6 @@
-"""What an export cost: a child's points held to its parent's on the same images, and the page that says so.
+"""Certificates: the points of an exported file (the child) compared with those of its parent on the same images.
 
-Knows nothing of formats, frameworks or how a file was made.
+A certificate is a JSON file and a page beside the child. This module knows no format and no framework.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from keylite.runtime.words import escaped
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Distances between a child's points and its parent's, px of the model input."""
+    """Distances between the points of a child and those of its parent, px of the model input.
+
+    p50 and p95: 50 % and 95 % of the points stay below.
+    """
 
     mean: float
     p50: float
@@ -38,7 +41,11 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """CPU time of the engine alone, one thread's, in turns with the parent's fp32 ONNX: median ms and their ratio."""
+    """The CPU time of the engine for one image, with one thread.
+
+    ms: the median. ratio: the median divided by that of the parent's fp32 ONNX file, measured in turns. machine: the
+    processor.
+    """
 
     ms: float
     ratio: float
@@ -46,13 +53,37 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an export cost: the child's points held to its parent's on the same images.
+    """How far an export moved the points: the child compared with its parent on the same images.
 
-    drift: over all points of all objects, px of the model input; per_keypoint: the same by name. nme: fractions;
-    nme_interval: 95 % of the paired difference child - parent, by group, or None with few groups. pck: by share of the
-    normaliser, [parent, child]. budget: px on the drift's p95; budget_nme: on the relative change of the NME, or None.
-    operators: how many of each kind the child has; latency: None where there was nothing to compare with. notes: what
-    to know of the comparison.
+    `print(certificate)` shows what `keylite export` prints.
+
+    Attributes:
+        child, child_sha256: The name and hash of the exported file.
+        parent, parent_sha256: The name and hash of the file that it was made from.
+        engines: The engines that ran parent and child.
+        precision: "fp32", "fp16" or "int8", of the child.
+        calibration: The images that the ranges of an int8 child come from, else None.
+        size: (width, height) of the model input, px.
+        budget: The largest drift (p95) that is allowed, px of the model input.
+        budget_nme: By what fraction the NME (normalised mean error) may rise. None: no limit.
+        within_budget: Whether the child is within both budgets.
+        drift: The distances between the points of both, over all objects and keypoints, px of the model input.
+        per_keypoint: The same for each keypoint, by name.
+        nme_parent, nme_child: The NME of both, fractions.
+        nme_interval: The 95 % interval of the NME's difference, child - parent, by group. None: there are too few
+            groups.
+        normalize: The normaliser of the NME.
+        pck: By fraction of the normaliser: the share of correct points of (parent, child).
+        confidence: How sigma agrees with the errors of (parent, child). None: it has no sigma.
+        count: The number of objects.
+        groups: The number of groups.
+        dataset, dataset_fingerprint: The name and fingerprint of the data.
+        bytes: The size of the child.
+        operators: How many operators of each kind the child has.
+        latency: The time of the child beside that of the parent's fp32 ONNX file. None: it was not measured.
+        notes: Remarks about the comparison.
+        created: The time, UTC.
+        versions: The versions of the packages.
     """
 
     child: str
@@ -88,7 +119,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         judged = "accepted" if self.within_budget else "refused"
         drift = f"p95 drift {self.drift.p95:.4f} px of a budget of {self.budget:g}"
-        return f"Certificate({escaped(self.child)} held to {escaped(self.parent)}: {judged}, {drift})"
+        return f"Certificate({escaped(self.child)} compared with {escaped(self.parent)}: {judged}, {drift})"
 
     def __str__(self) -> str:
         return as_text(certificate_parts(self))
@@ -98,12 +129,16 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def nme_change(self) -> float:
-        """The relative change of the NME: 0.03 is 3 % worse."""
+        """By what fraction the NME rose: 0.03 is 3 % worse."""
         return nme_change(self.nme_parent, self.nme_child)
 
 
 class OverBudgetError(KeyliteError):
-    """An export moved points further than its budget allows; nothing was kept. `certificate` holds the figures."""
+    """An export moved points further than its budget allows, so no file was written.
+
+    Attributes:
+        certificate: The figures of the refused export.
+    """
 
     def __init__(self, certificate: Certificate) -> None:
         super().__init__(f"refused: {over_budget(certificate)}; nothing was written")
@@ -111,7 +146,7 @@ class OverBudgetError(KeyliteError):
 
 
 def over_budget(certificate: Certificate) -> str | None:
-    """In words, by what a child is past its budgets; None where it is within."""
+    """A text that says by how much a child exceeds its budgets. None: it does not."""
     c = certificate
     past = Budget(c.budget, c.budget_nme).past(c.drift.p95, c.nme_parent, c.nme_child)
     return f"{' and '.join(past)} (NME {100 * c.nme_parent:.2f} % -> {100 * c.nme_child:.2f} %)" if past else None
@@ -124,30 +159,30 @@ def certify(
     budget: Budget,
     *,
     operators: dict[str, int] | None = None,
-    apart: FilePath | None = None,
+    spec_file: FilePath | None = None,
 ) -> Certificate:
-    """Hold a child to its parent: both predict `data`, and every point's distance counts. Its time is not taken.
+    """Compare a child with its parent: both predict `data`, and the distance of every point counts.
 
-    budget: None as its px takes the default of the child's precision. apart: the description of a parent that holds
-    none. Raises ValueError if they have other keypoints, another input or another crop.
+    operators: how many of each kind the child has. spec_file: a JSON description of a parent that holds none. The
+    latency is not measured here. Raises ArgumentError if both differ in their keypoints, input or crop.
     """
-    specs = read_spec(parent, apart), read_spec(child)
-    for what in ("skeleton", "size", "box", "padding", "unlearnt"):
-        ours, theirs = (getattr(spec, what) for spec in specs)
-        if ours != theirs:
-            shown = [spec.skeleton.names[:3] if what == "skeleton" else getattr(spec, what) for spec in specs]
+    specs = read_spec(parent, spec_file), read_spec(child)
+    for field in ("skeleton", "size", "box", "padding", "unlearnt"):
+        of_parent, of_child = (getattr(spec, field) for spec in specs)
+        if of_parent != of_child:
+            shown = [spec.skeleton.names[:3] if field == "skeleton" else getattr(spec, field) for spec in specs]
             raise ArgumentError(
-                f"{child.name} is no child of {parent.name}: {what} is {shown[1]}, the parent's {shown[0]}; "
-                "compare a file with the model it was exported from"
+                f"{child.name} is no child of {parent.name}: {field} is {shown[1]}, the parent's {shown[0]}; "
+                "compare a file with the model that it was exported from"
             )
-    found: list[Predictions] = []
+    predictions: list[Predictions] = []
     reports: list[Report] = []
     judges = judges_of(specs, data)  # the same for both
-    for path, own in ((parent, apart), (child, None)):
-        predictor = Predictor(path, device="cpu", spec=own)  # a GPU's short cuts (TF32) are not the file's doing
-        reports.append(evaluate(predictor, data, on_predictions=found.append, judges=judges, doubted=True))
+    for path, own in ((parent, spec_file), (child, None)):
+        predictor = Predictor(path, device="cpu", spec=own)  # a GPU rounds differently (TF32), whatever the file
+        reports.append(evaluate(predictor, data, on_predictions=predictions.append, judges=judges, doubted=True))
     spec = specs[1]
-    distance = point_drift(found[1], found[0], spec.size)
+    distance = point_drift(predictions[1], predictions[0], spec.size)
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
     made = Certificate(
@@ -166,7 +201,7 @@ def certify(
         per_keypoint={spec.skeleton.names[k]: _drift(distance[:, k]) for k in taught},
         nme_parent=reports[0].nme.mean,
         nme_child=reports[1].nme.mean,
-        nme_interval=_paired_interval(found, data, spec.normalize),
+        nme_interval=_paired_interval(predictions, data, spec.normalize),
         normalize=reports[1].nme.normalize,
         pck={at: (reports[0].pck[at], reports[1].pck[at]) for at in reports[0].pck},
         confidence=(reports[0].confidence, reports[1].confidence),
@@ -187,9 +222,9 @@ def certify(
     return msgspec.structs.replace(made, within_budget=over_budget(made) is None)
 
 
-def _paired_interval(found: list[Predictions], data: Dataset, normalize: str) -> tuple[float, float] | None:
-    """95 % interval of the mean over objects of NME child - NME parent, groups drawn again."""
-    parent, child = (object_nme(predictions, data, normalize) for predictions in found)
+def _paired_interval(both: list[Predictions], data: Dataset, normalize: str) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of NME child - NME parent over objects, by group. both: of (parent, child)."""
+    parent, child = (object_nme(predictions, data, normalize) for predictions in both)
     counted = np.isfinite(parent)
     difference = np.where(counted, child - parent, 0)[:, None]
     interval = group_intervals(difference, counted, data.group_index, np.random.default_rng(0))
@@ -197,7 +232,7 @@ def _paired_interval(found: list[Predictions], data: Dataset, normalize: str) ->
 
 
 def point_drift(child: Predictions, parent: Predictions, size: tuple[int, int]) -> np.ndarray:
-    """(N, K) distances between a child's points and its parent's, px of the model input of `size` (W, H)."""
+    """(N, K) distances between the points of a child and those of its parent, px of the model input. size: (W, H)."""
     return np.linalg.norm((child.unit_xy - parent.unit_xy) * np.asarray(size), axis=-1)
 
 
@@ -207,7 +242,7 @@ def _drift(distance: np.ndarray) -> Drift:
 
 
 def summary(certificate: Certificate) -> Held:
-    """What of a certificate goes into the file that it is about."""
+    """The part of a certificate that is written into the exported file itself."""
     c = certificate
     return Held(
         data=c.dataset,
@@ -224,12 +259,12 @@ def summary(certificate: Certificate) -> Held:
 
 
 def write_certificate(certificate: Certificate, path: Path) -> None:
-    """Write a certificate as JSON, and as a page of markdown beside it, both or neither."""
+    """Write a certificate as JSON and, beside it, as a page of markdown: both files or none."""
     write_together(certificate_files(certificate, path))
 
 
 def certificate_files(certificate: Certificate, path: Path) -> dict[Path, bytes]:
-    """What `write_certificate` writes, by path."""
+    """The content of the files that `write_certificate` writes, by path."""
     return {
         path.with_suffix(".md"): certificate_page(certificate).encode(),
         path: msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n",
@@ -237,12 +272,12 @@ def certificate_files(certificate: Certificate, path: Path) -> dict[Path, bytes]
 
 
 def certificate_path(model: Path) -> Path:
-    """Where the certificate of an exported file lies."""
+    """The path of an exported file's certificate."""
     return model.with_name(f"{model.name}.certificate.json")
 
 
 def certificate_doubt(model: Path) -> str | None:
-    """A line where the certificate beside a file is of another file or cannot be read; None where all is well."""
+    """A warning if the certificate beside a file belongs to another file or cannot be read, else None."""
     path = certificate_path(Path(model))
     if not path.is_file():
         return None
@@ -251,18 +286,18 @@ def certificate_doubt(model: Path) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return f"{path.name}: not a certificate: {error}"
     if certificate.child_sha256 != sha256(model):
-        return f"{path.name} is the certificate of another file than {Path(model).name}: its figures do not hold here"
+        return f"{path.name} is the certificate of another file, not of {Path(model).name}: its figures do not apply"
     return None
 
 
 def certificate_parts(certificate: Certificate) -> list[Table | str]:
-    """What a certificate shows: the drift of each keypoint, then what it cost, and the verdict."""
+    """The parts of a certificate that are shown: the drift per keypoint, then accuracy, size, time and verdict."""
     c = certificate
     drifts = {"all points": c.drift} | c.per_keypoint
     rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
     title = (
-        f"{c.child} held to {c.parent} on {c.count} objects of {c.dataset}: drift in px of {c.size[0]}x{c.size[1]}, "
-        f"budget {c.budget:g} on p95"
+        f"{c.child} compared with {c.parent} on {c.count} objects of {c.dataset}: drift in px of "
+        f"{c.size[0]}x{c.size[1]}, budget {c.budget:g} for p95"
     )
     return [
         Table(("keypoint", "mean", "p50", "p95", "max"), rows, title),
@@ -291,7 +326,7 @@ def certificate_page(certificate: Certificate) -> str:
     facts += [latency_line(c), *c.notes]
     facts += [f"{', '.join(f'{name} {version}' for name, version in c.versions.items())}; {c.created}"]
     lines = "\n".join(f"- {fact}" for fact in facts)
-    return f"""# {c.child}: held to {c.parent}
+    return f"""# {c.child}, compared with {c.parent}
 
 {verdict(c)}. Drift p95 {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input, budget {c.budget:g} px.
 NME ({c.normalize}) {nme_line(c)} on {c.count} objects of {c.dataset}.
@@ -324,18 +359,18 @@ def pck_line(c: Certificate) -> str:
 
 
 def confidence_lines(c: Certificate) -> list[str]:
-    """How sigma holds, a line each for parent and child, where they have one."""
+    """How sigma agrees with the errors: a line for the parent and one for the child, if it has a sigma."""
     return [
-        f"{whose}: " + "; ".join(f"{label} {value}" for label, value in reliability_rows(found))
-        for whose, found in zip(("parent", "child"), c.confidence, strict=True)
-        if found
+        f"{whose}: " + "; ".join(f"{label} {value}" for label, value in reliability_rows(reliability))
+        for whose, reliability in zip(("parent", "child"), c.confidence, strict=True)
+        if reliability
     ]
 
 
 def latency_line(c: Certificate) -> str:
     if c.latency is None:
         return "latency: not measured"
-    ms, ratio = f"{c.latency.ms:.2f} ms of CPU time", f"{c.latency.ratio:.2f} times the parent's fp32 ONNX beside it"
+    ms, ratio = f"{c.latency.ms:.2f} ms of CPU time", f"{c.latency.ratio:.2f} times that of the parent's fp32 ONNX"
     return f"latency: {ms}, {ratio}, one thread of {c.latency.machine}"
 
 

@@ -1,4 +1,4 @@
-"""Exports: a model file in another format, held to its parent, and refused where points move past the budget."""
+"""Export: writes a model file in another format, and refuses to if its points moved further than the budget allows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
-REFERENCE = Target("onnx", "fp32")  # what all latencies are told by
+REFERENCE = Target("onnx", "fp32")  # the file whose time all latencies are compared with
 
 
 def export(
@@ -61,14 +61,38 @@ def export(
     golden: FilePath | None = None,
     spec: FilePath | None = None,
 ) -> Certificate:
-    """Write a model file in another format, once it has been held to its parent on `data`.
+    """Write a model file in another format, if its points on `data` stay close enough to those of the original.
 
-    to: onnx or litert. precision: fp32, fp16 (litert) or int8, which takes its ranges from `calibration_count` objects
-    of `calibration`, drawn with `seed`. budget: p95 px of the model input; None takes DRIFT_BUDGET, scaled to the
-    input. budget_nme: most that the NME may rise, as a fraction of it; None is no limit. The certificate lies beside
-    the file as JSON and markdown. golden: folder for vectors to test a port with. spec: a JSON description for a model
-    file that holds none. All files appear, or none.
-    Raises OverBudgetError, keeping nothing; ValueError for what nothing makes.
+    The certificate, which says how far points moved, is written beside the file as JSON and as a page of markdown. All
+    files appear, or none.
+
+    Args:
+        model: The model file to export, a `.safetensors` file.
+        data: Labelled images to compare both files on, or the path of a label file.
+        out: The file to write; its name ends in .onnx or .tflite, as `to` says.
+        to: "onnx" or "litert".
+        precision: "fp32", "fp16" (LiteRT alone) or "int8".
+        calibration: For int8: labelled images that the ranges of its values are taken from. None for the others.
+        calibration_count: How many objects of `calibration` are used.
+        seed: Of the random choice of these objects.
+        budget: The largest drift that is allowed: 95 % of all points must move less, px of the model input. None: for
+            an input of 128 px 0.02 (fp32), 0.1 (fp16) or 1 (int8), and in proportion for others.
+        budget_nme: By what fraction the NME (normalised mean error) may rise, such as 0.02. None: no limit.
+        golden: A folder for golden vectors, to test an app with (see `write_golden`). None: none are written.
+        spec: A JSON description for a model file that holds none. None: the model file holds it.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        OverBudgetError: Points moved further than the budget allows. Nothing was written.
+        ArgumentError: An argument has a wrong value, or a file to write is one of the inputs.
+        ModuleNotFoundError: A package that makes the format is not installed; the message says how to install it.
+
+    Example:
+        >>> keylite.export("model.safetensors", "test.json", "faces.onnx")
+        >>> keylite.export("model.safetensors", "test.json", "faces.tflite", to="litert", precision="int8",
+        ...                calibration="train.json")
     """
     model, out = path_of("model", model), path_of("out", out)
     data = as_dataset("data", data)
@@ -80,17 +104,17 @@ def export(
         ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
         hint = f", or choose `to='{ways[0]}'`" if ways else ""
         raise ArgumentError(f"out: expected a name that ends in {target.suffix} for {to}, got {quoted(out.name)}{hint}")
-    said = exportable(model, target, calibration is not None, spec)
-    _say_doubts(said, data, calibration)
-    images = None if calibration is None else calibration_set(said, calibration, calibration_count, seed)
-    page = certificate_path(out)
-    files = {"out": out, "certificate": page, "page": page.with_suffix(".md")}
+    model_spec = exportable(model, target, calibration is not None, spec)
+    _say_doubts(model_spec, data, calibration)
+    images = None if calibration is None else calibration_set(model_spec, calibration, calibration_count, seed)
+    certificate = certificate_path(out)
+    files = {"out": out, "certificate": certificate, "page": certificate.with_suffix(".md")}
     _require_outputs(files, model, spec, data, calibration)
     if golden is not None:
         require_new_vectors(Path(golden), data)
     with tempfile.TemporaryDirectory() as folder:
-        reference = functools.cache(lambda: _reference(model, said, Path(folder)))
-        return _export(model, said, data, out, target, limits, images, reference, golden, spec)
+        reference = functools.cache(lambda: _reference(model, model_spec, Path(folder)))
+        return _export(model, model_spec, data, out, target, limits, images, reference, golden, spec)
 
 
 def export_all(
@@ -105,10 +129,29 @@ def export_all(
     budget_nme: float | None = None,
     spec: FilePath | None = None,
 ) -> list[Certificate]:
-    """Every format in every precision, as `OUT/NAME.PRECISION.SUFFIX`, with one certificate each.
+    """Export a model file to every format in every precision, with a certificate each.
 
-    Arguments: see `export`. All are checked before the first file is made. A file that is refused is not there; its
-    certificate says by what.
+    The files are named `OUT/NAME.PRECISION.SUFFIX`. All arguments are checked before the first file is made. A file
+    whose points moved too far is not written; the others are.
+
+    Args:
+        model: The model file to export, a `.safetensors` file.
+        data: Labelled images to compare the files on, or the path of a label file.
+        out: The folder to write to.
+        calibration: Labelled images that the ranges of int8 files are taken from, or the path of a label file. It is
+            required.
+        calibration_count: How many objects of `calibration` are used.
+        seed: Of the random choice of these objects.
+        budget: The largest drift that is allowed; see `export`.
+        budget_nme: By what fraction the NME may rise; see `export`.
+        spec: A JSON description for a model file that holds none. None: the model file holds it.
+
+    Returns:
+        One certificate per file, also of those that were refused (`within_budget` is False).
+
+    Raises:
+        ArgumentError: An argument has a wrong value, or a file to write is one of the inputs.
+        ModuleNotFoundError: A package that makes a format is not installed; the message says how to install it.
     """
     model, out = path_of("model", model), path_of("out", out)
     data = as_dataset("data", data)
@@ -116,32 +159,33 @@ def export_all(
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     if calibration is None:
-        raise ArgumentError("calibration: all precisions include int8, which takes its ranges from images; give them")
-    wanted = {
+        raise ArgumentError("calibration: expected labelled images, because int8 takes its ranges from them, got None")
+    targets = {
         out / f"{model.stem}.{target.precision}{target.suffix}": target
         for to, kind in EXPORTERS.items()
         for target in (Target(to, precision) for precision in kind.precisions)
     }
     limits = Budget(budget, budget_nme)
-    for target in wanted.values():
+    for target in targets.values():
         exportable(model, target, target.precision == "int8", spec)
-    said = read_spec(model, spec)
-    pages = [certificate_path(made) for made in wanted]
-    files = [*wanted, *pages, *(page.with_suffix(".md") for page in pages)]
+    model_spec = read_spec(model, spec)
+    pages = [certificate_path(path) for path in targets]
+    files = [*targets, *pages, *(page.with_suffix(".md") for page in pages)]
     _require_outputs({file.name: file for file in files}, model, spec, data, calibration)
-    _say_doubts(said, data, calibration)
-    images = calibration_set(said, calibration, calibration_count, seed)
-    found = []
+    _say_doubts(model_spec, data, calibration)
+    images = calibration_set(model_spec, calibration, calibration_count, seed)
+    certificates = []
     with tempfile.TemporaryDirectory() as folder:
-        reference = functools.cache(lambda: _reference(model, said, Path(folder)))
-        for made, target in wanted.items():
-            ours = images if target.precision == "int8" else None
+        reference = functools.cache(lambda: _reference(model, model_spec, Path(folder)))
+        for path, target in targets.items():
+            ranges = images if target.precision == "int8" else None
             try:
-                found.append(_export(model, said, data, made, target, limits, ours, reference, apart=spec))
+                certificate = _export(model, model_spec, data, path, target, limits, ranges, reference, spec_file=spec)
             except OverBudgetError as refusal:
                 log.warning("%s", refusal)
-                found.append(refusal.certificate)
-    return found
+                certificate = refusal.certificate
+            certificates.append(certificate)
+    return certificates
 
 
 def hold(
@@ -153,16 +197,28 @@ def hold(
     budget_nme: float | None = None,
     spec: FilePath | None = None,
 ) -> Certificate:
-    """The certificate of an exported file again, on any data.
+    """Compare an exported file with the file that it was made from, on any labelled images. Nothing is written.
 
-    budget: None takes that of its precision. spec: a JSON description for a parent that holds none.
+    Args:
+        child: The exported file.
+        parent: The model file that it was made from.
+        data: Labelled images, or the path of a label file.
+        budget: The largest drift that is allowed, px of the model input; see `export`. None: that of the precision.
+        budget_nme: By what fraction the NME may rise. None: no limit.
+        spec: A JSON description for a parent that holds none. None: the parent holds it.
+
+    Returns:
+        The certificate. Its `within_budget` says whether both budgets are kept; nothing is raised if not.
+
+    Raises:
+        ArgumentError: The files have different keypoints, inputs or crops, or an argument has a wrong value.
     """
     child, parent = path_of("child", child), path_of("parent", parent)
     data = as_dataset("data", data)
     limits = Budget(budget, budget_nme)
-    said, parent_spec = read_spec(child), read_spec(parent, spec)
-    say_doubts(data, said.box)
-    certificate = certify(child, parent, data, limits, apart=spec)
+    child_spec, parent_spec = read_spec(child), read_spec(parent, spec)
+    say_doubts(data, child_spec.box)
+    certificate = certify(child, parent, data, limits, spec_file=spec)
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(parent, parent_spec, Path(folder)) if parent.suffix == ".safetensors" else None
         return msgspec.structs.replace(certificate, latency=_latency(child, reference))
@@ -171,7 +227,7 @@ def hold(
 def _require_outputs(
     files: dict[str, Path], model: Path, spec: FilePath | None, data: Dataset, calibration: Dataset | None
 ) -> None:
-    """Raise OSError or ValueError where a file cannot be written, or is one of those that an export reads."""
+    """Raise an error if a file cannot be written, or is one of those that the export reads."""
     names = [path.name for path in files.values()]
     inputs: dict[str, FilePath | None] = {"model": model, "spec": spec}
     if calibration is not None:
@@ -180,24 +236,27 @@ def _require_outputs(
 
 
 def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> None:
-    """Warn of what is doubtful about labels, once where both are the same; raises as `label_doubts` does."""
+    """Warn of what is doubtful about the labels of both data sets, once if they are the same.
+
+    Raises an error if nothing can be measured by them.
+    """
     say_doubts(data, spec.box)
     if calibration is not None and calibration.fingerprint() != data.fingerprint():
         say_doubts(calibration, spec.box)
 
 
-def exportable(model: Path, target: Target, calibrated: bool, apart: FilePath | None = None) -> ModelSpec:
-    """The spec of a model file that can be exported so; ValueError, or what is missing, if it cannot.
+def exportable(model: Path, target: Target, calibrated: bool, spec_file: FilePath | None = None) -> ModelSpec:
+    """The spec of a model file, if it can be exported to this target; else an error says why not.
 
-    apart: the description of a file that holds none.
+    calibrated: whether there are images for ranges. spec_file: a JSON description for a file that holds none.
     """
     exporting = exporter(target)
-    spec = read_spec(model, apart)
+    spec = read_spec(model, spec_file)
     if model.suffix != ".safetensors":
-        raise ArgumentError(f"{model}: exports start from a .safetensors model file")
+        raise ArgumentError(f"{model}: expected a .safetensors model file; an exported file cannot be exported again")
     if calibrated != (target.precision == "int8"):
         raise ArgumentError(
-            f"calibration: {target.precision} has no use for it"
+            f"calibration: expected none for {target.precision}, because only int8 takes ranges from images"
             if calibrated
             else "calibration: int8 takes its ranges from images: give them (`calibration='train.json'`)"
         )
@@ -215,13 +274,13 @@ def _export(
     images: CalibrationSet | None,
     reference: Callable[[], Path | None],
     golden: FilePath | None = None,
-    apart: FilePath | None = None,
+    spec_file: FilePath | None = None,
 ) -> Certificate:
-    """`export`, all of whose arguments are good. reference: gives the parent's fp32 ONNX to be timed by, or None."""
+    """`export` with arguments that were checked. reference: makes the parent's fp32 ONNX, to compare the time with."""
     exporting, precision = exporter(target), target.precision
-    made_from = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
+    provenance = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
     facts = None if images is None else images.facts
-    child_spec = msgspec.structs.replace(spec, precision=precision, calibration=facts, provenance=made_from)
+    child_spec = msgspec.structs.replace(spec, precision=precision, calibration=facts, provenance=provenance)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         with step(f"export: writing {out.name} in {precision}"):
@@ -232,7 +291,7 @@ def _export(
                 log.warning("%s", doubt)
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
         child_spec = read_spec(made)
-        certificate = certify(made, model, data, budget, operators=exporting.operators(made), apart=apart)
+        certificate = certify(made, model, data, budget, operators=exporting.operators(made), spec_file=spec_file)
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
         describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
@@ -241,7 +300,7 @@ def _export(
         certificate = msgspec.structs.replace(
             certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=latency
         )
-        with contextlib.ExitStack() as together:  # all of them or none; the model appears last, never alone
+        with contextlib.ExitStack() as together:  # all files appear or none; the model appears last
             shutil.copyfile(made, together.enter_context(replacing(out)))
             for path, text in certificate_files(certificate, certificate_path(out)).items():
                 together.enter_context(replacing(path)).write_bytes(text)
@@ -251,7 +310,7 @@ def _export(
 
 
 def _reference(parent: Path, spec: ModelSpec, folder: Path) -> Path | None:
-    """The parent's fp32 ONNX, which all latencies are told by; None where PyTorch is not there to make it."""
+    """Make the parent's fp32 ONNX file, whose time all latencies are compared with. None: PyTorch is not installed."""
     made = folder / "reference.onnx"
     try:
         exporter(REFERENCE).export(parent, made, spec)
@@ -262,5 +321,5 @@ def _reference(parent: Path, spec: ModelSpec, folder: Path) -> Path | None:
 
 
 def _latency(made: Path, reference: Path | None) -> Latency | None:
-    """A file's time beside the reference."""
+    """The time of a file, compared with that of the reference."""
     return None if reference is None else Latency(*engine_ratio(made, reference), processor())

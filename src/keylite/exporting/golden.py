@@ -1,6 +1,6 @@
-"""Golden vectors: what a port of a model file must reproduce, from the pixels of a crop to points of the image.
+"""Golden vectors: inputs and the outputs they must give, to test an app that runs the model in another language.
 
-Knows no format and no framework: it asks the shipped predictor.
+They are computed by the predictor that users run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from keylite.runtime.kinds import path_of
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.types import FilePath
 
-CASES = 8
+CASES = 8  # objects by default
 VECTORS = "golden.json"
 
 
 def require_new_vectors(folder: Path, data: Dataset, count: int = CASES) -> None:
-    """Raise OSError or ValueError where the vectors cannot be written to a folder, or would be files of the data."""
+    """Raise an error if the vectors cannot be written to a folder, or would replace files of the data."""
     require_datasets(data=data)
     crops = [f"crop_{row}.{suffix}" for row in range(min(count, len(data))) for suffix in ("png", "bin")]
     files = {name: Path(folder) / name for name in (*crops, VECTORS)}
@@ -34,22 +34,35 @@ def require_new_vectors(folder: Path, data: Dataset, count: int = CASES) -> None
 
 
 def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int = CASES) -> Path:
-    """Write `count` objects' crops, raw outputs and points to a folder, and give the path of its `golden.json`.
+    """Write golden vectors: crops of some objects with the raw outputs and points that the model gives for them.
 
-    crop_N.png and crop_N.bin are the same pixels, uint8 (H, W, 3) RGB row by row. In golden.json, `raw` (K, C) is what
-    the engine gives for them, `unit_xy` (K, 2) the decoded points of the crop, `matrix` (2, 3) takes crop px to image
-    px, and `xy` (K, 2) are the points in image px, continuous: a pixel's centre is at + 0.5; null for a keypoint that
-    nothing taught. Raises ValueError where a file would take the place of one of the data.
+    `crop_N.png` and `crop_N.bin` hold the same pixels, uint8 (H, W, 3) RGB, row by row. In `golden.json` each case has
+    `raw` (K, C), the output of the engine for these pixels; `unit_xy` (K, 2), the decoded points in unit coordinates
+    of the crop; `matrix` (2, 3), which turns px of the crop into px of the image; and `xy` (K, 2), the points in px of
+    the image, where the centre of a pixel is at + 0.5. `xy` is null for a keypoint that no training object labels.
+
+    Args:
+        model: The model file.
+        data: Labelled images, or the path of a label file. The first objects are taken.
+        folder: The folder to write to, which is made if it does not exist.
+        count: The number of objects. All, if there are fewer.
+
+    Returns:
+        The path of `golden.json`.
+
+    Raises:
+        ArgumentError: A file to write is one of the images or labels.
+        ModelFileError: The file is no model file.
     """
     model, data, folder = path_of("model", model), as_dataset("data", data), path_of("folder", folder)
     require_new_vectors(folder, data, count)
     predictor = Predictor(model, threads=1)
     untaught = predictor.spec.untaught
     chosen = dataclasses.replace(data, white_level=predictor.spec.white_level).subset(np.arange(min(count, len(data))))
-    found = predict_dataset(predictor, chosen)
+    predictions = predict_dataset(predictor, chosen)
     make_folder(folder)
     cases = []
-    for row, crop in enumerate(found.crops):
+    for row, crop in enumerate(predictions.crops):
         (pixels,) = cut(chosen.open_image(int(chosen.image_index[row])), [crop])
         write_image(folder / f"crop_{row}.png", pixels)
         write_bytes(folder / f"crop_{row}.bin", pixels.tobytes())

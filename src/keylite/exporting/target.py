@@ -1,6 +1,6 @@
-"""What an export makes, and how far points may move by it.
+"""The target of an export (format and precision), and the budget: how far it may move points.
 
-Formats are named in one table; their makers are imported when chosen.
+One table names the formats; the module that makes a format is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keylite.runtime.words import quoted
 
 
 class Exporter(NamedTuple):
-    """What makes a format: the framework whose package here has `exporting`, and the precisions that it knows."""
+    """How a format is made: the framework whose `exporting` module makes it, and the precisions that it can make."""
 
     framework: str
     precisions: tuple[str, ...]
@@ -32,36 +32,36 @@ EXPORTERS = {
     "onnx": Exporter("pytorch", ("fp32", "int8")),
     "litert": Exporter("tensorflow", ("fp32", "fp16", "int8")),
 }
-DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # p95 px for an input of 128 px
+DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # px of drift (p95) that are allowed for an input of 128 px
 
 
 class Exporting(Protocol):
-    """What the `exporting` module of each framework has: from a model file to a file of its format."""
+    """The functions that the `exporting` module of each framework has."""
 
-    Workshop: Any  # makes one model in several ways, for a diagnosis
+    Workshop: Any  # a class that makes one model in several ways, for a diagnosis
 
     def export(self, parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
-        """Write `out` with the description `spec`. calibration: what an int8 file takes its ranges from."""
+        """Write the file `out` with the description `spec`. calibration: the images for the ranges of an int8 file."""
         ...
 
     def operators(self, path: Path) -> dict[str, int]:
-        """How often a file has each operator."""
+        """How many operators of each kind a file has."""
         ...
 
     def require_backbone(self, spec: ModelSpec) -> None:
-        """ValueError for a backbone that this framework does not know."""
+        """Raise ArgumentError if the framework does not know the backbone."""
         ...
 
     def watch(self, child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[Any]:
-        """What flows through the layers of an int8 file for some crops, beside the float file `reference`."""
+        """The outputs of all layers of an int8 file (`Activation`), a list per crop; with those of a float file."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What an export makes. to: a name in EXPORTERS. precision: fp32, fp16 or int8.
+    """What an export makes. to: a format, a name in EXPORTERS. precision: fp32, fp16 or int8.
 
-    Raises ValueError for a format or precision that nothing makes.
+    Raises ArgumentError if the format does not exist, or is not made in this precision.
     """
 
     to: str
@@ -75,29 +75,29 @@ class Target:
         precisions = EXPORTERS[self.to].precisions
         if self.precision not in precisions:
             others = [f"`to='{name}'`" for name, kind in EXPORTERS.items() if self.precision in kind.precisions]
-            hint = f"; {' or '.join(others)} makes it" if others else ""
+            hint = f"; for {self.precision} choose {' or '.join(others)}" if others else ""
             raise ArgumentError(
-                f"precision: {self.to} is made in {', '.join(precisions)}, got {quoted(self.precision)}{hint}"
+                f"precision: for {self.to} expected {' or '.join(precisions)}, got {quoted(self.precision)}{hint}"
             )
 
     @property
     def suffix(self) -> str:
-        """Of the files of this format."""
+        """The suffix of files in this format, with the dot."""
         return ENGINES[self.to].suffix
 
 
 def exporter(target: Target) -> Exporting:
-    """The module that makes a format; ModuleNotFoundError says what to install."""
+    """The module that makes a format. ModuleNotFoundError says what to install if it cannot be imported."""
     framework = EXPORTERS[target.to].framework
     return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How far points may move. px: p95 of the drift, px of the model input; None takes `default_px`. nme: most that the
-    NME may rise, as a fraction of it; None is no limit.
+    """How far an export may move points.
 
-    Raises ValueError for a number that is not above 0.
+    px: the largest drift (p95), px of the model input. None: `default_px`. nme: by what fraction the NME may rise.
+    None: no limit. Raises ArgumentError for a number that is not above 0.
     """
 
     px: float | None = None
@@ -109,11 +109,11 @@ class Budget:
                 raise ArgumentError(f"{name}: expected a number above 0, got {quoted(value)}")
 
     def px_for(self, spec: ModelSpec) -> float:
-        """px, or the default for the precision and the input of a file."""
+        """The largest drift for a file of this spec, px of the model input."""
         return default_px(spec) if self.px is None else self.px
 
     def past(self, drift_p95: float, nme_parent: float, nme_child: float) -> list[str]:
-        """In words, each limit that these figures are past; NaN is past every one."""
+        """A text for each limit that these figures exceed. NaN exceeds every limit."""
         past = []
         if self.px is not None and not drift_p95 <= self.px:
             past.append(f"p95 drift {drift_p95:.4g} px is over the budget of {self.px:g} px")
@@ -124,12 +124,12 @@ class Budget:
 
 
 def default_px(spec: ModelSpec) -> float:
-    """DRIFT_BUDGET for a file's precision and input: p95 px, which grows with the longer side."""
+    """The default budget of a file: DRIFT_BUDGET of its precision, scaled with the longer side of its input."""
     return DRIFT_BUDGET[spec.precision] * max(spec.size) / 128
 
 
 def nme_change(parent: float, child: float) -> float:
-    """By what fraction of the parent's NME the child's is larger."""
+    """By what fraction of the parent's NME the child's NME is larger."""
     if parent == 0:
         return 0.0 if child == 0 else float("inf")
     return child / parent - 1

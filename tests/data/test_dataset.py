@@ -117,7 +117,7 @@ def test_one_group_of_most_objects_leaves_the_rest_to_the_other_folds() -> None:
 
 
 TOO_FEW = {
-    "a single group": (1, "all 12 objects are of one group, so folds by group are impossible.*`group`.*`blocks=True`"),
+    "a single group": (1, "all 12 objects are in one group, so folds by group are impossible.*`group`.*`blocks=True`"),
     "fewer groups than folds": (3, "3 groups do not make 4 folds; ask for 3 at most"),
 }
 

@@ -515,7 +515,7 @@ REFUSED = {
         {},
         r"^arrays: 6 of 6 objects .* \(.*2; and 3 more\); use `box='image'`, or give each a box$",
     ),
-    "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip: the skeleton has no mirror pairs"),
+    "flip without pairs": (without_mirror, {"augmentation": GEOMETRY}, "flip_p: the skeleton has no mirror pairs"),
 }
 
 

@@ -360,7 +360,7 @@ def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
 
 def test_a_flat_box_of_what_is_left_out_is_not_spoken_of(tmp_path: Path) -> None:
     data = read_dataset(coco(tmp_path, set_("annotations", 1, bbox=[5, 6, 0, 0], keypoints=[0] * 9)))
-    assert data.notes == ("1 annotation without any labelled point left out",)
+    assert data.notes == ("left out: 1 annotation without any labelled point",)
     flat = {"bbox": [5, 6, 0, 0]}
     path = coco(
         tmp_path,
@@ -904,7 +904,10 @@ BAD_TABLES = {
         'file,x0,y0\na.png,1,"2\nb.png,1,2\n',
         "not a CSV table: a quote .* is opened and never closed",
     ),
-    "nothing labelled": ("file,x0,y0\na.png,,\n", "the data set is empty: no labelled object in it .1 row without"),
+    "nothing labelled": (
+        "file,x0,y0\na.png,,\n",
+        "the data set is empty: it has no labelled object .left out: 1 row without",
+    ),
     "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
     "several animals": (
         "scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n",

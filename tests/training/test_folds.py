@@ -386,7 +386,7 @@ REFUSED = {  # flags: words of the line
     "no number": (["--folds", "many"], "many"),
     "more folds than groups": (["--folds", 12], "11 groups do not make 12 folds; ask for 11 at most"),
     "more runs than frames": (["--folds", 12, "--blocks"], "11 groups do not make 12 folds"),
-    "a single group": (["--folds", 3, "--group", "regex:video"], "all 11 objects are of one group.*--blocks"),
+    "a single group": (["--folds", 3, "--group", "regex:video"], "all 11 objects are in one group.*--blocks"),
     "runs of groups": (
         ["--folds", 3, "--blocks", "--group", "block:4"],
         "blocks: .*/video/CollectedData.csv already has 3 groups",

@@ -439,8 +439,8 @@ class Dataset:
         count = len(self.groups)
         if count == 1:
             raise DataError(
-                f"{self.called}: all {len(self)} objects are of one group, so folds by group are impossible; name "
-                "finer groups with `group`, or cut the frames of one video into runs with `blocks=True`"
+                f"{self.called}: all {len(self)} objects are in one group, so folds by group are impossible; name "
+                "finer groups with `group`, or divide the frames of one video into runs with `blocks=True`"
             )
         if count < folds:
             raise DataError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
@@ -592,8 +592,8 @@ class Dataset:
         if turned.any():
             notes.append(
                 f"{turned.sum()} of {len(sizes)} images are turned by their EXIF orientation "
-                f"({self.image_names[int(np.argmax(turned))]}), and the labels do not say their size: points are taken "
-                "to be of the upright image, as most programs show it"
+                f"({self.image_names[int(np.argmax(turned))]}), and the labels do not say their size: points are read "
+                "as places in the upright image, which most programs show"
             )
         notes += [] if self.checked else tone_notes(tones, self.image_names, white_level, given=given)
         dataset = dataclasses.replace(dataset, notes=(*self.notes, *(note for note in notes if note not in self.notes)))

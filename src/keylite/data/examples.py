@@ -71,7 +71,7 @@ class Examples:
         self.boxes = crop_boxes(dataset, box)
         self.padding = padding if box == "annotation" else 0.0
         if augmentation and augmentation.flip_p > 0 and dataset.skeleton.mirror is None:
-            raise DataError("flip: the skeleton has no mirror pairs; give them as mirror, or set flip_p to 0")
+            raise DataError("flip_p: the skeleton has no mirror pairs; give it a `mirror`, or set flip_p to 0")
         if cache:
             self.keep()
 

@@ -81,7 +81,7 @@ def to_dataset(
     v = labels.points[..., 2]
     rows = np.flatnonzero((v != 0).any(axis=1))
     if len(rows) < len(v):
-        notes.append(f"{counted(len(v) - len(rows), labels.unit)} without any labelled point left out")
+        notes.append(f"left out: {counted(len(v) - len(rows), labels.unit)} without any labelled point")
     labels = _without_flat_boxes(labels, rows, notes)
     problems = _problems(labels, rows)
     bad = [*labels.bad, *problems.values()]
@@ -97,7 +97,7 @@ def to_dataset(
     listed_again = int((first != np.arange(len(first))).sum())
     labels = dataclasses.replace(labels, image_index=first[labels.image_index])
     if len(rows) == 0:
-        raise DataError(f"{labels.path}: the data set is empty: no labelled object in it ({'; '.join(notes)})")
+        raise DataError(f"{labels.path}: the data set is empty: it has no labelled object ({'; '.join(notes)})")
 
     doubts = mark_doubts(
         labels.points[rows, :, :2],

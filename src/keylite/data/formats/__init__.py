@@ -1,1 +1,1 @@
-"""Label files, and what chooses a reader."""
+"""Reading and writing label files, one module per format."""

@@ -7,7 +7,6 @@ written to one folder; summary.md in it has the results.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import time
 from pathlib import Path
@@ -49,7 +48,6 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=5)
     options.add_argument("--size", type=int, default=112, help="model input, px")
     arguments = options.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     out: Path = arguments.out
     began = time.monotonic()
 

@@ -47,10 +47,13 @@ DOORS = {
     ),
     "train, out": (lambda d: keylite.train(Recipe(), d, d, out=None), "out: expected a path, got None"),
     "train_folds": (
-        lambda d: keylite.train_folds(Recipe(), None, "o"),
+        lambda d: keylite.train_folds(Recipe(), None, out="o"),
         "data: expected a Dataset or the path of labels, got None",
     ),
-    "folds, recipe": (lambda d: keylite.train_folds({}, d, "o"), "recipe: expected a Recipe, got a dict; use Recipe"),
+    "folds, recipe": (
+        lambda d: keylite.train_folds({}, d, out="o"),
+        "recipe: expected a Recipe, got a dict; use Recipe",
+    ),
     "evaluate": (lambda d: keylite.evaluate(MODEL, 5), "data: expected a Dataset or the path of labels, got a number"),
     "evaluate, model": (
         lambda d: keylite.evaluate(None, d),
@@ -101,7 +104,7 @@ DOORS = {
     ),
     "evaluate, sigmas": (lambda d: require_oks(0.1, 4), "sigmas: expected 4 values, one per keypoint, got 1"),
     "folds, number": (
-        lambda d: keylite.train_folds(Recipe(box="image"), d, "o", folds="3"),
+        lambda d: keylite.train_folds(Recipe(box="image"), d, out="o", folds="3"),
         "folds: expected a whole number of at least 2, got '3'",
     ),
     "benchmark, runs": (

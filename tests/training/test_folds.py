@@ -167,7 +167,7 @@ def test_every_object_is_measured_once_by_what_has_not_seen_its_group(data, trai
     monkeypatch.setattr(
         module, "evaluate", lambda model, part, **how: seen.append(part) or keylite.evaluate(model, part, **how)
     )
-    report = train_folds(recipe(normalize="box_diagonal"), data, tmp_path, 3)
+    report = train_folds(recipe(normalize="box_diagonal"), data, out=tmp_path, folds=3)
     assert trained == ["fold-1", "fold-2", "fold-3"]
     assert sorted(np.concatenate([part.xy[:, 0, 0] for part in seen])) == sorted(data.xy[:, 0, 0])
     for fold, part in zip(report.folds, seen, strict=True):
@@ -192,14 +192,15 @@ def test_an_image_is_checked_once_for_all_folds(data, tmp_path, monkeypatch):
     monkeypatch.setattr("keylite.data.looking.tones_of", lambda samples: looked.append(1) or tones_of(samples))
     monkeypatch.setattr("keylite.training.train._trainer", lambda framework: SimpleNamespace(new_network=stop))
     with pytest.raises(ValueError, match="the first fold is checked"):
-        train_folds(recipe(), data, tmp_path, 3)
+        train_folds(recipe(), data, out=tmp_path, folds=3)
     assert len(looked) == len(data.images)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_folds_follow_the_recipe_s_seed(seed, data, trained, tmp_path):
     first, again, other = (
-        train_folds(recipe(seed=s), data, tmp_path / name, 3) for name, s in (("a", seed), ("b", seed), ("c", seed + 2))
+        train_folds(recipe(seed=s), data, out=tmp_path / name, folds=3)
+        for name, s in (("a", seed), ("b", seed), ("c", seed + 2))
     )
     assert [fold.train for fold in first.folds] == [fold.train for fold in again.folds]
     assert [fold.train for fold in first.folds] != [fold.train for fold in other.folds]
@@ -207,7 +208,7 @@ def test_folds_follow_the_recipe_s_seed(seed, data, trained, tmp_path):
 
 def test_what_is_left_to_auto_is_settled_once_for_all_folds(data, trained, tmp_path):
     uneven = data.subset(np.arange(11))
-    report = train_folds(recipe(warmup_epochs="auto", effort=0.001), uneven, tmp_path, 3)
+    report = train_folds(recipe(warmup_epochs="auto", effort=0.001), uneven, out=tmp_path, folds=3)
     written = {(tmp_path / f"fold-{k}/recipe.yaml").read_text() for k in (1, 2, 3)}
     assert len({fold.train.count for fold in report.folds}) == 2
     assert len(written) == 1
@@ -226,7 +227,7 @@ MOMENTS = {  # what is there when the run dies: folders begun, of them finished
 @pytest.mark.parametrize(("begun", "finished"), MOMENTS.values(), ids=MOMENTS)
 def test_resuming_goes_on_at_the_first_unfinished_fold(begun, finished, data, trained, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    train_folds(recipe(), data, whole, 3)
+    train_folds(recipe(), data, out=whole, folds=3)
     shutil.copytree(whole, out)
     (out / "folds.json").unlink()
     for name in ("fold-1", "fold-2", "fold-3"):
@@ -239,9 +240,9 @@ def test_resuming_goes_on_at_the_first_unfinished_fold(begun, finished, data, tr
     trained.clear()
     if not begun:
         with pytest.raises(ValueError, match="no run to resume here; leave `resume=True` out"):
-            train_folds(recipe(), data, out, 3, resume=True)
+            train_folds(recipe(), data, out=out, folds=3, resume=True)
         return
-    train_folds(recipe(), data, out, 3, resume=True)
+    train_folds(recipe(), data, out=out, folds=3, resume=True)
     todo = [name for name in ("fold-1", "fold-2", "fold-3") if name not in finished]
     assert trained == [f"{name} resumed" if name in begun else name for name in todo]
     assert figures(out) == figures(whole)
@@ -249,9 +250,9 @@ def test_resuming_goes_on_at_the_first_unfinished_fold(begun, finished, data, tr
 
 
 def test_a_fold_of_fewer_epochs_than_asked_for_is_not_finished(data, trained, tmp_path):
-    train_folds(recipe(epochs=2), data, tmp_path, 3)  # each is of epoch 1, as its file says
+    train_folds(recipe(epochs=2), data, out=tmp_path, folds=3)  # each is of epoch 1, as its file says
     trained.clear()
-    train_folds(recipe(epochs=2), data, tmp_path, 3, resume=True)
+    train_folds(recipe(epochs=2), data, out=tmp_path, folds=3, resume=True)
     assert trained == ["fold-1 resumed", "fold-2 resumed", "fold-3 resumed"]
 
 
@@ -259,7 +260,7 @@ def test_folds_start_their_processes_themselves(data, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"^folds: each fold starts its processes itself; leave out the launcher"):
-        train_folds(recipe(devices=2), data, tmp_path, 3)
+        train_folds(recipe(devices=2), data, out=tmp_path, folds=3)
 
 
 OTHERWISE = {  # what is asked for when a run of three folds is resumed
@@ -273,7 +274,7 @@ OTHERWISE = {  # what is asked for when a run of three folds is resumed
 
 @pytest.mark.parametrize(("change", "words"), OTHERWISE.values(), ids=OTHERWISE)
 def test_folds_resume_as_they_began(change, words, data, trained, tmp_path):
-    train_folds(recipe(), data, tmp_path, 3)
+    train_folds(recipe(), data, out=tmp_path, folds=3)
     before, _ = figures(tmp_path), trained.clear()
     with pytest.raises(ValueError, match=re.escape(words)):
         train_folds(**{"recipe": recipe(), "data": data, "out": tmp_path, "folds": 3, "resume": True} | change)
@@ -282,11 +283,11 @@ def test_folds_resume_as_they_began(change, words, data, trained, tmp_path):
 
 
 def test_overwriting_leaves_nothing_of_the_folds_before(data, trained, tmp_path):
-    train_folds(recipe(), data, tmp_path, 4)
+    train_folds(recipe(), data, out=tmp_path, folds=4)
     (tmp_path / "fold-2/notes.txt").write_text("")
     for name in ("fold-9", "fold-x"):  # not made here
         (tmp_path / name).mkdir()
-    report = train_folds(recipe(), data, tmp_path, 2, overwrite=True)
+    report = train_folds(recipe(), data, out=tmp_path, folds=2, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"fold-1", "fold-2", "fold-9", "fold-x", "folds.json"}
     assert not (tmp_path / "fold-2/notes.txt").exists()
     assert len(figures(tmp_path)["folds"]) == len(report.folds) == 2
@@ -294,11 +295,11 @@ def test_overwriting_leaves_nothing_of_the_folds_before(data, trained, tmp_path)
 
 def test_what_is_refused_leaves_the_folds_before(data, trained, tmp_path, monkeypatch):
     """Where the training itself refuses, at the latest."""
-    train_folds(recipe(), data, tmp_path, 3)
+    train_folds(recipe(), data, out=tmp_path, folds=3)
     before = figures(tmp_path)
     monkeypatch.setattr(module, "prepare", keylite.training.train.prepare)
     with pytest.raises(ValueError, match="nothing"):
-        train_folds(recipe(backbone="timm:nothing"), data, tmp_path, 3, overwrite=True)
+        train_folds(recipe(backbone="timm:nothing"), data, out=tmp_path, folds=3, overwrite=True)
     assert figures(tmp_path) == before
     assert (tmp_path / "fold-3/last.safetensors").is_file()
 
@@ -311,7 +312,7 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
     caplog.set_level(logging.INFO, "keylite")
     trained = trained_as(done_with_scores, monkeypatch)
     data = gauges(52, "train", seed=3, size=64).regrouped([f"maker {i % 26}" for i in range(52)])
-    report = train_folds(recipe(head="heatmap"), data, tmp_path, 3)
+    report = train_folds(recipe(head="heatmap"), data, out=tmp_path, folds=3)
     specs = [read_spec(tmp_path / fold.model) for fold in report.folds]
     fitted = specs[0].confidence
     assert [spec.confidence for spec in specs] == [fitted] * 3
@@ -323,7 +324,7 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
         assert keylite.evaluate(tmp_path / fold.model, data).model_sha256 == fold.report.model_sha256
     before = figures(tmp_path)
     trained.clear()
-    train_folds(recipe(head="heatmap"), data, tmp_path, 3, resume=True)
+    train_folds(recipe(head="heatmap"), data, out=tmp_path, folds=3, resume=True)
     assert trained == []
     assert figures(tmp_path) == before
 
@@ -333,7 +334,7 @@ def test_too_few_objects_in_all_folds_for_a_sigma_are_said(data, done_with_score
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
     trained_as(done_with_scores, monkeypatch)
-    report = train_folds(recipe(head="heatmap"), data, tmp_path, 3)
+    report = train_folds(recipe(head="heatmap"), data, out=tmp_path, folds=3)
     assert report.pooled.confidence is None
     assert "is not fitted: gauges train: 12 labelled objects, and 50 are needed" in caplog.text
 
@@ -353,7 +354,7 @@ def test_groups_that_may_not_be_independent_are_spoken_of(
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
     alone = data.regrouped([f"{i:02d}" for i in range(12)], named=False)
-    train_folds(recipe(), data if groups else alone, tmp_path, 3, blocks=blocks)
+    train_folds(recipe(), data if groups else alone, out=tmp_path, folds=3, blocks=blocks)
     said = [line for line in caplog.messages if "group of its own" in line or line.startswith("blocks")]
     assert len(said) == (words is not None)
     assert words is None or said[0].startswith(words)
@@ -364,7 +365,7 @@ def test_one_picture_in_two_folds_is_said_once(data, trained, tmp_path, caplog, 
     caplog.set_level(logging.WARNING, "keylite")
     images = [data.images[0], *data.images[:-1]]
     twice = keylite.from_arrays(images, data.xy, skeleton=data.skeleton, boxes=data.box)
-    train_folds(recipe(), twice, tmp_path, 12)
+    train_folds(recipe(), twice, out=tmp_path, folds=12)
     (said,) = [line for line in caplog.messages if "are in two folds" in line]
     assert said.startswith("2 of 12 pictures are in two folds (2 equal): figures will flatter: ")
 
@@ -373,9 +374,9 @@ def test_bad_images_are_left_out_before_folds_are_made(data, trained, tmp_path):
     images = [*data.images[:-1], tmp_path / "missing.png"]
     broken = keylite.from_arrays(images, data.xy, skeleton=data.skeleton, boxes=data.box)
     with pytest.raises(ValueError, match="1 of 12 images cannot be used"):
-        train_folds(recipe(), broken, tmp_path / "out", 3)
+        train_folds(recipe(), broken, out=tmp_path / "out", folds=3)
     assert not (tmp_path / "out").exists()
-    report = train_folds(recipe(), broken, tmp_path / "out", 3, skip_bad=True)
+    report = train_folds(recipe(), broken, out=tmp_path / "out", folds=3, skip_bad=True)
     assert report.pooled.count == 11
 
 
@@ -422,7 +423,7 @@ def test_a_folder_that_holds_a_run_is_not_filled_with_folds(data, trained, tmp_p
     open_run(tmp_path, resolve(recipe(), data), data, data, resume=False)
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="holds a run that is not a fold; choose another `out`"):
-            train_folds(recipe(), data, tmp_path, 3, overwrite=overwrite)
+            train_folds(recipe(), data, out=tmp_path, folds=3, overwrite=overwrite)
 
 
 def test_ctrl_c_in_a_fold_says_how_to_go_on(video, capsys, tmp_path, monkeypatch):

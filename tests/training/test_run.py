@@ -19,7 +19,7 @@ import keylite
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples
-from keylite.evaluation import metrics
+from keylite.evaluation.normaliser import read_normaliser
 from keylite.runtime.drawing import CAPTION, MIDDLE
 from keylite.runtime.heads import HEADS
 from keylite.runtime.packages import FRAMEWORKS
@@ -137,7 +137,7 @@ def test_of_images_of_many_sizes_the_share_is_the_median(caplog, monkeypatch):
     data = from_arrays([*images, images[0]], xy)
     assert resolve(make_recipe({"box": "image"}), data).normalize == "0.2 x box_diagonal"
     assert "the median extent of the training objects' points, 10.0 px; 1 % is 0.10 px" in caplog.text
-    assert (metrics.normaliser("0.2 x box_diagonal", data.xy, data.whole_boxes(), ()) == (10, 20, 1000, 10)).all()
+    assert (read_normaliser("0.2 x box_diagonal", ()).lengths(data.xy, data.whole_boxes()) == (10, 20, 1000, 10)).all()
 
 
 @pytest.mark.parametrize("head", HEADS)

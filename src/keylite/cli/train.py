@@ -175,7 +175,7 @@ def _train_folds(
     from keylite.training.folds import REPORT, train_folds
     from keylite.training.folds_report import folds_parts
 
-    show(folds_parts(train_folds(made, reading.labels(data), out, folds, blocks=blocks, **options)))
+    show(folds_parts(train_folds(made, reading.labels(data), out=out, folds=folds, blocks=blocks, **options)))
     print(f"wrote {out / REPORT}; a model to use: the same command without --folds")
 
 

@@ -6,6 +6,7 @@ Coordinates are continuous image px (see runtime/geometry.py): the readers have 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import Indices, WhiteLevel
 from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed, quoted
+
+FINGERPRINTED = ("image_index", "xy", "visible", "box", "group_index")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -528,16 +531,26 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash what the data set says: labels, boxes, groups, names of keypoints and images, and pixels in memory.
 
+        The hash is made once, so from the first call on the columns are read-only.
+
         Returns:
             The sha256 in hexadecimal. The pixels of image files are not part of it.
         """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for texts in (self.skeleton.names, self.image_names, self.groups):
             digest.update(f"{len(texts)} ".encode())
             digest.update("".join(f"{text}\0" for text in texts).encode())
         pixels = (image for image in self.images if isinstance(image, np.ndarray))
-        for array in (self.image_index, self.xy, self.visible, self.box, self.group_index, *pixels):
+        for array in (*(getattr(self, name) for name in FINGERPRINTED), *pixels):
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for name in FINGERPRINTED:
+            column = getattr(self, name).view()  # the caller's own array stays as it is
+            column.flags.writeable = False
+            object.__setattr__(self, name, column)
         return digest.hexdigest()
 
     def check_images(

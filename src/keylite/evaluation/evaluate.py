@@ -16,8 +16,9 @@ import numpy as np
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import Labelled, as_dataset
-from keylite.evaluation.metrics import BOX_NORMALISERS, normaliser, require_oks
-from keylite.evaluation.predictions import Predictions, _boxes_given, boxed, predict_dataset
+from keylite.evaluation.metrics import require_oks
+from keylite.evaluation.normaliser import read_normaliser
+from keylite.evaluation.predictions import Predictions, boxed, known_boxes, predict_dataset
 from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import Report, report_of
 from keylite.runtime.boxes import as_boxes
@@ -51,8 +52,8 @@ def evaluate(
 ) -> Report:
     """The report of a model file, or an open predictor, on a data set.
 
-    normalize: see `normaliser`; None takes the model's. boxes, jitter_box: see `predict_dataset`. sigmas: None takes
-    the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
+    normalize: see `read_normaliser`; None takes the model's. boxes, jitter_box: see `predict_dataset`. sigmas: None
+    takes the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
     on_predictions: called with the predictions, for whoever draws or keeps them. judges: indices of the objects that
     sigma is judged by; None: those that it was not fitted on. doubted: what is doubtful about the labels was said
     already; else it is logged, and labels that nothing can be measured against raise ValueError. spec: a JSON
@@ -73,9 +74,9 @@ def evaluate(
             )
         predictor = model
     own = predictor.spec
-    given = _boxes_given(data, boxes, own.box)
-    if normalize is not None:  # its grammar alone
-        normaliser(normalize, data.xy, data.box if given is None else given, data.skeleton.names)
+    known_boxes(data, boxes, own.box)  # refused before anything is said of them
+    if normalize is not None:
+        read_normaliser(normalize, data.skeleton.names)
     if sigmas is not None:
         require_oks(sigmas, len(data.skeleton))
     notes = _name_notes(own.skeleton, data.skeleton)
@@ -100,7 +101,8 @@ def evaluate(
             notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
             sigmas = None
     lacking = len(data) - int(boxed(data).sum())
-    if boxes is not None and lacking and own.box == "annotation" and (normalize or own.normalize) in BOX_NORMALISERS:
+    by_box = bool(read_normaliser(normalize or own.normalize, data.skeleton.names).box)
+    if boxes is not None and lacking and own.box == "annotation" and by_box:
         notes.append(f"{lacking} of {len(data)} objects have no annotated box: their NME is by the given one")
     judges = judges_of([own], data) if judges is None else judges
     if judges is not None:

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation.metrics import group_intervals, nme_of, normaliser, point_errors
+from keylite.evaluation.metrics import group_intervals, nme_of, point_errors
+from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, measured_xy, predict_dataset
 from keylite.runtime.errors import ArgumentError
 
@@ -130,7 +131,7 @@ def flip_report(
     pairs = [None, None] if intervals is None else [(float(low), float(high)) for low, high in intervals]
     offset = float(shift.sum() / labelled.sum())
     boxes = plain.boxes if plain.normaliser_boxes is None else plain.normaliser_boxes
-    length = normaliser(normalize, data.xy, boxes, data.skeleton.names)
+    length = read_normaliser(normalize, data.skeleton.names).lengths(data.xy, boxes)
 
     unit = np.stack([crop.to_unit(own) for crop, own in zip(plain.crops, true, strict=True)])
     shape = np.where(labelled[..., None], unit, 0).sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)[:, None]

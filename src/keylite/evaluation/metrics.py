@@ -5,26 +5,17 @@ N objects, K keypoints, px of the image; NaN where there is no label. Knows no d
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from keylite.runtime.boxes import MOST_PX
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.kinds import number_of, require_kind
-from keylite.runtime.words import clipped, quoted
+from keylite.runtime.kinds import number_of
+from keylite.runtime.words import quoted
 
 FAILURE_LIMIT = 0.10  # an object whose NME is larger has failed; the AUC ends here, too: the convention of 300-W
-BOX_NORMALISERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # name: lengths (N,) of sides (N, 2) px
-    "box_diagonal": lambda sides: np.hypot(sides[:, 0], sides[:, 1]),
-    "box_side": lambda sides: np.sqrt(sides.prod(axis=1)),
-}
-NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-DIGITS = 18  # the most that an index may have
 DRAWS = 2000  # bootstrap draws: the ends of a 95 % interval then move by about 2 % of its width between seeds
 FEWEST_GROUPS = 5  # with fewer groups, drawing them again says nothing about other groups
 CHUNK = 2**20  # drawn group numbers in memory at a time
@@ -49,43 +40,6 @@ def point_errors(xy_pred: np.ndarray, xy_true: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.where(labelled[..., None], xy_pred - xy_true, np.nan), axis=2)
 
 
-def normaliser(text: str, xy_true: np.ndarray, boxes: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The length (N,) px that each object's errors are divided by; NaN if it needs a point that is not labelled.
-
-    text: "36,45" (indices from 0 on) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
-    "box_side": sqrt(w * h); "0.2 x box_diagonal": a fraction of either; "100px": a constant. xy_true: labels (N, K, 2).
-    boxes: (N, 4) xyxy px before padding and jitter. names: of the K keypoints.
-    Raises ArgumentError for any other text, or an unknown keypoint.
-    """
-    require_kind("normalize", text, str, "a text", "such as 'box_side'")
-    sides = np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]
-    if text in BOX_NORMALISERS:
-        return BOX_NORMALISERS[text](sides)
-    if (share := re.fullmatch(rf"{NUMBER} ?x ?(\w+)", text)) and share.group(2) in BOX_NORMALISERS:
-        return _length(share.group(1), text) * BOX_NORMALISERS[share.group(2)](sides)
-    if constant := re.fullmatch(rf"{NUMBER}px", text):
-        return np.full(len(xy_true), _length(constant.group(1), text))
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(parts):
-        raise ArgumentError(
-            "normalize: expected two keypoints as INDEX,INDEX or NAME,NAME, or box_diagonal, box_side, a share of them "
-            "as '0.2 x box_diagonal', or 100px, "
-            f"got {quoted(text)}"
-        )
-    first, second = (_keypoint(part, names) for part in parts)
-    if first == second:
-        raise ArgumentError(f"normalize: expected two different keypoints, got {quoted(text)}")
-    return np.linalg.norm(xy_true[:, first] - xy_true[:, second], axis=1)
-
-
-def _length(number: str, text: str) -> float:
-    """The number as a float; ArgumentError if errors cannot be divided by it."""
-    length = float(number)
-    if not 0 < length <= MOST_PX:
-        raise ArgumentError(f"normalize: expected a length above 0 and at most {MOST_PX:.0f}, got {quoted(text)}")
-    return length
-
-
 def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | None:
     """How large objects are: the diagonal around their labelled points, in px and as a fraction of the box's diagonal.
 
@@ -98,29 +52,8 @@ def median_extent(xy: np.ndarray, boxes: np.ndarray) -> tuple[float, float] | No
     if not apart.any():
         return None
     extent = np.hypot(*sides[apart].T)
-    diagonal = BOX_NORMALISERS["box_diagonal"](boxes[apart, 2:] - boxes[apart, :2])
+    diagonal = np.hypot(*(boxes[apart, 2:] - boxes[apart, :2]).T)
     return float(np.median(extent)), float(np.median(extent / diagonal))
-
-
-def _keypoint(text: str, names: Sequence[str]) -> int:
-    """The index of a keypoint that is given by its index, from 0 on, or by its name."""
-    index = None
-    if text.isdecimal():
-        index = int(text) if len(text) <= DIGITS else len(names)  # Python refuses to read a number of 4301 digits
-    if text in names:
-        named = list(names).index(text)
-        if index is not None and index != named:
-            raise ArgumentError(
-                f"normalize: {quoted(text)} is the name of keypoint {named} and the index of another; use names"
-            )
-        return named
-    if index is None:
-        near = difflib.get_close_matches(text, names, n=1)
-        hint = f"; the nearest is {quoted(near[0])}" if near else ""
-        raise ArgumentError(f"normalize: no keypoint is named {quoted(text)}{hint}")
-    if index >= len(names):
-        raise ArgumentError(f"normalize: expected keypoint indices 0..{len(names) - 1}, got {clipped(text)}")
-    return index
 
 
 def nme_of(errors: np.ndarray, normaliser_px: np.ndarray) -> np.ndarray:

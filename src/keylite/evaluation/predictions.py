@@ -137,9 +137,9 @@ def predict_dataset(
         raise ArgumentError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
     if jitter_box and generator is None:
         raise ArgumentError("jitter_box: expected a numpy Generator beside it, got None")
-    known_boxes = _boxes_given(data, boxes, spec.box)
+    given = known_boxes(data, boxes, spec.box)
     data = dataclasses.replace(data, white_level=spec.white_level)
-    images = _Images(predictor, data, known_boxes, jitter_box, generator, mirror is not None)
+    images = _Images(predictor, data, given, jitter_box, generator, mirror is not None)
     count, keypoints = len(data), len(spec.skeleton)
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     crop_boxes, normaliser_boxes = np.zeros((count, 4)), np.zeros((count, 4))
@@ -164,7 +164,7 @@ def predict_dataset(
             objects, whole = cut.source, np.array([[0, 0, *cut.size]], np.float64)
             crop_boxes[objects] = cut.boxes
             # A detector's boxes must not change the length that errors are divided by: the labels' boxes go first.
-            asked = np.tile(whole, (len(objects), 1)) if known_boxes is None else known_boxes[objects]
+            asked = np.tile(whole, (len(objects), 1)) if given is None else given[objects]
             own = np.where(annotated[objects, None], data.box[objects], asked)
             normaliser_boxes[objects] = whole if spec.box == "image" else own
             for row, crop, (unit, how_sure) in zip(objects.tolist(), cut.crops, points, strict=True):
@@ -222,14 +222,14 @@ def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Pre
 
     Raises ArgumentError if the model crops by a box and an object has none.
     """
-    known_boxes = _boxes_given(dataset, None, spec.box)
-    boxes = dataset.whole_boxes() if known_boxes is None else known_boxes
-    xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if known_boxes is None else spec.padding)
+    given = known_boxes(dataset, None, spec.box)
+    boxes = dataset.whole_boxes() if given is None else given
+    xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if given is None else spec.padding)
     score = np.full(xy.shape[:2], np.nan, np.float32)
     return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt)
 
 
-def _boxes_given(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray | None:
+def known_boxes(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray | None:
     """The boxes (N, 4) to crop around: those given, else those of the labels. None: whole images."""
     if boxes is not None:
         array = as_boxes(boxes)

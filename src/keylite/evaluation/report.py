@@ -20,11 +20,11 @@ from keylite.evaluation.metrics import (
     failure_rate_of,
     group_intervals,
     nme_of,
-    normaliser,
     oks_ap,
     pck_of,
     point_errors,
 )
+from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, boxed, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of, reliability_rows
 from keylite.runtime.errors import ArgumentError
@@ -162,8 +162,8 @@ def report_of(
 ) -> Report:
     """The report on predictions that are already made; no model is needed.
 
-    normalize: see `normaliser`. mean_shape: (K, 2) unit coordinates to hold the model to; without it or crops there is
-    no such figure. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap. judges: indices of
+    normalize: see `read_normaliser`. mean_shape: (K, 2) unit coordinates to hold the model to; without it or crops
+    there is no such figure. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap. judges: indices of
     the objects that sigma was not fitted on; None is all.
     Raises ValueError where no object has a label or none has a normaliser, or where predictions are not finite.
     """
@@ -176,7 +176,7 @@ def report_of(
             f"{dataset.called}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
             "label some of them, or measure on other data"
         )
-    length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
+    length = read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
     nme = nme_of(errors, length)
     counted = np.isfinite(nme)
     if not counted.any():
@@ -271,7 +271,7 @@ def _confidence(
 
 def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
     """Each object's NME (N,), a fraction; NaN where it has no label or no normaliser."""
-    length = normaliser(normalize, dataset.xy, _normaliser_boxes(predictions), dataset.skeleton.names)
+    length = read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
     return nme_of(errors_of(predictions, dataset), length)
 
 

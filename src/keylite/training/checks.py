@@ -13,7 +13,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
-from keylite.evaluation.metrics import normaliser
+from keylite.evaluation.normaliser import read_normaliser
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
@@ -32,8 +32,8 @@ def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
         )
     for part in (data, val):
         crop_boxes(part, recipe.box)
-    if recipe.normalize != "auto":  # its grammar alone
-        normaliser(recipe.normalize, val.xy, np.tile([0.0, 0, 1, 1], (len(val), 1)), val.skeleton.names)
+    if recipe.normalize != "auto":
+        read_normaliser(recipe.normalize, val.skeleton.names)
     if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
         raise ArgumentError(
             "batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64"

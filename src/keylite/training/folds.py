@@ -24,7 +24,7 @@ from keylite.data.likeness import alike
 from keylite.evaluation.confidence import learn_from
 from keylite.evaluation.environment import now
 from keylite.evaluation.evaluate import evaluate
-from keylite.evaluation.metrics import normaliser
+from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, joined
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
 from keylite.evaluation.report import DatasetReport, Report, report_of
@@ -39,6 +39,7 @@ from keylite.runtime.words import listed, quoted
 from keylite.training.checks import speak_of_alike
 from keylite.training.folder import FIRST_FOLD, began_with, check_resumed, check_run
 from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport, figures_of
+from keylite.training.hearing import heard
 from keylite.training.lock import holding, require_free
 from keylite.training.processes import processes, world_of
 from keylite.training.recipe import Recipe, Resolved, checked
@@ -82,9 +83,9 @@ class Fold:
 def train_folds(
     recipe: Recipe,
     data: Labelled,
+    *,
     out: FilePath,
     folds: int = 5,
-    *,
     blocks: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -117,6 +118,25 @@ def train_folds(
     """
     out, recipe = path_of("out", out), checked(recipe)
     data = as_dataset("data", data)
+    with heard(recipe):
+        _refuse(recipe, data, out, resume=resume, overwrite=overwrite)
+        data, part = _parts(recipe, data, folds, blocks, skip_bad=skip_bad, max_megapixels=max_megapixels)
+        resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
+        log.info(
+            "folds are measured with the weights of their last epoch: the best one is chosen on the images of the "
+            "report"
+        )
+        plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
+        if resume:
+            _require_the_same(plan, resolved)
+        with _run(plan, resolved, out, resume=resume, overwrite=overwrite, max_megapixels=max_megapixels):
+            report = _measured(plan, resolved, data, blocks)
+            write_bytes(out / REPORT, report.to_json() + b"\n")
+    return report
+
+
+def _refuse(recipe: Recipe, data: Dataset, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise ArgumentError for a recipe or a folder that folds cannot have, before any image is read."""
     if recipe.patience:
         raise ArgumentError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images of its own report"
@@ -130,6 +150,12 @@ def train_folds(
     require_free(out)
     require_outputs({REPORT: out / REPORT}, data.files_named((REPORT,)))
     check_run(out / FIRST_FOLD, recipe, resume, overwrite)
+
+
+def _parts(
+    recipe: Recipe, data: Dataset, folds: int, blocks: bool, *, skip_bad: bool, max_megapixels: float
+) -> tuple[Dataset, np.ndarray]:
+    """The data set with every image looked at, and which fold (N,) holds out each object; doubts are said."""
     data = with_boxes(data, recipe.box, skip_bad)
     crop_boxes(data, recipe.box)
     _dealt(data, folds, blocks, recipe)  # what can be refused now is refused before images are read
@@ -140,55 +166,59 @@ def train_folds(
     data, part = _dealt(dataclasses.replace(data, notes=(), doubts=()), folds, blocks, recipe)
     _speak_of_groups(data, blocks)
     _speak_of_alike(data, part)
-    resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
-    log.info(
-        "folds are measured with the weights of their last epoch: the best one is chosen on the images of the report"
-    )
-    plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
+    return data, part
+
+
+def _require_the_same(plan: list[Fold], recipe: Resolved) -> None:
+    """Raise ArgumentError if a fold that has begun was of another part of the data, or of another recipe."""
     for fold in plan:
-        if resume and fold.begun:
+        if fold.begun:
             if not began_with(fold.folder, fold.train, fold.held_out):
                 raise ArgumentError(
                     f"{fold.folder}: began with another part of the data; resume with the same `data`, `group`, "
                     "`folds` and `blocks=True`, or choose another `out`"
                 )
-            check_resumed(fold.folder, resolved, fold.train, fold.held_out)
-    done = [fold.folder for fold in plan if resume and fold.finished(resolved)]
+            check_resumed(fold.folder, recipe, fold.train, fold.held_out)
+
+
+def _run(
+    plan: list[Fold], recipe: Resolved, out: Path, *, resume: bool, overwrite: bool, max_megapixels: float
+) -> contextlib.ExitStack:
+    """Train each fold that is not finished. The stack that comes back still holds the folder; close it at the end."""
+    done = [fold.folder for fold in plan if resume and fold.finished(recipe)]
     with contextlib.ExitStack() as stack:
         hold = functools.cache(lambda: stack.enter_context(holding(out)))
-        all_folds = stack.enter_context(step("folds", len(plan)))
-        for fold in plan:
-            log.info(
-                "fold %d of %d: %d objects of %d groups held out, %d of %d to train on", fold.number, folds,
-                len(fold.held_out), len(fold.held_out.groups), len(fold.train), len(fold.train.groups),
-            )  # fmt: skip
-            if fold.folder in done:
-                log.info("fold %d was finished already", fold.number)
-                all_folds(1)
-                continue
-            training = prepare(
-                resolved,
-                fold.train,
-                fold.held_out,
-                fold.folder,
-                resume=resume and fold.begun,
-                overwrite=overwrite,
-                skip_bad=False,
-                max_megapixels=max_megapixels,
-                fold=True,
-            )
-            hold()  # only now, when nothing can be refused any more
-            if overwrite and fold is plan[0]:
-                _clear(out)
-            training.run()
-            all_folds(1)
+        with step("folds", len(plan)) as advance:
+            for fold in plan:
+                log.info(
+                    "fold %d of %d: %d objects of %d groups held out, %d of %d to train on", fold.number, len(plan),
+                    len(fold.held_out), len(fold.held_out.groups), len(fold.train), len(fold.train.groups),
+                )  # fmt: skip
+                if fold.folder in done:
+                    log.info("fold %d was finished already", fold.number)
+                    advance(1)
+                    continue
+                training = prepare(
+                    recipe,
+                    fold.train,
+                    fold.held_out,
+                    fold.folder,
+                    resume=resume and fold.begun,
+                    overwrite=overwrite,
+                    skip_bad=False,
+                    max_megapixels=max_megapixels,
+                    fold=True,
+                )
+                hold()  # only now, when nothing can be refused any more
+                if overwrite and fold is plan[0]:
+                    _clear(out)
+                training.run()
+                advance(1)
         hold()
         for folder in done:
             with holding(folder):
                 tidy(folder)  # the run may have been killed as it ended
-        report = _measured(plan, resolved, data, blocks)
-        write_bytes(out / REPORT, report.to_json() + b"\n")
-    return report
+        return stack.pop_all()
 
 
 # ---- parts
@@ -206,10 +236,10 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
             raise ArgumentError(f"{line}; leave `blocks=True` out to fold by them, or pass `group='image'`")
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
-    unit_boxes = np.tile([0.0, 0, 1, 1], (len(data), 1))  # whole images have no size before they are read
-    if recipe.normalize == "auto":  # it follows from the box, which every object has
+    how = None if recipe.normalize == "auto" else read_normaliser(recipe.normalize, data.skeleton.names)
+    if how is None or how.box:  # every object has a box, once its image is read
         return data, part
-    length = normaliser(recipe.normalize, data.xy, unit_boxes, data.skeleton.names)
+    length = how.lengths(data.xy, data.box)
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
             raise ArgumentError(

@@ -41,6 +41,7 @@ from keylite.runtime.types import FilePath
 from keylite.runtime.words import counted
 from keylite.training.checks import require_parts, speak_of_lengths, speak_of_overlap, speak_of_parts_alike, with_mirror
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
+from keylite.training.hearing import heard
 from keylite.training.lock import holding
 from keylite.training.pretrained import find_pretrained
 from keylite.training.processes import processes, run_all, speaks, world_of
@@ -84,29 +85,29 @@ def train(
     which leaves nothing behind unless an epoch was finished.
     """
     recipe, data = checked(recipe), as_dataset("data", data)
-    if val is None:
-        data, val = _held_out(recipe, data, val_fraction)
-    return prepare(
-        recipe,
-        data,
-        as_dataset("val", val),
-        path_of("out", out),
-        resume=resume,
-        overwrite=overwrite,
-        skip_bad=skip_bad,
-        max_megapixels=max_megapixels,
-        profile=profile,
-    ).run()
+    with heard(recipe):
+        if val is None:
+            data, val = _held_out(recipe, data, val_fraction)
+        return prepare(
+            recipe,
+            data,
+            as_dataset("val", val),
+            path_of("out", out),
+            resume=resume,
+            overwrite=overwrite,
+            skip_bad=skip_bad,
+            max_megapixels=max_megapixels,
+            profile=profile,
+        ).run()
 
 
 def _held_out(recipe: Recipe, data: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """What to train on and what to validate on."""
     data, val = data.split(fraction, seed=recipe.seed)
-    if speaks(recipe):
-        log.info(
-            "no val: %s of %s held out, %d of %d left to train on",
-            counted(len(val), "object"), counted(len(val.groups), "group"), len(data), len(data.groups),
-        )  # fmt: skip
+    log.info(
+        "no val: %s of %s held out, %d of %d left to train on",
+        counted(len(val), "object"), counted(len(val.groups), "group"), len(data), len(data.groups),
+    )  # fmt: skip
     return data, val
 
 
@@ -130,8 +131,6 @@ def prepare(
     recipe = checked(recipe)
     require_datasets(data=data, val=val)
     first = speaks(recipe)
-    if not first:
-        log.setLevel(logging.ERROR)  # the first process speaks for all
     if first:
         check_run(out, recipe, resume, overwrite)
         inputs = {"pretrained": None if resume else recipe.pretrained, "val": val.source or None}

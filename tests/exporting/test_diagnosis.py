@@ -97,7 +97,7 @@ def litert_found(model_file, noise):
 
 TRIED = {  # in words of the table: (images, whether there are figures)
     "onnx": {
-        "minimum and maximum, weights by channel": (24, True),
+        "minimum and maximum, weights per channel": (24, True),
         "ranges of 99.999 % of the values": (24, True),
         "last layer in int8, too": (24, True),
         "first convolution in float": (24, True),
@@ -107,7 +107,7 @@ TRIED = {  # in words of the table: (images, whether there are figures)
         "fp32 in place of int8": (None, True),
     },
     "litert": {
-        "minimum and maximum, weights by channel": (24, True),
+        "minimum and maximum, weights per channel": (24, True),
         "percentile calibration": (None, False),
         "last layer in int8, too": (24, True),
         "first convolution in float": (24, True),
@@ -155,7 +155,7 @@ def test_layers_come_from_input_to_output(to: str, request):
 def test_litert_ranges_of_the_right_kind_clip_little_and_the_default_is_the_recipe(litert_found):
     assert litert_found.doubt is None
     assert max(layer.clipped for layer in litert_found.layers) < 2 * OUTSIDE, "24 images; 0.00022 measured"
-    assert litert_found.layers[0].signal_to_noise > 30, "one convolution of weights by channel"
+    assert litert_found.layers[0].signal_to_noise > 30, "a convolution with weights per channel"
     assert all(layer.held[0] <= 0 < layer.held[1] for layer in litert_found.layers)
     assert litert_found.recipe is litert_found.trials[0]
 

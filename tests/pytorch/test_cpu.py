@@ -125,7 +125,7 @@ def test_a_short_training_is_not_compiled_and_a_broken_compiler_is_said(monkeypa
     monkeypatch.setattr(torch, "compile", broken)
     assert not compiles(auto, cpu, WORTH_COMPILING - 1) and not caplog.messages
     assert not compiles(auto, cpu, WORTH_COMPILING)
-    assert "compile: off, for it does not work here (no compiler)" in caplog.messages
+    assert "compile: off, because it does not work here (no compiler)" in caplog.messages
     assert not compiles(make_recipe({"compile": "off"}), cpu, WORTH_COMPILING)
     with pytest.raises(ValueError, match=r"^compile: does not work here \(no compiler\); install a C\+\+ compiler"):
         compiles(make_recipe({"compile": "on"}), cpu, 1)

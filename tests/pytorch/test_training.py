@@ -307,7 +307,7 @@ HOSTILE = {  # a resume checkpoint's content, and a mark that code would make: c
     ),
     "an optimizer of another shape": (
         lambda state, mark: state["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(7)),
-        "exp_avg of its optimizer is not finite, or of another network",
+        "exp_avg of its optimizer is not finite, or belongs to another network",
     ),
     "a step that is no number": (
         lambda state, mark: state["optimizer_states"][0]["state"][0].update(step=torch.tensor(float("nan"))),
@@ -315,11 +315,11 @@ HOSTILE = {  # a resume checkpoint's content, and a mark that code would make: c
     ),
     "a learning rate that is text": (
         lambda state, mark: state["optimizer_states"][0]["param_groups"][0].update(lr="0.1"),
-        "checkpoint.groups.0.lr is not what Lightning writes",
+        "checkpoint.groups.0.lr is not as Lightning writes it",
     ),
     "progress that is no number": (
         lambda state, mark: state["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready=float("nan")),
-        "epoch_progress.total.ready is not what Lightning writes",
+        "epoch_progress.total.ready is not as Lightning writes it",
     ),
     "epochs without figures": (
         lambda state, mark: state["callbacks"]["EpochEnd"]["history"].append({}),

@@ -608,7 +608,7 @@ FOREIGN = {  # bytes made of a checkpoint's and of a pickle that runs code; what
     "empty": (lambda content, pickled: b"", "the file is empty"),
     "without a seal": (
         lambda content, pickled: save({"a": np.zeros(1)}, {"history": "[]"}),
-        "no resume checkpoint of keylite",
+        "not a resume checkpoint of keylite",
     ),
 }
 

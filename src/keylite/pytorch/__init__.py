@@ -5,15 +5,16 @@ import os
 import sys
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # How long a thread asks for work before it sleeps, read as torch loads. With GNU's default, threads hold each other
-    # up on cores that other work has, too: a step took two to four times as long. On idle cores it takes as long.
+    # How long a waiting thread of GNU OpenMP asks for work before it sleeps; read while torch is imported. With the
+    # default, threads hinder each other if other programs use the cores: a step took two to four times as long. On
+    # idle cores the value changes nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if "tensorflow" in sys.modules and "triton" not in sys.modules:
-    # Triton's LLVM, loaded after TensorFlow's, ends the process; without it torch.compile alone is lost.
+    # If the LLVM of Triton is loaded after that of TensorFlow, the process crashes. Only torch.compile needs Triton.
     sys.modules["triton"] = None  # type: ignore[assignment]
 
-logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it warns where Triton is missing
+logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it warns if Triton is missing
 
 from keylite.pytorch.losses import loss  # noqa: E402
 from keylite.pytorch.model import EfficientNetLiteRegressor, load_model, save_model  # noqa: E402

@@ -1,4 +1,4 @@
-"""Batches for the trainer: examples in the order of each epoch, made by worker processes where there are any."""
+"""Batches for training: examples in the order of each epoch, made by worker processes if there are any."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from keylite.data.examples import Examples
 from keylite.training.processes import World
 
-STUCK = 300.0  # seconds without a batch after which workers are given up
+STUCK = 300.0  # seconds without a batch after which the run gives up waiting for its workers
 
 
 class Batches(Dataset):
-    """Examples, a list of items at a time; what cannot be read comes as its exception, not through a worker's."""
+    """Examples for a DataLoader, a batch per call. If an image cannot be read, the batch is the exception itself.
+
+    An exception that a worker raises would lose its type on the way to the training process.
+    """
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
@@ -36,7 +39,7 @@ class Batches(Dataset):
             return error
         if get_worker_info() is None:
             return batch
-        try:  # what a worker's queue would do in a thread of its own, whose failure nobody is told of
+        try:  # a worker's queue would do this in a thread, and nobody would learn that it failed
             return tuple(part.share_memory_() for part in batch)
         except RuntimeError as error:
             return OSError(
@@ -46,14 +49,16 @@ class Batches(Dataset):
 
 
 class EpochOrder(Sampler[int]):
-    """The examples' order of the epoch that Lightning sets, in whole batches; of several processes each has its share.
+    """The order of the examples in the epoch that Lightning sets, in whole batches; each process gets its share.
 
-    What the processes have of a step is what one alone has in a batch as large as theirs together.
+    In each step, all processes together have the objects that a single process with a batch of that size would have.
     """
 
     def __init__(self, examples: Examples, batch: int, world: World) -> None:
         self.examples, self.batch, self.world, self.epoch = examples, batch, world, 0
-        self.steps = len(examples) // (batch * world.size)  # another order every epoch: nothing is left out for good
+        self.steps = len(examples) // (
+            batch * world.size
+        )  # what is left over comes in another epoch, which has another order
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -68,12 +73,13 @@ class EpochOrder(Sampler[int]):
 
 
 def batches_of(examples: Examples, batch: int, world: World, workers: int, *, pinned: bool = False) -> DataLoader:
-    """(images (B, H, W, 3) uint8, unit_xy (B, K, 2), weight (B, K)) of every step of this process, or an exception.
+    """Loads (images (B, H, W, 3) uint8, unit_xy (B, K, 2), weight (B, K)) for each step, or an exception instead.
 
-    workers: processes that make them; 0: they are made when asked for. pinned: in memory that a GPU copies sooner.
+    workers: processes that make batches; 0: this process makes each batch when it is needed. pinned: whether to use
+    memory from which a GPU copies faster.
     """
     if workers:
-        examples.keep_all()  # once, in memory that they share
+        examples.keep_all()  # once, in memory that the workers share
     return DataLoader(
         Batches(examples),
         batch_size=batch,

@@ -1,4 +1,4 @@
-"""What makes PyTorch train faster on a CPU than it does by itself: kept memory, a compiled step, a gradient by taps."""
+"""Three ways to train faster on a CPU: memory that is kept, a compiled step, a faster gradient of convolutions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
 
-ONEDNN_HAS = 3  # a kernel's side
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+ONEDNN_HAS = 3  # largest side of the kernels for which oneDNN has a fast gradient
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h of glibc
 ALL = 2**31 - 1
-WORTH_COMPILING = 6000  # steps: compiling takes about a minute of a CPU, and saves some 10 ms at each of them
+WORTH_COMPILING = 6000  # steps: compiling takes about a minute on a CPU, and saves some 10 ms per step
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it is done with, where its C library is glibc; else nothing.
+    """Let this process keep memory that it has freed; only with glibc as the C library.
 
-    glibc returns large blocks to the system at once, and a training step takes them anew each time: some 40,000 pages,
+    glibc returns large blocks to the system at once, so each training step would ask for them again: some 40,000 pages,
     which the system must find and clear.
     """
     try:
@@ -37,28 +37,30 @@ def keep_memory() -> None:
 
 
 def compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
-    """Whether the step is to be compiled; said where it is. Raises ValueError where it must be and cannot."""
+    """Whether to compile the training step; the log says so. ArgumentError if `compile='on'` and it does not work."""
     if recipe.compile == "off" or (recipe.compile == "auto" and (device.type != "cpu" or steps < WORTH_COMPILING)):
         return False
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of CUDA, which nobody asked for
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA, which is not used here
     try:
         torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # of a compiler that is missing or fails, in many kinds
+    except Exception as error:  # the compiler may be missing or fail in many ways
         line = str(error).strip().splitlines()[0]
         if recipe.compile == "on":
-            raise ArgumentError(f"compile: does not work here ({line}); install a C++ compiler, or say off") from None
-        log.info("compile: off, for it does not work here (%s)", line)
+            raise ArgumentError(
+                f"compile: does not work here ({line}); install a C++ compiler, or use `compile='off'`"
+            ) from None
+        log.info("compile: off, because it does not work here (%s)", line)
         return False
-    log.info("the step is compiled at first, which takes a minute; `compile='off'` leaves it out")
+    log.info("the first step is compiled, which takes about a minute; `compile='off'` avoids that")
     return True
 
 
 def learn_by_taps(model: nn.Module) -> None:
-    """Replace the convolutions of a model that gain by it; names and parameters stay the same.
+    """Replace depthwise convolutions larger than 3 x 3 by TapConv2d; names and parameters stay the same.
 
-    They are the depthwise ones of more than 3 x 3. For the gradient of their weights in channels_last, oneDNN (3.x) has
-    its fast kernels up to 3 x 3 alone; the one that it takes is slower than all else in the layer. The sum over each
-    tap gives the same numbers but for rounding; compiled, in a fraction of that time; else it may take longer.
+    For the gradient of their weights in channels_last, oneDNN (3.x) has fast code only up to 3 x 3; above that, this
+    gradient takes longer than everything else in the layer. A sum for each tap (a place in the kernel) gives the same
+    numbers, except for rounding. Compiled, it takes a fraction of that time; not compiled, it may take longer.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -67,13 +69,13 @@ def learn_by_taps(model: nn.Module) -> None:
 
 
 def _gains(conv: nn.Conv2d) -> bool:
-    plain = conv.bias is None and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-    sides = isinstance(conv.padding, tuple) and min(conv.kernel_size) > ONEDNN_HAS
-    return plain and sides and conv.in_channels == conv.out_channels == conv.groups
+    is_plain = conv.bias is None and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+    is_large = isinstance(conv.padding, tuple) and min(conv.kernel_size) > ONEDNN_HAS
+    return is_plain and is_large and conv.in_channels == conv.out_channels == conv.groups
 
 
 class TapConv2d(nn.Conv2d):
-    """Another convolution with its own weight, and with its own way to that weight's gradient."""
+    """A depthwise convolution with the weight of another one, and with its own gradient of this weight (`_taps`)."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         channels, kernel = conv.out_channels, conv.kernel_size
@@ -93,7 +95,7 @@ class TapConv2d(nn.Conv2d):
 
 
 class Depthwise(torch.autograd.Function):
-    """(B, C, H, W), weight (C, 1, h, w) -> (B, C, H', W')."""
+    """A depthwise convolution: input (B, C, H, W), weight (C, 1, h, w) -> (B, C, H', W')."""
 
     @staticmethod
     def forward(
@@ -109,8 +111,8 @@ class Depthwise(torch.autograd.Function):
         (gradient,) = gradients
         of_input = of_weight = None
         if ctx.needs_input_grad[0]:
-            given = ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight), (True, False, False)
-            of_input = torch.ops.aten.convolution_backward(gradient, input, weight, None, *given)[0]
+            options = ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight), (True, False, False)
+            of_input = torch.ops.aten.convolution_backward(gradient, input, weight, None, *options)[0]
         if ctx.needs_input_grad[1]:
             of_weight = _taps(input, gradient, weight.shape, ctx.stride, ctx.padding)
         return of_input, of_weight, None, None
@@ -119,7 +121,7 @@ class Depthwise(torch.autograd.Function):
 def _taps(
     input: torch.Tensor, gradient: torch.Tensor, shape: torch.Size, stride: tuple[int, int], padding: tuple[int, int]
 ) -> torch.Tensor:
-    """The weight's gradient: for each tap, what it saw times what came back, summed."""
+    """The gradient of the weight: for each tap, the sum of its inputs times the gradients of the outputs."""
     (rows, columns), (down, right) = gradient.shape[2:], stride
     input = functional.pad(input, (padding[1], padding[1], padding[0], padding[0]))
     sums = [

@@ -1,6 +1,7 @@
-"""From a model file to `.onnx`: pixels in, raw head out, the description inside.
+"""Writes ONNX files from model files of both frameworks, in float and in int8, and examines int8 files.
 
-The one maker of ONNX files, whatever framework trained the model. Knows nothing of budgets and certificates.
+The graph takes pixels and gives the raw output of the head; the file also holds the spec. Knows nothing of budgets and
+certificates.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.spec import ModelSpec
 
 OPSET = 20
-SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that compute nothing
-FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # these alone: a subclass may do something else
-FOLDING = 1e-4  # of the largest value, that folding may change; a hundred times what rounding does
-WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers
+SHUFFLERS = ("Reshape", "Resize", "Slice", "Transpose")  # operators that only move values
+FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # exactly these types, because a subclass may calculate something else
+FOLDING = 1e-4  # largest change by folding, as a share of the largest value; rounding changes a hundredth of that
+WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers with weights
 
 
 def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
-    """Write the network of a `.safetensors` model file as ONNX with this spec inside, whole or not at all.
+    """Write the network of a `.safetensors` model file as ONNX with this spec inside; on failure, write nothing.
 
-    Input `pixels`: uint8 (batch, H, W, 3) RGB. Output `raw`: float32 (batch, K, C). Normalisation is in the graph; the
-    batch is free. calibration: for `spec.precision` int8, else None.
+    Input `pixels`: uint8 (batch, H, W, 3) RGB. Output `raw`: float32 (batch, K, C). The graph normalises the pixels and
+    takes batches of any size. calibration: needed if `spec.precision` is int8, else None.
     """
     proto = float_graph(parent, spec)
     if spec.precision == "int8":
@@ -54,7 +55,7 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
 
 
 def require_backbone(spec: ModelSpec) -> None:
-    """Nothing is refused: every backbone goes to ONNX."""
+    """Refuse nothing: ONNX takes every backbone. LiteRT does not, so both twins have this function."""
 
 
 def float_graph(parent: Path, spec: ModelSpec) -> onnx.ModelProto:
@@ -85,7 +86,7 @@ class Clamp(torch.nn.Module):
 
 
 def clamped(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with each ReLU6 as a clamp: the same graph, which the exporter makes in two thirds of the time."""
+    """The network with a clamp for each ReLU6: the graph is the same, and the exporter needs two thirds of the time."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, torch.nn.ReLU6):
@@ -94,22 +95,24 @@ def clamped(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def folded(network: torch.nn.Module, pixels: torch.Tensor) -> torch.nn.Module:
-    """The network with each normalisation multiplied into the convolution that feeds it: its graph takes half the time.
+    """The network with each normalisation multiplied into the convolution before it: its graph takes half the time.
 
-    A run over the pixels shows which those are. A network that gives something else afterwards, because a convolution
-    feeds more than its normalisation, is given back as it was.
+    A run on the pixels shows which convolution that is. If the outputs differ afterwards, because the output of a
+    convolution is also used elsewhere, the network is returned unchanged.
     """
     plain = copy.deepcopy(network)
     calls: Counter[torch.nn.Module] = Counter()
-    makers: dict[int, tuple[torch.nn.Conv2d, torch.Tensor]] = {}  # by what they make, which is kept: its id is its own
+    makers: dict[
+        int, tuple[torch.nn.Conv2d, torch.Tensor]
+    ] = {}  # by id of the output; it is kept, so its id stays unique
     feeds: dict[torch.nn.Module, torch.nn.Conv2d] = {}
 
-    def watch(module: torch.nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+    def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         calls[module] += 1
         if isinstance(module, torch.nn.Conv2d):
-            makers[id(made)] = module, made
-        elif id(given[0]) in makers:
-            feeds[module] = makers[id(given[0])][0]
+            makers[id(output)] = module, output
+        elif id(inputs[0]) in makers:
+            feeds[module] = makers[id(inputs[0])][0]
 
     watched = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d) or type(module) in FOLDED]
     hooks = [module.register_forward_hook(watch) for module in watched]
@@ -125,43 +128,43 @@ def folded(network: torch.nn.Module, pixels: torch.Tensor) -> torch.nn.Module:
                 conv.weight, conv.bias = fused.weight, fused.bias
                 setattr(module, name, norm.act if isinstance(norm, BatchNormAct2d) else torch.nn.Identity())
     with torch.no_grad():
-        apart = (network(pixels) - before).abs().max()
-    return network if apart <= FOLDING * before.abs().max() else plain
+        difference = (network(pixels) - before).abs().max()
+    return network if difference <= FOLDING * before.abs().max() else plain
 
 
 def int8_graph(proto: onnx.ModelProto, pixels: np.ndarray, **options: object) -> onnx.ModelProto:
-    """The graph with weights (by channel) and activations in 8 bits, ranges from minimum and maximum over the pixels.
+    """The graph with weights and activations in 8 bits; a range goes from the least to the largest value on the pixels.
 
-    Convolutions and additions are quantised; pixels stay bytes until they are normalised, and the last dense layer
-    stays float. options: of `onnxruntime.quantization.quantize_static`, over these.
+    Weights have a scale per channel. Convolutions and additions are quantised; the normalisation of the pixels and a
+    last dense layer stay float. options: arguments of `onnxruntime.quantization.quantize_static` that replace these.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        ready, made = (str(Path(folder) / f"{name}.onnx") for name in ("ready", "made"))
+        ready, quantised_path = (str(Path(folder) / f"{name}.onnx") for name in ("ready", "quantised"))
         onnx.save(prepared(proto), ready)
-        chosen = {
+        defaults = {
             "quant_format": quantization.QuantFormat.QDQ,
             "activation_type": quantization.QuantType.QUInt8,
             "weight_type": quantization.QuantType.QInt8,
             "per_channel": True,
-            "reduce_range": True,  # weights of 7 bits: with 8, points move on processors without VNNI
+            "reduce_range": True,  # weights have 7 bits: with 8, points move on processors without VNNI
             "calibrate_method": quantization.CalibrationMethod.MinMax,
             "nodes_to_exclude": float_nodes(onnx.load(ready)),
         }
-        quantization.quantize_static(ready, made, Pixels(pixels), **chosen | options)
-        return onnx.load(made)
+        quantization.quantize_static(ready, quantised_path, Pixels(pixels), **defaults | options)
+        return onnx.load(quantised_path)
 
 
 def prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as the quantiser wants it: shapes inferred, constants folded."""
+    """The graph as the quantiser needs it: shapes are inferred, and constants are calculated."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        given, ready = (str(Path(folder) / f"{name}.onnx") for name in ("given", "ready"))
-        onnx.save(proto, given)
-        quant_pre_process(given, ready)
+        original, ready = (str(Path(folder) / f"{name}.onnx") for name in ("original", "ready"))
+        onnx.save(proto, original)
+        quant_pre_process(original, ready)
         return onnx.load(ready)
 
 
 def float_nodes(proto: onnx.ModelProto) -> list[str]:
-    """Nodes that stay float: all before the first convolution, and the last layer where it is a dense one."""
+    """The nodes that stay float: all before the first convolution, and the last layer if it is dense."""
     kinds = [node.op_type for node in proto.graph.node]
     last = last_layer(proto)
     dense = kinds[-len(last)] != "Conv"
@@ -169,13 +172,13 @@ def float_nodes(proto: onnx.ModelProto) -> list[str]:
 
 
 def last_layer(proto: onnx.ModelProto) -> list[str]:
-    """The last node that has weights, and what follows it: its bias may be an addition of its own."""
+    """The last node that has weights and all nodes after it, because its bias may be added by a node of its own."""
     nodes = list(proto.graph.node)
     return [node.name for node in nodes[max(i for i, node in enumerate(nodes) if node.op_type in WEIGHTY) :]]
 
 
 class Pixels(quantization.CalibrationDataReader):
-    """Calibration images one by one."""
+    """Gives calibration images to the quantiser, one by one."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
@@ -185,7 +188,7 @@ class Pixels(quantization.CalibrationDataReader):
         return len(self.pixels)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Go on with these images."""
+        """Continue with the images from `start_index` to before `end_index`."""
         self.left = iter(self.pixels[start_index:end_index])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -195,9 +198,9 @@ class Pixels(quantization.CalibrationDataReader):
 
 
 def write(out: Path, proto: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Write a graph with its description."""
+    """Write a graph with its spec as a model file."""
     used = {node.domain for node in proto.graph.node}
-    kept = [entry for entry in proto.opset_import if entry.domain in used]  # the quantiser names others
+    kept = [entry for entry in proto.opset_import if entry.domain in used]  # the quantiser adds others
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
     onnx.checker.check_model(proto)
@@ -205,15 +208,19 @@ def write(out: Path, proto: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def operators(path: Path) -> dict[str, int]:
-    """How many operators of each kind a file holds."""
+    """The number of operators of each kind in a file, the most frequent first."""
     return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
 
 
-# ---- diagnosis: what is in an int8 file, and int8 files made in other ways
+# ---- diagnosis: the layers of an int8 file, and int8 files that are made in other ways
 
 
 class Quantised(NamedTuple):
-    """An activation of a QDQ graph: the operator that makes it, its tensor, what comes out of its DequantizeLinear."""
+    """A quantised activation of an ONNX graph.
+
+    operator: the kind of node that makes it. tensor: its name before quantisation. rounded: the name of the tensor
+    after QuantizeLinear and DequantizeLinear. scale, zero: the integer q stands for (q - zero) * scale.
+    """
 
     operator: str
     tensor: str
@@ -223,66 +230,69 @@ class Quantised(NamedTuple):
 
     @property
     def exact(self) -> str:
-        """The same tensor in the float graph: the quantiser renames an output of the graph."""
+        """The name of the same tensor in the float graph; the quantiser renames an output of the graph."""
         return self.tensor.removesuffix("_QuantizeLinear_Input")
 
     @property
     def held(self) -> tuple[float, float]:
-        """The range of its 8 bits."""
+        """The least and the largest value that its 8 bits can hold."""
         return float((0 - float(self.zero)) * self.scale), float((255 - float(self.zero)) * self.scale)
 
     def rounding(self, values: np.ndarray) -> np.ndarray:
-        """What 8 bits keep of them."""
+        """The values as they are after rounding to 8 bits."""
         low, high = self.held
         return low + np.rint((np.clip(values, low, high) - low) / self.scale) * self.scale
 
 
 def watch(child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[list[Activation]]:
-    """For each image uint8 (N, H, W, 3), what the quantised layers of an int8 file give, from input to output.
+    """For each image of pixels, uint8 (N, H, W, 3): the activations of an int8 file's layers, from input to output.
 
-    reference: the float file of a `Workshop`, whose values go beside them.
+    reference: the float file of a `Workshop`; each activation then holds its float value, too.
     """
     proto = onnx.load(child)
     layers = quantised(proto)
     rounded, tensors = ([getattr(layer, name) for layer in layers.values()] for name in ("rounded", "exact"))
-    ours = session(proto, rounded)
-    theirs = session(onnx.load(reference), tensors) if reference else None
+    int8_session = session(proto, rounded)
+    float_session = session(onnx.load(reference), tensors) if reference else None
     for image in pixels:
-        values = ours.run(rounded, {"pixels": image[None]})
-        wanted = theirs.run(tensors, {"pixels": image[None]}) if theirs else [None] * len(tensors)
+        int8_values = int8_session.run(rounded, {"pixels": image[None]})
+        float_values = float_session.run(tensors, {"pixels": image[None]}) if float_session else [None] * len(tensors)
         yield [
-            Activation(name, layer.operator, *layer.held, value, want)
-            for (name, layer), value, want in zip(layers.items(), values, wanted, strict=True)
+            Activation(name, layer.operator, *layer.held, int8_value, float_value)
+            for (name, layer), int8_value, float_value in zip(layers.items(), int8_values, float_values, strict=True)
         ]
 
 
 def quantised(proto: onnx.ModelProto) -> dict[str, Quantised]:
-    """By layer, from input to output, the activations from the first convolution on that a QDQ graph quantises."""
+    """The quantised activations of a graph by layer, from the first convolution to the output."""
     maker = {output: node for node in proto.graph.node for output in node.output}
     takers = {name: node for node in proto.graph.node for name in node.input if node.op_type == "DequantizeLinear"}
     number = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     kinds = [node.op_type for node in proto.graph.node]
     before = {output for node in list(proto.graph.node)[: kinds.index("Conv")] for output in node.output}
-    found: dict[str, Quantised] = {}
+    layers: dict[str, Quantised] = {}
     name = ""
     for node in proto.graph.node:
         tensor = node.input[0] if node.input else ""
-        made = maker.get(tensor)
-        if node.op_type == "QuantizeLinear" and made and tensor not in before and made.op_type not in SHUFFLERS:
-            weights = re.match(r"(?:(?:network|backbone)\.)+(.+)\.weight", made.input[1] if len(made.input) > 1 else "")
-            name = weights[1] if weights else f"{name.rpartition('.')[0]}.{made.op_type.lower()}".lstrip(".")
-            name += "'" * sum(have.rstrip("'") == name for have in found)
+        source = maker.get(tensor)
+        if node.op_type == "QuantizeLinear" and source and tensor not in before and source.op_type not in SHUFFLERS:
+            second = source.input[1] if len(source.input) > 1 else ""
+            weights = re.match(r"(?:(?:network|backbone)\.)+(.+)\.weight", second)
+            name = weights[1] if weights else f"{name.rpartition('.')[0]}.{source.op_type.lower()}".lstrip(".")
+            name += "'" * sum(other.rstrip("'") == name for other in layers)
             rounded = takers[node.output[0]].output[0]
-            found[name] = Quantised(made.op_type, tensor, rounded, number[node.input[1]], number[node.input[2]])
-    return found
+            layers[name] = Quantised(source.op_type, tensor, rounded, number[node.input[1]], number[node.input[2]])
+    return layers
 
 
 def session(proto: onnx.ModelProto, outputs: list[str]) -> onnxruntime.InferenceSession:
-    """A graph in ONNX Runtime that gives these tensors, too."""
+    """ONNX Runtime with a graph that also gives these tensors as outputs."""
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
-    have = {output.name for output in proto.graph.output}
+    already = {output.name for output in proto.graph.output}
     proto.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs if name not in have
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in outputs
+        if name not in already
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
@@ -290,8 +300,8 @@ def session(proto: onnx.ModelProto, outputs: list[str]) -> onnxruntime.Inference
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-VARIANTS = {  # the default first; what `Workshop.make` makes
-    "default": Variant("minimum and maximum, weights by channel"),
+VARIANTS = {  # the default first; `Workshop.make` makes them
+    "default": Variant("minimum and maximum, weights per channel"),
     "percentile": Variant("ranges of 99.999 % of the values", "quantize_static, calibrate_method=Percentile"),
     "last-float": Variant("last layer in float", "quantize_static, nodes_to_exclude"),
     "last-int8": Variant("last layer in int8, too", "quantize_static, nodes_to_exclude"),
@@ -301,9 +311,9 @@ VARIANTS = {  # the default first; what `Workshop.make` makes
 
 
 class Workshop:
-    """Makes files of one network in other ways than `export`, to see what int8 costs.
+    """Makes files of one network in other ways than `export`, to find out what int8 costs.
 
-    folder: not used here. pixels: uint8 (N, H, W, 3), what noise is measured on.
+    folder: not used here. pixels: uint8 (N, H, W, 3), the images on which noise is measured.
     """
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
@@ -315,13 +325,13 @@ class Workshop:
             "last-int8": sorted({*usual} - {*last}),
             "first-float": sorted({*usual, first}),
         }
-        same = [name for name, nodes in self.excluded.items() if nodes == sorted(usual)]  # as the default
+        same = [name for name, nodes in self.excluded.items() if nodes == sorted(usual)]  # equal to the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
 
     def make(
         self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
     ) -> None:
-        """Write a file. calibration, variant: of int8."""
+        """Write a file. calibration, variant: for int8."""
         spec = msgspec.structs.replace(
             self.spec, precision=precision, calibration=None if calibration is None else calibration.facts
         )
@@ -331,7 +341,7 @@ class Workshop:
         elif variant == "per-tensor":
             options = {"per_channel": False}
         elif variant == "percentile":
-            # An image at a time: all activations of all images at once are gigabytes.
+            # One image at a time, because all activations of all images are gigabytes.
             options = {
                 "calibrate_method": quantization.CalibrationMethod.Percentile,
                 "extra_options": {"CalibPercentile": 99.999, "CalibStridedMinMax": 1},
@@ -340,32 +350,32 @@ class Workshop:
         write(out, proto, spec)
 
     def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
-        """Mean squared error that each layer of an int8 file adds: to what the float layer makes of the same inputs."""
+        """The mean squared error that each layer of an int8 file adds, beside the float layer on the same inputs."""
         layers = quantised(onnx.load(child))
-        tensors, made = ([getattr(layer, name) for layer in layers.values()] for name in ("exact", "tensor"))
+        tensors, int8_tensors = ([getattr(layer, name) for layer in layers.values()] for name in ("exact", "tensor"))
         exact = session(self.proto, tensors)
-        apart = [f"given/{name}" for name in tensors]
-        ours = session(fed_apart(onnx.load(child), dict(zip(made, apart, strict=True))), made)
-        theirs = session(fed_apart(self.proto, dict(zip(tensors, apart, strict=True))), tensors)
+        inputs = [f"given/{name}" for name in tensors]
+        cut_int8 = cut_into_layers(onnx.load(child), dict(zip(int8_tensors, inputs, strict=True)))
+        cut_float = cut_into_layers(self.proto, dict(zip(tensors, inputs, strict=True)))
+        int8_session, float_session = session(cut_int8, int8_tensors), session(cut_float, tensors)
         total = dict.fromkeys(layers, 0.0)
         for image in self.pixels:
-            given = {"pixels": image[None]}
-            for name, layer, value in zip(apart, layers.values(), exact.run(tensors, given), strict=True):
-                given[name] = layer.rounding(value).astype(np.float32)
-            for (name, layer), value, wanted in zip(
-                layers.items(), ours.run(made, given), theirs.run(tensors, given), strict=True
-            ):
-                total[name] += float(np.square(layer.rounding(value) - wanted).mean()) / len(self.pixels)
+            fed = {"pixels": image[None]}
+            for name, layer, value in zip(inputs, layers.values(), exact.run(tensors, fed), strict=True):
+                fed[name] = layer.rounding(value).astype(np.float32)
+            int8_values, float_values = int8_session.run(int8_tensors, fed), float_session.run(tensors, fed)
+            for (name, layer), int8_value, float_value in zip(layers.items(), int8_values, float_values, strict=True):
+                total[name] += float(np.square(layer.rounding(int8_value) - float_value).mean()) / len(self.pixels)
         return total
 
 
-def fed_apart(proto: onnx.ModelProto, inputs: dict[str, str]) -> onnx.ModelProto:
-    """The graph cut after some tensors (keys): whoever took one takes an input of the graph (values) in its place."""
+def cut_into_layers(proto: onnx.ModelProto, inputs: dict[str, str]) -> onnx.ModelProto:
+    """The graph cut after some tensors (keys): nodes that took one now take an input of the graph (values) instead."""
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
     for node in proto.graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = inputs.get(name, name)
-    # All of them are inputs, also one that nobody takes: the same values can then be fed to any such graph.
+    # All are inputs, even if no node takes them, so that the same values can be fed to any such graph.
     proto.graph.input.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs.values()
     )
@@ -374,7 +384,7 @@ def fed_apart(proto: onnx.ModelProto, inputs: dict[str, str]) -> onnx.ModelProto
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's progress lines and its warnings about its own internals."""
+    """Hide the exporter's progress lines and its warnings about its own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

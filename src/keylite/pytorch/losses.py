@@ -1,4 +1,4 @@
-"""Losses of point errors in px of the model input, masked."""
+"""Training losses in PyTorch: masked losses of point errors in px of the model input, and the loss of each head."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _wing(error: torch.Tensor, at: Branches) -> torch.Tensor:
 
 
 def _soft_wing(error: torch.Tensor, at: Branches) -> torch.Tensor:
-    # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: L1 below delta (omega1),
-    # logarithmic with omega2 = width above it
+    # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: the absolute error below
+    # delta (omega1), above it a logarithm with width (omega2)
     size = error.abs()
     step = at.delta - at.width * math.log1p(at.delta / at.epsilon)
     return torch.where(size < at.delta, size, at.width * torch.log1p(size / at.epsilon) + step)
@@ -71,12 +71,18 @@ FORMULAS: dict[str, Elementwise] = {
 
 
 class PointLoss:
-    """A masked loss of unit coordinates, measured in px of the model input.
+    """A masked loss of points; errors are in px of the model input. docs/recipe.md has the formulas.
 
-    name: mse, mae, huber, smooth_l1, wing or soft_wing. size: (W, H) px of the input. delta: px where huber, smooth_l1
-    and soft_wing change branch. width, epsilon: px, of wing and soft_wing. Called with (unit_xy (B, K, 2), truth
-    (B, K, 2), weight (B, K) or (B,) or None) it gives sum(weight * point loss) / max(sum(weight), 1); a point's loss is
-    the mean over x and y. NaN truth counts as weight 0.
+    Call it with (unit_xy, truth, weight). It gives sum(weight * point loss) / max(sum(weight), 1); the loss of a point
+    is the mean over x and y. unit_xy, truth: (B, K, 2) predicted and labelled unit coordinates; NaN in truth has weight
+    0. weight: (B, K), or (B,) for all points of an object, or None for 1.
+
+    Args:
+        name: mse, mae, huber, smooth_l1, wing or soft_wing.
+        size: (W, H) px of the model input.
+        delta: The error in px at which huber, smooth_l1 and soft_wing change branch.
+        width: px; w of wing, omega2 of soft_wing.
+        epsilon: px; the curvature of wing and soft_wing.
     """
 
     def __init__(
@@ -104,29 +110,29 @@ class PointLoss:
     def errors(
         self, unit_xy: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Errors (B, K, 2) in px, 0 where the weight (B, K), also given, is 0."""
+        """Errors (B, K, 2) in px, and weights (B, K); the error of a point with weight 0 is 0."""
         labelled = torch.isfinite(truth).all(dim=-1)
         if weight is None:
             weight = labelled.to(unit_xy.dtype)
         else:
             weight = labelled * (weight.unsqueeze(1) if weight.ndim == 1 else weight)
         counts = (weight > 0).unsqueeze(-1)
-        truth = torch.where(counts, truth, unit_xy.detach())  # before any arithmetic: 0 * NaN is NaN
+        truth = torch.where(counts, truth, unit_xy.detach())  # first of all, because 0 * NaN is NaN
         return (unit_xy - truth) * unit_xy.new_tensor(self.size), weight
 
     def branch(self) -> float | None:
-        """The px at which the loss changes branch, or None where it has one branch."""
+        """The error in px at which the loss changes branch; None if it has one branch."""
         return self.at.of(self.name)
 
 
 def loss(
     name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
 ) -> PointLoss:
-    """The loss of that name for an input of `size` (W, H) px, to be called in a loop of one's own: see PointLoss."""
+    """A loss of points by its name, for your own training loop; arguments and calls are those of PointLoss."""
     return PointLoss(name, size, delta=delta, width=width, epsilon=epsilon)
 
 
-# ---- what a head is trained with
+# ---- the loss of each head
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -141,22 +147,23 @@ def _heatmap_sums(
     head: Heatmap, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
 ) -> Sums:
     cells = torch.as_tensor(head.cells()).to(raw)
-    logarithm = raw.log_softmax(dim=2)
-    unit_xy = logarithm.exp() @ cells
+    log_share = raw.log_softmax(dim=2)
+    unit_xy = log_share.exp() @ cells
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
     distance = (true_xy.unsqueeze(2) - cells) * cells.new_tensor(head.grid)
     bell = torch.softmax(-0.5 * distance.square().sum(dim=-1) / CELL_SIGMA**2, dim=2)
-    surprise = -(bell * logarithm).sum(dim=2)
-    total = (weight * (surprise + points.of(error) / STRIDE)).sum()  # an error of a cell weighs about 1 under mae
+    cross_entropy = -(bell * log_share).sum(dim=2)
+    total = (weight * (cross_entropy + points.of(error) / STRIDE)).sum()  # with mae, an error of one cell adds about 1
     return total, weight.sum(), unit_xy
 
 
 class Flow(nn.Module):
-    """The density of residuals that a scale leaves over: `rle`'s loss trains it, and no model file holds it.
+    """The normalising flow in the loss of `rle`: residuals (..., 2) in, their log density (...) out.
 
-    A RealNVP (Dinh et al., "Density estimation using Real NVP", ICLR 2017) of FLOW_LAYERS couplings, by turns of x by y
-    and of y by x, over a unit Gaussian: residuals (..., 2) in, log density (...) out.
+    It corrects the Laplace distribution of errors that are divided by their predicted scales. No model file holds it.
+    It is a RealNVP (Dinh et al., "Density estimation using Real NVP", ICLR 2017): FLOW_LAYERS couplings over a unit
+    Gaussian, which in turn change x depending on y, and y depending on x.
     """
 
     def __init__(self) -> None:
@@ -165,14 +172,14 @@ class Flow(nn.Module):
         self.shift = nn.ModuleList(_coupling() for _ in range(FLOW_LAYERS))
 
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        logarithm = residual.new_full(residual.shape[:-1], -math.log(2 * math.pi))
+        log_density = residual.new_full(residual.shape[:-1], -math.log(2 * math.pi))
         parts = list(residual.split(1, dim=-1))
         for layer, (scale, shift) in enumerate(zip(self.scale, self.shift, strict=True)):
             kept, moved = parts[layer % 2], 1 - layer % 2
             factor = torch.tanh(scale(kept))
             parts[moved] = (parts[moved] - shift(kept)) * torch.exp(-factor)
-            logarithm = logarithm - factor.squeeze(-1)
-        return logarithm - 0.5 * (parts[0].square() + parts[1].square()).squeeze(-1)
+            log_density = log_density - factor.squeeze(-1)
+        return log_density - 0.5 * (parts[0].square() + parts[1].square()).squeeze(-1)
 
 
 def _coupling() -> nn.Sequential:
@@ -189,28 +196,28 @@ FLOWS: dict[type, Callable[[], Flow]] = {Rle: Flow}
 def _rle_sums(
     head: Rle, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: Flow
 ) -> Sums:
-    unit_xy, logarithm = raw[..., :2], raw[..., 2:].clamp(*LOG_SCALES)
+    unit_xy, log_scale = raw[..., :2], raw[..., 2:].clamp(*LOG_SCALES)
     error, weight = points.errors(unit_xy, truth, weight)
-    scale = logarithm.exp() * raw.new_tensor(points.size)
+    scale = log_scale.exp() * raw.new_tensor(points.size)
     residual = error / scale
-    surprise = (residual.abs() + (2 * scale).log()).sum(dim=-1) - flow(residual)  # of a Laplace law, times the flow's
-    return (weight * surprise).sum(), weight.sum(), unit_xy
+    laplace = (residual.abs() + (2 * scale).log()).sum(dim=-1)  # negative log-likelihood under a Laplace distribution
+    return (weight * (laplace - flow(residual))).sum(), weight.sum(), unit_xy
 
 
 def _simcc_sums(
     head: Simcc, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
 ) -> Sums:
-    logarithms = [logits.log_softmax(dim=2) for logits in raw.split(head.bins, dim=2)]
+    log_shares = [logits.log_softmax(dim=2) for logits in raw.split(head.bins, dim=2)]
     centres = [torch.as_tensor(axis).to(raw) for axis in head.centres()]
-    unit_xy = torch.stack([one.exp() @ axis for one, axis in zip(logarithms, centres, strict=True)], dim=2)
+    unit_xy = torch.stack([log.exp() @ centre for log, centre in zip(log_shares, centres, strict=True)], dim=2)
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
-    surprise = raw.new_zeros(())
-    for axis, logarithm in enumerate(logarithms):
+    cross_entropy = raw.new_zeros(())
+    for axis, log_share in enumerate(log_shares):
         distance = (true_xy[..., axis : axis + 1] - centres[axis]) * points.size[axis]
         bell = torch.softmax(-0.5 * (distance / BIN_SIGMA).square(), dim=2)
-        surprise = surprise - (bell * logarithm).sum(dim=2)
-    total = (weight * (surprise + points.of(error) / STRIDE)).sum()
+        cross_entropy = cross_entropy - (bell * log_share).sum(dim=2)
+    total = (weight * (cross_entropy + points.of(error) / STRIDE)).sum()
     return total, weight.sum(), unit_xy
 
 
@@ -223,7 +230,7 @@ HEAD_SUMS: dict[type, Callable[..., Sums]] = {
 
 
 def new_flow(head: Head) -> Flow | None:
-    """What a head's loss trains beside the network: a flow for `rle`, else nothing."""
+    """The flow that the loss of `rle` trains beside the network; None for other heads."""
     make = FLOWS.get(type(head))
     return make() if make else None
 
@@ -236,10 +243,11 @@ def head_sums(
     weight: torch.Tensor,
     flow: Flow | None = None,
 ) -> Sums:
-    """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) of a head's raw output (B, K, C).
+    """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) for the raw output (B, K, C) of a head.
 
-    regression: the point loss. rle: what the errors in px surprise a Laplace law of the head's scales times a `flow`.
-    simcc: cross-entropies of its bins to bells of BIN_SIGMA px around the point, plus the point loss of their mean
-    place divided by STRIDE. heatmap: the same of its map, with a bell of CELL_SIGMA cells.
+    regression: the point loss. rle: the negative log-likelihood of the errors in px under a Laplace distribution with
+    the head's scales, corrected by `flow`. simcc: the cross-entropy between its bins and a bell of BIN_SIGMA px around
+    the labelled point, in x and in y, plus the point loss of the mean place, divided by STRIDE. heatmap: the same with
+    its map and a bell of CELL_SIGMA cells.
     """
     return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)

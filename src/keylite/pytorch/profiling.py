@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, from what Lightning times by itself."""
+"""The times of the parts of a training step, from the actions that Lightning measures."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import statistics
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 
-PARTS = {  # what Lightning's names of actions end in, of each part of a step
+PARTS = {  # for each part of a step, how the names of its actions end in Lightning
     "data": ("train_dataloader_next", "Strategy.batch_to_device"),
     "forward": ("Strategy.training_step",),
     "backward": ("Strategy.backward",),
 }
 STEP, EPOCH, EPOCH_END = "run_training_batch", "run_training_epoch", "EpochEnd.on_train_epoch_end"
-WARM = 5  # first steps, in which memory is taken and code compiled
+WARM = 5  # the first steps are not counted, because they take memory and compile code
 
 
 class StepTimes(SimpleProfiler):
-    """Seconds of what Lightning does; on a GPU until it is done."""
+    """Measures the seconds of Lightning's actions; on a GPU, until the GPU has finished."""
 
     def start(self, action_name: str) -> None:
         _wait()
@@ -29,11 +29,11 @@ class StepTimes(SimpleProfiler):
 
     @property
     def steps(self) -> int:
-        """How many were taken; none where a run that is finished is resumed."""
+        """The number of steps; 0 if a finished run was resumed."""
         return len(self._seconds(STEP))
 
     def parts(self) -> tuple[dict[str, float], int, float]:
-        """Mean seconds of a step's parts, over how many steps (the first WARM are left out), and of an epoch's end."""
+        """(mean seconds of each part of a step, number of steps in these means, mean seconds of an epoch's end)."""
         steps = self.steps
         warm = min(WARM, steps - 1)
         spent = {name: sum(self._mean(action, warm) for action in actions) for name, actions in PARTS.items()}
@@ -43,7 +43,7 @@ class StepTimes(SimpleProfiler):
         return spent, steps - warm, self._mean(EPOCH_END, 0)
 
     def _seconds(self, ending: str) -> list[float]:
-        """Of each time that the action was done whose name ends so."""
+        """The seconds of each call of the action whose name ends with `ending`."""
         return next((seconds for name, seconds in self.recorded_durations.items() if name.endswith(ending)), [])
 
     def _mean(self, ending: str, warm: int) -> float:

@@ -1,6 +1,6 @@
-"""Training on Lightning: from examples to a model file, resumable after any interruption.
+"""Training with PyTorch Lightning: from examples to a model file; a run can be resumed after any interruption.
 
-Validation, files and warnings are the run's (run.py): here is the framework alone.
+Only what depends on the framework is here. run.py has validation, files and warnings.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ log = logging.getLogger("keylite")
 
 
 class Training(lightning.LightningModule):
-    """One step, the optimizer and the moving average; what a resume checkpoint holds."""
+    """The training step, the optimizer and the moving average. A resume checkpoint holds its state."""
 
     def __init__(
         self, model: PixelModel, head: Head, recipe: Recipe, steps_per_epoch: int, world: World = ALONE
@@ -68,7 +68,7 @@ class Training(lightning.LightningModule):
             recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
         )
         self.register_buffer("sums", torch.zeros(4, dtype=torch.float64), persistent=False)
-        self.weight = torch.zeros(())  # of the batches added up for the next optimizer step
+        self.weight = torch.zeros(())  # sum of weights in the batches that are added up for the next step
 
     @property
     def network(self) -> EfficientNetLiteRegressor:
@@ -76,11 +76,11 @@ class Training(lightning.LightningModule):
 
     @property
     def result(self) -> PixelModel:
-        """The moving average of the weights, or the weights themselves without one."""
+        """The network with the moving average of the weights; without an average, the trained network itself."""
         return self.averaged or self.model
 
     def branch(self) -> float | None:
-        """The px at which the loss changes branch; None where it has one branch, or a flow takes its place."""
+        """The error in px at which the loss changes branch; None if it has one branch, or if the head is `rle`."""
         return None if self.flow is not None else self.loss.branch()
 
     def on_train_epoch_start(self) -> None:
@@ -92,38 +92,43 @@ class Training(lightning.LightningModule):
             raise batch
         pixels, unit_xy, weight = batch
         raw = self.model(pixels)
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # of half precision
-        with torch.autocast(raw.device.type, enabled=False):  # a mean over bins in bfloat16 is px off
-            total, count, found_xy = head_sums(self.head, self.loss, raw, unit_xy, weight, self.flow)
-        self._watch(found_xy.detach(), unit_xy, weight, total.detach(), count)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # from half precision
+        with torch.autocast(raw.device.type, enabled=False):  # in bfloat16, a mean over bins would be off by px
+            total, count, predicted = head_sums(self.head, self.loss, raw, unit_xy, weight, self.flow)
+        self._watch(predicted.detach(), unit_xy, weight, total.detach(), count)
         if index % FINITE_EVERY == 0:
             require_finite(self.recipe, self.current_epoch, float(total.detach()))
         self.weight = self.weight.to(count) + count
         self.log("loss", total.detach() / count.clamp(min=1), logger=True)
-        return total * self.recipe.accumulate  # Lightning divides by it; on_before_optimizer_step divides by the weight
+        return total * self.recipe.accumulate  # Lightning divides by it; the mean is made in on_before_optimizer_step
 
     def _watch(
-        self, found: torch.Tensor, unit_xy: torch.Tensor, weight: torch.Tensor, total: torch.Tensor, count: torch.Tensor
+        self,
+        predicted: torch.Tensor,
+        unit_xy: torch.Tensor,
+        weight: torch.Tensor,
+        total: torch.Tensor,
+        count: torch.Tensor,
     ) -> None:
-        """Add to the epoch's sums: loss, weight, errors below the loss's branch, errors."""
-        below = found.new_zeros(())
+        """Add a batch to the epoch's sums: loss, weight, number of errors below the loss's branch, number of errors."""
+        below = predicted.new_zeros(())
         branch = self.branch()
         if branch is not None:
-            error, masked = self.loss.errors(found, unit_xy, weight)
+            error, masked = self.loss.errors(predicted, unit_xy, weight)
             below = ((error.abs() < branch) & (masked > 0).unsqueeze(-1)).sum()
         self.sums += torch.stack([total, count, below, 2 * (weight > 0).sum()]).to(self.sums)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """One mean over all points of all accumulated batches and all processes, whatever each of them holds."""
+        """Make the gradients those of one mean over all points of all added batches and processes, then clip them."""
         weight = self.weight.clone()
-        if self.world.size > 1:  # gradients are means over processes by now
+        if self.world.size > 1:  # Lightning has averaged gradients over processes
             torch.distributed.all_reduce(weight)
             weight /= self.world.size
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_div_(gradients, weight.clamp(min=1 / self.world.size).to(gradients[0].dtype))
         self.weight = torch.zeros_like(self.weight)
-        if self.recipe.clip:  # Lightning refuses to clip what a fused optimizer steps in mixed precision
+        if self.recipe.clip:  # Lightning refuses to clip for a fused optimizer in mixed precision
             torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip, foreach=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -150,7 +155,7 @@ class Training(lightning.LightningModule):
                 groups.append({"params": parameters, "lr": recipe.lr * factor, "weight_decay": decay})
         if self.flow is not None:
             groups.append({"params": list(self.flow.parameters()), "lr": recipe.lr, "weight_decay": 0.0})
-        fused = recipe.precision != "16"  # a fused one would take gradients still scaled up
+        fused = recipe.precision != "16"  # a fused one would get gradients before their scale is removed
         optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe, fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(recipe, step, self.steps_per_epoch)
@@ -168,7 +173,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 class EpochEnd(lightning.Callback):
-    """Hands each epoch's end to the run, then writes the resume checkpoint."""
+    """Calls the run at the end of each epoch, then writes the resume checkpoint."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -180,18 +185,18 @@ class EpochEnd(lightning.Callback):
         self.run.history = state_dict["history"]
 
     def on_train_start(self, trainer: lightning.Trainer, training: lightning.LightningModule) -> None:
-        trainer.should_stop = self.run.finished()  # a run that had ended is not resumed for one more epoch
+        trainer.should_stop = self.run.finished()  # a finished run does not train another epoch
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Training) -> None:  # type: ignore[override]
         world = training.world
         if world.size > 1:
             torch.distributed.all_reduce(training.sums)
-            for statistics in training.result.buffers():  # each process had its own; the first one's are written
+            for statistics in training.result.buffers():  # each process has its own; those of the first are written
                 torch.distributed.broadcast(statistics, 0)
         total, weight, below, errors = training.sums.tolist()
         require_finite(training.recipe, training.current_epoch, total)
         network: EfficientNetLiteRegressor = training.result.network  # type: ignore[assignment]
-        teaching = training.result.training
+        was_training = training.result.training
         with torch.compiler.set_stance("force_eager"):  # validation has batches of other sizes
             row = self.run.end_epoch(
                 as_engine(training.result),
@@ -201,7 +206,7 @@ class EpochEnd(lightning.Callback):
                 loss=total / max(weight, 1),
                 world=world,
             )
-        training.result.train(teaching)
+        training.result.train(was_training)
         for name in ("val_nme", "val_px"):
             training.log(name, row[name])
         if world.first:
@@ -209,12 +214,15 @@ class EpochEnd(lightning.Callback):
                 trainer.save_checkpoint(beside)
             self.run.speak_up(training.branch(), below / max(errors, 1))
         else:
-            trainer.save_checkpoint(self.run.checkpoint)  # waits for the first, which alone writes
+            trainer.save_checkpoint(self.run.checkpoint)  # waits for the first process; only that one writes
         trainer.should_stop = trainer.should_stop or self.run.finished()
 
 
 class Steps(lightning.Callback):
-    """Tells how far the run is; it asks the device for nothing, which would wait for it. batches: of an epoch."""
+    """Shows the progress of the run, without asking the device, which would make it wait.
+
+    batches: their number per epoch. steps: where the progress stays open until training ends.
+    """
 
     def __init__(self, batches: int, steps: contextlib.ExitStack) -> None:
         self.batches, self.steps = batches, steps
@@ -228,9 +236,9 @@ class Steps(lightning.Callback):
 
 
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
-    """The network that a run starts from. Raises ValueError for weights, a device or a precision that do not fit.
+    """The network that a run starts from; ArgumentError if weights, device or precision do not fit.
 
-    shape: (K, 2) unit coordinates that its untrained head gives. weights: see `load_backbone`.
+    shape: (K, 2) unit coordinates that the untrained head gives. weights: the file for `load_backbone`, or None.
     """
     device = torch_device(recipe.device)
     if recipe.precision == "16" and device.type == "cpu":
@@ -245,7 +253,7 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
 
 
 def require_resumable(run: Run, network: EfficientNetLiteRegressor) -> None:
-    """Raise ValueError for a resume checkpoint that is damaged, holds code, or is of another network or recipe."""
+    """Raise ArgumentError if the resume checkpoint is damaged, holds code, or fits another network or recipe."""
     _quiet_lightning()
     content = read_checkpoint(run.checkpoint)
     with warnings.catch_warnings():
@@ -261,14 +269,14 @@ def _quiet_lightning() -> None:
 
 
 def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
-    """Train the network on augmented examples; the run's folder holds what comes of it.
+    """Train the network on augmented examples; the results are in the run's folder.
 
-    resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
+    resume: go on from the run's checkpoint, if there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
     """
     recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
     world = world._replace(gather=gathered) if world.size > 1 else world
     share = cores_of(recipe, world.launcher)
-    if device.type == "cpu":  # torchrun asks for one thread where nobody asked for another number
+    if device.type == "cpu":  # torchrun sets one thread unless the user sets another number
         most = share if world.size > 1 else torch.get_num_threads()
         torch.set_num_threads(recipe.threads or min(share, most))
     batch = batch_of(recipe, len(examples))
@@ -279,7 +287,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
     loader = batches_of(examples, batch, world, workers, pinned=device.type == "cuda")
     steps_per_epoch = math.ceil(len(loader) / recipe.accumulate)
     if world.size > 1 and device.type == "cuda":
-        convert_sync_batchnorm(network)  # in place; torch's own would lose timm's activations
+        convert_sync_batchnorm(network)  # in place; the function of torch would lose the activations of timm
     model = PixelModel(network, run.spec.mean, run.spec.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         keep_memory()
@@ -304,7 +312,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         num_sanity_val_steps=0,
         profiler=times,
     )
-    # TensorBoard would import TensorFlow, where it is installed, to write these files; this name tells it not to.
+    # TensorBoard would import TensorFlow, if installed, to write these files; a module of this name stops that.
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     checkpoint = run.checkpoint if resume and run.checkpoint.is_file() else None
     with warnings.catch_warnings(), steps, untraced_writers():
@@ -315,17 +323,19 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             if compiles(recipe, device, steps_per_epoch * recipe.epochs):
                 learn_by_taps(model)
                 model.compile()
-            network.freeze(False)  # so that processes find all parameters; each epoch's start freezes what it must
+            network.freeze(
+                False
+            )  # so that DDP finds all parameters; the start of each epoch freezes the backbone if it must
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # how Lightning ends after Ctrl-C
+        except SystemExit:  # Lightning raises this after Ctrl-C
             raise KeyboardInterrupt from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            why = f"cannot write to this folder: {error.strerror}; see to that, and go on with `resume=True`"
+            why = f"cannot write to this folder: {error.strerror}; mend that, and go on with `resume=True`"
             raise OSError(f"{run.out}: {why}") from None
         except torch.OutOfMemoryError:
-            raise ArgumentError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
+            raise ArgumentError(f"batch: {batch} objects need more memory than {device} has; take fewer") from None
         except RuntimeError as error:
             if (failure := failure_of(error, world)) is None:
                 raise
@@ -336,21 +346,21 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
 
 @contextlib.contextmanager
 def untraced_writers() -> Iterator[None]:
-    """What the thread that writes TensorBoard's file fails of comes with the writer's next call, not as its trace."""
+    """Print no traceback if the thread that writes TensorBoard's file fails; the next call of the writer raises it."""
     before = threading.excepthook
 
-    def told(failed: threading.ExceptHookArgs) -> None:
+    def hook(failed: threading.ExceptHookArgs) -> None:
         if not isinstance(failed.exc_value, OSError) or not type(failed.thread).__module__.startswith("tensorboard."):
             before(failed)
 
-    threading.excepthook = told
+    threading.excepthook = hook
     try:
         yield
     finally:
         threading.excepthook = before
 
 
-# What Lightning says of things that are meant here, by message.
+# Warnings of Lightning about things that are intended here, by message.
 IGNORED = (
     r".*does not have many workers.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # every process logs the same

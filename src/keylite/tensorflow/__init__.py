@@ -16,18 +16,20 @@ def _require_backend(name: str) -> None:
 
 
 def _import_tensorflow() -> None:
-    """Import TensorFlow; where TF_CPP_MIN_LOG_LEVEL asks for fewer lines, without those that heed nothing."""
-    told = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0"
-    with contextlib.nullcontext() if told else without_chatter():
+    """Import TensorFlow. If TF_CPP_MIN_LOG_LEVEL asks for fewer lines, hide also those that ignore this variable."""
+    all_lines = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0"
+    with contextlib.nullcontext() if all_lines else without_chatter():
         import tensorflow  # noqa: F401
 
 
-_require_backend(os.environ.setdefault("KERAS_BACKEND", "tensorflow"))  # before Keras reads its own file of settings
+_require_backend(
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+)  # must be set before Keras reads its own settings
 _import_tensorflow()
 
 import keras  # noqa: E402
 
-_require_backend(keras.backend.backend())  # it may have been imported before
+_require_backend(keras.backend.backend())  # Keras may have been imported before, with another backend
 
 from keylite.tensorflow.losses import loss  # noqa: E402
 from keylite.tensorflow.model import EfficientNetLiteRegressor, load_model, save_model  # noqa: E402

@@ -1,6 +1,7 @@
-"""From a model file to `.tflite`: pixels in, raw head out, the description inside.
+"""Writes LiteRT files from model files of both frameworks, in float and in int8, and examines int8 files.
 
-The one maker of LiteRT files, whatever framework trained the model. Knows nothing of budgets and certificates.
+The graph takes pixels and gives the raw output of the head; the file also holds the spec. Knows nothing of budgets and
+certificates.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from tensorflow.lite.tools import flatbuffer_utils  # not public API; for the order of operators and their names
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # nor this
+from tensorflow.lite.tools import flatbuffer_utils  # not a public API; it has the order and the names of operators
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # not public either
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.runtime.chatter import without_chatter
@@ -32,17 +33,20 @@ from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.tensorflow.model import load_model
 
-SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they compute nothing
-ENDS = (["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"], ["FULLY_CONNECTED", "DEQUANTIZE"])  # of int8 graphs, as converted
-STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")  # of resource variables
+SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they only move values
+ENDS = (
+    ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"],
+    ["FULLY_CONNECTED", "DEQUANTIZE"],
+)  # the last operators of a converted int8 graph with a dense layer
+STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")  # operators of variables that keep a state
 
 
 def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
-    """Write the network of a `.safetensors` model file as LiteRT with this spec inside, whole or not at all.
+    """Write the network of a `.safetensors` model file as LiteRT with this spec inside; on failure, write nothing.
 
-    Input `pixels`: uint8 (1, H, W, 3) RGB. Output: float32 (1, K, C). A float graph casts and normalises; the input of
-    an int8 graph has the normalisation as its scale. calibration: for `spec.precision` int8, else None. Raises
-    ValueError for a backbone outside EfficientNet-Lite.
+    Input `pixels`: uint8 (1, H, W, 3) RGB. Output: float32 (1, K, C). A float graph casts and normalises the pixels; in
+    an int8 graph, the scale of the input is the normalisation. calibration: needed if `spec.precision` is int8, else
+    None. Raises ArgumentError for a backbone other than EfficientNet-Lite.
     """
     require_backbone(spec)
     network, _ = load_model(parent, spec)
@@ -60,18 +64,18 @@ def export(parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet
     if spec.precision == "int8":
         last_dense_float(graph, network)
     name_ends(graph)
-    if found := foreign_operators(graph):
+    if foreign := foreign_operators(graph):
         raise ArgumentError(
             f"{out.name}: expected operators that every LiteRT has and that keep nothing between images, got "
-            f"{', '.join(found)}; nothing was written; use `to='onnx'`"
+            f"{', '.join(foreign)}; nothing was written; use `to='onnx'`"
         )
     write_tflite(out, flat_of(graph), spec)
 
 
 def frozen(model: keras.Model, shape: tuple[int, ...], dtype: str) -> Any:
-    """The network as a function of `pixels` whose weights are constants.
+    """The network as a TensorFlow function of `pixels` with its weights as constants.
 
-    `keras.Model.export` writes a SavedModel on the way: the same operators and points, at five times the cost.
+    `keras.Model.export` would also write a SavedModel: the same operators and points, in five times the time.
     """
     pixels = tf.TensorSpec(shape, dtype, name="pixels")
     traced = tf.function(lambda pixels: model(pixels, training=False), input_signature=[pixels], autograph=False)
@@ -79,9 +83,9 @@ def frozen(model: keras.Model, shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def converter_of(function: Any, spec: ModelSpec, calibration: CalibrationSet | None) -> Any:
-    """What converts a function of `frozen` in the precision of a spec; none converts twice."""
+    """A converter of a function from `frozen` to the precision of a spec; a converter works only once."""
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    converter.experimental_lower_to_saved_model = False  # by way of a SavedModel the converter finds no weights
+    converter.experimental_lower_to_saved_model = False  # else it makes a SavedModel, in which it finds no weights
     for name, value in converter_options(spec, calibration).items():
         if name == "target_spec":
             for field, chosen in value.items():
@@ -92,30 +96,31 @@ def converter_of(function: Any, spec: ModelSpec, calibration: CalibrationSet | N
 
 
 def graph_of(flat: bytes) -> Any:
-    """A LiteRT model as an object that can be changed."""
+    """A LiteRT model, from the bytes of a file, as an object that can be changed."""
     return flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
 
 
 def flat_of(model: Any) -> bytes:
-    """The object of `graph_of` as the bytes of a file."""
+    """The bytes of a file from an object of `graph_of`."""
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def pixels_first(model: Any) -> None:
-    """Put the operator that takes the pixels before all others.
+    """Put the operator that takes the pixels, a CAST, before all others.
 
-    Where the conversion of fp16 weights stands before it, LiteRT cuts the graph in two around it, for XNNPACK has no
-    CAST; so it gets the whole rest.
+    XNNPACK cannot do a CAST. If operators stand before it (they convert fp16 weights), LiteRT cuts the graph in two
+    around it. If none does, XNNPACK gets the whole rest.
     """
     graph = model.subgraphs[0]
     graph.operators.sort(key=lambda operator: graph.inputs[0] not in operator.inputs)
 
 
 def last_dense_float(model: Any, network: keras.Model) -> None:
-    """Give the last dense layer of an int8 graph float weights and output; leave a graph without dense layers.
+    """Give the last dense layer of an int8 graph float weights and a float output; do nothing without a dense layer.
 
-    In 8 bits the output of a regression is a grid of places, half a px of 128 apart, and the layer costs nothing. No
-    option of TFLiteConverter does this; QuantizationDebugger does, and leaves a float input.
+    With 8 bits, the points of a regression could only lie on a grid, half a px apart at an input of 128 px. In float,
+    the layer takes no more time. No option of TFLiteConverter does this; QuantizationDebugger does, but it leaves a
+    float input.
     """
     layers = [layer for layer in network.layers if isinstance(layer, keras.layers.Dense)]
     if not layers:
@@ -124,7 +129,7 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
     place = max((i for i, name in enumerate(names) if name == "FULLY_CONNECTED"), default=0)
     if names[place:] not in ENDS:
         raise RuntimeError(
-            f"an int8 graph of this TensorFlow ends in {', '.join(names[-3:])}, which keylite does not know"
+            f"an int8 graph of this TensorFlow ends with {', '.join(names[-3:])}, which keylite does not know"
         )
     *others, dense = graph.operators[: place + 1]
     *reshape, last = graph.operators[place + 1 :]
@@ -146,7 +151,7 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
 
 
 def name_ends(model: Any) -> None:
-    """Give a converted graph the signature that programs for phones ask for: `pixels` in, `output_0` out."""
+    """Give a converted graph the signature that apps on phones expect: input `pixels`, output `output_0`."""
     schema, graph = flatbuffer_utils.schema_fb, model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
@@ -160,14 +165,14 @@ def name_ends(model: Any) -> None:
 
 
 def foreign_operators(model: Any) -> list[str]:
-    """Operators that LiteRT has not of its own, of which TensorFlow's begin with Flex, and those that keep a state."""
-    own = [flatbuffer_utils.opcode_to_name(model, row) for row in range(len(model.operatorCodes))]
+    """The operators that LiteRT does not have itself (those of TensorFlow begin with Flex) or that keep a state."""
+    names = [flatbuffer_utils.opcode_to_name(model, row) for row in range(len(model.operatorCodes))]
     customs = [(code.customCode or b"").decode() for code in model.operatorCodes]
-    return sorted(custom or name for name, custom in zip(own, customs, strict=True) if custom or name in STATE)
+    return sorted(custom or name for name, custom in zip(names, customs, strict=True) if custom or name in STATE)
 
 
 def require_backbone(spec: ModelSpec) -> None:
-    """ValueError for a backbone that Keras has not."""
+    """Raise ArgumentError for a backbone that Keras does not have."""
     if spec.backbone not in LITE:
         raise ArgumentError(
             f"backbone: litert takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use `to='onnx'`"
@@ -175,8 +180,11 @@ def require_backbone(spec: ModelSpec) -> None:
 
 
 def converter_options(spec: ModelSpec, calibration: CalibrationSet | None) -> dict[str, Any]:
-    """What `tf.lite.TFLiteConverter` is told for a precision."""
-    any_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]  # so that what is foreign can be named
+    """The options of `tf.lite.TFLiteConverter` for the precision of a spec."""
+    any_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS,
+        tf.lite.OpsSet.SELECT_TF_OPS,
+    ]  # so that an error can name foreign operators
     if spec.precision == "fp32":
         return {"target_spec": {"supported_ops": any_ops}}
     if spec.precision == "fp16":
@@ -194,50 +202,52 @@ def converter_options(spec: ModelSpec, calibration: CalibrationSet | None) -> di
 
 
 def representative(pixels: np.ndarray, spec: ModelSpec) -> Iterator[list[np.ndarray]]:
-    """Images as the converter wants them, normalised and one by one. Ranges are their minima and maxima."""
+    """Images as the converter needs them: normalised, one by one. It takes the least and largest values as ranges."""
     for image in pixels:
         yield [(image[None].astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)]
 
 
 def operators(path: Path) -> dict[str, int]:
-    """How many operators of each kind a file holds."""
+    """The number of operators of each kind in a file, the most frequent first."""
     return dict(Counter(operator for operator, _ in steps(graph_of(tflite_model(path)))).most_common())
 
 
 def steps(model: Any) -> list[tuple[str, int]]:
-    """(operator, index of the tensor that it writes) of a LiteRT model, in order."""
-    done = model.subgraphs[0].operators
-    return [(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex), operator.outputs[0]) for operator in done]
+    """(kind, index of the output tensor) of each operator of a LiteRT model, in order."""
+    operators = model.subgraphs[0].operators
+    return [(flatbuffer_utils.opcode_to_name(model, row.opcodeIndex), row.outputs[0]) for row in operators]
 
 
-# ---- diagnosis: what is in an int8 file, and int8 files made in other ways
+# ---- diagnosis: the layers of an int8 file, and int8 files that are made in other ways
 
 
 def watch(child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[list[Activation]]:
-    """For each image uint8 (N, H, W, 3), what the quantised layers of an int8 file give, from input to output.
+    """For each image of pixels, uint8 (N, H, W, 3): the activations of an int8 file's layers, from input to output.
 
-    reference: a float file of the same network whose values go beside them. Runs LiteRT's own kernels: XNNPACK's, a
-    step of 8 bits away at most, show nothing of what is between input and output.
+    reference: a float file of the same network; each activation then holds its float value, too. Runs LiteRT's own
+    kernels, because those of XNNPACK hide the values between input and output; both differ by one int8 step at most.
     """
-    ours = _Watched(child)
-    theirs = _Watched(reference) if reference else None
+    int8_file = _Watched(child)
+    float_file = _Watched(reference) if reference else None
     for image in pixels:
-        ours.run(image)
-        if theirs:
-            theirs.run(image)
+        int8_file.run(image)
+        if float_file:
+            float_file.run(image)
         yield [
-            Activation(layer, operator, *ours.held(index), ours.values(index), theirs and theirs.of(layer))
-            for layer, (operator, index) in ours.layers.items()
-            if ours.held(index)
+            Activation(
+                layer, kind, *int8_file.held(index), int8_file.values(index), float_file and float_file.of(layer)
+            )
+            for layer, (kind, index) in int8_file.layers.items()
+            if int8_file.held(index)
         ]
 
 
 class _Watched:
-    """A LiteRT file all of whose tensors can be read."""
+    """A LiteRT file in an interpreter that keeps the values of all tensors."""
 
     def __init__(self, path: Path) -> None:
         self.spec, flat = read_spec(path), tflite_model(path)
-        with quiet():  # a warning that tensors cost memory
+        with quiet():  # it warns that tensors take memory
             self.interpreter = Interpreter(
                 model_content=flat,
                 num_threads=1,
@@ -250,63 +260,64 @@ class _Watched:
         for operator, index in steps(graph_of(flat)):
             if operator not in SHUFFLERS:
                 name = layer_name(self.details[index]["name"])
-                self.layers[name + "'" * sum(have.rstrip("'") == name for have in self.layers)] = operator, index
+                self.layers[name + "'" * sum(other.rstrip("'") == name for other in self.layers)] = operator, index
 
     def run(self, image: np.ndarray) -> None:
-        (taken,) = self.interpreter.get_input_details()
-        given = image[None] if taken["dtype"] == np.uint8 else next(representative(image[None], self.spec))[0]
-        self.interpreter.set_tensor(taken["index"], given)
+        (entry,) = self.interpreter.get_input_details()
+        batch = image[None] if entry["dtype"] == np.uint8 else next(representative(image[None], self.spec))[0]
+        self.interpreter.set_tensor(entry["index"], batch)
         self.interpreter.invoke()
 
     def held(self, index: int) -> tuple[float, float] | None:
-        """The range of a quantised tensor."""
+        """The least and the largest value that a quantised tensor can hold; None for a float tensor."""
         scale, zero = self.details[index]["quantization"]
         return ((-128 - zero) * scale, (127 - zero) * scale) if self.details[index]["dtype"] == np.int8 else None
 
     def values(self, index: int) -> np.ndarray:
         scale, zero = self.details[index]["quantization"]
-        found = self.interpreter.get_tensor(index)
-        return found if found.dtype == np.float32 else np.float32(scale) * (found.astype(np.float32) - zero)
+        values = self.interpreter.get_tensor(index)
+        return values if values.dtype == np.float32 else np.float32(scale) * (values.astype(np.float32) - zero)
 
     def of(self, layer: str) -> np.ndarray | None:
         return self.values(self.layers[layer][1]) if layer in self.layers else None
 
 
 def layer_name(tensor: str) -> str:
-    """The Keras layer that a tensor of a converted file comes from, without the converter's numbering.
+    """The name of the Keras layer that made a tensor of a converted file, without the number that the converter adds.
 
-    A tensor's name lists all that was folded into it; the layer with weights names it, where there is one.
+    The tensor's own name lists all layers that were folded into it; this is the one with weights, if there is one.
     """
     parts = [part.split("/") for part in tensor.split(";")]
     weighty = [part for part in parts if part[-1] in ("convolution", "depthwise", "MatMul")]
     return re.sub(r"_\d+$", "", (weighty or parts)[0][-2 if len((weighty or parts)[0]) > 1 else -1])
 
 
-VARIANTS = {  # the default first; what `Workshop.make` makes
-    "default": Variant("minimum and maximum, weights by channel"),
+VARIANTS = {  # the default first; `Workshop.make` makes them
+    "default": Variant("minimum and maximum, weights per channel"),
     "percentile": Variant(
-        "percentile calibration", "TFLiteConverter takes minimum and maximum, and has no public switch for it", False
+        "percentile calibration", "TFLiteConverter takes minimum and maximum, and has no public option for it", False
     ),
     "last-int8": Variant("last layer in int8, too", "TFLiteConverter by itself"),
     "first-float": Variant("first convolution in float", "by QuantizationDebugger alone, which leaves a float input"),
-    "per-tensor": Variant("one scale for all weights of a layer", "by a private switch of TFLiteConverter"),
+    "per-tensor": Variant("one scale for all weights of a layer", "by a private option of TFLiteConverter"),
 }
 
 
 class Workshop:
-    """Makes files of one network in other ways than `export`, to see what int8 costs; none of them for users.
+    """Makes files of one network in other ways than `export`, to find out what int8 costs; they are not for users.
 
-    All but whole int8 files have a float input that the engine normalises. folder: for what is kept between files.
+    Only the int8 files of the converter itself take bytes; the others have a float input, and the engine normalises.
+    folder: not used here.
     """
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
-        """pixels: uint8 (N, H, W, 3), what noise is measured on."""
+        """pixels: uint8 (N, H, W, 3), the images on which noise is measured."""
         self.spec, self.pixels = spec, pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
         self.network, _ = load_model(parent, spec)
         dense = any(isinstance(layer, keras.layers.Dense) for layer in self.network.layers)
-        same = [] if dense else ["last-int8"]  # as the default
+        same = [] if dense else ["last-int8"]  # equal to the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
         with quiet():
             self.function = frozen(self.network, (1, *pixels.shape[1:]), "float32")
@@ -314,7 +325,7 @@ class Workshop:
     def make(
         self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
     ) -> None:
-        """Write a file. calibration, variant: of int8."""
+        """Write a file. calibration, variant: for int8."""
         spec = msgspec.structs.replace(
             self.spec, precision=precision, calibration=None if calibration is None else calibration.facts
         )
@@ -336,13 +347,13 @@ class Workshop:
         write_tflite(out, flat, spec)
 
     def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
-        """Mean squared error that each layer of the default int8 file adds to faultless inputs."""
+        """The mean squared error that each layer of the default int8 file adds to exact inputs."""
         return {
             layer_name(row["tensor_name"]): float(row["mean_squared_error"]) for row in self._debugger(calibration)[1]
         }
 
     def _debugger(self, calibration: CalibrationSet) -> tuple[Any, list[dict[str, str]]]:
-        """TensorFlow's debugger for a calibration set, and what it found by layer."""
+        """TensorFlow's debugger for a calibration set, and its table: a row per layer."""
         if self.debugged is None or self.debugged[0] is not calibration:
             spec = msgspec.structs.replace(self.spec, precision="int8")
             with quiet():
@@ -351,16 +362,16 @@ class Workshop:
                     debug_dataset=lambda: representative(self.pixels, spec),
                 )
                 debugger.run()
-            page = io.StringIO()
-            debugger.layer_statistics_dump(page)
-            page.seek(0)
-            self.debugged = calibration, debugger, list(csv.DictReader(page))
+            table = io.StringIO()
+            debugger.layer_statistics_dump(table)
+            table.seek(0)
+            self.debugged = calibration, debugger, list(csv.DictReader(table))
         return self.debugged[1:]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the converter's lines, Python's and C++'s, and its warnings about its own internals."""
+    """Hide the converter's output, from Python and from C++, and its warnings about its own internals."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Losses of point errors in px of the model input, masked."""
+"""Training losses in TensorFlow: masked losses of point errors in px of the model input, and the loss of each head."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _wing(error: tf.Tensor, at: Branches) -> tf.Tensor:
 
 
 def _soft_wing(error: tf.Tensor, at: Branches) -> tf.Tensor:
-    # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: L1 below delta (omega1),
-    # logarithmic with omega2 = width above it
+    # Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", 2021: the absolute error below
+    # delta (omega1), above it a logarithm with width (omega2)
     size = tf.abs(error)
     step = at.delta - at.width * math.log1p(at.delta / at.epsilon)
     return tf.where(size < at.delta, size, at.width * tf.math.log1p(size / at.epsilon) + step)
@@ -73,12 +73,18 @@ FORMULAS: dict[str, Elementwise] = {
 
 @keras.saving.register_keras_serializable("keylite")
 class PointLoss(keras.losses.Loss):
-    """A masked loss of unit coordinates, measured in px of the model input.
+    """A masked loss of points; errors are in px of the model input. docs/recipe.md has the formulas.
 
-    name: mse, mae, huber, smooth_l1, wing or soft_wing. size: (W, H) px of the input. delta: px where huber, smooth_l1
-    and soft_wing change branch. width, epsilon: px, of wing and soft_wing. Called as Keras calls losses, with (truth
-    (B, K, 2), unit_xy (B, K, 2), weight (B, K) or (B,) or None) it gives sum(weight * point loss) / max(sum(weight),
-    1); a point's loss is the mean over x and y. NaN truth counts as weight 0.
+    Call it as Keras calls losses, with (truth, unit_xy, weight). It gives sum(weight * point loss) / max(sum(weight),
+    1); the loss of a point is the mean over x and y. truth, unit_xy: (B, K, 2) labelled and predicted unit coordinates;
+    NaN in truth has weight 0. weight: (B, K), or (B,) for all points of an object, or None for 1.
+
+    Args:
+        name: mse, mae, huber, smooth_l1, wing or soft_wing.
+        size: (W, H) px of the model input.
+        delta: The error in px at which huber, smooth_l1 and soft_wing change branch.
+        width: px; w of wing, omega2 of soft_wing.
+        epsilon: px; the curvature of wing and soft_wing.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class PointLoss(keras.losses.Loss):
         return total / tf.maximum(count, 1)
 
     def get_config(self) -> dict[str, object]:
-        """What `keras.saving` makes the same loss from."""
+        """The arguments from which `keras.saving` makes the same loss again."""
         return {"name": self.name, "size": self.size, **dataclasses.asdict(self.at)}
 
     def sums(
@@ -111,7 +117,7 @@ class PointLoss(keras.losses.Loss):
     def errors(
         self, unit_xy: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Errors (B, K, 2) in px, 0 where the weight (B, K), also given, is 0."""
+        """Errors (B, K, 2) in px, and weights (B, K); the error of a point with weight 0 is 0."""
         truth = tf.cast(truth, unit_xy.dtype)
         labelled = tf.cast(tf.reduce_all(tf.math.is_finite(truth), axis=-1), unit_xy.dtype)
         if weight is not None:
@@ -119,22 +125,22 @@ class PointLoss(keras.losses.Loss):
             labelled *= weight[:, tf.newaxis] if weight.shape.rank == 1 else weight
         weight = labelled
         counts = (weight > 0)[..., tf.newaxis]
-        truth = tf.where(counts, truth, tf.stop_gradient(unit_xy))  # before any arithmetic: 0 * NaN is NaN
+        truth = tf.where(counts, truth, tf.stop_gradient(unit_xy))  # first of all, because 0 * NaN is NaN
         return (unit_xy - truth) * tf.constant(self.size, unit_xy.dtype), weight
 
     def branch(self) -> float | None:
-        """The px at which the loss changes branch, or None where it has one branch."""
+        """The error in px at which the loss changes branch; None if it has one branch."""
         return self.at.of(self.name)
 
 
 def loss(
     name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
 ) -> PointLoss:
-    """The loss of that name for an input of `size` (W, H) px, for `compile` or a loop of one's own: see PointLoss."""
+    """A loss of points by its name, for `compile` or your own loop; arguments and calls are those of PointLoss."""
     return PointLoss(name, size, delta=delta, width=width, epsilon=epsilon)
 
 
-# ---- what a head is trained with
+# ---- the loss of each head
 
 Sums = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -150,22 +156,25 @@ def _heatmap_sums(
 ) -> Sums:
     cells = tf.constant(head.cells(), raw.dtype)
     truth = tf.cast(truth, raw.dtype)
-    logarithm = tf.nn.log_softmax(raw, axis=2)
-    unit_xy = tf.exp(logarithm) @ cells
+    log_share = tf.nn.log_softmax(raw, axis=2)
+    unit_xy = tf.exp(log_share) @ cells
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = tf.where((weight > 0)[..., tf.newaxis], truth, 0.5)
     distance = (true_xy[:, :, tf.newaxis] - cells) * tf.constant(head.grid, raw.dtype)
     bell = tf.nn.softmax(-0.5 * tf.reduce_sum(tf.square(distance), axis=-1) / CELL_SIGMA**2, axis=2)
-    surprise = -tf.reduce_sum(bell * logarithm, axis=2)
-    total = tf.reduce_sum(weight * (surprise + points.of(error) / STRIDE))  # a cell's error weighs about 1 under mae
+    cross_entropy = -tf.reduce_sum(bell * log_share, axis=2)
+    total = tf.reduce_sum(
+        weight * (cross_entropy + points.of(error) / STRIDE)
+    )  # mae: an error of one cell adds about 1
     return total, tf.reduce_sum(weight), unit_xy
 
 
 class Flow(keras.Model):
-    """The density of residuals that a scale leaves over: `rle`'s loss trains it, and no model file holds it.
+    """The normalising flow in the loss of `rle`: residuals (..., 2) in, their log density (...) out.
 
-    A RealNVP (Dinh et al., "Density estimation using Real NVP", ICLR 2017) of FLOW_LAYERS couplings, by turns of x by y
-    and of y by x, over a unit Gaussian: residuals (..., 2) in, log density (...) out.
+    It corrects the Laplace distribution of errors that are divided by their predicted scales. No model file holds it.
+    It is a RealNVP (Dinh et al., "Density estimation using Real NVP", ICLR 2017): FLOW_LAYERS couplings over a unit
+    Gaussian, which in turn change x depending on y, and y depending on x.
     """
 
     def __init__(self) -> None:
@@ -175,32 +184,32 @@ class Flow(keras.Model):
         self.built = True
 
     def call(self, residual: tf.Tensor) -> tf.Tensor:
-        logarithm = tf.fill(tf.shape(residual)[:-1], tf.constant(-math.log(2 * math.pi), residual.dtype))
+        log_density = tf.fill(tf.shape(residual)[:-1], tf.constant(-math.log(2 * math.pi), residual.dtype))
         parts = tf.split(residual, 2, axis=-1)
         for layer, (scale, shift) in enumerate(zip(self.scale, self.shift, strict=True)):
             kept, moved = parts[layer % 2], 1 - layer % 2
             factor = tf.tanh(_through(scale, kept))
             parts[moved] = (parts[moved] - _through(shift, kept)) * tf.exp(-factor)
-            logarithm -= tf.squeeze(factor, -1)
-        return logarithm - 0.5 * tf.squeeze(tf.square(parts[0]) + tf.square(parts[1]), -1)
+            log_density -= tf.squeeze(factor, -1)
+        return log_density - 0.5 * tf.squeeze(tf.square(parts[0]) + tf.square(parts[1]), -1)
 
 
 def _coupling(name: str) -> list[keras.layers.Dense]:
-    """Three dense layers, under the names that torch gives them."""
-    made = []
+    """Three dense layers with the names that torch gives them."""
+    coupling = []
     for place, (inputs, outputs) in enumerate([(1, FLOW_WIDTH), (FLOW_WIDTH, FLOW_WIDTH), (FLOW_WIDTH, 1)]):
-        end = FLOW_START * math.sqrt(6 / (inputs + outputs))  # Glorot's, FLOW_START times
-        start = keras.initializers.RandomUniform(-end, end)
-        made.append(keras.layers.Dense(outputs, kernel_initializer=start, name=f"{name}.{2 * place}"))
-        made[-1].build((None, inputs))
-    return made
+        limit = FLOW_START * math.sqrt(6 / (inputs + outputs))  # FLOW_START times the limit of Glorot
+        start = keras.initializers.RandomUniform(-limit, limit)
+        coupling.append(keras.layers.Dense(outputs, kernel_initializer=start, name=f"{name}.{2 * place}"))
+        coupling[-1].build((None, inputs))
+    return coupling
 
 
 def _through(coupling: list[keras.layers.Dense], x: tf.Tensor) -> tf.Tensor:
     *hidden, last = coupling
     for layer in hidden:
         x = layer(x)
-        x = tf.where(x > 0, x, 0.01 * x)  # torch's slope
+        x = tf.where(x > 0, x, 0.01 * x)  # the slope of LeakyReLU in torch
     return last(x)
 
 
@@ -208,31 +217,31 @@ FLOWS: dict[type, Callable[[], Flow]] = {Rle: Flow}
 
 
 def _rle_sums(head: Rle, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: Flow) -> Sums:
-    unit_xy, logarithm = raw[..., :2], tf.clip_by_value(raw[..., 2:], *LOG_SCALES)
+    unit_xy, log_scale = raw[..., :2], tf.clip_by_value(raw[..., 2:], *LOG_SCALES)
     error, weight = points.errors(unit_xy, truth, weight)
-    scale = tf.exp(logarithm) * tf.constant(points.size, raw.dtype)
+    scale = tf.exp(log_scale) * tf.constant(points.size, raw.dtype)
     residual = error / scale
-    surprise = tf.reduce_sum(tf.abs(residual) + tf.math.log(2 * scale), axis=-1) - flow(residual)  # Laplace, times flow
-    return tf.reduce_sum(weight * surprise), tf.reduce_sum(weight), unit_xy
+    laplace = tf.reduce_sum(tf.abs(residual) + tf.math.log(2 * scale), axis=-1)  # its negative log-likelihood
+    return tf.reduce_sum(weight * (laplace - flow(residual))), tf.reduce_sum(weight), unit_xy
 
 
 def _simcc_sums(
     head: Simcc, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: None
 ) -> Sums:
     truth = tf.cast(truth, raw.dtype)
-    logarithms = [tf.nn.log_softmax(logits, axis=2) for logits in tf.split(raw, head.bins, axis=2)]
+    log_shares = [tf.nn.log_softmax(logits, axis=2) for logits in tf.split(raw, head.bins, axis=2)]
     centres = [tf.constant(axis, raw.dtype) for axis in head.centres()]
     unit_xy = tf.stack(
-        [tf.linalg.matvec(tf.exp(one), axis) for one, axis in zip(logarithms, centres, strict=True)], axis=2
+        [tf.linalg.matvec(tf.exp(log), centre) for log, centre in zip(log_shares, centres, strict=True)], axis=2
     )
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = tf.where((weight > 0)[..., tf.newaxis], truth, 0.5)
-    surprise = tf.zeros((), raw.dtype)
-    for axis, logarithm in enumerate(logarithms):
+    cross_entropy = tf.zeros((), raw.dtype)
+    for axis, log_share in enumerate(log_shares):
         distance = (true_xy[..., axis : axis + 1] - centres[axis]) * points.size[axis]
         bell = tf.nn.softmax(-0.5 * tf.square(distance / BIN_SIGMA), axis=2)
-        surprise -= tf.reduce_sum(bell * logarithm, axis=2)
-    total = tf.reduce_sum(weight * (surprise + points.of(error) / STRIDE))
+        cross_entropy -= tf.reduce_sum(bell * log_share, axis=2)
+    total = tf.reduce_sum(weight * (cross_entropy + points.of(error) / STRIDE))
     return total, tf.reduce_sum(weight), unit_xy
 
 
@@ -245,7 +254,7 @@ HEAD_SUMS: dict[type, Callable[..., Sums]] = {
 
 
 def new_flow(head: Head) -> Flow | None:
-    """What a head's loss trains beside the network: a flow for `rle`, else nothing."""
+    """The flow that the loss of `rle` trains beside the network; None for other heads."""
     make = FLOWS.get(type(head))
     return make() if make else None
 
@@ -253,10 +262,11 @@ def new_flow(head: Head) -> Flow | None:
 def head_sums(
     head: Head, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: Flow | None = None
 ) -> Sums:
-    """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) of a head's raw output (B, K, C).
+    """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) for the raw output (B, K, C) of a head.
 
-    regression: the point loss. rle: what the errors in px surprise a Laplace law of the head's scales times a `flow`.
-    simcc: cross-entropies of its bins to bells of BIN_SIGMA px around the point, plus the point loss of their mean
-    place divided by STRIDE. heatmap: the same of its map, with a bell of CELL_SIGMA cells.
+    regression: the point loss. rle: the negative log-likelihood of the errors in px under a Laplace distribution with
+    the head's scales, corrected by `flow`. simcc: the cross-entropy between its bins and a bell of BIN_SIGMA px around
+    the labelled point, in x and in y, plus the point loss of the mean place, divided by STRIDE. heatmap: the same with
+    its map and a bell of CELL_SIGMA cells.
     """
     return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)

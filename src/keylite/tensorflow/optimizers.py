@@ -1,4 +1,4 @@
-"""Adam and SGD with the arithmetic of torch.optim, on vectors into which variables are gathered."""
+"""Adam and SGD with the arithmetic of torch.optim; they step on long vectors that hold many variables."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import tensorflow as tf
 
 
 def gathered(values: list[Any]) -> tf.Tensor:
-    """One vector of all values."""
+    """One vector that holds all values, one after the other."""
     return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
 
 
 def spread(vector: Any, variables: list[keras.Variable]) -> None:
-    """Assign a gathered vector to its variables again."""
+    """Assign the parts of a gathered vector to its variables."""
     pieces = tf.split(tf.convert_to_tensor(vector), [math.prod(variable.shape) for variable in variables])
     for piece, variable in zip(pieces, variables, strict=True):
         variable.assign(tf.reshape(piece, variable.shape))
 
 
 class Adam(keras.optimizers.Adam):
-    """As torch has it: epsilon is added to the corrected root. Keras adds it before, at first 30 times as much."""
+    """Adam as in torch: epsilon is added to the root after its correction.
+
+    Keras adds it before, which at first has the effect of an epsilon 30 times as large.
+    """
 
     def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
         index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, gradient.dtype)
@@ -34,7 +37,7 @@ class Adam(keras.optimizers.Adam):
 
 
 class SGD(keras.optimizers.SGD):
-    """As torch has it: momentum is of gradients. Keras' is of steps, which lag behind a changing learning rate."""
+    """SGD as in torch: momentum sums up gradients. Keras sums up steps, which lag behind a changing learning rate."""
 
     def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
         if self.momentum:
@@ -45,7 +48,7 @@ class SGD(keras.optimizers.SGD):
 
 
 OPTIMIZERS = {
-    "adam": lambda recipe: Adam(epsilon=1e-8),  # torch's
+    "adam": lambda recipe: Adam(epsilon=1e-8),  # as in torch
     "adamw": lambda recipe: Adam(epsilon=1e-8, weight_decay=recipe.weight_decay),
     "sgd": lambda recipe: SGD(momentum=recipe.momentum),
 }

@@ -1,6 +1,6 @@
-"""Training with Keras: from examples to a model file, resumable after any interruption.
+"""Training with Keras: from examples to a model file; a run can be resumed after any interruption.
 
-Validation, files and warnings are the run's (run.py): here is the framework alone.
+Only what depends on the framework is here. run.py has validation, files and warnings.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ log = logging.getLogger("keylite")
 
 
 class Batches(keras.utils.PyDataset):
-    """Examples in batches without end, epoch after epoch from `start`: batch i is of epoch start + i // batches.
+    """Examples in an endless row of batches: batch i belongs to epoch start + i // batches.
 
-    A batch that cannot be made leaves its exception in `error`, for tf.data tells nothing but its text.
+    If a batch fails, its exception is kept in `error`, because tf.data passes on only its text.
     """
 
     def __init__(self, examples: Examples, batch: int, start: int = 0, workers: int = 1) -> None:
         super().__init__(workers=workers)
         self.examples, self.batch, self.start = examples, batch, start
-        self.batches = len(examples) // batch  # another order every epoch: nothing is left out for good
+        self.batches = len(examples) // batch  # what is left over comes in another epoch, which has another order
         self.order = functools.lru_cache(maxsize=2)(examples.order)
         self.error: Exception | None = None
 
     @property
     def num_batches(self) -> None:
-        """None: Keras asks for as many as it wants."""
+        """None, so that Keras asks for as many batches as it needs."""
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, self.batches)
@@ -75,11 +75,11 @@ class Batches(keras.utils.PyDataset):
 
 
 class Training(keras.Model):
-    """One step, the optimizers and the moving average; what a resume checkpoint holds.
+    """The training step, the optimizers and the moving average. A resume checkpoint holds their state.
 
-    The backbone has an optimizer of its own, whose count of steps begins when it is let go. Optimizers and moving
-    average work on a few long vectors, into which the network's variables are gathered: variable by variable their
-    updates would be two thirds of the graph, and take most of the time before the first step.
+    The backbone has its own optimizer, which counts steps from the moment when the backbone is no longer frozen.
+    Optimizers and moving average work on a few long vectors that hold the network's variables: updates of each variable
+    would be two thirds of the graph, and take most of the time before the first step.
     """
 
     def __init__(self, network: EfficientNetLiteRegressor, spec: ModelSpec, recipe: Recipe) -> None:
@@ -90,13 +90,13 @@ class Training(keras.Model):
         )
         self.flow = new_flow(spec.head)
         network.freeze(False)
-        inside = {id(variable) for variable in network.backbone.trainable_variables}
+        in_backbone = {id(variable) for variable in network.backbone.trainable_variables}
         self.groups: dict[str, list[keras.Variable]] = {group: [] for group in GROUPS}
         for variable in network.trainable_variables:
-            part = "backbone" if id(variable) in inside else "head"
+            part = "backbone" if id(variable) in in_backbone else "head"
             self.groups[f"{part} {'weights' if len(variable.shape) > 1 else 'biases'}"].append(variable)
         if self.flow:
-            self.groups["head biases"] += self.flow.trainable_variables  # nothing of it decays
+            self.groups["head biases"] += self.flow.trainable_variables  # the flow has no weight decay
         self.vectors = {group: keras.Variable(gathered(own), name=group) for group, own in self.groups.items()}
         self.optimizers = {part: OPTIMIZERS[recipe.optimizer](recipe) for part in ("backbone", "head")}
         for part, optimizer in self.optimizers.items():
@@ -108,40 +108,40 @@ class Training(keras.Model):
         self.average = tf.Variable(gathered(network.variables) if recipe.ema else [], trainable=False)
         self.decay = tf.Variable(0.0, trainable=False)
         self.sums = tf.Variable(tf.zeros(4, tf.float64), trainable=False)
-        self.waiting: dict[str, tf.Variable] = {}  # gradients of the batches added up for the next optimizer step
-        self.weight = tf.Variable(0.0, trainable=False)  # of these batches
+        self.waiting: dict[str, tf.Variable] = {}  # gradients of the batches that wait for the next step, added up
+        self.weight = tf.Variable(0.0, trainable=False)  # sum of weights in these batches
         self.step_now = tf.Variable(True, trainable=False)
         self.engine = as_engine(self.averaged or network, spec.mean, spec.std)
         self.built = True
 
     def result(self) -> EfficientNetLiteRegressor:
-        """The moving average of the weights as it is now, or the network itself without one; `engine` runs it."""
+        """The network with the moving average as it is now; without one, the trained network. `engine` runs it."""
         if self.averaged is None:
             return self.network
         spread(self.average, self.averaged.variables)
         return self.averaged
 
     def branch(self) -> float | None:
-        """The px at which the loss changes branch; None where it has one branch, or a flow takes its place."""
+        """The error in px at which the loss changes branch; None if it has one branch, or if the head is `rle`."""
         return None if self.flow else self.points.branch()
 
     def begin(self, frozen: bool) -> None:
-        """Prepare for epochs with the backbone held still, or let go."""
+        """Prepare for epochs with the backbone frozen or not."""
         self.network.freeze(frozen)
         self.trained = [group for group in GROUPS if not (frozen and group.startswith("backbone"))]
         if self.recipe.accumulate > 1:
             zeros = {group: tf.zeros_like(self.vectors[group]) for group in self.trained}
             self.waiting = {group: tf.Variable(zero, trainable=False) for group, zero in zeros.items()}
-        self.compile(optimizer=None, jit_compile=False)  # XLA was 20 times slower on a CPU
+        self.compile(optimizer=None, jit_compile=False)  # on a CPU, XLA was 20 times slower
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         pixels, unit_xy, weight = data
         with tf.GradientTape() as tape:
             raw = self.network(normalised(pixels, self.spec.mean, self.spec.std), training=True)
-            total, count, found_xy = head_sums(self.spec.head, self.points, raw, unit_xy, weight, self.flow)
+            total, count, predicted = head_sums(self.spec.head, self.points, raw, unit_xy, weight, self.flow)
         by_group = tape.gradient(total, {group: self.groups[group] for group in self.trained})
         gradients = {group: gathered(own) for group, own in by_group.items()}
-        self._watch(found_xy, unit_xy, weight, total, count)
+        self._watch(predicted, unit_xy, weight, total, count)
         if not self.waiting:
             self._step(gradients, count)
         else:
@@ -157,12 +157,12 @@ class Training(keras.Model):
             waiting.assign(tf.zeros_like(waiting))
 
     def _step(self, gradients: dict[str, tf.Tensor], weight: tf.Tensor) -> None:
-        """One mean over all points of all accumulated batches, whatever each of them holds."""
+        """One step with the gradients of a single mean over all points of all added batches."""
         vectors = [gradient / tf.maximum(weight, 1) for gradient in gradients.values()]
         if self.recipe.clip:
             vectors, _ = tf.clip_by_global_norm(vectors, self.recipe.clip)
         mean = dict(zip(gradients, vectors, strict=True))
-        if self.recipe.optimizer != "adamw":  # weights decay by way of the gradient, as in torch
+        if self.recipe.optimizer != "adamw":  # weights decay through the gradient, as in torch
             for group in (group for group in mean if group.endswith("weights")):
                 mean[group] += self.recipe.weight_decay * self.vectors[group]
         for part, optimizer in self.optimizers.items():
@@ -176,12 +176,12 @@ class Training(keras.Model):
             self.average.assign_sub((1 - self.decay) * (self.average - now))
 
     def _watch(
-        self, found: tf.Tensor, unit_xy: tf.Tensor, weight: tf.Tensor, total: tf.Tensor, count: tf.Tensor
+        self, predicted: tf.Tensor, unit_xy: tf.Tensor, weight: tf.Tensor, total: tf.Tensor, count: tf.Tensor
     ) -> None:
-        """Add to the epoch's sums: loss, weight, errors below the loss's branch, errors."""
+        """Add a batch to the epoch's sums: loss, weight, number of errors below the loss's branch, number of errors."""
         branch, below = self.branch(), 0.0
         if branch is not None:
-            error, masked = self.points.errors(found, unit_xy, weight)
+            error, masked = self.points.errors(predicted, unit_xy, weight)
             below = tf.math.count_nonzero((tf.abs(error) < branch) & (masked > 0)[..., tf.newaxis])
         sums = (total, count, below, 2 * tf.math.count_nonzero(weight > 0))
         self.sums.assign_add(tf.stack([tf.cast(value, tf.float64) for value in sums]))
@@ -189,21 +189,21 @@ class Training(keras.Model):
     # ---- the resume checkpoint
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that goes on changing."""
+        """All values that change in training, by name."""
         self.result()  # the moving average as it is now
         parts = self._networks().items()
-        found = {f"{part}.{name}": t for part, network in parts for name, t in tensors(network).items()}
-        return found | {name: np.asarray(variable.numpy()) for name, variable in self._optimizer_variables().items()}
+        weights = {f"{part}.{name}": t for part, network in parts for name, t in tensors(network).items()}
+        return weights | {name: np.asarray(variable.numpy()) for name, variable in self._optimizer_variables().items()}
 
     def require_fit(self, checkpoint: Path) -> None:
-        """Raise ValueError unless a resume checkpoint has the tensors of this state, of its types, all finite."""
+        """Raise ArgumentError unless a resume checkpoint has the tensors of this state, with finite values."""
         header, own = safetensors_header(checkpoint), self.state()
-        given = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
-        check_fit(given, own, str(checkpoint))
+        listed = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
+        check_fit(listed, own, str(checkpoint))
         for name, tensor in own.items():
-            wanted = f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
-            if given[name].dtype != wanted:
-                raise ArgumentError(f"{checkpoint}: {name} is of type {given[name].dtype}, expected {wanted}")
+            dtype = f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
+            if listed[name].dtype != dtype:
+                raise ArgumentError(f"{checkpoint}: {name} is of type {listed[name].dtype}, expected {dtype}")
         for name, tensor in load(checkpoint.read_bytes()).items():
             least = 0 if tensor.dtype.kind == "i" else -math.inf  # whole numbers count steps
             if not (np.isfinite(tensor) & (tensor >= least)).all():
@@ -212,7 +212,7 @@ class Training(keras.Model):
                 )
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a state that fits."""
+        """Set all values from a state that fits."""
         for part, network in self._networks().items():
             own = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
             assign(network, own)
@@ -235,18 +235,18 @@ class Training(keras.Model):
         }
 
 
-GROUPS = ("backbone weights", "backbone biases", "head weights", "head biases")  # decay is for weights alone
+GROUPS = ("backbone weights", "backbone biases", "head weights", "head biases")  # only weights decay
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Sets what each step needs to know, hands each epoch's end to the run, then writes the resume checkpoint."""
+    """Sets learning rate and decay for each step; after each epoch, calls the run and writes the resume checkpoint."""
 
     model: Training
 
     def __init__(self, run: Run, batches: int, done: Advance) -> None:
         super().__init__()
         self.run, self.batches, self.done = run, batches, done
-        self.steps = math.ceil(batches / run.recipe.accumulate)  # of an epoch
+        self.steps = math.ceil(batches / run.recipe.accumulate)  # per epoch
         self.epoch = 0
         with writing_to(run.out):
             self.scalars = tf.summary.create_file_writer(str(run.out / "tensorboard"))
@@ -294,7 +294,7 @@ class EpochEnd(keras.callbacks.Callback):
         training.stop_training = training.stop_training or self.run.finished()
 
     def write(self, step: int, **values: float) -> None:
-        """Scalars for TensorBoard. `tf.summary.scalar` fails in a process where PyTorch's TensorBoard came first."""
+        """Write numbers for TensorBoard. `tf.summary.scalar` fails if PyTorch's TensorBoard was imported first."""
         kind = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         metadata = tf.compat.v1.SummaryMetadata(plugin_data=kind, data_class="DATA_CLASS_SCALAR")
         with writing_to(self.run.out), self.scalars.as_default():
@@ -305,20 +305,20 @@ class EpochEnd(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """OSError for what TensorFlow raises of a file: of a full disk the same as of a full memory."""
+    """Turn TensorFlow's errors into OSError: it raises the same error for a full disk and for a full memory."""
     try:
         yield
     except tf.errors.OpError as error:
         why = error.message.partition("\n")[0].rpartition("; ")[2]
         raise OSError(
-            f"{folder}: cannot write to this folder: {why}; see to that, and go on with `resume=True`"
+            f"{folder}: cannot write to this folder: {why}; mend that, and go on with `resume=True`"
         ) from None
 
 
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
-    """The network that a run starts from. Raises ValueError for weights, a device or a precision that do not fit.
+    """The network that a run starts from; ArgumentError if weights, device or precision do not fit.
 
-    shape: (K, 2) unit coordinates that its untrained head gives. weights: see `load_backbone`.
+    shape: (K, 2) unit coordinates that the untrained head gives. weights: the file for `load_backbone`, or None.
     """
     if recipe.precision != "32":
         raise ArgumentError(
@@ -326,7 +326,7 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
         )
     if recipe.devices * recipe.nodes > 1 or recipe.compile == "on":
         name = "compile" if recipe.compile == "on" else "devices, nodes"
-        raise ArgumentError(f"{name}: framework tensorflow trains in one process, as it is; use `framework='pytorch'`")
+        raise ArgumentError(f"{name}: tensorflow trains in one process, not compiled; use `framework='pytorch'`")
     use_threads(recipe.threads)
     with tf.device(tensorflow_device(recipe.device)):
         keras.utils.set_random_seed(recipe.seed)
@@ -339,17 +339,17 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
 
 
 def require_resumable(run: Run, network: EfficientNetLiteRegressor) -> None:
-    """Raise ValueError for a resume checkpoint that is damaged, or is of another network or recipe."""
+    """Raise ArgumentError if the resume checkpoint is damaged, or fits another network or recipe."""
     _history(run.checkpoint)
     with tf.device(tensorflow_device(run.recipe.device)):
         Training(network, run.spec, run.recipe).require_fit(run.checkpoint)
 
 
 def _history(checkpoint: Path) -> list[dict[str, float]]:
-    """The epochs of a resume checkpoint; ValueError if it is damaged or is none."""
+    """The rows of all epochs in a resume checkpoint; ArgumentError if it is damaged or another file."""
     metadata = safetensors_header(checkpoint).get("__metadata__", {})
     if SEAL not in metadata or "history" not in metadata:
-        raise ArgumentError(f"{checkpoint}: no resume checkpoint of keylite; start anew with `overwrite=True`")
+        raise ArgumentError(f"{checkpoint}: not a resume checkpoint of keylite; start anew with `overwrite=True`")
     try:
         history = json.loads(metadata["history"])
     except (ValueError, RecursionError):
@@ -359,9 +359,9 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
 
 
 def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
-    """Train the network on augmented examples; the run's folder holds what comes of it.
+    """Train the network on augmented examples; the results are in the run's folder.
 
-    resume: go on from the run's checkpoint, where there is one. Raises KeyboardInterrupt after Ctrl-C.
+    resume: go on from the run's checkpoint, if there is one. Raises KeyboardInterrupt after Ctrl-C.
     """
     recipe, device = run.recipe, tensorflow_device(run.recipe.device)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, cores()) if "GPU" in device else 1)
@@ -373,10 +373,10 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             run.history = _history(run.checkpoint)
             training.require_fit(run.checkpoint)
             training.load_state(load(run.checkpoint.read_bytes()))
-        thaw = min(recipe.freeze_epochs, recipe.epochs)
+        frozen_epochs = min(recipe.freeze_epochs, recipe.epochs)
         left = (recipe.epochs - len(run.history)) * (len(examples) // batch)
         done = steps.enter_context(step("training", left))
-        for frozen, start, stop in ((True, 0, thaw), (False, thaw, recipe.epochs)):
+        for frozen, start, stop in ((True, 0, frozen_epochs), (False, frozen_epochs, recipe.epochs)):
             start = max(start, len(run.history))
             if start >= stop or run.finished():
                 continue
@@ -388,12 +388,12 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
                     initial_epoch=start,
                     epochs=stop,
                     steps_per_epoch=batches.batches,
-                    shuffle=False,  # the examples know their order
+                    shuffle=False,  # the batches have their order already
                     callbacks=[EpochEnd(run, batches.batches, done)],
                     verbose=0,
                 )
             except tf.errors.ResourceExhaustedError:
-                raise ArgumentError(f"batch: {batch} objects do not fit in the memory of {device}; lower it") from None
+                raise ArgumentError(f"batch: {batch} objects need more memory than {device} has; take fewer") from None
             except tf.errors.OpError:
                 raise batches.error or sys.exception() from None  # type: ignore[misc]
             if training.stop_training:

@@ -1,4 +1,4 @@
-"""The network in PyTorch: a timm backbone, a head, and the checkpoint.
+"""The network in PyTorch: a timm backbone and a head; how it predicts, and how model files are read and written.
 
 Knows nothing of training or data sets.
 """
@@ -73,7 +73,7 @@ class EfficientNetLiteRegressor(nn.Module):
         return self.head(self.backbone(images))
 
     def freeze(self, frozen: bool = True) -> None:
-        """Hold the backbone still, its normalisation statistics too, or let it train."""
+        """Freeze the backbone, with its normalisation statistics, or let it train again."""
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)
@@ -86,7 +86,7 @@ class EfficientNetLiteRegressor(nn.Module):
 
 
 class RegressionHead(nn.Module):
-    """Global average pooling, dense, ReLU, dense."""
+    """The head of regression and rle: global average pooling, a dense layer, ReLU, a dense layer."""
 
     def __init__(self, head: Regression | Rle, backbone: nn.Module, size: tuple[int, int] | None) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class RegressionHead(nn.Module):
         return self.points(torch.relu(self.hidden(features.mean(dim=(2, 3))))).unflatten(1, self.shape)
 
     def start_at(self, shape: torch.Tensor) -> None:
-        """Let the untrained head give `shape` (K, 2) unit, nearly."""
+        """Set the last layer so that the untrained head gives nearly `shape` (K, 2), in unit coordinates."""
         nn.init.normal_(self.points.weight, std=LAST_STD)
         with torch.no_grad():
             bias = self.points.bias.view(self.shape)
@@ -107,7 +107,7 @@ class RegressionHead(nn.Module):
 
 
 class HeatmapHead(nn.Module):
-    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint."""
+    """The head heatmap: a feature pyramid from coarse to fine, then a 1x1 convolution to one map per keypoint."""
 
     def __init__(self, head: Heatmap | Simcc, backbone: nn.Module, size: tuple[int, int] | None) -> None:
         super().__init__()
@@ -132,11 +132,11 @@ class HeatmapHead(nn.Module):
         return self.maps(merged).flatten(2)
 
     def start_at(self, shape: torch.Tensor) -> None:
-        """Nothing: a map that knows nothing is even."""
+        """Do nothing: an untrained map is nearly even anyway."""
 
 
 class SimccHead(HeatmapHead):
-    """As the heatmap, with a dense layer from each keypoint's map to its bins, the same for all keypoints."""
+    """The head simcc: a heatmap head, then a dense layer, shared by all keypoints, from each map to its bins."""
 
     def __init__(self, head: Simcc, backbone: nn.Module, size: tuple[int, int] | None) -> None:
         super().__init__(head, backbone, size)
@@ -215,7 +215,7 @@ def feature_shapes(backbone: nn.Module, size: tuple[int, int] | None) -> list[tu
 
 
 def normalisation(backbone: str) -> tuple[Three, Three]:
-    """(mean, std) of pixel values 0..255 that a backbone's weights want."""
+    """(mean, std) of pixel values 0 to 255 by which the input of a backbone is normalised."""
     if backbone in LITE:
         return PIXEL_MEAN, PIXEL_STD
     config = timm.get_pretrained_cfg(backbone.removeprefix("timm:"))
@@ -225,7 +225,7 @@ def normalisation(backbone: str) -> tuple[Three, Three]:
 
 
 class PixelModel(nn.Module):
-    """A network behind its normalisation: uint8 (B, H, W, 3) RGB -> float32 (B, K, C) raw."""
+    """A network that also normalises its input: uint8 (B, H, W, 3) RGB -> raw float32 (B, K, C)."""
 
     def __init__(self, network: nn.Module, mean: Three, std: Three) -> None:
         super().__init__()
@@ -234,15 +234,15 @@ class PixelModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        images = pixels.permute(0, 3, 1, 2).float()  # a view in channels_last order: nothing is copied but the cast
+        images = pixels.permute(0, 3, 1, 2).float()  # a view in channels_last order; only the cast copies
         return self.network((images - self.mean) / self.std)
 
 
 def as_engine(model: PixelModel, threads: int | None = None) -> Engine:
-    """The engine of a network in memory, which is switched to inference here and once: threads may share it.
+    """The engine of a network in memory. The network is switched to inference here, once, so threads may share it.
 
-    threads: how many calculate; the number belongs to the process, so that such calls take turns. In a forked process
-    one thread calculates: those of OpenMP are not there, and to wait for them would take for ever.
+    threads: the number of threads that calculate; it belongs to the whole process, so calls with a number take turns.
+    In a forked process a single thread calculates: OpenMP's threads do not exist there, and a wait for them never ends.
     """
     model.eval()
     _first_process()
@@ -272,17 +272,17 @@ def as_engine(model: PixelModel, threads: int | None = None) -> Engine:
     return engine
 
 
-TURNS = threading.Lock()  # of calls that set the process's number of threads
+TURNS = threading.Lock()  # held by a call that sets the number of threads of the process
 
 
 @functools.cache
 def _first_process() -> int:
-    """The process that made the first engine; a fork of it finds its parent here."""
+    """The id of the process that made the first engine; in a fork, that is another process."""
     return os.getpid()
 
 
 def _forked() -> bool:
-    """Whether this process is a fork of one that had an engine; then a single thread calculates."""
+    """Whether this process is a fork of one that had an engine; if so, let a single thread calculate."""
     if _first_process() == os.getpid():
         return False
     torch.set_num_threads(1)
@@ -298,7 +298,7 @@ def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -
 
 
 def torch_device(device: str) -> torch.device:
-    """The torch device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
+    """The torch device of `auto`, `cpu` or `cuda`; ArgumentError if there is none."""
     if device not in ("auto", "cpu", "cuda"):
         raise ArgumentError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -307,12 +307,12 @@ def torch_device(device: str) -> torch.device:
 
 
 def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors: the backbone under timm's names, the head under `head.`."""
+    """The tensors of the checkpoint, on the CPU: the backbone under timm's names, the head under `head.`."""
     return {name: t.detach().cpu().contiguous() for name, t in state(network).items()}
 
 
 def state(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
-    """The same tensors where they are."""
+    """The same tensors on the device of the network."""
     state = dict(timm_network(network).state_dict())
     state |= {f"head.{name}": t for name, t in network.head.state_dict().items()}
     return {name: t for name, t in state.items() if not name.endswith(UNCOUNTED)}
@@ -372,7 +372,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
 
 
 def classifiers(network: nn.Module) -> tuple[str, ...]:
-    """What the names of a timm network's classifier begin with."""
+    """How the names of tensors in the classifier of a timm network begin."""
     names = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or "classifier"
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
@@ -383,10 +383,10 @@ def head_names(network: EfficientNetLiteRegressor) -> set[str]:
 
 
 def _assign(network: EfficientNetLiteRegressor, loaded: Mapping[str, torch.Tensor]) -> None:
-    """Copy tensors of a checkpoint, which fit, into the network."""
+    """Copy tensors of a checkpoint that fit into the network."""
     head = head_names(network)
     backbone = {name: t for name, t in loaded.items() if name not in head}
-    timm_network(network).load_state_dict(backbone, strict=False)  # without the counters, and perhaps the head
+    timm_network(network).load_state_dict(backbone, strict=False)  # counters are missing, and perhaps the head
     network.head.load_state_dict(
         {name.removeprefix("head."): loaded[name] for name in head & loaded.keys()}, strict=False
     )

@@ -1,6 +1,6 @@
-"""The network in Keras: an EfficientNet-Lite backbone, a head, and the checkpoint.
+"""The network in Keras: a backbone and a head; how it predicts, and how model files are read and written.
 
-Knows nothing of training or data sets. Layers bear the names that timm gives them, so a checkpoint's tensor
+Knows nothing of training or data sets. Layers have the names that timm gives them, so a checkpoint's tensor
 `blocks.1.0.conv_dw.weight` is the kernel of the layer `blocks.1.0.conv_dw`.
 """
 
@@ -90,11 +90,11 @@ class EfficientNetLiteRegressor(keras.Model):
         self.freeze(weights is not None if freeze is None else freeze)
 
     def freeze(self, frozen: bool = True) -> None:
-        """Hold the backbone still, its normalisation statistics too, or let it train. Compile again afterwards."""
+        """Freeze the backbone, with its normalisation statistics, or let it train again. Compile again afterwards."""
         self.backbone.trainable = not frozen  # a normalisation layer that is not trainable runs in inference mode
 
     def get_config(self) -> dict[str, Any]:
-        """What `keras.saving` makes the same network from; weights are apart."""
+        """The arguments from which `keras.saving` makes the same network again, without its weights."""
         head = msgspec.to_builtins(self.options["head"])
         return self.options | {"head": head, "freeze": not self.backbone.trainable, "name": self.name}
 
@@ -164,7 +164,7 @@ def _norm(x: Any, name: str, relu6: bool = True, epsilon: float = 1e-3) -> Any:
 
 
 def _regression_layers(head: Regression | Rle, features: Any, size: tuple[int, int] | None) -> Any:
-    """Global average pooling, dense, ReLU, dense."""
+    """The head of regression and rle: global average pooling, a dense layer, ReLU, a dense layer."""
     x = layers.GlobalAveragePooling2D(name="pool")(features)
     x = layers.Dense(head.hidden, "relu", **_even_both(x.shape[-1]), name="head.hidden")(x)
     small = keras.initializers.RandomNormal(stddev=LAST_STD)
@@ -197,7 +197,7 @@ def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int,
 
 
 def _simcc_layers(head: Simcc, features: list[Any], size: tuple[int, int]) -> Any:
-    """As the heatmap, with a dense layer from each keypoint's map to its bins, the same for all keypoints."""
+    """The head simcc: a heatmap head, then a dense layer, shared by all keypoints, from each map to its bins."""
     maps = _heatmap_layers(head, features, size)
     return layers.Dense(head.channels, **_even_both(maps.shape[-1]), name="head.bins")(maps)
 
@@ -207,15 +207,16 @@ def _head_conv(x: Any, channels: int, name: str) -> Any:
 
 
 def _even(fan_in: int) -> keras.Initializer:
-    """As torch starts linear layers and convolutions: even between -1 and 1 over the root of the inputs."""
+    """First weights as in torch: uniform within 1 / sqrt(number of inputs) of 0."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
 def _even_both(fan_in: int) -> dict[str, keras.Initializer]:
-    return {"kernel_initializer": _even(fan_in), "bias_initializer": _even(fan_in)}  # one initializer repeats itself
+    """Two initializers, because a single one would give the same values again."""
+    return {"kernel_initializer": _even(fan_in), "bias_initializer": _even(fan_in)}
 
 
-HEAD_EPSILON = 1e-5  # of the head's normalisation, torch's own
+HEAD_EPSILON = 1e-5  # for normalisation layers in the head, as in torch
 HEAD_LAYERS: dict[type, Callable[..., Any]] = {
     Regression: _regression_layers,
     Rle: _regression_layers,
@@ -228,12 +229,12 @@ HEAD_LAYERS: dict[type, Callable[..., Any]] = {
 
 
 def normalisation(backbone: str) -> tuple[Three, Three]:
-    """(mean, std) of pixel values 0..255 that a backbone's weights want."""
+    """(mean, std) of pixel values 0 to 255 by which the input of a backbone is normalised."""
     return PIXEL_MEAN, PIXEL_STD
 
 
 def normalised(pixels: tf.Tensor, mean: Three, std: Three) -> tf.Tensor:
-    """Pixels uint8 (B, H, W, 3) RGB as the network takes them."""
+    """Pixels uint8 (B, H, W, 3) RGB, normalised for the network."""
     return (tf.cast(pixels, tf.float32) - tf.constant(mean)) / tf.constant(std)
 
 
@@ -269,26 +270,26 @@ def open_engine(path: Path, spec: ModelSpec, threads: int | None, device: str) -
 
 @functools.cache
 def _first_process() -> int:
-    """The process that made the first engine; a fork of it finds its parent here."""
+    """The id of the process that made the first engine; in a fork, that is another process."""
     return os.getpid()
 
 
 def _require_no_fork() -> None:
     if _first_process() != os.getpid():
         raise RuntimeError(
-            "tensorflow: does not work in a process that was forked after its first use, because its threads are not "
-            "there; start processes with spawn, or predict before the fork"
+            "tensorflow: does not work in a process that was forked after its first use, because its threads do "
+            "not exist there; start processes with spawn, or predict before the fork"
         )
 
 
 def tensorflow_device(device: str) -> str:
-    """The TensorFlow device of `auto`, `cpu` or `cuda`; ValueError where it is not there."""
+    """The TensorFlow device of `auto`, `cpu` or `cuda`; ArgumentError if there is none."""
     if device not in ("auto", "cpu", "cuda"):
         raise ArgumentError(f"device: expected auto, cpu or cuda, got {quoted(device)}")
     gpus = tf.config.list_physical_devices("GPU")
-    for one in gpus:
-        with contextlib.suppress(RuntimeError):  # it calculates already
-            tf.config.experimental.set_memory_growth(one, True)  # or it takes the whole GPU at once
+    for hardware in gpus:
+        with contextlib.suppress(RuntimeError):  # the GPU is in use already
+            tf.config.experimental.set_memory_growth(hardware, True)  # else TensorFlow takes all its memory at once
     gpu = bool(gpus) and device != "cpu"
     if device == "cuda" and not gpu:
         raise ArgumentError("device: cuda asked for, but TensorFlow sees no CUDA GPU; use `device='cpu'`")
@@ -296,7 +297,7 @@ def tensorflow_device(device: str) -> str:
 
 
 def use_threads(threads: int) -> None:
-    """Let TensorFlow calculate on so many threads; 0 leaves it the choice. It settles this once in a process."""
+    """Set the number of threads on which TensorFlow calculates; 0: it decides. A process can set it only once."""
     if not threads or tf.config.threading.get_intra_op_parallelism_threads() == threads:
         return
     try:
@@ -308,7 +309,7 @@ def use_threads(threads: int) -> None:
 
 # ---- checkpoint
 
-SUFFIXES = {  # of a tensor's name, by that of the Keras variable
+SUFFIXES = {  # end of a tensor's name, by the name of the Keras variable
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -319,7 +320,7 @@ SUFFIXES = {  # of a tensor's name, by that of the Keras variable
 
 
 def variables(network: keras.Model) -> Iterator[tuple[str, keras.Layer, keras.Variable]]:
-    """(tensor name, layer, variable) of everything in a network, from input to output."""
+    """(tensor name, layer, variable) for all variables of a network, from input to output."""
     for layer in network.layers:
         if isinstance(layer, keras.Model):
             yield from variables(layer)
@@ -328,7 +329,7 @@ def variables(network: keras.Model) -> Iterator[tuple[str, keras.Layer, keras.Va
 
 
 def _to_torch(layer: keras.Layer, value: np.ndarray) -> np.ndarray:
-    """A kernel in torch's layout: (out, in) of a dense layer, (out, in, h, w) of a convolution."""
+    """A kernel in the layout of torch: (out, in) for a dense layer, (out, in, h, w) for a convolution."""
     if isinstance(layer, layers.DepthwiseConv2D) and value.ndim == 4:
         return value.transpose(2, 3, 0, 1)
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
@@ -341,7 +342,7 @@ def _from_torch(layer: keras.Layer, value: np.ndarray) -> np.ndarray:
 
 
 def tensors(network: keras.Model) -> dict[str, np.ndarray]:
-    """The checkpoint's tensors in torch's layouts: the backbone under timm's names, the head under `head.`."""
+    """The tensors of the checkpoint, laid out as in torch: the backbone under timm's names, the head under `head.`."""
     return {
         name: np.ascontiguousarray(_to_torch(layer, variable.numpy())) for name, layer, variable in variables(network)
     }
@@ -381,7 +382,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
 
 
 def assign(network: keras.Model, loaded: dict[str, np.ndarray]) -> None:
-    """Copy tensors, named and laid out as in a checkpoint, into the network."""
+    """Copy tensors that are named and laid out as in a checkpoint into the network."""
     for name, layer, variable in variables(network):
         if name in loaded:
             variable.assign(_from_torch(layer, loaded[name]))

@@ -845,7 +845,7 @@ def test_tiles_of_a_tiff_are_held_to_their_checksums():
     assert read_image(tiles(2))[3, 20, 0] == 3 * 16 + 4
     with pytest.raises(ValueError, match="it lacks strips or tiles: 1 of 2 are there"):
         read_image(tiles(1))
-    with pytest.raises(ValueError, match="a stream of packed samples has no end"):
+    with pytest.raises(ValueError, match="a stream of compressed samples has no end"):
         read_image(tiles(2, cut=4))
 
 

@@ -270,7 +270,7 @@ def test_a_file_of_another_tool_is_read_with_a_description_apart(kind: str, spec
 def test_a_file_that_describes_itself_takes_no_other_description(sealed: Path, spec: ModelSpec):
     apart = sealed.with_name("spec.json")
     apart.write_text(encode_spec(spec))
-    with pytest.raises(ValueError, match=r"model\.\w+: describes itself; leave out spec \(.*spec\.json\)"):
+    with pytest.raises(ValueError, match=r"model\.\w+: describes itself; leave out `spec` \(.*spec\.json\)"):
         read_spec(sealed, apart)
 
 
@@ -425,7 +425,7 @@ def test_an_archive_of_the_kind_for_4_gb_is_refused(spec: ModelSpec, tmp_path: P
         patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
         path = written(".tflite", spec, tmp_path)
     assert b"PK\6\7" in path.read_bytes()
-    with pytest.raises(ValueError, match="the archive behind its model cannot be read"):
+    with pytest.raises(ValueError, match="the archive after its model cannot be read"):
         read_spec(path)
 
 
@@ -434,7 +434,7 @@ def test_a_larger_table_than_keylite_s_is_not_looked_at(spec: ModelSpec, tmp_pat
     monkeypatch.setattr(modelfile, "MAX_DIRECTORY", 58)
     assert read_spec(path) == spec
     monkeypatch.setattr(modelfile, "MAX_DIRECTORY", 57)
-    with pytest.raises(ValueError, match="the archive behind its model cannot be read"):
+    with pytest.raises(ValueError, match="the archive after its model cannot be read"):
         read_spec(path)
 
 
@@ -476,8 +476,8 @@ GRAPHS = {
     "a tensor of values below 0": (initializer(bytes([1 << 3]) + b"\xff" * 9 + b"\x01"), "larger than its bytes"),
     "a number of 11 bytes": (b"\x08" + b"\xff" * 11, "not an .onnx file, or damaged"),
     "a tensor of 100,000 dimensions": (initializer(field(1, b"\1" * 100_000)), "too many dimensions"),
-    "deeper than graphs are": (nested(MAX_DEPTH + 2), "nested without end"),
-    "100,000 nested graphs": (nested(3000), "nested without end"),
+    "deeper than graphs are": (nested(MAX_DEPTH + 2), "nested too deeply"),
+    "100,000 nested graphs": (nested(3000), "nested too deeply"),
     "a group": (b"\x0b", "not an .onnx file"),
 }
 

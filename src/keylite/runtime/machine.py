@@ -1,6 +1,6 @@
-"""What this process may have of its machine: processors and memory, less where it runs in a container.
+"""How many processors and how much memory this process may use; a container may have less than its machine.
 
-Knows Linux's files; other systems tell the number of processors alone.
+It reads files of Linux; on other systems it knows only the number of processors.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")  # as seen from inside a container
+CGROUP = Path("/sys/fs/cgroup")  # control groups: limits of a container, seen from inside
 CPU_QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # versions 2 and 1
-CONTROL_GROUPS = (  # versions 2 and 1: folder, limit, what is held, and what of it are cached files
+CONTROL_GROUPS = (  # versions 2 and 1: folder, then the files of the limit and the use, and the field of cached files
     (".", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
@@ -18,39 +18,39 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def cores() -> int:
-    """Processors that this process can keep busy: those that it is bound to, or its container's share of their time."""
+    """How many processors this process can keep busy: those that it may run on, or its container's share of time."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *_cpu_quota()]))
 
 
 def _cpu_quota() -> list[int]:
-    """Whole processors that the control group which is seen here grants, if it has a limit."""
+    """The whole processors that the control group grants; empty if it has no limit."""
     for names in CPU_QUOTAS:
         try:
             quota, period = " ".join((CGROUP / name).read_text() for name in names).split()
-            return [int(quota) // int(period)] if int(quota) > 0 else []  # -1 is none in version 1
-        except (OSError, ValueError, ZeroDivisionError):  # of another version, or `max`: none
+            return [int(quota) // int(period)] if int(quota) > 0 else []  # -1: no limit, in version 1
+        except (OSError, ValueError, ZeroDivisionError):  # another version, or `max`: no limit
             continue
     return []
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that this machine, or this container of it, has to spare; None where the system does not tell."""
+    """Free memory of this machine, or of its container, in bytes; None if the system does not say."""
     lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
     facts = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
     if "MemAvailable" not in facts:
         return None
-    return min([int(facts["MemAvailable"][0]) * 1024, *_left_to_container()])
+    return min([int(facts["MemAvailable"][0]) * 1024, *_free_in_container()])
 
 
-def _left_to_container() -> list[int]:
-    """Bytes up to the limit of the control group that is seen here, if it has one; cached files count as free."""
+def _free_in_container() -> list[int]:
+    """Free bytes below the limit of the control group, where cached files count as free; empty if it has no limit."""
     for folder, limit, usage, cached in CONTROL_GROUPS:
         try:
-            most, held = (CGROUP / folder / limit).read_text(), int((CGROUP / folder / usage).read_text())
+            limit_text, used = (CGROUP / folder / limit).read_text(), int((CGROUP / folder / usage).read_text())
             lines = (CGROUP / folder / "memory.stat").read_text().splitlines()
             facts = dict(line.split() for line in lines)
-            return [max(0, int(most) - held + int(facts[cached]))]
-        except (OSError, ValueError, KeyError):  # of another version, or `max`: none
+            return [max(0, int(limit_text) - used + int(facts[cached]))]
+        except (OSError, ValueError, KeyError):  # another version, or `max`: no limit
             continue
     return []

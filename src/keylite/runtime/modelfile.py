@@ -1,10 +1,9 @@
-"""The model description inside a model file, and the seal that shows damage.
+"""Reads and writes the description (spec) inside a model file, and the seal that shows damage.
 
 `.safetensors` holds the description in the header's `__metadata__`, `.onnx` in `metadata_props`, both under the key
-`keylite`; `.tflite` in `keylite.json`, a member of a zip archive appended to it. Beside it each file holds a seal: the
-sha256 of the whole file, with the seal's own 64 digits read as zeros. Every file is checked here when it is opened, so
-that an engine only gets one whose parts fit together. Works with the standard library alone. Knows nothing of engines
-or frameworks.
+`keylite`; `.tflite` holds it in `keylite.json`, a member of a zip archive at its end. Each file also holds a seal: the
+sha256 of the whole file, in which the 64 digits of the seal count as zeros. Every file is checked when it is opened, so
+an engine only gets files whose parts fit together. The formats are read with the standard library alone.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from keylite.runtime.words import quoted
 
 KEY = "keylite"
 SEAL = "keylite_sha256"
-BLANK = "0" * 64  # what the seal's digits are while the sha256 is computed
+BLANK = "0" * 64  # stands for the seal's digits while the sha256 is calculated
 ONNX_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 TFLITE_MEMBER = "keylite.json"
-MAX_HEADER = 8_000_000  # bytes of a .safetensors header: lite4's is 70 kB, timm's largest are below 1 MB
-MAX_DIRECTORY = 100_000  # bytes of the table of an archive behind a .tflite file: keylite's has 58
-BYTES = {  # of a value, by the safetensors format's name of its type
+MAX_HEADER = 8_000_000  # bytes of a .safetensors header: that of lite4 has 70 kB, the largest of timm under 1 MB
+MAX_DIRECTORY = 100_000  # bytes of the directory of the archive in a .tflite file; keylite's has 58
+BYTES = {  # type of a value in the safetensors format: its number of bytes
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
     **dict.fromkeys(("U32", "I32", "F32"), 4),
@@ -47,14 +46,14 @@ Data = bytes | mmap.mmap
 
 
 class ModelFile(NamedTuple):
-    """What a model file says of itself, and what names its content: its seal, or its sha256 if it has none."""
+    """The spec of a model file, and its digest: its seal, or its sha256 if it has no seal."""
 
     spec: ModelSpec
     digest: str
 
 
 class Contents(NamedTuple):
-    """A file taken apart. description: None if there is none. seal: where its digits begin, None if there is none."""
+    """The parts of a file that keylite adds. description: None if missing. seal: where it begins, None if missing."""
 
     description: str | bytes | None
     seal: int | None
@@ -79,11 +78,7 @@ def read_spec(path: FilePath, spec: FilePath | None = None) -> ModelSpec:
 
 
 def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
-    """The description and the digest of a `.safetensors`, `.onnx` or `.tflite` file, once all of it is checked.
-
-    spec: a JSON file that describes a model file that does not do so itself. Raises FileNotFoundError, or ValueError
-    for another kind of file, a damaged one, one without a description, or a second description.
-    """
+    """Check a `.safetensors`, `.onnx` or `.tflite` file, and give its spec and digest. See `read_spec` for the rest."""
     path = Path(path)
     _require_file(path)
     reader = READERS.get(path.suffix.lower())
@@ -95,12 +90,12 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     if description is not None:
         if spec is not None:
             raise ModelFileError(
-                f"{path}: describes itself; leave out spec ({spec}), which is for a file that does not"
+                f"{path}: describes itself; leave out `spec` ({spec}), which is for a file that holds no description"
             )
         return ModelFile(decode_spec(description, str(path)), digest)
     if spec is None:
         raise ModelFileError(
-            f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, copy it again; "
+            f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, so copy it again; "
             "else give one as `spec=FILE` (keylite info MODEL --json prints one)"
         )
     spec = Path(spec)
@@ -121,7 +116,7 @@ def _require_file(path: Path) -> None:
 
 
 def describe(path: Path, spec: ModelSpec) -> None:
-    """Change the description inside a model file; all else stays as it is."""
+    """Replace the description inside a model file; nothing else changes."""
     WRITERS[path.suffix.lower()](path, path.read_bytes(), spec)
 
 
@@ -129,7 +124,7 @@ def describe(path: Path, spec: ModelSpec) -> None:
 
 
 def _checked(path: Path, reader: Callable[[Path, Data], Contents]) -> tuple[str | bytes | None, str]:
-    """The description in a file, if there is one, and the file's digest; ValueError if the file is damaged."""
+    """The description in a file, or None, and the digest of the file. ValueError if the file is damaged."""
     with open(path, "rb") as file:
         if path.stat().st_size == 0:
             raise ModelFileError(f"{path}: the file is empty, or cut short; copy it again")
@@ -137,17 +132,17 @@ def _checked(path: Path, reader: Callable[[Path, Data], Contents]) -> tuple[str 
             description, place = reader(path, data)
             if place is None:
                 if description is not None:
-                    decode_spec(description, str(path))  # of another format it has a reason to lack one
+                    decode_spec(description, str(path))  # refuses other format numbers, which may have no seal
                     raise _damaged(path, "it holds a description without a sha256")
                 return None, hashlib.sha256(data).hexdigest()
             digits = data[place : place + len(BLANK)]
             if digits != seal_of(data, place).encode():
-                raise _damaged(path, "its sha256 is not what was written")
+                raise _damaged(path, "its sha256 does not fit its content")
             return description, digits.decode()
 
 
 def seal_of(data: Data, place: int) -> str:
-    """The sha256 of a file whose bytes from `place` on, as many as a seal has, count as zeros."""
+    """The sha256 of a file in which the 64 digits from `place` on count as zeros."""
     with memoryview(data) as view:
         digest = hashlib.sha256(view[:place])
         digest.update(BLANK.encode())
@@ -155,8 +150,10 @@ def seal_of(data: Data, place: int) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, what: str) -> ModelFileError:
-    return ModelFileError(f"{path}: the file is damaged, or another program changed it: {what}; copy or make it again")
+def _damaged(path: Path, problem: str) -> ModelFileError:
+    return ModelFileError(
+        f"{path}: the file is damaged, or another program changed it: {problem}; copy or make it again"
+    )
 
 
 def _write_sealed(path: Path, data: bytearray, place: int) -> None:
@@ -168,12 +165,12 @@ def _write_sealed(path: Path, data: bytearray, place: int) -> None:
 
 
 def write_safetensors(path: FilePath, whole: bytes, spec: ModelSpec) -> None:
-    """Write a model file of the tensors in the bytes of a `.safetensors` file, whole or not at all."""
+    """Write the tensors of a `.safetensors` file, given as bytes, as a model file; whole or not at all."""
     write_sealed_safetensors(path, whole, {KEY: encode_spec(spec)})
 
 
 def write_sealed_safetensors(path: FilePath, whole: bytes, metadata: Mapping[str, str]) -> None:
-    """Write the tensors in the bytes of a `.safetensors` file with this metadata and a seal, whole or not at all."""
+    """As `write_safetensors`, but with this metadata in place of a spec."""
     (length,) = struct.unpack("<Q", whole[:8])
     tensors = json.loads(whole[8 : 8 + length])
     tensors.pop("__metadata__", None)
@@ -186,7 +183,7 @@ def write_sealed_safetensors(path: FilePath, whole: bytes, metadata: Mapping[str
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a `.safetensors` file; ValueError if it, a tensor's place or the seal is not what it must be."""
+    """The header of a `.safetensors` file. ValueError if it is damaged, the seal does not fit, or tensors overlap."""
     _require_file(path)
     _checked(path, _safetensors_contents)
     with open(path, "rb") as file:
@@ -216,15 +213,15 @@ def _safetensors_contents(path: Path, data: Data) -> Contents:
         raise _damaged(path, "its tensors overlap, or leave bytes out")
     place = None
     if SEAL in metadata:
-        found = re.search(rb'"%s"\s*:\s*"[0-9a-f]{%d}"' % (SEAL.encode(), len(BLANK)), text)
-        if found is None:
+        seal = re.search(rb'"%s"\s*:\s*"[0-9a-f]{%d}"' % (SEAL.encode(), len(BLANK)), text)
+        if seal is None:
             raise _damaged(path, "its sha256 cannot be read")
-        place = 8 + found.end() - 1 - len(BLANK)
+        place = 8 + seal.end() - 1 - len(BLANK)
     return Contents(metadata.get(KEY), place)
 
 
 def _span(entry: dict[str, Any]) -> tuple[int, int]:
-    """(start, stop) of a tensor's bytes, which are as many as its type and shape need; else ValueError."""
+    """(start, stop) of the bytes of a tensor. ValueError if they are not as many as its type and shape need."""
     shape, (start, stop) = entry["shape"], entry["data_offsets"]
     numbers = (*shape, start, stop)
     if set(entry) != {"dtype", "shape", "data_offsets"} or not all(type(number) is int for number in numbers):
@@ -234,11 +231,11 @@ def _span(entry: dict[str, Any]) -> tuple[int, int]:
     return start, stop
 
 
-# ---- .tflite: an archive behind the model
+# ---- .tflite: a zip archive after the model
 
 
 def write_tflite(path: FilePath, model: bytes, spec: ModelSpec) -> None:
-    """Write a LiteRT model, or the file of one, with this description behind it, whole or not at all."""
+    """Write a LiteRT model with this description after it; whole or not at all. An archive of keylite is replaced."""
     path = Path(path)
     buffer = io.BytesIO(model[: _model_length(model)])
     with zipfile.ZipFile(buffer, "a") as archive:
@@ -249,14 +246,14 @@ def write_tflite(path: FilePath, model: bytes, spec: ModelSpec) -> None:
 
 
 def tflite_model(path: Path) -> bytes:
-    """The LiteRT model without the archive; ValueError if it is not what was written."""
+    """The LiteRT model without the archive. ValueError if the file is damaged."""
     _checked(path, _tflite_contents)
     whole = path.read_bytes()
     return whole[: _model_length(whole)]
 
 
 def _model_length(data: Data) -> int:
-    """The bytes before keylite's archive; all if there is none."""
+    """The number of bytes before keylite's archive; all of them if there is none."""
     archive = _archive(data)
     if archive is None or TFLITE_MEMBER not in archive.namelist():
         return len(data)
@@ -282,23 +279,23 @@ def _tflite_contents(path: Path, data: Data) -> Contents:
         sealed = archive.comment.startswith(SEAL.encode()) and len(archive.comment) == len(SEAL) + len(BLANK)
         return Contents(archive.read(member), len(data) - len(BLANK) if sealed else None)
     except (*ZIP_ERRORS, ValueError):
-        raise _damaged(path, "the archive behind its model cannot be read") from None
+        raise _damaged(path, "the archive after its model cannot be read") from None
 
 
-ENCRYPTED = 0x2041  # flags of a zip member, of three kinds
-# What `zipfile` raises for archives that are damaged or of a kind that it does not know.
+ENCRYPTED = 0x2041  # flags of a zip member for three kinds of encryption
+# Errors that `zipfile` raises if an archive is damaged or of an unknown kind.
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, struct.error, OverflowError)
 
 
 def _archive(data: Data) -> zipfile.ZipFile | None:
-    """The archive at the end of a file; None if there is none, or one whose table is larger than any of keylite's."""
+    """The archive at the end of a file; None if there is none, or its directory is larger than MAX_DIRECTORY."""
     end = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 0xFFFF))
     if end < 0 or len(data) < end + 22 or struct.unpack_from("<I", data, end + 12)[0] > MAX_DIRECTORY:
         return None
-    if data[max(0, end - 20) : max(0, end - 16)] == b"PK\6\7":  # that of archives above 4 GB, which has its own sizes
+    if data[max(0, end - 20) : max(0, end - 16)] == b"PK\6\7":  # above 4 GB; its sizes are elsewhere
         return None
     try:
-        return zipfile.ZipFile(io.BytesIO(data))  # a copy: an archive of a map would keep the map open
+        return zipfile.ZipFile(io.BytesIO(data))  # a copy, because the archive would keep the memory map open
     except (*ZIP_ERRORS, ValueError):
         return None
 
@@ -307,7 +304,7 @@ def _archive(data: Data) -> zipfile.ZipFile | None:
 
 
 def write_onnx(path: FilePath, model: bytes, spec: ModelSpec) -> None:
-    """Write a serialised ONNX model with this description, whole or not at all."""
+    """Write a serialised ONNX model with this description; whole or not at all."""
     kept: list[bytes] = []
     start = 0
     for number, kind, begin, stop in fields(model, 0, len(model)):
@@ -321,15 +318,15 @@ def write_onnx(path: FilePath, model: bytes, spec: ModelSpec) -> None:
 
 
 def _entry(data: Data, start: int, stop: int) -> tuple[str, tuple[int, int]]:
-    """The key of an entry of metadata_props, and where its value lies."""
+    """The key of an entry of metadata_props, and (start, stop) of its value."""
     places = {number: (begin, end) for number, kind, begin, end in fields(data, start, stop) if kind == 2}
     begin, end = places.get(1, (start, start))
     return bytes(data[begin:end]).decode(errors="replace"), places.get(2, (stop, stop))
 
 
 def _onnx_contents(path: Path, data: Data) -> Contents:
-    """What metadata_props hold under KEY and SEAL, found by walking the protobuf."""
-    require_sound_onnx(path, data)  # first: it walks no further than MAX_FIELDS
+    """The values of KEY and SEAL in metadata_props."""
+    require_sound_onnx(path, data)  # first, because it reads no more than MAX_FIELDS
     places: dict[str, tuple[int, int]] = {}
     try:
         for number, kind, start, stop in fields(data, 0, len(data)):

@@ -1,16 +1,16 @@
-"""Packages that keylite does without until they are needed: imported then, or a line says what to install."""
+"""Imports optional packages when they are needed; if one is missing, a line says what to install."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-# What trains, and the extra that installs it. Its package here is keylite.<framework>.
+# Framework -> the extra that installs it. The room of a framework is keylite.<framework>.
 FRAMEWORKS = {"pytorch": "pytorch", "tensorflow": "tensorflow-cpu"}
 
 
 def require(module: str, extra: str | None = None) -> Any:
-    """The imported module; ModuleNotFoundError says which extra brings it, or that it is installed by its own name."""
+    """Import a module. ModuleNotFoundError says how to install it: by an extra of keylite, or by its own name."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How far a long step is: told where the work is done, shown by whoever listens, else not at all. Knows no terminal."""
+"""Progress of long steps: the code that works reports it, and the command line shows it; else nobody does."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 
-Advance = Callable[[int], object]  # so many more are done
-Show = Callable[[str, int | None], AbstractContextManager[Advance]]  # what is done, and how many there are of it
+Advance = Callable[[int], object]  # called with how many more items are done
+Show = Callable[[str, int | None], AbstractContextManager[Advance]]  # called with the step's name and number of items
 
-_shows: list[Show] = []  # the last one is asked
+_shows: list[Show] = []  # the last one shows the steps
 
 
 @contextlib.contextmanager
 def step(what: str, total: int | None = None) -> Generator[Advance]:
-    """A function to be told how many more of `total` are done; None: nobody knows how far it is."""
+    """A function to call with the number of items that are newly done. total: of all items; None: unknown."""
     if not _shows:
         yield lambda more: None
         return
@@ -24,7 +24,7 @@ def step(what: str, total: int | None = None) -> Generator[Advance]:
 
 @contextlib.contextmanager
 def shown_by(show: Show) -> Generator[None]:
-    """Steps of the block are shown by `show`."""
+    """Let `show` show the steps of the block."""
     _shows.append(show)
     try:
         yield
@@ -33,7 +33,7 @@ def shown_by(show: Show) -> Generator[None]:
 
 
 def spelt_time(seconds: float) -> str:
-    """Seconds in words: 42 s, 12 min, 3 h 20 min."""
+    """A duration as text: 42 s, 12 min, 3 h 20 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

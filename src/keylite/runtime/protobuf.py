@@ -1,6 +1,6 @@
-"""The wire format of protobuf messages, and what an ONNX model must be before an engine gets it.
+"""Reads the wire format of protobuf messages, and checks an ONNX model before an engine gets it.
 
-Works with the standard library alone: an `.onnx` file is checked before a byte of it is taken for weights.
+It needs only the standard library, so that a damaged or hostile file is refused before any engine reads it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from keylite.runtime.errors import ModelFileError
 
-MAX_FIELDS = 1_000_000  # of messages that are walked through: lite0 has 40 thousand
-MAX_DEPTH = 32  # of graphs in attributes of nodes
+MAX_FIELDS = 1_000_000  # limit of fields that are read; lite0 has 40 thousand
+MAX_DEPTH = 32  # limit of graphs within graphs, and of dimensions of a tensor
 Data = bytes | mmap.mmap
 Field = tuple[int, int, int, int]  # number, wire type, start, stop
 
-# Where tensors may lie, by field number: onnx.proto. "tensor" is what is looked at.
+# Message -> field number -> the message in that field, by onnx.proto: the paths to all tensors.
 MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 14: "entry", 20: "training", 25: "function"},
-    "entry": {},  # of metadata_props
+    "entry": {},  # a key and a value of metadata_props
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -32,18 +32,18 @@ DIMS, EXTERNAL_DATA, DATA_LOCATION = 1, 13, 14  # fields of TensorProto
 
 
 def require_sound_onnx(path: Path, data: Data) -> None:
-    """Raise ValueError for a model with tensors in other files, or larger than the file, or nested without end."""
-    waiting, left = [("model", 0, len(data), 0)], iter(range(MAX_FIELDS))
+    """Raise ValueError if tensors lie in other files, are larger than their bytes, or are nested too deeply."""
+    waiting, remaining = [("model", 0, len(data), 0)], iter(range(MAX_FIELDS))
     try:
         while waiting:
             message, start, stop, depth = waiting.pop()
             if message == "tensor":
-                _require_sound_tensor(path, data, _counted(fields(data, start, stop), left), stop - start)
+                _require_sound_tensor(path, data, _limited(fields(data, start, stop), remaining), stop - start)
                 continue
             if depth > MAX_DEPTH:
-                raise ModelFileError("nested without end")
+                raise ModelFileError("nested too deeply")
             inside = MESSAGES[message]
-            for number, kind, begin, end in _counted(fields(data, start, stop), left):
+            for number, kind, begin, end in _limited(fields(data, start, stop), remaining):
                 if kind == 2 and number in inside:
                     waiting.append((inside[number], begin, end, depth + (inside[number] == "graph")))
     except IndexError:
@@ -54,35 +54,33 @@ def require_sound_onnx(path: Path, data: Data) -> None:
         raise ModelFileError(f"{path}: not an .onnx file, or damaged ({error}); copy or export it again") from None
 
 
-def _counted(found: Iterator[Field], left: Iterator[int]) -> Iterator[Field]:
-    """The same fields, of which there may be no more than `left` has left."""
-    for one in found:
-        if next(left, None) is None:
+def _limited(message_fields: Iterator[Field], remaining: Iterator[int]) -> Iterator[Field]:
+    """The same fields. Each takes one number of `remaining`; ValueError if none is left."""
+    for entry in message_fields:
+        if next(remaining, None) is None:
             raise ModelFileError(f"more than {MAX_FIELDS:,} fields")
-        yield one
+        yield entry
 
 
-def _require_sound_tensor(path: Path, data: Data, found: Iterator[Field], size: int) -> None:
+def _require_sound_tensor(path: Path, data: Data, tensor_fields: Iterator[Field], size: int) -> None:
     dims: list[int] = []
-    for number, kind, begin, end in found:
+    for number, kind, begin, end in tensor_fields:
         if number == EXTERNAL_DATA or (number == DATA_LOCATION and kind == 0 and varint(data, begin)[0]):
-            raise ModelFileError(
-                f"{path}: keeps weights in another file; a model is one file: save it with its weights"
-            )
+            raise ModelFileError(f"{path}: keeps weights in another file; save the model as one file, with its weights")
         if number == DIMS:
-            while begin < end:  # one number, or several packed
+            while begin < end:  # one number, or several together
                 value, begin = varint(data, begin)
                 dims.append(value)
                 if len(dims) > MAX_DEPTH:
                     raise ModelFileError("a tensor of too many dimensions")
-    if math.prod(dims) > 8 * size:  # a value has one bit at least
+    if math.prod(dims) > 8 * size:  # a value takes at least one bit
         raise ModelFileError("a tensor is larger than its bytes")
 
 
 def fields(data: Data, position: int, stop: int) -> Iterator[Field]:
     """(field number, wire type, start, stop) of each field of a protobuf message.
 
-    ValueError or IndexError for what is none.
+    Raises ValueError or IndexError if the bytes are no message.
     """
     while position < stop:
         tag, position = varint(data, position)
@@ -103,7 +101,7 @@ def fields(data: Data, position: int, stop: int) -> Iterator[Field]:
 
 
 def varint(data: Data, position: int) -> tuple[int, int]:
-    """A number of variable length, and the position after it."""
+    """The number of variable length at a position, and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -117,7 +115,7 @@ def varint(data: Data, position: int) -> tuple[int, int]:
 
 
 def field(number: int, payload: bytes) -> bytes:
-    """A field of bytes, as it is written."""
+    """The bytes of a field that holds `payload`."""
     return _varint_bytes(number << 3 | 2) + _varint_bytes(len(payload)) + payload
 
 

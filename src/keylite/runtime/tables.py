@@ -1,4 +1,4 @@
-"""Tables as plain text and as HTML: how a result prints in a terminal, in a file and in a notebook."""
+"""Formats tables as plain text and as HTML: results in a terminal, in a file and in a notebook."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from keylite.runtime.words import escaped
 
 GAP = "  "  # between two columns
-FIGURE = re.compile(r"[-+]?\d[\d.,]*( ?%| px)?|-")  # what a column of figures holds
-NARROWEST = 8  # a column is not folded into less
-MOST_ROWS = 100  # that a table has in a notebook
+FIGURE = re.compile(r"[-+]?\d[\d.,]*( ?%| px)?|-")  # a cell in a column of figures
+NARROWEST = 8  # least width to which a column is folded
+MOST_ROWS = 100  # of a table in a notebook
 
 
 class Table(NamedTuple):
-    """Rows of texts. header: a text per column, or nothing above labels and their values."""
+    """Rows of texts. header: one text per column; empty for labels and their values, which need none."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 def as_text(parts: Iterable[Table | str], width: int | None = None) -> str:
     """Tables and lines as plain text, with an empty line around each table.
 
-    width: columns of the terminal that shows it, into which wider tables are folded. None: nothing is folded.
+    width: columns of the terminal; wider tables are folded to it. None: nothing is folded.
     """
     text = ""
     for part in parts:
@@ -40,7 +40,7 @@ def as_text(parts: Iterable[Table | str], width: int | None = None) -> str:
 
 
 def as_html(parts: Iterable[Table | str]) -> str:
-    """Tables and lines as HTML: every text is escaped, and nothing is loaded. A table has MOST_ROWS rows at most."""
+    """Tables and lines as HTML that loads nothing; every text is escaped. A table shows at most MOST_ROWS rows."""
     return "\n".join(_html_of(part) if isinstance(part, Table) else f"<p>{_safe(part)}</p>" for part in parts)
 
 
@@ -58,20 +58,20 @@ def _text_of(table: Table, width: int | None) -> str:
 
 
 def _figures(table: Table) -> list[bool]:
-    """Per column whether it holds figures, which are set to the right."""
+    """For each column, whether it holds only figures, which are aligned to the right."""
     columns = zip(*table.rows, strict=True)
-    found = [any(column) and all(FIGURE.fullmatch(cell) for cell in column if cell) for column in columns]
-    return found or [False] * len(table.header)
+    figures = [any(column) and all(FIGURE.fullmatch(cell) for cell in column if cell) for column in columns]
+    return figures or [False] * len(table.header)
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes: a Chinese character takes two, an accent of its own none."""
+    """How many columns a text takes in a terminal: a Chinese character takes two, a combining accent none."""
     wide = (2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return sum(0 if unicodedata.combining(c) else size for c, size in zip(text, wide, strict=True))
 
 
 def _narrowed(widths: list[int], room: int) -> list[int]:
-    """The widths, with the widest made narrower until all have room."""
+    """The widths, where the widest columns are made narrower until all fit."""
     widths = list(widths)
     while sum(widths) > room and max(widths) > NARROWEST:
         widths[widths.index(max(widths))] -= 1
@@ -79,7 +79,7 @@ def _narrowed(widths: list[int], room: int) -> list[int]:
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
-    """A row as lines: one, or more if a cell has to be folded."""
+    """A row as lines of text: one, or more if a cell must be folded."""
     cells = [
         [cell] if _columns(cell) <= size else textwrap.wrap(cell, size) for cell, size in zip(row, widths, strict=True)
     ]

@@ -1,6 +1,6 @@
-"""Text files that a user gives, read with a limit to everything: how large, how deep, how long a number.
+"""Reads text and JSON files of a user, with limits on their size, nesting and length of numbers.
 
-JSON for all that reads it whole; each ValueError is one line that begins with the file.
+Each ValueError is one line that begins with the file.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import open_file
 from keylite.runtime.words import quoted
 
-LONGEST_NUMBER = 400  # digits: more than any float has before its point
+LONGEST_NUMBER = 400  # digits: no float has so many before its point
 ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def read_text(path: Path, largest: int) -> str:
-    """A text file in UTF-8, with or without a byte order mark; ValueError for one of more than `largest` bytes."""
+    """Read a text file in UTF-8, with or without a byte order mark. ValueError if it is above `largest` bytes."""
     with open_file(path) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
-        raise ArgumentError(f"{path}: expected at most {largest:,} bytes, got more; is it another file than was meant?")
+        raise ArgumentError(f"{path}: expected at most {largest:,} bytes, got more; is this the file that you meant?")
     return decoded_text(data, path)
 
 
 def decoded_text(data: bytes, source: Path | str) -> str:
-    """Bytes in UTF-8 as text, without a byte order mark."""
+    """Bytes in UTF-8 as text, without the byte order mark. ValueError if they are in another encoding, or binary."""
     require_no_utf16(data, source)
     try:
         text = data.decode("utf-8-sig")
@@ -44,13 +44,13 @@ def decoded_text(data: bytes, source: Path | str) -> str:
 
 
 def require_no_utf16(data: bytes, source: Path | str) -> None:
-    """Raises ValueError for bytes that begin as UTF-16 does, with its byte order mark."""
+    """Raise ValueError if bytes begin with the byte order mark of UTF-16."""
     if encoding := ENCODINGS.get(data[:2]):
         raise ArgumentError(f"{source}: expected text in UTF-8, got {encoding}; save it as UTF-8")
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these names and values, for `json.loads`; ValueError where a name is there twice."""
+    """A JSON object as a dict, for `json.loads`. ValueError if a name occurs twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         seen: set[str] = set()
@@ -60,10 +60,10 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[msgspec.Raw], Sequence[str]]]) -> None:
-    """Raises ValueError if a JSON object names something twice, of which msgspec has read the last in silence.
+    """Raise ValueError if a name occurs twice in a JSON object; msgspec silently takes the last of them.
 
-    lists: entries of lists in `data`, as views of it, and the names that each entry may say once. They may be millions,
-    so only those that hold such a name twice are read again.
+    lists: pairs of the entries of a list in `data`, as views of it, and the names that an entry may have once. There
+    may be millions of entries, so only those with such a name twice are read again.
     """
     start = _address(data)
     ends = [(_address(raws[0]), _address(raws[-1]) + len(memoryview(raws[-1]))) for raws, _ in lists if raws]
@@ -76,7 +76,7 @@ def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[ms
     for text in texts:
         try:
             json.loads(text.decode("utf-8", "replace"), parse_int=float, object_pairs_hook=each_once)
-        except (json.JSONDecodeError, RecursionError):  # msgspec took it, or names it as bad
+        except (json.JSONDecodeError, RecursionError):  # msgspec has read it, or reports it itself
             continue
         except ValueError as error:
             raise ArgumentError(f"{path}: broken JSON: {error}; leave one of them out") from None
@@ -87,7 +87,7 @@ def _address(data: bytes | msgspec.Raw) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. ValueError where it is none, or says one thing twice, or is nested absurdly deep."""
+    """Read a JSON file. ValueError if it is not JSON, names something twice, or is nested too deeply."""
     with open_file(path) as file:
         text = decoded_text(file.read(), path)
 

@@ -1,6 +1,6 @@
-"""The directories of a TIFF file, and what its strips and tiles can be held to before they are decoded.
+"""Reads the directories of a TIFF file, and checks its strips and tiles before they are decoded.
 
-Numbers of the file alone: knows nothing of pixels. A file that cannot be followed raises struct.error.
+A file that cannot be followed raises struct.error.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import zlib
 from typing import NamedTuple
 
 WIDTH, HEIGHT, BITS, ORIENTATION, KIND, FORMAT = 256, 257, 258, 274, 254, 339
-PACKED = 259  # Compression: 1 for samples that are stored plainly
-DEFLATE = frozenset({8, 32946})  # what Compression calls zlib's streams, which end with a checksum
-FILL_ORDER = 266  # 2 if the bits of each byte are turned round
-ALPHA = 338  # ExtraSamples: 1 for colours that are multiplied by alpha, 2 for those that are not
-SAMPLES, PLANES = 277, 284  # samples of a pixel; 2 if those of each kind lie in strips of their own
-STRIPS = (273, 279, 256, 278)  # offsets, counts of bytes, width, rows of a strip
-TILES = (324, 325, 322, 323)  # offsets, counts of bytes, width, rows of a tile
+PACKED = 259  # Compression: 1 if samples are not compressed
+DEFLATE = frozenset({8, 32946})  # values of Compression for zlib streams, which end with a checksum
+FILL_ORDER = 266  # 2 if the bits of each byte are in reverse order
+ALPHA = 338  # ExtraSamples: 1 if colours are multiplied by alpha, 2 if they are not
+SAMPLES, PLANES = 277, 284  # samples per pixel; 2 if each channel has separate strips
+STRIPS = (273, 279, 256, 278)  # tags for offsets, numbers of bytes, width, rows of a strip
+TILES = (324, 325, 322, 323)  # tags for offsets, numbers of bytes, width, rows of a tile
 NUMBERS = {1: "B", 3: "H", 4: "I"}  # types of whole numbers: BYTE, SHORT, LONG
-MOST_TAGS = 1000  # more are no picture of ours: they cost time
-SLACK = 4  # times as much as its pixels need, a stream is followed to its checksum
-CHUNK = 2**16  # packed bytes that are looked at at once: they hold at most 66 MB
+MOST_TAGS = 1000  # limit, because each costs time
+SLACK = 4  # a stream is read to its checksum unless it holds more than SLACK times what the pixels need
+CHUNK = 2**16  # compressed bytes that are read at once: they hold at most 66 MB
 
 
 class Directory(NamedTuple):
-    """One picture of a file.
+    """One picture of a file: its tags.
 
-    first: the first of a tag's whole numbers. places: (format, how many, where in the file) of all of them. following:
-    where the next directory lies, 0 if there is none.
+    first: tag -> the first of its whole numbers. places: tag -> (format, count, place in the file) of all its numbers.
+    following: the place of the next directory; 0 if this is the last one.
     """
 
     first: dict[int, int]
@@ -37,7 +37,7 @@ class Directory(NamedTuple):
 
 
 def directory(data: bytes, offset: int = 0) -> Directory:
-    """The directory at `offset`; the first one of the file if that is 0."""
+    """The directory at `offset`; 0: the first one of the file."""
     order = "<" if data.startswith(b"II") else ">"
     if not offset:
         (offset,) = struct.unpack_from(order + "I", data, 4)
@@ -59,9 +59,9 @@ def directory(data: bytes, offset: int = 0) -> Directory:
 
 
 def packing_problem(data: bytes) -> str:
-    """What is wrong with the strips or tiles of the first picture, in words; empty if nothing shows.
+    """What is wrong with the strips or tiles of the first picture, in words; empty if no damage is found.
 
-    Decoders fill what is not there with black, and stop at a stream's last pixel, before its checksum.
+    Decoders do not notice it: they fill missing parts with black, and stop before the checksum of a stream.
     """
     page = directory(data)
     tiled = TILES[0] in page.first
@@ -75,33 +75,33 @@ def packing_problem(data: bytes) -> str:
     wanted = math.ceil(width / columns) * math.ceil(height / rows)
     wanted *= samples if page.first.get(PLANES, 1) == 2 else 1
     starts, counts = _numbers(data, page, places, wanted), _numbers(data, page, sizes, wanted)
-    there = sum(start > 0 and count > 0 for start, count in zip(starts, counts, strict=False))
-    if there < wanted:
-        return f"it lacks strips or tiles: {there} of {wanted} are there"
+    present = sum(start > 0 and count > 0 for start, count in zip(starts, counts, strict=False))
+    if present < wanted:
+        return f"it lacks strips or tiles: {present} of {wanted} are there"
     if page.first[PACKED] not in DEFLATE or page.first.get(FILL_ORDER) == 2:
         return ""
     most = math.ceil(columns * samples * page.first.get(BITS, 1) / 8) * rows
     for start, count in zip(starts, counts, strict=True):
-        if told := _stream_problem(memoryview(data)[start : start + count], most):
-            return told
+        if problem := _stream_problem(memoryview(data)[start : start + count], most):
+            return problem
     return ""
 
 
 def _numbers(data: bytes, page: Directory, tag: int, most: int) -> tuple[int, ...]:
-    """The whole numbers of a tag, `most` of them at most, and no more than lie in the file."""
+    """The whole numbers of a tag: at most `most`, and no more than the file holds."""
     number, count, where = page.places.get(tag, ("<B", 0, 0))
     count = min(count, most, (len(data) - where) // struct.calcsize(number))
     return struct.unpack_from(f"{number[0]}{count}{number[1]}", data, where)
 
 
 def _stream_problem(stream: memoryview, most: int) -> str:
-    """What zlib says of a stream; empty if it is whole, or holds far more than so many bytes."""
+    """What zlib says is wrong with a stream; empty if it is whole, or holds far more than `most` bytes."""
     inflating, total = zlib.decompressobj(), 0
     try:
         for at in range(0, len(stream), CHUNK):
             total += len(inflating.decompress(stream[at : at + CHUNK]))
-            if inflating.eof or total > SLACK * most + CHUNK:  # so much more than pixels: no decoder comes to its end
+            if inflating.eof or total > SLACK * most + CHUNK:  # no decoder reads so far
                 return ""
     except zlib.error as error:
         return str(error).partition(": ")[2] or str(error)
-    return "a stream of packed samples has no end"
+    return "a stream of compressed samples has no end"

@@ -1,4 +1,4 @@
-"""What public functions take, named once. Knows nothing of what they do with it."""
+"""The types of arguments of public functions, each with a name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 
 class Arrayed(Protocol):
-    """What numpy makes an array of: an array, a masked one, a tensor on the CPU."""
+    """Anything that numpy can make an array of: an array, a masked array, a tensor on the CPU."""
 
     def __array__(self) -> np.ndarray: ...
 
 
-FilePath = Path | str  # of a file or a folder
+FilePath = Path | str  # the path of a file or a folder
 Image = np.ndarray | Path | str | bytes  # uint8 (H, W, 3) RGB, a path, or the bytes of an image file
 Boxes = Arrayed | Sequence[Arrayed | Sequence[float]]  # (N, 4) xyxy, continuous px of the image
-Points = Arrayed | Sequence[Boxes]  # (N, K, 2) x and y, continuous px of the image; NaN is unlabelled
+Points = Arrayed | Sequence[Boxes]  # (N, K, 2) x and y, continuous px of the image; NaN if unlabelled
 Visible = Arrayed | Sequence[Arrayed | Sequence[int]]  # (N, K): 0 unlabelled, 1 hidden, 2 seen
 Indices = Sequence[int] | np.ndarray  # numbers of objects from 0 on, or a mask (N,) of true and false
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # what a JSON file holds
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # any value in a JSON file
 WhiteLevel = Literal[255, 1023, 4095, 16383, 65535]  # the largest values of 8, 10, 12, 14 and 16 bits

@@ -1,4 +1,4 @@
-"""Lists and foreign text in keylite's own lines: shortened, quoted, without characters that a terminal obeys."""
+"""Text for messages: lists and foreign text, shortened, quoted, and without control characters."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-SHOWN = 10  # bad items named in one error line; the rest are counted
-ALIKE = 2  # bad items of one reason that are shown whole if there are too many to show all
-LOOKED_AT = 1000  # bad items whose reasons are compared
+SHOWN = 10  # items that one line names; the rest are counted
+ALIKE = 2  # items of one reason that are shown whole if there are too many to show all
+LOOKED_AT = 1000  # items whose reasons are compared
 NUMBERS = re.compile(r"-?[\d.,]+(?:e[+-]\d+)?")
-LONGEST = 200  # characters that a line quotes of anything
-LONGEST_ITEM = 2 * LONGEST  # what is quoted, and what is said of it
-LONGEST_LINE = 3000  # ten things of that length, and what is said of them
-IN_QUOTES = "|".join(  # one of a word's own, as in Anna's, neither begins nor ends what is quoted
+LONGEST = 200  # characters of a quoted value
+LONGEST_ITEM = 2 * LONGEST  # a quoted value and its reason
+LONGEST_LINE = 3000  # ten quoted values and their reasons
+IN_QUOTES = "|".join(  # an apostrophe within a word (Anna's) neither begins nor ends a quotation
     rf"(?<!\w)b?{mark}[^{mark}]*(?:(?<=\w){mark}(?=\w)[^{mark}]*)*+{mark}(?!\w)" for mark in "'\""
 )
 QUOTED = re.compile(rf"{IN_QUOTES}|\S{{{LONGEST + 1},}}")
 
 
 def clipped(text: str, longest: int = LONGEST) -> str:
-    """The text, or its beginning and its end with dots between them: `longest` characters at most."""
+    """The text, or its beginning and end with dots between: at most `longest` characters."""
     if len(text) <= longest:
         return text
     end = longest // 4
@@ -28,41 +28,41 @@ def clipped(text: str, longest: int = LONGEST) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as Python writes it, at most LONGEST characters of it."""
+    """A value as Python writes it, cut to at most LONGEST characters."""
     if isinstance(value, str):
         return repr(clipped(value, LONGEST - 2))
     if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
-        return f"a number of {value.bit_length()} bits"  # Python refuses to write one of more than 4300 digits
+        return f"a number of {value.bit_length()} bits"  # Python refuses to write more than 4300 digits
     return clipped(escaped(repr(value)))
 
 
 def escaped(text: str) -> str:
-    """The text with control characters, ends of lines and lone surrogates as Python escapes them."""
+    """The text, with control characters, line ends and lone surrogates escaped as in Python."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_utf8(path: object) -> bool:
-    """Whether a path can be written in UTF-8: names on a disk are bytes, and may be of another encoding."""
+    """Whether a path can be written in UTF-8: file names are bytes and may have another encoding."""
     return not any("\ud800" <= c <= "\udfff" for c in str(path))
 
 
 def one_line(text: str) -> str:
-    """What a user gets to read of a message: one line, in which nothing that it quotes is longer than LONGEST."""
+    """A message as one line for the user; each quotation in it is cut to LONGEST characters."""
     return clipped(escaped(QUOTED.sub(lambda match: clipped(match[0]), text.strip())), LONGEST_LINE)
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 image`, `1,200 images`."""
+    """A number and its noun: `1 image`, `1,200 images`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
-    """The line, then the first items, then how many more there are; count: of all, where the items are the first.
+    """The line, then the first items, then the number of the others. count: of all items, if `items` are not all.
 
-    If there are more items `thing: reason` than are shown, only two of each reason are shown whole, and the other
-    things by name. Reasons that differ in numbers alone are one.
+    If there are more items `thing: reason` than can be shown, only two items per reason are shown whole; of the others
+    only the thing is shown. Reasons that differ only in numbers count as the same.
     """
     count = len(items) if count is None else count
     if count <= SHOWN:
@@ -85,7 +85,7 @@ def listed(line: str, items: Sequence[str], count: int | None = None) -> str:
 
 
 def first_of(items: Sequence[str], shown: int, between: str = "; ", count: int | None = None) -> str:
-    """The first items, then how many more there are; count: of all, where the items are the first."""
+    """The first items, then the number of the others. count: of all items, if `items` are not all."""
     count = len(items) if count is None else count
     more = [f"and {count - shown} more"] if count > shown else []
     return between.join([*(clipped(item, LONGEST_ITEM) for item in items[:shown]), *more])

@@ -293,7 +293,7 @@ class Dataset:
             uint8 (H, W, 3) RGB, turned upright by its EXIF orientation.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The image file is missing.
             ImageError: The file cannot be read as a picture, or is larger than `max_megapixels`.
         """
         return self.open_image(image).pixels()
@@ -308,7 +308,7 @@ class Dataset:
             The picture, whose `pixels()` decodes it.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The image file is missing.
             ImageError: The file is no picture that keylite reads, or is larger than `max_megapixels`.
         """
         return open_image(self.images[image], self.max_megapixels, self.white_level)
@@ -320,7 +320,7 @@ class Dataset:
             (N, 4) float64 xyxy, image px. If a size is not known, it is read from the header of the image.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The image file is missing.
             ImageError: The header cannot be read.
         """
         sizes = np.zeros((len(self.images), 2)) if self.image_sizes is None else self.image_sizes.astype(np.float64)

@@ -92,18 +92,19 @@ def from_names(names: Sequence[str]) -> tuple[int, ...] | None:
     return tuple(permutation) if permutation != list(range(len(names))) else None
 
 
-def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: int = 0) -> Mirror:
+def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, seed: int = 0) -> Mirror:
     """The mirror to train with, and why.
 
-    given: the recipe's permutation, which comes first; then comes that of the data set (`flip_pairs`). These two are
+    from_recipe: the recipe's permutation, which comes first; then comes the data set's (`flip_pairs`). These two are
     used even if the labels disagree, with a warning. Else names with left and right are used if the labels confirm
     them, else a permutation that only the labels show if nothing contradicts it, else none. seed: of random choices in
-    the check. Raises ArgumentError if `given` is no mirror of the skeleton, ModuleNotFoundError if scipy is missing.
+    the check. Raises ArgumentError if `from_recipe` is no mirror of the skeleton, and ModuleNotFoundError if scipy is
+    missing.
     """
     skeleton = dataset.skeleton
-    if given is not None:
-        dataset.with_skeleton(type(skeleton)(skeleton.names, mirror=tuple(given)))  # Skeleton checks a permutation
-    fixed = tuple(given) if given is not None else skeleton.mirror
+    if from_recipe is not None:
+        type(skeleton)(skeleton.names, mirror=tuple(from_recipe))  # raises ArgumentError if it is no mirror
+    fixed = tuple(from_recipe) if from_recipe is not None else skeleton.mirror
     named, unnamed_reason = None, ""
     try:
         named = from_names(skeleton.names)
@@ -112,8 +113,8 @@ def choose_mirror(dataset: Dataset, given: tuple[int, ...] | None = None, seed: 
     trial = try_mirrors(dataset, fixed if fixed is not None else named, seed)
 
     if fixed is not None:
-        source = "given" if given is not None else "flip_pairs"
-        origin = "the recipe" if given is not None else "the data set's flip_pairs"
+        source = "given" if from_recipe is not None else "flip_pairs"
+        origin = "the recipe" if from_recipe is not None else "the data set's flip_pairs"
         doubt = trial if isinstance(trial, str) else _contradiction(trial, skeleton.names, fixed)
         line = f"mirror: {_count(fixed)} from {origin}"
         if isinstance(trial, str):

@@ -115,14 +115,16 @@ def test_labels_are_not_written_over_by_their_own_data_set(folder: Path):
     for path in (labels, folder / "link.json", folder / "data/image_000001.png"):
         with pytest.raises(ValueError, match="is the file of"):
             write_coco(data, path)
-    with pytest.raises(ValueError, match="there already, of what is to be written: labels.json; image_000000.png"):
+    with pytest.raises(
+        ValueError, match="these files, which would be written, are there already: labels.json; image_000000.png"
+    ):
         write_dataset(data, folder / "data")
     assert {path: content(folder)[path] for path in before} == before
 
 
 def test_an_orphan_is_not_written_over_and_nothing_is_half_written(tmp_path: Path):
     (tmp_path / "image_000002.png").write_text("mine")
-    with pytest.raises(ValueError, match="there already, of what is to be written: image_000002.png"):
+    with pytest.raises(ValueError, match="these files, which would be written, are there already: image_000002.png"):
         write_dataset(gauges(4, "train", 0, 64), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["image_000002.png"]
 

@@ -124,16 +124,16 @@ def all_annotations(**values: Any):
 
 
 NOTED = {
-    "crowd": (set_("annotations", 1, iscrowd=1), 2, "1 crowd annotation left out"),
+    "crowd": (set_("annotations", 1, iscrowd=1), 2, "left out: 1 crowd annotation"),
     "num_keypoints 0": (set_("annotations", 1, keypoints=[0] * 9, num_keypoints=0), 2, "1 annotation without any"),
-    "no keypoints": (set_("annotations", 1, keypoints=...), 2, "1 annotation without keypoints left out"),
-    "empty keypoints": (set_("annotations", 1, keypoints=[]), 2, "1 annotation without keypoints left out"),
+    "no keypoints": (set_("annotations", 1, keypoints=...), 2, "left out: 1 annotation without keypoints"),
+    "empty keypoints": (set_("annotations", 1, keypoints=[]), 2, "left out: 1 annotation without keypoints"),
     "image without objects": (set_("annotations", 2, image_id=7), 3, "1 of 2 images have no object"),
-    "54 categories": (many_categories, 3, "2 categories with the same keypoints merged (of 54 in the file)"),
-    "no names": (set_("categories", 0, keypoints=[], sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
-    "names absent": (set_("categories", 0, keypoints=..., sigmas=..., skeleton=...), 3, "k0..k2 by their count"),
-    "0-based skeleton": (set_("categories", 0, skeleton=[[0, 1], [1, 2]]), 3, "edges leave 1..3"),
-    "skeleton too far": (set_("categories", 0, skeleton=[[1, 4]]), 3, "edges leave 1..3"),
+    "54 categories": (many_categories, 3, "merged: 2 categories with the same keypoints (of 54 in the file)"),
+    "no names": (set_("categories", 0, keypoints=[], sigmas=..., skeleton=...), 3, "they are called k0 to k2"),
+    "names absent": (set_("categories", 0, keypoints=..., sigmas=..., skeleton=...), 3, "they are called k0 to k2"),
+    "0-based skeleton": (set_("categories", 0, skeleton=[[0, 1], [1, 2]]), 3, "an edge is not within 1 to 3"),
+    "skeleton too far": (set_("categories", 0, skeleton=[[1, 4]]), 3, "an edge is not within 1 to 3"),
     "area 0": (set_("annotations", 0, area=0), 3, "1 area of 0"),
 }
 
@@ -230,7 +230,7 @@ def test_byte_order_mark_and_nan_literals(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("99, 98, 0", "NaN, NaN, 0").encode())
     data = read_dataset(path)
     assert np.array_equal(data.xy, read_dataset(coco(tmp_path)).xy, equal_nan=True)
-    assert data.notes == ("2 NaN or Infinity (no JSON) read as null",)
+    assert data.notes == ("read as null: 2 NaN or Infinity, which are not JSON",)
 
 
 BAD = {
@@ -259,20 +259,23 @@ BAD = {
     "annotation id twice": (set_("annotations", 1, id=1), ["annotation 1: its id is used twice"]),
     "image id twice": (
         lambda data: data["images"].append(data["images"][1]),
-        ["image id 8 is used twice (b.png, b.png)", "annotation 3: no single image has the id 8"],
+        ["image id 8 is used twice (b.png, b.png)", "annotation 3: no image, or more than one, has the id 8"],
     ),
-    "unknown image": (set_("annotations", 1, image_id=99), ["annotation 2: no single image has the id 99", "99; mend"]),
+    "unknown image": (
+        set_("annotations", 1, image_id=99),
+        ["annotation 2: no image, or more than one, has the id 99", "99; mend"],
+    ),
     "unknown image, a text": (
         set_("annotations", 1, image_id="c"),
-        ["annotation 2: no single image has the id 'c'", "'c'; mend"],
+        ["annotation 2: no image, or more than one, has the id 'c'", "'c'; mend"],
     ),
     "unknown image, a number as text": (
         set_("annotations", 1, image_id="99"),
-        ["annotation 2: no single image has the id '99'", "'99'; mend"],
+        ["annotation 2: no image, or more than one, has the id '99'", "'99'; mend"],
     ),
     "image id a number": (
         set_("images", 1, id="8"),
-        ["annotation 3: no single image has the id 8 (a number; the text '8' is there)"],
+        ["annotation 3: no image, or more than one, has the id 8 (this is a number, but the text '8' is an id)"],
     ),
     "unknown category": (
         set_("annotations", 1, category_id=99),
@@ -303,11 +306,11 @@ BAD = {
     ),
     "image id as text": (
         set_("annotations", 1, image_id="7"),
-        ["annotation 2: no single image has the id '7' (a text; the number 7 is there)"],
+        ["annotation 2: no image, or more than one, has the id '7' (this is a text, but the number 7 is an id)"],
     ),
     "category id as text": (
         set_("annotations", 1, category_id="1"),
-        ["annotation 2: no category has the id '1' (a text; the number 1 is there)"],
+        ["annotation 2: no category has the id '1' (this is a text, but the number 1 is an id)"],
     ),
     "annotation a number": (lambda data: data["annotations"].append(5), ["annotation number 4: expected object"]),
     "image without name": (
@@ -352,7 +355,7 @@ def test_a_box_without_an_area_is_none(case: str, tmp_path: Path) -> None:
     assert np.isnan(data.box[1]).all()
     assert data.box[0].tolist() == [1, 2, 31, 22]
     assert data.notes == (
-        f"1 of 3 boxes without an area (such as {size} px) read as none; without boxes, train with `box='image'`",
+        f"read as no box: 1 of 3 boxes without an area (such as {size} px); without boxes, train with `box='image'`",
     )
     with pytest.raises(ValueError, match=r"2 of 3 objects have no box \(a.png#1; b.png\); use `box='image'`"):
         crop_boxes(data, "annotation")
@@ -366,7 +369,7 @@ def test_a_flat_box_of_what_is_left_out_is_not_spoken_of(tmp_path: Path) -> None
         tmp_path,
         lambda data: [data["annotations"][0].update(flat), data["annotations"][1].update(flat, keypoints=[0] * 9)],
     )
-    assert read_dataset(path).notes[1].startswith("1 of 2 boxes without an area")
+    assert read_dataset(path).notes[1].startswith("read as no box: 1 of 2 boxes without an area")
 
 
 def test_ambiguous_image_id_takes_its_annotations_along(tmp_path: Path) -> None:
@@ -495,7 +498,7 @@ def test_categories_of_different_keypoints_ask(tmp_path: Path) -> None:
     car = read_dataset(path, category="car")
     assert car.skeleton.names == ("front", "rear")
     assert len(car) == 1
-    assert "3 annotations of other categories left out" in car.notes
+    assert "left out: 3 annotations of other categories" in car.notes
     assert len(read_dataset(path, category="face")) == 3
     with pytest.raises(ValueError, match=r"no category is named 'dog'; the names are: face; car"):
         read_dataset(path, category="dog")
@@ -542,7 +545,7 @@ CATEGORY = {
     ),
     "not triples": (
         lambda data: [set_("categories", 0, keypoints=[])(data), all_annotations(keypoints=[1, 2])(data)],
-        "expected x, y, v for each, got 2 numbers",
+        "expected x, y and visibility for each, got 2 numbers",
     ),
     "two of one id": (lambda data: data["categories"].append({"id": 1}), "two categories have the same id"),
     "name twice": (set_("categories", 0, keypoints=["a", "a", "b"]), "category 'face': skeleton: keypoint names"),
@@ -578,7 +581,7 @@ def test_kinds_of_one_keypoint_that_do_not_come_together_are_one_kind_of_object(
         data["annotations"].pop()
 
     assert (
-        "2 categories with the same keypoints merged (of 2 in the file)" in read_dataset(coco(tmp_path, change)).notes
+        "merged: 2 categories with the same keypoints (of 2 in the file)" in read_dataset(coco(tmp_path, change)).notes
     )
 
 
@@ -1001,9 +1004,9 @@ def test_table_has_no_category(tmp_path: Path) -> None:
 
 REAL = {  # file: objects, images, keypoints, groups, labelled points (from the READMEs of the data), words in the notes
     "format_samples/coco/test_coco.json": (12, 4, 17, 4, 181, "2 annotations without any"),
-    "format_samples/ap10k/test_ap10k.json": (2, 2, 17, 2, 32, "2 categories with the same keypoints merged"),
-    "format_samples/wflw/test_wflw.json": (4, 2, 98, 2, 392, "k0..k97"),
-    "format_samples/300w/test_300w.json": (2, 2, 68, 2, 136, "k0..k67"),
+    "format_samples/ap10k/test_ap10k.json": (2, 2, 17, 2, 32, "merged: 2 categories with the same keypoints"),
+    "format_samples/wflw/test_wflw.json": (4, 2, 98, 2, 392, "k0 to k97"),
+    "format_samples/300w/test_300w.json": (2, 2, 68, 2, 136, "k0 to k67"),
     "format_samples/onehand10k/test_onehand10k.json": (4, 4, 21, 4, 63, ""),
     "format_samples/horse10/test_horse10.json": (3, 3, 22, 3, 52, ""),
     "format_samples/animalpose/test_animalpose.json": (2, 2, 20, 2, 32, ""),

@@ -162,8 +162,8 @@ def _without_flat_boxes(labels: Labels, rows: np.ndarray, notes: list[str]) -> L
         return labels
     width, height = sides[rows][flat[rows]][0]
     notes.append(
-        f"{int(flat[rows].sum())} of {len(rows)} boxes without an area (such as {width:g}x{height:g} px) read as none; "
-        "without boxes, train with `box='image'`"
+        f"read as no box: {int(flat[rows].sum())} of {len(rows)} boxes without an area (such as {width:g}x{height:g} "
+        "px); without boxes, train with `box='image'`"
     )
     return dataclasses.replace(labels, box=np.where(flat[:, None], np.nan, box))
 

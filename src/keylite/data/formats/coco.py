@@ -1,7 +1,7 @@
-"""COCO keypoints JSON, read.
+"""Reading COCO keypoints JSON.
 
-Annotations are decoded one by one from the raw text: a bad one is named, not the end of the file, and a million of
-them never exist as Python objects at once. Knows nothing of images on disk or of how points are used.
+Annotations are decoded one by one from the raw text. So a message can name the one that is bad, and a million of them
+never exist as Python objects at the same time.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.texts import require_each_once
 from keylite.runtime.words import clipped, counted, listed, quoted
 
-IMAGE_NAMES = ("file_name",)  # what an entry that says it twice is refused for
-ANNOTATION_NAMES = ("image_id", "category_id", "keypoints", "bbox")
+IMAGE_NAMES = ("file_name",)  # keys that an image may have only once
+ANNOTATION_NAMES = ("image_id", "category_id", "keypoints", "bbox")  # keys that an annotation may have only once
 NO_BOX: list[Number] = [None] * 4
-ESCAPED = re.compile(r'["\\\x00-\x1f]')  # what no key holds as it is written in JSON
+ESCAPED = re.compile(r'["\\\x00-\x1f]')  # characters that JSON escapes, so no key holds them as they are
 SHAPES = {  # field of an annotation: how COCO writes it
     "keypoints": "COCO writes x, y and visibility of all keypoints as one flat list of numbers",
     "bbox": "COCO writes [x, y, width, height]",
@@ -48,21 +48,21 @@ SHAPES = {  # field of an annotation: how COCO writes it
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """The images of a file: names, sizes (M, 2) px with NaN if unknown, id -> index, and the group fields of each."""
+    """The M images of a file."""
 
     names: list[str]
-    sizes: np.ndarray
-    index_of: dict[Id, int]
-    fields: list[list[str | None]]
+    sizes: np.ndarray  # (M, 2) width and height, px; NaN if unknown
+    index_of: dict[Id, int]  # id -> number from 0
+    fields: list[list[str | None]]  # the values of the group fields of each image; empty without group fields
 
 
 @dataclasses.dataclass(frozen=True)
 class _Objects:
-    """The annotations that are used, as columns: compact, because a file may hold a million."""
+    """The annotations that are used, as compact columns, because a file may hold a million."""
 
-    values: array[float]  # the keypoints of all, one after the other
+    values: array[float]  # the numbers under `keypoints` of all annotations, one after the other
     lengths: array[int]  # how many of these numbers each annotation has
-    boxes: array[float]  # x, y, width, height of each
+    boxes: array[float]  # x, y, width, height of each annotation
     areas: array[float]
     image_index: array[int]
     ids: list[Id | str]
@@ -70,7 +70,7 @@ class _Objects:
     fields: dict[str, list[str | None]]
 
     def add(self, entry: Annotation, number: int, image: int) -> None:
-        """Append an annotation, the file's `number`th, without its group fields."""
+        """Append annotation number `number` of the file, except for its group fields."""
         _extend(self.values, entry.keypoints or [])
         self.lengths.append(len(entry.keypoints or ()))
         _extend(self.boxes, list(entry.bbox) if entry.bbox else NO_BOX)
@@ -119,7 +119,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
 def _contents(
     path: Path, category: str | None, fields: tuple[str, ...], notes: list[str], bad: list[str]
 ) -> tuple[dict[Id, Category], _Images, _Objects]:
-    """Categories, images and annotations of a file. Its text, which may be large, is let go when this returns."""
+    """The categories, images and annotations of a file; the text of the file, which may be large, is not kept."""
     data, file = decoded_file(path, notes)
     require_each_once(path, data, ((file.images, IMAGE_NAMES), (file.annotations, ANNOTATION_NAMES)))
     categories = {entry.id: entry for entry in file.categories}
@@ -132,11 +132,11 @@ def _contents(
     fields_of = fields_reader(path, fields) if fields else None
     images = _images(file.images, fields_of, bad)
     objects = _Objects(array("d"), array("l"), array("d"), array("d"), array("i"), [], [], {key: [] for key in fields})
-    left_out: Counter[tuple[str, str]] = Counter()  # (noun, what is said of it) -> how many
+    left_out: Counter[tuple[str, str]] = Counter()  # (noun, its description) -> how many
     seen: set[Id] = set()
     for number, raw, entry in _decodable(file.annotations, bad):
-        if why := _not_for_training(entry, categories, wanted):
-            left_out[why] += 1
+        if reason := _unused(entry, categories, wanted):
+            left_out[reason] += 1
             continue
         image = images.index_of.get(entry.image_id)
         if image is None or entry.category_id not in categories or entry.id in seen:
@@ -146,16 +146,16 @@ def _contents(
             seen.add(entry.id)
         objects.add(entry, number, image)
         if fields_of is not None:
-            for name, of_image, own in zip(fields, images.fields[image], fields_of(raw), strict=True):
-                objects.fields[name].append(of_image if of_image is not None else own)
-    notes += [f"{counted(count, noun)}{which} left out" for (noun, which), count in left_out.items()]
+            for name, image_value, own_value in zip(fields, images.fields[image], fields_of(raw), strict=True):
+                objects.fields[name].append(image_value if image_value is not None else own_value)
+    notes += [f"left out: {counted(count, noun)}{description}" for (noun, description), count in left_out.items()]
     if not objects.ids:
         raise DataError(f"{path}: {_nothing(category, len(file.annotations), notes, bad)}")
     return categories, images, objects
 
 
 def _wanted(path: Path, categories: dict[Id, Category], category: str | None) -> set[Id]:
-    """The ids of the categories of this name; of all if it is None."""
+    """The ids of the categories of this name; of all categories if it is None."""
     if category is None:
         return set(categories)
     ids = {key for key, entry in categories.items() if entry.name == category}
@@ -166,7 +166,7 @@ def _wanted(path: Path, categories: dict[Id, Category], category: str | None) ->
 
 
 def _decodable(raws: list[msgspec.Raw], bad: list[str]) -> Iterator[tuple[int, msgspec.Raw, Annotation]]:
-    """Number from 1, text and content of each annotation; what cannot be decoded is added to `bad`."""
+    """Number from 1, text and content of each annotation; for one that cannot be decoded a line is added to `bad`."""
     decode = msgspec.json.Decoder(Annotation).decode
     for number, raw in enumerate(raws, start=1):
         try:
@@ -179,8 +179,8 @@ def _decodable(raws: list[msgspec.Raw], bad: list[str]) -> Iterator[tuple[int, m
         yield number, raw, entry
 
 
-def _not_for_training(entry: Annotation, categories: Container[Id], wanted: set[Id]) -> tuple[str, str] | None:
-    """Why an annotation is left out, as a noun and what is said of it; None if it is used."""
+def _unused(entry: Annotation, categories: Container[Id], wanted: set[Id]) -> tuple[str, str] | None:
+    """The noun and the description of an annotation that is left out; None if it is used."""
     if entry.iscrowd:
         return "crowd annotation", ""
     if entry.category_id in categories and entry.category_id not in wanted:
@@ -189,7 +189,7 @@ def _not_for_training(entry: Annotation, categories: Container[Id], wanted: set[
 
 
 def _nothing(category: str | None, annotations: int, notes: list[str], bad: list[str]) -> str:
-    """What to say of a file in which no annotation can be used."""
+    """The message about a file in which no annotation can be used."""
     if bad:
         return f"{listed('all annotations that could be used are bad', bad)}; mend them"
     of = f" of category {quoted(category)}" if category is not None else ""
@@ -198,7 +198,7 @@ def _nothing(category: str | None, annotations: int, notes: list[str], bad: list
 
 
 def _misshapen(objects: _Objects, row: int, names: list[str], keypoints: int) -> str:
-    """What to say of an annotation with another number of values than its skeleton needs."""
+    """The message about an annotation that has more or fewer values than its skeleton needs."""
     count = objects.lengths[row]
     pairs = ": x and y without a visibility; write 2 after each pair that is labelled" if count == 2 * keypoints else ""
     return (
@@ -211,12 +211,12 @@ def _known_areas(area: np.ndarray, notes: list[str]) -> np.ndarray:
     """Areas (N,) in px^2; those of 0 or less become NaN, and a note counts them."""
     unknown = ~(area > 0) & ~np.isnan(area)
     if unknown.any():
-        notes.append(f"{counted(int(unknown.sum()), 'area')} of 0 or less read as unknown")
+        notes.append(f"read as unknown: {counted(int(unknown.sum()), 'area')} of 0 or less")
     return np.where(unknown, np.nan, area)
 
 
 def _images(raws: list[msgspec.Raw], fields_of: FieldsReader | None, bad: list[str]) -> _Images:
-    """The images of a file; an id that is used twice is bad and stands for no image."""
+    """The images of a file; an id that is used twice is bad, and no image has it."""
     decode = msgspec.json.Decoder(Image).decode
     names: list[str] = []
     sizes = array("d")
@@ -236,41 +236,42 @@ def _images(raws: list[msgspec.Raw], fields_of: FieldsReader | None, bad: list[s
         names.append(entry.file_name)
         if fields_of is not None:
             fields.append(fields_of(raw))
-        sizes.append(entry.width or math.nan)  # 0 is a placeholder
+        sizes.append(entry.width or math.nan)  # some tools write 0 for an unknown size
         sizes.append(entry.height or math.nan)
     for key in twice:
         del index_of[key]
     return _Images(names, np.array(sizes).reshape(-1, 2), index_of, fields)
 
 
-def _misfit(entry: Annotation, number: int, image_of: dict[Id, int], categories: dict[Id, Category]) -> str:
-    """Why an annotation belongs nowhere."""
+def _misfit(entry: Annotation, number: int, index_of: dict[Id, int], categories: dict[Id, Category]) -> str:
+    """The message about an annotation whose image, category or own id is wrong."""
     name = f"annotation {entry.id if entry.id is not None else f'number {number}'}"
-    if entry.image_id not in image_of:
-        return f"{name}: no single image has the id {quoted(entry.image_id)}{_other_kind(entry.image_id, image_of)}"
+    if entry.image_id not in index_of:
+        hint = _other_kind(entry.image_id, index_of)
+        return f"{name}: no image, or more than one, has the id {quoted(entry.image_id)}{hint}"
     if entry.category_id not in categories:
         return f"{name}: no category has the id {quoted(entry.category_id)}{_other_kind(entry.category_id, categories)}"
     return f"{name}: its id is used twice"
 
 
 def _other_kind(wanted: Id, ids: Container[Id]) -> str:
-    """What to say if the id is there as a text in place of a number, or the other way round."""
+    """A hint if a wanted text is among the ids as a number, or a wanted number as a text; else empty."""
     if isinstance(wanted, str):
-        there = re.fullmatch(r"-?[0-9]{1,18}", wanted) and int(wanted) in ids
-        return f" (a text; the number {int(wanted)} is there)" if there else ""
-    return f" (a number; the text {quoted(str(wanted))} is there)" if str(wanted) in ids else ""
+        is_number = re.fullmatch(r"-?[0-9]{1,18}", wanted) and int(wanted) in ids
+        return f" (this is a text, but the number {int(wanted)} is an id)" if is_number else ""
+    return f" (this is a number, but the text {quoted(str(wanted))} is an id)" if str(wanted) in ids else ""
 
 
 def _extend(column: array[float], values: list[Number]) -> None:
-    """Append the values, all or none; null is NaN."""
+    """Append the values; null becomes NaN."""
     try:
-        column.fromlist(values)  # pyright: ignore[reportArgumentType] - None in it is the TypeError
+        column.fromlist(values)  # pyright: ignore[reportArgumentType] - None among them raises the TypeError
     except TypeError:
         column.fromlist([math.nan if value is None else value for value in values])
 
 
 def _reshaped(values: array[float], lengths: array[int], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are `width` long, and those as (n, width / 3, 3)."""
+    """(N,) bool, which annotations have `width` numbers, and these numbers as (n, width / 3, 3)."""
     flat, counts = np.frombuffer(values, np.float64), np.frombuffer(lengths, np.dtype("l"))
     kept = counts == width
     if not kept.all():
@@ -285,14 +286,15 @@ def _skeleton(
     lengths: array[int],
     notes: list[str],
 ) -> Skeleton:
-    """The one skeleton of all used categories; ValueError with their names where they differ."""
+    """The common skeleton of all used categories; DataError, with their names, if they differ."""
     used = {key: categories[key] for key in dict.fromkeys(category_ids)}
     widths: dict[Id, Counter[int]] = {key: Counter() for key in used}
     for (key, length), count in Counter(zip(category_ids, lengths, strict=True)).items():
         widths[key][length] = count
-    unlike = sorted({entry.name for entry in used.values() if not entry.keypoints})
-    if len(unlike) > 1:
-        line = listed(f"{path}: {len(unlike)} categories name no keypoints, so they are different things", unlike)
+    unnamed_kinds = sorted({entry.name for entry in used.values() if not entry.keypoints})
+    if len(unnamed_kinds) > 1:
+        count = len(unnamed_kinds)
+        line = listed(f"{path}: {count} categories name no keypoints, so they are different things", unnamed_kinds)
         raise DataError(
             f"{line}; choose one with `category=NAME`; or, if each is one point, label the points of an object as one "
             "skeleton; or, if all have the same points, name those as `keypoints` of each category"
@@ -302,9 +304,11 @@ def _skeleton(
         if not entry.keypoints:
             length = widths[key].most_common(1)[0][0]
             if length % 3:
-                raise DataError(f"{path}: keypoints: expected x, y, v for each, got {length} numbers an annotation")
+                raise DataError(
+                    f"{path}: keypoints: expected x, y and visibility for each, got {length} numbers per annotation"
+                )
             entry.keypoints = list(unnamed(length // 3))
-            notes.append(f"category {quoted(entry.name)} names no keypoints: k0..k{length // 3 - 1} by their count")
+            notes.append(f"category {quoted(entry.name)} names no keypoints: they are called k0 to k{length // 3 - 1}")
         distinct.setdefault(repr((entry.keypoints, entry.flip_pairs, entry.sigmas)), entry)
     if len(distinct) > 1:
         if all(len(entry.keypoints or ()) == 1 for entry in used.values()):
@@ -312,14 +316,13 @@ def _skeleton(
         names = [f"{entry.name} ({len(entry.keypoints or ())})" for entry in used.values()]
         raise DataError(listed(f"{path}: categories differ in keypoints; choose one with `category=NAME`", names))
     if len(used) > 1:
-        notes.append(f"{len(used)} categories with the same keypoints merged (of {len(categories)} in the file)")
+        notes.append(f"merged: {len(used)} categories with the same keypoints (of {len(categories)} in the file)")
     (entry,) = distinct.values()
     names = tuple(entry.keypoints or ())
     edges = tuple((a - 1, b - 1) for a, b in entry.skeleton or ())
     if not all(0 <= end < len(names) for edge in edges for end in edge):
-        # Edges are only drawn, so no reason to refuse labels; but one that leaves 1..K says that the others count
-        # from elsewhere too.
-        notes.append(f"skeleton: edges leave 1..{len(names)} (COCO counts from 1), so none are kept")
+        # Edges are only drawn, so labels are not refused. But if one edge is wrong, the others probably are, too.
+        notes.append(f"skeleton: an edge is not within 1 to {len(names)} (COCO counts from 1), so no edge is kept")
         edges = ()
     try:
         pairs = None if entry.flip_pairs is None else mirror.from_pairs(entry.flip_pairs, names)

@@ -1,4 +1,4 @@
-"""The text of a COCO file: its entries, decoded one level deep, and what to say of those that are broken."""
+"""Decoding the text of a COCO file into its entries, with plain words for what is broken in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 from keylite.runtime.errors import DataError
 from keylite.runtime.words import quoted
 
-Id = int | str | float  # 1.0, as pandas writes a column with a gap, is 1
+Id = int | str | float  # float, because pandas writes 1.0 for 1 if a value is missing in the column
 Number = float | None  # null is NaN
 FieldsReader = Callable[[msgspec.Raw], list[str | None]]
-NOT_JSON = re.compile(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])")  # what Python's json writes all the same
+NOT_JSON = re.compile(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])")  # not JSON, but Python's json writes them
 
 
 class Category(msgspec.Struct):
@@ -51,7 +51,7 @@ class File(msgspec.Struct):
 
 
 def decoded_file(path: Path, notes: list[str]) -> tuple[bytes, File]:
-    """The text and its parts, one level deep; NaN and Infinity, which are no JSON, read as null."""
+    """The text of a file, and its entries as raw JSON; NaN and Infinity, which are not JSON, are read as null."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         return data, msgspec.json.decode(data, type=File)
@@ -77,7 +77,7 @@ def decoded_file(path: Path, notes: list[str]) -> tuple[bytes, File]:
         raise DataError(f"{path}: broken JSON: {what} at line {line}, column {column}") from None
     except RecursionError:
         raise DataError(f"{path}: broken JSON: it is nested too deeply") from None
-    notes.append(f"{count} NaN or Infinity (no JSON) read as null")
+    notes.append(f"read as null: {count} NaN or Infinity, which are not JSON")
     return data, file
 
 
@@ -86,14 +86,14 @@ def _not_coco(path: Path, error: Exception) -> str:
 
 
 def plain_words(error: Exception) -> str:
-    """msgspec's message without its markup; the path comes first: `keypoints[3]: expected float, got str`."""
+    """The message of msgspec without its markup, its place first: `keypoints[3]: expected float, got str`."""
     what, _, place = str(error).replace("`", "").partition(" - at ")
     what = what[:1].lower() + what[1:]
     return f"{place.removeprefix('$.')}: {what}" if place.removeprefix("$") else what
 
 
 def fields_reader(path: Path, names: tuple[str, ...]) -> FieldsReader:
-    """A function that gives the values of these fields of one entry, as text; None where there is none."""
+    """A function that gives the values of these fields of one entry, as texts; None for a field that is missing."""
     keys = [f"field{number}" for number in range(len(names))]
     wanted = msgspec.defstruct(
         "Fields", [(key, Any, None) for key in keys], rename=dict(zip(keys, names, strict=True)), gc=False
@@ -104,7 +104,7 @@ def fields_reader(path: Path, names: tuple[str, ...]) -> FieldsReader:
         try:
             values = msgspec.structs.astuple(decode(raw))
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return [None] * len(names)  # already among the bad
+            return [None] * len(names)  # the entry itself was reported as bad already
         for name, value in zip(names, values, strict=True):
             if isinstance(value, (list, dict)):
                 raise DataError(

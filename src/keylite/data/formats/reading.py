@@ -1,6 +1,6 @@
-"""Label files to data sets: which format a file is in, and who reads it.
+"""Reading label files of any format as data sets, and writing data sets with their images.
 
-A reader is a function `(path, category, group fields) -> Labels`, a row of FORMATS; all that is the same for every
+Each format has a reader in FORMATS, a function `(path, category, group fields) -> Labels`. What is the same for every
 format is in labels.py.
 """
 
@@ -34,8 +34,8 @@ FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
     "dlc": read_dlc,
 }
 Labelled = Dataset | FilePath  # labelled images: a data set, or the path of a label file
-LARGE = 50_000_000  # bytes of labels, which take over a second
-LOOKED_AT = 4096  # bytes that tell the format
+LARGE = 50_000_000  # bytes: a larger label file takes more than a second to read, so its progress is shown
+LOOKED_AT = 4096  # bytes by which the format is recognised
 
 
 def read_dataset(
@@ -49,15 +49,33 @@ def read_dataset(
     skip_bad: bool = False,
     missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
-    """The labelled objects of a COCO JSON, a wide CSV or a DeepLabCut CSV, as continuous image px.
+    """Read labelled images from a file: COCO keypoints JSON, a wide CSV or a DeepLabCut CSV.
 
-    images: the folder that file names start from; None searches around the label file, see docs/data-formats.md.
-    category: of COCO, where categories differ in keypoints. group: auto (a field identity, group or subject, else one
-    group an image), image, block:N, field:NAME or regex:PATTERN. pixel_origin: index, where a source's 0 is the centre
-    of the first pixel, or corner. format: coco, csv or dlc; else by content. skip_bad leaves bad objects out.
-    missing_mark: (x, y) as written, in px: points that lie exactly there are unlabelled, whatever their visibility.
-    Whatever was left out, merged or replaced is in the data set's `notes`. Raises FileNotFoundError for a missing file
-    or image, ValueError with every bad object in one line.
+    The `notes` of the data set say what was left out, merged or replaced. docs/data-formats.md describes the formats.
+
+    Args:
+        path: The label file.
+        images: The folder in which file names start. None: images are searched around the label file.
+        category: The name of the COCO category to read. None reads all, if they have the same keypoints.
+        group: Which images belong together: "image" (each is a group), "block:N" (runs of N images in the order of
+            their names), "field:NAME", "regex:PATTERN", or "auto": the field identity, group or subject if the file has
+            one, else "image".
+        pixel_origin: "index" if 0 in the file is the centre of the first pixel, "corner" if it is its corner.
+        format: "coco", "csv" or "dlc". None: the format is recognised by the file's content.
+        skip_bad: Whether bad objects and missing images are left out; a note names them.
+        missing_mark: (x, y), px as the file has them: points that lie exactly there are unlabelled, whatever their
+            visibility. None: there is no such mark.
+
+    Returns:
+        The data set, in continuous image px.
+
+    Raises:
+        FileNotFoundError: The file, or an image, is missing.
+        ArgumentError: An argument is of a wrong kind, or a COCO file has a key twice.
+        DataError: The file cannot be read, or objects are bad: the line names all of them.
+
+    Example:
+        >>> data = keylite.read_dataset("labels.json", group="field:subject")
     """
     path = path_of("path", path)
     require_kind("group", group, str, "a text", "such as 'auto' or 'field:NAME'")
@@ -69,19 +87,19 @@ def read_dataset(
         raise DataError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
     if format is not None and format not in FORMATS:
         raise DataError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
-    found = _format(path)
+    recognised = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
-        labels = FORMATS[format or found](path, category, fields)
+        labels = FORMATS[format or recognised](path, category, fields)
         return to_dataset(
             labels, None if images is None else path_of("images", images), group, pixel_origin, skip_bad, missing_mark
         )
 
 
 def as_dataset(name: str, data: Labelled) -> Dataset:
-    """A data set as it is, or the labels at a path, read as `read_dataset` does by default.
+    """A data set as it is; for a path, what `read_dataset` reads from it by default.
 
-    Raises ArgumentError, by the argument's name, for anything else.
+    Raises ArgumentError, with the argument's name, for anything else.
     """
     if isinstance(data, (str, os.PathLike)):
         return read_dataset(path_of(name, data))
@@ -90,7 +108,7 @@ def as_dataset(name: str, data: Labelled) -> Dataset:
 
 
 def _format(path: Path) -> str:
-    """The format of a file by its first bytes; raises where it is no readable text file."""
+    """The format of a file, recognised by its first bytes; raises an error if it is no readable text file."""
     try:
         with open_file(path, "a label file (COCO JSON or CSV)") as file:
             start = file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -112,23 +130,33 @@ LABELS = "labels.json"
 
 
 def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> None:
-    """Raise ValueError where one of these files is in the folder already: it may be somebody's work."""
-    there = [name for name in names if os.path.lexists(Path(folder) / name)]
-    if there:
-        line = listed(f"{folder}: there already, of what is to be written", there)
+    """Raise DataError if one of these files is in the folder already, because it may be somebody's work."""
+    existing = [name for name in names if os.path.lexists(Path(folder) / name)]
+    if existing:
+        line = listed(f"{folder}: these files, which would be written, are there already", existing)
         raise DataError(f"{line}; choose another folder")
 
 
 def write_dataset(data: Dataset, folder: FilePath) -> Path:
-    """Write a data set with its images as PNG and its labels as `labels.json` (COCO), and give the labels' path.
+    """Write a data set: its images as PNG and its labels as `labels.json` (COCO). All files appear, or none.
 
-    All files appear, or none. Raises ValueError where one of them is there already.
+    Args:
+        data: The data set. Its image names must differ without folder and suffix, because that is the name of the PNG.
+        folder: The folder to write to; it is made if it is missing. A file that is there already is never replaced.
+
+    Returns:
+        The path of `labels.json`.
+
+    Raises:
+        DataError: One of the files is there already, or two images would have the same file name.
+        FileNotFoundError: An image file is missing.
+        ImageError: An image cannot be read.
     """
     require_datasets(data=data)
     folder = path_of("folder", folder)
     names = [f"{Path(name).stem}.png" for name in data.image_names]
     if len(set(names)) != len(names):
-        raise DataError(f"{data.called}: image names must differ in their stems to be written to one folder")
+        raise DataError(f"{data.called}: image names must differ without folder and suffix to be written to one folder")
     require_new_files(folder, (LABELS, *names))
     with replacing_within(folder) as inside, step(f"writing the images of {data.called}", len(names)) as done:
         paths = [inside / name for name in names]

@@ -117,7 +117,7 @@ def test_lines_are_the_same_points(capsys, exported, gauge_files, tmp_path):
 
 
 BAD_LISTS = {
-    "empty": (b"\n \n", "expected the path of an image a line, got none"),
+    "empty": (b"\n \n", "expected one path of an image per line, got none"),
     "no text": (b"\xff\xfe\0", "expected a text file in UTF-8"),
     "a path that leads nowhere": (b"nowhere.png\n", "nowhere.png: no such image file"),
 }
@@ -155,7 +155,9 @@ def test_a_text_that_is_no_list_of_images_is_called_so(capsys, onnx_file, tmp_pa
     notes = tmp_path / "notes.txt"
     notes.write_text("hello\nworld\n")
     line = refused(capsys, "predict", onnx_file, notes)
-    assert line.endswith("taken for a list of images, a path a line, and none of its 2 lines leads to a file: 'hello'")
+    assert line.endswith(
+        "read as a list of images, one path per line, but none of its 2 lines is the path of a file: 'hello'"
+    )
     notes.write_text("a\0.jpg\n")
     assert "got one with a NUL character in line 1" in refused(capsys, "predict", onnx_file, notes)
 

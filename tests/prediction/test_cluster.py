@@ -189,10 +189,14 @@ def test_a_shard_that_is_there_is_not_made_again(model: Path, tmp_path: Path):
 
 
 FAILS: dict[str, tuple[dict, str, str]] = {  # changes of a job, tries before, words of the row
-    "another model": ({"sha256": "0" * 64}, "", "expected the model file that the work began with, got another"),
+    "another model": ({"sha256": "0" * 64}, "", "expected the model file that the prediction began with, got another"),
     "no model": ({"model": "none.onnx"}, "", "none.onnx: no such model file"),
-    "no folder": ({"out": "elsewhere"}, "", "elsewhere: is not seen here; give a folder that all machines share"),
-    "a shard that kills": ({}, "a 1\nb 2\n", "shard 0 ended its worker 2 times; leave out the image that does"),
+    "no folder": (
+        {"out": "elsewhere"},
+        "",
+        "elsewhere: this folder does not exist here; give one that all machines share",
+    ),
+    "a shard that kills": ({}, "a 1\nb 2\n", "shard 0 killed its worker 2 times; leave out the image that does it"),
 }
 
 
@@ -310,7 +314,7 @@ def leave_out(half: Path, model: Path) -> Path:
 OTHERS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "other images": (drop_image, "half: holds points of another set of images or boxes; choose another --out"),
     "another model": (other_model, "half: holds points of another model file; choose another --out"),
-    "a broken manifest": (spoil_manifest, "manifest.json: not what keylite writes there"),
+    "a broken manifest": (spoil_manifest, "manifest.json: not a manifest that keylite wrote"),
     "shards that lack images": (leave_out, "half: 1 images were left out of its shards; pass --skip-bad"),
 }
 
@@ -484,7 +488,9 @@ def test_a_cluster_without_machines_is_not_waited_for_for_ever(machines: Callabl
     rows = worked(ray)
     assert next(rows)["shard"] == 0
     ray.machines = machines
-    with pytest.raises(ConnectionError, match="^ray: no machine of the cluster has had 1 cores for 600 s; shards that"):
+    with pytest.raises(
+        ConnectionError, match="^ray: no machine of the cluster has had 1 cores for 600 s; finished shards"
+    ):
         next(rows)
     assert caplog.messages == ["ray: no machine of the cluster has 1 cores now; waiting for one"]
     assert next(clock) == 12 * 60  # ROOM and a look
@@ -712,6 +718,6 @@ def test_an_image_that_kills_its_workers_ends_a_prediction(told: dict):
     killed = told["killed"]
     assert (killed["code"], made(killed, told["stopped"])) == (2, set())
     assert (
-        "shard 4 ended its worker 2 times; leave out the image that does, one of 2 from b/p16.png to b/p17.png"
+        "shard 4 killed its worker 2 times; leave out the image that does it, one of 2 from b/p16.png to b/p17.png"
         in said(killed)
     )

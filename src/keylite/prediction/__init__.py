@@ -1,1 +1,1 @@
-"""Points of many images: where they come from, how they are written, and shards of them on a cluster."""
+"""Points of many images: which images, how points are written, and the same on a cluster."""

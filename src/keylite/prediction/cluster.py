@@ -1,6 +1,6 @@
-"""Points of millions of images on a Ray cluster, by workers that open the model file once (shards.py).
+"""Points of millions of images on a Ray cluster: starts workers, gives them shards, and replaces those that die.
 
-Images never pass through Ray, paths do. Knows nothing of the command line; Ray is imported when work begins.
+Ray carries the paths of images, never images. It is imported when work begins. The workers are in shards.py.
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ from keylite.runtime.words import listed, quoted
 
 log = logging.getLogger("keylite")
 
-SHARD = 1000  # images: some seconds to some minutes of a worker's time, which is what its death costs
-TRIES = 4  # of a shard before it is given up: Ray itself would go on for ever with an image that kills its reader
-ANSWER = 10  # seconds in which a cluster has to
-ROOM = 600  # seconds in which it has to have cores for a first worker: other work may hold them
+SHARD = 1000  # images per shard: seconds to minutes of work, which are lost if the worker dies
+TRIES = 4  # per shard: without a limit, an image that kills its worker would be tried for ever
+ANSWER = 10  # seconds that a cluster has to answer
+ROOM = 600  # seconds to wait until the cluster has cores for a worker: other work may use them
 
 
 class Summary(NamedTuple):
-    """What there is in the end. images: found in. before: shards that were there already. bad: images left out."""
+    """The result of a prediction on a cluster.
+
+    images: how many were predicted. shards: all of them. before: the shards that existed before this call. bad: the
+    images that were left out.
+    """
 
     images: int
     shards: int
@@ -74,15 +78,36 @@ def predict_on_ray(
     skip_bad: bool = False,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Predict images on a Ray cluster into `out`: files of `shard` images each, and MANIFEST, which says of what.
+    """Predict many images on a Ray cluster, into files with the points of `shard` images each.
 
-    Shards that are there are kept. address: local (a cluster on this machine), auto (the one that runs here) or
-    HOST:PORT; a connection that is open already is used as it is. boxes: (N, 4) xyxy px by image; without them each
-    whole image is one object. workers: None takes as many as the cluster has room for, each with `threads` cores.
-    on_shard: called with (shards done, shards).
-    Images that cannot be read are left out with `skip_bad` and listed in BAD; else their shards are not written, and
-    when all others are, ValueError names them. Raises ValueError before anything is written where `out` has the points
-    of something else, and ModuleNotFoundError without Ray.
+    The folder also gets `manifest.json`, which says what the points were made from. If a call is stopped, the same call
+    continues: shards that exist are kept.
+
+    Args:
+        model: The model file. All machines must see it, the images and `out` under the same paths.
+        images: The paths of the images.
+        out: The folder to write to: new, empty, or with shards of the same prediction.
+        address: "local": a cluster on this machine; "auto": the one that runs here; or "HOST:PORT". If a connection of
+            Ray is open already, it is used.
+        boxes: Per image its boxes, (N, 4) xyxy px. None: each whole image is one object.
+        format: "jsonl" (JSON Lines) or "parquet".
+        shard: Images per file.
+        workers: Processes that predict. None: as many as the cluster has cores for.
+        threads: Cores and threads of each worker.
+        engine: What runs the file; see `Predictor`. None: the usual engine of this kind of file.
+        spec: A JSON description for a model file that holds none. None: the model file holds it.
+        max_megapixels: The largest image to decode, in millions of pixels.
+        skip_bad: True: images that cannot be used are left out and listed in the folder `bad`. False: their shards are
+            not written; when all others are, an error names these images.
+        on_shard: Called with (shards done, shards in all) after each shard.
+
+    Returns:
+        How many images and shards there are, how many shards existed before, and the images that were left out.
+
+    Raises:
+        ArgumentError: `out` holds other points, an image cannot be used, or an argument has a wrong value.
+        ConnectionError: The cluster does not answer, or has no cores for a worker for ten minutes.
+        ModuleNotFoundError: Ray is not installed; the message says how to install it.
     """
     if format not in FORMATS:
         raise ArgumentError(f"format: expected {' or '.join(FORMATS)}, got {quoted(format)}")
@@ -127,35 +152,38 @@ def predict_on_ray(
         with _connected(ray, address, workers * threads if workers else None):
             write_bytes(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
             for number in missing:
-                tries_path(shard_path(job, number)).unlink(missing_ok=True)  # of another time
+                tries_path(shard_path(job, number)).unlink(missing_ok=True)  # of an earlier call
             with contextlib.closing(_worked(ray, job, rows, workers)) as results:
                 for done, row in enumerate(results, start=before + 1):
                     if row["failed"]:
                         raise ArgumentError(
-                            f"{row['failed']}; shards that are done stay: the same command goes on from there"
+                            f"{row['failed']}; finished shards stay: the same command continues from there"
                         )
                     bad += msgspec.json.decode(row["bad"], type=list[Bad])
                     if on_shard is not None:
                         on_shard(done, len(shards))
     if bad and not skip_bad:
         line = listed(f"{len(bad)} of {len(asked)} images cannot be used", [one.error for one in bad])
-        raise ArgumentError(f"{line}; mend them, or pass `skip_bad=True` to leave them out: the same command goes on")
-    for path in out.glob(".part-*"):  # what killed workers left
+        raise ArgumentError(f"{line}; mend them, or pass `skip_bad=True` to leave them out: the same command continues")
+    for path in out.glob(".part-*"):  # unfinished files of killed workers
         path.unlink(missing_ok=True)
     bad = left_out(out)
     return Summary(len(asked) - len(bad), len(shards), before, bad)
 
 
 def _ray() -> Any:
-    """The package; ModuleNotFoundError says what to install."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes to our standard error
+    """The package Ray; ModuleNotFoundError says what to install."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise it reports its use to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ code writes to standard error
     return require("ray", "ray")
 
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str, cores: int | None) -> Iterator[None]:
-    """A connection to a cluster, closed in the end where it is ours. cores: of a local one; None: the machine's."""
+    """A connection to a cluster. It is closed in the end, unless it was open before.
+
+    cores: of a cluster on this machine. None: all of them.
+    """
     if ray.is_initialized():
         yield
         return
@@ -163,7 +191,7 @@ def _connected(ray: Any, address: str, cores: int | None) -> Iterator[None]:
     try:
         host, colon, port = address.rpartition("//")[2].rpartition(":")
         if colon:
-            socket.create_connection((host, int(port)), ANSWER).close()  # Ray goes on knocking for minutes
+            socket.create_connection((host, int(port)), ANSWER).close()  # Ray itself would try for minutes
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # its own exceptions share no public base class
         raise ConnectionError(f"ray: cannot connect to {address}: {error}") from None
@@ -174,25 +202,28 @@ def _connected(ray: Any, address: str, cores: int | None) -> Iterator[None]:
 
 
 def _room(ray: Any, threads: int) -> int:
-    """How many workers of so many cores the machines of the cluster hold."""
+    """How many workers of so many cores fit on the machines of the cluster."""
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     return sum(int(cores) // threads for cores in machines)
 
 
 def _still_lost(room: Callable[[], int], lost: float | None, threads: int) -> float | None:
-    """Since when there is room for no worker, None where there is some; ConnectionError after ROOM seconds."""
-    found, now = 0, time.monotonic()
-    with contextlib.suppress(Exception):  # of a cluster that does not answer, in kinds of its own
-        found = room()
-    if found:
+    """The time since which no worker fits on the cluster. None: some do. ConnectionError after ROOM seconds.
+
+    room: counts the workers that fit. lost: the result of the call before.
+    """
+    workers, now = 0, time.monotonic()
+    with contextlib.suppress(Exception):  # Ray has exceptions of its own for a cluster that does not answer
+        workers = room()
+    if workers:
         return None
     if lost is None:
         log.warning("ray: no machine of the cluster has %d cores now; waiting for one", threads)
         return now
     if now - lost > ROOM:
         raise ConnectionError(
-            f"ray: no machine of the cluster has had {threads} cores for {ROOM} s; shards that are done stay: the same "
-            "command goes on from there"
+            f"ray: no machine of the cluster has had {threads} cores for {ROOM} s; finished shards stay: the same "
+            "command continues from there"
         )
     return lost
 
@@ -200,60 +231,61 @@ def _still_lost(room: Callable[[], int], lost: float | None, threads: int) -> fl
 def _worked(
     ray: Any, job: Job, rows: list[dict[str, Any]], workers: int | None
 ) -> Generator[dict[str, Any], None, None]:
-    """What `Worker` gives for each row, as they get done; a worker that dies is replaced, and its row begun again.
+    """The results of `Worker.predict` for all rows, in the order in which they finish.
 
-    No thread of ours or of Ray's may ask for anything once this is left: Ray ends the process that closes its
-    connection meanwhile. ConnectionError once there was room for no worker for ROOM seconds.
+    If a worker dies, it is replaced, and its row starts again. When this generator is closed, no thread may still ask
+    Ray for anything: Ray ends a process that closes its connection during a request. Raises ConnectionError if no
+    worker has fitted on the cluster for ROOM seconds.
     """
     room = _room(ray, job.threads)
     if room < 1:
         raise ArgumentError(
-            f"threads: expected at most as many as a machine of the cluster has cores, got {job.threads}"
+            f"threads: expected at most the number of cores of one machine of the cluster, got {job.threads}"
         )
     kind = ray.remote(Worker).options(num_cpus=job.threads)
-    left, open_rows = collections.deque(rows), len(rows)
-    working: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by what is waited for: that a worker began, or a row
-    lost, unborn = None, 0  # since when; workers that died before they began, one after the other
+    waiting, open_rows = collections.deque(rows), len(rows)
+    working: dict[Any, tuple[Any, dict[str, Any] | None]] = {}  # by Ray's promise: a worker, and the row that it has
+    lost, unborn = None, 0  # the time since which no worker fits; workers in a row that died before they began
 
     def begin() -> None:
         worker = kind.remote(job)
-        working[worker.__ray_ready__.remote()] = worker, None  # until it has cores, no row waits for it
+        working[worker.__ray_ready__.remote()] = worker, None  # it gets a row once it has cores
 
     try:
         for _ in range(min(workers or room, room, len(rows))):
             begin()
         while open_rows:
-            given, _ = ray.wait(list(working), timeout=ANSWER)
-            if not given:
+            done, _ = ray.wait(list(working), timeout=ANSWER)
+            if not done:
                 lost = _still_lost(lambda: _room(ray, job.threads), lost, job.threads)
                 continue
             lost = None
-            worker, row = working.pop(given[0])
+            worker, row = working.pop(done[0])
             try:
-                found = ray.get(given[0])
+                result = ray.get(done[0])
             except ray.exceptions.RayActorError:
                 unborn = 0 if row else unborn + 1
                 if unborn == job.tries:
                     raise
                 if row:
-                    left.appendleft(row)
+                    waiting.appendleft(row)
                 begin()
                 continue
             unborn = 0
-            if left:
-                next_row = left.popleft()
+            if waiting:
+                next_row = waiting.popleft()
                 working[worker.predict.remote(next_row)] = worker, next_row
             else:
-                ray.kill(worker)  # its cores are for one that waits for some
+                ray.kill(worker)  # frees its cores for workers that wait for some
             if row:
                 open_rows -= 1
-                yield found
+                yield result
     except ray.exceptions.RayTaskError:
-        raise  # a fault of ours: all that Ray tells of it is wanted
+        raise  # a fault of keylite: Ray's whole report is useful
     except ray.exceptions.RayError as error:
-        told = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ChildProcessError(f"ray: {told[-1] if told else type(error).__name__}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ChildProcessError(f"ray: {lines[-1] if lines else type(error).__name__}") from error
     finally:
         for worker, _ in working.values():
-            with contextlib.suppress(Exception):  # of a cluster that is gone, in kinds of its own
+            with contextlib.suppress(Exception):  # Ray has exceptions of its own for a cluster that is gone
                 ray.kill(worker)

@@ -1,4 +1,4 @@
-"""Predicted points as JSON: keylite's own form, continuous, for all images or for one, and COCO's, in pixel indices."""
+"""Predicted points as JSON: keylite's own form (continuous px) and COCO's (pixel indices)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import numpy as np
 from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.skeleton import Skeleton
 
-NO_POINT = (0, 0, 0)  # COCO's x, y and visibility of a point that is not there, NaN here
+NO_POINT = (0, 0, 0)  # x, y and visibility in COCO of a point that is NaN here
 
 
-def points_json(found: dict[str, Keypoints], names: tuple[str, ...], model: Path) -> dict[str, Any]:
-    """All points as plain lists, by image."""
-    images = {name: points.to_dict()["objects"] for name, points in found.items()}
+def points_json(by_image: dict[str, Keypoints], names: tuple[str, ...], model: Path) -> dict[str, Any]:
+    """The points of all images as plain lists, by the name of the image. names: of the keypoints."""
+    images = {name: points.to_dict()["objects"] for name, points in by_image.items()}
     return {"model": model.name, "origin": "corner", "keypoints": list(names), "images": images}
 
 
 def points_line(name: str, points: Keypoints, size: tuple[int, int], model: Path) -> dict[str, Any]:
-    """The points of one image as plain lists: a line of JSON Lines, which needs no other. size: (width, height) px."""
+    """The points of one image as plain lists: one line of a JSON Lines file. size: (width, height) of the image, px."""
     return {"image": name, "width": size[0], "height": size[1], "model": model.name} | points.to_dict()
 
 
-def points_coco(found: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], skeleton: Skeleton) -> dict[str, Any]:
-    """All points as COCO keypoints: pixel indices, one category. sizes: (width, height) px by image.
+def points_coco(
+    by_image: dict[str, Keypoints], sizes: dict[str, tuple[int, int]], skeleton: Skeleton
+) -> dict[str, Any]:
+    """The points of all images as COCO keypoints: pixel indices, one category. sizes: (width, height) px, by image.
 
-    An object has a score where the head gives one.
+    The score of an object is the mean of its points' scores; there is none if the head gives none.
     """
     images, annotations = [], []
-    for image_id, (name, points) in enumerate(found.items(), start=1):
+    for image_id, (name, points) in enumerate(by_image.items(), start=1):
         images.append({"id": image_id, "file_name": name, "width": sizes[name][0], "height": sizes[name][1]})
         for xy, score, (x0, y0, x1, y1) in zip(points.xy, points.score, points.boxes.tolist(), strict=True):
             known = [value for value in score.tolist() if value == value]

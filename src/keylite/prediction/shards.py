@@ -1,7 +1,7 @@
-"""The points of many images in shards: files of so many images each, and what they were made of.
+"""Shards: files with the points of some images each, and a manifest that says what they were made from.
 
-A shard is written beside and renamed: the files that are there say what is done, whatever was killed in between. Every
-machine sees the images, the model file and the folder under the same names. Knows nothing of what starts workers.
+A shard is written under another name and renamed when it is whole. So the files that exist show what is done, also
+after a kill. Every machine must see the images, the model file and the folder under the same paths.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from keylite.runtime.spec import encode_spec
 from keylite.runtime.types import FilePath
 
 MANIFEST = "manifest.json"
-BAD = "bad"  # folder of what was left out, beside the shards
+BAD = "bad"  # the folder, beside the shards, with the names of images that were left out
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the shards of a folder were made of: with anything else they are not gone on with.
+    """What the shards of a folder were made from. A later call continues only if all of it is the same.
 
-    sha256: of the model file. spec, inputs: sha256 of its description, and of images and boxes. shard: images of one.
+    sha256: of the model file. spec: the sha256 of its description. inputs: the sha256 of the images' paths and boxes.
+    images: how many there are. shard: images per shard. origin: "corner": points are continuous px.
     """
 
     model: str
@@ -48,7 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keypoints: tuple[str, ...]
 
 
-MEANINGS = {  # field of a manifest: what differs, for those fields that say more than others which differ with them
+MEANINGS = {  # field of a manifest: its name in messages; if another field differs, one of these differs, too
     "sha256": "model file",
     "spec": "description of the model",
     "inputs": "set of images or boxes",
@@ -59,7 +60,7 @@ MEANINGS = {  # field of a manifest: what differs, for those fields that say mor
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a worker has to know. folder: where relative paths of images begin. tries: of a shard."""
+    """What a worker needs to know. folder: relative paths of images start here. tries: the most per shard."""
 
     model: str
     sha256: str
@@ -75,17 +76,17 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Bad(msgspec.Struct, frozen=True):
-    """An image that was left out, and why: a line of a file in BAD."""
+    """An image that was left out, and the reason: one line of a file in the folder BAD."""
 
     image: str
     error: str
 
 
 class BadImagesError(ImageError):
-    """A shard that was not written, for some of its images are bad."""
+    """A shard was not written because some of its images cannot be used."""
 
 
-Asked = list[tuple[str, list[list[float]] | None]]  # path of an image, and its boxes xyxy px or None
+Asked = list[tuple[str, list[list[float]] | None]]  # per image its path, and its boxes xyxy px or None
 
 
 def shard_path(job: Job, number: int) -> Path:
@@ -97,14 +98,15 @@ def bad_path(out: FilePath, number: int) -> Path:
 
 
 def tries_path(path: Path) -> Path:
-    """Where the workers note that they began a shard."""
+    """The file in which workers note that they began a shard: one line per try."""
     return path.with_name(f".{path.name}.tries")
 
 
 def predict_shard(predictor: Predictor, job: Job, number: int, asked: Asked) -> list[Bad]:
-    """Write the points of a shard's images; the bad ones.
+    """Write the points of a shard's images, and return the images that cannot be used.
 
-    With bad ones and without `job.skip_bad` nothing is written, and the points are not looked for either.
+    If there are some and `job.skip_bad` is false, nothing is written; after the first one, the other images are only
+    read, to name all bad ones.
     """
     bad: list[Bad] = []
     names = {os.path.join(job.folder, name): name for name, _ in asked}
@@ -118,8 +120,8 @@ def predict_shard(predictor: Predictor, job: Job, number: int, asked: Asked) -> 
 
     with contextlib.suppress(BadImagesError), replacing(shard_path(job, number)) as beside:
         stream = contextlib.closing(predictor.stream(images(), on_bad=on_bad))
-        with stream as found:
-            lines = (points_line(names[str(path)], points, size, Path(job.model)) for path, points, size in found)
+        with stream as predicted:
+            lines = (points_line(names[str(path)], points, size, Path(job.model)) for path, points, size in predicted)
             FORMATS[job.format](beside, lines, predictor)
         if bad and not job.skip_bad:
             raise BadImagesError
@@ -131,21 +133,21 @@ def predict_shard(predictor: Predictor, job: Job, number: int, asked: Asked) -> 
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]], predictor: Predictor) -> None:
-    """JSON Lines, a line an image."""
+    """Write JSON Lines, one line per image."""
     with open(path, "w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line) + "\n")
 
 
 def write_table(path: Path, lines: Iterable[dict[str, Any]], predictor: Predictor) -> None:
-    """Parquet, a row an image; what is the same for all of them is in the metadata of the schema, as JSON."""
+    """Write Parquet, one row per image. The schema's metadata holds, as JSON, what is the same for all images."""
     import pyarrow
     from pyarrow import parquet
 
     numbers = pyarrow.list_(pyarrow.float64())
-    found = {"box": numbers, "xy": pyarrow.list_(numbers), "score": numbers, "sigma": numbers}
+    fields = {"box": numbers, "xy": pyarrow.list_(numbers), "score": numbers, "sigma": numbers}
     columns = {"image": pyarrow.string(), "width": pyarrow.int32(), "height": pyarrow.int32()}
-    columns["objects"] = pyarrow.list_(pyarrow.struct(list(found.items())))
+    columns["objects"] = pyarrow.list_(pyarrow.struct(list(fields.items())))
     rows = list(lines)
     common = {"model": predictor.path.name if predictor.path else "", "sha256": predictor.sha256, "origin": "corner"}
     common["keypoints"] = predictor.spec.skeleton.names
@@ -160,9 +162,9 @@ FORMATS: dict[str, Callable[[Path, Iterable[dict[str, Any]], Predictor], None]] 
 
 
 class Worker:
-    """Predicts shards, one at a time; an actor of Ray makes one and keeps it.
+    """Predicts shards, one at a time. Each process of the cluster (an actor of Ray) has one.
 
-    What a user can mend comes back in a row: an exception would come wrapped in Ray's own.
+    Errors that a user can mend are returned in the row, because Ray would wrap an exception in one of its own.
     """
 
     def __init__(self, job: Job) -> None:
@@ -171,31 +173,37 @@ class Worker:
     @functools.cached_property
     def predictor(self) -> Predictor:
         job = self.job
-        cv2.setNumThreads(job.threads)  # the other workers have the other cores
+        cv2.setNumThreads(job.threads)  # the other cores belong to other workers
         predictor = Predictor(
             job.model, engine=job.engine, threads=job.threads, max_megapixels=job.max_megapixels, spec=job.spec
         )
         if predictor.sha256 != job.sha256:
-            raise ArgumentError(f"{job.model}: expected the model file that the work began with, got another")
+            raise ArgumentError(f"{job.model}: expected the model file that the prediction began with, got another")
         return predictor
 
     def predict(self, row: dict[str, Any]) -> dict[str, Any]:
-        """row: number of a shard, and what is `asked` as JSON -> number, bad images as JSON, failed: why, or empty."""
+        """Predict one shard.
+
+        row: `shard`, its number, and `asked`, its images as JSON. The result has `shard`, `bad`, the images that cannot
+        be used as JSON, and `failed`, the error or an empty text.
+        """
         job, number = self.job, int(row["shard"])
         path = shard_path(job, number)
         tries = tries_path(path)
         bad: list[Bad] = []
         failed = ""
         try:
-            if not path.exists():  # this is no second try, its worker killed after the first
+            if not path.exists():  # it exists if the worker was killed after it had written the shard
                 if not (path.parent / MANIFEST).exists():
-                    raise FileNotFoundError(f"{path.parent}: is not seen here; give a folder that all machines share")
+                    raise FileNotFoundError(
+                        f"{path.parent}: this folder does not exist here; give one that all machines share"
+                    )
                 asked = msgspec.json.decode(row["asked"], type=Asked)
                 before = tries.read_text().splitlines() if tries.exists() else []
                 if len(before) >= job.tries:
                     raise ArgumentError(
-                        f"shard {number} ended its worker {len(before)} times; leave out the image that does, one of "
-                        f"{len(asked)} from {asked[0][0]} to {asked[-1][0]}, or give workers more memory"
+                        f"shard {number} killed its worker {len(before)} times; leave out the image that does it, one "
+                        f"of {len(asked)} from {asked[0][0]} to {asked[-1][0]}, or give workers more memory"
                     )
                 with open(tries, "a", encoding="utf-8") as file:
                     file.write(f"{socket.gethostname()} {os.getpid()}\n")
@@ -207,6 +215,7 @@ class Worker:
 
 
 def manifest_of(predictor: Predictor, asked: Asked, format: str, shard: int) -> Manifest:
+    """The manifest of a prediction. asked: all images. shard: images per shard."""
     inputs = hashlib.sha256()
     for one in asked:
         inputs.update(msgspec.json.encode(one) + b"\n")
@@ -225,7 +234,7 @@ def manifest_of(predictor: Predictor, asked: Asked, format: str, shard: int) -> 
 
 
 def require_same(out: Path, manifest: Manifest) -> None:
-    """ValueError for a folder with anything else in it than shards of the same model, images and so on."""
+    """Raise ArgumentError if a folder holds anything but shards with the same manifest."""
     path = out / MANIFEST
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -234,17 +243,17 @@ def require_same(out: Path, manifest: Manifest) -> None:
             )
         return
     try:
-        there = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        existing = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: not what keylite writes there: {error}; choose another `out`") from None
+        raise ArgumentError(f"{path}: not a manifest that keylite wrote: {error}; choose another `out`") from None
     for field, meaning in MEANINGS.items():
-        old, new = getattr(there, field), getattr(manifest, field)
+        old, new = getattr(existing, field), getattr(manifest, field)
         if old != new:
-            shown = "" if isinstance(old, str) and len(old) == 64 else f", {old}, not {new}"
+            shown = "" if isinstance(old, str) and len(old) == 64 else f", {old}, not {new}"  # no sha256
             raise ArgumentError(f"{out}: holds points of another {meaning}{shown}; choose another `out`")
 
 
 def left_out(out: Path) -> list[Bad]:
-    """The images that shards lack because they could not be read."""
+    """The images that are missing in the shards because they could not be used."""
     lines = [line for path in sorted((out / BAD).glob("*.jsonl")) for line in path.read_bytes().splitlines()]
     return [msgspec.json.decode(line, type=Bad) for line in lines]

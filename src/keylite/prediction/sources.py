@@ -1,4 +1,4 @@
-"""Where the images of a prediction come from, and which drawing is of which."""
+"""The images of a prediction, from files, folders and lists, and the names of their drawings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ log = logging.getLogger("keylite")
 
 
 def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image is drawn: FOLDER/NAME_points.jpg. ValueError where two would be one file, or one is an input."""
+    """The drawing of each image: FOLDER/NAME_points.jpg.
+
+    Raises ArgumentError if two images would have the same drawing, or a drawing would replace an image.
+    """
     drawings: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     inputs = {os.path.realpath(path) for path in paths}
@@ -32,9 +35,9 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
 
 
 def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
-    """Images as given, those in the folders given, by name, and those that text files list, line by line.
+    """All images of these inputs: images, folders (their images by name) and text files with one path per line.
 
-    What a folder holds beside its images, pictures that keylite does not read and sub-folders, is counted in the log.
+    The log counts what is left out of a folder: pictures that keylite cannot read, and sub-folders.
     """
     if not inputs:
         raise ArgumentError("predict: expected images or folders, got none")
@@ -47,8 +50,8 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
                 raise ArgumentError(f"{entry}: this folder cannot be read: {error.strerror}") from None
             left_out = folder.left_out()
             if not folder.pictures:
-                there = f"; found {left_out}" if left_out else ""
-                raise ArgumentError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){there}")
+                others = f"; found {left_out}" if left_out else ""
+                raise ArgumentError(f"{entry}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){others}")
             if left_out:
                 log.warning("%s: taken: %s; left out: %s", entry, counted(len(folder.pictures), "image"), left_out)
             paths += folder.pictures
@@ -62,22 +65,22 @@ def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
 
 
 def listed_paths(path: Path) -> list[Path]:
-    """The paths in a text file, a line each, relative ones from the current folder; some may lead nowhere."""
+    """The paths in a text file, one per line, relative to the current folder. Some may not exist."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines knows ends that are fine in a name
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines also splits at characters of names
     except UnicodeDecodeError:
-        raise ArgumentError(f"{path}: expected a text file in UTF-8, the path of an image a line") from None
+        raise ArgumentError(f"{path}: expected a text file in UTF-8 with one path of an image per line") from None
     if odd := [number for number, line in enumerate(lines, 1) if "\0" in line]:
         raise ArgumentError(
-            f"{path}: expected the path of an image a line, got one with a NUL character in line {odd[0]}"
+            f"{path}: expected one path of an image per line, got one with a NUL character in line {odd[0]}"
         )
     paths = [Path(line) for line in lines if line.strip()]
     if not paths:
-        raise ArgumentError(f"{path}: expected the path of an image a line, got none")
+        raise ArgumentError(f"{path}: expected one path of an image per line, got none")
     if not any(path.suffix.lower() in IMAGE_SUFFIXES or path.exists() for path in paths):
-        lines_in_it = counted(len(paths), "line")
+        lines = counted(len(paths), "line")
         raise ArgumentError(
-            f"{path}: taken for a list of images, a path a line, and none of its {lines_in_it} leads to a file: "
+            f"{path}: read as a list of images, one path per line, but none of its {lines} is the path of a file: "
             f"{quoted(str(paths[0]))}"
         )
     return paths

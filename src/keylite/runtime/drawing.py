@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 LEFT, RIGHT, MIDDLE = (230, 159, 0), (86, 180, 233), (240, 228, 66)  # sides of the object
 TRUTH = (255, 255, 255)
 ERROR = (255, 0, 200)  # rare in photographs
-COLOURS = {"left": LEFT, "right": RIGHT, None: MIDDLE}  # by the side that a keypoint's name tells
+COLOURS = {"left": LEFT, "right": RIGHT, None: MIDDLE}  # by the side that a keypoint's name says
 SIDES = {"left": ", the object's left", "right": ", the object's right", None: ", neither side"}
 OUTLINE = (20, 20, 20)
 BACKGROUND, INK = (32, 32, 32), (235, 235, 235)
@@ -181,7 +181,7 @@ class _Mark(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a mark stands in its row: where its symbol and its words begin, and where it ends, px from the left."""
+    """The place of a mark in its row: where its symbol begins, where its words begin, and its end, px from the left."""
 
     mark: _Mark
     symbol: int
@@ -193,10 +193,10 @@ def with_legend(picture: np.ndarray, skeleton: Skeleton, *, points: str, truth: 
     """A picture above a strip that says what the marks of `draw_points` mean.
 
     Args:
-        picture: uint8 (H, W, 3) RGB: what `draw_points` drew, or a contact sheet of that.
+        picture: uint8 (H, W, 3) RGB: an image from `draw_points`, or a contact sheet of such images.
         skeleton: The keypoints that were drawn. Their names decide the colours.
-        points: What the coloured dots are, such as "label".
-        truth: What the white dots are. Empty: there are none.
+        points: What the coloured dots are, such as "prediction".
+        truth: What the white dots are, such as "label". Empty: there are none.
 
     Returns:
         The picture, unchanged, and the strip below: uint8 (H + strip, W, 3) RGB. If the picture is narrower than the
@@ -216,10 +216,10 @@ def with_legend(picture: np.ndarray, skeleton: Skeleton, *, points: str, truth: 
 
 
 def _marks(skeleton: Skeleton, points: str, truth: str) -> list[_Mark]:
-    """What a legend has to explain: sides only if a name tells one, edges only if there are some."""
+    """The marks that a legend must explain. Sides are among them only if a keypoint's name says one."""
     sides = [side_of(name) for name in skeleton.names]
-    told = len({*sides} - {None}) > 0
-    marks = [_Mark(points + words * told, COLOURS[side]) for side, words in SIDES.items() if side in sides]
+    has_sides = len({*sides} - {None}) > 0
+    marks = [_Mark(points + words * has_sides, COLOURS[side]) for side, words in SIDES.items() if side in sides]
     if skeleton.edges:
         colour = _edge_colour([COLOURS[side] for side in sides], *skeleton.edges[0])
         marks.append(_Mark("edge of the skeleton", colour, line=True))
@@ -229,7 +229,7 @@ def _marks(skeleton: Skeleton, points: str, truth: str) -> list[_Mark]:
 
 
 def _rows(marks: Sequence[_Mark], width: int, scale: float) -> list[list[_Place]]:
-    """The marks in as few rows of `width` px as they need; a mark that is wider than that has a row of its own."""
+    """The marks in as few rows of `width` px as possible; a mark that is wider has a row to itself."""
     rows: list[list[_Place]] = [[]]
     margin, left = round(6 * scale), 0
     for mark in marks:
@@ -244,7 +244,7 @@ def _rows(marks: Sequence[_Mark], width: int, scale: float) -> list[list[_Place]
 
 
 def _symbol(bar: np.ndarray, mark: _Mark, left: int, right: int, scale: float) -> None:
-    """The mark itself, between these places in the bar."""
+    """Draw the dot or the line of a mark between two places in the bar."""
     start, end = np.array([[left, bar.shape[0] / 2], [right, bar.shape[0] / 2]])
     if mark.line:
         _line(bar, start, end, mark.colour, round(2 * scale))

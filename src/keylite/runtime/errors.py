@@ -1,4 +1,4 @@
-"""The errors that a caller can mend. Each message is one line: the thing, what was expected, what came, the next step.
+"""The errors that a caller can mend; each message says what was expected, what came, and the next step.
 
 KeyliteError
   ArgumentError     an argument of a function; also a ValueError

@@ -53,7 +53,7 @@ class Keypoints:
         score: (N, K) float32: the larger, the surer. NaN if the head gives no score.
         sigma: (N, K) float64: the distance to expect between a point and its true place, px of the image. NaN if the
             model file does not say what its scores mean.
-        boxes: (N, 4) float64 xyxy px of the image: the boxes that were asked for. N is 0 if there were none.
+        boxes: (N, 4) float64 xyxy px of the image: the boxes that you passed in. N is 0 if there were none.
         skeleton: The names and edges of the K keypoints.
     """
 
@@ -83,8 +83,8 @@ class Keypoints:
         if isinstance(which, str):
             names = self.skeleton.names
             if which not in names:
-                there = first_of(names, 10, ", ")
-                raise ArgumentError(f"points: expected the name of a keypoint, got {quoted(which)}; there are {there}")
+                known = first_of(names, 10, ", ")
+                raise ArgumentError(f"points: expected the name of a keypoint, got {quoted(which)}; there are {known}")
             return self.xy[:, names.index(which)]
         rows = np.atleast_1d(np.arange(len(self))[which])
         if rows.ndim != 1:

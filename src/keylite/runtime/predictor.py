@@ -116,8 +116,8 @@ class Predictor:
         self.engine, self.engine_name, self.spec, _ = self.opened
         self.batch = batch
         self.max_megapixels = max_megapixels
-        apart = None if spec is None else Path(spec).absolute()
-        self.choices = {"path": self.path.absolute(), "threads": threads, "device": device, "spec": apart}
+        absolute_spec = None if spec is None else Path(spec).absolute()
+        self.choices = {"path": self.path.absolute(), "threads": threads, "device": device, "spec": absolute_spec}
 
     @classmethod
     def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:

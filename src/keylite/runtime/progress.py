@@ -1,4 +1,4 @@
-"""Progress of long steps: the code that works reports it, and the command line shows it; else nobody does."""
+"""Progress of long steps: the working code reports it here, and the command line shows it. In Python nothing shows."""
 
 from __future__ import annotations
 

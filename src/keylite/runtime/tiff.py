@@ -50,11 +50,11 @@ def directory(data: bytes, offset: int = 0) -> Directory:
         tag, kind, values = struct.unpack_from(order + "HHI", data, at)
         if kind in NUMBERS:
             number = NUMBERS[kind]
-            where = at + 8
+            place = at + 8
             if values * struct.calcsize(number) > 4:
-                (where,) = struct.unpack_from(order + "I", data, at + 8)
-            first.setdefault(tag, struct.unpack_from(order + number, data, where)[0])
-            places.setdefault(tag, (order + number, values, where))
+                (place,) = struct.unpack_from(order + "I", data, at + 8)
+            first.setdefault(tag, struct.unpack_from(order + number, data, place)[0])
+            places.setdefault(tag, (order + number, values, place))
     return Directory(first, places, struct.unpack_from(order + "I", data, offset + 2 + 12 * count)[0])
 
 
@@ -89,9 +89,9 @@ def packing_problem(data: bytes) -> str:
 
 def _numbers(data: bytes, page: Directory, tag: int, most: int) -> tuple[int, ...]:
     """The whole numbers of a tag: at most `most`, and no more than the file holds."""
-    number, count, where = page.places.get(tag, ("<B", 0, 0))
-    count = min(count, most, (len(data) - where) // struct.calcsize(number))
-    return struct.unpack_from(f"{number[0]}{count}{number[1]}", data, where)
+    number, count, place = page.places.get(tag, ("<B", 0, 0))
+    count = min(count, most, (len(data) - place) // struct.calcsize(number))
+    return struct.unpack_from(f"{number[0]}{count}{number[1]}", data, place)
 
 
 def _stream_problem(stream: memoryview, most: int) -> str:

@@ -116,7 +116,7 @@ def test_a_preset_then_a_recipe_file_then_set_then_flags(capsys, gauge_files, tm
         "--data", gauge_files / "train/labels.json", "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 0, err
-    assert "groups held out" in err  # there was no --val
+    assert "groups are held out" in err  # there was no --val
     written = (tmp_path / "run/recipe.yaml").read_text()
     assert re.search(r"^epochs: 1$", written, re.M)
     assert re.search(r"^rotate: 7.0$", written, re.M)
@@ -148,7 +148,7 @@ def test_validation_on_the_training_data_is_said(val, same, capsys, gauge_files,
     warned = [line for line in err.splitlines() if line.startswith("warning: val")]
     line = (
         f"warning: val ({tmp_path / val}) holds the same labelled images as the training data "
-        f"({tmp_path / 'train/labels.json'}): its figures will flatter, and no honest choice of epoch is possible; "
+        f"({tmp_path / 'train/labels.json'}): its figures will flatter, and the best epoch cannot be chosen by them; "
         "give other images as --val, or leave --val out"
     )
     assert warned == [line] * same

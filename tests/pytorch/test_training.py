@@ -443,7 +443,7 @@ SPEAKING = {
     ),
     "worse than the mean shape to the end": (
         {"lr": 1.0, "warmup_epochs": 0.0, "clip": 0.0, "ema": 0.0},
-        "is no better than the mean shape: the best epoch's val NME is",
+        "is no better than the mean shape of the training labels: the best epoch's val NME is",
     ),
     "all errors above the threshold": ({"loss": "huber", "delta": 1e-4, "lr": 1e-6}, "one branch of huber"),
     "all errors below the threshold": ({"loss": "wing", "wing_width": 500.0, "lr": 1e-6}, "one branch of wing"),

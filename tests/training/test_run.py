@@ -28,7 +28,8 @@ from keylite.training.folder import check_resumed, check_run, open_run, require_
 from keylite.training.recipe import AUTO, Resolved, make_recipe
 from keylite.training.run import Run, require_finite
 from keylite.training.schedule import LRS, ema_decay, lr_factor, resolve
-from keylite.training.train import _cached, examples_sheet
+from keylite.training.sheet import examples_sheet
+from keylite.training.train import _cached
 
 
 @pytest.fixture(scope="module")

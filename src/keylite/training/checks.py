@@ -1,4 +1,4 @@
-"""What is doubtful about a recipe and two data sets together, said or refused before a run begins."""
+"""Checks of a recipe and both parts of the data before a run begins: errors, warnings and the choice of the mirror."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger("keylite")
 
 
 def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
-    """Raise ValueError for a recipe and parts of data that do not go together, before any image is read."""
+    """Raise ArgumentError if the recipe and the parts of the data do not go together, before any image is read."""
     if data.skeleton.names != val.skeleton.names:
         raise ArgumentError(
-            f"val: {len(val.skeleton)} keypoints {_brief(val.skeleton)}, training data has {len(data.skeleton)} "
-            f"{_brief(data.skeleton)}; both must name the same keypoints in the same order"
+            f"val: has {len(val.skeleton)} keypoints {_brief(val.skeleton)}, but the training data have "
+            f"{len(data.skeleton)} {_brief(data.skeleton)}; both must name the same keypoints in the same order"
         )
     for part in (data, val):
         crop_boxes(part, recipe.box)
@@ -36,25 +36,25 @@ def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
         read_normaliser(recipe.normalize, val.skeleton.names)
     if min(recipe.batch, len(data)) == 1 and max(recipe.input_size) <= 32:
         raise ArgumentError(
-            "batch: one object of 32 px leaves normalisation a single value; use a batch of 2, or size 64"
+            "batch: with one object of 32 px, normalisation gets a single value; use a batch of 2, or size 64"
         )
 
 
 def speak_of_overlap(data: Dataset, val: Dataset) -> None:
-    """Warn of a split that cannot do what it seems to: parts that are the same, or share groups."""
+    """Warn if both parts are the same, or share groups, because validation then measures nothing new."""
     if data.fingerprint() == val.fingerprint():
         log.warning(
-            "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and no "
-            "honest choice of epoch is possible; give other images as `val`, or leave `val` out",
+            "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and the "
+            "best epoch cannot be chosen by them; give other images as `val`, or leave `val` out",
             val.called, data.called,
         )  # fmt: skip
     elif shared := data.shared_groups(val):
-        line = f"val shares {len(shared)} groups with the training data: its figures, and sigma by it, will flatter"
+        line = f"val shares {len(shared)} groups with the training data: its figures and sigma will flatter"
         log.warning(listed(line, shared))
 
 
 def speak_of_parts_alike(data: Dataset, val: Dataset) -> None:
-    """Warn of pictures that both parts show, whatever they are called."""
+    """Warn if both parts hold the same picture, under any name."""
     if data.likeness is None or val.likeness is None or data.fingerprint() == val.fingerprint():
         return
     same = alike(val.likeness, data.likeness)
@@ -63,25 +63,28 @@ def speak_of_parts_alike(data: Dataset, val: Dataset) -> None:
 
 
 def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequence[str]) -> None:
-    """Warn of pictures held out that are trained on, by their names and those of what they are like."""
+    """Warn if held-out pictures are also trained on.
+
+    same: which are equal, or nearly. what: for the line, where they are. names: of the held-out pictures. others: of
+    the pictures that they may be equal to.
+    """
     numbers = np.flatnonzero(same.other >= 0)
     if len(numbers) == 0:
         return
     equal = int(same.equal.sum())
     kinds = {"equal": equal, "nearly equal": len(numbers) - equal}
-    told = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    counts = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     shown = [(i, int(same.other[i])) for i in numbers[:SHOWN].tolist()]
     pairs = [f"{names[i]} {'=' if same.equal[i] else '~'} {others[other]}" for i, other in shown]
-    line = f"{len(numbers)} of {len(names)} pictures {what} ({told}): figures will flatter"
+    line = f"{len(numbers)} of {len(names)} pictures {what} ({counts}): figures will flatter"
     log.warning(
         "%s; hold out whole subjects and clips (`group`), and whole runs of the frames of one video "
-        "(`group='block:N'`, "
-        "or `folds=N` `blocks=True`)", listed(line, pairs, len(numbers)),
+        "(`group='block:N'`, or `folds=N` `blocks=True`)", listed(line, pairs, len(numbers)),
     )  # fmt: skip
 
 
 def speak_of_lengths(recipe: Resolved) -> None:
-    """Warn of a recipe that cannot do what it seems to."""
+    """Warn if the warm-up or the frozen epochs are as long as the run, or if random weights are frozen."""
     if recipe.warmup_epochs >= recipe.epochs:
         log.warning(
             "the warm-up (%g epochs) is as long as the run (%d epochs): the learning rate never reaches lr; lower "
@@ -89,7 +92,7 @@ def speak_of_lengths(recipe: Resolved) -> None:
         )  # fmt: skip
     if recipe.freeze_epochs and recipe.pretrained == "none":
         log.warning(
-            "the backbone is frozen at random weights (pretrained none, freeze_epochs %d)", recipe.freeze_epochs
+            "the backbone is frozen with random weights (pretrained none, freeze_epochs %d)", recipe.freeze_epochs
         )
     if recipe.freeze_epochs >= recipe.epochs:
         log.warning("the backbone stays frozen for the whole run (freeze_epochs %d)", recipe.freeze_epochs)
@@ -101,15 +104,15 @@ def _brief(skeleton: Skeleton) -> str:
 
 
 def with_mirror(recipe: Recipe, data: Dataset) -> Skeleton:
-    """The skeleton with the mirror that training will use, said aloud."""
+    """The skeleton with the mirror pairs that training will use; the log says them."""
     skeleton = data.skeleton
     if recipe.mirror == "off":
         log.info("mirror: off, as the recipe says; no image is flipped")
         return msgspec.structs.replace(skeleton, mirror=None)
-    given = None if isinstance(recipe.mirror, str) else from_pairs(recipe.mirror, skeleton.names)
-    long = len(data) * len(skeleton) > 50_000  # points, which take over a second
+    pairs = None if isinstance(recipe.mirror, str) else from_pairs(recipe.mirror, skeleton.names)
+    long = len(data) * len(skeleton) > 50_000  # so many points take more than a second
     with step("looking for what a flip swaps") if long else contextlib.nullcontext():
-        mirror = choose_mirror(data, given, recipe.seed)
+        mirror = choose_mirror(data, pairs, recipe.seed)
     log.log(logging.WARNING if mirror.warning else logging.INFO, "%s", mirror.line)
     skeleton = msgspec.structs.replace(skeleton, mirror=mirror.permutation)
     if skeleton.mirror is not None:

@@ -136,7 +136,7 @@ def train_folds(
 
 
 def _refuse(recipe: Recipe, data: Dataset, out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise ArgumentError for a recipe or a folder that folds cannot have, before any image is read."""
+    """Raise ArgumentError if folds cannot take this recipe or folder, before any image is read."""
     if recipe.patience:
         raise ArgumentError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images of its own report"
@@ -155,7 +155,7 @@ def _refuse(recipe: Recipe, data: Dataset, out: Path, *, resume: bool, overwrite
 def _parts(
     recipe: Recipe, data: Dataset, folds: int, blocks: bool, *, skip_bad: bool, max_megapixels: float
 ) -> tuple[Dataset, np.ndarray]:
-    """The data set with every image looked at, and which fold (N,) holds out each object; doubts are said."""
+    """The data set after every image was checked, and for each object (N,) the fold that holds it out; logs doubts."""
     data = with_boxes(data, recipe.box, skip_bad)
     crop_boxes(data, recipe.box)
     _dealt(data, folds, blocks, recipe)  # what can be refused now is refused before images are read
@@ -170,7 +170,7 @@ def _parts(
 
 
 def _require_the_same(plan: list[Fold], recipe: Resolved) -> None:
-    """Raise ArgumentError if a fold that has begun was of another part of the data, or of another recipe."""
+    """Raise ArgumentError if a fold began with another part of the data, or with another recipe."""
     for fold in plan:
         if fold.begun:
             if not began_with(fold.folder, fold.train, fold.held_out):
@@ -184,7 +184,7 @@ def _require_the_same(plan: list[Fold], recipe: Resolved) -> None:
 def _run(
     plan: list[Fold], recipe: Resolved, out: Path, *, resume: bool, overwrite: bool, max_megapixels: float
 ) -> contextlib.ExitStack:
-    """Train each fold that is not finished. The stack that comes back still holds the folder; close it at the end."""
+    """Train each fold that is not finished. The returned stack still holds the lock of the folder; close it last."""
     done = [fold.folder for fold in plan if resume and fold.finished(recipe)]
     with contextlib.ExitStack() as stack:
         hold = functools.cache(lambda: stack.enter_context(holding(out)))
@@ -237,7 +237,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
         data = data.in_blocks(folds)
     part = data.fold_of(folds, recipe.seed)
     how = None if recipe.normalize == "auto" else read_normaliser(recipe.normalize, data.skeleton.names)
-    if how is None or how.box:  # every object has a box, once its image is read
+    if how is None or how.box:  # every object has a box as soon as its image is read
         return data, part
     length = how.lengths(data.xy, data.box)
     for number in range(1, folds + 1):

@@ -1,4 +1,4 @@
-"""Who hears what a training says: the log that the caller has set up, or else standard error; companions are silent."""
+"""Shows the log lines of a training on standard error, unless the caller has set up logging."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("keylite")
 
 
 class _Lines(logging.Formatter):
-    """Log records as plain lines; a warning says that it is one."""
+    """Formats log records as plain lines; a warning begins with `warning:`."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = one_line(record.getMessage())
@@ -24,11 +24,11 @@ class _Lines(logging.Formatter):
 
 @contextlib.contextmanager
 def heard(recipe: Recipe) -> Generator[None]:
-    """For the length of the block, show the lines of a training to whoever started it.
+    """Show the log lines of a training while the block runs.
 
-    If the caller has set up no logging, the lines go to standard error, so that a notebook or a short script shows an
-    epoch when it ends. Any choice of the caller's stays: handlers, or a level of the logger `keylite`. If several
-    processes train one model, only the first one speaks; the others say errors alone.
+    If the caller has not set up logging, the lines go to standard error, so that a notebook or a short script shows
+    each epoch when it ends. If the caller has handlers, or a level for the logger `keylite`, nothing changes. If
+    several processes train one model, only the first one shows all lines; the others show errors only.
     """
     level, handler = log.level, None
     if not speaks(recipe):
@@ -38,7 +38,7 @@ def heard(recipe: Recipe) -> Generator[None]:
             handler = logging.StreamHandler()
             handler.setFormatter(_Lines())
             log.addHandler(handler)
-        if handler or "ipykernel" in sys.modules:  # some notebooks have a handler for warnings that nobody chose
+        if handler or "ipykernel" in sys.modules:  # some notebooks set a handler for warnings by themselves
             log.setLevel(logging.INFO)
     try:
         yield

@@ -1,6 +1,6 @@
 """Training: from labelled images and a recipe to a model file.
 
-Frameworks are named in one table and imported when chosen.
+A framework is imported only if the recipe chooses it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from keylite.data.augmentation import Augmentation
@@ -24,7 +23,6 @@ from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
-from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, sha256
@@ -48,16 +46,16 @@ from keylite.training.processes import processes, run_all, speaks, world_of
 from keylite.training.recipe import Recipe, Resolved, checked, strengthened, to_dict
 from keylite.training.run import Run, baseline_report
 from keylite.training.schedule import resolve
+from keylite.training.sheet import examples_sheet
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
-SHARE_OF_MEMORY = 0.25  # that decoded images may take
+SHARE_OF_MEMORY = 0.25  # the part of free memory that decoded images may take
 MORE_TO_FIT_SIGMA = (
     "give a larger `val` or `val_fraction`, or see `folds`, which fit it on all objects that they hold out"
 )
-VAL_FRACTION = 0.15  # of the objects, if no val is given
-SHEET = 16  # augmented examples on the contact sheet
+VAL_FRACTION = 0.15  # the share of objects that is held out if no val is given
 
 
 def train(
@@ -73,16 +71,34 @@ def train(
     max_megapixels: float = MAX_MEGAPIXELS,
     profile: bool = False,
 ) -> Path:
-    """Train a model and give the path of its file, `out/model.safetensors`: the best epoch by val NME.
+    """Train a model; its file holds the weights of the best epoch by val NME (the error on the validation set).
 
-    data, val: labelled images, or paths of labels. Without `val` a part of the data is held out, by group: about
-    `val_fraction` of the objects, drawn with the recipe's seed.
-    What the recipe leaves to auto is settled by the number of objects to train on. Beside the model: last.safetensors,
-    resume.ckpt, recipe.yaml, data.json, examples.jpg (augmented samples), log.csv, curves.png, tensorboard/.
-    resume: go on where a run in `out` stopped. skip_bad: leave unreadable images out. profile: write profile.json,
-    where a step's time goes.
-    Raises ValueError for data, recipe or folder that do not go together, KeyboardInterrupt after a clean stop,
-    which leaves nothing behind unless an epoch was finished.
+    The folder `out` gets model.safetensors, and beside it last.safetensors (the last epoch), resume.ckpt, recipe.yaml
+    (with numbers for `auto`), data.json, examples.jpg (augmented samples), log.csv, curves.png and tensorboard/.
+
+    Args:
+        recipe: The training choices.
+        data: Labelled images to train on: a data set, or the path of a label file.
+        val: Labelled images to validate on, in the same form. None: whole groups of `data` are held out.
+        out: The folder of the run.
+        val_fraction: The share of the objects to hold out, about, if `val` is None; drawn with the recipe's seed.
+        resume: Go on from the last whole epoch of the run in `out`. Recipe and data must be the same.
+        overwrite: Remove the run in `out` and start anew.
+        skip_bad: Leave out images that cannot be read, and objects without a box, instead of refusing the data.
+        max_megapixels: Refuse images with more pixels than this, in millions.
+        profile: Also write profile.json, the time that each part of a step takes (PyTorch only).
+
+    Returns:
+        The path of the model file, `out/model.safetensors`.
+
+    Raises:
+        ArgumentError: The recipe, the data and the folder do not go together.
+        DataError: The labels or images are bad.
+        OSError: The folder cannot be written to.
+        KeyboardInterrupt: Ctrl-C. The folder is left empty unless an epoch was finished.
+
+    Example:
+        >>> model = keylite.train(keylite.Recipe(epochs=30), "train.json", "val.json", out="runs/faces")
     """
     recipe, data = checked(recipe), as_dataset("data", data)
     with heard(recipe):
@@ -102,10 +118,10 @@ def train(
 
 
 def _held_out(recipe: Recipe, data: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
-    """What to train on and what to validate on."""
+    """The part of the data to train on, and the part that is held out to validate on."""
     data, val = data.split(fraction, seed=recipe.seed)
     log.info(
-        "no val: %s of %s held out, %d of %d left to train on",
+        "no val: %s of %s are held out; %d of %d are left to train on",
         counted(len(val), "object"), counted(len(val.groups), "group"), len(data), len(data.groups),
     )  # fmt: skip
     return data, val
@@ -124,9 +140,10 @@ def prepare(
     profile: bool = False,
     fold: bool = False,
 ) -> Plan:
-    """`train` up to where it begins to write. Whatever can be refused is refused here.
+    """The first half of `train`: it refuses all that can be refused, and writes nothing.
 
-    fold: one of several of a data set, whose labels and pictures are doubted, and sigma fitted, as a whole.
+    fold: whether this is one of several folds. Then doubts about labels and pictures are said, and sigma is fitted, for
+    all folds together.
     """
     recipe = checked(recipe)
     require_datasets(data=data, val=val)
@@ -140,7 +157,7 @@ def prepare(
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
         raise ArgumentError(
-            f"profile: only framework pytorch takes these times, got {recipe.framework}; use its own profiler"
+            f"profile: only framework pytorch measures these times, got {recipe.framework}; use its own profiler"
         )
     data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)
     if first and not fold:
@@ -177,7 +194,7 @@ def prepare(
 def _checked_parts(
     recipe: Recipe, data: Dataset, val: Dataset, *, skip_bad: bool, max_megapixels: float, fold: bool
 ) -> tuple[Dataset, Dataset]:
-    """Both parts with boxes and with every image looked at; what is doubtful about them is said."""
+    """Both parts with boxes, after every image was checked; doubts about them are logged."""
     data, val = with_boxes(data, recipe.box, skip_bad), with_boxes(val, recipe.box, skip_bad)
     require_parts(recipe, data, val)
     speak_of_overlap(data, val)
@@ -193,11 +210,11 @@ def _checked_parts(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A training that nothing more can refuse.
+    """A training that has passed all checks and can start.
 
     state: the run before its first epoch, or as it was stopped. shape: (K, 2) mean of the training labels, unit
-    coordinates. weights: of the backbone, None to begin without. network: of the recipe's framework.
-    resume, overwrite, fold: see `prepare`.
+    coordinates. weights: the file of pretrained weights, or None. network: a model of the recipe's framework. resume,
+    overwrite, fold: as in `prepare`.
     """
 
     state: Run
@@ -211,31 +228,33 @@ class Plan:
     fold: bool
 
     def run(self) -> Path:
-        """Train, and give the path of the model file; only the first of several processes writes beside it."""
+        """Train, and return the path of the model file; of several processes, only the first writes other files."""
         out = self.state.out
         if not speaks(self.state.recipe):
             self._fit()
             return self.state.model
-        ended = self.resume and self.state.model.is_file()  # of a run whose checkpoint somebody removed
+        ended = self.resume and self.state.model.is_file()  # a finished run whose checkpoint somebody removed
         with holding(out):
-            require_new(out, self.resume, self.overwrite)  # again: another run may have come and gone since
+            require_new(
+                out, self.resume, self.overwrite
+            )  # again, because another run may have come and gone in the meantime
             try:
                 self._write()
-            except (KeyboardInterrupt, ValueError, FileNotFoundError):  # others say what to do, and to go on
+            except (KeyboardInterrupt, ValueError, FileNotFoundError):  # other errors say how to go on
                 if not (self.state.checkpoint.is_file() or ended):
-                    clear_run(out)  # there is nothing in it to go on from
+                    clear_run(out)  # a resumed run would have nothing to go on from
                 raise
         return self.state.model
 
     def _write(self) -> None:
-        """Open the folder, train, and learn from the validation set what scores mean."""
+        """Open the folder, train, and fit on the validation set what scores mean."""
         state, recipe, data, val = self.state, self.state.recipe, self.examples.dataset, self.state.val
         open_run(state.out, recipe, data, val, self.resume)
         sheet = state.out / "examples.jpg"
         write_image(sheet, examples_sheet(self.examples))
         log.info(
-            "training %s %s at %dx%d on %d objects of %d groups, validating on %d, where the mean shape has an NME of "
-            "%.2f %%; augmented samples: %s",
+            "training %s %s at %dx%d on %d objects of %d groups; on the %d objects of val, the mean shape has an NME "
+            "of %.2f %%; augmented samples: %s",
             recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val),
             100 * state.baseline.nme.mean, sheet,
         )  # fmt: skip
@@ -251,13 +270,13 @@ class Plan:
 
 
 def _fit_in_a_process(state: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:
-    """One of several processes that train."""
+    """Each of several processes that train runs this."""
     trainer = _trainer(state.recipe.framework)
     trainer.fit(state, trainer.new_network(state.recipe, state.spec, shape, weights), examples, resume=resume)
 
 
 def _fit_confidence(state: Run, advice: str) -> None:
-    """After training: learn from the validation set what scores mean, and warn of labels that flips contradict."""
+    """After training: fit on the validation set what scores mean, and warn if flips contradict the labels."""
     recipe, mirror = state.recipe, state.spec.skeleton.mirror
     last = Predictor(state.out / "last.safetensors", threads=recipe.threads or None, device=recipe.device)
     write_confidence(last, state.val, predict_dataset(last, state.val), advice)
@@ -271,18 +290,18 @@ def _fit_confidence(state: Run, advice: str) -> None:
 
 
 def _speak_of_the_end(state: Run) -> None:
-    """Warn of a model that is no better than what needs none."""
+    """Warn if the model is no better than the mean shape, which needs no network."""
     best, mean_shape_nme = (read_spec(state.model).report or {})["nme"], state.baseline.nme.mean
     if no_better(best, mean_shape_nme):
         log.warning(
-            "%s is no better than the mean shape: the best epoch's val NME is %.2f %%, and giving the mean of the "
-            "training labels for every crop has %.2f %%; look at %s, the labels, epochs, lr and the loss",
+            "%s is no better than the mean shape of the training labels: the best epoch's val NME is %.2f %%, "
+            "that of the mean shape %.2f %%; look at %s, the labels, epochs, lr and the loss",
             state.model, 100 * best, 100 * mean_shape_nme, state.out / "examples.jpg",
         )  # fmt: skip
 
 
 def _cached(recipe: Recipe, examples: Examples) -> bool:
-    """Whether decoded images are kept in memory; said where keylite chose it."""
+    """Whether to keep decoded images in memory; logged if keylite decides it."""
     if recipe.cache != "auto":
         return recipe.cache == "ram"
     free = free_memory()
@@ -291,32 +310,32 @@ def _cached(recipe: Recipe, examples: Examples) -> bool:
     needed = kept_bytes(examples) * recipe.devices
     if needed > SHARE_OF_MEMORY * free:
         return False
-    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; `cache='off'` leaves that out",
+    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; `cache='off'` avoids that",
              needed / 1e9, free / 1e9)  # fmt: skip
     return True
 
 
 class Trainer(Protocol):
-    """What the `training` module of each framework has."""
+    """The functions that the module `training` of each framework has."""
 
     def new_network(self, recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> Any:
-        """An untrained network that first gives `shape` (K, 2), unit coordinates; `weights`: of its backbone."""
+        """A network that at first gives `shape` (K, 2), unit coordinates. weights: the file to start from, or None."""
         ...
 
     def require_resumable(self, run: Run, network: Any) -> None:
-        """ValueError for a resume checkpoint that does not fit the network; nothing is loaded."""
+        """Raise ArgumentError if the resume checkpoint does not fit the network; load nothing."""
         ...
 
     def fit(self, run: Run, network: Any, examples: Examples, *, resume: bool = False) -> None:
-        """Train until the run is finished; whatever each epoch leaves is the run's."""
+        """Train until the run is finished; the run writes what each epoch gives."""
         ...
 
 
 def _trainer(framework: str) -> Trainer:
-    """The training module of a framework; where that is not installed, the error names one that is."""
+    """The training module of a framework; if that is not installed, the error names one that is."""
     package = next(kind.package for kind in ENGINES.values() if kind.framework == framework)
     try:
-        if importlib.util.find_spec(package) is None:  # the framework itself, before all that comes with it
+        if importlib.util.find_spec(package) is None:  # the framework itself, before the packages that come with it
             return require(package, FRAMEWORKS[framework])
         return require(f"keylite.{framework}.training", FRAMEWORKS[framework])
     except ModuleNotFoundError as error:
@@ -327,7 +346,7 @@ def _trainer(framework: str) -> Trainer:
 
 
 def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
-    """The recipe's augmentation in its strength; no flip without mirror pairs."""
+    """The augmentation of a recipe, with its strength applied; without mirror pairs, nothing is flipped."""
     choices: dict[str, Any] = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)}
     choices |= strengthened(recipe)
     if skeleton.mirror is None:
@@ -336,7 +355,7 @@ def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
 
 
 def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndarray) -> ModelSpec:
-    """The description of a model that this recipe makes from this data, without figures yet. shape: the mean one."""
+    """The spec of the model that this recipe makes from these data, without figures yet. shape: the mean shape."""
     model = require(f"keylite.{recipe.framework}.model", FRAMEWORKS[recipe.framework])
     mean, std = model.normalisation(recipe.backbone)
     return ModelSpec(
@@ -373,21 +392,8 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
 
 
 def _pretrained_name(pretrained: str) -> str:
-    """A model file names the weights it started from by file name and hash, never by a path of the training machine."""
+    """The pretrained weights as a model file names them: by file name and hash, without the path on this machine."""
     if pretrained in ("imagenet", "none"):
         return pretrained
     path = Path(pretrained)
     return f"{path.name} sha256 {sha256(path)}" if path.is_file() else path.name
-
-
-def examples_sheet(examples: Examples) -> np.ndarray:
-    """A contact sheet of augmented examples with their points drawn: look at it before a long run."""
-    width, height = examples.size
-    enlarge = max(1, round(224 / max(width, height)))
-    tiles = []
-    for index in np.linspace(0, len(examples) - 1, min(SHEET, len(examples))).astype(int):
-        pixels, unit_xy, weight = examples[int(index)]
-        large = cv2.resize(pixels, (width * enlarge, height * enlarge), interpolation=cv2.INTER_CUBIC)
-        xy = np.where(weight[:, None] > 0, unit_xy, np.nan) * (width * enlarge, height * enlarge)
-        tiles.append(draw_points(large, xy, examples.dataset.skeleton))
-    return with_legend(contact_sheet(tiles, 4), examples.dataset.skeleton, points="label")

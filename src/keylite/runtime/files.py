@@ -120,20 +120,20 @@ def _move(inside: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def uninterrupted() -> Generator[None]:
     """Signals that would end this process wait until the block has ended, if a Python function handles them."""
-    came: list[int] = []
-    before: dict[int, Any] = {}
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():  # other threads may not set handlers
             for number in SIGNALS:
                 if callable(handler := signal.getsignal(number)):
-                    before[number] = handler
-                    signal.signal(number, lambda number, _: came.append(number))
+                    handlers[number] = handler
+                    signal.signal(number, lambda number, _: received.append(number))
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if received:
+            signal.raise_signal(received[0])
 
 
 def make_folder(path: Path | str) -> None:

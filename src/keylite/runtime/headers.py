@@ -149,7 +149,7 @@ def _jpeg(data: bytes) -> Header:
     orientation: int | None = None
     height_offset, at, scans, interval = 0, 2, 0, 0
     extras: list[tuple[int, int]] = []
-    words: dict[int, int] = {}
+    first_words: dict[int, int] = {}
     for _ in range(SEGMENTS):
         stray, at = at, data.find(b"\xff", at)  # decoders skip stray bytes, too
         if at < 0:
@@ -178,7 +178,7 @@ def _jpeg(data: bytes) -> Header:
             frame = _Frame(marker, depth, width, height, {part[0]: (part[1] >> 4, part[1] & 15) for part in parts})
             height_offset = start + 1 if marker in JPEG_SEQUENTIAL else 0
         elif marker == 0xC4:
-            words |= _first_words(data[start:stop])
+            first_words |= _first_words(data[start:stop])
         elif marker == 0xDD:
             (interval,) = struct.unpack_from(">H", data, start)
         elif marker == 0xE1 and orientation is None and not scans and data.startswith(EXIF_START, start):
@@ -193,7 +193,7 @@ def _jpeg(data: bytes) -> Header:
             at = end.start()
             described = data[start + 1 : start + 1 + 2 * data[start]]
             _require_whole_scan(frame, described[::2], data[stop:at], interval)
-            coded_zeros = [words.get(0x10 | (tables & 15), 0) for tables in described[1::2]]
+            coded_zeros = [first_words.get(0x10 | (tables & 15), 0) for tables in described[1::2]]
             if frame.marker in JPEG_SEQUENTIAL and any(coded_zeros) and JPEG_ZEROS in data[stop:at].rstrip(b"\0"):
                 raise DamagedError  # a hole: zeros stand for coefficients here, and no picture repeats one so often
     else:

@@ -1,4 +1,4 @@
-"""Progress of long steps: the working code reports it here, and the command line shows it. In Python nothing shows."""
+"""Progress of long steps: the code that does the work reports it here, and the command line shows it."""
 
 from __future__ import annotations
 

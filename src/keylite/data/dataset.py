@@ -248,7 +248,7 @@ class Dataset:
 
         Args:
             count: How many objects; all of them, if there are fewer.
-            seed: Of the random choice.
+            seed: The seed of the random choice.
 
         Returns:
             uint8 (H, W, 3) RGB. Each object is cut out around its box, or shown in its whole image if it has none.
@@ -394,7 +394,7 @@ class Dataset:
 
         Args:
             fractions: The share of the objects that each part gets, about; together less than 1.
-            seed: Of the random choice of groups.
+            seed: The seed of the random choice of groups.
 
         Returns:
             First the objects that are left over, then a part per fraction.
@@ -429,7 +429,7 @@ class Dataset:
 
         Args:
             folds: The number of folds.
-            seed: Of the order among groups of equal size.
+            seed: The seed of the order among groups of equal size.
 
         Returns:
             (N,) the fold of each object, from 1 on. Folds are numbered in the order of the first group in each.

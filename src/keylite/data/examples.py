@@ -42,7 +42,7 @@ class Examples:
         box: "annotation" cuts the crop around the object's box, "image" takes the whole image.
         padding: The fraction by which a box grows before it is cropped; not used with "image".
         augmentation: The random changes. None: every epoch is the same.
-        seed: Of the random changes and of the order of training.
+        seed: The seed of the random changes and of the order of training.
         cache: Whether decoded images are kept in memory; see `keep`.
 
     Raises:

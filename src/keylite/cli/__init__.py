@@ -1,7 +1,7 @@
-"""The command line: a module a verb, imported when it is asked for, with its heavy imports inside; and exit codes.
+"""The command line: one module per verb, which is imported when the verb is used.
 
-0 done, 2 wrong input (one line, no traceback), 3 an export over its budget, 70 a fault of keylite's own (one line that
-says where the traceback is), 130 stopped by Ctrl-C or by a signal that asks to end.
+Exit codes: 0 done; 2 wrong input (one line, no traceback); 3 an export over its budget; 70 a fault of keylite itself
+(one line that says where the traceback is); 130 stopped by Ctrl-C or by a signal that asks to end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
-# a module and its function, and what it is for; here, so that `keylite --help` imports none of them
+# The lines of help stand in verbs.py, so that `keylite --help` imports no verb.
 app = App(
     name="keylite",
     help="Keypoint regression on devices: labelled images -> train -> evaluate -> export -> the same points there.",
@@ -50,19 +50,19 @@ def main(arguments: list[str] | None = None) -> None:
     handler.setFormatter(Lines())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's C++ fills stderr; oneDNN's line heeds nothing
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # otherwise TensorFlow's C++ code writes much to stderr
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold characters that no terminal can show
     try:
         with _ended_by_signals(), _all_said(), shown_by(_show):
             _require_values(sys.argv[1:] if arguments is None else arguments)
             app(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError as error:
-        if not _unread():  # of some other pipe
+        if not _unread():  # another pipe broke
             fail(str(error), WRONG_INPUT)
         os._exit(0)
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # rich's way to say the same
+        if isinstance(stop.__context__, BrokenPipeError):  # rich ends like this if the output is not read
             os._exit(0)
         raise
     except CycloptsError as error:
@@ -77,18 +77,19 @@ def main(arguments: list[str] | None = None) -> None:
             fail("stopped", INTERRUPTED)
         if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
             fail(str(error), WRONG_INPUT)
-        from keylite.cli.faults import fault_line  # who sees this line has found a fault
+        from keylite.cli.faults import fault_line  # any other error is a fault of keylite
 
         fail(fault_line(error, sys.argv[1:] if arguments is None else arguments), OWN_FAULT)
-    finally:  # whoever calls this from Python has a log of their own
+    finally:  # a caller from Python gets its own log settings back
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])
 
 
 def _hold_streams() -> None:
-    """End where standard output is closed, and keep the numbers of closed streams from files that are opened later.
+    """Open closed standard streams on /dev/null, and end the command if standard output is closed.
 
-    What a package in C says on one of them would be written into such a file.
+    Otherwise a file that is opened later gets the number of a closed stream, and messages of a package in C would be
+    written into it.
     """
     for number in range(3):
         try:
@@ -96,11 +97,11 @@ def _hold_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
     if sys.stdout is None:
-        fail("standard output is closed, and what this command prints would be lost; send it to a file", WRONG_INPUT)
+        fail("standard output is closed, so what this command prints would be lost; send it to a file", WRONG_INPUT)
 
 
 def _require_values(arguments: list[str]) -> None:
-    """ValueError for an empty value, which a shell makes of a variable that is not set; as a path it is this folder."""
+    """Raise ValueError for an empty value: a shell makes one of an unset variable, and as a path it is this folder."""
     from keylite.runtime.words import quoted
 
     for before, argument in itertools.pairwise(["", *arguments]):
@@ -112,7 +113,7 @@ def _require_values(arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def _show(what: str, total: int | None) -> Iterator[Any]:
-    """The first step of a command brings in what shows it."""
+    """Show the first step of a command; the module that draws is imported only now."""
     from keylite.cli.progress import show
     from keylite.runtime.progress import shown_by
 
@@ -122,7 +123,7 @@ def _show(what: str, total: int | None) -> Iterator[Any]:
 
 
 def _began_as_stop(error: BaseException | None) -> bool:
-    """Whether an error comes of Ctrl-C: a package in C that is stopped while it is imported raises its own."""
+    """Whether Ctrl-C caused an error: a package in C that is stopped during its import raises an error of its own."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -132,7 +133,7 @@ def _began_as_stop(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _all_said() -> Iterator[None]:
-    """What was printed has left this process when the block ends, or is an error like any other."""
+    """Flush standard output at the end of the block, so that a failure to write is an error like any other."""
     try:
         yield
     finally:
@@ -141,7 +142,7 @@ def _all_said() -> Iterator[None]:
 
 
 def _unread() -> bool:
-    """Whether whoever read our output has had enough: head, less."""
+    """Whether the program that reads the output has closed it, as head and less do."""
     if not hasattr(select, "poll"):
         return True
     ends = select.poll()
@@ -150,19 +151,19 @@ def _unread() -> bool:
     return any(event & select.POLLERR for _, event in ends.poll(0))
 
 
-AGAIN = 0.05  # s after which a signal that was swallowed is raised again
-ENDING = ("SIGTERM", "SIGHUP")  # signals that ask a process to end; Windows has the first alone
+AGAIN = 0.05  # seconds after which a lost signal is raised again
+ENDING = ("SIGTERM", "SIGHUP")  # signals that ask a process to end; Windows has only the first
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What asks this process to end does so as Ctrl-C does: files in the making are removed, children told.
+    """Signals that ask this process to end work like Ctrl-C: unfinished files are removed, child processes end.
 
-    A signal that is ignored, as by nohup, or that the caller handles, stays with that. Python ignores what is raised
-    in `__del__` or by a weak reference: then it is raised again a moment later. If it is lost in another way, the
-    command counts as stopped, although it went on to its end.
+    A signal that is ignored, as nohup does, or that the caller handles, is left alone. Python drops exceptions in
+    `__del__` and in weak references: then the signal is raised again a moment later. If it is lost in another way, the
+    command still ends with the exit code for "stopped", although it has finished.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
     noted: list[signal.Signals] = []
@@ -171,8 +172,8 @@ def _ended_by_signals() -> Iterator[None]:
 
     def end(number: int, frame: Any) -> None:
         noted.append(signal.Signals(number))
-        if not _began_as_stop(sys.exception()):  # else it ends already: another would break off the tidying up
-            raise KeyboardInterrupt(noted[-1].name)  # a name: no Ctrl-C, which children have had, too
+        if not _began_as_stop(sys.exception()):  # else it ends already, and this would interrupt the tidying up
+            raise KeyboardInterrupt(noted[-1].name)  # a name tells it from Ctrl-C, which reaches children by itself
 
     def ignored(raised: Any) -> None:
         if not isinstance(raised.exc_value, KeyboardInterrupt):
@@ -185,7 +186,7 @@ def _ended_by_signals() -> Iterator[None]:
     def again(number: signal.Signals) -> None:
         if over.wait(AGAIN):
             return
-        if hasattr(signal, "pthread_kill"):  # which wakes a process that waits
+        if hasattr(signal, "pthread_kill"):  # it wakes a process that waits
             signal.pthread_kill(threading.main_thread().ident or 0, number)
         else:
             _thread.interrupt_main(number)

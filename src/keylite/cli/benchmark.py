@@ -30,28 +30,28 @@ def benchmark(
     json_path: Annotated[Path | None, Parameter(name="--json")] = None,
     reading: As = USUAL,
 ) -> None:
-    """Milliseconds of each stage, read, crop, engine and decode, the files taking turns, and memory.
+    """Measure how long model files take per image, stage by stage, and how much memory they need.
 
     Parameters
     ----------
     models
-        model files
+        model files to compare; they take turns
     threads
-        of the engine
+        threads of each engine
     runs
-        measured turns
+        how often each file is run
     image
-        an image file to use; default: a 640x480 JPEG made for it
+        image file to use; default: a JPEG of 640x480 px that is made for it
     data
-        labelled images: adds the NME of each file, and a plot of it against the time
+        labelled images: adds the NME (normalised mean error) of each file, and a plot of it against the time
     normalize
-        with --data: NME divisor; default: the models'
+        with --data: the length that errors are divided by; default: the models' own
     plot
-        with --data: PNG to write; default: benchmark.png, or as --json
+        with --data: PNG to write; default: benchmark.png, or the name of --json with .png
     spec
-        JSON description of files that hold none
+        JSON description for model files that hold none
     json_path
-        write the figures here
+        write the figures to this JSON file
     """
     from keylite.evaluation.timing import STAGES, benchmark
     from keylite.pictures.plots import can_plot, plot_tradeoff, require_matplotlib
@@ -62,7 +62,7 @@ def benchmark(
     if not models:
         raise ValueError("benchmark: expected model files, got none")
     if data is None and (normalize or plot):
-        raise ValueError("benchmark: --normalize and --plot are for accuracy; give labelled images as --data")
+        raise ValueError("benchmark: --normalize and --plot need labelled images; give them as --data")
     inputs = {str(model): model for model in models} | {"image": image, "data": data, "spec": spec}
     require_outputs({"json": json_path, "plot": plot}, inputs)
     if plot:
@@ -73,16 +73,16 @@ def benchmark(
         plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
     dataset = None
     if data:
-        said = [read_spec(model, spec) for model in models]
-        box = next((of_model.box for of_model in said if of_model.box != "image"), "image")
-        levels: list[WhiteLevel] = [of_model.white_level for of_model in said]
+        specs = [read_spec(model, spec) for model in models]
+        box = next((model_spec.box for model_spec in specs if model_spec.box != "image"), "image")
+        levels: list[WhiteLevel] = [model_spec.white_level for model_spec in specs]
         dataset = reading.dataset(data, min(levels), box)
         written = {"json": json_path, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
     accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)
     result: dict[str, Any] = dict(benchmark(models, threads=threads, runs=runs, image=image, spec=spec))
-    for name, found in accuracy.items():
-        result["models"][name]["accuracy"] = found
+    for name, figures in accuracy.items():
+        result["models"][name]["accuracy"] = figures
     stages = (*STAGES, "total")
     rows = [
         [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
@@ -91,7 +91,9 @@ def benchmark(
         + ([f"{100 * accuracy[name]['nme']:.2f}"] if accuracy else [])
         for name, facts in result["models"].items()
     ]
-    title = f"ms: median (p10..p90) of {runs} turns, {threads} thread(s), {result['machine']}, {result['image']}"
+    title = (
+        f"ms per image: median (p10..p90) of {runs} runs, {threads} thread(s), {result['machine']}, {result['image']}"
+    )
     columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if accuracy else [])]
     show([Table(columns, rows, title)])
     if json_path:
@@ -106,18 +108,18 @@ def benchmark(
 def _accuracy(
     models: tuple[Path, ...], dataset: Dataset, normalize: str | None, threads: int, spec: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """Each model's NME on these data, by the divisor that is given, or that all models have."""
+    """Each model's NME on these data, by the normaliser that is given, or that all models have."""
     from keylite.evaluation.evaluate import evaluate
     from keylite.runtime.predictor import Predictor
 
     predictors = {str(model): Predictor(model, threads=threads, spec=spec) for model in models}
     own = list(dict.fromkeys(predictor.spec.normalize for predictor in predictors.values()))
     if normalize is None and len(own) > 1:
-        raise ValueError(f"normalize: these models have {', '.join(own)}, which do not compare; choose one")
-    found = {}
+        raise ValueError(f"normalize: expected models with one normaliser, got {', '.join(own)}; choose one")
+    accuracy = {}
     for name, predictor in predictors.items():
         report = evaluate(predictor, dataset, normalize=normalize)
-        found[name] = {
+        accuracy[name] = {
             "data": report.dataset.name,
             "data_fingerprint": report.dataset.fingerprint,
             "count": report.nme.count,
@@ -125,4 +127,4 @@ def _accuracy(
             "nme": report.nme.mean,
             "nme_interval": report.nme.interval,
         }
-    return found
+    return accuracy

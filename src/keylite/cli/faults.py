@@ -1,4 +1,4 @@
-"""The end of a command that failed by keylite's own fault: one line, and a file with all that helps to mend it."""
+"""The end of a command that failed because of a fault in keylite: one line, and a file with the traceback."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pathlib import Path
 
 from keylite.version import __version__
 
-FOLDER = "KEYLITE_FAULTS"  # variable of the environment that names another folder than the system's for temporary files
+FOLDER = "KEYLITE_FAULTS"  # environment variable: the folder for these files, if not that of temporary files
 
 
 def fault_line(error: BaseException, arguments: Sequence[str]) -> str:
-    """Write a fault's traceback to a file, and give the line that says what happened and where the file is."""
+    """Write a fault's traceback to a file, and return the line that says what happened and where the file is."""
     from keylite.runtime.words import clipped, escaped
 
     what = escaped(" ".join(traceback.format_exception_only(error)[-1].split()))
     if isinstance(error, MemoryError):
-        said = f"the memory was not enough ({clipped(what)}), and keylite did not see it coming"
+        said = f"the memory was not enough ({clipped(what)}), and keylite did not foresee it"
     elif isinstance(error, RecursionError):
-        said = f"something was nested too deeply ({clipped(what)}), and keylite did not see it coming"
+        said = f"something was nested too deeply ({clipped(what)}), and keylite did not foresee it"
     else:
-        said = f"{clipped(what)}: this is a fault of keylite's own"
+        said = f"{clipped(what)}: this is a fault in keylite"
     path = _write(error, arguments)
     if path:
         return f"{said}; the traceback is in {escaped(str(path))}; please report it with that file"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f", from line {frame.lineno} of {escaped(frame.filename)}" for frame in last)
-    return f"{said}{where}; the folder for temporary files takes no file with the traceback"
+    return f"{said}{where}; the traceback cannot be written to the folder for temporary files"
 
 
 def _write(error: BaseException, arguments: Sequence[str]) -> Path | None:
-    """The file of a fault; None if there is no place for one."""
+    """Write the file of a fault and return its path. None: it cannot be written."""
     from keylite.runtime.words import escaped
 
     facts = (

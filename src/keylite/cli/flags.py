@@ -1,4 +1,4 @@
-"""Arguments of functions in the library's messages, as flags of the command line."""
+"""Translates the names of arguments in the library's messages into flags of the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _names() -> set[str]:
     for verb in VERBS:
         handler = getattr(importlib.import_module(f"keylite.cli.{verb}"), verb)
         for name, parameter in inspect.signature(handler).parameters.items():
-            if dataclasses.is_dataclass(parameter.default):  # several flags: how labels are read
+            if dataclasses.is_dataclass(parameter.default):  # `Reading`: several flags
                 names |= {field.name for field in dataclasses.fields(parameter.default)}
             names.add(name.removesuffix("_path").removesuffix("_"))
     return names

@@ -1,4 +1,4 @@
-"""`keylite gauges`: the built-in data set, rendered."""
+"""`keylite gauges`: renders the built-in data set."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def gauges(out: Path, *, count: int = 1000, family: Literal["train", "test"] = "
     Parameters
     ----------
     out
-        folder to fill; labels and pictures that are in it are not written over
+        folder to write to; labels and pictures that are in it are not replaced
     family
-        test has looks of dial, needle, digits and background that train never shows
+        the gauges of test have dials, needles, digits and backgrounds that those of train never have
     """
     from keylite.data.formats.reading import require_new_files, write_dataset
     from keylite.data.rendered.gauges import gauges

@@ -1,4 +1,4 @@
-"""`keylite info`: what a model file says of itself."""
+"""`keylite info`: prints the description inside a model file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger("keylite")
 def info(
     model: Path, *, spec: Path | None = None, json_output: Annotated[bool, Parameter(name="--json")] = False
 ) -> None:
-    """What a model file says of itself.
+    """Print the description inside a model file: its input, keypoints, accuracy and origin.
 
     Parameters
     ----------
     model
         .safetensors, .onnx or .tflite
     spec
-        JSON description of a file that holds none
+        JSON description for a file that holds none
     json_output
         print the whole description as JSON
     """
@@ -34,27 +34,27 @@ def info(
     from keylite.runtime.spec import encode_spec, unlearnt_words
     from keylite.runtime.tables import Table
 
-    said = read_spec(model, spec)
+    facts = read_spec(model, spec)
     if json_output:
-        print(json.dumps(json.loads(encode_spec(said)), indent=2))
+        print(json.dumps(json.loads(encode_spec(facts)), indent=2))
         return
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
-    made = said.provenance
-    names = said.skeleton.names
+    origin, names, calibration = facts.provenance, facts.skeleton.names, facts.calibration
+    ranges = f"{calibration.count} objects of {calibration.data}, seed {calibration.seed}" if calibration else "none"
     rows = [
-        ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {said.precision}, sha256 {sha256(model)}"],
-        ["network", f"{said.backbone}, {type(said.head).__name__.lower()} head, {said.size[0]}x{said.size[1]} px"],
-        ["input", f"uint8 RGB; normalised inside, (pixel - {said.mean[0]:g}) / {said.std[0]:g}"],
-        ["crop", f"box {said.box}" + (f", grown by {said.padding:g}" if said.box == "annotation" else "")],
+        ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {facts.precision}, sha256 {sha256(model)}"],
+        ["network", f"{facts.backbone}, {type(facts.head).__name__.lower()} head, {facts.size[0]}x{facts.size[1]} px"],
+        ["input", f"uint8 RGB; normalised inside, (pixel - {facts.mean[0]:g}) / {facts.std[0]:g}"],
+        ["crop", f"box {facts.box}" + (f", grown by {facts.padding:g}" if facts.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
-        *(["not taught", line] for line in unlearnt_words(said.unlearnt)),
-        ["NME divisor", said.normalize],
-        ["figures, as trained", figures_line(said.report) if said.report else "none"],
-        ["trained on", f"{made.data}, fingerprint {made.data_fingerprint[:16]}, from {made.pretrained}"],
-        ["parent", made.parent or "none: this is what training wrote"],
-        ["ranges from", f"{k.count} objects of {k.data}, seed {k.seed}" if (k := said.calibration) else "none"],
-        ["held to it", certificate_line(said.certificate) if said.certificate else "not exported"],
-        ["made", f"{made.created} by keylite {made.keylite}, {made.framework}"],
+        *(["not learnt", line] for line in unlearnt_words(facts.unlearnt)),
+        ["normaliser of the NME", facts.normalize],
+        ["accuracy after training", figures_line(facts.report) if facts.report else "none"],
+        ["trained on", f"{origin.data}, fingerprint {origin.data_fingerprint[:16]}, from {origin.pretrained}"],
+        ["parent", origin.parent or "none: training wrote this file"],
+        ["int8 ranges from", ranges],
+        ["compared with parent", certificate_line(facts.certificate) if facts.certificate else "not exported"],
+        ["made", f"{origin.created} by keylite {origin.keylite}, {origin.framework}"],
     ]
     show([Table((), rows)])

@@ -1,4 +1,4 @@
-"""What a user of the command line gets to read: tables, reports, certificates, log lines. Decides nothing."""
+"""The output of the command line: tables, lines about reports and certificates, and log lines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", 
 
 
 def export_row(certificate: Certificate) -> list[str]:
+    """The row of an exported file, under EXPORT_COLUMNS."""
     c = certificate
     return [
         c.child,
@@ -31,7 +32,7 @@ def export_row(certificate: Certificate) -> list[str]:
 
 
 def figures_line(report: dict[str, Any]) -> str:
-    """The figures inside a model file as one line."""
+    """The figures in a model file's description as one line."""
     try:
         return (
             f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
@@ -39,11 +40,11 @@ def figures_line(report: dict[str, Any]) -> str:
             f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
         )
     except (KeyError, TypeError, ValueError):
-        return "not as keylite writes them"
+        return "damaged: keylite did not write them like this"
 
 
 def certificate_line(held: Held) -> str:
-    """The summary of a certificate inside a model file as one line."""
+    """The summary of a certificate in a model file's description as one line."""
     return (
         f"{held.data}: p95 drift {held.drift_p95:.4f} px, budget {held.budget:g}; NME {100 * held.nme_parent:.2f} % -> "
         f"{100 * held.nme_child:.2f} %, {held.count} objects"
@@ -51,14 +52,14 @@ def certificate_line(held: Held) -> str:
 
 
 def show(parts: Sequence[Table | str]) -> None:
-    """Print what a result shows: its `str()`, whose tables are folded if a terminal is narrower."""
+    """Print the parts of a result as its `str()` does; on a terminal, tables are folded to its width."""
     from keylite.runtime.tables import as_text
 
     print(as_text(parts, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 class Stderr(logging.StreamHandler):
-    """Writes to what standard error is at the moment: a bar at the bottom of a terminal takes lines above it."""
+    """Writes to the present standard error, which a progress bar replaces so that lines appear above it."""
 
     @property
     def stream(self) -> Any:
@@ -70,7 +71,7 @@ class Stderr(logging.StreamHandler):
 
 
 class Lines(logging.Formatter):
-    """Log records as plain lines; a warning says that it is one."""
+    """Log records as plain lines. A warning begins with the word."""
 
     def format(self, record: logging.LogRecord) -> str:
         from keylite.cli.flags import as_flags

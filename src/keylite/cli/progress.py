@@ -1,6 +1,7 @@
-"""Steps of the library on a terminal, as bars with the time left; elsewhere as plain lines, few of them.
+"""Progress of the library's steps: bars with the time left on a terminal, else a few plain lines.
 
-Drawn when something is done. Only a step whose length nobody knows has a thread that draws, as nothing forks in one.
+A bar is drawn when a part of its step is done. Only a step of unknown length has a thread that draws; no process is
+forked in such a step, so the thread does no harm.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from keylite.runtime.progress import Advance, Show, spelt_time
 
 log = logging.getLogger("keylite")
 
-SOON = 0.5  # seconds after which a step gets a bar: what is over by then needs none
-OFTEN = 0.1  # seconds between two looks of a bar
-PLAIN = ("dumb", "unknown")  # values of TERM, of terminals on which rich draws nothing
-FIRST_LINE = 10.0  # seconds after which a step without a terminal says how far it is; the next lines wait longer
+SOON = 0.5  # seconds after which a step gets a bar; shorter steps get none
+OFTEN = 0.1  # seconds between two drawings of a bar, at least
+PLAIN = ("dumb", "unknown")  # values of the variable TERM for terminals on which rich draws nothing
+FIRST_LINE = 10.0  # seconds until a step without a terminal prints its first line; the next ones come later and later
 
 
 def show() -> Show:
-    """What shows steps here: bars if standard error is a terminal that can draw them, else lines."""
+    """The function that shows steps: bars if standard error is a terminal that can draw them, else lines."""
     draws = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in PLAIN
     return Bars() if draws else lines
 
 
 @contextlib.contextmanager
 def lines(what: str, total: int | None) -> Iterator[Advance]:
-    """A step as plain log lines."""
+    """Show a step as plain log lines."""
     began, wait, done = time.monotonic(), FIRST_LINE, 0
     if total is None:
         log.info("%s", what)
@@ -49,7 +50,7 @@ def lines(what: str, total: int | None) -> Iterator[Advance]:
 
 
 class Bars:
-    """Steps, also within each other, as lines at the bottom of a terminal that go when they are done."""
+    """Shows steps, also steps within steps, as bars at the bottom of a terminal; a bar disappears with its step."""
 
     def __init__(self) -> None:
         self.progress: Any = None
@@ -64,7 +65,7 @@ class Bars:
         self.steps += 1
         ended = threading.Event()
         clock = threading.Thread(target=self._tick, args=(ended,), daemon=True)
-        if total is None:  # nothing will be told until it is over
+        if total is None:  # there is no progress to report until the step is over
             self._draw()
             clock.start()
 
@@ -89,7 +90,7 @@ class Bars:
                 progress.refresh()
 
     def _tick(self, ended: threading.Event) -> None:
-        """Let the time go on that is spent so far."""
+        """Redraw the bar, so that the time on it goes on."""
         while not ended.wait(SOON):
             self.progress.refresh()
 

@@ -1,4 +1,4 @@
-"""What verbs share: the flags that say how labelled images are read, exit codes, and how a verb fails."""
+"""Shared by all verbs: the flags that say how labelled images are read, the exit codes, and how a verb fails."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ Seed = Annotated[int, Parameter(validator=_not_negative)]
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How labelled images are read, the same for every verb that takes --data."""
+    """The flags that say how labelled images are read. Every verb that takes --data has them."""
 
-    images: Annotated[Path | None, Parameter(help="folder of the images, where they do not lie beside the labels")] = (
-        None
-    )
-    category: Annotated[str | None, Parameter(help="of a COCO file with several kinds of object")] = None
+    images: Annotated[Path | None, Parameter(help="folder of the images, if they do not lie beside the labels")] = None
+    category: Annotated[str | None, Parameter(help="category of a COCO file to use, if it has several")] = None
     group: Annotated[
-        str, Parameter(help="what belongs together (subject, clip): auto, image, block:N, field:NAME or regex:PATTERN")
+        str,
+        Parameter(help="images that belong together (one person's): auto, image, block:N, field:NAME or regex:PATTERN"),
     ] = "auto"
     pixel_origin: Annotated[
-        Literal["index", "corner"], Parameter(help="index: 0 is the centre of the first pixel; corner: its edge")
+        Literal["index", "corner"],
+        Parameter(help="where 0 is: index: in the centre of the first pixel; corner: at its edge"),
     ] = "index"
     missing_mark: Annotated[
         str | None,
-        Parameter(help="X,Y as written in the labels: points exactly there are unlabelled", allow_leading_hyphen=True),
+        Parameter(help="X,Y as in the labels: points exactly there are unlabelled", allow_leading_hyphen=True),
     ] = None
-    max_megapixels: Annotated[float, Parameter(help="larger images are refused")] = 100.0
+    max_megapixels: Annotated[
+        float, Parameter(help="largest image, in millions of pixels; larger ones are refused")
+    ] = 100.0
     skip_bad: Annotated[bool, Parameter(help="leave out images and annotations that cannot be used, and say which")] = (
         False
     )
 
     def labels(self, path: Path) -> Dataset:
-        """The data set of a label file; its images are not looked at yet."""
+        """The data set of a label file; its images are not read yet."""
         from keylite.data.formats.reading import read_dataset
         from keylite.data.marks import read_mark
 
@@ -68,9 +70,9 @@ class Reading:
         )
 
     def dataset(self, path: Path, white_level: WhiteLevel | None = None, box: str = "image") -> Dataset:
-        """The data set of a label file with every image read once, and what was skipped or replaced said.
+        """The data set of a label file. Every image is read once, and the log says what was skipped or replaced.
 
-        white_level, box: those of the model file which is to see it.
+        white_level, box: those of the model file that will see it.
         """
         from keylite.data.examples import with_boxes
 
@@ -98,11 +100,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fail(line: str, code: int) -> NoReturn:
-    """Print one line on standard error and leave with an exit code."""
+    """Print one line on standard error and end with an exit code."""
     from keylite.cli.flags import as_flags
     from keylite.runtime.words import one_line
 
     if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it: it was closed
+        with contextlib.suppress(OSError, ValueError):  # it was closed, so nobody reads the line
             print(f"keylite: {one_line(as_flags(line))}", file=sys.stderr, flush=True)
     raise SystemExit(code)

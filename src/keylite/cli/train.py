@@ -1,4 +1,4 @@
-"""`keylite train`: its flags are the fields of Recipe. Imported when the verb is used, for it needs them at once."""
+"""`keylite train`: trains a model. Its flags are made from the fields of the recipe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Flags = dataclasses.make_dataclass(
     ],
     frozen=True,
 )
-Flags.__module__ = __name__  # where its annotations are looked up
+Flags.__module__ = __name__  # cyclopts looks its annotations up there
 
 
 def train(
@@ -45,7 +45,7 @@ def train(
     out: Path,
     val: Path | None = None,
     preset_: Annotated[
-        str | None, Parameter(name="--preset", help=f"{', '.join(PRESETS)}: what the recipe starts from")
+        str | None, Parameter(name="--preset", help=f"choices to start from: {', '.join(PRESETS)}")
     ] = None,
     recipe: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
@@ -58,7 +58,7 @@ def train(
     reading: As = USUAL,
     flags: Annotated[Any, Parameter(name="*")] = None,
 ) -> None:
-    """Train a model on labelled images; the best epoch by val NME is OUT/model.safetensors.
+    """Train a model on labelled images. OUT/model.safetensors is the epoch with the lowest NME on the validation set.
 
     Parameters
     ----------
@@ -67,28 +67,28 @@ def train(
     out
         folder of the run
     val
-        labelled images to validate on; without it a part of the data is held out, by group
+        labelled images to validate on; without it, whole groups of the data are held out
     recipe
-        YAML of training choices, over the preset's
+        YAML file of training choices; they replace those of the preset
     set_
-        name=value: one choice, over the recipe file's
+        name=value: one choice; it replaces that of the recipe file
     resume
-        go on where a killed or stopped run in OUT left off
+        continue a killed or stopped run in OUT
     overwrite
         start anew in a folder that holds a run
     val_fraction
-        share held out without --val
+        fraction of the data that is held out without --val
     folds
-        train so many models, each measured on a part of the groups that it has not seen, into OUT/fold-1 and so on
+        train this many models, each measured on groups that it has not seen; they are written to OUT/fold-1 and so on
     blocks
-        with --folds: hold out runs of frames in the order of their names, for a single video
+        with --folds, for a single video: hold out frames that follow each other, in the order of their names
     profile
-        take times of a step's parts: data, forward, backward, optimizer, logging; OUT/profile.json
+        measure the parts of a training step: data, forward, backward, optimizer, logging; writes OUT/profile.json
     """
     from keylite.runtime.files import require_outputs
     from keylite.training.folder import checkpoints
 
-    made = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
+    choices = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
     if recipe and not resume:
         require_outputs({"recipe.yaml": out / "recipe.yaml"}, {"recipe": recipe})
     options: dict[str, Any] = {
@@ -98,18 +98,18 @@ def train(
         "max_megapixels": reading.max_megapixels,
     }
     if blocks and folds is None:
-        raise ValueError("blocks: cuts a video into folds; say into how many with --folds")
+        raise ValueError("blocks: expected --folds beside it: the number of parts that a video is cut into")
     if profile and folds is not None:
-        raise ValueError("profile: measures one run; leave out --folds")
+        raise ValueError("profile: measures one run, not folds; leave out --folds")
     if folds is not None and (val is not None or val_fraction != VAL_FRACTION):
         given = "val" if val is not None else "val-fraction"
-        raise ValueError(f"{given}: has no effect with --folds, which hold out each part in turn; leave it out")
+        raise ValueError(f"{given}: has no effect with --folds, because each fold is held out in turn; leave it out")
     before = checkpoints(out)
     try:
         if folds is None:
-            _train(made, data, val, val_fraction, out, reading, options | {"profile": profile})
+            _train(choices, data, val, val_fraction, out, reading, options | {"profile": profile})
         else:
-            _train_folds(made, data, folds, blocks, out, reading, options)
+            _train_folds(choices, data, folds, blocks, out, reading, options)
     except KeyboardInterrupt:
         fail(_how_to_go_on(out, resume, overwrite, before), INTERRUPTED)
 
@@ -118,7 +118,7 @@ train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
 
 
 def _how_to_go_on(out: Path, resume: bool, overwrite: bool, before: set[tuple[Path, int]]) -> str:
-    """What is said of a run that was stopped. before: the checkpoints in its folder as it began."""
+    """The line about a run that was stopped. before: the checkpoints in its folder when it began."""
     from keylite.training.folder import checkpoints
 
     now = checkpoints(out)
@@ -131,7 +131,7 @@ def _how_to_go_on(out: Path, resume: bool, overwrite: bool, before: set[tuple[Pa
 
 
 def _train(
-    made: Recipe,
+    recipe: Recipe,
     data: Path,
     val: Path | None,
     val_fraction: float,
@@ -139,50 +139,52 @@ def _train(
     reading: Reading,
     options: dict[str, Any],
 ) -> None:
-    """One model."""
+    """Train one model."""
     from keylite.training.processes import speaks
     from keylite.training.train import train
 
     path = train(
-        made,
+        recipe,
         reading.labels(data),
         None if val is None else reading.labels(val),
         out=out,
         val_fraction=val_fraction,
         **options,
     )
-    if speaks(made):
+    if speaks(recipe):
         _say_what_came(path)
 
 
 def _say_what_came(path: Path) -> None:
-    """The last line of a run that was worth it; of one that was not, the warning is the last."""
+    """Print the last line of a run, unless its model is no better than the mean shape: then a warning is the last."""
     from keylite.evaluation.report import no_better
     from keylite.runtime.modelfile import read_spec
 
     report = read_spec(path).report
-    assert report is not None  # of what training has just written
+    assert report is not None  # training has just written it
     nme, mean_shape_nme = report["nme"], report["mean_shape_nme"]
     if not no_better(nme, mean_shape_nme):
-        figures = f"val NME {nme:.2%}, the mean shape's {mean_shape_nme:.2%}; 1 % is {report['percent_px']:.3g} px"
+        figures = (
+            f"NME on validation {nme:.2%}, of the mean shape {mean_shape_nme:.2%}; 1 % is {report['percent_px']:.3g} px"
+        )
         print(f"best model: {path} ({figures}); next: keylite evaluate {path} --data TEST")
 
 
 def _train_folds(
-    made: Recipe, data: Path, folds: int, blocks: bool, out: Path, reading: Reading, options: dict[str, Any]
+    recipe: Recipe, data: Path, folds: int, blocks: bool, out: Path, reading: Reading, options: dict[str, Any]
 ) -> None:
-    """A model a fold, and their table."""
+    """Train a model per fold, and print their table."""
     from keylite.training.folds import REPORT, train_folds
     from keylite.training.folds_report import folds_parts
 
-    show(folds_parts(train_folds(made, reading.labels(data), out=out, folds=folds, blocks=blocks, **options)))
+    show(folds_parts(train_folds(recipe, reading.labels(data), out=out, folds=folds, blocks=blocks, **options)))
     print(f"wrote {out / REPORT}; a model to use: the same command without --folds")
 
 
 def recipe_of(
     path: Path | None, assignments: tuple[str, ...], flags: dict[str, str | None], name: str | None = None
 ) -> Recipe:
-    """The preset's choices, then the recipe file's, then --set, then flags; the last one wins."""
+    """The recipe: the preset's choices, replaced by those of the recipe file, then by --set, then by flags."""
     recipe = preset(name) if name else Recipe()
     if path:
         from keylite.training.recipe_file import read_recipe

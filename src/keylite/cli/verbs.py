@@ -1,4 +1,4 @@
-"""The verbs of the command line, each with the line that `keylite --help` says of it."""
+"""The verbs of the command line, each with its line in `keylite --help`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ VERBS = {
     "evaluate": "Measure a model file on labelled images: NME, PCK, AUC, px, by keypoint, with 95 % intervals.",
     "export": "Write a model file in another format, held to its parent: refused where points move past the budget.",
     "predict": "Find the points in images.",
-    "benchmark": "Milliseconds of each stage, read, crop, engine and decode, the files taking turns, and memory.",
-    "info": "What a model file says of itself.",
+    "benchmark": "Measure how long model files take per image, stage by stage, and how much memory they need.",
+    "info": "Print the description inside a model file: its input, keypoints, accuracy and origin.",
     "gauges": "Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.",
 }

@@ -1,4 +1,4 @@
-"""The length that an object's errors are divided by, read from a short text such as `box_diagonal` or `36,45`."""
+"""Normalisers: the length that an object's errors are divided by, read from a text such as `box_diagonal`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ BOX_LENGTHS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # name: lengths 
     "box_side": lambda sides: np.sqrt(sides.prod(axis=1)),
 }
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-DIGITS = 18  # of an index
+DIGITS = 18  # the most that an index may have
 
 
 @dataclasses.dataclass(frozen=True)
 class Normaliser:
-    """A length for each object: `factor` times the distance of two keypoints, a length of its box, or one px.
+    """A length per object: `factor` times the distance of two keypoints, times a length of its box, or in px.
 
-    pair: the indices of two keypoints, or None. box: a name of BOX_LENGTHS, or "". At most one of them is given.
+    pair: the indices of the two keypoints, or None. box: a name of BOX_LENGTHS, or "". At most one of both is set; if
+    none is, the length is `factor` px.
     """
 
     factor: float = 1.0
@@ -34,9 +35,9 @@ class Normaliser:
     box: str = ""
 
     def lengths(self, xy: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """The length (N,) px for each object; NaN if one of its two keypoints carries no label.
+        """The length (N,) px of each object; NaN if one of the two keypoints is not labelled.
 
-        xy: (N, K, 2) true points in px. boxes: (N, 4) xyxy px, before padding and jitter; only `box` looks at them.
+        xy: the labels, (N, K, 2) px. boxes: (N, 4) xyxy px, before padding and jitter; only `box` needs them.
         """
         if self.pair:
             first, second = self.pair
@@ -48,10 +49,10 @@ class Normaliser:
 
 
 def read_normaliser(text: str, names: Sequence[str]) -> Normaliser:
-    """Read what errors are divided by.
+    """Read a normaliser from a text.
 
-    text: "36,45" (0-based indices) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
-    "box_side": sqrt(w * h); "0.2 x box_diagonal": a share of either; "100px": a constant. names: of the keypoints.
+    text: "36,45" (indices from 0 on) or "NAME,NAME": the distance between two labelled keypoints; "box_diagonal";
+    "box_side": sqrt(w * h); "0.2 x box_diagonal": a fraction of either; "100px": a constant. names: of the keypoints.
     Raises ArgumentError for any other text, or an unknown keypoint.
     """
     require_kind("normalize", text, str, "a text", "such as 'box_side'")
@@ -75,7 +76,7 @@ def read_normaliser(text: str, names: Sequence[str]) -> Normaliser:
 
 
 def _factor(number: str, text: str) -> float:
-    """The number as a float; ArgumentError if nothing can be divided by it."""
+    """The number as a float; ArgumentError if errors cannot be divided by it."""
     factor = float(number)
     if not 0 < factor <= MOST_PX:
         raise ArgumentError(f"normalize: expected a length above 0 and at most {MOST_PX:.0f}, got {quoted(text)}")
@@ -83,7 +84,7 @@ def _factor(number: str, text: str) -> float:
 
 
 def _keypoint(text: str, names: Sequence[str]) -> int:
-    """The index that a 0-based number or a keypoint name stands for."""
+    """The index of a keypoint that is given by its index, from 0 on, or by its name."""
     index = None
     if text.isdecimal():
         index = int(text) if len(text) <= DIGITS else len(names)  # Python refuses to read a number of 4301 digits

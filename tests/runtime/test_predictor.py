@@ -401,14 +401,18 @@ def test_a_stream_that_is_left_stops_its_threads(finder: Predictor):
 
 BAD_STREAMS = {
     "no readers": ({"readers": 0}, [], "readers: expected a whole number of at least 1, got 0"),
-    "a single path": ({}, "photo.jpg", r"images: expected several, got 'photo.jpg'; wrap a single one as \[image\]"),
+    "a single path": (
+        {},
+        "photo.jpg",
+        r"images: expected several images, got 'photo.jpg'; give a single one as \[image\]",
+    ),
     "boxes by image": (
         {},
         {"a.jpg": [[0, 0, 9, 9]]},
         r"images: expected pairs \(image, boxes\), got a dict; give",
     ),
-    "nothing": ({}, None, "images: expected several, got None"),
-    "a single file's bytes": ({}, b"\xff\xd8", "images: expected several, got b"),
+    "nothing": ({}, None, "images: expected several images, got None"),
+    "a single file's bytes": ({}, b"\xff\xd8", "images: expected several images, got b"),
 }
 
 

@@ -53,8 +53,11 @@ REFUSED = {
     "mirror by name": ({"names": NAMES, "mirror": ("a", "b", "c")}, "skeleton: mirror: expected a list of whole"),
     "one sigma for all": ({"names": NAMES, "sigmas": 0.1}, "sigmas: expected a list of numbers, or None, got 0.1"),
     "a name twice": ({"names": ("a", "b", "a")}, "keypoint names must differ, got a more than once"),
-    "edge too far": ({"names": NAMES, "edges": ((0, 3),)}, "edge [0, 3] leaves the 3 keypoints (0-based)"),
-    "edge below 0": ({"names": NAMES, "edges": ((-1, 2),)}, "edge [-1, 2] leaves the 3 keypoints"),
+    "edge too far": (
+        {"names": NAMES, "edges": ((0, 3),)},
+        "edges: expected pairs of keypoint numbers 0..2, got [0, 3]",
+    ),
+    "edge below 0": ({"names": NAMES, "edges": ((-1, 2),)}, "numbers 0..2, got [-1, 2]"),
     "mirror too short": ({"names": NAMES, "mirror": (0, 1)}, "mirror: expected a permutation of 0..2, got [0, 1]"),
     "mirror twice": ({"names": NAMES, "mirror": (0, 1, 1)}, "mirror: expected a permutation of 0..2"),
     "five names twice": (
@@ -74,8 +77,11 @@ REFUSED = {
     ),
     "mirror in a ring": ({"names": NAMES, "mirror": (1, 2, 0)}, "mirror: flipping twice must give every keypoint back"),
     "sigmas too few": ({"names": NAMES, "sigmas": (0.1,)}, "sigmas: expected 3 values, got 1"),
-    "sigma of 0": ({"names": NAMES, "sigmas": (0.1, 0.0, 0.1)}, "sigmas: expected positive values"),
-    "sigma of NaN": ({"names": NAMES, "sigmas": (0.1, float("nan"), 0.1)}, "sigmas: expected positive values"),
+    "sigma of 0": (
+        {"names": NAMES, "sigmas": (0.1, 0.0, 0.1)},
+        "sigmas: expected numbers above 0, got [0.1, 0.0, 0.1]",
+    ),
+    "sigma of NaN": ({"names": NAMES, "sigmas": (0.1, float("nan"), 0.1)}, "sigmas: expected numbers above 0"),
 }
 
 

@@ -92,7 +92,7 @@ ABSURD = {
     "width of 10^6": ({"head": {"name": "heatmap", "keypoints": 4, "grid": [8, 8], "width": 10**6}}, "hidden or width"),
     "10,001 keypoints of the head alone": (
         {"head": {"name": "regression", "keypoints": K, "hidden": 32}},
-        "head of 10001 keypoints, skeleton of 4",
+        "head: expected the skeleton's 4 keypoints, got 10001",
     ),
     "sides of 10^9": ({"size": [10**9, 10**9]}, "sides of size of at most 4,096, got 1,000,000,000"),
     "an area of 16 million": ({"size": [4096, 4096]}, "width x height, of at most 4,194,304"),
@@ -133,9 +133,12 @@ ABSURD = {
     "knots that do not rise": ({"confidence": CONFIDENT | {"knots": [[1, 1], [0, 1]]}}, "whose standings rise"),
     "knots of one standing": ({"confidence": CONFIDENT | {"knots": [[0, 1], [1, 1], [1, 0.5]]}}, "standings rise"),
     "a standing below 0": ({"confidence": CONFIDENT | {"knots": [[-1, 1], [1, 1]]}}, "knots of numbers from 0 on"),
-    "levels of three": ({"confidence": CONFIDENT | {"levels": [1, 1, 1]}}, "confidence of 3 keypoints, skeleton of 4"),
-    "factors of three": ({"confidence": CONFIDENT | {"factors": [1, 1, 1]}}, "confidence of 4 keypoints"),
-    "a mean shape of three": ({"mean_shape": [[0, 0]] * 3}, "mean shape of 3 keypoints, skeleton of 4"),
+    "levels of three": (
+        {"confidence": CONFIDENT | {"levels": [1, 1, 1]}},
+        "levels and factors for the skeleton's 4 keypoints, got 3 and 4",
+    ),
+    "factors of three": ({"confidence": CONFIDENT | {"factors": [1, 1, 1]}}, "keypoints, got 4 and 3"),
+    "a mean shape of three": ({"mean_shape": [[0, 0]] * 3}, "mean_shape: expected the skeleton's 4 keypoints, got 3"),
     "a knot below 0": ({"confidence": CONFIDENT | {"knots": [[0, -1], [1, 1]]}}, "knots of numbers from 0 on"),
     "a knot that is null": ({"confidence": CONFIDENT | {"knots": [[0, None], [1, 1]]}}, ""),
 }
@@ -228,7 +231,7 @@ def test_what_is_no_description_is_refused(text: str | bytes):
 
 
 def test_head_and_skeleton_agree(make_spec):
-    with pytest.raises(ValueError, match="spec: head of 5 keypoints, skeleton of 4"):
+    with pytest.raises(ValueError, match="spec: head: expected the skeleton's 4 keypoints, got 5"):
         make_spec(head=Regression(5))
 
 

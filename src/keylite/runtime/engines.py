@@ -224,7 +224,7 @@ def open_engine(
         raw = run(pixels)
         if raw.shape != (len(pixels), *shape):
             raise ArgumentError(
-                f"{path}: expected {(len(pixels), *shape)} values as its description says, got {raw.shape}"
+                f"{path}: expected an output of shape {(len(pixels), *shape)}, as its description says, got {raw.shape}"
             )
         return raw
 

@@ -45,9 +45,9 @@ def _require_several(images: object) -> None:
     """Raise ValueError if a value is not an iterable of images."""
     words = kind_words(images)
     if isinstance(images, str | bytes):
-        raise ArgumentError(f"images: expected several, got {images[:60]!r}; wrap a single one as [image]")
+        raise ArgumentError(f"images: expected several images, got {images[:60]!r}; give a single one as [image]")
     if not isinstance(images, Iterable):
-        raise ArgumentError(f"images: expected several, got {words}")
+        raise ArgumentError(f"images: expected several images, got {words}")
     if isinstance(images, Mapping):
         raise ArgumentError(f"images: expected pairs (image, boxes), got {words}; give its items()")
 

@@ -74,7 +74,9 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ArgumentError(f"skeleton: keypoint names must differ, got {', '.join(twice)} more than once")
         for edge in self.edges:
             if not all(0 <= end < count for end in edge):
-                raise ArgumentError(f"skeleton: edge {list(edge)} leaves the {count} keypoints (0-based)")
+                raise ArgumentError(
+                    f"skeleton: edges: expected pairs of keypoint numbers 0..{count - 1}, got {list(edge)}"
+                )
         if self.mirror is not None:
             if sorted(self.mirror) != list(range(count)):
                 raise ArgumentError(f"mirror: expected a permutation of 0..{count - 1}, got {list(self.mirror[:20])}")
@@ -86,7 +88,7 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if len(self.sigmas) != count:
                 raise ArgumentError(f"sigmas: expected {count} values, got {len(self.sigmas)}")
             if not all(0 < sigma < math.inf for sigma in self.sigmas):
-                raise ArgumentError("sigmas: expected positive values")
+                raise ArgumentError(f"sigmas: expected numbers above 0, got {list(self.sigmas[:20])}")
 
     def __len__(self) -> int:
         return len(self.names)

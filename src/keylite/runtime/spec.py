@@ -222,18 +222,21 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ModelFileError("spec: expected a finite mean and a std above 0")
         for name in ("backbone", "normalize"):
             _require_at_most(f"characters of {name}", len(getattr(self, name)), MAX_TEXT)
-        if self.head.keypoints != len(self.skeleton):
-            raise ModelFileError(f"spec: head of {self.head.keypoints} keypoints, skeleton of {len(self.skeleton)}")
+        if head.keypoints != len(self.skeleton):
+            raise ModelFileError(
+                f"spec: head: expected the skeleton's {len(self.skeleton)} keypoints, got {head.keypoints}"
+            )
         require_size(head, self.size)
         _require_at_most("values per object (keypoints x channels)", head.keypoints * head.channels, MAX_RAW)
         if self.mean_shape is not None and len(self.mean_shape) != len(self.skeleton):
             raise ModelFileError(
-                f"spec: mean shape of {len(self.mean_shape)} keypoints, skeleton of {len(self.skeleton)}"
+                f"spec: mean_shape: expected the skeleton's {len(self.skeleton)} keypoints, got {len(self.mean_shape)}"
             )
         fitted = self.confidence
         if fitted and not len(fitted.levels) == len(fitted.factors) == len(self.skeleton):
             raise ModelFileError(
-                f"spec: confidence of {len(fitted.levels)} keypoints, skeleton of {len(self.skeleton)}"
+                f"spec: confidence: expected levels and factors for the skeleton's {len(self.skeleton)} keypoints, "
+                f"got {len(fitted.levels)} and {len(fitted.factors)}"
             )
         if strange := sorted(self.unlearnt.keys() - set(self.skeleton.names)):
             raise ModelFileError(f"spec: unlearnt: expected names of keypoints, got {quoted(strange[0])}")

@@ -349,15 +349,15 @@ def tensors(network: keras.Model) -> dict[str, np.ndarray]:
 
 
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
-    """Write a model file, whole or not at all."""
+    """Write a model file; on failure, write nothing."""
     write_safetensors(path, save(tensors(network)), spec)
 
 
 def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
     """The network of a `.safetensors` model file and its spec.
 
-    spec: the description of a file that holds none. Raises ValueError naming every tensor that is missing, unexpected
-    or of another shape.
+    spec: needed if the file holds none. Raises ArgumentError if tensors do not fit, and names those that are missing,
+    unexpected or of another shape.
     """
     path = Path(path)
     spec = spec or read_spec(path)
@@ -370,12 +370,12 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
 
 
 def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
-    """Load pretrained weights and say what was used.
+    """Load pretrained weights, and return a sentence that says what was used.
 
-    path: ImageNet weights under timm's names (a classifier is left out), or a keylite model file: its head is used too
-    where it has the same shapes and bins. Strict: every backbone tensor must be there.
+    path: ImageNet weights under timm's names (without their classifier), or a keylite model file; its head is used too,
+    if it has the same shapes and bins. Raises ArgumentError unless every tensor of the backbone is there.
     """
-    listed_tensors(path)  # says in one line what is wrong with a damaged file
+    listed_tensors(path)  # raises an error of one line if the file is damaged
     wanted, line = starting_tensors(path, load(path.read_bytes()), tensors(network), network.options["head"])
     assign(network, wanted)
     return line

@@ -81,7 +81,7 @@ def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None
     held = sum(math.prod(tensor.shape) for tensor in tensors.values())
     if values > held + SPARE:
         raise ArgumentError(
-            f"{source}: weights do not fit this network: its head needs {values:,} values or more, but the file has {held:,}"
+            f"{source}: weights do not fit this network: its head needs {values:,} values, the file has {held:,}"
         )
 
 

@@ -51,8 +51,7 @@ def read_boxes(path: Path) -> dict[str, np.ndarray]:
 def boxes_for(
     paths: list[Path], boxes_by_name: dict[str, np.ndarray], file: FilePath = "boxes"
 ) -> dict[Path, np.ndarray]:
-    """The boxes of each image: the entry of its path, in any spelling, or else of its file name, if no other image
-    has this file name.
+    """The boxes of each image, by its path in any spelling, else by its file name if no other image has this name.
 
     Raises DataError, with the names of all images that have no entry. Entries for other images are counted in the log.
     file: the source of the boxes, for messages.

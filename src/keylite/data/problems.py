@@ -80,8 +80,7 @@ def column_problems(
     area: np.ndarray,
     indices: dict[str, tuple[np.ndarray, int]],
 ) -> dict[int, str]:
-    """Row -> what is wrong in it, for mistakes that only arrays can have: an index out of range, a bad area, or a place
-    for an unlabelled point.
+    """Row -> what is wrong in it, for mistakes that only arrays can have, such as an index out of range.
 
     indices: name of a column -> its values (N,), and the number of things that they index.
     """

@@ -362,8 +362,9 @@ def _judge(
 
 
 def _wins(gains: np.ndarray, clusters: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """(R,) the share of resamplings of the clusters in which each column of gains (N, R) adds up to more than 0; and
-    the number of clusters.
+    """(R,) the share of resamplings of clusters in which each column of gains (N, R) has a sum above 0.
+
+    The second value is the number of clusters.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     sums, count = np.zeros((cluster.max() + 1, gains.shape[1])), int(cluster.max()) + 1

@@ -91,9 +91,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lr: Annotated[
         Lr | Literal["auto"], _is("highest learning rate of the head's layers; auto works with adam and adamw")
     ] = "auto"
-    backbone_lr_factor: Annotated[float, _is("factor on lr for the backbone", gt=0)] = 1.0
+    backbone_lr_factor: Annotated[float, _is("learning rate of the backbone, as a multiple of lr", gt=0)] = 1.0
     momentum: Annotated[float, _is("momentum of the optimizer sgd", ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, _is("weight decay, without biases and normalisation", ge=0)] = 1e-2
+    weight_decay: Annotated[float, _is("decay of the weights; biases and normalisation have none", ge=0)] = 1e-2
     schedule: Annotated[Literal["cosine", "constant"], _is("course of the learning rate after the warm-up")] = "cosine"
     warmup_epochs: Annotated[
         WarmupEpochs | Literal["auto"], _is("epochs in which the learning rate rises; auto: by length of the run")

@@ -22,8 +22,8 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import read_dataset
 from keylite.data.rendered.gauges import gauges
+from keylite.evaluation.figures import object_nme
 from keylite.evaluation.metrics import group_intervals
-from keylite.evaluation.report import object_nme
 from keylite.runtime.files import sha256, write_text
 from keylite.runtime.modelfile import read_spec
 from keylite.training.folder import WITHOUT_EFFECT

@@ -46,6 +46,7 @@ TESTS = {  # module of src/keylite: what to run for it, quick files first
     "runtime/words": "tests/runtime/test_words.py",
     "evaluation/metrics": "tests/evaluation/test_evaluation.py",
     "evaluation/reliability": "tests/evaluation/test_reliability.py tests/evaluation/test_evaluation.py",
+    "evaluation/figures": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
     "evaluation/report": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
     "evaluation/evaluate": "tests/evaluation/test_evaluation.py",
     "evaluation/confidence": "tests/evaluation/test_confidence.py",

@@ -32,8 +32,9 @@ from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import write_dataset
 from keylite.data.formats.tables import EMPTY, FILE_COLUMNS
 from keylite.data.labels import GROUP_FIELDS
+from keylite.evaluation.figures import PCK_AT
 from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
-from keylite.evaluation.report import PCK_AT, Report
+from keylite.evaluation.report import Report
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.exporting.certificate import Certificate, Drift, Latency
 from keylite.exporting.golden import CASES, write_golden

@@ -117,7 +117,7 @@ def test_sigma_goes_from_training_to_prediction(capsys, scored, gauge_files, tmp
     )  # fmt: skip
     assert code == 0
     assert "errors by tenths of sigma" in out
-    assert "sigma was fitted on 25 of these objects and is judged by the other 25" in out
+    assert "sigma was fitted on 25 of these objects and is tested on the other 25" in out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["confidence"]["count"] == 25 * 4
     assert len(report["confidence"]["deciles"]) == 10

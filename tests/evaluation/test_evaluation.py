@@ -15,6 +15,7 @@ from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.evaluation import metrics
 from keylite.evaluation.evaluate import evaluate, judges_of
+from keylite.evaluation.figures import object_nme, report_of
 from keylite.evaluation.metrics import point_errors
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, joined, measured_xy, predict_dataset, predict_shape
@@ -26,8 +27,6 @@ from keylite.evaluation.report import (
     PixelReport,
     Report,
     keypoint_rows,
-    object_nme,
-    report_of,
     summary_rows,
 )
 from keylite.runtime.geometry import crop_box, whole_box
@@ -284,8 +283,8 @@ def test_report_of_a_known_shift() -> None:
 
 SHAPES = {  # px by which a model's points are off, and what is said of the mean shape, which is 10 px off
     "better": (3, "10.00%"),
-    "worse": (11, "10.00%: the model is no better than that"),
-    "the same": (10, "10.00%: the model is no better than that"),
+    "worse": (11, "10.00%: the model is no better"),
+    "the same": (10, "10.00%: the model is no better"),
 }
 
 
@@ -373,7 +372,7 @@ def test_few_groups_have_no_interval_and_a_note() -> None:
     data.xy[8:] = NAN
     report = report_of(shifted(data, (1, 0)), data, "100px")
     assert (report.nme.interval, report.signed_error.x_interval) == (None, None)
-    assert report.notes[1:] == ("no interval: 4 group(s) with an NME, and a bootstrap needs at least 5",)
+    assert report.notes[1:] == ("no interval: 4 group(s) have an NME, and an interval needs 5",)
     assert ("NME", "1.00% (no interval) by 100px; 1 % is 1 px") in summary_rows(report)
 
 
@@ -830,7 +829,7 @@ def test_evaluate_says_what_it_lacks_for_sigmas_that_nobody_asked_for(monkeypatc
 def test_evaluate_counts_who_judges_sigma() -> None:
     data = numbered([0, 1, 2, 3, 4, 5], boxes_of(6))
     report = evaluate(Reader(), data, judges=np.array([4, 5, 0, 1]))
-    assert report.notes == ("sigma was fitted on 2 of these objects and is judged by the other 4",)
+    assert report.notes == ("sigma was fitted on 2 of these objects and is tested on the other 4",)
 
 
 def test_objects_that_sigma_was_not_fitted_on_judge_it() -> None:
@@ -902,6 +901,6 @@ def test_nothing_is_left_to_measure_is_said() -> None:
     predictions = Predictions(data.xy, data.xy, data.xy[..., 0], data.box, (), unlearnt={"chin": 0})
     with pytest.raises(
         ValueError,
-        match="none of the 2 objects has a labelled point to measure against, chin left out, which training .*; label",
+        match="none of the 2 objects has a labelled point to measure against .without chin, which training .*; label",
     ):
         report_of(predictions, data.with_xy(xy), "box_side")

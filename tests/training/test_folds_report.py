@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 
 from keylite.data.arrays import from_arrays
+from keylite.evaluation.figures import report_of
 from keylite.evaluation.predictions import Predictions
-from keylite.evaluation.report import DatasetReport, report_of
+from keylite.evaluation.report import DatasetReport
 from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport, figures_of
 
 

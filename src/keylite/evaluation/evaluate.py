@@ -1,7 +1,4 @@
-"""A model file measured on a data set: predictions through the shipped predictor, and the report of them.
-
-Knows nothing of training or frameworks.
-"""
+"""Evaluation of a model file on labelled images: makes the predictions, and the report of them."""
 
 from __future__ import annotations
 
@@ -16,11 +13,12 @@ import numpy as np
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.evaluation.figures import report_of
 from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, boxed, known_boxes, predict_dataset
 from keylite.evaluation.reliability import halves
-from keylite.evaluation.report import Report, report_of
+from keylite.evaluation.report import Report
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import kind_words, require_whole
@@ -50,14 +48,38 @@ def evaluate(
     doubted: bool = False,
     spec: FilePath | None = None,
 ) -> Report:
-    """The report of a model file, or an open predictor, on a data set.
+    """Measure how well a model file finds the points of labelled images.
 
-    normalize: see `read_normaliser`; None takes the model's. boxes, jitter_box: see `predict_dataset`. sigmas: None
-    takes the data's, then the model's; without any there is no OKS-AP. engine, threads: for opening a file.
-    on_predictions: called with the predictions, for whoever draws or keeps them. judges: indices of the objects that
-    sigma is judged by; None: those that it was not fitted on. doubted: what is doubtful about the labels was said
-    already; else it is logged, and labels that nothing can be measured against raise ValueError. spec: a JSON
-    description for a file that holds none.
+    Args:
+        model: The model file, or an open predictor.
+        data: The labelled images, or the path of a label file.
+        normalize: What errors are divided by: two keypoints ("36,45" or "left_eye,right_eye"), "box_diagonal",
+            "box_side", a fraction of these ("0.2 x box_diagonal"), or a constant ("100px"). None: the model file says.
+        boxes: (N, 4) xyxy px of the image to crop around, such as a detector's. None: the boxes of the labels, or whole
+            images, as the model file says.
+        jitter_box: Moves and scales each box at random by up to this fraction of its sides, below 1.
+        seed: Of the random numbers of `jitter_box` and of the intervals.
+        sigmas: K OKS constants; they add COCO's average precision to the report. None: those of the data, else those of
+            the model file, if there are some.
+        engine: What runs the file; see `Predictor`. None with an open predictor.
+        threads: Threads of the engine. None: the engine decides; None with an open predictor.
+        on_batch: Called with (objects done, N) after each batch.
+        on_predictions: Called once with the `Predictions`, to keep or draw them.
+        judges: Indices of the objects that sigma is tested on. None: those that it was not fitted on.
+        doubted: True: the labels were checked already. False: the log says what is doubtful about them.
+        spec: A JSON description for a model file that holds none. None: the model file holds it.
+
+    Returns:
+        The report.
+
+    Raises:
+        ArgumentError: An argument has a wrong value, or nothing can be measured against these labels.
+        ImageError: An image cannot be read.
+        ModelFileError: The file is no model file.
+
+    Example:
+        >>> report = keylite.evaluate("model.safetensors", "test.json")
+        >>> print(report)
     """
     data = as_dataset("data", data)
     require_whole("seed", seed, least=0)
@@ -74,7 +96,7 @@ def evaluate(
             )
         predictor = model
     own = predictor.spec
-    known_boxes(data, boxes, own.box)  # refused before anything is said of them
+    known_boxes(data, boxes, own.box)  # refuse bad boxes before the log says what is doubtful
     if normalize is not None:
         read_normaliser(normalize, data.skeleton.names)
     if sigmas is not None:
@@ -94,20 +116,20 @@ def evaluate(
         on_predictions(predictions)
     shared = len(data) - len(data.images)
     if own.box == "image" and boxes is None and shared > 0:
-        notes.append(f"{shared} objects share their image with another; a whole-image model gives both the same points")
+        notes.append(f"{shared} objects share their image with another, and get the same points: the crop is the image")
     if sigmas is None:
         sigmas = data.skeleton.sigmas or own.skeleton.sigmas
-        if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # nobody asked for it: a note, no error
+        if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # it was not asked for, so this is no error
             notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
             sigmas = None
-    lacking = len(data) - int(boxed(data).sum())
+    without_box = len(data) - int(boxed(data).sum())
     by_box = bool(read_normaliser(normalize or own.normalize, data.skeleton.names).box)
-    if boxes is not None and lacking and own.box == "annotation" and by_box:
-        notes.append(f"{lacking} of {len(data)} objects have no annotated box: their NME is by the given one")
+    if boxes is not None and without_box and own.box == "annotation" and by_box:
+        notes.append(f"{without_box} of {len(data)} objects have no annotated box: their NME is by the given one")
     judges = judges_of([own], data) if judges is None else judges
     if judges is not None:
         fitted = len(data) - len(judges)
-        notes.append(f"sigma was fitted on {fitted} of these objects and is judged by the other {len(judges)}")
+        notes.append(f"sigma was fitted on {fitted} of these objects and is tested on the other {len(judges)}")
     source = own.box if boxes is None else "file"
     return report_of(
         predictions,
@@ -125,16 +147,16 @@ def evaluate(
 
 
 def judges_of(specs: Sequence[ModelSpec], dataset: Dataset) -> np.ndarray | None:
-    """Indices of the objects that no model's sigma was fitted on; None where it was fitted on none of them."""
+    """Indices of the objects that no model's sigma was fitted on. None: all of them."""
     fitted = {spec.confidence.data_fingerprint for spec in specs if spec.confidence}
     parts = halves(dataset.group_index) if dataset.fingerprint() in fitted else None
     return None if parts is None else parts[1]
 
 
 def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:
-    """A note where the keypoints are named differently.
+    """A note if model and data name their keypoints differently.
 
-    Raises ValueError where both have the same names in another order: points would be measured against wrong labels.
+    Raises ArgumentError if both have the same names in another order: points would be compared with wrong labels.
     """
     pairs = [(a, b) for a, b in zip(model.names, data.names, strict=False) if a != b]
     if not pairs or len(model) != len(data):

@@ -1,50 +1,29 @@
-"""What predictions are worth beside labels: the report of them, and its rows of text.
-
-The figures are metrics.py's. Knows nothing of model files, predictors or how a report is shown.
-"""
+"""The report of an evaluation: its fields, and its rows of text. figures.py computes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from keylite.data.dataset import Dataset
-from keylite.evaluation.metrics import (
-    FAILURE_LIMIT,
-    FEWEST_GROUPS,
-    auc_of,
-    failure_rate_of,
-    group_intervals,
-    nme_of,
-    oks_ap,
-    pck_of,
-    point_errors,
-)
-from keylite.evaluation.normaliser import read_normaliser
-from keylite.evaluation.predictions import Predictions, boxed, errors_of, measured_xy
-from keylite.evaluation.reliability import Reliability, reliability_of, reliability_rows
-from keylite.runtime.errors import ArgumentError
+from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.runtime.packages import require
-from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import Json
-from keylite.runtime.words import counted, escaped, quoted
+from keylite.runtime.words import counted, escaped
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports] - it need not be there
 
-PCK_AT = (0.05, 0.1, 0.2)
 KEYPOINT_COLUMNS = ("keypoint", "NME", "p50 px", "p95 px", "x px", "y px", "count")
 
 
 class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """NME as fractions, over the `count` objects that have a normaliser; interval: 95 % by group, or None.
+    """The NME (normalised mean error) over the `count` objects that have a normaliser, as fractions.
 
-    percent_px: what 1 % is in px of the original image, the median over these objects.
+    interval: the 95 % interval of the mean, by group. None: there are too few groups. normalize: the normaliser.
+    percent_px: how many px of the image 1 % is, the median over these objects.
     """
 
     mean: float
@@ -56,7 +35,10 @@ class NmeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PixelReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Distances to the label over labelled points, px of the original image."""
+    """Distances from predictions to labels over all labelled points, px of the image.
+
+    p50, p90, p95: 50, 90 and 95 % of the points are closer.
+    """
 
     mean: float
     p50: float
@@ -66,7 +48,7 @@ class PixelReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignedReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Mean of prediction minus label, px of the original image: a bias common to all points."""
+    """The mean of prediction minus label, px of the image: a shift that all points share, with its 95 % intervals."""
 
     x: float
     y: float
@@ -75,7 +57,11 @@ class SignedReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeypointReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One keypoint: NME as a fraction; the rest in px of the original image; None where nothing is labelled."""
+    """The figures of one keypoint; None if it has no label.
+
+    nme: a fraction. p50, p95: 50 and 95 % of its errors are smaller, px of the image. x, y: the mean of prediction
+    minus label, px of the image. count: labels.
+    """
 
     nme: float | None
     p50: float | None
@@ -86,19 +72,39 @@ class KeypointReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatasetReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which data was measured."""
+    """The name and fingerprint of the data that were measured."""
 
     name: str
     fingerprint: str
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model does on a data set; fields are written to JSON as they stand, None as null.
+    """How well a model does on labelled images. `print(report)` shows its tables.
 
-    mean_shape_nme: of giving the mean of the training labels for every crop, None if the model file does not hold it.
-    count: objects. points: labelled points. Rates are fractions. confidence: how sigma held, px of the original image,
-    or None. boxes: where the boxes came from.
-    Two reports can be compared only if they are of the same data (its fingerprint) and have one normaliser.
+    Reports can be compared only if they are of the same data (the same fingerprint) and have the same normaliser.
+    docs/evaluation.md explains the figures.
+
+    Attributes:
+        nme: The NME (normalised mean error): mean, median, interval and normaliser.
+        mean_shape_nme: The NME of giving the mean shape of the training labels for every crop, a fraction. None: the
+            model file does not hold it.
+        failure_rate: The share of objects with an NME above `failure_limit`, a fraction.
+        failure_limit: A fraction.
+        pck: The share of points whose error is below a fraction of the normaliser, by that fraction ("0.05").
+        auc: The area under the curve of objects with an NME below t, for t from 0 to `failure_limit`. 1 is perfect.
+        pixel_error: The distances from predictions to labels, px of the image.
+        signed_error: The mean of prediction minus label, px of the image.
+        per_keypoint: The figures of each keypoint, by name.
+        confidence: How well sigma agrees with the errors, px of the image. None: the model gives no sigma.
+        count: The number of objects.
+        points: The number of labelled points.
+        groups: The number of groups.
+        oks_ap: COCO's average precision. None: no OKS constants are known.
+        boxes: Where the boxes come from: "annotation", "image" or "file", with the jitter.
+        model_sha256: The sha256 of the model file. None: the model is in memory.
+        dataset: The name and fingerprint of the data.
+        engine: The name of the engine that ran the model.
+        notes: Remarks, such as objects that do not count.
     """
 
     nme: NmeReport
@@ -132,115 +138,36 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return as_html(report_parts(self))
 
     def to_json(self) -> bytes:
-        """The report as indented JSON."""
+        """Write the report as JSON.
+
+        Returns:
+            Indented JSON: all fields by name, None as null.
+        """
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
     def to_dict(self) -> dict[str, Json]:
-        """What `to_json` writes, as plain dicts, lists and numbers."""
+        """Give the report as plain dictionaries, lists and numbers.
+
+        Returns:
+            The content of `to_json`.
+        """
         return json.loads(msgspec.json.encode(self))
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """A row per keypoint: its name, then the fields of KeypointReport."""
-        rows = [{"keypoint": name} | msgspec.structs.asdict(found) for name, found in self.per_keypoint.items()]
+        """Give the figures of all keypoints as a pandas table.
+
+        Returns:
+            One row per keypoint: keypoint, nme (a fraction), p50, p95, x, y (px of the image) and count.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        rows = [{"keypoint": name} | msgspec.structs.asdict(row) for name, row in self.per_keypoint.items()]
         return require("pandas").DataFrame(rows)
 
 
-def report_of(
-    predictions: Predictions,
-    dataset: Dataset,
-    normalize: str,
-    *,
-    mean_shape: Sequence[tuple[float, float]] | None = None,
-    failure_limit: float = FAILURE_LIMIT,
-    sigmas: Sequence[float] | None = None,
-    seed: int = 0,
-    box_source: str = "annotation",
-    model_sha256: str | None = None,
-    engine: str | None = None,
-    judges: np.ndarray | None = None,
-    notes: Sequence[str] = (),
-) -> Report:
-    """The report on predictions that are already made; no model is needed.
-
-    normalize: see `read_normaliser`. mean_shape: (K, 2) unit coordinates to hold the model to; without it or crops
-    there is no such figure. sigmas: K OKS constants, None for no OKS-AP. seed: of the bootstrap. judges: indices of
-    the objects that sigma was not fitted on; None is all.
-    Raises ValueError where no object has a label or none has a normaliser, or where predictions are not finite.
-    """
-    errors = errors_of(predictions, dataset)
-    labelled = np.isfinite(errors)
-    if not labelled.any():
-        named = ", ".join(predictions.unlearnt)
-        but = f", {named} left out, which training hardly labelled" if named else ""
-        raise ArgumentError(
-            f"{dataset.called}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
-            "label some of them, or measure on other data"
-        )
-    length = read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
-    nme = nme_of(errors, length)
-    counted = np.isfinite(nme)
-    if not counted.any():
-        raise ArgumentError(
-            f"{dataset.called}: normalize {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
-            "choose another pair, box_side, or a constant such as 100px"
-        )
-    signed = np.where(labelled[..., None], predictions.xy - dataset.xy, 0)
-
-    generator = np.random.default_rng(seed)
-    nme_range = group_intervals(np.where(counted, nme, 0)[:, None], counted, dataset.group_index, generator)
-    signed_range = group_intervals(signed.sum(axis=1), labelled.sum(axis=1), dataset.group_index, generator)
-    pixels = errors[labelled]
-    p50, p90, p95 = np.percentile(pixels, [50, 90, 95]).tolist()
-    shift_x, shift_y = (signed.sum(axis=(0, 1)) / labelled.sum()).tolist()
-    return Report(
-        nme=NmeReport(
-            mean=float(nme[counted].mean()),
-            median=float(np.median(nme[counted])),
-            interval=_pair(nme_range, 0),
-            normalize=normalize,
-            percent_px=float(np.median(length[counted])) / 100,
-            count=int(counted.sum()),
-        ),
-        mean_shape_nme=_mean_shape_nme(predictions, dataset, length, mean_shape),
-        failure_rate=failure_rate_of(nme, failure_limit),
-        failure_limit=failure_limit,
-        pck={f"{at:g}": pck_of(errors, length, at) for at in PCK_AT},
-        auc=auc_of(nme, failure_limit),
-        pixel_error=PixelReport(mean=float(pixels.mean()), p50=p50, p90=p90, p95=p95, max=float(pixels.max())),
-        signed_error=SignedReport(
-            x=shift_x, y=shift_y, x_interval=_pair(signed_range, 0), y_interval=_pair(signed_range, 1)
-        ),
-        per_keypoint=_keypoint_reports(predictions, dataset, length),
-        confidence=_confidence(predictions, errors, dataset, judges, seed),
-        count=len(dataset),
-        points=int(labelled.sum()),
-        groups=len(dataset.groups),
-        oks_ap=None if sigmas is None else _oks_ap(predictions, dataset, sigmas),
-        boxes=box_source,
-        model_sha256=model_sha256,
-        dataset=DatasetReport(dataset.name, dataset.fingerprint()),
-        engine=engine,
-        notes=(
-            *notes,
-            *unlearnt_words(predictions.unlearnt),
-            *_count_notes(labelled, counted, dataset, normalize, nme_range is None),
-        ),
-    )
-
-
-def _mean_shape_nme(
-    predictions: Predictions, dataset: Dataset, length: np.ndarray, mean_shape: Sequence[tuple[float, float]] | None
-) -> float | None:
-    """The NME of giving this shape for each of the crops."""
-    if mean_shape is None or not predictions.crops:
-        return None
-    unit_xy = np.array(mean_shape)
-    xy = np.stack([crop.from_unit(unit_xy) for crop in predictions.crops])
-    return float(np.nanmean(nme_of(point_errors(xy, measured_xy(predictions, dataset)), length)))
-
-
 def short_nme(nme: NmeReport) -> str:
-    """The mean and its normaliser in few words, such as `NME 2.35 % of box_diagonal`."""
+    """The mean and its normaliser in a few words, such as `NME 2.35 % of box_diagonal`."""
     return f"NME {100 * nme.mean:.2f} % of {escaped(nme.normalize)}"
 
 
@@ -249,86 +176,13 @@ def no_better(nme: float, mean_shape_nme: float | None) -> bool:
     return mean_shape_nme is not None and nme >= mean_shape_nme
 
 
-def _keypoint_reports(predictions: Predictions, dataset: Dataset, length: np.ndarray) -> dict[str, KeypointReport]:
-    """Each keypoint's report, also of one with few labels in training; nothing is measured of one without any."""
-    names = dataset.skeleton.names
-    untaught = np.array([predictions.unlearnt.get(name) == 0 for name in names])
-    true = np.where(untaught[:, None], np.nan, dataset.xy)
-    errors = point_errors(predictions.xy, true)
-    signed = np.where(np.isfinite(errors)[..., None], predictions.xy - true, 0)
-    return {name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(names)}
-
-
-def _confidence(
-    predictions: Predictions, errors: np.ndarray, dataset: Dataset, judges: np.ndarray | None, seed: int
-) -> Reliability | None:
-    """How sigma held on the objects that judge it."""
-    if predictions.sigma is None:
-        return None
-    of = slice(None) if judges is None else judges
-    return reliability_of(predictions.sigma[of], errors[of], dataset.group_index[of], seed)
-
-
-def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
-    """Each object's NME (N,), a fraction; NaN where it has no label or no normaliser."""
-    length = read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
-    return nme_of(errors_of(predictions, dataset), length)
-
-
-def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
-    """(N, 4) xyxy px of the boxes before jitter."""
-    return predictions.boxes if predictions.normaliser_boxes is None else predictions.normaliser_boxes
-
-
-def _oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:
-    """The OKS-AP; an object's area is the data set's, else its box's, else that of the box it was predicted from."""
-    boxes = np.where(boxed(dataset)[:, None], dataset.box, _normaliser_boxes(predictions))
-    area = np.where(np.isfinite(dataset.area), dataset.area, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-    true = measured_xy(predictions, dataset)
-    known = np.isfinite(true)
-    return oks_ap(np.where(known, predictions.xy, 0), predictions.score, true, area, dataset.image_index, sigmas)
-
-
-def _pair(intervals: np.ndarray | None, row: int) -> tuple[float, float] | None:
-    return None if intervals is None else (float(intervals[row, 0]), float(intervals[row, 1]))
-
-
-def _keypoint_report(errors: np.ndarray, signed: np.ndarray, length: np.ndarray) -> KeypointReport:
-    """One keypoint from its errors (N,) and signed errors (N, 2) in px, and the normalisers (N,)."""
-    labelled = np.isfinite(errors)
-    if not labelled.any():
-        return KeypointReport(nme=None, p50=None, p95=None, x=None, y=None, count=0)
-    nme = nme_of(errors[:, None], length)
-    counted = nme[np.isfinite(nme)]
-    p50, p95 = np.percentile(errors[labelled], [50, 95]).tolist()
-    x, y = signed[labelled].mean(axis=0).tolist()
-    mean = float(counted.mean()) if len(counted) else None
-    return KeypointReport(nme=mean, p50=p50, p95=p95, x=x, y=y, count=int(labelled.sum()))
-
-
-def _count_notes(
-    labelled: np.ndarray, counted: np.ndarray, dataset: Dataset, normalize: str, no_interval: bool
-) -> list[str]:
-    """What the figures leave out, a line each."""
-    empty = int((~labelled.any(axis=1)).sum())
-    unscaled = len(dataset) - int(counted.sum()) - empty
-    groups = len(np.unique(dataset.group_index[counted]))
-    lines = {
-        f"{empty} of {len(dataset)} objects have no labelled point and count nowhere": empty,
-        f"{unscaled} of {len(dataset)} objects have no normaliser ({normalize} unlabelled or 0 px): "
-        "no NME, PCK, AUC or failure": unscaled,
-        f"no interval: {groups} group(s) with an NME, and a bootstrap needs at least {FEWEST_GROUPS}": no_interval,
-    }
-    return [line for line, applies in lines.items() if applies]
-
-
 def report_parts(report: Report) -> list[Table | str]:
-    """What a report shows: its figures, then those of each keypoint."""
+    """The tables of a report: its figures, then those of each keypoint."""
     return [Table((), summary_rows(report)), Table(KEYPOINT_COLUMNS, keypoint_rows(report))]
 
 
 def summary_rows(report: Report) -> list[tuple[str, str]]:
-    """(label, value) texts of a report, most telling first; the normaliser is always named."""
+    """(label, value) texts of a report, the most important first; the normaliser is always named."""
     nme, pixel, signed = report.nme, report.pixel_error, report.signed_error
     interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}]" if nme.interval else "(no interval)"
     limit = f"{report.failure_limit:.3g}"
@@ -358,7 +212,7 @@ def _mean_shape_text(report: Report) -> str:
     if report.mean_shape_nme is None:
         return ""
     worse = no_better(report.nme.mean, report.mean_shape_nme)
-    return f"{report.mean_shape_nme:.2%}" + (": the model is no better than that" if worse else "")
+    return f"{report.mean_shape_nme:.2%}" + (": the model is no better" if worse else "")
 
 
 def _signed(mean: float, interval: tuple[float, float] | None) -> str:
@@ -366,7 +220,7 @@ def _signed(mean: float, interval: tuple[float, float] | None) -> str:
 
 
 def keypoint_rows(report: Report) -> list[tuple[str, ...]]:
-    """Texts under KEYPOINT_COLUMNS, a row a keypoint in the skeleton's order; "-" where nothing is labelled."""
+    """Texts under KEYPOINT_COLUMNS, one row per keypoint in the skeleton's order; "-" if it has no label."""
 
     def text(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)

@@ -13,10 +13,11 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation.environment import now, versions
 from keylite.evaluation.evaluate import evaluate, judges_of
+from keylite.evaluation.figures import object_nme
 from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
-from keylite.evaluation.report import Report, object_nme
+from keylite.evaluation.report import Report
 from keylite.exporting.target import Budget, nme_change
 from keylite.runtime.errors import ArgumentError, KeyliteError
 from keylite.runtime.files import sha256, write_together

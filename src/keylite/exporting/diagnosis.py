@@ -16,8 +16,8 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.evaluation.figures import object_nme
 from keylite.evaluation.predictions import Predictions, predict_dataset
-from keylite.evaluation.report import object_nme
 from keylite.evaluation.timing import engine_ratio
 from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.exporting.certificate import point_drift

@@ -24,10 +24,11 @@ from keylite.data.likeness import alike
 from keylite.evaluation.confidence import learn_from
 from keylite.evaluation.environment import now
 from keylite.evaluation.evaluate import evaluate
+from keylite.evaluation.figures import report_of
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, joined
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
-from keylite.evaluation.report import DatasetReport, Report, report_of
+from keylite.evaluation.report import DatasetReport, Report
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
@@ -243,7 +244,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     for number in range(1, folds + 1):
         if not (length[part == number] > 0).any():
             raise ArgumentError(
-                f"{data.called}: normalize {quoted(recipe.normalize)} is unlabelled or 0 px in all objects of fold "
+                f"{data.called}: normalize: {quoted(recipe.normalize)} is unlabelled or 0 px in all objects of fold "
                 f"{number}; choose another pair, box_side, or a constant such as 100px"
             )
     return data, part

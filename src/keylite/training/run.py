@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.evaluation.figures import report_of
 from keylite.evaluation.predictions import joined, predict_dataset, predict_shape
-from keylite.evaluation.report import Report, report_of
+from keylite.evaluation.report import Report
 from keylite.runtime.engines import Engine
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import Regression

@@ -1,7 +1,7 @@
-"""Heads and input sizes held to each other: NME in float and in int8, beside the time that each file takes.
+"""Compares heads and input sizes: the NME in float and in int8, and the time that each file takes.
 
-Trains what a plan lists, exports it, measures every file on one split, and times all files in turns. Everything is
-kept as it is made, so the same command goes on where it stopped. README.md says how to use it in steps.
+It trains what a plan lists, exports it, measures every file on one split, and times all files in turns. Everything is
+kept, so the same command continues where it stopped. README.md says how to use it in steps.
 """
 
 from __future__ import annotations
@@ -60,9 +60,11 @@ from keylite.training.folder import WITHOUT_EFFECT
 from keylite.training.recipe import AUTO, Recipe, make_recipe, to_dict
 
 HEADS = "regression", "rle", "simcc", "heatmap"
-SEEDS = {head: [0, 1, 2] for head in ("heatmap", "simcc", "regression")}  # at 128 px: of the two best and the plain one
-# The plan where no other is given: the choices of all runs, and those of each. `seeds` makes a run of each seed,
-# `exports: false` measures the trained file alone; null in place of choices takes a folder of --out as it is.
+SEEDS = {
+    head: [0, 1, 2] for head in ("heatmap", "simcc", "regression")
+}  # at 128 px, for the two best and the plain one
+# The plan if no other is given: choices of all runs, and of each run. `seeds` makes a run per seed, `exports: false`
+# measures only the trained file, and null in place of choices takes a folder of --out as it is.
 PLAN: dict[str, dict[str, Any]] = {
     "base": {**FACES, "epochs": 12},
     "runs": {
@@ -98,7 +100,7 @@ FILES = {  # what is exported of each run: (format, precision)
     "litert int8": ("litert", "int8"),
 }
 SMOKE_FILES = "onnx fp32", "onnx int8"  # LiteRT takes a quarter of a minute each
-RULERS = {"to_int8": "litert int8", "to_fp32": "onnx fp32"}  # the plain regression's files that times are held to
+RULERS = {"to_int8": "litert int8", "to_fp32": "onnx fp32"}  # files of plain regression that times are divided by
 PLAIN = "regression"
 RELIABILITY = "images/reliability.png"  # below docs/
 JITTER, DRAWS = 0.1, 3  # of boxes: fraction of the sides, and how many seeds
@@ -364,9 +366,10 @@ def text(facts: Facts | None) -> str:
             f"{facts['split']} of {facts['data']}: {facts['count']} objects, {facts['groups']} groups; NME by "
             f"{facts['normalize']}. All runs: {common}; the epoch was chosen on val.",
             weights_line(name for row in rows for name in row["pretrained"]),
-            "Figures of several seeds are their means: the interval tells of other objects, the lowest and highest",
-            f"seed of other runs. Jittered: boxes moved and scaled by up to {100 * facts['jitter']:g} %, mean of",
-            f"{facts['draws']} draws.",
+            "If there are several seeds, the figure is their mean. The interval says what other objects would",
+            "give, and",
+            "the lowest and highest seed what other runs would give. Jittered: boxes are moved and scaled by up to",
+            f"{100 * facts['jitter']:g} %; the figure is the mean of {facts['draws']} draws.",
         ),
         table((*names, *ACCURACY), [_accuracy_cells(row, rows) for row in rows]),
         *_cost_parts(facts, rows, names),
@@ -379,7 +382,7 @@ def text(facts: Facts | None) -> str:
 
 
 def _cost_parts(facts: Facts, rows: list[Facts], names: tuple[str, ...]) -> list[str]:
-    """What exports cost, where there are any."""
+    """The tables of what exports cost, if there are some."""
     files = [(row, kind, file) for row in rows for kind, file in row["files"].items()]
     if not files:
         return []
@@ -396,7 +399,7 @@ def _cost_parts(facts: Facts, rows: list[Facts], names: tuple[str, ...]) -> list
 
 
 def _sigma_parts(rows: list[Facts], names: tuple[str, ...]) -> list[str]:
-    """What sigma is worth, where any row has one."""
+    """The table of what sigma is worth, if a row has one."""
     found = [
         (row, kind, file["sigma"])
         for row in rows
@@ -462,7 +465,7 @@ def _file_cells(row: Facts, rows: list[Facts], kind: str, file: Facts) -> tuple[
 
 
 def plot(facts: Facts, path: Path) -> None:
-    """NME against time: a line through the sizes of each head and file."""
+    """Draw NME against time: a line through the sizes of each head and kind of file."""
     lines: dict[tuple[str, str], list[Mark]] = {}
     timed = [row for row in facts["rows"] if any("ms" in file for file in row["files"].values())]
     for row in timed:
@@ -477,9 +480,10 @@ def plot(facts: Facts, path: Path) -> None:
     for marks in lines.values():
         marks.sort()
     title = f"{facts['data']}, {facts['split']}: {facts['count']} objects; one thread, {facts['machine']}"
-    ylabel = f"NME by {facts['normalize']}, % (bar: 95 % interval; number: px of the model input)"
+    ylabel = f"NME by {facts['normalize']}, % (bar: 95 % interval)"
     if lines:
-        plot_lines(lines, path, title=title, xlabel="engine and decode, ms per crop", ylabel=ylabel)
+        xlabel = "engine and decode, ms per crop (number at a mark: px of the model input)"
+        plot_lines(lines, path, title=title, xlabel=xlabel, ylabel=ylabel)
     promising = [row for row in facts["rows"] if row["float"]["sigma"]]
     if promising:
         best = min(promising, key=lambda row: (-len(row["seeds"]), row["float"]["nme"]))
@@ -498,17 +502,17 @@ SECTION = Section("accuracy", text, plot)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """The command line."""
     made = run_options(__doc__, rounds=5)
-    made.add_argument("--plan", type=Path, help="YAML, TOML or JSON; else the table at the top of this script")
+    made.add_argument("--plan", type=Path, help="YAML, TOML or JSON (default: the table at the top of this script)")
     made.add_argument("--split", choices=("val", "test"), default="val", help="what is measured (default val)")
     made.add_argument("--files", nargs="+", choices=tuple(FILES), help=f"what is exported (default {listing(FILES)})")
-    made.add_argument("--images", type=int, default=40, help="crops of a file in a round of timing (default 40)")
+    made.add_argument("--images", type=int, default=40, help="crops per file in a round of timing (default 40)")
     return made
 
 
 def work(choices: argparse.Namespace) -> Work:
-    """What the flags ask for."""
+    """The runs that the flags ask for, and the function that measures them."""
     choices.files = choices.files or (SMOKE_FILES if choices.smoke else tuple(FILES))
     plan = read_plan(choices.plan) if choices.plan else SMOKE_PLAN if choices.smoke else PLAN
     parts, overrides = parts_of(choices), sets(choices.set)

@@ -1,4 +1,4 @@
-"""All speed benchmarks in a short form, and the page that they make: `make bench`.
+"""Runs all speed benchmarks in a short form and makes their page: `make bench`.
 
 Each script runs in a process of its own, one after the other. Figures are kept as JSON beside the page, which is made
 from them alone; `--only` measures some and keeps the others. Knows nothing of what a script measures.
@@ -33,24 +33,24 @@ PARTS: dict[str, tuple[str, ...]] = {  # scripts in the page's order: the flags 
     "startup": ("--rounds", "10"),
     "scaling": ("--rounds", "5", "--annotations", "20000"),
 }
-QUIET = 0.5  # load of a machine that has nothing else to do
+QUIET = 0.5  # the load of a machine that does nothing else is below this
 PEERED = "pipeline"  # the script that takes --peers
 HEAD = """# Benchmarks
 
 <!-- made by `python benchmarks/bench.py` (`make bench`) from benchmarks.json: change nothing here -->
 
-`make bench` measured what follows and wrote this page. [benchmarks/README.md](../benchmarks/README.md) says what each
+`make bench` measured these figures and wrote this page. [benchmarks/README.md](../benchmarks/README.md) says what each
 script does and how to read a ratio; accuracy is in [results](results.md)."""
-BUSY = "Other work ran beside it: ratios can be quoted, milliseconds and images/s are those of a busy machine."
+BUSY = "Other work ran at the same time: quote ratios, not milliseconds or images/s."
 
 
 def measured(name: str, flags: tuple[str, ...], load: float) -> Facts:
-    """A part: its command, when it ended, loads, and the facts that its script keeps. load: before all parts."""
+    """Run one script: its command, when it ended, the machine's loads, and its figures. load: before all scripts."""
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "facts.json"
         before = os.getloadavg()[0]
         command = [sys.executable, str(HERE / f"{name}.py"), *flags, "--json", str(kept)]
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2"}  # TensorFlow's C++ tells stderr about the processor
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2"}  # TensorFlow's C++ code writes to stderr
         subprocess.run(command, env=os.environ | quiet, check=True, stdout=subprocess.DEVNULL)
         told = {"command": " ".join(["python", f"benchmarks/{name}.py", *flags]), "at": now()}
         loads = {"first": load, "before": before, "after": os.getloadavg()[0]}
@@ -63,12 +63,12 @@ def same_machine(part: Facts, others: dict[str, Facts]) -> bool:
 
 
 def page(parts: dict[str, Facts]) -> str:
-    """The whole page, of these facts and nothing else."""
+    """The whole page, made from these figures alone."""
     facts = next(iter(parts.values()))["facts"]
     first = sorted({f"{part['load']['first']:.1f}" for part in parts.values()}, key=float)
     words = [
-        f"**Load**, average of a minute before anything was measured: {' and '.join(first)},",
-        f"on {facts['cores']} cores.",
+        f"**Load** of {facts['cores']} cores, the average over the minute before anything was measured:",
+        f"{' and '.join(first)}.",
         *([BUSY] if float(first[-1]) > QUIET else []),
     ]
     told = [HEAD, paragraph(f"**Machine**: {machine_line(facts)}"), paragraph(*words)]
@@ -83,9 +83,11 @@ def page(parts: dict[str, Facts]) -> str:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__)
     found.add_argument("--out", type=Path, default=PAGE, help=f"the page; its figures lie beside it (default {PAGE})")
-    found.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these, keep the others")
-    found.add_argument("--peers", action="store_true", help="other libraries beside the pipeline, in .venv-peers")
-    found.add_argument("--page", action="store_true", help="measure nothing: make the page from the figures beside it")
+    found.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these and keep the figures of the others"
+    )
+    found.add_argument("--peers", action="store_true", help="also measure other libraries (in .venv-peers)")
+    found.add_argument("--page", action="store_true", help="only make the page from the figures beside it")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Training on a GPU: images a second from JPEG files beside the bare step, how busy the GPU is, what workers make.
+"""Training on a GPU: images per second from JPEG files and of the bare step, how busy the GPU is, what workers make.
 
 Needs a GPU and nvidia-smi. Run `python benchmarks/gpu.py --help`; README.md says how to read it.
 """
@@ -57,7 +57,7 @@ def recipe_for(choices: argparse.Namespace, workers: int) -> Recipe:
 
 
 def bare_step(choices: argparse.Namespace, keypoints: int) -> float:
-    """Images a second of forward, loss, backward and optimizer, pixels on the GPU already."""
+    """Images per second of forward, loss, backward and optimizer, with pixels that are on the GPU already."""
     step = training_step(recipe_for(choices, 0), keypoints, device="cuda")
 
     def steps(count: int) -> float:
@@ -72,7 +72,7 @@ def bare_step(choices: argparse.Namespace, keypoints: int) -> float:
 
 
 def loaded(data: Dataset, choices: argparse.Namespace, workers: int) -> float:
-    """Images a second that so many workers make for training, nothing else running."""
+    """Images per second that this many workers make for training while nothing else runs."""
     count = max(4, 2 * workers)
     if len(data) < 4 * count * choices.batch:  # several rounds of all workers
         raise ValueError(f"--images: expected at least {4 * count * choices.batch}, got {len(data)}")
@@ -89,7 +89,7 @@ def loaded(data: Dataset, choices: argparse.Namespace, workers: int) -> float:
 
 
 class EpochTimes(logging.Handler):
-    """When each epoch was told to be over."""
+    """Records when the log says that an epoch is over."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class EpochTimes(logging.Handler):
 
 
 def trained(data: Dataset, val: Dataset, recipe: Recipe) -> Facts:
-    """Images a second of `keylite train` in its epochs after the first, validation in it, and how busy the GPU was."""
+    """Images per second of `keylite train` after its first epoch, with validation, and how busy the GPU was."""
     ends, busy = EpochTimes(), []
     log = logging.getLogger("keylite")
     log.addHandler(ends)
@@ -131,10 +131,12 @@ def trained(data: Dataset, val: Dataset, recipe: Recipe) -> Facts:
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__, rounds=None, size=224)
-    found.add_argument("--batch", type=int, default=128, help="objects of a step (default 128)")
+    found.add_argument("--batch", type=int, default=128, help="objects per step (default 128)")
     found.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="(default bf16)")
-    found.add_argument("--workers", type=int, nargs="+", default=[16, 8, 4], help="rows (default 16 8 4)")
-    found.add_argument("--images", type=int, default=16384, help="objects of an epoch (default 16384)")
+    found.add_argument(
+        "--workers", type=int, nargs="+", default=[16, 8, 4], help="numbers of workers, a row each (default 16 8 4)"
+    )
+    found.add_argument("--images", type=int, default=16384, help="objects per epoch (default 16384)")
     return found
 
 
@@ -164,13 +166,13 @@ def gpu_name() -> str:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     text = paragraph(
         f"{facts['gpu']}: `keylite train` of lite0 with the heatmap head at {facts['size']} px, {facts['precision']},",
-        f"batches of {facts['batch']}, from rendered gauges in JPEG files of 192 px with the default augmentation;",
-        f"epochs of {facts['images']} objects after the first, validation and files in them. The bare step of the same",
-        f"network, pixels on the GPU already, makes {facts['bare']:.0f} images/s. Busy is what nvidia-smi says of the",
-        "GPU. What workers make is measured without training.",
+        f"batches of {facts['batch']}, from rendered gauges in JPEG files of 192 px with the default augmentation.",
+        f"Epochs after the first count, with {facts['images']} objects, validation and the writing of files. The bare",
+        f"step of the same network makes {facts['bare']:.0f} images/s from pixels that are on the GPU already.",
+        "nvidia-smi says how busy the GPU is. What workers make is measured without training.",
     )
     columns = "workers", "images/s", "of the bare step", "GPU busy", "images/s that workers make"
     cells = [

@@ -1,4 +1,4 @@
-"""What a training step grows with: input size, keypoints, backbone, batch, threads, processes; each beside one step.
+"""How the time of a training step depends on input size, keypoints, backbone, batch, threads and processes.
 
 Run `python benchmarks/growth.py --help`; README.md says how to read it.
 """
@@ -63,8 +63,10 @@ def heatmap_step(shape: Shape, rank: int, meeting: str) -> Step:
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__, size=None)
-    found.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
-    found.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="beside the first row (default all)")
+    found.add_argument("--steps", type=int, default=2, help="steps per round (default 2)")
+    found.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="these rows and the first one (default all)"
+    )
     return found
 
 
@@ -97,14 +99,15 @@ def started(shape: Shape, meeting: Path) -> Iterator[Row]:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     text = paragraph(
-        "Forward, loss, backward and optimizer of a network with the heatmap head, not compiled: milliseconds an",
-        "image; each row is the first one but for what it names, and took turns with it alone. Medians of",
-        f"{facts['rounds']} rounds of {facts['steps']} steps, ratios to the first row: how many times as long.",
+        "A step is forward, loss, backward and optimizer of a network with the heatmap head, not compiled. Each row",
+        "differs from the first one in what it names, and takes turns with it alone. Milliseconds are medians of",
+        f"{facts['rounds']} rounds of {facts['steps']} steps. The ratio says how many times as long as the first row",
+        "a row takes.",
     )
     cells = [(name, f"{row['ms']:.1f}", f"{row['ratio']:.2f}", each_round(row)) for name, row in facts["rows"].items()]
-    return f"{text}\n\n{table(('row', 'ms an image', 'times as long', 'of each round'), cells)}"
+    return f"{text}\n\n{table(('row', 'ms per image', 'times as long', 'of each round'), cells)}"
 
 
 if __name__ == "__main__":

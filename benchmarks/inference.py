@@ -1,6 +1,7 @@
-"""Milliseconds and memory of one network as ONNX fp32, ONNX int8 and LiteRT int8, as `keylite benchmark` has it.
+"""Time and memory of one network as ONNX fp32, ONNX int8 and LiteRT int8, measured as `keylite benchmark` does.
 
-lite0 of random weights, which is as fast as a trained one. Run `python benchmarks/inference.py --help`.
+The network is lite0 with random weights, which is as fast as a trained one.
+Run `python benchmarks/inference.py --help`; README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from keylite.runtime.modelfile import read_spec
 TITLE = "Inference"
 BASE = "onnx fp32"  # every ratio is against this file
 INT8 = {"onnx int8": "onnx", "litert int8": "litert"}  # file: format
-IMAGES = 16  # that ranges are taken from
+IMAGES = 16  # images that the int8 ranges are taken from
 STAGES = ("read", "crop", "engine", "decode", "total")
 
 
 def model_files(folder: Path, size: tuple[int, int]) -> dict[str, Path]:
-    """One network as a file of each kind."""
+    """The model files of one network, by kind."""
     files = {BASE: random_model(folder, size)}
     parent = files[BASE].with_suffix(".safetensors")
     spec = read_spec(parent)
@@ -48,13 +49,13 @@ def model_files(folder: Path, size: tuple[int, int]) -> dict[str, Path]:
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__)
-    found.add_argument("--runs", type=int, default=50, help="images a round (default 50)")
-    found.add_argument("--threads", type=int, default=1, help="of the engine (default 1)")
+    found.add_argument("--runs", type=int, default=50, help="images per round (default 50)")
+    found.add_argument("--threads", type=int, default=1, help="threads of the engine (default 1)")
     return found
 
 
 def measure(choices: argparse.Namespace) -> Facts:
-    """Medians over rounds of each stage's median, and of the memory of a process that runs the file."""
+    """The medians over rounds of each stage's median time, and of the memory of a process that runs the file."""
     use_threads(1)
     with tempfile.TemporaryDirectory() as name:
         files = model_files(Path(name), (choices.size, choices.size))
@@ -73,17 +74,18 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     rows = []
     for name, row in facts["rows"].items():
         ms = [f"{row['ms'][stage]:.2f}" for stage in STAGES]
         memory = "" if row["memory"] is None else f"{row['memory']:.0f}"
         rows.append([name, f"{row['bytes'] / 1e6:.2f}", *ms, f"{row['ratio']:.2f}", each_round(row), memory])
     text = paragraph(
-        f"lite0 with the heatmap head, random weights, {KEYPOINTS} keypoints, {facts['size']} px, {facts['threads']}",
-        f"thread(s); an image at a time ({facts['image']}), files in turns. Milliseconds are medians of",
-        f"{facts['rounds']} rounds of {facts['runs']} images; the ratio is of the engine alone, to the first row: how",
-        "many times as fast. Memory is the most that a process holds that reads the image and runs the file.",
+        f"The network is lite0 with the heatmap head, random weights, {KEYPOINTS} keypoints, {facts['size']} px, on",
+        f"{facts['threads']} thread(s). It gets one image at a time ({facts['image']}), and files take turns.",
+        f"Milliseconds are medians of {facts['rounds']} rounds of {facts['runs']} images. The ratio is of the engine",
+        "alone: how many times as fast as the first row it is. Memory is the most that a process needs to read the",
+        "image and run the file.",
     )
     stages = [f"{stage} ms" for stage in STAGES]
     columns = ["file", "MB", *stages, "ratio of engines", "ratio of each round", "memory MB"]

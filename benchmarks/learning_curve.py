@@ -1,7 +1,7 @@
 """How the error falls with the number of labelled images: one recipe, nested parts of a training set.
 
-A part is whole groups in an order drawn with the seed, so a larger one holds every smaller one. Everything is kept as
-it is made, so the same command goes on where it stopped. README.md says how to use it.
+A part has whole groups in an order drawn with the seed, so a larger part contains every smaller one. Everything is
+kept, so the same command continues where it stopped. README.md says how to use it.
 """
 
 from __future__ import annotations
@@ -138,15 +138,17 @@ def text(facts: Facts | None) -> str:
     parts = [
         paragraph(
             f"{model}; {facts['split']} of {facts['data']}: {facts['count']} objects, {facts['groups']} groups; NME by",
-            f"{facts['normalize']}; the epoch was chosen on the whole of val.",
+            f"{facts['normalize']}. The epoch was chosen on all of val.",
             weights_line(name for row in rows for name in row["pretrained"]),
-            "Parts are nested and made of whole groups, in another order for each seed.",
+            "A part contains all smaller ones and has whole groups, in another order for each seed.",
         ),
         table(COLUMNS, [_cells(row) for row in rows]),
     ]
     if len(rows) > 2:
         parts.append(
-            paragraph(f"Twice the images multiply the NME by {fall(rows):.2f} (a line through the logarithms).")
+            paragraph(
+                f"With twice the images the NME is {fall(rows):.2f} times as large (a line through the logarithms)."
+            )
         )
     parts += ["![NME against images](images/learning_curve.png)", paragraph(machine_line(facts))]
     if facts["missing"]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from keylite.pictures.plots import drawn
 
-TICKS = (1, 1.5, 2, 3, 5, 7)  # of a decade, on a long axis
-SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis whose end is less than so many times its start, and its ticks
+TICKS = (1, 1.5, 2, 3, 5, 7)  # ticks per decade of a long axis
+SHORT, SHORT_TICKS = 5, range(1, 10)  # an axis is short if its end is less than 5 times its start; and its ticks
 
 
 class Mark(NamedTuple):
@@ -24,10 +24,10 @@ class Mark(NamedTuple):
 def plot_lines(
     lines: dict[tuple[str, str], list[Mark]], path: Path, *, title: str, xlabel: str, ylabel: str, log: str = "x"
 ) -> None:
-    """Lines through marks with their intervals.
+    """Draw lines through marks with their intervals.
 
-    A line's name is two words: lines that share the first share a colour, those that share the second a shape. log:
-    which axes are logarithmic, x or xy.
+    The name of a line is two words: lines with the same first word have the same colour, and those with the same second
+    word the same shape. log: the logarithmic axes, "x" or "xy".
     """
     from matplotlib.ticker import LogLocator, NullLocator
 

@@ -1,8 +1,8 @@
-"""Input pipelines of other libraries with augmentation like keylite's, each in a process of an environment of its own.
+"""Input pipelines of other libraries (peers) with augmentation similar to keylite's, each in a process of its own.
 
-`python benchmarks/peers.py NAME` in that environment gets a task as a line of JSON, says versions in one, and then
-makes batch N for each line with a number, and answers with the seconds. Imports nothing of keylite; calls public
-functions of the peers. What one cannot express is left out: NOTES says what.
+`python benchmarks/peers.py NAME` runs in the environment of the peers. It reads a task as a line of JSON and writes its
+versions; then it makes batch N for each line with a number N and writes the seconds. It imports nothing of keylite and
+calls public functions of the peers. What a peer cannot do is left out, and NOTES says so.
 """
 
 from __future__ import annotations

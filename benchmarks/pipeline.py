@@ -1,7 +1,8 @@
-"""Images a second of the input pipeline, encoded file to tensor: keylite with augmentation, torchvision without any.
+"""How many images per second the input pipeline makes, from file to tensor, compared with torchvision.
 
-One thread, the same JPEG files, and processes of its own for each row; with --peers other libraries with like
-augmentation. Run `python benchmarks/pipeline.py --help`; README.md says how to read it.
+keylite augments, torchvision does not; with --peers other libraries with similar augmentation are measured, too. Each
+row has processes of its own, with one thread, and all rows read the same JPEG files.
+Run `python benchmarks/pipeline.py --help`; README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ CHANGES = ("brightness", "contrast", "saturation", "hue", "grey", "blur", "noise
 
 
 def augmentation_for(data: Dataset, size: int) -> Augmentation:
-    """The default augmentation; no flip where no mirror pairs are known."""
+    """The default augmentation, without flips if no mirror pairs are known."""
     return augmentation_of(resolve(Recipe(size=size, strength=1.0), data), data.skeleton)
 
 
@@ -116,7 +117,7 @@ def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callabl
 
 
 def row_of(name: str, data: Dataset, size: int, box: str) -> Callable[[int], None]:
-    """One of them, a turn of all images at a call: whoever prepares batches does nothing else in between."""
+    """One of the rows; each call makes the batches of all images, because preparing batches is all that it does."""
     batch = pipelines(data, size, box)[name]
 
     def turn(number: int) -> None:
@@ -222,11 +223,13 @@ def case(data: Dataset, what: str, choices: argparse.Namespace, box: str, failed
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__, rounds=2 * COPIES)
-    found.add_argument("--data", type=Path, help="COCO JSON, one object an image; else rendered gauges")
-    found.add_argument("--images", type=int, default=256, help="images a round, in batches of 32 (default 256)")
-    found.add_argument("--boxes", type=int, nargs="*", default=SIDES, help=f"px of boxes in {WIDTH}x{HEIGHT} JPEGs")
-    found.add_argument("--scenes", type=int, default=64, help="images a round with small boxes (default 64)")
-    found.add_argument("--peers", action="store_true", help="other libraries beside it, installed into .venv-peers")
+    found.add_argument("--data", type=Path, help="COCO JSON, one object per image (default: rendered gauges)")
+    found.add_argument("--images", type=int, default=256, help="images per round, in batches of 32 (default 256)")
+    found.add_argument(
+        "--boxes", type=int, nargs="*", default=SIDES, help=f"sides of boxes in {WIDTH}x{HEIGHT} JPEGs, px"
+    )
+    found.add_argument("--scenes", type=int, default=64, help="images per round with small boxes (default 64)")
+    found.add_argument("--peers", action="store_true", help="also other libraries, installed into .venv-peers")
     return found
 
 
@@ -258,25 +261,27 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     a = facts["augmentation"]
     geometry = ", ".join(f"{name} {a[name]:g} (p {a[f'{name}_p']:g})" for name in GEOMETRY)
     changes = ", ".join(f"{name} {a[f'{name}_p']:g}" for name in CHANGES)
     parts = [
         paragraph(
-            f"One thread, to {facts['size']} px in batches of {BATCH}; medians of {facts['rounds']}",
-            "rounds, ratios to the first row: how many times as fast. That row decodes the image, crops the box where",
-            "there is one, and does Resize, ToTensor, Normalize. keylite's default augmentation here: geometry,",
-            f"{geometry}, flip (p {a['flip_p']:g}); changes of pixels by their probabilities, {changes}. It gives",
-            'uint8 pixels, which its networks normalise; "normalised" adds that on the same thread, and "cached" keeps',
-            f"decoded images in memory. Each row has {facts['copies']} processes, which take turns of all images.",
+            f"All rows use one thread and make crops of {facts['size']} px in batches of {BATCH}. Figures are",
+            "medians of",
+            f"{facts['rounds']} rounds; the ratio says how many times as fast as the first row a row is. That row",
+            "decodes the image, crops the box if there is one, and does Resize, ToTensor, Normalize. keylite does its",
+            f"default augmentation: geometry, {geometry}, flip (p {a['flip_p']:g}); and changes of pixels with these",
+            f"probabilities: {changes}. It gives uint8 pixels, because its networks normalise them;",
+            '"normalised" does that on the same thread, and "cached" keeps decoded images in memory. Each row has',
+            f"{facts['copies']} processes, which take turns.",
         )
     ]
     if facts["peers"]:
         parts.append(of_peers(facts))
     for one in facts["cases"]:
-        reduced = f"; cached, keylite averages them by {one['averaged']}" if one["averaged"] > 1 else ""
-        parts += [paragraph(f"{one['what']}, {one['images']} a round{reduced}:"), speeds(one["rows"])]
+        reduced = f"; the cache keeps them averaged by {one['averaged']}" if one["averaged"] > 1 else ""
+        parts += [paragraph(f"{one['what']}, {one['images']} per round{reduced}:"), speeds(one["rows"])]
     return "\n\n".join(parts)
 
 

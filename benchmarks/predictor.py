@@ -1,8 +1,8 @@
-"""Images a second of a predictor: of what it does around its engine, and of a folder, one by one and as a stream.
+"""How many images per second a predictor handles: around its engine, and in a folder, one by one or as a stream.
 
-The first table has crop and decode beside one `cv2.resize`; the second `Predictor.stream` beside a call an image, and
-the third the memory of `keylite predict` over many images and over few. Run `python benchmarks/predictor.py --help`;
-README.md says how to read it.
+The first table compares crop and decode with one `cv2.resize`; the second compares `Predictor.stream` with one call per
+image; the last line compares the memory of `keylite predict` over many images with that over few.
+Run `python benchmarks/predictor.py --help`; README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -120,11 +120,15 @@ def random_model(folder: Path, size: tuple[int, int]) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__)
-    found.add_argument("--images", type=int, default=200, help="images a round of crop and decode (default 200)")
-    found.add_argument("--model", type=Path, help="for the stream; else lite0 of random weights as .onnx")
-    found.add_argument("--threads", type=int, nargs="+", help="of the engine, for the stream (default 1 and all cores)")
-    found.add_argument("--side", type=int, default=640, help="px of the square JPEG files (default 640)")
-    found.add_argument("--memory", type=int, default=MANY, help=f"images beside {FEW}; 0: none (default {MANY})")
+    found.add_argument("--images", type=int, default=200, help="images per round of crop and decode (default 200)")
+    found.add_argument("--model", type=Path, help="model of the stream (default: .onnx of lite0, random weights)")
+    found.add_argument(
+        "--threads", type=int, nargs="+", help="threads of the stream's engine (default 1 and all cores)"
+    )
+    found.add_argument("--side", type=int, default=640, help="side of the square JPEG files, px (default 640)")
+    found.add_argument(
+        "--memory", type=int, default=MANY, help=f"images to compare with {FEW}; 0: none (default {MANY})"
+    )
     return found
 
 
@@ -153,23 +157,26 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     parts = [
         paragraph(
-            f"What Predictor does around its engine, a {WIDTH}x{HEIGHT} image to {facts['size']} px and {KEYPOINTS}",
-            f"keypoints, on one thread; medians of {facts['rounds']} rounds of {facts['images']} images, ratios to the",
-            "first row: how many times as fast.",
+            f"The first table has what Predictor does around its engine: a crop of {facts['size']} px from a",
+            f"{WIDTH}x{HEIGHT} image and {KEYPOINTS} keypoints, on one thread. Figures are medians of",
+            f"{facts['rounds']}",
+            f"rounds of {facts['images']} images; the ratio says how many times as fast as the first row a row is.",
         ),
         speeds(facts["rows"]),
     ]
     for threads, rows in facts["streams"].items():
-        text = f"{FILES} JPEG files of {facts['side']} px a round, {facts['model']}, {threads} thread(s) of the engine:"
+        text = (
+            f"{FILES} JPEG files of {facts['side']} px per round, {facts['model']}, {threads} thread(s) of the engine:"
+        )
         parts += [text, speeds(rows)]
     if facts["memory"]:
         (few, little), (many, much) = facts["memory"].items()
         parts.append(
-            f"`keylite predict` held at most {much:.0f} MB over {int(many):,} images and {little:.0f} MB over {few}: "
-            f"{much / little:.3f} times."
+            f"`keylite predict` needed at most {much:.0f} MB for {int(many):,} images and {little:.0f} MB for {few}: "
+            f"{much / little:.3f} times as much."
         )
     return "\n\n".join(parts)
 

@@ -1,10 +1,9 @@
-"""How far points move with the road a picture takes: path, bytes, array, stream, training, evaluation.
+"""How far points move if a picture comes by another road: path, bytes, array, stream, training, evaluation.
 
 Run `python benchmarks/roads.py MODEL... --data LABELS`, with trained models. Each photo of the labels is made larger or
 smaller until its crop shrinks as asked, saved in one of several ways, and taken by every road; with --large a mosaic of
 12 megapixels holds it in all these sizes. Distances are to the points of the array that OpenCV decodes, px of the
-model's input. "in a batch" is what an engine makes of several crops at once, as `predict` and `evaluate` give them,
-beside one crop alone.
+model input. "in a batch": the engine gets several crops at once, as in `predict` and `evaluate`, not one.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Scene(NamedTuple):
 
 
 def roads(spec: ModelSpec) -> dict[str, Road]:
-    """What each road gives the engine."""
+    """The pixels that each road gives the engine."""
     seen: list[np.ndarray] = []
     raw = np.zeros((1, len(spec.skeleton), spec.head.channels), np.float32)
 
@@ -102,7 +101,7 @@ def roads(spec: ModelSpec) -> dict[str, Road]:
 
 
 def array_of(path: Path) -> np.ndarray:
-    """What OpenCV decodes of a file, RGB."""
+    """The image that OpenCV decodes from a file, RGB."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     assert image is not None
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -204,9 +203,9 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("models", type=Path, nargs="+", help="trained model files, all of which crop alike")
     found.add_argument("--data", type=Path, required=True, help="labels of photos")
-    found.add_argument("--photos", type=int, default=200, help="how many of them (default 200)")
-    found.add_argument("--reductions", type=float, nargs="+", default=REDUCTIONS, help="how crops shrink")
-    found.add_argument("--large", action="store_true", help="in mosaics of 12 megapixels, for models that take boxes")
+    found.add_argument("--photos", type=int, default=200, help="how many photos (default 200)")
+    found.add_argument("--reductions", type=float, nargs="+", default=REDUCTIONS, help="factors by which crops shrink")
+    found.add_argument("--large", action="store_true", help="use mosaics of 12 megapixels; for models that take boxes")
     return found
 
 

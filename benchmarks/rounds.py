@@ -1,7 +1,7 @@
-"""What benchmarks share: rows that take turns, ratios within a round, tables, flags. Imports no framework.
+"""Shared by the speed benchmarks: rows that take turns, ratios within a round, tables and flags.
 
-Each speed script has TITLE, `parser()`, `measure(choices)` -> facts that JSON holds, and `section(facts)` -> markdown
-of nothing but those facts; bench.py puts the sections of all into one page.
+Each speed script has TITLE, `parser()`, `measure(choices)`, which returns figures that JSON can hold, and
+`section(facts)`, which makes its part of the page from these figures alone. bench.py puts all parts into one page.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ Row = Callable[[int], object]
 
 
 def interleaved(rows: dict[str, Row], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each row in each round, after one round that warms up.
+    """The seconds of each row in each round, after one round that warms up.
 
-    A round makes every row's steps 0..steps-1, rows in turn at each step: other work on the machine meets all rows. A
-    row is called with a number that goes on rising from round to round; one that gives a float has taken its own time.
+    In a round, every row makes `steps` steps, and rows take turns at each step, so that other work on the machine
+    slows all of them. A row is called with a number that rises from step to step. If it returns a float, that counts as
+    its seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(rounds + 1):
@@ -46,8 +47,8 @@ def interleaved(rows: dict[str, Row], steps: int, rounds: int) -> dict[str, list
         for step in range(steps):
             for name, row in rows.items():
                 start = time.perf_counter()
-                given = row(turn * steps + step)
-                spent[name] += given if isinstance(given, float) else time.perf_counter() - start
+                own_seconds = row(turn * steps + step)
+                spent[name] += own_seconds if isinstance(own_seconds, float) else time.perf_counter() - start
         if turn:
             for name, value in spent.items():
                 seconds[name].append(value)
@@ -56,16 +57,16 @@ def interleaved(rows: dict[str, Row], steps: int, rounds: int) -> dict[str, list
 
 @contextlib.contextmanager
 def alone(make: Callable[..., Row], *given: object, threads: int = 1) -> Iterator[Row]:
-    """The row that `make(*given)` is, in a process of its own: what it does to memory and caches meets no other row."""
+    """The row that `make(*given)` makes, in a process of its own, so that it does not change other rows' memory."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (make, given, threads)) as process:
         yield lambda number: process.submit(_take, number).result()
 
 
-row_of_this_process: Row  # where it is one of `alone`
+row_of_this_process: Row  # in a process of `alone`
 
 
 def _begin(make: Callable[..., Row], given: tuple[object, ...], threads: int) -> None:
-    """What a row's process does first."""
+    """Make the row of this process."""
     import torch
 
     global row_of_this_process
@@ -77,14 +78,14 @@ def _begin(make: Callable[..., Row], given: tuple[object, ...], threads: int) ->
 
 
 def _take(number: int) -> float:
-    """Seconds of a step in a row's process."""
+    """The seconds of one step in the row's process."""
     start = time.perf_counter()
     row_of_this_process(number)
     return time.perf_counter() - start
 
 
 def figures(seconds: dict[str, list[float]], images: int, base: str) -> dict[str, Facts]:
-    """Each row's images a second (median of rounds), and how many times as fast as `base` it was in each round."""
+    """Each row's images per second (median of rounds), and how many times as fast as `base` it was in each round."""
     found = {}
     for name, values in seconds.items():
         ratios = [slow / own for slow, own in zip(seconds[base], values, strict=True)]
@@ -94,7 +95,7 @@ def figures(seconds: dict[str, list[float]], images: int, base: str) -> dict[str
 
 
 def machine(threads: int) -> Facts:
-    """What a figure depends on: processor, cores, threads, versions."""
+    """The facts that a figure depends on: processor, cores, threads, versions."""
     packages = versions()
     for name in ("torchvision", "pillow"):
         packages[name] = importlib.metadata.version(name)
@@ -102,7 +103,7 @@ def machine(threads: int) -> Facts:
 
 
 def use_threads(threads: int) -> None:
-    """Hold OpenCV and torch to so many threads."""
+    """Let OpenCV and torch use this many threads."""
     import torch
 
     cv2.setNumThreads(threads)
@@ -113,13 +114,13 @@ def use_threads(threads: int) -> None:
 
 
 def photo(generator: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """uint8 (height, width, 3) colours and grain that a JPEG needs about as many bytes for as for a photo."""
+    """An image uint8 (height, width, 3) of colours and grain, whose JPEG is about as large as that of a photo."""
     coarse = generator.integers(0, 256, (height // 16, width // 16, 3)).astype(np.float32)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(image + generator.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
 
 
-# ---- telling
+# ---- the page
 
 
 def machine_line(facts: Facts) -> str:
@@ -129,12 +130,12 @@ def machine_line(facts: Facts) -> str:
 
 
 def paragraph(*sentences: str) -> str:
-    """Sentences in lines of the page's length."""
+    """The sentences as a paragraph with lines of the page's length."""
     return textwrap.fill(" ".join(sentences), 132, break_long_words=False, break_on_hyphens=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """A table in markdown."""
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
 
@@ -145,7 +146,7 @@ def each_round(row: Facts) -> str:
 
 
 def speeds(rows: dict[str, Facts]) -> str:
-    """The table of what `figures` gives: how many times as fast as the first row each is."""
+    """The result of `figures` as a table: images per second, and how many times as fast as the first row each is."""
     cells = [
         (name, f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}", each_round(row)) for name, row in rows.items()
     ]
@@ -156,26 +157,26 @@ def speeds(rows: dict[str, Facts]) -> str:
 
 
 def options(description: str | None, *, rounds: int | None = 7, size: int | None = 128) -> argparse.ArgumentParser:
-    """The flags that benchmarks share, with these defaults; one that is None is left out."""
+    """The flags that benchmarks share, with these defaults. None: without this flag."""
     parser = argparse.ArgumentParser(description=description)
     if rounds:
         parser.add_argument(
-            "--rounds", type=int, default=rounds, help=f"5 or more for a figure to quote (default {rounds})"
+            "--rounds", type=int, default=rounds, help=f"rounds; a figure to quote needs 5 or more (default {rounds})"
         )
     if size:
-        parser.add_argument("--size", type=int, default=size, help=f"px of the input (default {size})")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+        parser.add_argument("--size", type=int, default=size, help=f"side of the model input, px (default {size})")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
 
 
 def keep(path: Path | None, facts: Facts) -> None:
-    """Write the figures as JSON, where that was asked for."""
+    """Write the figures as JSON, if there is a path."""
     if path:
         path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def tell(script: ModuleType | Any, arguments: list[str] | None) -> None:
-    """Measure as the flags of a speed script say, print machine, load and its section, and keep its figures."""
+    """Run a speed script with these flags: measure, print the machine and its part of the page, write its figures."""
     choices = script.parser().parse_args(arguments)
     facts = json.loads(json.dumps(script.measure(choices)))  # keys as they are read back
     keep(choices.json, facts)

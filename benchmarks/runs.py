@@ -1,7 +1,7 @@
-"""What the accuracy benchmarks share: runs that go on where they stopped, figures measured once, parts of a page.
+"""Shared by the accuracy benchmarks: runs that continue where they stopped, figures, and parts of the page.
 
-A run is a folder of `keylite.train`. A figure lies as JSON beside the run, under a key that says of which file and
-data it is. Knows nothing of what a benchmark compares.
+A run is a folder of `keylite.train`. A figure is measured once and kept as JSON beside the run, with a key that names
+its file and its data. What a benchmark compares is in its own script.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def train_missing(run: Run) -> None:
 
 
 def require_same(run: Run) -> None:
-    """Raise ValueError where a folder holds a run of another recipe, in the choices asked for, or of other data.
+    """Raise ValueError if a folder holds a run of other data, or of another recipe (in the choices asked for).
 
     A model that was trained on other images may have seen those that it is measured on.
     """

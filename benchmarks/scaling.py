@@ -1,6 +1,6 @@
-"""What a million labelled objects cost before the first epoch: reading a COCO file, and what training does with it.
+"""Time and memory for a million labelled objects before the first epoch: reading a COCO file, preparing training.
 
-`json.load` of the same file is the row beside them. README.md says how to read it.
+`json.load` of the same file is measured for comparison. README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -205,24 +205,27 @@ COLUMNS = ("step", "s", "CPU s", "peak MB", "CPU ratio", "memory ratio", "CPU ra
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     rows = []
     for name, row in facts["rows"].items():
         cells = [f"{row[key]:.2f}" for key in ("seconds", "cpu_seconds", "cpu_seconds_ratio")]
         cells.insert(2, "" if row["peak"] is None else f"{row['peak']:.0f}")
         rows.append([name, *cells, "" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}", each_round(row)])
     text = paragraph(
-        f"{facts['annotations']:,} annotations of {len(NAMES)} keypoints in {facts['images']:,} images,",
-        f"{facts['megabytes']:.0f} MB; {facts['pictures']} JPEGs of {WIDTH}x{HEIGHT} to check and read. A process for",
-        "the first row and one for the others, one thread but for the check of images; medians of",
-        f"{facts['rounds']} rounds, ratios to the first row. Memory is the most that the process has held so far.",
+        f"The file has {facts['annotations']:,} annotations of {len(NAMES)} keypoints in {facts['images']:,} images,",
+        f"{facts['megabytes']:.0f} MB; {facts['pictures']} JPEGs of {WIDTH}x{HEIGHT} are checked and read.",
+        "The first row",
+        "is a process of its own, and the others are one process; only the check of images uses several threads.",
+        f"Figures are medians of {facts['rounds']} rounds, and ratios are to the first row. Memory is the",
+        "most that the",
+        "process has held so far.",
     )
     return f"{text}\n\n{table(COLUMNS, rows)}"
 
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__, rounds=3, size=None)
-    found.add_argument("--annotations", type=int, default=1_000_000, help="in the file (default 1000000)")
+    found.add_argument("--annotations", type=int, default=1_000_000, help="annotations in the file (default 1000000)")
     found.add_argument("--smoke", action="store_true", help=f"does it run? {SMOKE} annotations, one round")
     return found
 

@@ -1,7 +1,7 @@
-"""The search for the recipe: one choice at a time beside the default one, NME on val alone.
+"""The search for the recipe: changes one choice at a time and compares the NME on val with that of the default.
 
-Trains what PLAN lists and tabulates the best epoch of each. Everything is kept as
-it is made, so the same command goes on where it stopped. README.md says how to use it.
+It trains what PLAN lists and makes a table of the best epochs. Everything is kept, so the same command continues where
+it stopped. README.md says how to use it.
 """
 
 from __future__ import annotations
@@ -132,9 +132,10 @@ def text(facts: Facts | None) -> str:
     parts = [
         paragraph(
             f"val of {facts['data']}: {facts['count']} objects, {facts['groups_of_val']} groups; NME by",
-            f"{facts['normalize']} of the best epoch; mirror {facts['mirror']}; what is not named is the default.",
+            f"{facts['normalize']} of the best epoch; mirror {facts['mirror']}. Choices that are not named are",
+            "the default.",
             weights_line(facts["pretrained"]),
-            "A row of one seed may differ as much as the seeds of a first row do, and mean nothing.",
+            "A row with one seed can differ from the first row by chance, as much as the seeds of a first row differ.",
         )
     ]
     for group in facts["groups"]:

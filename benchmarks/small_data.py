@@ -1,7 +1,7 @@
-"""What a hundred labelled frames of one video are worth: two mice by folds over blocks of frames, and rendered gauges.
+"""How good a model of a hundred labelled frames of one video is: two mice in folds over blocks, and rendered gauges.
 
-Each block of frames in the order of their names is measured by a model that was trained on the others. It is the last
-epoch's model: the best one would be chosen on the very frames that are reported. README.md says how to use it.
+Each block of frames, in the order of their names, is measured by a model that was trained on the other blocks: that of
+the last epoch, because the best epoch would be chosen on the frames that are measured. README.md says how to use it.
 """
 
 from __future__ import annotations
@@ -234,13 +234,17 @@ def text(facts: Facts | None) -> str:
     rows = facts["rows"]
     parts = [
         paragraph(
-            "Errors are distances in px of the image over all labelled points of the frames held out, by the last",
-            "epoch's model; the lowest and the highest fold are of their medians. The mean shape gives every frame the",
-            "mean of the points trained on.",
+            "Errors are distances in px of the image over all labelled points of the frames that are held out,",
+            "with the",
+            "model of the last epoch. The lowest and the highest fold are those of the median. The mean shape",
+            "gives every",
+            "frame the mean of the points that are trained on.",
             weights_line(name for row in rows for name in row["pretrained"]),
-            "What the labels allow: the step between the positions that labels take and the mean error of rounding to",
-            "them, which no model can be without; and, where two views show a point in the same columns, how far its",
-            "two labels lie apart along x (median, less what a linear fit explains).",
+            "The labels set limits: labels take only certain positions, and the table has the step between these",
+            "and the",
+            "mean error of rounding to them, which no model can avoid. If two views show a point in the same",
+            "columns, the",
+            "table also has how far its two labels lie apart along x (median, without what a linear fit explains).",
         ),
         table(COLUMNS, [_cells(row) for row in rows]),
         paragraph(machine_line(facts)),

@@ -1,4 +1,4 @@
-"""Seconds until a process has imported keylite, or has shown its help, beside one of Python that does nothing.
+"""How long a process takes to import keylite or to show its help, compared with a Python that does nothing.
 
 Run `python benchmarks/startup.py --help`; README.md says how to read it.
 """
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def starts() -> dict[str, Callable[[int], object]]:
-    """Rows of the table, a process a step."""
+    """The rows of the table; each step is a process."""
 
     def started(arguments: list[str]) -> Callable[[int], object]:
         command = [sys.executable, *arguments]
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(choices: argparse.Namespace) -> Facts:
-    """Median seconds of each row over rounds, after one that warms the disk up, and how many times the base's."""
+    """Each row's median seconds over rounds, after a first one for the disk's cache, and its ratio to the base."""
     seconds = interleaved(starts(), 1, choices.rounds)
     rows = {}
     for name, values in seconds.items():
@@ -49,14 +49,15 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     cells = [
         (f"`{name}`", f"{1e3 * row['seconds']:.0f}", f"{row['ratio']:.1f}", each_round(row))
         for name, row in facts["rows"].items()
     ]
     text = paragraph(
-        f"A process from its start to its end, files in the disk's cache, in turns; medians of {facts['rounds']}",
-        "rounds, ratios to the first row: how many times as long.",
+        "The time of a process from its start to its end, with files in the disk's cache: medians of",
+        f"{facts['rounds']} rounds. Rows take turns; the ratio says how many times as long as the first row a",
+        "row takes.",
     )
     return f"{text}\n\n{table(('process', 'ms', 'times as long', 'of each round'), cells)}"
 

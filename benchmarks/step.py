@@ -1,6 +1,6 @@
-"""Images a second of a training step of lite0 with the regression head: keylite's two, and plain ones beside them.
+"""How many images per second a training step of lite0 makes: keylite's two steps, compared with plain ones.
 
-Each row has a process of its own: what one tells the C library or a framework is not told to the others.
+Each row has a process of its own, so that its settings of the C library or of a framework do not change other rows.
 Run `python benchmarks/step.py --help`; README.md says how to read it.
 """
 
@@ -41,9 +41,10 @@ def training_step(
     device: str = "cpu",
     wrapped: Callable[[torch.nn.Module], torch.nn.Module] = lambda model: model,
 ) -> Step:
-    """As pytorch/training.py does it: uint8 NHWC pixels, channels_last, the recipe's head, loss and optimizer.
+    """The step of pytorch/training.py without clipping and moving average.
 
-    No clipping, no moving average. wrapped: what makes a model that shares its gradients.
+    It takes uint8 NHWC pixels, in channels_last, with the recipe's head, loss and optimizer. wrapped: makes a model
+    that shares its gradients with other processes.
     """
     head = HEADS[recipe.head](keypoints, recipe.hidden, recipe.input_size)
     network = EfficientNetLiteRegressor(keypoints, recipe.backbone, head=head, size=recipe.input_size)
@@ -72,12 +73,12 @@ def training_step(
 
 
 def keylite_step(batch: int, size: int, *, compiled: bool = False) -> Step:
-    """keylite's own."""
+    """keylite's step in PyTorch."""
     return training_step(Recipe(head="regression", size=size, batch=batch), KEYPOINTS, compiled=compiled)
 
 
 def tensorflow_step(batch: int, size: int) -> Step:
-    """As tensorflow/training.py does it, with the same loss and optimizer; no clipping, no moving average, as above."""
+    """The step of tensorflow/training.py, also without clipping and moving average."""
     import tensorflow as tf  # after timm: see docs/tensorflow.md, "Both in one process"
 
     from keylite.tensorflow import training as keras_training
@@ -99,12 +100,12 @@ def tensorflow_step(batch: int, size: int) -> Step:
 
 
 def plain_step(batch: int, size: int) -> Step:
-    """The same network, default settings: normalised float images, mean squared error, AdamW."""
+    """The same network with default settings: normalised float images, mean squared error, AdamW."""
     return stepped(EfficientNetLiteRegressor(KEYPOINTS), batch, size, (KEYPOINTS, 2))
 
 
 def timm_step(batch: int, size: int, memory: torch.memory_format = torch.contiguous_format) -> Step:
-    """timm's classifier of as many outputs, stepped in the same plain way."""
+    """timm's classifier with as many outputs, trained in the same plain way."""
     network = timm.create_model("tf_efficientnet_lite0", num_classes=2 * KEYPOINTS)
     return stepped(network, batch, size, (2 * KEYPOINTS,), memory)
 
@@ -151,8 +152,8 @@ ROWS: dict[str, Maker] = {
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__)
     found.add_argument("--batch", type=int, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
-    found.add_argument("--threads", type=int, default=1, help="of either framework (default 1)")
-    found.add_argument("--steps", type=int, default=2, help="steps a round (default 2)")
+    found.add_argument("--threads", type=int, default=1, help="threads of each framework (default 1)")
+    found.add_argument("--steps", type=int, default=2, help="steps per round (default 2)")
     return found
 
 
@@ -172,12 +173,13 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     parts = [
         paragraph(
-            f"Forward, loss, backward and optimizer of lite0 with the regression head, {KEYPOINTS} keypoints,",
-            f"{facts['size']} px, {facts['threads']} thread(s); medians of {facts['rounds']} rounds of",
-            f"{facts['steps']} steps, ratios to the first row: how many times as fast.",
+            "A step is forward, loss, backward and optimizer of lite0 with the regression head,",
+            f"{KEYPOINTS} keypoints, {facts['size']} px, {facts['threads']} thread(s). Figures are medians of",
+            f"{facts['rounds']} rounds of",
+            f"{facts['steps']} steps. The ratio says how many times as fast as the first row a row is.",
         )
     ]
     for batch, rows in facts["batches"].items():

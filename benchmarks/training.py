@@ -1,4 +1,4 @@
-"""Where a training step's time goes: `keylite train --profile` on JPEG files, compiled and not, a process each.
+"""Where the time of a training step goes: `keylite train --profile` on JPEG files, compiled and not compiled.
 
 Run `python benchmarks/training.py --help`; README.md says how to read it.
 """
@@ -29,7 +29,7 @@ VAL = 16  # objects: a profile leaves validation out
 
 
 def profile(data: Dataset, val: Dataset, recipe: keylite.Recipe) -> Facts:
-    """profile.json of a training run."""
+    """The content of profile.json of a training run."""
     with tempfile.TemporaryDirectory() as out:
         keylite.train(recipe, data, val, out=out, overwrite=True, profile=True)
         return json.loads((Path(out) / PROFILE).read_text())
@@ -37,10 +37,10 @@ def profile(data: Dataset, val: Dataset, recipe: keylite.Recipe) -> Facts:
 
 def parser() -> argparse.ArgumentParser:
     found = options(__doc__, rounds=None)
-    found.add_argument("--data", type=Path, help="COCO JSON, one object an image; else rendered gauges")
-    found.add_argument("--steps", type=int, default=40, help="that are profiled, after the first ones (default 40)")
-    found.add_argument("--batch", type=int, default=16, help="objects of a step (default 16)")
-    found.add_argument("--threads", type=int, default=1, help="of the arithmetic (default 1)")
+    found.add_argument("--data", type=Path, help="COCO JSON, one object per image (default: rendered gauges)")
+    found.add_argument("--steps", type=int, default=40, help="steps to profile, after the first ones (default 40)")
+    found.add_argument("--batch", type=int, default=16, help="objects per step (default 16)")
+    found.add_argument("--threads", type=int, default=1, help="threads of the network (default 1)")
     return found
 
 
@@ -74,12 +74,12 @@ def measure(choices: argparse.Namespace) -> Facts:
 
 
 def section(facts: Facts) -> str:
-    """Its part of the page."""
+    """The part of the page."""
     what = facts["data"] or "rendered gauges in JPEG files of 192 px"
     text = paragraph(
         f"`keylite train --profile`: lite0 with the {HEAD} head at {facts['size']} px, batches of {facts['batch']},",
-        f"{facts['threads']} thread(s), default augmentation, {what}. From file to weights; each row is another run,",
-        "so compare shares, not milliseconds.",
+        f"{facts['threads']} thread(s), default augmentation, {what}. The times are from the file to the new weights.",
+        "Each row is another run, so compare shares, not milliseconds.",
     )
     names = next(iter(facts["rows"].values()))["shares"]
     cells = [

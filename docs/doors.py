@@ -85,7 +85,7 @@ def flags(verb: str) -> dict[str, bool]:
 
 
 def in_python(verb: str, flag: str) -> str:
-    """What does in Python what a flag does. KeyError for a flag that has nothing."""
+    """The argument, function or value in Python that does the same as a flag. KeyError if the flag has none."""
     door = DOORS[verb]
     for name, words in door.others.items():
         if name.lower() == flag:

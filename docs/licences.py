@@ -20,7 +20,7 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "licences.md"
 PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SHOWN = ("cli", "onnx", "litert", "pytorch", "tensorflow-cpu", "coco", "ray", "dev")  # all and tensorflow: in the page
-SAID = {  # what a package's metadata say, as SPDX writes it
+SAID = {  # what the metadata of packages say, and how SPDX (a standard list of licences) writes it
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
@@ -32,7 +32,7 @@ SAID = {  # what a package's metadata say, as SPDX writes it
     "LicenseRef-NVIDIA-Proprietary": "NVIDIA's own",
     "Python Software Foundation License": "PSF-2.0",
 }
-UNSAID = {  # packages whose metadata name no licence: read in the file that they bring
+UNSAID = {  # packages whose metadata name no licence; it was read in their licence files
     "cuda-toolkit": "none said; it only names NVIDIA's packages",
     "faster-coco-eval": "Apache-2.0",
     "namex": "Apache-2.0",
@@ -43,7 +43,7 @@ LONGEST = 120  # characters: a longer text is a licence itself, not its name
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """What pyproject.toml names for an extra, or for every installation if it is empty."""
+    """The requirements in pyproject.toml of an extra, or of every installation if the name is empty."""
     lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     return [Requirement(line) for line in lines]
 
@@ -61,7 +61,7 @@ def named(extra: str) -> Iterator[str]:
 
 
 def brought(extras: Iterable[str]) -> set[str]:
-    """The packages that keylite with these extras brings here, with all that those need; installed ones alone."""
+    """The installed packages that keylite with these extras needs on this machine, directly or not."""
     found: set[str] = set()
     waiting = [(one, ()) for extra in ("", *extras) for one in requirements(extra)]
     seen: set[tuple[str, tuple[str, ...]]] = set()
@@ -89,7 +89,7 @@ def _is_own(requirement: Requirement) -> bool:
 
 
 def _is_meant(requirement: Requirement, extras: tuple[str, ...]) -> bool:
-    """Whether its marker holds on this machine, for a package that was asked for with these extras."""
+    """Whether a requirement applies on this machine, for a package that is installed with these extras."""
     marker = requirement.marker
     return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 

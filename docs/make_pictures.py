@@ -1,4 +1,4 @@
-"""The pictures of the documentation, from the built-in data set: `python docs/make_pictures.py`."""
+"""Makes the pictures of the documentation from the built-in data set: `python docs/make_pictures.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keylite.runtime.files import write_bytes
 
 IMAGES = Path(__file__).parent / "images"
 COLUMNS, ROWS = 4, 2
-QUALITY = 85  # a repository keeps every version of a picture
+QUALITY = 85  # of the JPEG; a repository keeps every version of a picture, so files should be small
 
 
 def gauges_picture(path: Path) -> None:

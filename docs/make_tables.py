@@ -1,4 +1,4 @@
-"""What pages say of the source, made from it: `python docs/make_tables.py`.
+"""Makes the parts of pages that follow from the source: `python docs/make_tables.py`.
 
 The tables of presets and training choices in recipe.md, and the tree, the table of rooms and the figures of
 ARCHITECTURE.md.
@@ -60,7 +60,7 @@ def _shown(value: object) -> str:
 
 
 def _values(name: str, schema: dict[str, Any]) -> str:
-    """What a choice may be: its options or its limits; empty where its meaning says it."""
+    """The values that a choice may have: options or limits. Empty: its meaning says it."""
     options = get_args(get_type_hints(Recipe)[name])
     if options and all(isinstance(option, str) for option in options):
         return ", ".join(options)
@@ -73,7 +73,7 @@ def _values(name: str, schema: dict[str, Any]) -> str:
 
 
 def with_part(page: str, name: str, text: str) -> str:
-    """The page with what stands between the marks of one part replaced. ValueError for a page without the marks."""
+    """The page with a new text between the marks of one part. ValueError if the page has no such marks."""
     start, end = f"<!-- {name}: made by docs/make_tables.py -->", f"<!-- {name}: end -->"
     before, found, rest = page.partition(start)
     _, found_end, after = rest.partition(end)

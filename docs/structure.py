@@ -1,4 +1,4 @@
-"""The rooms of src/keylite, which of them may import which, and the figures of the structure in ARCHITECTURE.md.
+"""The rooms of src/keylite, the table of which room may import which, and the figures of it in ARCHITECTURE.md.
 
 `python docs/make_tables.py` writes the table and the figures; tests/test_layers.py holds the source to the table.
 """
@@ -18,7 +18,7 @@ REASONS = {"data/dataset.py": "one class", "runtime/files.py": "all that writes,
 
 
 class Room(NamedTuple):
-    """What the modules of a room may import: rooms and packages at their top, and others inside functions alone."""
+    """What the modules of a room may import: rooms and packages at their top, and others only inside functions."""
 
     rooms: str
     packages: str
@@ -45,7 +45,7 @@ ROOMS = {  # from the bottom up; each room may also import itself
     "__init__": Room("version", ""),
     "__main__": Room("", "", "runtime cli"),
 }
-VERBS = {  # modules that put a whole verb together: nothing in their room or in a twin imports them but what is named
+VERBS = {  # modules that put a whole verb together, and the only modules that may import them
     "training.train": "training.folds cli",
     "training.folds": "cli",
     "exporting.export": "exporting.diagnosis cli",
@@ -66,7 +66,7 @@ class Import(NamedTuple):
 
 
 def imports(source: str) -> Iterator[Import]:
-    """The imports that run; those for type checkers do not."""
+    """The imports that run; imports for type checkers do not count."""
     tree = ast.parse(source)
     skipped = {
         child
@@ -85,7 +85,7 @@ def imports(source: str) -> Iterator[Import]:
 
 
 def module_of(file: Path) -> str:
-    """A file's module below keylite, dotted."""
+    """The dotted name of a file's module, without keylite."""
     return ".".join(file.relative_to(SOURCE).with_suffix("").parts)
 
 
@@ -109,7 +109,7 @@ def problems(file: Path, source: str) -> list[str]:
 
 
 def circle() -> list[str]:
-    """Modules that import each other in a circle, whether at their top or inside functions; none if all is well."""
+    """Modules that import each other in a circle, at their top or inside functions. Empty: there is no circle."""
     graph = {}
     for file in files():
         known = (
@@ -165,7 +165,7 @@ def layout() -> str:
 
 
 def _place(path: Path) -> list[tuple[int, int | str]]:
-    """Where a file stands in the tree: rooms from the bottom up, files before folders, each by name."""
+    """The sort key of a file in the tree: rooms from the bottom up, files before folders, then by name."""
     order = list(ROOMS)
     *folders, name = path.parts
     top = (folders or [path.stem])[0]
@@ -176,7 +176,7 @@ def _place(path: Path) -> list[tuple[int, int | str]]:
 
 
 def figures() -> str:
-    """Markdown: how many rooms and files there are, and how the rooms hang together."""
+    """Markdown: how many rooms and files there are, and how they import each other."""
     edges: dict[tuple[str, str], int] = {}
     order = list(ROOMS)
     for file in files():

@@ -1,4 +1,4 @@
-"""keylite's network and examples in a training loop of your own, on rendered gauges. `--help` lists the arguments."""
+"""keylite's network and examples in your own training loop, on rendered gauges. `--help` lists the arguments."""
 
 import argparse
 
@@ -12,7 +12,7 @@ from keylite.data.examples import Examples
 from keylite.pytorch import EfficientNetLiteRegressor
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--images", type=int, default=512)
+parser.add_argument("--images", type=int, default=512, help="gauges to render")
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--size", type=int, default=128, help="px of the network's input")
 parser.add_argument("--pretrained", help="imagenet, or a .safetensors file; without it the network starts at random")

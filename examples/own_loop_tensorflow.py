@@ -1,4 +1,4 @@
-"""keylite's network, loss and examples in a `fit` of your own, on rendered gauges. `--help` lists the arguments."""
+"""keylite's network, loss and examples in your own call of `fit`, on rendered gauges. `--help` lists the arguments."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from keylite.data.examples import Examples
 from keylite.tensorflow import EfficientNetLiteRegressor, loss
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--images", type=int, default=512)
+parser.add_argument("--images", type=int, default=512, help="gauges to render")
 parser.add_argument("--epochs", type=int, default=10, help="half of them with the backbone frozen")
 parser.add_argument("--size", type=int, default=128, help="px of the network's input")
 parser.add_argument("--pretrained", help="imagenet, or a .safetensors file; without it the network starts at random")
@@ -38,9 +38,9 @@ class Gauges(keras.utils.PyDataset):
         self.epoch += 1  # another order and augmentation
 
 
-def px(truth, found):
-    """Mean distance of the points, in px of the network's input; every point of a gauge is labelled."""
-    return args.size * keras.ops.mean(keras.ops.norm(found - truth, axis=-1))
+def px(truth, predicted):
+    """The mean distance of predictions to labels, px of the network's input; every point of a gauge is labelled."""
+    return args.size * keras.ops.mean(keras.ops.norm(predicted - truth, axis=-1))
 
 
 keras.utils.set_random_seed(0)
@@ -56,5 +56,5 @@ choices = {"loss": loss("huber", size), "metrics": [px]}
 net.compile(keras.optimizers.Adam(1e-3), **choices)
 net.fit(train_set, validation_data=val_set, epochs=half, shuffle=False, verbose=2)
 net.freeze(False)
-net.compile(keras.optimizers.Adam(3e-4), **choices)  # Keras settles here what trains
+net.compile(keras.optimizers.Adam(3e-4), **choices)  # Keras decides here which weights are trained
 net.fit(train_set, validation_data=val_set, initial_epoch=half, epochs=args.epochs, shuffle=False, verbose=2)

@@ -1,4 +1,4 @@
-"""What several tests share, made once a session: a spec, model files of 64 px and 4 points, their exports.
+"""Fixtures that several tests share, made once per session: a spec, model files of 64 px and 4 points, their exports.
 
 A random network moves points by as much as int8 does, so what is held to figures after rounding is a network that finds
 something: its points follow the colours of an image.
@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and the frameworks start threads, here and in subprocesses
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ["OMP_NUM_THREADS"])
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # TensorFlow's C++ tells stderr about the processor
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # otherwise TensorFlow's C++ code writes about the processor to stderr
 sys.modules.setdefault("triton", None)  # torchvision imports it; its LLVM, loaded after TensorFlow's, ends the process
 
 import cv2
@@ -79,7 +79,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
 
 @pytest.fixture(scope="session", autouse=True)
 def fault_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the command line, in this process and in those that tests start, writes faults of keylite's own."""
+    """The folder for faults of keylite, in this process and in those that tests start."""
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KEYLITE_FAULTS", str(folder))
@@ -88,7 +88,7 @@ def fault_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def no_fault(fault_folder: Path) -> Iterator[None]:
-    """A test in which keylite ends by its own fault fails, whatever else it looks at."""
+    """Fail every test in which keylite ended because of a fault in keylite."""
     yield
     if faults := sorted(fault_folder.iterdir()):
         said = [path.read_text(encoding="utf-8") for path in faults]
@@ -99,7 +99,7 @@ def no_fault(fault_folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def undrawn() -> Iterator[None]:
-    """Runs leave an empty curves.png: drawing it takes longer than an epoch of a test. tests/pictures/test_plots.py draws one."""
+    """Write an empty curves.png in runs, because drawing takes longer than a test's epoch. test_plots.py draws one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "keylite.training.folder.plot_history", lambda history, mean_shape_nme, path: path.write_bytes(b"")
@@ -114,7 +114,7 @@ TINY = Lite(
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny() -> Iterator[None]:
-    """Backbone `tiny` in both frameworks, for tests that ask how a network is trained or written, not which it is."""
+    """Add the backbone `tiny` to both frameworks, for tests that need any network, not a certain one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LITE, "tiny", TINY)
         with contextlib.suppress(ImportError):
@@ -130,7 +130,7 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_for_lite0(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What asks for lite0 gets `tiny`: in this process, and no file that other tests share may be made in it."""
+    """Replace lite0 by `tiny` in this process; a test with it must not make files that other tests share."""
     monkeypatch.setitem(LITE, "lite0", TINY)
     with contextlib.suppress(ImportError):
         from timm.models import _registry
@@ -141,7 +141,7 @@ def tiny_for_lite0(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def quick_graphs() -> Iterator[None]:
-    """Without TensorFlow's rewriting of graphs, which takes seconds a graph."""
+    """Switch off TensorFlow's rewriting of graphs, which takes seconds per graph."""
     tf = pytest.importorskip("tensorflow", reason="needs keylite[tensorflow]")
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
@@ -150,7 +150,7 @@ def quick_graphs() -> Iterator[None]:
 
 @pytest.fixture
 def told_steps() -> Iterator[dict[str, tuple[int, int | None]]]:
-    """(done, of how many) by step, of all that the library tells in this test."""
+    """All progress that the library reports in this test: by step, pairs (done, of how many)."""
     from keylite.runtime.progress import shown_by
 
     told: dict[str, tuple[int, int | None]] = {}
@@ -192,11 +192,11 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
     return path_of
 
 
-LAST = {Regression: "points", Rle: "points", Simcc: "bins", Heatmap: "maps"}  # layer of a head
+LAST = {Regression: "points", Rle: "points", Simcc: "bins", Heatmap: "maps"}  # the last layer of each head
 
 
 def write_random_model(path: Path, spec: ModelSpec) -> Path:
-    """A `.safetensors` model file of random weights whose normalisation statistics fit, so that points move."""
+    """A `.safetensors` model file with random weights and fitting normalisation statistics, so that points vary."""
     torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
     from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, save_model
 
@@ -282,7 +282,7 @@ def heatmap_litert_file(heatmap_file: Path, once: Callable) -> Path:
 
 @pytest.fixture(scope="session")
 def certified_random(request: pytest.FixtureRequest, once: Callable) -> Callable[[str, str], Path]:
-    """A function: (format, fixture of a model file) -> what `keylite.export` makes of it in fp32, each once."""
+    """A function: (format, fixture of a model file) -> its fp32 export, each made once."""
 
     def export(to: str, name: str) -> Path:
         model = request.getfixturevalue(name)
@@ -295,7 +295,7 @@ def certified_random(request: pytest.FixtureRequest, once: Callable) -> Callable
 
 
 def exported_litert(model: Path, path: Path) -> Path:
-    """A LiteRT export in fp32; it costs seconds."""
+    """Make a LiteRT export in fp32, which takes seconds."""
     for package in ("tensorflow", "ai_edge_litert"):
         pytest.importorskip(package, reason="needs keylite[tensorflow-cpu]")
     from keylite.runtime.modelfile import read_spec
@@ -305,7 +305,7 @@ def exported_litert(model: Path, path: Path) -> Path:
     return path
 
 
-# ---- a network whose points mean something
+# ---- a network that finds points
 
 COLOUR_TO_POINT = np.random.default_rng(5).uniform(-1, 1, (3, 8))
 SUFFIXES = {"onnx": "onnx", "litert": "tflite"}
@@ -321,18 +321,18 @@ def colour_images(count: int, seed: int) -> np.ndarray:
 
 
 def colour_points(images: np.ndarray) -> np.ndarray:
-    """The points that are right for them, unit (count, 4, 2): a linear function of the mean colour."""
+    """The true points of such patches, unit (count, 4, 2): a linear function of the mean colour."""
     return (0.5 + (images.mean((1, 2)) / 255 - 0.5) @ COLOUR_TO_POINT).reshape(-1, 4, 2)
 
 
 def half_points(images: np.ndarray) -> np.ndarray:
-    """Points whose x is what `colour_points` says of the left half, and whose y is its x of the right half."""
+    """Points whose x is that of `colour_points` for the left half, and whose y is its x for the right half."""
     return np.stack([colour_points(half)[..., 0] for half in np.split(images, 2, axis=2)], axis=2)
 
 
 @pytest.fixture(scope="session")
 def make_colours() -> Callable[..., Dataset]:
-    """A function: a data set of so many patches of colour, each an object of its own group."""
+    """A function: number -> a data set of that many patches of colour, each an object in a group of its own."""
 
     def make(count: int, seed: int, name: str = "colours", points: Callable = colour_points) -> Dataset:
         images = colour_images(count, seed)
@@ -365,7 +365,7 @@ def carry_colours(network) -> None:
 
 
 def carried_features(network, spec: ModelSpec, layer, images: np.ndarray) -> np.ndarray:
-    """What `layer` is given for images, once the network carries their colours."""
+    """The inputs of `layer` for images, after the network passes on their colours."""
     import torch
 
     from keylite.pytorch.model import PixelModel
@@ -381,7 +381,7 @@ def carried_features(network, spec: ModelSpec, layer, images: np.ndarray) -> np.
 
 
 def fitted(features: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(weights, offsets) of a linear function from features (N, F) to what is wanted (N, P), nearly."""
+    """(weights, offsets) of the best linear function from features (N, F) to targets (N, P)."""
     middle, features = features.mean(axis=0), features - features.mean(axis=0)
     alike = features @ features.T
     alike += 0.1 * np.trace(alike) / len(alike) * np.eye(len(alike))
@@ -457,7 +457,7 @@ def finder_file(make_finder: Callable[[str], Path]) -> Path:
 def exported_finder(
     make_finder: Callable[[str], Path], make_colours: Callable[..., Dataset], once: Callable
 ) -> Callable[..., Path]:
-    """A function: (format, precision, head) -> what `keylite.export` makes of a finder, each once, certificate beside."""
+    """A function: (format, precision, head) -> the export of a finder, each made once, with its certificate."""
 
     def export(to: str, precision: str, head: str = "regression") -> Path:
         model, data = make_finder(head), make_colours(32, 9, points=FINDERS[head][1])
@@ -470,20 +470,20 @@ def exported_finder(
 
 
 def certified(model: Path, data: Dataset, path: Path, *, to: str, **options: object) -> Path:
-    """What `keylite.export` makes of a model file, all but its time."""
+    """Export a model file without measuring its time."""
     for package in {"onnx": ("onnx", "onnxscript"), "litert": ("tensorflow", "ai_edge_litert")}[to]:
         pytest.importorskip(package, reason=f"needs what makes {to}")
     import keylite
     from keylite.exporting import export as exports
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exports, "_reference", lambda *_: None)  # the parent's ONNX again, each time
+        patch.setattr(exports, "_reference", lambda *_: None)  # it would make the parent's ONNX each time
         keylite.export(model, data, path, to=to, **options)
     return path
 
 
 def exported(model: Path, path: Path) -> Path:
-    """An ONNX export; it costs seconds."""
+    """Make an ONNX export, which takes seconds."""
     pytest.importorskip("onnxscript", reason="needs keylite[pytorch]")
     from keylite.pytorch.exporting import export
     from keylite.runtime.modelfile import read_spec
@@ -494,7 +494,7 @@ def exported(model: Path, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def crops() -> np.ndarray:
-    """Seven crops, uint8 (7, 64, 64, 3), unlike each other."""
+    """Seven different crops, uint8 (7, 64, 64, 3)."""
     return np.random.default_rng(1).integers(0, 256, (7, 64, 64, 3), np.uint8)
 
 

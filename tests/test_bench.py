@@ -96,7 +96,7 @@ def test_the_pipeline_is_measured(monkeypatch: pytest.MonkeyPatch):
     facts, told = measured(pipeline, "--rounds 1 --images 2 --scenes 2 --boxes 48 512 --size 64")
     whole, small, large = facts["cases"]
     assert (whole["averaged"], small["averaged"], large["averaged"]) == (2, 1, 8)  # 192, 60 and 640 px to 64
-    assert "grown by 25%, 32 a round; cached, keylite averages them by 8:" in told
+    assert "grown by 25%, 32 per round; the cache keeps them averaged by 8:" in told
     assert told.count("| keylite, default augmentation, cached |") == 3
     chances = (
         "brightness 0.3, contrast 0.3, saturation 0.2, hue 0.2, grey 0.2, blur 0.2, noise 0.2, jpeg 0.2, occlude 0.2"
@@ -159,7 +159,7 @@ def test_the_predictor_is_measured(onnx_file: Path):
     facts, told = measured(predictor, flags)
     assert list(facts["streams"]) == ["1"]
     assert list(facts["memory"]) == ["100", "3"]
-    assert f"64 px a round, {onnx_file.name}, 1 thread(s)" in told
+    assert f"64 px per round, {onnx_file.name}, 1 thread(s)" in told
     assert "MB over 3 images" in told
 
 
@@ -336,7 +336,7 @@ def test_the_page_says_how_busy_the_machine_was(parts: dict[str, Any]):
     assert bench.BUSY not in bench.page(parts).replace("\n", " ")
     parts["startup"]["load"]["first"] = 3.0
     told = bench.page(parts).replace("\n", " ")
-    assert "measured: 0.2 and 3.0, on" in told
+    assert "measured: 0.2 and 3.0." in told
     assert bench.BUSY in told
 
 

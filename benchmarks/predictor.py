@@ -84,7 +84,7 @@ def predict_memory(model: Path, files: list[Path], images: int, folder: Path) ->
     """The most memory that `keylite predict --format jsonl` holds over so many images, 10^6 bytes."""
     listing = folder / "images.txt"
     listing.write_text("".join(f"{files[number % len(files)]}\n" for number in range(images)))
-    asked = [model, listing, "--threads", "1", "--format", "jsonl", "--json", folder / "points.jsonl"]
+    asked = [model, listing, "--threads", "1", "--format", "jsonl", "--out", folder / "points.jsonl"]
     done = subprocess.run([sys.executable, "-c", PEAK, *map(str, asked)], capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 

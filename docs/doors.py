@@ -40,7 +40,7 @@ DOORS = {
         {
             "flips": "`flip_report(predictor, data, mirror)`",
             "reliability": "`report.confidence` holds the figures",
-            "json": "`report.to_json()`",
+            "out": "`report.to_json()`",
             "worst": "`draw_worst(..., count)`",
             "draw": "`draw_worst(data, predictions, errors, count, folder)`",
         },
@@ -53,7 +53,7 @@ DOORS = {
             "boxes": "`predictor(image, boxes)`",
             "skip_bad": "`predictor.stream(images, on_bad=)`, `predict_on_ray(skip_bad=)`",
             "INPUTS": "`Predictor(model)(image)`, or `.stream(images)`",
-            "json": "`points.to_dict()`",
+            "out": "`points.to_dict()`, `predict_on_ray(out=)`",
             "draw": "`points.plot(image)`",
             "ray": "`predict_on_ray(..., address=)`",
         },
@@ -64,7 +64,7 @@ DOORS = {
             "data": "`evaluate(model, data)`",
             "normalize": "`evaluate(normalize=)`",
             "plot": "the figures are in what `benchmark` and `evaluate` give",
-            "json": "what `benchmark` gives holds plain values",
+            "out": "what `benchmark` gives holds plain values",
         },
     ),
     "info": Door(("read_spec",), {"MODEL": "`read_spec(path)`", "json": "`read_spec` gives a typed value"}),
@@ -78,8 +78,12 @@ def flags(verb: str) -> dict[str, bool]:
     handler = getattr(importlib.import_module(f"keylite.cli.{verb}"), verb)
     found = {}
     for name, parameter in inspect.signature(handler).parameters.items():
-        if name not in ("reading", "flags"):
-            plain = name.removesuffix("_path").removesuffix("_output").removesuffix("_")
+        if name in ("reading", "flags"):  # these have tables of their own
+            continue
+        if dataclasses.is_dataclass(parameter.default):  # several flags
+            found |= dict.fromkeys((field.name for field in dataclasses.fields(parameter.default)), False)
+        else:
+            plain = name.removesuffix("_output").removesuffix("_")
             found[plain] = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
     return found
 

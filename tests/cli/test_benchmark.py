@@ -23,7 +23,7 @@ exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keyli
 def test_a_benchmark_with_data_sets_accuracy_beside_time(capsys, exported, trained, gauge_files, tmp_path):
     labels, out = gauge_files / "test/labels.json", tmp_path / "bench.json"
     models = [exported, trained / "model.safetensors"]
-    code, shown, _ = run(capsys, "benchmark", *models, "--runs", 3, "--data", labels, "--json", out)
+    code, shown, _ = run(capsys, "benchmark", *models, "--runs", 3, "--data", labels, "--out", out)
     assert code == 0
     result = json.loads(out.read_text())
     want = keylite.evaluate(exported, keylite.read_dataset(labels)).nme.mean
@@ -58,7 +58,7 @@ BAD_BENCHMARKS = {
     "two runs": (["MODEL", "--runs", 2], "at least 3"),
     "a plot of nothing": (["MODEL", "--plot", "p.png"], "--data"),
     "a divisor of nothing": (["MODEL", "--normalize", "box_side"], "--data"),
-    "a folder that is a file": (["MODEL", "--json", "MODEL/b.json"], "MODEL is a file"),
+    "a folder that is a file": (["MODEL", "--out", "MODEL/b.json"], "MODEL is a file"),
     "a file twice": (["MODEL", "MODEL"], "named twice"),
 }
 

@@ -35,7 +35,7 @@ def test_jitter_and_boxes_from_a_file_change_the_figures(capsys, exported, gauge
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     figures = []
     for extra in ([], ["--jitter-box", "0.1", "--seed", "0"], ["--boxes", tmp_path / "boxes.json"]):
-        assert run(capsys, "evaluate", exported, "--data", labels, "--json", tmp_path / "r.json", *extra)[0] == 0
+        assert run(capsys, "evaluate", exported, "--data", labels, "--out", tmp_path / "r.json", *extra)[0] == 0
         report = json.loads((tmp_path / "r.json").read_text())
         figures.append((report["pixel_error"]["mean"], report["boxes"]))
     assert len({mean for mean, _ in figures}) == 3
@@ -45,7 +45,7 @@ def test_jitter_and_boxes_from_a_file_change_the_figures(capsys, exported, gauge
 def test_a_child_is_held_to_its_parent_again(capsys, exported_finder, finder_file, colour_files, tmp_path):
     child, labels = exported_finder("litert", "int8"), colour_files / "val/labels.json"
     command = ["evaluate", child, "--parent", finder_file, "--data", labels]
-    code, said, err = run(capsys, *command, "--budget", 9, "--json", tmp_path / "c.json")
+    code, said, err = run(capsys, *command, "--budget", 9, "--out", tmp_path / "c.json")
     assert code == 0, err
     certificate = json.loads((tmp_path / "c.json").read_text())
     assert certificate["count"] == 20 and certificate["within_budget"] is True
@@ -91,7 +91,7 @@ def test_budgets_without_a_parent_are_refused(capsys, finder_file, colour_files)
 
 
 def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, colour_files, tmp_path, monkeypatch):
-    told = ["evaluate", finder_file, "--data", colour_files / "val/labels.json", "--json", tmp_path / "r.json"]
+    told = ["evaluate", finder_file, "--data", colour_files / "val/labels.json", "--out", tmp_path / "r.json"]
     with monkeypatch.context() as patch:
         patch.setattr("keylite.cli.shared.Reading.dataset", lambda *_: pytest.fail("images were read"))
         for more, words in (

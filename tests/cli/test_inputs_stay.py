@@ -22,12 +22,12 @@ from keylite.runtime.modelfile import read_spec
 CHOICES = ["--pretrained", "none", "--mirror", "off", "--epochs", "1"]
 PRETRAINED = ["--pretrained", "RUN/model.safetensors"]
 OVER = {  # arguments: what the line names
-    "the report over the labels": (["evaluate", "MODEL", "--data", "LABELS", "--json", "LABELS"], "file of data"),
-    "the report over a picture": (["evaluate", "MODEL", "--data", "LABELS", "--json", "PICTURE"], "image_000000.png"),
-    "points over the picture": (["predict", "MODEL", "PICTURE", "--json", "PICTURE"], "image_000000.png"),
-    "points over the boxes": (["predict", "MODEL", "PICTURE", "--boxes", "BOXES", "--json", "BOXES"], "file of boxes"),
-    "points over the list": (["predict", "MODEL", "LIST", "--json", "LIST"], "list.txt"),
-    "points over the model": (["predict", "MODEL", "PICTURE", "--json", "MODEL"], "file of model"),
+    "the report over the labels": (["evaluate", "MODEL", "--data", "LABELS", "--out", "LABELS"], "file of data"),
+    "the report over a picture": (["evaluate", "MODEL", "--data", "LABELS", "--out", "PICTURE"], "image_000000.png"),
+    "points over the picture": (["predict", "MODEL", "PICTURE", "--out", "PICTURE"], "image_000000.png"),
+    "points over the boxes": (["predict", "MODEL", "PICTURE", "--boxes", "BOXES", "--out", "BOXES"], "file of boxes"),
+    "points over the list": (["predict", "MODEL", "LIST", "--out", "LIST"], "list.txt"),
+    "points over the model": (["predict", "MODEL", "PICTURE", "--out", "MODEL"], "file of model"),
     "a chart over a picture": (
         ["benchmark", "MODEL", "--image", "PICTURE", "--plot", "PICTURE", "--data", "LABELS"],
         "image_000000.png",

@@ -32,7 +32,7 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
     for name in ("model.safetensors", "model.onnx"):
         path = trained / name
         code, out, _ = run(
-            capsys, "evaluate", path, "--data", labels, "--json", tmp_path / f"{name}.json", "--worst", 3,
+            capsys, "evaluate", path, "--data", labels, "--out", tmp_path / f"{name}.json", "--worst", 3,
             "--draw", tmp_path / "worst",
         )  # fmt: skip
         assert code == 0
@@ -57,7 +57,7 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
         picture,
         "--boxes",
         boxes,
-        "--json",
+        "--out",
         tmp_path / "points.json",
         "--draw",
         tmp_path / "out",
@@ -70,9 +70,9 @@ def test_the_main_road(capsys, trained, exported, gauge_files, tmp_path):
     drawn, taken = (cv2.imread(str(path)) for path in (tmp_path / "out" / f"{picture.stem}_points.jpg", picture))
     assert drawn.shape[0] > taken.shape[0]  # the legend is below
 
-    code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
+    code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--out", "-")
     assert len(json.loads(out)["images"]) == 6
-    code, out, _ = run(capsys, "predict", model, picture, "--format", "coco", "--json", "-")
+    code, out, _ = run(capsys, "predict", model, picture, "--format", "coco", "--out", "-")
     whole = json.loads(out)["annotations"][0]
     corner = keylite.Predictor(model)(picture).xy[0]
     np.testing.assert_allclose(np.reshape(whole["keypoints"], (4, 3))[:, :2], corner - 0.5, atol=1e-6)
@@ -106,13 +106,13 @@ def test_sigma_goes_from_training_to_prediction(capsys, scored, gauge_files, tmp
         fitted = read_spec(scored / f"{name}.safetensors").confidence
         assert (fitted.count, len(fitted.levels)) == (25, 4)
     picture = sorted((gauge_files / "fifty").glob("*.png"))[0]
-    code, _, _ = run(capsys, "predict", model, picture, "--json", tmp_path / "points.json")
+    code, _, _ = run(capsys, "predict", model, picture, "--out", tmp_path / "points.json")
     assert code == 0
     (found,) = json.loads((tmp_path / "points.json").read_text())["images"][str(picture)]
     assert all(0 < sigma < 64 for sigma in found["sigma"])
 
     code, out, _ = run(
-        capsys, "evaluate", model, "--data", labels, "--json", tmp_path / "report.json",
+        capsys, "evaluate", model, "--data", labels, "--out", tmp_path / "report.json",
         "--reliability", tmp_path / "reliability.png",
     )  # fmt: skip
     assert code == 0
@@ -154,7 +154,7 @@ def test_larger_images_are_refused_by_every_verb_that_readslabels_with(verb, cap
     labels, out = gauge_files / "test/labels.json", tmp_path / "out"
     verbs = {
         "train": ["train", "--val", labels, "--out", out, *quick()],
-        "evaluate": ["evaluate", trained / "model.safetensors", "--json", out],
+        "evaluate": ["evaluate", trained / "model.safetensors", "--out", out],
         "export": ["export", trained / "model.safetensors", "--out", out],
     }
     line = refused(capsys, *verbs[verb], "--data", labels, "--max-megapixels", "0.009")
@@ -167,7 +167,7 @@ def test_the_limit_of_megapixels_also_holds_where_images_are_read_again(capsys, 
     labels = gauge_files / "test/labels.json"
     model, report = trained / "model.safetensors", tmp_path / "r.json"
     code, _, err = run(
-        capsys, "evaluate", model, "--data", labels, "--max-megapixels", "0.0093", "--json", report, "--draw", tmp_path
+        capsys, "evaluate", model, "--data", labels, "--max-megapixels", "0.0093", "--out", report, "--draw", tmp_path
     )
     assert code == 0, err
     assert json.loads(report.read_text())["count"] == 6
@@ -178,7 +178,7 @@ def test_the_pixel_origin_shifts_labels_by_half_a_pixel(capsys, trained, gauge_f
     for origin in ("index", "corner"):
         code, _, err = run(
             capsys, "evaluate", trained / "model.safetensors", "--data", gauge_files / "test/labels.json",
-            "--pixel-origin", origin, "--json", tmp_path / f"{origin}.json",
+            "--pixel-origin", origin, "--out", tmp_path / f"{origin}.json",
         )  # fmt: skip
         assert code == 0, err
         report = json.loads((tmp_path / f"{origin}.json").read_text())
@@ -269,7 +269,7 @@ def test_the_main_road_with_tensorflow(tensorflow, capsys, trained_tiny, gauge_f
     reports = {}
     for engine, name in (("tensorflow", "model.safetensors"), ("pytorch", "model.safetensors"), ("onnx", "model.onnx")):
         code, _, err = run(
-            capsys, "evaluate", out / name, "--data", labels, "--engine", engine, "--json", tmp_path / f"{engine}.json"
+            capsys, "evaluate", out / name, "--data", labels, "--engine", engine, "--out", tmp_path / f"{engine}.json"
         )
         assert code == 0, err
         reports[engine] = json.loads((tmp_path / f"{engine}.json").read_text())
@@ -281,7 +281,7 @@ def test_the_main_road_with_tensorflow(tensorflow, capsys, trained_tiny, gauge_f
         assert found.keys() == wanted.keys()
         far = max(abs(found[name] - value) for name, value in wanted.items())
         assert far < 1e-3, (engine, far)  # most of them px
-    code, _, err = run(capsys, "evaluate", out / "model.safetensors", "--data", labels, "--json", tmp_path / "own.json")
+    code, _, err = run(capsys, "evaluate", out / "model.safetensors", "--data", labels, "--out", tmp_path / "own.json")
     assert (
         json.loads((tmp_path / "own.json").read_text()) == reports["tensorflow"]
     )  # what made the file, to the last digit
@@ -297,7 +297,7 @@ def test_a_file_without_a_description_takes_one_apart(capsys, exported_finder, c
     apart.write_text(said)
     found = []
     for model, more in ((whole, []), (bare, ["--spec", apart])):
-        code, said, err = run(capsys, "predict", model, pictures, "--json", "-", *more)
+        code, said, err = run(capsys, "predict", model, pictures, "--out", "-", *more)
         assert code == 0, err
         found.append(json.loads(said)["images"])
         code, said, err = run(capsys, "evaluate", model, "--data", labels, *more)

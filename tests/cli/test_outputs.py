@@ -30,7 +30,7 @@ def test_a_device_gets_the_points_and_stays(onnx_file, picture, keylite_command,
     except OSError as error:
         pytest.skip(f"no devices can be made here: {error}")
     for format in ("keylite", "jsonl"):
-        assert keylite_command("predict", onnx_file, picture, "--json", null, "--format", format).code == 0
+        assert keylite_command("predict", onnx_file, picture, "--out", null, "--format", format).code == 0
     assert stat.S_ISCHR(null.stat().st_mode)
     assert names(tmp_path) == ["null1"]
 
@@ -38,7 +38,7 @@ def test_a_device_gets_the_points_and_stays(onnx_file, picture, keylite_command,
 def test_a_link_is_followed(onnx_file, picture, keylite_command, tmp_path):
     (tmp_path / "target.json").write_text("old")
     (tmp_path / "link.json").symlink_to("target.json")
-    assert keylite_command("predict", onnx_file, picture, "--json", tmp_path / "link.json").code == 0
+    assert keylite_command("predict", onnx_file, picture, "--out", tmp_path / "link.json").code == 0
     assert (tmp_path / "link.json").is_symlink()
     assert str(picture) in json.loads((tmp_path / "target.json").read_text())["images"]
 
@@ -51,36 +51,36 @@ def test_standard_output_by_its_name_gets_the_points_alone(place, format, onnx_f
     command = [sys.executable, "-m", "keylite", "predict", str(onnx_file), str(picture), "--format", format]
     with open(tmp_path / "out", "wb") as out:
         for stdout in (subprocess.PIPE, out):
-            ended = subprocess.run([*command, "--json", place], stdout=stdout, stderr=subprocess.PIPE)
+            ended = subprocess.run([*command, "--out", place], stdout=stdout, stderr=subprocess.PIPE)
             assert ended.returncode == 0, ended.stderr
             said = (tmp_path / "out").read_bytes() if ended.stdout is None else ended.stdout
             assert json.loads(said)["model"] == onnx_file.name
 
 
 REFUSALS = {  # flags of a verb, and what is said before the model is opened
-    "predict": ("predict MODEL PHOTO --json FOLDER", "json: expected the name of a file, got the folder "),
+    "predict": ("predict MODEL PHOTO --out FOLDER", "out: expected the name of a file, got the folder "),
     "predict, its model": (
-        "predict MODEL PHOTO --json MODEL",
+        "predict MODEL PHOTO --out MODEL",
         "is the file of model, too; give each a file of its own",
     ),
-    "predict, its photo": ("predict MODEL PHOTO --json PHOTO", ", too; give each a file of its own"),
+    "predict, its photo": ("predict MODEL PHOTO --out PHOTO", ", too; give each a file of its own"),
     "predict, a folder and a file": (
-        "predict MODEL PHOTO --json NEW --draw NEW",
+        "predict MODEL PHOTO --out NEW --draw NEW",
         "draw: expected a folder, but NEW is or lies in the file of",
     ),
     "predict, a drawing": (
-        "predict MODEL PHOTO --json NEW/STEM_points.jpg --draw NEW",
-        "json: NEW/STEM_points.jpg is where PHOTO is to be drawn; name another file",
+        "predict MODEL PHOTO --out NEW/STEM_points.jpg --draw NEW",
+        "out: NEW/STEM_points.jpg is where PHOTO is to be drawn; name another file",
     ),
-    "evaluate": ("evaluate MODEL --data LABELS --json FOLDER", "json: expected the name of a file, got the folder"),
-    "evaluate, below a file": ("evaluate MODEL --data LABELS --json MODEL/a", "cannot write to this folder"),
-    "evaluate, its labels": ("evaluate MODEL --data LABELS --json LABELS", "is the file of data, too"),
+    "evaluate": ("evaluate MODEL --data LABELS --out FOLDER", "out: expected the name of a file, got the folder"),
+    "evaluate, below a file": ("evaluate MODEL --data LABELS --out MODEL/a", "cannot write to this folder"),
+    "evaluate, its labels": ("evaluate MODEL --data LABELS --out LABELS", "is the file of data, too"),
     "evaluate, pictures": ("evaluate MODEL --data LABELS --draw MODEL/a", "cannot write to this folder"),
     "evaluate, a folder and a file": (
-        "evaluate MODEL --data LABELS --json NEW --draw NEW/a",
+        "evaluate MODEL --data LABELS --out NEW --draw NEW/a",
         "draw: expected a folder, but NEW/a is or lies in the file of json; name another",
     ),
-    "benchmark": ("benchmark MODEL --data LABELS --json NEW --plot NEW", "plot: NEW is the file of json, too"),
+    "benchmark": ("benchmark MODEL --data LABELS --out NEW --plot NEW", "plot: NEW is the file of out, too"),
     "export": ("export PARENT --data LABELS --out PARENT", "out: expected a name that ends in .onnx"),
     "export, a folder": (
         "export PARENT --data LABELS --out FOLDER",
@@ -195,7 +195,7 @@ main()
 def test_a_prediction_on_a_full_disk_leaves_the_old_file(format, onnx_file, photos, tmp_path):
     (tmp_path / "points").write_text("old")
     command = [sys.executable, "-c", LIMITED, "100", "predict", str(onnx_file), str(photos), "--format", format]
-    command += ["--json", str(tmp_path / "points"), "--draw", str(tmp_path / "drawn")]
+    command += ["--out", str(tmp_path / "points"), "--draw", str(tmp_path / "drawn")]
     ended = subprocess.run(command, capture_output=True, text=True)
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("keylite: ")]
     assert ended.returncode == 2
@@ -255,7 +255,7 @@ def test_names_of_another_encoding_go_through_every_file(onnx_file, model_file, 
     labels = odd / "labels.json"
     for model in files.values():
         for command in (("predict", model, odd), ("info", model), ("evaluate", model, "--data", labels)):
-            flags = () if command[0] == "info" else ("--json", odd / "out.json")
+            flags = () if command[0] == "info" else ("--out", odd / "out.json")
             ended = keylite_command(*command, *flags)
             assert ended.code == 0, ended
     assert (

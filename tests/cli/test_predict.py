@@ -26,10 +26,10 @@ def test_a_folder_of_drawings_may_be_a_link_to_itself_until_it_is_written_to(tmp
 
 BAD_PREDICTIONS = {
     "format": (["--format", "yaml"], '"keylite", "coco", "jsonl"'),
-    "a folder that cannot be made": (["--json", "FILE/p.json"], "cannot write to this folder"),
+    "a folder that cannot be made": (["--out", "FILE/p.json"], "cannot write to this folder"),
     "a folder of drawings that cannot be made": (["--draw", "FILE/drawn"], "cannot write to this folder"),
-    "a flag for a file": (["--json", "--draw", "out"], "expected a file name or -, got --draw"),
-    "no file": (["--json"], "--json requires an argument"),
+    "a flag for a file": (["--out", "--draw", "out"], "expected a file name or -, got --draw"),
+    "no file": (["--out"], "--out requires an argument"),
     "engine": (["--engine", "tpu"], "tpu"),
     "threads": (["--threads", "0"], "threads: expected 1 to 4096, got 0"),
 }
@@ -61,7 +61,7 @@ def test_prediction_of_bad_images_names_them_all(form, capsys, exported, spoilt,
     """And nothing is written, on standard output neither."""
     asked = ["predict", exported, spoilt, "--format", form]
     before = sorted(tmp_path.iterdir())
-    out = ["--json", tmp_path / "new" / FORMATS[form], "--draw", tmp_path / "deep" / "drawn"]
+    out = ["--out", tmp_path / "new" / FORMATS[form], "--draw", tmp_path / "deep" / "drawn"]
     for flags in (out, []):
         line = refused(capsys, *asked, *flags)
         assert "3 of 9 images cannot be used" in line
@@ -106,7 +106,7 @@ def test_lines_are_the_same_points(capsys, exported, gauge_files, tmp_path):
         for name, objects in whole["images"].items()
     ]
     assert [len(line["objects"]) for line in wanted] == list(range(6))
-    asked = ["predict", exported, listing, "--boxes", boxes, "--format", "jsonl", "--json"]
+    asked = ["predict", exported, listing, "--boxes", boxes, "--format", "jsonl", "--out"]
     for flags in (["-"], ["-", "--skip-bad"]):
         code, out, _ = run(capsys, *asked, *flags)
         assert code == 0
@@ -168,7 +168,7 @@ def test_a_picture_given_twice_has_its_points_once_in_json_and_a_line_each_time(
     picture = sorted((gauge_files / "test").glob("*.png"))[0]
     for form, count in (("keylite", 1), ("jsonl", 2)):
         out = tmp_path / form
-        code, said, err = run(capsys, "predict", onnx_file, picture, picture, "--format", form, "--json", out)
+        code, said, err = run(capsys, "predict", onnx_file, picture, picture, "--format", form, "--out", out)
         assert code == 0, err
         assert said.startswith("1 object in 1 image: " if count == 1 else "2 objects in 2 images: ")
         text = out.read_text()

@@ -153,14 +153,14 @@ def test_a_terminal_that_draws_nothing_sees_lines_alone(kind: str):
 def test_a_command_on_a_terminal_keeps_bars_out_of_its_output(onnx_file, tmp_path: Path):
     labels = write_dataset(keylite.gauges(3, size=64), tmp_path)
     command = [sys.executable, "-m", "keylite", "predict", str(onnx_file), str(labels.parent)]
-    out, _ = on_a_terminal(*command, "--json", str(tmp_path / "points.json"))
+    out, _ = on_a_terminal(*command, "--out", str(tmp_path / "points.json"))
     assert "3 objects in 3 images" in out
     assert "\x1b" not in out
 
 
 def test_without_a_terminal_there_are_no_control_characters(onnx_file, tmp_path: Path):
     labels = write_dataset(keylite.gauges(3, size=64), tmp_path)
-    command = [sys.executable, "-m", "keylite", "predict", str(onnx_file), str(labels.parent), "--json", "-"]
+    command = [sys.executable, "-m", "keylite", "predict", str(onnx_file), str(labels.parent), "--out", "-"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.stderr.replace("\n", "").isprintable()
 

@@ -53,8 +53,8 @@ class Copies:
 EXPORT = "export MODEL --data PHOTOS/labels.json"
 VERBS = {
     "info": "info MODEL --json",
-    "predict a picture": "predict MODEL PHOTOS/image_000000.png --json -",
-    "predict a folder": "predict MODEL PHOTOS --json -",
+    "predict a picture": "predict MODEL PHOTOS/image_000000.png --out -",
+    "predict a folder": "predict MODEL PHOTOS --out -",
     "evaluate": "evaluate MODEL --data PHOTOS/labels.json",
     "evaluate, as a parent": "evaluate CHILD --parent MODEL --data PHOTOS/labels.json --budget 1e6",
     "benchmark": "benchmark MODEL --runs 3",

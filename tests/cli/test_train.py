@@ -327,7 +327,7 @@ def test_another_head_from_a_regression_model(head, size, capsys, trained_tiny, 
     assert "backbone alone, its head is another" in err
     code, out, _ = run(capsys, "info", model)
     assert f"{head} head" in out
-    code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--json", "-")
+    code, out, _ = run(capsys, "predict", model, gauge_files / "test", "--out", "-")
     (points, *_) = json.loads(out)["images"].values()
     assert all(0 < score < 1 for score in points[0]["score"])
 

@@ -158,10 +158,8 @@ def flags(rng: random.Random, seeds: Path, folder: Path) -> Case:
         given = [flag] if rng.random() < 0.1 else [flag, value_for(rng, flag, seeds)]
         if rng.random() < 0.6:
             given = usual_value(rng, flag, seeds) or given
-        if flag in ("--out", "--draw", "--json", "--golden", "--plot", "--reliability"):  # where files would be written
+        if flag in ("--out", "--draw", "--golden", "--plot", "--reliability"):  # where files would be written
             given = [flag, rng.choice(("out.json", "there", "there/", "", "-", "file/inside", "x" * 300, "a\nb"))]
-            if (verb, flag) == ("info", "--json"):
-                given = [flag]
             may_write = (
                 *may_write,
                 "out.json",

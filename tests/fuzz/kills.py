@@ -53,7 +53,7 @@ def scenes(seeds: Path) -> dict[str, Scene]:
     small = ["--head", "regression", "--hidden", "16", "--mirror", "off"]
     pytorch = ["train", *TRAINING, *small, "--backbone", BACKBONE, *data, "--out", "out"]
     tensorflow = ["train", *TRAINING, *small, "--framework", "tensorflow", *data, "--out", "out"]
-    predict = ["predict", str(models / "whole.onnx"), *pictures, "--json", "out/points.json"]
+    predict = ["predict", str(models / "whole.onnx"), *pictures, "--out", "out/points.json"]
     export = ["export", *data, "--budget", "1000"]
     return {
         "train, PyTorch": Scene(pytorch, ("--resume",), torch),

@@ -106,7 +106,7 @@ def labels(rng: random.Random, seeds: Path, folder: Path) -> Case:
     flags = reading(rng, images)
     if rng.random() < 0.6:
         model = str(seeds / "models" / ("model.onnx" if box else "whole.onnx"))
-        flags += ["--json", "report.json"] * (rng.random() < 0.3) + ["--draw", "worst"] * (rng.random() < 0.05)
+        flags += ["--out", "report.json"] * (rng.random() < 0.3) + ["--draw", "worst"] * (rng.random() < 0.05)
         flags += ["--flips"] * (rng.random() < 0.1)
         if box and rng.random() < 0.1:
             flags += ["--sigmas", "0.1,0.1,0.1,0.1"]
@@ -135,7 +135,7 @@ def boxes(rng: random.Random, seeds: Path, folder: Path) -> Case:
             "predict",
             model,
             *(str(images / f"gauge_{i}.png") for i in range(rng.choice((1, 6)))),
-            "--json",
+            "--out",
             "out.json",
         ]
     usual = [*command, "--boxes", str(images / "boxes.json")]
@@ -205,8 +205,6 @@ def lists(rng: random.Random, seeds: Path, folder: Path) -> Case:
     if rng.random() < 0.3:
         damaged += b"\n" + rng.choice(TEXTS).encode("utf-8", "surrogatepass")
     (folder / "list.txt").write_bytes(damaged)
-    usual = ["predict", model, *(str(images / f"gauge_{i}.png") for i in range(6)), "--json", "out.json"]
+    usual = ["predict", model, *(str(images / f"gauge_{i}.png") for i in range(6)), "--out", "out.json"]
     flags = ["--skip-bad"] * (rng.random() < 0.3) + ["--draw", "drawn"] * (rng.random() < 0.2)
-    return Case(
-        ["predict", model, "list.txt", "--json", "out.json", *flags], usual, ("out.json", "drawn"), label="list"
-    )
+    return Case(["predict", model, "list.txt", "--out", "out.json", *flags], usual, ("out.json", "drawn"), label="list")

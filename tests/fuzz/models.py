@@ -183,7 +183,7 @@ def models(rng: random.Random, seeds: Path, folder: Path) -> Case:
         start = [part if part != "none" else "{}" for part in TRAINING]
         command, usual = (["train", *(p.format(path) for p in start), *rest] for path in (name, good))
         return Case(functools.partial(dry_train, command), functools.partial(dry_train, usual), ("run",), label=label)
-    rest = [picture, "--boxes", str(images / "boxes.json"), "--threads", "1", "--json", "out.json"]
+    rest = [picture, "--boxes", str(images / "boxes.json"), "--threads", "1", "--out", "out.json"]
     return Case(["predict", name, *rest], ["predict", str(good), *rest], ("out.json",), check, label)
 
 
@@ -210,7 +210,7 @@ def specs(rng: random.Random, seeds: Path, folder: Path) -> Case:
     del model.metadata_props[:]
     (folder / "bare.onnx").write_bytes(model.SerializeToString())
     (folder / "spec.json").write_bytes(damaged_spec(rng, (models / "spec.json").read_bytes()))
-    rest = [str(images / "gauge_0.png"), "--boxes", str(images / "boxes.json"), "--json", "out.json"]
+    rest = [str(images / "gauge_0.png"), "--boxes", str(images / "boxes.json"), "--out", "out.json"]
     if rng.random() < 0.2:
         command = ["info", "bare.onnx", "--spec", "spec.json"]
     else:

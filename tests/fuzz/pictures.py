@@ -111,8 +111,8 @@ def pictures(rng: random.Random, seeds: Path, folder: Path) -> Case:
     def check(_: Outcome) -> tuple[list[str], dict[str, Any]]:
         return accepted(damaged, good, data)
 
-    flags = ["--json", "out.json"] + ["--draw", "drawn"] * (rng.random() < 0.1)
-    usual = ["predict", model, str(good), "--json", "out.json"]
+    flags = ["--out", "out.json"] + ["--draw", "drawn"] * (rng.random() < 0.1)
+    usual = ["predict", model, str(good), "--out", "out.json"]
     return Case(["predict", model, damaged.name, *flags], usual, ("out.json", "drawn"), check, f"{good.suffix[1:]}")
 
 

@@ -93,7 +93,7 @@ def all_seeds(kinds: list[str], seeds: Path) -> None:
     in_a_fork(lambda: make_seeds(seeds))
     for name in dict.fromkeys(models.FILES) if "models" in kinds else ():
         path = seeds / "models" / name
-        rest = ["--boxes", str(boxes), "--threads", "1", "--json", f"{path}.points.json"]
+        rest = ["--boxes", str(boxes), "--threads", "1", "--out", f"{path}.points.json"]
         in_a_fork(lambda path=path, rest=rest: called(["predict", str(path), str(picture), *rest]))
     for framework in ("pytorch", "tensorflow"):
         if f"{framework}_checkpoints" in kinds:

@@ -259,8 +259,9 @@ BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "no folder": (["--ray", "local"], "--ray writes shards; give a folder for them as --out"),
     "a format of one file": ([*ON, "--format", "coco"], "format: expected jsonl, parquet with --ray, got coco"),
     "a format of shards": (["--format", "parquet"], "format: expected keylite, coco, jsonl without --ray, got parquet"),
-    "a file": ([*ON, "--json", "p.json"], "--json is not for a prediction with --ray"),
-    "a folder without Ray": (["--out", "half"], "--out is not for a prediction without --ray"),
+    "drawings": ([*ON, "--draw", "drawn"], "--draw is not for a prediction with --ray"),
+    "standard output": (["--ray", "local", "--out", "-"], "--ray writes shards; give a folder for them as --out"),
+    "a folder without Ray": (["--out", "half"], "out: expected the name of a file, got the folder half"),
     "no images in a shard": (
         ["--ray", "local", "--out", "new", "--shard", "0"],
         "shard: expected a whole number of at least 1, got 0",

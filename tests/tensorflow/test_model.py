@@ -637,7 +637,7 @@ def test_the_command_line_says_it_and_writes_nothing(
 import contextlib, io
 from keylite.cli import main
 train = "train --framework tensorflow --pretrained none --data d.csv --val d.csv --out run"
-evaluate = "evaluate {regression_file} --data d.csv --engine tensorflow --json report.json"
+evaluate = "evaluate {regression_file} --data d.csv --engine tensorflow --out report.json"
 for arguments in (train, evaluate):
     said = io.StringIO()
     try:

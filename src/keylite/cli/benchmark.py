@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from keylite.cli.output import show
 from keylite.cli.shared import USUAL, As, write_json
@@ -27,7 +25,7 @@ def benchmark(
     normalize: str | None = None,
     plot: Path | None = None,
     spec: Path | None = None,
-    json_path: Annotated[Path | None, Parameter(name="--json")] = None,
+    out: Path | None = None,
     reading: As = USUAL,
 ) -> None:
     """Measure how long model files take per image, stage by stage, and how much memory they need.
@@ -47,10 +45,10 @@ def benchmark(
     normalize
         with --data: the length that errors are divided by; default: the models' own
     plot
-        with --data: PNG to write; default: benchmark.png, or the name of --json with .png
+        with --data: PNG to write; default: benchmark.png, or the name of --out with .png
     spec
         JSON description for model files that hold none
-    json_path
+    out
         write the figures to this JSON file
     """
     from keylite.evaluation.timing import STAGES, benchmark
@@ -64,20 +62,20 @@ def benchmark(
     if data is None and (normalize or plot):
         raise ValueError("benchmark: --normalize and --plot need labelled images; give them as --data")
     inputs = {str(model): model for model in models} | {"image": image, "data": data, "spec": spec}
-    require_outputs({"json": json_path, "plot": plot}, inputs)
+    require_outputs({"out": out, "plot": plot}, inputs)
     if plot:
         require_matplotlib("plot")
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
     if data and can_plot():
-        plot = plot or (json_path.with_suffix(".png") if json_path else Path("benchmark.png"))
+        plot = plot or (out.with_suffix(".png") if out else Path("benchmark.png"))
     dataset = None
     if data:
         specs = [read_spec(model, spec) for model in models]
         box = next((model_spec.box for model_spec in specs if model_spec.box != "image"), "image")
         levels: list[WhiteLevel] = [model_spec.white_level for model_spec in specs]
         dataset = reading.dataset(data, min(levels), box)
-        written = {"json": json_path, "plot": plot}
+        written = {"out": out, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
     accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)
     result: dict[str, Any] = dict(benchmark(models, threads=threads, runs=runs, image=image, spec=spec))
@@ -96,8 +94,8 @@ def benchmark(
     )
     columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if accuracy else [])]
     show([Table(columns, rows, title)])
-    if json_path:
-        write_json(json_path, result)
+    if out:
+        write_json(out, result)
     if accuracy and plot:
         plot_tradeoff(result, plot)
         print(f"wrote {plot}")

@@ -19,7 +19,7 @@ def export(
     *,
     data: Path,
     out: Path | None = None,
-    to: str = "onnx",
+    to: str | None = None,
     precision: str = "fp32",
     calibration: Path | None = None,
     calibration_count: int = 200,
@@ -42,7 +42,7 @@ def export(
     out
         file to write, or with --to all a folder; certificates are written beside the files
     to
-        format: onnx, litert, or all of them in every precision
+        onnx or litert; default: as the name of --out says; all: every format in every precision, into a folder
     precision
         fp32, fp16 (litert alone) or int8
     calibration
@@ -66,6 +66,7 @@ def export(
     from keylite.exporting.certificate import OverBudgetError, certificate_parts, certificate_path
     from keylite.exporting.export import export, export_all
     from keylite.exporting.golden import VECTORS
+    from keylite.exporting.target import EXPORTERS, target_of
     from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.tables import Table
@@ -78,6 +79,10 @@ def export(
         )
     if golden and (diagnose or to == "all"):
         raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
+    if diagnose and to in (None, "all"):
+        raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(EXPORTERS)}, got {to or 'none'}")
+    if out and not diagnose and to != "all":
+        target_of(out, to, precision)  # before images are read
     if golden:
         require_writable(golden)  # before minutes of work
     if out and diagnose:

@@ -40,5 +40,5 @@ def _names() -> set[str]:
         for name, parameter in inspect.signature(handler).parameters.items():
             if dataclasses.is_dataclass(parameter.default):  # `Reading`: several flags
                 names |= {field.name for field in dataclasses.fields(parameter.default)}
-            names.add(name.removesuffix("_path").removesuffix("_"))
+            names.add(name.removesuffix("_"))
     return names

@@ -39,7 +39,7 @@ def predict(
     model: Path,
     *inputs: Path,
     boxes: Path | None = None,
-    json_path: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, validator=_no_flag)] = None,
+    out: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=_no_flag)] = None,
     format: Literal["keylite", "coco", "jsonl", "parquet"] | None = None,
     draw: Path | None = None,
     engine: str | None = None,
@@ -48,7 +48,6 @@ def predict(
     max_megapixels: float = 100.0,
     skip_bad: bool = False,
     ray: str | None = None,
-    out: Path | None = None,
     workers: int | None = None,
     shard: int | None = None,
 ) -> None:
@@ -62,8 +61,8 @@ def predict(
         images, folders of images, and .txt files with the path of an image a line
     boxes
         JSON: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
-    json_path
-        write the points here; - is standard output, also without --json and --draw
+    out
+        file to write the points to, with --ray a folder for shards; -, also without --out and --draw: standard output
     format
         keylite, the default: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices; jsonl, the
         default with --ray: keylite's, a line an image, written as it is found; parquet, only with --ray: a row an image
@@ -81,8 +80,6 @@ def predict(
         leave out images that cannot be read, and say which
     ray
         predict on a Ray cluster: local, for one on this machine, auto, for the one that runs here, or HOST:PORT
-    out
-        with --ray: folder for the shards; where some are there, the others are made
     workers
         with --ray: processes that predict; default: as many as there is room for
     shard
@@ -95,19 +92,21 @@ def predict(
     from keylite.runtime.predictor import Predictor
     from keylite.runtime.spec import unlearnt_words
 
-    unfit = {"--json": json_path, "--draw": draw} if ray else {"--out": out, "--workers": workers, "--shard": shard}
+    unfit = {"--draw": draw} if ray else {"--workers": workers, "--shard": shard}
     if given := [flag for flag, value in unfit.items() if value is not None]:
         raise ValueError(f"predict: {given[0]} is not for a prediction {'with' if ray else 'without'} --ray")
     formats = ("jsonl", "parquet") if ray else ("keylite", "coco", "jsonl")
     if format and format not in formats:
         raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
-    if json_path and json_path != "-" and is_standard_output(json_path):
-        json_path = "-"
+    if ray and out in (None, "-"):
+        raise ValueError("predict: --ray writes shards; give a folder for them as --out")
+    if not ray and out and out != "-" and is_standard_output(out):
+        out = "-"
     said = read_spec(model, spec)
     by_annotation = said.box == "annotation"
     paths = image_paths(inputs)
     given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
-    require_outputs({"json": None if json_path == "-" else json_path}, given, {"draw": draw})
+    require_outputs({"out": None if ray or out == "-" else out}, given, {"draw": draw})
     boxes_by_path = boxes_for(paths, read_boxes(boxes), boxes) if boxes else {}
     if not boxes and by_annotation:
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
@@ -115,26 +114,25 @@ def predict(
         log.warning("%s: %s", model.name, line)
     choices: dict[str, Any] = {"engine": engine, "spec": spec, "max_megapixels": max_megapixels}
     if ray is None:
-        _predict_here(
-            Predictor(model, threads=threads, **choices), paths, boxes_by_path, json_path, format, draw, skip_bad
-        )
+        _predict_here(Predictor(model, threads=threads, **choices), paths, boxes_by_path, out, format, draw, skip_bad)
         return
-    if out is None:
-        raise ValueError("predict: --ray writes shards; give a folder for them as --out")
+    assert out is not None
     choices |= {"format": format or formats[0], "threads": threads or 1, "workers": workers, "skip_bad": skip_bad}
-    _predict_on_ray(model, paths, out, boxes_by_path, ray, choices | ({"shard": shard} if shard is not None else {}))
+    if shard is not None:
+        choices["shard"] = shard
+    _predict_on_ray(model, paths, Path(out), boxes_by_path, ray, choices)
 
 
 def _predict_here(
     predictor: Predictor,
     paths: list[Path],
     boxes: dict[Path, np.ndarray],
-    json_path: str | None,
+    out: str | None,
     format: str | None,
     draw: Path | None,
     skip_bad: bool,
 ) -> None:
-    """Points of images in this process, to `json_path` and drawn to `draw`; nothing of them where an image is bad."""
+    """Points of images in this process, to `out` and drawn to `draw`; nothing of them where an image is bad."""
     from keylite.prediction.points import points_coco, points_json, points_line
     from keylite.prediction.sources import drawing_paths
     from keylite.runtime.drawing import with_legend
@@ -143,13 +141,13 @@ def _predict_here(
     from keylite.runtime.progress import step
     from keylite.runtime.words import counted, listed
 
-    json_path = json_path or (None if draw else "-")  # points must go somewhere
+    out = out or (None if draw else "-")  # points must go somewhere
     drawings = drawing_paths(paths, draw) if draw else {}
-    if json_path and json_path != "-":
-        require_outputs({"json": json_path}, {"model": predictor.path} | {str(path): path for path in paths})
+    if out and out != "-":
+        require_outputs({"out": out}, {"model": predictor.path} | {str(path): path for path in paths})
         drawn_as = {os.path.realpath(drawing): path for path, drawing in drawings.items()}
-        if path := drawn_as.get(os.path.realpath(json_path)):
-            raise ValueError(f"json: {json_path} is where {path} is to be drawn; name another file")
+        if path := drawn_as.get(os.path.realpath(out)):
+            raise ValueError(f"out: {out} is where {path} is to be drawn; name another file")
     model = predictor.path or Path()
     bad: list[str] = []
 
@@ -161,8 +159,8 @@ def _predict_here(
     sizes: dict[str, tuple[int, int]] = {}
     images = objects = 0
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(_lines(json_path, skip_bad)) if json_path and format == "jsonl" else None
-        whole = json_path if json_path != "-" and not lines else None
+        lines = stack.enter_context(_lines(out, skip_bad)) if out and format == "jsonl" else None
+        whole = out if out != "-" and not lines else None
         points_at = stack.enter_context(replacing(Path(whole))) if whole else None  # moved after the pictures
         drawn = stack.enter_context(replacing_within(draw)) if draw else None
         stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
@@ -185,7 +183,7 @@ def _predict_here(
             if not skip_bad:
                 raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
             log.warning("skipped: %s", line)
-        if json_path and not lines:
+        if out and not lines:
             names = predictor.spec.skeleton.names
             coco = format == "coco"
             result = points_coco(found, sizes, predictor.spec.skeleton) if coco else points_json(found, names, model)
@@ -195,8 +193,8 @@ def _predict_here(
                 points_at.write_bytes(json_bytes(result))
     if not lines:  # where a picture that was given twice has its points once
         images, objects = len(found), sum(map(len, found.values()))
-    if json_path != "-":
-        written = ", ".join(str(place) for place in (json_path, draw) if place)
+    if out != "-":
+        written = ", ".join(str(place) for place in (out, draw) if place)
         print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
 
 

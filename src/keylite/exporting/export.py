@@ -29,8 +29,7 @@ from keylite.exporting.certificate import (
     summary,
 )
 from keylite.exporting.golden import require_new_vectors, write_golden
-from keylite.exporting.target import EXPORTERS, Budget, Target, exporter
-from keylite.runtime.engines import ENGINES
+from keylite.exporting.target import EXPORTERS, Budget, Target, exporter, target_of
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.kinds import path_of, require_whole
@@ -39,7 +38,6 @@ from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import quoted
 
 log = logging.getLogger("keylite")
 
@@ -51,7 +49,7 @@ def export(
     data: Labelled,
     out: FilePath,
     *,
-    to: str = "onnx",
+    to: str | None = None,
     precision: str = "fp32",
     calibration: Labelled | None = None,
     calibration_count: int = COUNT,
@@ -69,8 +67,8 @@ def export(
     Args:
         model: The model file to export, a `.safetensors` file.
         data: Labelled images to compare both files on, or the path of a label file.
-        out: The file to write; its name ends in .onnx or .tflite, as `to` says.
-        to: "onnx" or "litert".
+        out: The file to write; its name ends in .onnx or .tflite, which says the format.
+        to: "onnx" or "litert", if it shall be said; another one than `out` says is refused. None: as `out` says.
         precision: "fp32", "fp16" (LiteRT alone) or "int8".
         calibration: For int8: labelled images that the ranges of its values are taken from. None for the others.
         calibration_count: How many objects of `calibration` are used.
@@ -91,7 +89,7 @@ def export(
 
     Example:
         >>> keylite.export("model.safetensors", "test.json", "faces.onnx")
-        >>> keylite.export("model.safetensors", "test.json", "faces.tflite", to="litert", precision="int8",
+        >>> keylite.export("model.safetensors", "test.json", "faces.tflite", precision="int8",
         ...                calibration="train.json")
     """
     model, out = path_of("model", model), path_of("out", out)
@@ -99,11 +97,7 @@ def export(
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    target, limits = Target(to, precision), Budget(budget, budget_nme)
-    if out.suffix != target.suffix:
-        ways = [name for name in EXPORTERS if ENGINES[name].suffix == out.suffix]
-        hint = f", or choose `to='{ways[0]}'`" if ways else ""
-        raise ArgumentError(f"out: expected a name that ends in {target.suffix} for {to}, got {quoted(out.name)}{hint}")
+    target, limits = target_of(out, to, precision), Budget(budget, budget_nme)
     model_spec = exportable(model, target, calibration is not None, spec)
     _say_doubts(model_spec, data, calibration)
     images = None if calibration is None else calibration_set(model_spec, calibration, calibration_count, seed)

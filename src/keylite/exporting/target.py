@@ -86,6 +86,20 @@ class Target:
         return ENGINES[self.to].suffix
 
 
+def target_of(out: Path, to: str | None, precision: str) -> Target:
+    """The target of a file to write: its suffix says the format. ArgumentError if `to` says another one."""
+    suffixes = {ENGINES[name].suffix: name for name in EXPORTERS}
+    target = Target(suffixes.get(out.suffix, next(iter(EXPORTERS))) if to is None else to, precision)
+    if out.suffix not in suffixes:
+        raise ArgumentError(f"out: expected a name that ends in {' or '.join(suffixes)}, got {quoted(out.name)}")
+    if out.suffix != target.suffix:
+        raise ArgumentError(
+            f"to: {quoted(out.name)} is a file for {suffixes[out.suffix]}, got {quoted(to)}; leave `to` out, or choose "
+            f"a name that ends in {target.suffix}"
+        )
+    return target
+
+
 def exporter(target: Target) -> Exporting:
     """The module that makes a format. ModuleNotFoundError says what to install if it cannot be imported."""
     framework = EXPORTERS[target.to].framework

@@ -129,4 +129,4 @@ def test_a_hub_that_cannot_give_them_is_one_line_at_once(port: int | None, hub, 
 def test_a_missing_client_says_what_to_install(python):
     code = FIND.replace("ValueError", "ModuleNotFoundError")
     said = python(code, missing=("huggingface_hub",))
-    assert said == "huggingface_hub is not installed: install it with: pip install 'keylite[pytorch]'\n"
+    assert said == "huggingface_hub is not installed: install it with: pip install huggingface_hub\n"

@@ -203,7 +203,7 @@ def _reflect(shape: Shape, permutation: tuple[int, ...]) -> np.ndarray:
 
 def _assign(cost: np.ndarray) -> tuple[int, ...]:
     """The cheapest permutation; a cycle longer than a swap is cut into swaps (and one fixed point if it is odd)."""
-    assigned = require("scipy.optimize", "pytorch").linear_sum_assignment(cost)[1].tolist()
+    assigned = require("scipy.optimize").linear_sum_assignment(cost)[1].tolist()
     permutation, done = list(range(len(assigned))), set()
     for start in range(len(assigned)):
         cycle, at = [], start

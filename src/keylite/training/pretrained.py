@@ -36,8 +36,8 @@ def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path
 
 def download(repository: str, filename: str) -> Path:
     """The local path of a file from a repository of the Hugging Face hub; downloaded unless the cache holds it."""
-    hub = require("huggingface_hub", "pytorch")
-    with contextlib.suppress(require("huggingface_hub.errors", "pytorch").LocalEntryNotFoundError):
+    hub = require("huggingface_hub")
+    with contextlib.suppress(require("huggingface_hub.errors").LocalEntryNotFoundError):
         return Path(hub.hf_hub_download(repository, filename, local_files_only=True))
     try:
         hub.get_hf_file_metadata(

@@ -56,7 +56,7 @@ def test_a_child_is_held_to_its_parent_again(capsys, exported_finder, finder_fil
     assert said == f"{msgspec.convert(certificate, Certificate)}\n"
     code, said, err = run(capsys, *command)
     assert code == 3
-    assert "budget 0.5 on p95" in " ".join(said.split()), "int8's at 64 px"
+    assert "budget 0.5 for p95" in " ".join(said.split()), "int8's at 64 px"
     assert re.search(r"keylite: p95 drift .* is over the budget of 0.5 px", err)
     code, _, err = run(capsys, *command, "--budget", 9, "--budget-nme", "1e-9")
     assert (code == 3) == (certificate["nme_child"] > certificate["nme_parent"] * (1 + 1e-9))

@@ -76,7 +76,7 @@ BAD_EXPORTS = {
     "an unknown format": (["--to", "tensorrt"], "to: expected one of onnx, litert, got 'tensorrt'"),
     "another format's suffix": (
         ["--to", "litert"],
-        "expected a name that ends in .tflite for litert, got 'm.onnx', or choose --to onnx",
+        "to: 'm.onnx' is a file for onnx, got 'litert'; leave --to out, or choose a name that ends in .tflite",
     ),
     "no budget": (["--budget", "0"], "budget: expected a number above 0, got 0.0"),
     "no budget for the NME": (["--budget-nme", "-1"], "budget_nme: expected a number above 0, got -1.0"),

@@ -78,7 +78,7 @@ REFUSALS = {  # flags of a verb, and what is said before the model is opened
     "evaluate, pictures": ("evaluate MODEL --data LABELS --draw MODEL/a", "cannot write to this folder"),
     "evaluate, a folder and a file": (
         "evaluate MODEL --data LABELS --out NEW --draw NEW/a",
-        "draw: expected a folder, but NEW/a is or lies in the file of json; name another",
+        "draw: expected a folder, but NEW/a is or lies in the file of out; name another",
     ),
     "benchmark": ("benchmark MODEL --data LABELS --out NEW --plot NEW", "plot: NEW is the file of out, too"),
     "export": ("export PARENT --data LABELS --out PARENT", "out: expected a name that ends in .onnx"),
@@ -87,7 +87,10 @@ REFUSALS = {  # flags of a verb, and what is said before the model is opened
         "out: expected the name of a file, got the folder",
     ),
     "export, vectors": ("export PARENT --data LABELS --out NEW.onnx --golden MODEL/a", "cannot write to this folder"),
-    "diagnose": ("export PARENT --data LABELS --diagnose --out FOLDER.md", "expected the name of a file, got the"),
+    "diagnose": (
+        "export PARENT --data LABELS --diagnose --to onnx --out FOLDER.md",
+        "expected the name of a file, got the",
+    ),
 }
 
 

@@ -21,7 +21,10 @@ STOPS = {  # verb: its flags, and the function that gets the data sets
         "export MODEL --data LABELS --calibration LABELS --to all --out a",
         "keylite.exporting.export.export_all",
     ),
-    "diagnose": ("export MODEL --data LABELS --calibration LABELS --diagnose", "keylite.exporting.diagnosis.diagnose"),
+    "diagnose": (
+        "export MODEL --data LABELS --calibration LABELS --diagnose --to onnx",
+        "keylite.exporting.diagnosis.diagnose",
+    ),
 }
 
 

@@ -59,7 +59,7 @@ VERBS = {
     "evaluate, as a parent": "evaluate CHILD --parent MODEL --data PHOTOS/labels.json --budget 1e6",
     "benchmark": "benchmark MODEL --runs 3",
     "export": f"{EXPORT} --out OUT/a.onnx --budget 1e6",
-    "diagnose": f"{EXPORT} --diagnose --precision int8 --calibration PHOTOS/labels.json",
+    "diagnose": f"{EXPORT} --diagnose --to onnx --precision int8 --calibration PHOTOS/labels.json",
 }
 
 

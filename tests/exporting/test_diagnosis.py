@@ -305,7 +305,11 @@ def test_ends_of_relu6_are_no_doubt(model_file, noise):
 WRONG = {
     "no int8": (["--to", "litert"], "the only precision that it examines, got 'fp32'"),
     "no calibration": (["--to", "onnx", "--precision", "int8"], "calibration: int8 takes its ranges from images"),
-    "all formats": (["--to", "all", "--precision", "int8"], "expected one format"),
+    "all formats": (
+        ["--to", "all", "--precision", "int8"],
+        "to: --diagnose is for one format: expected onnx or litert, got all",
+    ),
+    "no format": (["--precision", "int8"], "to: --diagnose is for one format: expected onnx or litert, got none"),
     "an unknown format": (["--to", "tensorrt", "--precision", "int8", "--calibration", "LABELS"], "expected one of"),
     "too few images": (
         ["--to", "onnx", "--precision", "int8", "--calibration", "LABELS", "--calibration-count", "8"],
@@ -355,7 +359,7 @@ def test_the_command_line_writes_the_page_with_a_command_that_runs(
     given = ["export", str(model_file), "--data", labels, "--precision", "int8", "--calibration", labels]
     given += ["--calibration-count", "20", "--seed", "3", "--budget", "60", "--group", "image"]
     with pytest.raises(SystemExit) as left:
-        cli.main([*given, "--diagnose", "--out", "page.md"])
+        cli.main([*given, "--diagnose", "--to", "onnx", "--out", "page.md"])
     assert left.value.code in (None, 0)
     page = (tmp_path / "page.md").read_text()
     command = page.split("```")[1].strip()

@@ -160,7 +160,7 @@ def test_the_predictor_is_measured(onnx_file: Path):
     assert list(facts["streams"]) == ["1"]
     assert list(facts["memory"]) == ["100", "3"]
     assert f"64 px per round, {onnx_file.name}, 1 thread(s)" in told
-    assert "MB over 3 images" in told
+    assert "MB for 3 images" in told
 
 
 def test_a_start_is_measured():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -219,3 +220,14 @@ def test_a_keypoint_that_nothing_taught_is_left_out_with_its_mirror_image(name: 
     assert report.offset == pytest.approx(3.0, abs=1e-4)
     assert report.plain == pytest.approx(1.5 / 100, abs=1e-6)
     assert report.disagreement == pytest.approx(3.0, abs=1e-4)
+
+
+def test_a_report_prints_its_rows_and_is_one_line_in_a_list() -> None:
+    report = report_of(0.05, (0.04, 0.06))
+    assert repr(report) == f"FlipReport(labels sit +3.20 px right of the symmetric place, {report.count} objects)"
+    lines = str(report).splitlines()
+    assert [line.split("  ")[0].strip() for line in lines] == [label for label, _ in flip_rows(report)]
+    assert all(value in line for line, (_, value) in zip(lines, flip_rows(report), strict=True))
+    assert report._repr_html_().startswith("<table>")
+    assert report.to_dict() == json.loads(report.to_json())
+    assert report.to_dict()["offset_interval"] == list(report.offset_interval)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -23,6 +26,7 @@ from keylite.exporting.certificate import (
     certify,
     over_budget,
     summary,
+    write_certificate,
 )
 from keylite.exporting.target import Budget, default_px
 from keylite.runtime.files import sha256
@@ -124,6 +128,16 @@ def test_a_certificate_prints_its_table_and_its_lines():
     assert "refused" in repr(made_up(within_budget=False))
     assert "&lt;i&gt;.tflite" in made._repr_html_()
     assert "<i>" not in made._repr_html_()
+
+
+def test_a_certificate_as_plain_values_and_as_a_data_frame(monkeypatch, tmp_path):
+    made = made_up()
+    write_certificate(made, tmp_path / "a.json")
+    assert made.to_dict() == json.loads(made.to_json()) == json.loads((tmp_path / "a.json").read_bytes())
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    rows = made.to_dataframe()
+    assert [row["keypoint"] for row in rows] == list(made.per_keypoint)
+    assert rows[-1] == {"keypoint": "chin", "mean": 0.3, "p50": 0.2, "p95": 0.7, "max": 1.1}
 
 
 def test_the_page_has_all_of_it():

@@ -6,7 +6,9 @@ network tells nothing about accuracy.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import logging
 from pathlib import Path
 
@@ -216,6 +218,15 @@ def test_a_diagnosis_prints_its_page_without_a_command():
     for words in ("a &lt; b", "head.&lt;i&gt;", "&lt;b&gt;1"):
         assert words in shown
     assert "<b>" not in shown
+
+
+def test_a_diagnosis_as_plain_values():
+    found = made_up(recipe=True)
+    layer = dataclasses.replace(found.layers[0], signal_to_noise=float("inf"))
+    written = dataclasses.replace(found, layers=(layer,)).to_dict()
+    assert written == json.loads(dataclasses.replace(found, layers=(layer,)).to_json())
+    assert (written["layers"][0]["signal_to_noise"], written["layers"][0]["held"]) == (None, [-1.0, 5.5])
+    assert written["recipe"] == written["trials"][0]
 
 
 # ---- one file at a time

@@ -135,8 +135,6 @@ def _measure(
     model: Path, data: Path, out: Path | None, spec: Path | None, measuring: Measuring, reading: Reading
 ) -> None:
     """Show the report of a model, draw what is asked for, and write the report last: what was refused leaves none."""
-    import msgspec
-
     from keylite.evaluation.report import report_parts
 
     measuring.require_good()
@@ -148,7 +146,7 @@ def _measure(
     written = report.to_dict()
     if mirror is not None:
         flips = _show_flips(predictor, dataset, mirror, predictions, report, measuring.seed)
-        written["flips"] = msgspec.to_builtins(flips)
+        written["flips"] = flips.to_dict()
     _draw(model, dataset, predictions, report, measuring)
     if out:
         write_json(out, written)

@@ -1,4 +1,4 @@
-"""Sigma: a curve that turns a point's score into the error to expect, fitted on half of some labelled images.
+"""Sigma: a curve that turns a score into the expected distance to the label, fitted on half of some labelled images.
 
 The other half tests it. The curve is kept in the model file, as a `Confidence`.
 """

@@ -17,6 +17,9 @@ from keylite.evaluation.metrics import group_intervals, nme_of, point_errors
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, measured_xy, predict_dataset
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.results import Result
+from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.words import counted
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -26,8 +29,10 @@ NEGLIGIBLE = 0.002  # as a fraction of the box's width: a quarter of a px if the
 LARGEST = 0.1  # as a fraction of the box's width: the largest `flip_offset` that a recipe takes
 
 
-class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FlipReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Labels compared with two predictions: of the images, and of the mirrored images, mirrored back.
+
+    `print(report)` shows what `keylite evaluate --flips` prints.
 
     Attributes:
         offset: How far labels sit right of the middle between both predictions: the mean over labelled points, px of
@@ -57,6 +62,16 @@ class FlipReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disagreement: float
     normalize: str
     count: int
+
+    def __repr__(self) -> str:
+        offset = f"labels sit {self.offset:+.2f} px right of the symmetric place"
+        return f"FlipReport({offset}, {counted(self.count, 'object')})"
+
+    def __str__(self) -> str:
+        return as_text([Table((), flip_rows(self))])
+
+    def _repr_html_(self) -> str:
+        return as_html([Table((), flip_rows(self))])
 
     @property
     def telling(self) -> bool:

@@ -38,7 +38,7 @@ class Predictions:
         crops: The N crops. Empty if no image was cropped (`predict_shape`).
         normaliser_boxes: (N, 4) xyxy px: the boxes that the NME (normalised mean error) is measured by. They are never
             jittered: those of the labels, else those that you gave, or whole images. None: they are `boxes`.
-        sigma: (N, K): the error to expect, px of the image. None or NaN: unknown.
+        sigma: (N, K): the distance to expect between a point and its label, px of the image. None or NaN: unknown.
         unlearnt: Keypoints that no training object labels, or hardly any, with the number of objects that do. Figures
             over all keypoints leave them out.
     """

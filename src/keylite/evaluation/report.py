@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.runtime.packages import require
+from keylite.runtime.results import Result
 from keylite.runtime.tables import Table, as_html, as_text
-from keylite.runtime.types import Json
 from keylite.runtime.words import counted, escaped
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class DatasetReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
 
 
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How well a model does on labelled images. `print(report)` shows its tables.
 
     Reports can be compared only if they are of the same data (the same fingerprint) and have the same normaliser.
@@ -136,22 +135,6 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _repr_html_(self) -> str:
         return as_html(report_parts(self))
-
-    def to_json(self) -> bytes:
-        """Write the report as JSON.
-
-        Returns:
-            Indented JSON: all fields by name, None as null.
-        """
-        return msgspec.json.format(msgspec.json.encode(self), indent=2)
-
-    def to_dict(self) -> dict[str, Json]:
-        """Give the report as plain dictionaries, lists and numbers.
-
-        Returns:
-            The content of `to_json`.
-        """
-        return json.loads(msgspec.json.encode(self))
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Give the figures of all keypoints as a pandas table.

@@ -6,6 +6,7 @@ A certificate is a JSON file and a page beside the child. This module knows no f
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -22,11 +23,16 @@ from keylite.exporting.target import Budget, nme_change
 from keylite.runtime.errors import ArgumentError, KeyliteError
 from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec
+from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
+from keylite.runtime.results import Result
 from keylite.runtime.spec import Calibration, Held, unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports] - it need not be there
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +59,7 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str
 
 
-class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far an export moved the points: the child compared with its parent on the same images.
 
     `print(certificate)` shows what `keylite export` prints.
@@ -127,6 +133,18 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _repr_html_(self) -> str:
         return as_html(certificate_parts(self))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Give the drift of all keypoints as a pandas table.
+
+        Returns:
+            One row per keypoint: keypoint, mean, p50, p95 and max, px of the model input.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        rows = [{"keypoint": name} | msgspec.structs.asdict(drift) for name, drift in self.per_keypoint.items()]
+        return require("pandas").DataFrame(rows)
 
     @property
     def nme_change(self) -> float:
@@ -268,7 +286,7 @@ def certificate_files(certificate: Certificate, path: Path) -> dict[Path, bytes]
     """The content of the files that `write_certificate` writes, by path."""
     return {
         path.with_suffix(".md"): certificate_page(certificate).encode(),
-        path: msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n",
+        path: certificate.to_json() + b"\n",
     }
 
 

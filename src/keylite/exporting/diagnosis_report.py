@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keylite.exporting.target import Budget
+from keylite.runtime.results import Result
 from keylite.runtime.spec import Calibration
 from keylite.runtime.tables import Table, as_html
 from keylite.runtime.words import counted, escaped
@@ -67,7 +68,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Result):
     """The result of `diagnose`; `str()` of it is a page of markdown.
 
     Attributes:

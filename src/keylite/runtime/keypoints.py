@@ -51,7 +51,7 @@ class Keypoints:
     Attributes:
         xy: (N, K, 2) float64, continuous px of the image. NaN for a keypoint that no training object labels.
         score: (N, K) float32: the larger, the surer. NaN if the head gives no score.
-        sigma: (N, K) float64: the distance to expect between a point and its true place, px of the image. NaN if the
+        sigma: (N, K) float64: the distance to expect between a point and its label, px of the image. NaN if the
             model file does not say what its scores mean.
         boxes: (N, 4) float64 xyxy px of the image: the boxes that you passed in. N is 0 if there were none.
         skeleton: The names and edges of the K keypoints.

@@ -283,7 +283,7 @@ class Predictor:
         return unit_xy, score
 
     def sigma(self, score: np.ndarray, crops: Sequence[Crop]) -> np.ndarray:
-        """The distance to expect between each point and its true place.
+        """The distance to expect between each point and its label.
 
         Args:
             score: Scores (N, K).

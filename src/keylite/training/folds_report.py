@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from keylite.evaluation.report import DatasetReport, Report, no_better, short_nme
+from keylite.runtime.results import Result
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.words import counted, escaped
 
@@ -41,7 +42,7 @@ class FoldFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failure_rate: float
 
 
-class FoldsReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FoldsReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The result of cross-validation, as in folds.json; `print(report)` shows it as a table.
 
     Attributes:
@@ -77,14 +78,6 @@ class FoldsReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _repr_html_(self) -> str:
         return as_html(folds_parts(self))
-
-    def to_json(self) -> bytes:
-        """The report as indented JSON.
-
-        Returns:
-            UTF-8 text, as in folds.json.
-        """
-        return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
 
 def figures_of(report: Report) -> tuple[float, ...]:

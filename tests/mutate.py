@@ -28,60 +28,58 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TESTS = {  # module of src/keylite: what to run for it, quick files first
-    "runtime/geometry": "tests/runtime/test_geometry.py tests/data/test_examples.py",
-    "runtime/heads": "tests/runtime/test_heads.py",
-    "runtime/spec": "tests/runtime/test_spec.py tests/runtime/test_modelfile.py",
-    "runtime/skeleton": "tests/runtime/test_skeleton.py",
-    "runtime/files": "tests/runtime/test_files.py tests/runtime/test_places.py",
-    "runtime/headers": "tests/runtime/test_headers.py tests/runtime/test_images.py",
-    "runtime/images": "tests/runtime/test_images.py",
-    "runtime/tiff": "tests/runtime/test_headers.py tests/runtime/test_images.py",
-    "runtime/modelfile": "tests/runtime/test_modelfile.py",
-    "runtime/protobuf": "tests/runtime/test_modelfile.py",
-    "runtime/boxes": "tests/runtime/test_boxes.py tests/runtime/test_predictor.py",
-    "runtime/exif": "tests/runtime/test_exif.py",
-    "runtime/predictor": "tests/runtime/test_predictor.py",
-    "runtime/texts": "tests/runtime/test_texts.py tests/data/test_hostile_labels.py tests/data/test_formats.py",
-    "runtime/words": "tests/runtime/test_words.py",
-    "evaluation/metrics": "tests/evaluation/test_evaluation.py",
-    "evaluation/reliability": "tests/evaluation/test_reliability.py tests/evaluation/test_evaluation.py",
-    "evaluation/figures": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
-    "evaluation/report": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
-    "evaluation/evaluate": "tests/evaluation/test_evaluation.py",
-    "evaluation/confidence": "tests/evaluation/test_confidence.py",
-    "exporting/certificate": "tests/exporting/test_certificate.py",
-    "training/recipe": "tests/training/test_recipe.py",
-    "training/run": "tests/training/test_run.py",
-    "evaluation/flips": "tests/evaluation/test_flips.py",
-    "training/processes": "tests/training/test_processes.py",
+TESTS = {  # module of src/keylite: what to run for it, quick files first; others have the test that bears their name
+    "data/arrays": "tests/data/test_dataset.py",
+    "data/augmentation": "tests/data/test_examples.py",
     "data/dataset": "tests/data/test_dataset.py tests/data/test_formats.py",
     "data/labels": "tests/data/test_formats.py",
-    "data/formats/coco": "tests/data/test_formats.py",
-    "data/formats/tables": "tests/data/test_formats.py",
-    "data/boxes": "tests/data/test_boxes.py",
-    "data/checks": "tests/data/test_checks.py",
-    "data/marks": "tests/data/test_marks.py",
-    "data/groups": "tests/data/test_groups.py",
-    "data/finding": "tests/data/test_finding.py",
-    "data/folders": "tests/data/test_folders.py",
-    "data/likeness": "tests/data/test_likeness.py",
+    "data/looking": "tests/data/test_dataset.py tests/data/test_tones.py",
     "data/problems": "tests/data/test_dataset.py tests/data/test_formats.py",
-    "data/tones": "tests/data/test_tones.py",
-    "data/augmentation": "tests/data/test_examples.py",
-    "data/examples": "tests/data/test_examples.py",
-    "data/mirror": "tests/data/test_mirror.py",
+    "data/shapes": "tests/data/test_checks.py tests/data/test_mirror.py",
+    "data/spelling": "tests/data/test_finding.py",
     "data/symmetry": "tests/data/test_mirror.py",
-    "training/lock": "tests/training/test_lock.py",
-    "runtime/kinds": "tests/test_doors.py tests/data/test_gauges.py",
-    "runtime/engines": "tests/runtime/test_engines.py",
+    "data/formats/coco": "tests/data/test_formats.py",
+    "data/formats/coco_text": "tests/data/test_formats.py tests/data/test_hostile_labels.py",
     "data/formats/reading": "tests/data/test_formats.py",
-    "training/checkpoint": "tests/training/test_checkpoint.py",
-    "training/folds": "tests/training/test_folds.py",
-    "exporting/golden": "tests/exporting/test_golden.py",
-    "exporting/calibration": "tests/exporting/test_calibration.py",
-    "evaluation/timing": "tests/evaluation/test_timing.py",
+    "data/formats/tables": "tests/data/test_formats.py",
+    "evaluation/evaluate": "tests/evaluation/test_evaluation.py",
+    "evaluation/figures": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
+    "evaluation/metrics": "tests/evaluation/test_evaluation.py",
+    "evaluation/normaliser": "tests/evaluation/test_evaluation.py",
+    "evaluation/predictions": "tests/evaluation/test_evaluation.py",
+    "evaluation/reliability": "tests/evaluation/test_reliability.py tests/evaluation/test_evaluation.py",
+    "evaluation/report": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
+    "exporting/target": "tests/exporting/test_certificate.py tests/test_doors.py",
+    "runtime/boxes": "tests/runtime/test_boxes.py tests/runtime/test_predictor.py",
+    "runtime/files": "tests/runtime/test_files.py tests/runtime/test_places.py",
+    "runtime/geometry": "tests/runtime/test_geometry.py tests/data/test_examples.py",
+    "runtime/headers": "tests/runtime/test_headers.py tests/runtime/test_images.py",
+    "runtime/kinds": "tests/test_doors.py tests/data/test_gauges.py",
+    "runtime/protobuf": "tests/runtime/test_modelfile.py",
+    "runtime/spec": "tests/runtime/test_spec.py tests/runtime/test_modelfile.py",
+    "runtime/stream": "tests/runtime/test_predictor.py tests/evaluation/test_evaluation.py",
+    "runtime/texts": "tests/runtime/test_texts.py tests/data/test_hostile_labels.py tests/data/test_formats.py",
+    "runtime/tiff": "tests/runtime/test_headers.py tests/runtime/test_images.py",
+    "training/checks": "tests/training/test_run.py",
+    "training/folder": "tests/training/test_run.py",
+    "training/schedule": "tests/training/test_run.py tests/training/test_recipe.py",
 }
+SLOW = ("pytorch", "tensorflow", "cli", "prediction")  # rooms whose tests take too long to run for each mutation
+
+
+def tests_of(module: str) -> str:
+    """The test files to run for a module, separated by spaces; empty if it has none of its own."""
+    mirrored = f"tests/{Path(module).parent}/test_{Path(module).name}.py"
+    return TESTS.get(module, mirrored if (ROOT / mirrored).is_file() else "")
+
+
+def modules() -> list[str]:
+    """The modules of src/keylite that can be mutated: those with tests that are quick."""
+    package = ROOT / "src/keylite"
+    names = [str(path.relative_to(package).with_suffix("")) for path in sorted(package.glob("*/**/*.py"))]
+    return [name for name in names if tests_of(name) and not name.startswith(SLOW)]
+
+
 SWAPS = {
     **{ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt)},
     **{ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,)},
@@ -278,7 +276,7 @@ def shown(source: str, mutation: Mutation) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", help=f"of {', '.join(TESTS)}; all unless given")
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(modules())}; all unless given")
     parser.add_argument("--count", type=int, default=60, help="mutations of a module, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lines", default="", help="FIRST-LAST of one module: all mutations there")
@@ -300,8 +298,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         src = Path(folder) / "src"
         shutil.copytree(ROOT / "src", src, ignore=shutil.ignore_patterns("__pycache__"))
-        for module in options.modules or TESTS:
-            path, tests = src / f"keylite/{module}.py", TESTS[module].split()
+        for module in options.modules or modules():
+            path, tests = src / f"keylite/{module}.py", tests_of(module).split()
             source = path.read_text()
             chosen = mutations(source)
             if options.lines:

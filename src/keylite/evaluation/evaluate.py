@@ -58,7 +58,7 @@ def evaluate(
         boxes: (N, 4) xyxy px of the image to crop around, such as a detector's. None: the boxes of the labels, or whole
             images, as the model file says.
         jitter_box: Moves and scales each box at random by up to this fraction of its sides, below 1.
-        seed: Of the random numbers of `jitter_box` and of the intervals.
+        seed: The seed of the jitter and of the intervals.
         sigmas: K OKS constants; they add COCO's average precision to the report. None: those of the data, else those of
             the model file, if there are some.
         engine: What runs the file; see `Predictor`. None with an open predictor.

@@ -123,7 +123,7 @@ def flip_report(
         mirror: (K) the keypoint that each becomes in a flip, such as `predictor.spec.skeleton.mirror`.
         plain: The predictions for `data`, if they were made already. None: they are made here.
         normalize: The normaliser of the NMEs; see `evaluate`. None: the model file's.
-        seed: Of the random numbers behind the intervals.
+        seed: The seed of the random numbers behind the intervals.
 
     Returns:
         The report.

@@ -61,7 +61,7 @@ def diagnose(
         calibration: Labelled images that the ranges are taken from, or the path of a label file. It is required.
         precision: "int8"; no other precision is diagnosed.
         calibration_count: How many objects of `calibration` are used.
-        seed: Of the random choice of these objects.
+        seed: The seed of the random choice of these objects.
         budget: The largest drift that is allowed, px of the model input; see `export`. None: that of int8.
         budget_nme: By what fraction the NME may rise. None: no limit.
         spec: A JSON description for a model file that holds none. None: the model file holds it.

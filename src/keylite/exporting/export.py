@@ -68,11 +68,11 @@ def export(
         model: The model file to export, a `.safetensors` file.
         data: Labelled images to compare both files on, or the path of a label file.
         out: The file to write; its name ends in .onnx or .tflite, which says the format.
-        to: "onnx" or "litert", if it shall be said; another one than `out` says is refused. None: as `out` says.
+        to: "onnx" or "litert"; it must agree with the name of `out`. None: as that name says.
         precision: "fp32", "fp16" (LiteRT alone) or "int8".
         calibration: For int8: labelled images that the ranges of its values are taken from. None for the others.
         calibration_count: How many objects of `calibration` are used.
-        seed: Of the random choice of these objects.
+        seed: The seed of the random choice of these objects.
         budget: The largest drift that is allowed: 95 % of all points must move less, px of the model input. None: for
             an input of 128 px 0.02 (fp32), 0.1 (fp16) or 1 (int8), and in proportion for others.
         budget_nme: By what fraction the NME (normalised mean error) may rise, such as 0.02. None: no limit.
@@ -135,7 +135,7 @@ def export_all(
         calibration: Labelled images that the ranges of int8 files are taken from, or the path of a label file. It is
             required.
         calibration_count: How many objects of `calibration` are used.
-        seed: Of the random choice of these objects.
+        seed: The seed of the random choice of these objects.
         budget: The largest drift that is allowed; see `export`.
         budget_nme: By what fraction the NME may rise; see `export`.
         spec: A JSON description for a model file that holds none. None: the model file holds it.

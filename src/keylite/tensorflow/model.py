@@ -173,7 +173,7 @@ def _regression_layers(head: Regression | Rle, features: Any, size: tuple[int, i
 
 
 def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int, int]) -> Any:
-    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map a keypoint: (B, K, cells)."""
+    """A feature pyramid from coarse to fine, then a 1x1 convolution to one map per keypoint: (B, K, cells)."""
     rows_columns = [(-(-size[1] // stride), -(-size[0] // stride)) for stride in (STRIDE, 2 * STRIDE, 4 * STRIDE)]
 
     def lateral(level: int) -> Any:

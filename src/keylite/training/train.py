@@ -81,7 +81,7 @@ def train(
         data: Labelled images to train on: a data set, or the path of a label file.
         val: Labelled images to validate on, in the same form. None: whole groups of `data` are held out.
         out: The folder of the run.
-        val_fraction: The share of the objects to hold out, about, if `val` is None; drawn with the recipe's seed.
+        val_fraction: About what share of the objects to hold out if `val` is None; drawn with the recipe's seed.
         resume: Go on from the last whole epoch of the run in `out`. Recipe and data must be the same.
         overwrite: Remove the run in `out` and start anew.
         skip_bad: Leave out images that cannot be read, and objects without a box, instead of refusing the data.

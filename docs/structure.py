@@ -80,8 +80,23 @@ def imports(source: str) -> Iterator[Import]:
     for node in ast.walk(tree):
         if node in skipped or not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-        yield from (Import(name, node not in inside) for name in names)
+        yield from (Import(name, node not in inside) for name in _modules(node))
+
+
+def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """The dotted names of the modules that a statement imports; a module may also be named after `import` alone."""
+    names = [alias.name for alias in node.names]
+    if isinstance(node, ast.Import):
+        return names
+    room = node.module or ""
+    return sorted({f"{room}.{name}" if _is_module(f"{room}.{name}") else room for name in names})
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a module or a folder of keylite."""
+    first, *parts = name.split(".")
+    path = SOURCE.joinpath(*parts)
+    return first == "keylite" and (path.is_dir() or path.with_suffix(".py").is_file())
 
 
 def module_of(file: Path) -> str:

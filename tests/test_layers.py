@@ -11,7 +11,7 @@ FRAMEWORKS = {  # twin: what no other room may know
     "pytorch": {"torch", "torchvision", "timm", "lightning"},
     "tensorflow": {"tensorflow", "keras"},  # keylite.tensorflow goes by the first of them, too
 }
-EXPECTED_IMPORTS = 400  # the reading below found 800 when this was written: with fewer than this it misses some
+EXPECTED_IMPORTS = 1400  # the reading below found 1,600 when this was written: with fewer than this it misses some
 
 
 @pytest.mark.parametrize("file", structure.files(), ids=structure.module_of)
@@ -53,6 +53,8 @@ FORBIDDEN = {
     "a decoder in another module of the runtime": ("runtime/spec.py", "def f():\n    import simplejpeg"),
     "training's verb in a twin": ("pytorch/model.py", "from keylite.training.train import train"),
     "training's verb in what it puts together": ("training/run.py", "from keylite.training.train import train"),
+    "a verb named after import": ("pytorch/model.py", "from keylite.training import train"),
+    "folds named after import": ("training/train.py", "from keylite.training import folds"),
     "one twin in the other": ("pytorch/model.py", "def f():\n    from keylite.tensorflow import model"),
     "the other in the one": ("tensorflow/model.py", "def f():\n    from keylite.pytorch.model import tensors"),
     "one twin's framework in the other": ("pytorch/training.py", "import keras"),

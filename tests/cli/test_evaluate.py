@@ -96,7 +96,7 @@ def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, co
         patch.setattr("keylite.cli.shared.Reading.dataset", lambda *_: pytest.fail("images were read"))
         for more, words in (
             (["--draw", tmp_path / "w", "--worst", -1], "worst: expected a whole number of at least 0, got -1"),
-            (["--worst", 3], "worst: says how many objects to draw; give a folder for them as --draw"),
+            (["--worst", 3], "worst: expected --draw beside it"),
             (["--sigmas", "nan,1,1,1"], "sigmas: expected finite numbers above 0, got nan|not installed"),
             (["--sigmas", "1"], "sigmas: expected 4 values, one per keypoint, got 1|not installed"),
         ):

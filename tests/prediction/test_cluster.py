@@ -259,7 +259,7 @@ BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "no folder": (["--ray", "local"], "--ray writes shards; give a folder for them as --out"),
     "a format of one file": ([*ON, "--format", "coco"], "format: expected jsonl, parquet with --ray, got coco"),
     "a format of shards": (["--format", "parquet"], "format: expected keylite, coco, jsonl without --ray, got parquet"),
-    "drawings": ([*ON, "--draw", "drawn"], "--draw is not for a prediction with --ray"),
+    "drawings": ([*ON, "--draw", "drawn"], "--draw has no effect with --ray"),
     "standard output": (["--ray", "local", "--out", "-"], "--ray writes shards; give a folder for them as --out"),
     "a folder without Ray": (["--out", "half"], "out: expected the name of a file, got the folder half"),
     "no images in a shard": (
@@ -341,7 +341,7 @@ def test_what_is_done_needs_no_ray(half: Path, model: Path, capsys, monkeypatch:
         predict_shard(Predictor(model, threads=1), job, number, images[4 * number : 4 * number + 4])
     with pytest.raises(SystemExit, match="0"):
         main(["predict", str(model), "pictures", *ON])
-    assert "18 images in 5 shards, 5 of them there before: half" in capsys.readouterr().out
+    assert "18 images in 5 shards, 5 of them from before: half" in capsys.readouterr().out
 
 
 class FakeError(Exception):
@@ -694,7 +694,7 @@ def test_a_killed_worker_s_shard_is_made_by_another(told: dict):
 def test_bad_images_are_left_out_and_listed(told: dict, desk: Path, model: Path):
     skipped = told["skipped"]
     assert (skipped["code"], made(skipped, told["bad"])) == (0, {LINES[2]})
-    assert "17 images in 5 shards, 4 of them there before: jsonl" in skipped["out"]
+    assert "17 images in 5 shards, 4 of them from before: jsonl" in skipped["out"]
     assert f"listed in {Path('jsonl/bad')}: 1 of 18 images" in skipped["err"]
     assert sorted(skipped["files"]) == ["bad", "manifest.json", *LINES], "nothing of the killed worker is left"
     assert [Path(one.image).name for one in left_out(desk / "jsonl")] == [BAD_IMAGE]
@@ -709,7 +709,7 @@ def test_a_stopped_prediction_goes_on(told: dict, desk: Path, model: Path):
     assert (stopped["code"], done["code"]) == (130, 0)
     assert shown(stopped) == ["manifest.json", *TABLES[:4]]
     assert made(done, stopped) == {TABLES[4]}
-    assert "18 images in 5 shards, 4 of them there before: parquet" in done["out"]
+    assert "18 images in 5 shards, 4 of them from before: parquet" in done["out"]
     assert sorted(done["files"]) == ["manifest.json", *TABLES]
     wanted = plain(model, sorted((desk / "b").iterdir()))
     assert rows_of(desk / "parquet") == [line | {"image": f"b/{Path(line['image']).name}"} for line in wanted]

@@ -1,4 +1,4 @@
-"""`keylite evaluate`: a model file measured on labelled images, or compared with its parent."""
+"""`keylite evaluate`: measures a model file on labelled images, or compares it with its parent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keylite")
 
-WORST = 16  # objects drawn
+WORST = 16  # objects that are drawn by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +31,20 @@ class Measuring:
 
     normalize: Annotated[
         str | None,
-        Parameter(help="NME divisor: a keypoint pair (36,45), box_diagonal, box_side, or 100px; default: the model's"),
+        Parameter(
+            help="what errors are divided by: keypoints (36,45), box_diagonal, box_side or 100px; default: the model's"
+        ),
     ] = None
     boxes: Annotated[
         Path | None,
-        Parameter(help='JSON of boxes to use instead of the annotations\': {"photo.jpg": [[x0, y0, x1, y1], ...]}'),
+        Parameter(
+            help='JSON file of boxes to use instead of those of the labels: {"photo.jpg": [[x0, y0, x1, y1], ...]}'
+        ),
     ] = None
     jitter_box: Annotated[
-        float, Parameter(help="move and scale boxes by up to this fraction, to stand in for a detector")
+        float, Parameter(help="move and scale boxes at random by up to this fraction, as a detector would")
     ] = 0.0
-    seed: Annotated[Seed, Parameter(help="of the jitter and the bootstrap")] = 0
+    seed: Annotated[Seed, Parameter(help="of the random numbers for --jitter-box and for intervals")] = 0
     sigmas: Annotated[
         str | None, Parameter(help="OKS constants, one per keypoint, separated by commas: adds OKS-AP")
     ] = None
@@ -52,7 +56,7 @@ class Measuring:
         str | None,
         Parameter(help="onnx, litert, pytorch or tensorflow; default: the one that made the file, if it is installed"),
     ] = None
-    threads: Annotated[int | None, Parameter(help="of the engine; default: its own choice")] = None
+    threads: Annotated[int | None, Parameter(help="threads of the engine; default: the engine decides")] = None
     worst: Annotated[int | None, Parameter(help="how many of the worst objects to draw; default: 16")] = None
     draw: Annotated[Path | None, Parameter(help="folder for pictures of the worst objects")] = None
 
@@ -72,7 +76,7 @@ class Measuring:
         if self.worst is not None:
             require_whole("worst", self.worst, least=0)
             if self.draw is None:
-                raise ValueError("worst: says how many objects to draw; give a folder for them as --draw")
+                raise ValueError("worst: expected --draw beside it: the folder for the pictures of these objects")
         if self.reliability:
             require_matplotlib("reliability")
 
@@ -88,13 +92,13 @@ class Comparing:
     budget: Annotated[
         float | None,
         Parameter(
-            help="with --parent: most that 95 % of the points may move, px of the model input; default: as for "
+            help="with --parent: 95 % of the points may move at most so far, px of the model input; default: that of "
             "keylite export"
         ),
     ] = None
     budget_nme: Annotated[
         float | None,
-        Parameter(help="with --parent: most that the NME may rise, as a fraction of it; default: no limit"),
+        Parameter(help="with --parent: the NME may rise at most by this fraction of it; default: no limit"),
     ] = None
 
 
@@ -108,7 +112,7 @@ def evaluate(
     comparing: Annotated[Comparing, Parameter(name="*")] = Comparing(),
     reading: As = USUAL,
 ) -> None:
-    """Measure a model file on labelled images: NME, PCK, AUC, px, by keypoint, with 95 % intervals.
+    """Measure a model file on labelled images: NME, PCK, AUC and px, for all points and per keypoint.
 
     Parameters
     ----------
@@ -117,9 +121,9 @@ def evaluate(
     data
         labelled images: COCO keypoints JSON, or CSV
     out
-        JSON to write: the report, or with --parent the certificate, and its page of markdown beside it
+        JSON file to write: the report, or with --parent the certificate, with its page of markdown beside it
     spec
-        JSON description of a file that holds none; with --parent, of the parent
+        JSON description for a model file that holds none; with --parent, for the parent
     """
     if comparing.parent is not None:
         if flags := measuring.given():
@@ -134,7 +138,7 @@ def evaluate(
 def _measure(
     model: Path, data: Path, out: Path | None, spec: Path | None, measuring: Measuring, reading: Reading
 ) -> None:
-    """Show the report of a model, draw what is asked for, and write the report last: what was refused leaves none."""
+    """Show the report of a model, draw pictures, and write the report at the end, so that an error leaves no file."""
     from keylite.evaluation.report import report_parts
 
     measuring.require_good()
@@ -161,7 +165,7 @@ def _opened(
     sigmas: list[float] | None,
     reading: Reading,
 ) -> tuple[Predictor, Dataset]:
-    """The model and the labelled images, once nothing that can be refused before the images are read is left."""
+    """Open the model and read the labelled images; all that can be refused earlier is refused before that."""
     from keylite.evaluation.metrics import require_oks
     from keylite.exporting.certificate import certificate_doubt
     from keylite.runtime.files import require_outputs
@@ -221,7 +225,7 @@ def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...
 def _show_flips(
     predictor: Predictor, data: Dataset, mirror: tuple[int, ...], plain: Predictions, report: Report, seed: int
 ) -> FlipReport:
-    """Show, and give, what predictions of the mirrored images say of labels and flips."""
+    """Show and return the report of flips."""
     from keylite.evaluation.flips import flip_report, flip_rows
     from keylite.runtime.tables import Table
 
@@ -232,7 +236,7 @@ def _show_flips(
 
 
 def _draw(model: Path, data: Dataset, predictions: Predictions, report: Report, measuring: Measuring) -> None:
-    """Draw the worst objects and the reliability of sigma, if asked for."""
+    """Draw the worst objects and the reliability of sigma, if the flags ask for them."""
     from keylite.evaluation.predictions import errors_of
     from keylite.pictures.draw import draw_worst
     from keylite.pictures.plots import plot_reliability
@@ -257,7 +261,7 @@ def _compare(
     comparing: Comparing,
     reading: Reading,
 ) -> None:
-    """Show a child's certificate on these data; exit 3 if it is over budget."""
+    """Show the certificate of a child on these data; the exit code is 3 if it is over its budget."""
     from keylite.exporting.certificate import certificate_parts, over_budget, write_certificate
     from keylite.exporting.export import hold
     from keylite.runtime.files import require_outputs
@@ -278,7 +282,7 @@ def _compare(
 
 
 def numbers(text: str, what: str) -> list[float]:
-    """Numbers that are separated by commas."""
+    """Read numbers that are separated by commas. what: the flag, for the error."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

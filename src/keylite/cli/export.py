@@ -1,4 +1,4 @@
-"""`keylite export`: a model file in another format, its certificate, golden vectors, and where int8 hurts."""
+"""`keylite export`: writes a model file in another format, with a certificate, or diagnoses an int8 export."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def export(
     spec: Path | None = None,
     reading: As = USUAL,
 ) -> None:
-    """Write a model file in another format, held to its parent: refused where points move past the budget.
+    """Write a model file in another format, unless its points move further than the budget allows.
 
     Parameters
     ----------
     model
         .safetensors
     data
-        labelled images on which parent and child are compared
+        labelled images on which both files are compared
     out
         file to write, or with --to all a folder; certificates are written beside the files
     to
@@ -46,22 +46,23 @@ def export(
     precision
         fp32, fp16 (litert alone) or int8
     calibration
-        labelled images that int8 takes its ranges from
+        labelled images that the ranges of int8 are taken from
     calibration_count
-        how many of them, drawn at random
+        how many of these objects are used; they are drawn at random
     seed
-        of the drawing
+        of this random choice
     budget
-        most that 95 % of the points may move, px of the model input; default at 128 px: fp32 0.02, fp16 0.1, int8 1
+        95 % of the points may move at most so far, px of the model input; default at 128 px: fp32 0.02, fp16 0.1,
+        int8 1
     budget_nme
-        most that the NME may rise, as a fraction of it: 0.03 is 3 %; default: no limit
+        the NME may rise at most by this fraction of it: 0.03 is 3 %; default: no limit
     golden
-        folder for vectors to test a port with: inputs, raw outputs and points of some objects
+        folder for golden vectors (inputs, raw outputs and points of some objects), to test an app with
     diagnose
-        export nothing: show where int8 hurts, what was tried against it and the cheapest within the budget, or write
-        that page to --out; takes minutes
+        export nothing: print which layers lose accuracy in int8, what was tried against it, and the cheapest way within
+        the budget, or write this page to --out; takes minutes
     spec
-        JSON description of a model file that holds none (keylite info --json prints one)
+        JSON description for a model file that holds none (keylite info --json prints one)
     """
     from keylite.exporting.certificate import OverBudgetError, certificate_parts, certificate_path
     from keylite.exporting.export import export, export_all
@@ -87,10 +88,10 @@ def export(
         require_writable(golden)  # before minutes of work
     if out and diagnose:
         require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
-    said = read_spec(model, spec)
-    compared = reading.dataset(data, said.white_level, said.box)
+    model_spec = read_spec(model, spec)
+    compared = reading.dataset(data, model_spec.white_level, model_spec.box)
     choices: dict[str, Any] = {
-        "calibration": reading.dataset(calibration, said.white_level, said.box) if calibration else None,
+        "calibration": (reading.dataset(calibration, model_spec.white_level, model_spec.box) if calibration else None),
         "calibration_count": calibration_count,
         "seed": seed,
         "budget": budget,
@@ -98,14 +99,14 @@ def export(
         "spec": spec,
     }
     if diagnose:
-        given = {"data": data, "budget_nme": budget_nme, "spec": spec}
-        _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, given, calibration, reading)
+        shown = {"data": data, "budget_nme": budget_nme, "spec": spec}
+        _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, shown, calibration, reading)
         return
     assert out is not None
     if to == "all":
-        made = export_all(model, compared, out, **choices)
-        show([Table(EXPORT_COLUMNS, [export_row(certificate) for certificate in made])])
-        refused = [certificate for certificate in made if not certificate.within_budget]
+        certificates = export_all(model, compared, out, **choices)
+        show([Table(EXPORT_COLUMNS, [export_row(certificate) for certificate in certificates])])
+        refused = [certificate for certificate in certificates if not certificate.within_budget]
         if refused:
             fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
         return
@@ -126,25 +127,28 @@ def _diagnose(
     data: Dataset,
     out: Path | None,
     choices: dict[str, Any],
-    given: dict[str, Any],
+    shown: dict[str, Any],
     calibration: Path | None,
     reading: Reading,
 ) -> None:
-    """Show or write the page of a diagnosis, which ends with a command of the flags given."""
+    """Print or write the page of a diagnosis. It ends with the command that makes its recipe.
+
+    shown: flags that the command repeats.
+    """
     from keylite.exporting.diagnosis import diagnose
     from keylite.exporting.diagnosis_report import diagnosis_page
     from keylite.runtime.files import write_text
 
-    found = diagnose(model, data, **choices)
+    diagnosis = diagnose(model, data, **choices)
     command = None
-    if found.recipe:
-        flags = {"to": found.to, "precision": found.recipe.precision}
-        if found.recipe.precision == "int8":
-            flags |= {"calibration": calibration, "calibration-count": found.recipe.images, "seed": choices["seed"]}
-        flags |= given | {"budget": found.budget} | dataclasses.asdict(reading)
-        flags["out"] = f"{model.stem}.{found.recipe.precision}{found.suffix}"
+    if diagnosis.recipe:
+        flags = {"to": diagnosis.to, "precision": diagnosis.recipe.precision}
+        if diagnosis.recipe.precision == "int8":
+            flags |= {"calibration": calibration, "calibration-count": diagnosis.recipe.images, "seed": choices["seed"]}
+        flags |= shown | {"budget": diagnosis.budget} | dataclasses.asdict(reading)
+        flags["out"] = f"{model.stem}.{diagnosis.recipe.precision}{diagnosis.suffix}"
         command = shlex.join(["keylite", "export", str(model), *as_flags(flags)])
-    page = diagnosis_page(found, command)
+    page = diagnosis_page(diagnosis, command)
     if out is None:
         print(page)
         return
@@ -153,7 +157,7 @@ def _diagnose(
 
 
 def as_flags(choices: dict[str, Any]) -> list[str]:
-    """Choices as a command line; None, False and what a `Reading` does anyway are left out."""
+    """Choices as flags of a command line, without those that are None, False or the default of a `Reading`."""
     usual = dataclasses.asdict(USUAL)
     flags = []
     for name, value in choices.items():

@@ -1,4 +1,4 @@
-"""`keylite predict`: points of images, as JSON and drawn."""
+"""`keylite predict`: finds the points in images, and writes or draws them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keylite")
 
-LINES = 20  # that a prediction in shards says of how far it is
+LINES = 20  # lines about the progress of a prediction in shards, at most
 
 
 def _no_flag(type_: Any, value: str | None) -> None:
-    """ValueError for a flag where a file name, or - for standard output, is expected."""
+    """Raise ValueError for a flag in place of a file name; - is standard output."""
     if value and value != "-" and value.startswith("-"):
         raise ValueError(f"expected a file name or -, got {value}")
 
@@ -58,32 +58,32 @@ def predict(
     model
         .safetensors, .onnx or .tflite
     inputs
-        images, folders of images, and .txt files with the path of an image a line
+        images, folders of images, and .txt files with one path of an image per line
     boxes
-        JSON: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
+        JSON file: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
     out
-        file to write the points to, with --ray a folder for shards; -, also without --out and --draw: standard output
+        file for the points, or with --ray a folder for shards; -: standard output, the default without --draw
     format
-        keylite, the default: continuous coordinates, corner origin; coco: COCO keypoints, pixel indices; jsonl, the
-        default with --ray: keylite's, a line an image, written as it is found; parquet, only with --ray: a row an image
+        keylite, the default: one JSON object, continuous coordinates; coco: COCO keypoints, pixel indices; jsonl, the
+        default with --ray: one line per image, written when it is found; parquet, only with --ray: one row per image
     draw
-        folder for the images with their points
+        folder for the images with their points drawn
     engine
         onnx, litert, pytorch or tensorflow; default: the one that made the file, if it is installed
     threads
-        of the engine; default: its own choice, with --ray 1
+        threads of the engine; default: the engine decides, or 1 with --ray
     spec
-        JSON description of a file that holds none
+        JSON description for a model file that holds none
     max_megapixels
-        larger images are refused
+        largest image, in millions of pixels; larger ones are refused
     skip_bad
         leave out images that cannot be read, and say which
     ray
-        predict on a Ray cluster: local, for one on this machine, auto, for the one that runs here, or HOST:PORT
+        predict on a Ray cluster: local (started on this machine), auto (the one that runs here), or HOST:PORT
     workers
-        with --ray: processes that predict; default: as many as there is room for
+        with --ray: processes that predict; default: as many as the cluster has cores for
     shard
-        with --ray: images of a shard; default 1000
+        with --ray: images per file of points; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
     from keylite.prediction.sources import image_paths
@@ -94,7 +94,7 @@ def predict(
 
     unfit = {"--draw": draw} if ray else {"--workers": workers, "--shard": shard}
     if given := [flag for flag, value in unfit.items() if value is not None]:
-        raise ValueError(f"predict: {given[0]} is not for a prediction {'with' if ray else 'without'} --ray")
+        raise ValueError(f"predict: {given[0]} has no effect {'with' if ray else 'without'} --ray; leave it out")
     formats = ("jsonl", "parquet") if ray else ("keylite", "coco", "jsonl")
     if format and format not in formats:
         raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
@@ -132,7 +132,7 @@ def _predict_here(
     draw: Path | None,
     skip_bad: bool,
 ) -> None:
-    """Points of images in this process, to `out` and drawn to `draw`; nothing of them where an image is bad."""
+    """Predict in this process: write the points to `out` and drawings to `draw`. If an image is bad, write nothing."""
     from keylite.prediction.points import points_coco, points_json, points_line
     from keylite.prediction.sources import drawing_paths
     from keylite.runtime.drawing import with_legend
@@ -141,7 +141,7 @@ def _predict_here(
     from keylite.runtime.progress import step
     from keylite.runtime.words import counted, listed
 
-    out = out or (None if draw else "-")  # points must go somewhere
+    out = out or (None if draw else "-")
     drawings = drawing_paths(paths, draw) if draw else {}
     if out and out != "-":
         require_outputs({"out": out}, {"model": predictor.path} | {str(path): path for path in paths})
@@ -152,7 +152,7 @@ def _predict_here(
     bad: list[str] = []
 
     def asked() -> Iterator[tuple[Path, Boxes | None]]:
-        for path in paths:  # where one is bad, the rest are read to name them all, and nothing is looked for in them
+        for path in paths:  # after a bad one, the rest are only read, to name all bad ones: they get no boxes
             yield path, [] if bad and not skip_bad else boxes.get(path)
 
     found: dict[str, Keypoints] = {}
@@ -191,7 +191,7 @@ def _predict_here(
                 print(json.dumps(result))
             else:
                 points_at.write_bytes(json_bytes(result))
-    if not lines:  # where a picture that was given twice has its points once
+    if not lines:  # a picture that was given twice counts once
         images, objects = len(found), sum(map(len, found.values()))
     if out != "-":
         written = ", ".join(str(place) for place in (out, draw) if place)
@@ -201,7 +201,7 @@ def _predict_here(
 def _predict_on_ray(
     model: Path, paths: list[Path], out: Path, boxes: dict[Path, np.ndarray], address: str, choices: dict[str, Any]
 ) -> None:
-    """Points of images on a Ray cluster, as shards in `out`."""
+    """Predict on a Ray cluster, into shards in the folder `out`."""
     from keylite.prediction.cluster import predict_on_ray
     from keylite.prediction.shards import BAD
     from keylite.runtime.words import counted, listed
@@ -210,19 +210,19 @@ def _predict_on_ray(
         if done == shards or done % max(1, shards // LINES) == 0:
             log.info("%d of %d shards", done, shards)
 
-    found = predict_on_ray(model, paths, out, address=address, boxes=boxes or None, on_shard=tell, **choices)
-    if found.bad:
-        line = listed(f"{len(found.bad)} of {len(paths)} images cannot be used", [one.error for one in found.bad])
+    result = predict_on_ray(model, paths, out, address=address, boxes=boxes or None, on_shard=tell, **choices)
+    if result.bad:
+        line = listed(f"{len(result.bad)} of {len(paths)} images cannot be used", [one.error for one in result.bad])
         log.warning("skipped, and listed in %s: %s", out / BAD, line)
-    before = f", {found.before} of them there before" if found.before else ""
-    print(f"{counted(found.images, 'image')} in {counted(found.shards, 'shard')}{before}: {out}")
+    before = f", {result.before} of them from before" if result.before else ""
+    print(f"{counted(result.images, 'image')} in {counted(result.shards, 'shard')}{before}: {out}")
 
 
 @contextlib.contextmanager
 def _lines(place: str, at_once: bool) -> Iterator[TextIO]:
-    """Where lines are written that count only if all goes well: a file by its name, or standard output for -.
+    """A file for lines that are kept only if all goes well. place: its name, or - for standard output.
 
-    at_once: standard output gets them as they come.
+    at_once: standard output gets each line as it comes.
     """
     from keylite.runtime.files import replacing
 

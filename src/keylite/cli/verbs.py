@@ -4,8 +4,8 @@ from __future__ import annotations
 
 VERBS = {
     "train": "Train a model on labelled images.",
-    "evaluate": "Measure a model file on labelled images: NME, PCK, AUC, px, by keypoint, with 95 % intervals.",
-    "export": "Write a model file in another format, held to its parent: refused where points move past the budget.",
+    "evaluate": "Measure a model file on labelled images: NME, PCK, AUC and px, for all points and per keypoint.",
+    "export": "Write a model file in another format, unless its points move further than the budget allows.",
     "predict": "Find the points in images.",
     "benchmark": "Measure how long model files take per image, stage by stage, and how much memory they need.",
     "info": "Print the description inside a model file: its input, keypoints, accuracy and origin.",

@@ -298,7 +298,7 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
 
 def of_sigma(found: Sequence[Facts]) -> Facts | None:
     """How sigma held: ranks, as means over the runs; their worst tenth; the first run's tenths. None without sigma."""
-    held = [facts["report"]["confidence"] for facts in found]
+    held = [facts["report"]["reliability"] for facts in found]
     if None in held:
         return None
     ranks = {name: [one[name] for one in held] for name in RANKS}

@@ -39,7 +39,7 @@ DOORS = {
         ("evaluate", "hold"),
         {
             "flips": "`flip_report(predictor, data, mirror)`",
-            "reliability": "`report.confidence` holds the figures",
+            "reliability": "`report.reliability` holds the figures",
             "out": "`report.to_json()`",
             "worst": "`draw_worst(..., count)`",
             "draw": "`draw_worst(data, predictions, errors, count, folder)`",

@@ -567,18 +567,18 @@ def reliability(of: float) -> dict:
 
 
 def test_sigma_over_seeds():
-    found = accuracy.of_sigma([{"report": {"confidence": reliability(of)}} for of in (0.8, 1.1)])
+    found = accuracy.of_sigma([{"report": {"reliability": reliability(of)}} for of in (0.8, 1.1)])
     assert (found["spearman"], found["within"], found["worst"]) == pytest.approx((0.4, 0.285, -0.2))
     assert found["reliability"] == reliability(0.8)
-    assert accuracy.of_sigma([{"report": {"confidence": None}}, {"report": {"confidence": reliability(1)}}]) is None
+    assert accuracy.of_sigma([{"report": {"reliability": None}}, {"report": {"reliability": reliability(1)}}]) is None
     unvaried = reliability(1) | {"within": None}
-    assert accuracy.of_sigma([{"report": {"confidence": unvaried}}])["within"] is None
+    assert accuracy.of_sigma([{"report": {"reliability": unvaried}}])["within"] is None
 
 
 def test_sigma_has_a_table_and_a_picture(smoke: Path, tmp_path: Path):
     facts = json.loads((smoke / "docs/results/accuracy.json").read_text())
     assert "reliability.png" not in accuracy.text(facts)
-    sigma = accuracy.of_sigma([{"report": {"confidence": reliability(0.9)}}])
+    sigma = accuracy.of_sigma([{"report": {"reliability": reliability(0.9)}}])
     facts["rows"][0]["float"]["sigma"] = facts["rows"][0]["files"]["onnx int8"]["sigma"] = sigma
     told = accuracy.text(facts)
     assert "| regression | timm:test_efficientnet | 64 | float | 0.40 | 0.27 | 0.20 | -10 % |" in told

@@ -49,7 +49,16 @@ from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import Found
-from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Calibration, Held, ModelSpec, Provenance, encode_spec
+from keylite.runtime.spec import (
+    FORMAT,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Calibration,
+    CertificateSummary,
+    ModelSpec,
+    Provenance,
+    encode_spec,
+)
 from keylite.runtime.stream import READERS
 from keylite.training.folder import RESULTS, WITHOUT_EFFECT
 from keylite.training.folds import MODEL, REPORT
@@ -577,7 +586,7 @@ NAMED = {
     ),
     "a certificate in short": (
         MODEL_FILE,
-        Held.__struct_fields__,
+        CertificateSummary.__struct_fields__,
     ),
     "kinds of model file": (MODEL_FILE, SPEC_READERS),
     "members of a .tflite": (MODEL_FILE, (TFLITE_MEMBER, SEAL)),

@@ -119,8 +119,8 @@ def test_sigma_goes_from_training_to_prediction(capsys, scored, gauge_files, tmp
     assert "errors by tenths of sigma" in out
     assert "sigma was fitted on 25 of these objects and is tested on the other 25" in out
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["confidence"]["count"] == 25 * 4
-    assert len(report["confidence"]["deciles"]) == 10
+    assert report["reliability"]["count"] == 25 * 4
+    assert len(report["reliability"]["deciles"]) == 10
     assert cv2.imread(str(tmp_path / "reliability.png")) is not None
 
 
@@ -135,7 +135,7 @@ def test_an_export_learns_its_own_sigma(capsys, scored, gauge_files, tmp_path):
     ours, parents = read_spec(out).confidence, read_spec(scored / "model.safetensors").confidence
     np.testing.assert_allclose(ours.factors, parents.factors, rtol=1e-3)
     certificate = json.loads((tmp_path / "m.onnx.certificate.json").read_text())
-    parent, child = certificate["confidence"]
+    parent, child = certificate["reliability"]
     assert child["worst"] == pytest.approx(parent["worst"], abs=1e-3)
     assert child["count"] == 25 * 4
 

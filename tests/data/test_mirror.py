@@ -30,7 +30,7 @@ from keylite.data.shapes import aligned, whiten
 from keylite.data.symmetry import (
     MAX_POINT_RATIO,
     MIN_GAIN,
-    Trial,
+    MirrorTrial,
     Verdict,
     _assign,
     _halves,
@@ -620,7 +620,7 @@ AGAINST = {  # what the labels say of a given permutation, and the words
 
 @pytest.mark.parametrize(("values", "words"), AGAINST.values(), ids=AGAINST)
 def test_what_speaks_against_given_pairs(values: dict, words: str):
-    found = _contradiction(Trial(None, lambda _permutation: verdict(**values)), NAMED, verdict().permutation)
+    found = _contradiction(MirrorTrial(None, lambda _permutation: verdict(**values)), NAMED, verdict().permutation)
     assert words in found
     assert bool(found) == bool(words)
 

@@ -320,8 +320,8 @@ def test_sigma_is_held_against_the_errors_of_its_judges() -> None:
     data = face(groups=10)
     predictions = dataclasses.replace(shifted(data, (3, -4)), sigma=np.where(np.isfinite(data.xy[..., 0]), 10.0, NAN))
     predictions.sigma[:5] = 2.5
-    assert report_of(predictions, data, "100px").confidence.worst == 1.0, "5 px where 2.5 were promised"
-    judged = report_of(predictions, data, "100px", judges=np.arange(5, 20)).confidence
+    assert report_of(predictions, data, "100px").reliability.worst == 1.0, "5 px where 2.5 were promised"
+    judged = report_of(predictions, data, "100px", judges=np.arange(5, 20)).reliability
     assert (judged.worst, judged.count) == (-0.5, 60)
 
 
@@ -418,7 +418,7 @@ def test_json_has_one_shape_and_comes_back() -> None:
             "signed_error",
             "per_keypoint",
         ),
-        *("confidence", "count", "points", "groups", "oks_ap", "boxes", "model_sha256", "dataset", "engine", "notes"),
+        *("reliability", "count", "points", "groups", "oks_ap", "boxes", "model_sha256", "dataset", "engine", "notes"),
     ]
     assert list(plain["nme"]) == ["mean", "median", "interval", "normalize", "percent_px", "count"]
     assert list(plain["pck"]) == ["0.05", "0.1", "0.2"]
@@ -879,7 +879,7 @@ def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> No
     unlabelled = data.xy.copy()
     unlabelled[:, 3] = NAN
     want = report_of(kept[0], data.with_xy(unlabelled), "box_side", sigmas=[0.1] * 4)
-    for figure in ("nme", "pck", "auc", "pixel_error", "signed_error", "points", "confidence", "oks_ap"):
+    for figure in ("nme", "pck", "auc", "pixel_error", "signed_error", "points", "reliability", "oks_ap"):
         assert getattr(report, figure) == getattr(want, figure), figure
     assert report.per_keypoint["chin"].count == (5 if count else 0)
     assert report.per_keypoint["nose"] == plain.per_keypoint["nose"]

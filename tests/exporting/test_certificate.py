@@ -34,7 +34,7 @@ from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import Calibration, Confidence, Held
+from keylite.runtime.spec import Calibration, CertificateSummary, Confidence
 
 COUNT = 40
 
@@ -60,7 +60,7 @@ def made_up(**changes: object) -> Certificate:
         nme_interval=(-0.001, 0.0025),
         normalize="0,1",
         pck={"0.05": (0.9, 0.89)},
-        confidence=(None, Reliability(0.4, 0.3, 0.2, -0.15, (Decile(1.0, 0.85, None, 60),), 60)),
+        reliability=(None, Reliability(0.4, 0.3, 0.2, -0.15, (Decile(1.0, 0.85, None, 60),), 60)),
         count=123,
         groups=45,
         dataset="val",
@@ -173,7 +173,7 @@ def test_the_page_leaves_out_what_is_not_known():
 def test_json_and_back():
     assert msgspec.json.decode(msgspec.json.encode(made_up()), type=Certificate) == made_up()
     short = summary(made_up())
-    assert msgspec.json.decode(msgspec.json.encode(short), type=Held) == short
+    assert msgspec.json.decode(msgspec.json.encode(short), type=CertificateSummary) == short
     assert (short.drift_p95, short.budget, short.operators) == (0.5, 1.0, {"CONV_2D": 33, "ADD": 9})
 
 
@@ -332,14 +332,14 @@ def test_the_sigma_of_both_is_judged_by_the_same_objects(fitted, held, make_spec
     off = np.concatenate([right + rng.normal(0, 0.05, right.shape), rng.normal(-3, 0.5, right.shape)], axis=-1)
     scored = msgspec.structs.replace(spec, confidence=Confidence((0.9,) * 4, ((1.0, 0.05),), (1.0,) * 4, 20, "a", "0"))
     alone, data, _ = held(right, off, off, parent_spec=scored, child_spec=scored)
-    assert [one.count for one in alone.confidence] == [4 * count] * 2, "points; neither was fitted on these"
+    assert [one.count for one in alone.reliability] == [4 * count] * 2, "points; neither was fitted on these"
     on_data = msgspec.structs.replace(scored.confidence, data_fingerprint=data.fingerprint())
     specs = {"parent_spec": scored, "child_spec": scored} | {
         f"{fitted}_spec": msgspec.structs.replace(scored, confidence=on_data)
     }
     made, *_ = held(right, off, off, **specs)
-    assert [one.count for one in made.confidence] == [2 * count] * 2
-    assert made.confidence[0] == made.confidence[1]
+    assert [one.count for one in made.reliability] == [2 * count] * 2
+    assert made.reliability[0] == made.reliability[1]
 
 
 @pytest.mark.parametrize(

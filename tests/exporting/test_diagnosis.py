@@ -154,12 +154,12 @@ def test_layers_come_from_input_to_output(to: str, request):
     assert max(layer.own for layer in layers if layer.hurts) <= min(layer.own for layer in layers if not layer.hurts)
 
 
-def test_litert_ranges_of_the_right_kind_clip_little_and_the_default_is_the_recipe(litert_found):
+def test_litert_ranges_of_the_right_kind_clip_little_and_the_default_is_the_cheapest(litert_found):
     assert litert_found.doubt is None
     assert max(layer.clipped for layer in litert_found.layers) < 2 * OUTSIDE, "24 images; 0.00022 measured"
     assert litert_found.layers[0].signal_to_noise > 30, "a convolution with weights per channel"
     assert all(layer.held[0] <= 0 < layer.held[1] for layer in litert_found.layers)
-    assert litert_found.recipe is litert_found.trials[0]
+    assert litert_found.cheapest is litert_found.trials[0]
 
 
 def test_ranges_of_grey_images_show_as_clipping_drift_and_doubt(onnx_found):
@@ -168,10 +168,10 @@ def test_ranges_of_grey_images_show_as_clipping_drift_and_doubt(onnx_found):
     usual = onnx_found.trials[0]
     assert usual.cost.drift_p95 > 5
     assert not onnx_found.within(usual)
-    assert onnx_found.recipe.precision == "fp32", "no int8 file is within the budget"
+    assert onnx_found.cheapest.precision == "fp32", "no int8 file is within the budget"
 
 
-def test_no_recipe_where_nothing_is_within_the_budget(onnx_found):
+def test_nothing_is_cheapest_if_nothing_is_within_the_budget(onnx_found):
     from keylite.exporting.diagnosis import _cheapest
 
     assert _cheapest([]) is None
@@ -196,7 +196,7 @@ def test_the_page_has_it_all(to: str, request):
     assert page.startswith(str(found).rstrip())
 
 
-def made_up(recipe: bool) -> Diagnosis:
+def made_up(possible: bool) -> Diagnosis:
     """One layer, and two trials of which one is within the budget."""
     costs = [Cost(0.1, drift, 0.05, 0.5, 10**6) for drift in (0.4, 1.2)]
     trials = tuple(Trial(f"<b>{n}", "int8", 16, "", True, n == 0, cost) for n, cost in enumerate(costs))
@@ -204,15 +204,15 @@ def made_up(recipe: bool) -> Diagnosis:
     return Diagnosis(
         model="m.safetensors", to="onnx", suffix=".onnx", data="val", count=40, looked_at=24,
         calibration=Calibration(16, 0, "train", "f" * 64), nme=0.05, normalize="box_diagonal", size=(64, 64),
-        budget=1.0, budget_nme=None, layers=(layer,), trials=trials, recipe=trials[0] if recipe else None, doubt="a < b",
+        budget=1.0, budget_nme=None, layers=(layer,), trials=trials, cheapest=trials[0] if possible else None, doubt="a < b",
     )  # fmt: skip
 
 
 def test_a_diagnosis_prints_its_page_without_a_command():
-    found = made_up(recipe=True)
+    found = made_up(possible=True)
     assert repr(found) == "Diagnosis(m.safetensors in int8, onnx: 1 layer, 2 trials; within the budget: <b>0, int8)"
     assert str(found).endswith("## The cheapest within the budget (p95 drift 1 px)\n\n<b>0, int8.\n")
-    assert str(made_up(recipe=False)).endswith("\n\nNothing that keylite export makes is within the budget.\n")
+    assert str(made_up(possible=False)).endswith("\n\nNothing that keylite export makes is within the budget.\n")
     shown = found._repr_html_()
     assert shown.count("<table>") == 2
     for words in ("a &lt; b", "head.&lt;i&gt;", "&lt;b&gt;1"):
@@ -221,12 +221,12 @@ def test_a_diagnosis_prints_its_page_without_a_command():
 
 
 def test_a_diagnosis_as_plain_values():
-    found = made_up(recipe=True)
+    found = made_up(possible=True)
     layer = dataclasses.replace(found.layers[0], signal_to_noise=float("inf"))
     written = dataclasses.replace(found, layers=(layer,)).to_dict()
     assert written == json.loads(dataclasses.replace(found, layers=(layer,)).to_json())
     assert (written["layers"][0]["signal_to_noise"], written["layers"][0]["held"]) == (None, [-1.0, 5.5])
-    assert written["recipe"] == written["trials"][0]
+    assert written["cheapest"] == written["trials"][0]
 
 
 # ---- one file at a time

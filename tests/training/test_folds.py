@@ -318,8 +318,8 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
     assert [spec.confidence for spec in specs] == [fitted] * 3
     assert (fitted.count, fitted.data_fingerprint) == (26, data.fingerprint())
     assert "sigma fitted on 26 of 52 objects, each predicted by the model of its fold" in caplog.text
-    assert report.pooled.confidence.count == 4 * 26, "those that it was not fitted on"
-    assert sum(fold.report.confidence.count for fold in report.folds) == 4 * 26
+    assert report.pooled.reliability.count == 4 * 26, "those that it was not fitted on"
+    assert sum(fold.report.reliability.count for fold in report.folds) == 4 * 26
     for fold in report.folds:
         assert keylite.evaluate(tmp_path / fold.model, data).model_sha256 == fold.report.model_sha256
     before = figures(tmp_path)
@@ -335,7 +335,7 @@ def test_too_few_objects_in_all_folds_for_a_sigma_are_said(data, done_with_score
     caplog.set_level(logging.INFO, "keylite")
     trained_as(done_with_scores, monkeypatch)
     report = train_folds(recipe(head="heatmap"), data, out=tmp_path, folds=3)
-    assert report.pooled.confidence is None
+    assert report.pooled.reliability is None
     assert "is not fitted: gauges train: 12 labelled objects, and 50 are needed" in caplog.text
 
 

@@ -241,14 +241,14 @@ def _draw(model: Path, data: Dataset, predictions: Predictions, report: Report, 
     from keylite.pictures.draw import draw_worst
     from keylite.pictures.plots import plot_reliability
 
-    if measuring.reliability and report.confidence is None:
+    if measuring.reliability and report.reliability is None:
         raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")
     if measuring.draw:
         count = WORST if measuring.worst is None else measuring.worst
         paths = draw_worst(data, predictions, errors_of(predictions, data), count, measuring.draw)
         print(f"worst objects drawn: {paths[0] if paths else 'none'}")
-    if measuring.reliability and report.confidence is not None:
-        plot_reliability({model.name: report.confidence}, measuring.reliability)
+    if measuring.reliability and report.reliability is not None:
+        plot_reliability({model.name: report.reliability}, measuring.reliability)
         print(f"wrote {measuring.reliability}")
 
 

@@ -141,13 +141,17 @@ def _diagnose(
 
     diagnosis = diagnose(model, data, **choices)
     command = None
-    if diagnosis.recipe:
-        flags = {"to": diagnosis.to, "precision": diagnosis.recipe.precision}
-        if diagnosis.recipe.precision == "int8":
-            flags |= {"calibration": calibration, "calibration-count": diagnosis.recipe.images, "seed": choices["seed"]}
+    if diagnosis.cheapest:
+        flags = {"to": diagnosis.to, "precision": diagnosis.cheapest.precision}
+        if diagnosis.cheapest.precision == "int8":
+            flags |= {
+                "calibration": calibration,
+                "calibration-count": diagnosis.cheapest.images,
+                "seed": choices["seed"],
+            }
         flags |= shown | {"budget": diagnosis.budget} | dataclasses.asdict(reading)
-        flags["out"] = f"{model.stem}.{diagnosis.recipe.precision}{diagnosis.suffix}"
-        command = shlex.join(["keylite", "export", str(model), *as_flags(flags)])
+        flags["out"] = f"{model.stem}.{diagnosis.cheapest.precision}{diagnosis.suffix}"
+        command = shlex.join(["keylite", "export", str(model), *command_of(flags)])
     page = diagnosis_page(diagnosis, command)
     if out is None:
         print(page)
@@ -156,7 +160,7 @@ def _diagnose(
     print(f"wrote {out}")
 
 
-def as_flags(choices: dict[str, Any]) -> list[str]:
+def command_of(choices: dict[str, Any]) -> list[str]:
     """Choices as flags of a command line, without those that are None, False or the default of a `Reading`."""
     usual = dataclasses.asdict(USUAL)
     flags = []

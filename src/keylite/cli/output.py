@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keylite.exporting.certificate import Certificate
-    from keylite.runtime.spec import Held
+    from keylite.runtime.spec import CertificateSummary
     from keylite.runtime.tables import Table
 
 EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
@@ -43,11 +43,11 @@ def figures_line(report: dict[str, Any]) -> str:
         return "damaged: keylite did not write them like this"
 
 
-def certificate_line(held: Held) -> str:
+def certificate_line(summary: CertificateSummary) -> str:
     """The summary of a certificate in a model file's description as one line."""
     return (
-        f"{held.data}: p95 drift {held.drift_p95:.4f} px, budget {held.budget:g}; NME {100 * held.nme_parent:.2f} % -> "
-        f"{100 * held.nme_child:.2f} %, {held.count} objects"
+        f"{summary.data}: p95 drift {summary.drift_p95:.4f} px, budget {summary.budget:g}; "
+        f"NME {100 * summary.nme_parent:.2f} % -> {100 * summary.nme_child:.2f} %, {summary.count} objects"
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, Trial, Verdict, try_mirrors
+from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, MirrorTrial, Verdict, try_mirrors
 from keylite.runtime.errors import DataError
 from keylite.runtime.sides import OTHER, parts_of, side_of, words_of
 from keylite.runtime.words import counted, quoted
@@ -232,7 +232,7 @@ def _weakness(verdict: Verdict, names: Sequence[str], unaided: bool = False) -> 
     )
 
 
-def _contradiction(trial: Trial, names: Sequence[str], permutation: tuple[int, ...]) -> str:
+def _contradiction(trial: MirrorTrial, names: Sequence[str], permutation: tuple[int, ...]) -> str:
     """What in the labels speaks against a permutation; empty if nothing clear does."""
     verdict = trial.verdict_on(permutation)
     if verdict.lost and verdict.gain * len(names) <= -MIN_GAIN:

@@ -81,7 +81,7 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class MirrorTrial:
     """What the labels say about permutations.
 
     Attributes:
@@ -93,7 +93,7 @@ class Trial:
     verdict_on: Callable[[tuple[int, ...]], Verdict]
 
 
-def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -> Trial | str:
+def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -> MirrorTrial | str:
     """The trial of permutations on a data set's labels, or the words why there can be none.
 
     proposal: a permutation to consider in addition to those that the labels suggest. Raises ModuleNotFoundError if
@@ -126,7 +126,7 @@ def try_mirrors(dataset: Dataset, proposal: tuple[int, ...] | None, seed: int) -
             verdicts[permutation] = _judge(permutation, pool, shapes, parts, unit, np.random.default_rng(seed))
         return verdicts[permutation]
 
-    return Trial(proposed, verdict_on)
+    return MirrorTrial(proposed, verdict_on)
 
 
 def _halves(

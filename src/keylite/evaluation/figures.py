@@ -95,7 +95,7 @@ def report_of(
             x=shift_x, y=shift_y, x_interval=_pair(signed_range, 0), y_interval=_pair(signed_range, 1)
         ),
         per_keypoint=_keypoint_reports(predictions, dataset, length),
-        confidence=_confidence(predictions, errors, dataset, judges, seed),
+        reliability=_reliability(predictions, errors, dataset, judges, seed),
         count=len(dataset),
         points=int(labelled.sum()),
         groups=len(dataset.groups),
@@ -133,7 +133,7 @@ def _keypoint_reports(predictions: Predictions, dataset: Dataset, length: np.nda
     return {name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(names)}
 
 
-def _confidence(
+def _reliability(
     predictions: Predictions, errors: np.ndarray, dataset: Dataset, judges: np.ndarray | None, seed: int
 ) -> Reliability | None:
     """How well sigma agrees with the errors of the objects that it is tested on."""

@@ -94,7 +94,7 @@ class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pixel_error: The distances from predictions to labels, px of the image.
         signed_error: The mean of prediction minus label, px of the image.
         per_keypoint: The figures of each keypoint, by name.
-        confidence: How well sigma agrees with the errors, px of the image. None: the model gives no sigma.
+        reliability: How well sigma agrees with the errors, px of the image. None: the model gives no sigma.
         count: The number of objects.
         points: The number of labelled points.
         groups: The number of groups.
@@ -115,7 +115,7 @@ class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pixel_error: PixelReport
     signed_error: SignedReport
     per_keypoint: dict[str, KeypointReport]
-    confidence: Reliability | None
+    reliability: Reliability | None
     count: int
     points: int
     groups: int
@@ -180,7 +180,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("pixel error", f"mean {pixel.mean:.2f} px, p50 {pixel.p50:.2f}, p90 {pixel.p90:.2f}, p95 {pixel.p95:.2f}"),
         ("largest error", f"{pixel.max:.2f} px"),
         ("signed error", f"x {_signed(signed.x, signed.x_interval)}, y {_signed(signed.y, signed.y_interval)} px"),
-        *(reliability_rows(report.confidence) if report.confidence else ()),
+        *(reliability_rows(report.reliability) if report.reliability else ()),
         ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
         ("boxes", report.boxes),
         ("data", f"{report.dataset.name} ({report.dataset.fingerprint[:12]})"),

@@ -26,7 +26,7 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.results import Result
-from keylite.runtime.spec import Calibration, Held, unlearnt_words
+from keylite.runtime.spec import Calibration, CertificateSummary, unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped
@@ -81,7 +81,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
             groups.
         normalize: The normaliser of the NME.
         pck: By fraction of the normaliser: the share of correct points of (parent, child).
-        confidence: How sigma agrees with the errors of (parent, child). None: it has no sigma.
+        reliability: How sigma agrees with the errors of (parent, child). None: it has no sigma.
         count: The number of objects.
         groups: The number of groups.
         dataset, dataset_fingerprint: The name and fingerprint of the data.
@@ -111,7 +111,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     nme_interval: tuple[float, float] | None
     normalize: str
     pck: dict[str, tuple[float, float]]
-    confidence: tuple[Reliability | None, Reliability | None]
+    reliability: tuple[Reliability | None, Reliability | None]
     count: int
     groups: int
     dataset: str
@@ -223,7 +223,7 @@ def certify(
         nme_interval=_paired_interval(predictions, data, spec.normalize),
         normalize=reports[1].nme.normalize,
         pck={at: (reports[0].pck[at], reports[1].pck[at]) for at in reports[0].pck},
-        confidence=(reports[0].confidence, reports[1].confidence),
+        reliability=(reports[0].reliability, reports[1].reliability),
         count=len(data),
         groups=len(data.groups),
         dataset=data.name,
@@ -260,10 +260,10 @@ def _drift(distance: np.ndarray) -> Drift:
     return Drift(float(distance.mean()), p50, p95, largest)
 
 
-def summary(certificate: Certificate) -> Held:
+def summary(certificate: Certificate) -> CertificateSummary:
     """The part of a certificate that is written into the exported file itself."""
     c = certificate
-    return Held(
+    return CertificateSummary(
         data=c.dataset,
         data_fingerprint=c.dataset_fingerprint,
         count=c.count,
@@ -322,7 +322,7 @@ def certificate_parts(certificate: Certificate) -> list[Table | str]:
         Table(("keypoint", "mean", "p50", "p95", "max"), rows, title),
         f"NME ({c.normalize}) {nme_line(c)}",
         pck_line(c),
-        *confidence_lines(c),
+        *reliability_lines(c),
         f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
         verdict(c),
     ]
@@ -341,7 +341,7 @@ def certificate_page(certificate: Certificate) -> str:
         facts += [f"ranges from {k.count} objects of {k.data}, seed {k.seed}, fingerprint `{k.data_fingerprint}`"]
     if c.operators:
         facts += ["operators: " + ", ".join(f"{count} {name}" for name, count in c.operators.items())]
-    facts += confidence_lines(c)
+    facts += reliability_lines(c)
     facts += [latency_line(c), *c.notes]
     facts += [f"{', '.join(f'{name} {version}' for name, version in c.versions.items())}; {c.created}"]
     lines = "\n".join(f"- {fact}" for fact in facts)
@@ -377,11 +377,11 @@ def pck_line(c: Certificate) -> str:
     return ", ".join(f"PCK@{at} {100 * was:.2f} % -> {100 * now_:.2f} %" for at, (was, now_) in c.pck.items())
 
 
-def confidence_lines(c: Certificate) -> list[str]:
+def reliability_lines(c: Certificate) -> list[str]:
     """How sigma agrees with the errors: a line for the parent and one for the child, if it has a sigma."""
     return [
         f"{whose}: " + "; ".join(f"{label} {value}" for label, value in reliability_rows(reliability))
-        for whose, reliability in zip(("parent", "child"), c.confidence, strict=True)
+        for whose, reliability in zip(("parent", "child"), c.reliability, strict=True)
         if reliability
     ]
 

@@ -135,7 +135,7 @@ def diagnose(
         log.info("diagnose: layer by layer")
         layers = _layers(exporting, child, pixels, reference, workshop.own_noise(child, usual))
         doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.called)
-    recipe = _cheapest([trial for trial in trials if within_budget(trial.cost, nme, limits)])
+    cheapest = _cheapest([trial for trial in trials if within_budget(trial.cost, nme, limits)])
     return Diagnosis(
         model=escaped(model.name),
         to=to,
@@ -151,7 +151,7 @@ def diagnose(
         budget_nme=budget_nme,
         layers=layers,
         trials=tuple(trials),
-        recipe=recipe,
+        cheapest=cheapest,
         doubt=doubt,
     )
 

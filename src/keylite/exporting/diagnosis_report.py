@@ -86,7 +86,7 @@ class Diagnosis(Result):
         budget_nme: By what fraction the NME may rise. None: no limit.
         layers: The layers from input to output, with their noise and ranges.
         trials: The files that were tried, with drift, NME, time and size.
-        recipe: The cheapest trial within the budget that `export` can make. None: there is none.
+        cheapest: The cheapest trial within the budget that `export` can make. None: there is none.
         doubt: A warning if the ranges do not fit the data. None: they do.
     """
 
@@ -104,13 +104,13 @@ class Diagnosis(Result):
     budget_nme: float | None
     layers: tuple[Layer, ...]
     trials: tuple[Trial, ...]
-    recipe: Trial | None
+    cheapest: Trial | None
     doubt: str | None
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self.layers), 'layer')}, {counted(len(self.trials), 'trial')}"
-        cheapest = f"{self.recipe.words}, {self.recipe.precision}" if self.recipe else "nothing"
-        return f"Diagnosis({escaped(self.model)} in int8, {self.to}: {counts}; within the budget: {cheapest})"
+        named = f"{self.cheapest.words}, {self.cheapest.precision}" if self.cheapest else "nothing"
+        return f"Diagnosis({escaped(self.model)} in int8, {self.to}: {counts}; within the budget: {named})"
 
     def __str__(self) -> str:
         return diagnosis_page(self)
@@ -133,7 +133,7 @@ def within_budget(cost: Cost | None, nme: float, budget: Budget) -> bool:
 
 
 def diagnosis_page(diagnosis: Diagnosis, command: str | None = None) -> str:
-    """The diagnosis as a page of markdown. command: the command line that makes its recipe, shown at the end."""
+    """The diagnosis as a page of markdown. command: the command line that makes its cheapest file, shown at the end."""
     d = diagnosis
     k = d.calibration
     doubt = f"\n**{d.doubt}.**\n" if d.doubt else ""
@@ -174,13 +174,13 @@ def _limit(d: Diagnosis) -> str:
 
 
 def _ends(d: Diagnosis) -> list[str]:
-    """What is within the budget: the recipe that `keylite export` can make, and trials that other tools make."""
-    if d.recipe is None:
+    """What is within the budget: the cheapest trial that `keylite export` makes, and trials of other tools."""
+    if d.cheapest is None:
         lines = ["Nothing that keylite export makes is within the budget."]
     else:
-        lines = [f"{d.recipe.words}, {d.recipe.precision}."]
+        lines = [f"{d.cheapest.words}, {d.cheapest.precision}."]
     others = [trial for trial in d.trials if d.within(trial) and not trial.exportable]
-    if others and (d.recipe is None or d.recipe.precision != "int8"):
+    if others and (d.cheapest is None or d.cheapest.precision != "int8"):
         named = "; ".join(f"{trial.words} ({trial.note})" for trial in others)
         lines.append(f"Also within the budget, but not made by keylite export: {named}.")
     return lines

@@ -95,7 +95,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_fingerprint: str
 
 
-class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CertificateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far an export moved points, in short: its points compared with its parent's on `count` objects of a data set.
 
     drift_p95, drift_max, budget: px of the model input. nme_parent, nme_child: fractions of the normaliser `normalize`.
@@ -199,7 +199,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean_shape: tuple[tuple[float, float], ...] | None
     report: dict[str, Any] | None
     confidence: Confidence | None
-    certificate: Held | None
+    certificate: CertificateSummary | None
     unlearnt: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
     @property

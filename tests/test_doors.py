@@ -132,7 +132,7 @@ DOORS = {
         "seed: expected a whole number of at least 0, got 0.5",
     ),
     "budget": (lambda d: Budget("a"), "budget: expected a number above 0, got 'a'"),
-    "budget, true": (lambda d: Budget(nme=True), "budget_nme: expected a number above 0, got True"),
+    "budget, true": (lambda d: Budget(1.0, True), "budget_nme: expected a number above 0, got True"),
     "split": (lambda d: d.split("a"), "split: expected fractions above 0 that sum to less than 1, got ['a']"),
     "gauges, size": (lambda d: keylite.gauges(1, size="a"), "size: expected a whole number of at least 1, got 'a'"),
     "read_dataset, group": (

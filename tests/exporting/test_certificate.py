@@ -28,7 +28,7 @@ from keylite.exporting.certificate import (
     summary,
     write_certificate,
 )
-from keylite.exporting.target import Budget, default_px
+from keylite.exporting.target import Budget
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite
@@ -181,7 +181,7 @@ def test_json_and_back():
 @pytest.mark.parametrize("name", ["budget", "budget_nme"])
 def test_a_budget_is_a_number_above_0(name, value):
     with pytest.raises(ValueError, match=f"^{name}: expected a number above 0, got {value}$"):
-        Budget(**{"px": None, "nme": None} | {name.replace("budget_", "").replace("budget", "px"): value})
+        Budget(**{"px": 1.0, "nme": None} | {name.replace("budget_", "").replace("budget", "px"): value})
 
 
 # ---- figures: two files whose points are known
@@ -353,7 +353,10 @@ def test_the_sigma_of_both_is_judged_by_the_same_objects(fitted, held, make_spec
     ],
 )
 def test_a_budget_grows_with_the_longer_side(size, precision, px, make_spec):
-    assert default_px(make_spec(size=size, precision=precision)) == pytest.approx(px)
+    budget = Budget.for_spec(make_spec(size=size, precision=precision), None, None)
+    assert budget.px == pytest.approx(px)
+    assert budget.past(1.01 * px, 0.1, 0.1)
+    assert not budget.past(0.99 * px, 0.1, 0.2)
 
 
 OTHERS = {

@@ -213,7 +213,7 @@ def certify(
         precision=spec.precision,
         calibration=spec.calibration,
         size=spec.size,
-        budget=budget.px_for(spec),
+        budget=budget.px,
         budget_nme=budget.nme,
         within_budget=True,
         drift=_drift(distance[:, taught]),

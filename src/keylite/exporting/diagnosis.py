@@ -11,7 +11,6 @@ import logging
 import tempfile
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
@@ -22,10 +21,11 @@ from keylite.evaluation.timing import engine_ratio
 from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
 from keylite.exporting.certificate import point_drift
 from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, Trial, within_budget
-from keylite.exporting.export import exportable
-from keylite.exporting.target import EXPORTERS, Budget, Exporting, Target, exporter
+from keylite.exporting.export import budget_of, require_exportable
+from keylite.exporting.target import EXPORTERS, Exporting, Target, exporter
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import path_of, require_whole
+from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
@@ -84,13 +84,12 @@ def diagnose(
         raise ArgumentError(
             f"diagnose: expected `precision='int8'`, the only precision that it examines, got {quoted(precision)}"
         )
-    target, limits = Target(to, precision), Budget(budget, budget_nme)
-    model_spec = exportable(model, target, calibration is not None, spec)
-    assert calibration is not None  # `exportable` refuses that
+    target, model_spec = Target(to, precision), read_spec(model, spec)
+    limits = budget_of(model_spec, target, budget, budget_nme)
+    require_exportable(model, model_spec, target, calibration is not None)
+    assert calibration is not None  # it is refused above
     exporting, suffix = exporter(target), target.suffix
     usual = calibration_set(model_spec, calibration, calibration_count, seed)
-    most_px = limits.px_for(msgspec.structs.replace(model_spec, precision="int8"))
-    limits = Budget(most_px, budget_nme)
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
     nme = float(np.nanmean(object_nme(parent, data, model_spec.normalize)))
     pixels = some_crops(model_spec, data)
@@ -147,7 +146,7 @@ def diagnose(
         nme=nme,
         normalize=model_spec.normalize,
         size=model_spec.size,
-        budget=most_px,
+        budget=limits.px,
         budget_nme=budget_nme,
         layers=layers,
         trials=tuple(trials),

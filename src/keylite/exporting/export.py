@@ -97,8 +97,9 @@ def export(
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    target, limits = target_of(out, to, precision), Budget(budget, budget_nme)
-    model_spec = exportable(model, target, calibration is not None, spec)
+    target, model_spec = target_of(out, to, precision), read_spec(model, spec)
+    limits = budget_of(model_spec, target, budget, budget_nme)
+    require_exportable(model, model_spec, target, calibration is not None)
     _say_doubts(model_spec, data, calibration)
     images = None if calibration is None else calibration_set(model_spec, calibration, calibration_count, seed)
     certificate = certificate_path(out)
@@ -159,10 +160,10 @@ def export_all(
         for to, kind in EXPORTERS.items()
         for target in (Target(to, precision) for precision in kind.precisions)
     }
-    limits = Budget(budget, budget_nme)
-    for target in targets.values():
-        exportable(model, target, target.precision == "int8", spec)
     model_spec = read_spec(model, spec)
+    limits = {path: budget_of(model_spec, target, budget, budget_nme) for path, target in targets.items()}
+    for target in targets.values():
+        require_exportable(model, model_spec, target, target.precision == "int8")
     pages = [certificate_path(path) for path in targets]
     files = [*targets, *pages, *(page.with_suffix(".md") for page in pages)]
     _require_outputs({file.name: file for file in files}, model, spec, data, calibration)
@@ -174,7 +175,9 @@ def export_all(
         for path, target in targets.items():
             ranges = images if target.precision == "int8" else None
             try:
-                certificate = _export(model, model_spec, data, path, target, limits, ranges, reference, spec_file=spec)
+                certificate = _export(
+                    model, model_spec, data, path, target, limits[path], ranges, reference, spec_file=spec
+                )
             except OverBudgetError as refusal:
                 log.warning("%s", refusal)
                 certificate = refusal.certificate
@@ -209,8 +212,8 @@ def hold(
     """
     child, parent = path_of("child", child), path_of("parent", parent)
     data = as_dataset("data", data)
-    limits = Budget(budget, budget_nme)
     child_spec, parent_spec = read_spec(child), read_spec(parent, spec)
+    limits = Budget.for_spec(child_spec, budget, budget_nme)
     say_doubts(data, child_spec.box)
     certificate = certify(child, parent, data, limits, spec_file=spec)
     with tempfile.TemporaryDirectory() as folder:
@@ -239,13 +242,14 @@ def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> 
         say_doubts(calibration, spec.box)
 
 
-def exportable(model: Path, target: Target, calibrated: bool, spec_file: FilePath | None = None) -> ModelSpec:
-    """The spec of a model file, if it can be exported to this target; else an error says why not.
+def budget_of(parent: ModelSpec, target: Target, px: float | None, nme: float | None) -> Budget:
+    """The budget of a file that is exported from one with the spec `parent`. px None: the default of its precision."""
+    return Budget.for_spec(msgspec.structs.replace(parent, precision=target.precision), px, nme)
 
-    calibrated: whether there are images for ranges. spec_file: a JSON description for a file that holds none.
-    """
+
+def require_exportable(model: Path, spec: ModelSpec, target: Target, calibrated: bool) -> None:
+    """Raise an error if a model file cannot be exported to this target. calibrated: are there calibration images?"""
     exporting = exporter(target)
-    spec = read_spec(model, spec_file)
     if model.suffix != ".safetensors":
         raise ArgumentError(f"{model}: expected a .safetensors model file; an exported file cannot be exported again")
     if calibrated != (target.precision == "int8"):
@@ -255,7 +259,6 @@ def exportable(model: Path, target: Target, calibrated: bool, spec_file: FilePat
             else "calibration: int8 takes its ranges from images: give them (`calibration='train.json'`)"
         )
     exporting.require_backbone(spec)
-    return spec
 
 
 def _export(

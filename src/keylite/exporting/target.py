@@ -110,36 +110,32 @@ def exporter(target: Target) -> Exporting:
 class Budget:
     """How far an export may move points.
 
-    px: the largest drift (p95), px of the model input. None: `default_px`. nme: by what fraction the NME may rise.
-    None: no limit. Raises ArgumentError for a number that is not above 0.
+    px: the largest drift (p95), px of the model input. nme: by what fraction the NME may rise. None: no limit. Raises
+    ArgumentError for a number that is not above 0.
     """
 
-    px: float | None = None
+    px: float
     nme: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("budget", self.px), ("budget_nme", self.nme)):
-            if value is not None and not 0 < number_of(value) < np.inf:
+            if (name == "budget" or value is not None) and not 0 < number_of(value) < np.inf:
                 raise ArgumentError(f"{name}: expected a number above 0, got {quoted(value)}")
 
-    def px_for(self, spec: ModelSpec) -> float:
-        """The largest drift for a file of this spec, px of the model input."""
-        return default_px(spec) if self.px is None else self.px
+    @classmethod
+    def for_spec(cls, spec: ModelSpec, px: float | None, nme: float | None) -> Budget:
+        """The budget of a file with this spec. px None: DRIFT_BUDGET of its precision, scaled with its longer side."""
+        return cls(DRIFT_BUDGET[spec.precision] * max(spec.size) / 128 if px is None else px, nme)
 
     def past(self, drift_p95: float, nme_parent: float, nme_child: float) -> list[str]:
         """A text for each limit that these figures exceed. NaN exceeds every limit."""
         past = []
-        if self.px is not None and not drift_p95 <= self.px:
+        if not drift_p95 <= self.px:
             past.append(f"p95 drift {drift_p95:.4g} px is over the budget of {self.px:g} px")
         change = nme_change(nme_parent, nme_child)
         if self.nme is not None and not change <= self.nme:
             past.append(f"NME rose by {100 * change:.2f} %, over the budget of {100 * self.nme:g} %")
         return past
-
-
-def default_px(spec: ModelSpec) -> float:
-    """The default budget of a file: DRIFT_BUDGET of its precision, scaled with the longer side of its input."""
-    return DRIFT_BUDGET[spec.precision] * max(spec.size) / 128
 
 
 def nme_change(parent: float, child: float) -> float:

@@ -38,7 +38,8 @@ from keylite.evaluation.report import Report
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.exporting.certificate import Certificate, Drift, Latency
 from keylite.exporting.golden import CASES, write_golden
-from keylite.exporting.target import DRIFT_BUDGET, EXPORTERS
+from keylite.exporting.target import DRIFT_BUDGET
+from keylite.exporting.target import FORMATS as EXPORT_FORMATS
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
 from keylite.runtime.engines import ENGINES, open_engine
@@ -472,7 +473,7 @@ def test_targets_name_the_tensors_of_a_file(onnx_file: Path):
 
 
 def test_the_table_of_files_is_the_exporters_s():
-    made = {(ENGINES[to].suffix, precision) for to, kind in EXPORTERS.items() for precision in kind.precisions}
+    made = {(ENGINES[to].suffix, precision) for to, kind in EXPORT_FORMATS.items() for precision in kind.precisions}
     assert set(re.findall(r"^\| `(\.\w+)` \| `(\w+)` \|", PAGES[EXPORTING], re.MULTILINE)) == made
 
 

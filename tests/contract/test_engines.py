@@ -237,10 +237,10 @@ def colours(make_colours) -> np.ndarray:
 
 
 def test_every_precision_is_held_to_the_contract():
-    from keylite.exporting.target import EXPORTERS
+    from keylite.exporting.target import FORMATS
 
-    made = {(to, precision) for to, kind in EXPORTERS.items() for precision in kind.precisions}
-    assert made == {*ROUNDED, *((name, "fp32") for name, _ in FILES if name in EXPORTERS)}
+    made = {(to, precision) for to, kind in FORMATS.items() for precision in kind.precisions}
+    assert made == {*ROUNDED, *((name, "fp32") for name, _ in FILES if name in FORMATS)}
 
 
 def test_a_rounded_file_keeps_the_contract(rounded: Rounded, colours: np.ndarray):

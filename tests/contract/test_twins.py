@@ -38,7 +38,7 @@ import keylite.tensorflow.model as keras_model
 import keylite.tensorflow.training as keras_training
 from keylite.data.examples import Examples
 from keylite.data.rendered.gauges import gauges
-from keylite.exporting.target import Exporting
+from keylite.exporting.target import Exporter
 from keylite.runtime.heads import HEADS, Head, Regression, Rle
 from keylite.runtime.spec import LITE, ModelSpec
 from keylite.training import teaching
@@ -337,7 +337,7 @@ def test_the_mean_shape_is_the_bias_and_the_middle_without_one():
 
 @pytest.mark.parametrize(
     ("protocol", "modules"),
-    [(Trainer, (torch_training, keras_training)), (Exporting, (torch_exporting, keras_exporting))],
+    [(Trainer, (torch_training, keras_training)), (Exporter, (torch_exporting, keras_exporting))],
     ids=["training", "exporting"],
 )
 def test_both_have_the_functions_of_the_protocols(protocol: type, modules: tuple[ModuleType, ...]):

@@ -14,7 +14,7 @@ pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs keylite[tensorflow-cpu]")
 
 from keylite.exporting.calibration import calibration_set
-from keylite.exporting.target import EXPORTERS
+from keylite.exporting.target import FORMATS
 from keylite.runtime.engines import open_engine
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.spec import LITE, encode_spec
@@ -32,7 +32,7 @@ GRAPHS = {  # precision: operators besides those of the network, whose additions
 STEP = 1 / 128  # of int8 pixels: the normalisation
 
 
-@pytest.fixture(params=EXPORTERS["litert"].precisions)
+@pytest.fixture(params=FORMATS["litert"].precisions)
 def file(request: pytest.FixtureRequest) -> Path:
     if request.param == "fp32":
         return request.getfixturevalue("litert_file")
@@ -91,7 +91,7 @@ OTHERS = {  # head: its operators besides the residuals' additions, constants th
 }
 
 
-@pytest.fixture(params=itertools.product(OTHERS, EXPORTERS["litert"].precisions), ids="-".join)
+@pytest.fixture(params=itertools.product(OTHERS, FORMATS["litert"].precisions), ids="-".join)
 def other(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A head and its file, made by `keylite.export`."""
     head, precision = request.param

@@ -67,7 +67,7 @@ def export(
     from keylite.exporting.certificate import OverBudgetError, certificate_parts, certificate_path
     from keylite.exporting.export import export, export_all
     from keylite.exporting.golden import VECTORS
-    from keylite.exporting.target import EXPORTERS, target_of
+    from keylite.exporting.target import FORMATS, target_of
     from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.tables import Table
@@ -81,7 +81,7 @@ def export(
     if golden and (diagnose or to == "all"):
         raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
     if diagnose and to in (None, "all"):
-        raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(EXPORTERS)}, got {to or 'none'}")
+        raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(FORMATS)}, got {to or 'none'}")
     if out and not diagnose and to != "all":
         target_of(out, to, precision)  # before images are read
     if golden:

@@ -22,7 +22,7 @@ from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set
 from keylite.exporting.certificate import point_drift
 from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, Trial, within_budget
 from keylite.exporting.export import budget_of, require_exportable
-from keylite.exporting.target import EXPORTERS, Exporting, Target, exporter
+from keylite.exporting.target import FORMATS, Exporter, Target, exporter
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import read_spec
@@ -94,7 +94,7 @@ def diagnose(
     nme = float(np.nanmean(object_nme(parent, data, model_spec.normalize)))
     pixels = some_crops(model_spec, data)
     counts = [count for count in COUNTS if count != len(usual.pixels)]
-    others = [other for other in EXPORTERS[to].precisions if other != "int8"]
+    others = [other for other in FORMATS[to].precisions if other != "int8"]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as steps:
         log.info("diagnose: reading %s", model.name)
         workshop = exporting.Workshop(model, model_spec, Path(folder), pixels)
@@ -156,13 +156,14 @@ def diagnose(
 
 
 def _layers(
-    exporting: Exporting, child: Path, pixels: np.ndarray, reference: Path, own: dict[str, float]
+    exporting: Exporter, child: Path, pixels: np.ndarray, reference: Path, own: dict[str, float]
 ) -> tuple[Layer, ...]:
     """One row per layer, from the outputs of both files for the same images. own: the mean square of its own noise."""
     sums: dict[str, np.ndarray] = {}  # per layer: signal, noise, number of values, number of clipped values
     ends: dict[str, tuple[str, tuple[float, float], float, float]] = {}  # operator, int8 range, float minimum, maximum
     for activations in exporting.watch(child, pixels, reference):
         for layer, operator, low, high, values, exact in activations:
+            assert exact is not None  # it comes from the reference
             half = (high - low) / 510  # half a step of the int8 range
             smallest, largest = float(exact.min()), float(exact.max())
             _, _, lowest, highest = ends.get(layer, ("", (0, 0), smallest, largest))

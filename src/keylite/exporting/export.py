@@ -29,7 +29,7 @@ from keylite.exporting.certificate import (
     summary,
 )
 from keylite.exporting.golden import require_new_vectors, write_golden
-from keylite.exporting.target import EXPORTERS, Budget, Target, exporter, target_of
+from keylite.exporting.target import FORMATS, Budget, Target, exporter, target_of
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.kinds import path_of, require_whole
@@ -157,7 +157,7 @@ def export_all(
         raise ArgumentError("calibration: expected labelled images, because int8 takes its ranges from them, got None")
     targets = {
         out / f"{model.stem}.{target.precision}{target.suffix}": target
-        for to, kind in EXPORTERS.items()
+        for to, kind in FORMATS.items()
         for target in (Target(to, precision) for precision in kind.precisions)
     }
     model_spec = read_spec(model, spec)

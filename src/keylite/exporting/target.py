@@ -6,13 +6,13 @@ One table names the formats; the module that makes a format is imported when it 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from keylite.exporting.calibration import CalibrationSet
+from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import number_of, require_kind
@@ -21,24 +21,40 @@ from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
 
 
-class Exporter(NamedTuple):
+class Format(NamedTuple):
     """How a format is made: the framework whose `exporting` module makes it, and the precisions that it can make."""
 
     framework: str
     precisions: tuple[str, ...]
 
 
-EXPORTERS = {
-    "onnx": Exporter("pytorch", ("fp32", "int8")),
-    "litert": Exporter("tensorflow", ("fp32", "fp16", "int8")),
+FORMATS = {
+    "onnx": Format("pytorch", ("fp32", "int8")),
+    "litert": Format("tensorflow", ("fp32", "fp16", "int8")),
 }
 DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # px of drift (p95) that are allowed for an input of 128 px
 
 
-class Exporting(Protocol):
+class AnyWorkshop(Protocol):
+    """What the `Workshop` of each framework has: it makes files of one model in several ways, for a diagnosis."""
+
+    variants: dict[str, Variant]
+
+    def make(
+        self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
+    ) -> None:
+        """Write a file. calibration, variant: for int8."""
+        ...
+
+    def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
+        """The mean squared error that each layer of an int8 file adds to exact inputs, by layer."""
+        ...
+
+
+class Exporter(Protocol):
     """The functions that the `exporting` module of each framework has."""
 
-    Workshop: Any  # a class that makes one model in several ways, for a diagnosis
+    Workshop: Callable[[Path, ModelSpec, Path, np.ndarray], AnyWorkshop]  # of: parent, its spec, a folder, images
 
     def export(self, parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
         """Write the file `out` with the description `spec`. calibration: the images for the ranges of an int8 file."""
@@ -52,14 +68,14 @@ class Exporting(Protocol):
         """Raise ArgumentError if the framework does not know the backbone."""
         ...
 
-    def watch(self, child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[Any]:
-        """The outputs of all layers of an int8 file (`Activation`), a list per crop; with those of a float file."""
+    def watch(self, child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[list[Activation]]:
+        """The outputs of all layers of an int8 file, a list per crop; with those of a float file."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What an export makes. to: a format, a name in EXPORTERS. precision: fp32, fp16 or int8.
+    """What an export makes. to: a format, a name in FORMATS. precision: fp32, fp16 or int8.
 
     Raises ArgumentError if the format does not exist, or is not made in this precision.
     """
@@ -68,13 +84,13 @@ class Target:
     precision: str
 
     def __post_init__(self) -> None:
-        require_kind("to", self.to, str, "a text", f"one of {', '.join(EXPORTERS)}")
+        require_kind("to", self.to, str, "a text", f"one of {', '.join(FORMATS)}")
         require_kind("precision", self.precision, str, "a text", "such as 'int8'")
-        if self.to not in EXPORTERS:
-            raise ArgumentError(f"to: expected one of {', '.join(EXPORTERS)}, got {quoted(self.to)}")
-        precisions = EXPORTERS[self.to].precisions
+        if self.to not in FORMATS:
+            raise ArgumentError(f"to: expected one of {', '.join(FORMATS)}, got {quoted(self.to)}")
+        precisions = FORMATS[self.to].precisions
         if self.precision not in precisions:
-            others = [f"`to='{name}'`" for name, kind in EXPORTERS.items() if self.precision in kind.precisions]
+            others = [f"`to='{name}'`" for name, kind in FORMATS.items() if self.precision in kind.precisions]
             hint = f"; for {self.precision} choose {' or '.join(others)}" if others else ""
             raise ArgumentError(
                 f"precision: for {self.to} expected {' or '.join(precisions)}, got {quoted(self.precision)}{hint}"
@@ -88,8 +104,8 @@ class Target:
 
 def target_of(out: Path, to: str | None, precision: str) -> Target:
     """The target of a file to write: its suffix says the format. ArgumentError if `to` says another one."""
-    suffixes = {ENGINES[name].suffix: name for name in EXPORTERS}
-    target = Target(suffixes.get(out.suffix, next(iter(EXPORTERS))) if to is None else to, precision)
+    suffixes = {ENGINES[name].suffix: name for name in FORMATS}
+    target = Target(suffixes.get(out.suffix, next(iter(FORMATS))) if to is None else to, precision)
     if out.suffix not in suffixes:
         raise ArgumentError(f"out: expected a name that ends in {' or '.join(suffixes)}, got {quoted(out.name)}")
     if out.suffix != target.suffix:
@@ -100,9 +116,9 @@ def target_of(out: Path, to: str | None, precision: str) -> Target:
     return target
 
 
-def exporter(target: Target) -> Exporting:
+def exporter(target: Target) -> Exporter:
     """The module that makes a format. ModuleNotFoundError says what to install if it cannot be imported."""
-    framework = EXPORTERS[target.to].framework
+    framework = FORMATS[target.to].framework
     return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
 
 

@@ -72,7 +72,7 @@ def test_bad_benchmarks_are_one_line(arguments, words, capsys, exported):
 def test_a_plot_takes_no_picture_s_place(capsys, exported, gauge_files):
     picture = next((gauge_files / "test").glob("*.png"))
     line = refused(capsys, "benchmark", exported, "--data", gauge_files / "test/labels.json", "--plot", picture)
-    assert f"plot: {picture} is the file of {picture}, too" in line
+    assert f"--plot: {picture} is an input, too" in line
 
 
 def test_models_with_other_divisors_need_one_to_compare(capsys, exported, gauge_files, tmp_path):

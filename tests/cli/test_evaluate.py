@@ -95,15 +95,15 @@ def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, co
     with monkeypatch.context() as patch:
         patch.setattr("keylite.cli.shared.Reading.dataset", lambda *_: pytest.fail("images were read"))
         for more, words in (
-            (["--draw", tmp_path / "w", "--worst", -1], "worst: expected a whole number of at least 0, got -1"),
-            (["--worst", 3], "worst: expected --draw beside it"),
-            (["--sigmas", "nan,1,1,1"], "sigmas: expected finite numbers above 0, got nan|not installed"),
-            (["--sigmas", "1"], "sigmas: expected 4 values, one per keypoint, got 1|not installed"),
+            (["--draw", tmp_path / "w", "--worst", -1], "--worst: expected a whole number of at least 0, got -1"),
+            (["--worst", 3], "--worst: expected --draw beside it"),
+            (["--sigmas", "nan,1,1,1"], "--sigmas: expected finite numbers above 0, got nan|not installed"),
+            (["--sigmas", "1"], "--sigmas: expected 4 values, one per keypoint, got 1|not installed"),
         ):
             assert re.search(words, refused(capsys, *told, *more))
         there = importlib.util.find_spec
         patch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else there(name))
-        assert "reliability: matplotlib is not" in refused(capsys, *told, "--reliability", tmp_path / "r.png")
+        assert "--reliability: matplotlib is not" in refused(capsys, *told, "--reliability", tmp_path / "r.png")
     monkeypatch.setattr(
         "keylite.pictures.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')")
     )

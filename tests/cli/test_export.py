@@ -63,32 +63,35 @@ BAD_EXPORTS = {
     "too few images": (["--precision", "int8", "--calibration", "FEW"], "expected at least 16 objects, got 15"),
     "too few asked for": (
         ["--precision", "int8", "--calibration", "TRAIN", "--calibration-count", "8"],
-        "expected at least 16 objects, got 8",
+        "--calibration-count: expected at least 16, got 8",
     ),
     "images of another kind": (
         ["--precision", "int8", "--calibration", "GAUGES"],
         "labels.json has 4 keypoints",
     ),
     "no such images": (["--precision", "int8", "--calibration", "none.json"], "none.json"),
-    "images that nothing uses": (["--calibration", "TRAIN"], "calibration: expected none for fp32"),
-    "a precision of another format": (["--precision", "fp16"], "precision: for onnx expected fp32 or int8, got 'fp16'"),
+    "images that nothing uses": (["--calibration", "TRAIN"], "--calibration: expected none for fp32"),
+    "a precision of another format": (
+        ["--precision", "fp16"],
+        "--precision: for onnx expected fp32 or int8, got 'fp16'",
+    ),
     "an unknown precision": (["--precision", "int4"], "fp32 or int8, got 'int4'"),
-    "an unknown format": (["--to", "tensorrt"], "to: expected one of onnx, litert, got 'tensorrt'"),
+    "an unknown format": (["--to", "tensorrt"], "--to: expected one of onnx, litert, got 'tensorrt'"),
     "another format's suffix": (
         ["--to", "litert"],
-        "to: 'm.onnx' is a file for onnx, got 'litert'; leave --to out, or choose a name that ends in .tflite",
+        "--to: 'm.onnx' is a file for onnx, got 'litert'; leave --to out, or choose a name that ends in .tflite",
     ),
-    "no budget": (["--budget", "0"], "budget: expected a number above 0, got 0.0"),
-    "no budget for the NME": (["--budget-nme", "-1"], "budget_nme: expected a number above 0, got -1.0"),
-    "all without images": (["--to", "all"], "calibration: expected labelled images, because int8 takes"),
+    "no budget": (["--budget", "0"], "--budget: expected a number above 0, got 0.0"),
+    "no budget for the NME": (["--budget-nme", "-1"], "--budget-nme: expected a number above 0, got -1.0"),
+    "all without images": (["--to", "all"], "--calibration: expected labelled images, because int8 takes"),
     "golden vectors of all": (
         ["--to", "all", "--calibration", "TRAIN", "--golden", "GOLDEN"],
-        "golden: needs one exported file",
+        "--golden: needs one exported file",
     ),
     "golden vectors where a file is": (["--golden", "FILE"], "cannot write to this folder"),
     "a diagnosis in place of a model": (["--diagnose"], "expected a name that ends in .md, got 'm.onnx'"),
     "all from too few": (["--to", "all", "--calibration", "FEW"], "expected at least 16 objects, got 15"),
-    "all with no budget": (["--to", "all", "--calibration", "TRAIN", "--budget", "nan"], "budget: expected a number"),
+    "all with no budget": (["--to", "all", "--calibration", "TRAIN", "--budget", "nan"], "--budget: expected a number"),
 }
 
 
@@ -194,5 +197,5 @@ def test_of_all_what_is_over_its_budget_is_left_out_and_said(stocked, capsys, fi
 
 def test_golden_vectors_of_a_diagnosis_are_refused(capsys, finder_file, colour_files, tmp_path):
     told = ["--data", colour_files / "val/labels.json", "--diagnose", "--golden", tmp_path / "golden"]
-    assert "golden: needs one exported file" in refused(capsys, "export", finder_file, *told)
+    assert "--golden: needs one exported file" in refused(capsys, "export", finder_file, *told)
     assert list(tmp_path.iterdir()) == []

@@ -22,12 +22,12 @@ from keylite.runtime.modelfile import read_spec
 CHOICES = ["--pretrained", "none", "--mirror", "off", "--epochs", "1"]
 PRETRAINED = ["--pretrained", "RUN/model.safetensors"]
 OVER = {  # arguments: what the line names
-    "the report over the labels": (["evaluate", "MODEL", "--data", "LABELS", "--out", "LABELS"], "file of data"),
+    "the report over the labels": (["evaluate", "MODEL", "--data", "LABELS", "--out", "LABELS"], "file of --data"),
     "the report over a picture": (["evaluate", "MODEL", "--data", "LABELS", "--out", "PICTURE"], "image_000000.png"),
     "points over the picture": (["predict", "MODEL", "PICTURE", "--out", "PICTURE"], "image_000000.png"),
-    "points over the boxes": (["predict", "MODEL", "PICTURE", "--boxes", "BOXES", "--out", "BOXES"], "file of boxes"),
+    "points over the boxes": (["predict", "MODEL", "PICTURE", "--boxes", "BOXES", "--out", "BOXES"], "file of --boxes"),
     "points over the list": (["predict", "MODEL", "LIST", "--out", "LIST"], "list.txt"),
-    "points over the model": (["predict", "MODEL", "PICTURE", "--out", "MODEL"], "file of model"),
+    "points over the model": (["predict", "MODEL", "PICTURE", "--out", "MODEL"], "file of `model`"),
     "a chart over a picture": (
         ["benchmark", "MODEL", "--image", "PICTURE", "--plot", "PICTURE", "--data", "LABELS"],
         "image_000000.png",
@@ -41,7 +41,7 @@ OVER = {  # arguments: what the line names
     "a run over its recipe": (["train", "--data", "LABELS", "--recipe", "RUN/recipe.yaml", "--out", "RUN"], "recipe"),
     "a run over its weights": (
         ["train", "--data", "LABELS", "--out", "RUN", "--overwrite", *CHOICES[2:], *PRETRAINED],
-        "file of pretrained",
+        "file of --pretrained",
     ),
     "folds over their data": (
         ["train", "--folds", "2", "--data", "FOLDS/folds.json", "--out", "FOLDS", *CHOICES],
@@ -103,7 +103,7 @@ def test_an_export_over_its_calibration_is_refused(folder: Path):
     there, data = (part.with_skeleton(skeleton) for part in (read_dataset(labels), data))
     for given in ({"data": there}, {"data": data, "calibration": there}):
         precision = "int8" if "calibration" in given else "fp32"
-        with pytest.raises(ValueError, match="m.onnx.certificate.json is the file of"):
+        with pytest.raises(ValueError, match="m.onnx.certificate.json is (an input|the file of)"):
             keylite.export(folder / "model.safetensors", out=folder / "data/m.onnx", precision=precision, **given)
     assert content(folder) == before
 
@@ -113,7 +113,7 @@ def test_labels_are_not_written_over_by_their_own_data_set(folder: Path):
     data, before = read_dataset(labels), content(folder)
     (folder / "link.json").symlink_to(labels)
     for path in (labels, folder / "link.json", folder / "data/image_000001.png"):
-        with pytest.raises(ValueError, match="is the file of"):
+        with pytest.raises(ValueError, match="is (an input|the file of)"):
             write_coco(data, path)
     with pytest.raises(
         ValueError, match="these files, which would be written, are there already: labels.json; image_000000.png"
@@ -136,6 +136,6 @@ def test_pictures_of_the_worst_are_not_drawn_over_what_they_show(folder: Path, m
     before = content(folder)
     found = predict_shape(np.full((4, 2), 0.5), make_spec(), data)
     object.__setattr__(found, "crops", (crop_box(data.box[0], (64, 64)),))
-    with pytest.raises(ValueError, match="worst.jpg is the file of"):
+    with pytest.raises(ValueError, match="worst.jpg is an input"):
         draw_worst(data, found, np.ones(1), 1, folder / "data")
     assert content(folder) == before

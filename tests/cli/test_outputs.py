@@ -58,33 +58,36 @@ def test_standard_output_by_its_name_gets_the_points_alone(place, format, onnx_f
 
 
 REFUSALS = {  # flags of a verb, and what is said before the model is opened
-    "predict": ("predict MODEL PHOTO --out FOLDER", "out: expected the name of a file, got the folder "),
+    "predict": ("predict MODEL PHOTO --out FOLDER", "--out: expected the name of a file, got the folder "),
     "predict, its model": (
         "predict MODEL PHOTO --out MODEL",
-        "is the file of model, too; give each a file of its own",
+        "is the file of `model`, too; give each a file of its own",
     ),
-    "predict, its photo": ("predict MODEL PHOTO --out PHOTO", ", too; give each a file of its own"),
+    "predict, its photo": (
+        "predict MODEL PHOTO --out PHOTO",
+        "--out: PHOTO is an input, too; give each a file of its own",
+    ),
     "predict, a folder and a file": (
         "predict MODEL PHOTO --out NEW --draw NEW",
-        "draw: expected a folder, but NEW is or lies in the file of",
+        "--draw: expected a folder, but NEW is or lies in the file of",
     ),
     "predict, a drawing": (
         "predict MODEL PHOTO --out NEW/STEM_points.jpg --draw NEW",
-        "out: NEW/STEM_points.jpg is where PHOTO is to be drawn; name another file",
+        "--out: NEW/STEM_points.jpg is where PHOTO is to be drawn; name another file",
     ),
-    "evaluate": ("evaluate MODEL --data LABELS --out FOLDER", "out: expected the name of a file, got the folder"),
+    "evaluate": ("evaluate MODEL --data LABELS --out FOLDER", "--out: expected the name of a file, got the folder"),
     "evaluate, below a file": ("evaluate MODEL --data LABELS --out MODEL/a", "cannot write to this folder"),
-    "evaluate, its labels": ("evaluate MODEL --data LABELS --out LABELS", "is the file of data, too"),
+    "evaluate, its labels": ("evaluate MODEL --data LABELS --out LABELS", "is the file of --data, too"),
     "evaluate, pictures": ("evaluate MODEL --data LABELS --draw MODEL/a", "cannot write to this folder"),
     "evaluate, a folder and a file": (
         "evaluate MODEL --data LABELS --out NEW --draw NEW/a",
-        "draw: expected a folder, but NEW/a is or lies in the file of out; name another",
+        "--draw: expected a folder, but NEW/a is or lies in the file of --out; name another",
     ),
-    "benchmark": ("benchmark MODEL --data LABELS --out NEW --plot NEW", "plot: NEW is the file of out, too"),
-    "export": ("export PARENT --data LABELS --out PARENT", "out: expected a name that ends in .onnx"),
+    "benchmark": ("benchmark MODEL --data LABELS --out NEW --plot NEW", "--plot: NEW is the file of --out, too"),
+    "export": ("export PARENT --data LABELS --out PARENT", "--out: expected a name that ends in .onnx"),
     "export, a folder": (
         "export PARENT --data LABELS --out FOLDER",
-        "out: expected the name of a file, got the folder",
+        "--out: expected the name of a file, got the folder",
     ),
     "export, vectors": ("export PARENT --data LABELS --out NEW.onnx --golden MODEL/a", "cannot write to this folder"),
     "diagnose": (
@@ -131,7 +134,9 @@ def test_all_exports_are_refused_before_the_first(
         taken.symlink_to(labels)
     both = ("--data", labels, "--calibration", labels)
     ended = keylite_command("export", model_file, *both, "--to", "all", "--out", tmp_path)
-    words = f"expected the name of a file, got the folder {taken}" if kind == "folder" else "is the file of calibration"
+    words = (
+        f"expected the name of a file, got the folder {taken}" if kind == "folder" else "is the file of --calibration"
+    )
     assert ended.line.startswith(f"{name}: ")
     assert words in ended.line
     assert ended.code == 2

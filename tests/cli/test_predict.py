@@ -31,7 +31,7 @@ BAD_PREDICTIONS = {
     "a flag for a file": (["--out", "--draw", "out"], "expected a file name or -, got --draw"),
     "no file": (["--out"], "--out requires an argument"),
     "engine": (["--engine", "tpu"], "tpu"),
-    "threads": (["--threads", "0"], "threads: expected 1 to 4096, got 0"),
+    "threads": (["--threads", "0"], "--threads: expected 1 to 4096, got 0"),
 }
 
 

@@ -31,13 +31,13 @@ def test_too_few_to_learn_what_scores_mean_is_said(capsys, gauge_files, trained,
     assert code == 0
     labels = gauge_files / "test/labels.json"
     assert f"sigma (each point's expected error, px) is not fitted: {labels}: 6 labelled objects, and 50" in told
-    assert "are needed; give a larger --val or --val-fraction, or see --folds" in told
+    assert "are needed; give a larger --val or --val-fraction, or use --folds, which fits it on all objects" in told
     assert read_spec(tmp_path / "few/model.safetensors").confidence is None
     line = refused(
         capsys, "evaluate", tmp_path / "few/model.safetensors", "--data", gauge_files / "test/labels.json",
         "--reliability", tmp_path / "no.png",
     )  # fmt: skip
-    assert "reliability: model.safetensors gives no sigma" in line
+    assert "--reliability: model.safetensors gives no sigma" in line
     assert not (tmp_path / "no.png").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_profile_says_where_a_step_s_time_goes(capsys, gauge_files, tmp_path):
     assert (found["steps"], found["step_ms"] > 0, found["epoch_end_ms"] > 0) == (1, True, True)  # 5 of 6 warm up
     assert "profile of 1 steps: " in err
     line = refused(capsys, "train", *data, "--out", tmp_path / "folds", *quick(), "--profile", "--folds", 2)
-    assert "profile: measures one run" in line or "val: " in line
+    assert "--profile: measures one run" in line or "--val: " in line
 
 
 @pytest.mark.parametrize(("choices", "words"), BAD_CHOICES.values(), ids=BAD_CHOICES)

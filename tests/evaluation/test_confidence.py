@@ -257,6 +257,7 @@ def test_advice_is_for_data_that_are_too_few(make_spec):
     scored = Predictor.of(bells, msgspec.structs.replace(spec, head=Heatmap(4, (8, 8)), confidence=None))
     assert write_confidence(scored, few).endswith(" and 50 are needed; give more labelled objects")
     assert write_confidence(scored, few, advice="take more").endswith(" and 50 are needed; take more")
+    assert write_confidence(scored, few, advice="").endswith(" and 50 are needed")
     plain = Predictor.of(lambda pixels: np.full((len(pixels), 4, 2), 0.5), spec)
     for data in (few, many):  # no data help a head that gives no score
         assert "take more" not in write_confidence(plain, data, advice="take more")

@@ -93,7 +93,7 @@ def test_no_picture_of_the_data_is_written_over(onnx_file: Path, make_spec, tmp_
     data = from_arrays([picture], np.full((1, 4, 2), 9.0), skeleton=make_spec().skeleton, boxes=[[5, 5, 35, 35]])
     before = picture.read_bytes()
     for write in (write_golden, lambda *given: require_new_vectors(given[2], given[1])):
-        with pytest.raises(ValueError, match=r"crop_0\.png: .* is the file of .*; give each a file of its own"):
+        with pytest.raises(ValueError, match=r"crop_0\.png: .* is an input, too; give each a file of its own"):
             write(onnx_file, data, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["crop_0.png"]
     assert picture.read_bytes() == before

@@ -212,21 +212,21 @@ def refusals(tmp_path: Path) -> dict[str, tuple[dict, str]]:
     return {
         "a folder": ({"json": tmp_path}, f"json: expected the name of a file, got the folder {tmp_path}"),
         "below a file": ({"json": there / "a"}, f"{there}: cannot write to this folder: {there} is a file"),
-        "twice": ({"json": tmp_path / "a", "plot": tmp_path / "a"}, "is the file of json, too; give each a file of"),
-        "twice, by a link": ({"json": tmp_path / "link", "plot": there}, f"plot: {there} is the file of json, too"),
+        "twice": ({"json": tmp_path / "a", "plot": tmp_path / "a"}, "is the file of `json`, too; give each a file of"),
+        "twice, by a link": ({"json": tmp_path / "link", "plot": there}, f"plot: {there} is the file of `json`, too"),
         "twice, by another way": (
             {"json": tmp_path / "a", "plot": tmp_path / "folder/../a"},
-            "is the file of json, too",
+            "is the file of `json`, too",
         ),
-        "an input": ({"json": tmp_path / "input"}, "is the file of model, too"),
-        "an input, by a link": ({"json": tmp_path / "to input"}, "is the file of model, too"),
+        "an input": ({"json": tmp_path / "input"}, "is the file of `model`, too"),
+        "an input, by a link": ({"json": tmp_path / "to input"}, "is the file of `model`, too"),
         "closed": ({"json": Path("/dev/fd/987")}, "json: /dev/fd/987: cannot write this file: Bad file descriptor"),
     }
 
 
 @pytest.mark.parametrize("folder", ["a", "folder/../a", "a/b"])
 def test_a_file_where_there_is_to_be_a_folder_is_refused(folder: str, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"^draw: .* is or lies in the file of json; name another"):
+    with pytest.raises(ValueError, match=r"^draw: .* is or lies in the file of `json`; name another"):
         require_outputs({"json": tmp_path / "a"}, folders={"draw": tmp_path / folder})
     require_outputs({"json": tmp_path / "a"}, folders={"page": None, "draw": tmp_path})
     assert names(tmp_path) == []

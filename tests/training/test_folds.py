@@ -91,7 +91,7 @@ def test_a_single_video_by_runs_of_its_frames(video, capsys, tmp_path):
     assert report.pooled.nme.mean == pytest.approx(np.average(nmes, weights=[4, 3, 4]))
     assert (report.pooled.count, report.pooled.groups) == (11, 3)
     assert report.pooled.dataset.fingerprint == data.in_blocks(3).fingerprint()
-    assert "no interval: 3 group(s)" in " ".join(report.pooled.notes)
+    assert "an interval needs 5" in " ".join(report.pooled.notes)
     assert (report.blocks, report.seed, report.recipe["epochs"], report.recipe["strength"]) == (True, 0, 1, 1.25)
     assert "the weights of their last epoch: the best one is chosen on the images of the report" in err
     assert said.startswith(f"{report}\nwrote ")

@@ -104,6 +104,7 @@ def test_what_is_settled_is_one_line(few: Dataset, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO, "keylite")
     resolve(make_recipe({}), few, 2795)
     resolve(make_recipe({"batch": 64, "accumulate": 2}), few, 100)
+    resolve(make_recipe({}), few, 100, quiet=True)
     assert caplog.messages == [
         "2,795 objects: 20 epochs (3,480 steps of 16), lr 0.003 after 1 epoch of warm-up, augmentation x1",
         "100 objects: 106 epochs (106 steps of 128), lr 0.003 after 20 epochs of warm-up, augmentation x1.25",
@@ -321,6 +322,8 @@ def test_an_epoch_s_end_keeps_the_best_the_last_and_a_log(few: Dataset, tmp_path
     told.clear()
     for number, nme in enumerate(nmes, 1):
         row = run.end_epoch(None, lambda *given: saved.append(given), step=5 * number, lr=1e-3, loss=2.0)
+        assert len(told.messages) == number - 1, "the framework has not written its checkpoint yet"
+        run.say_epoch()
         assert (row["epoch"], row["step"], row["val_nme"], row["seconds"]) == (
             number,
             5 * number,
@@ -503,6 +506,13 @@ def test_what_is_left_of_a_run_without_a_finished_epoch(
     assert all((tmp_path / name).read_text() == "weights" for name in there)
 
 
+@pytest.mark.parametrize("fraction", [0, 1, float("nan"), "half"])
+def test_a_share_that_cannot_be_held_out_is_refused(fraction: object, few: Dataset, tmp_path: Path):
+    with pytest.raises(ValueError, match="^val_fraction: expected a number above 0 and below 1, got "):
+        keylite.train(make_recipe({}), few, out=tmp_path, val_fraction=fraction)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_path_that_is_not_utf8_is_refused_before_work(starts, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^out: expected a path that can be written in UTF-8, got .*o\\udce4'"):
         starts(tmp_path / "o\udce4", stops)
@@ -521,7 +531,7 @@ def test_files_of_a_run_s_names_are_not_removed_unasked(starts, name: str, tmp_p
 
 
 def test_a_run_stopped_before_an_epoch_was_finished_leaves_nothing(starts, tmp_path: Path):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="^stopped before an epoch was finished: there is nothing to resume"):
         starts(tmp_path / "runs/new", stops)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "notes.txt").write_text("mine")
@@ -536,8 +546,10 @@ def test_a_run_stopped_after_an_epoch_stays(starts, tmp_path: Path):
         (tmp_path / "resume.ckpt").write_text("")
         raise KeyboardInterrupt
 
-    for flags in ({}, {"resume": True}):
-        with pytest.raises(KeyboardInterrupt):
+    with_flag = {" with `resume=True`": {}, "": {"resume": True}}
+    with_flag[" with `resume=True` in place of `overwrite=True`"] = {"overwrite": True}
+    for words, flags in with_flag.items():
+        with pytest.raises(KeyboardInterrupt, match=f"^stopped; the same command{words} goes on from the last whole"):
             starts(tmp_path, an_epoch, **flags)
         assert {path.name for path in tmp_path.iterdir()} == {
             *("recipe.yaml", "data.json", "examples.jpg", "resume.ckpt"),

@@ -22,6 +22,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
+from keylite.cli.flags import spoken
 from keylite.cli.output import Lines, Stderr
 from keylite.cli.shared import INTERRUPTED, OWN_FAULT, WRONG_INPUT, fail
 from keylite.cli.verbs import VERBS
@@ -32,7 +33,7 @@ log = logging.getLogger("keylite")
 # The lines of help stand in verbs.py, so that `keylite --help` imports no verb.
 app = App(
     name="keylite",
-    help="Keypoint regression on devices: labelled images -> train -> evaluate -> export -> the same points there.",
+    help="Train a small network on your labelled images, and find the same points on any device.",
     default_parameter=Parameter(negative=""),
     suppress_keyboard_interrupt=False,
     version=__version__,
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     from keylite.runtime.progress import shown_by
 
+    given = sys.argv[1:] if arguments is None else arguments
+    spoken.set(given[0] if given and given[0] in VERBS else "")
     _hold_streams()
     handler, before = Stderr(), (log.handlers, log.propagate, log.level)
     handler.setFormatter(Lines())
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold characters that no terminal can show
     try:
         with _ended_by_signals(), _all_said(), shown_by(_show):
-            _require_values(sys.argv[1:] if arguments is None else arguments)
+            _require_values(given)
             app(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError as error:
         if not _unread():  # another pipe broke
@@ -79,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
             fail(str(error), WRONG_INPUT)
         from keylite.cli.faults import fault_line  # any other error is a fault of keylite
 
-        fail(fault_line(error, sys.argv[1:] if arguments is None else arguments), OWN_FAULT)
+        fail(fault_line(error, given), OWN_FAULT)
     finally:  # a caller from Python gets its own log settings back
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])

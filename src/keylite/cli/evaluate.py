@@ -131,7 +131,8 @@ def evaluate(
         _compare(model, comparing.parent, data, out, spec, comparing, reading)
         return
     if comparing != Comparing():
-        raise ValueError("budget: compares a model with the one that it was exported from; give that as --parent")
+        name = "budget_nme" if comparing.budget is None else "budget"
+        raise ValueError(f"{name}: compares a model with the one that it was exported from; give that as --parent")
     _measure(model, data, out, spec, measuring, reading)
 
 
@@ -139,13 +140,12 @@ def _measure(
     model: Path, data: Path, out: Path | None, spec: Path | None, measuring: Measuring, reading: Reading
 ) -> None:
     """Show the report of a model, draw pictures, and write the report at the end, so that an error leaves no file."""
-    from keylite.evaluation.flips import mirror_of
     from keylite.evaluation.report import report_parts
 
     measuring.require_good()
     sigmas = numbers(measuring.sigmas, "sigmas") if measuring.sigmas else None
     predictor, dataset = _opened(model, data, out, spec, measuring, sigmas, reading)
-    mirror = mirror_of(predictor.spec.skeleton, dataset, measuring.seed) if measuring.flips else None
+    mirror = _mirror_of(predictor, dataset, measuring.seed) if measuring.flips else None
     report, predictions = _report(predictor, dataset, measuring, sigmas)
     show(report_parts(report))
     written = report.to_dict()
@@ -209,6 +209,18 @@ def _report(
         on_predictions=kept.append,
     )
     return report, kept[0]
+
+
+def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...]:
+    """Which keypoints a flip swaps, by the model or else by the labels; ValueError if neither says it."""
+    from keylite.data.mirror import choose_mirror
+
+    if predictor.spec.skeleton.mirror is not None:
+        return predictor.spec.skeleton.mirror
+    found = choose_mirror(data, None, seed)
+    if found.permutation is None:
+        raise ValueError(f"flips: neither the model nor the data says what a flip swaps: {found.line}")
+    return found.permutation
 
 
 def _show_flips(

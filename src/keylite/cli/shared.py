@@ -101,10 +101,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def fail(line: str, code: int) -> NoReturn:
     """Print one line on standard error and end with an exit code."""
-    from keylite.cli.flags import as_flags
+    from keylite.cli.flags import error_as_flags
     from keylite.runtime.words import one_line
 
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # it was closed, so nobody reads the line
-            print(f"keylite: {one_line(as_flags(line))}", file=sys.stderr, flush=True)
+            print(f"keylite: {one_line(error_as_flags(line))}", file=sys.stderr, flush=True)
     raise SystemExit(code)

@@ -86,7 +86,7 @@ def train(
         measure the parts of a training step: data, forward, backward, optimizer, logging; writes OUT/profile.json
     """
     from keylite.runtime.files import require_outputs
-    from keylite.training.folder import checkpoints
+    from keylite.training.stopping import saying_how_to_go_on
 
     choices = recipe_of(recipe, set_, {} if flags is None else dataclasses.asdict(flags), preset_)
     if recipe and not resume:
@@ -102,32 +102,19 @@ def train(
     if profile and folds is not None:
         raise ValueError("profile: measures one run, not folds; leave out --folds")
     if folds is not None and (val is not None or val_fraction != VAL_FRACTION):
-        given = "val" if val is not None else "val-fraction"
+        given = "val" if val is not None else "val_fraction"
         raise ValueError(f"{given}: has no effect with --folds, because each fold is held out in turn; leave it out")
-    before = checkpoints(out)
     try:
-        if folds is None:
-            _train(choices, data, val, val_fraction, out, reading, options | {"profile": profile})
-        else:
-            _train_folds(choices, data, folds, blocks, out, reading, options)
-    except KeyboardInterrupt:
-        fail(_how_to_go_on(out, resume, overwrite, before), INTERRUPTED)
+        with saying_how_to_go_on(out, resume, overwrite):  # also while labels are read
+            if folds is None:
+                _train(choices, data, val, val_fraction, out, reading, options | {"profile": profile})
+            else:
+                _train_folds(choices, data, folds, blocks, out, reading, options)
+    except KeyboardInterrupt as stop:
+        fail(str(stop), INTERRUPTED)
 
 
 train.__annotations__["flags"] = Annotated[Flags | None, Parameter(name="*")]
-
-
-def _how_to_go_on(out: Path, resume: bool, overwrite: bool, before: set[tuple[Path, int]]) -> str:
-    """The line about a run that was stopped. before: the checkpoints in its folder when it began."""
-    from keylite.training.folder import checkpoints
-
-    now = checkpoints(out)
-    if now and now == before and not resume:
-        return f"stopped before anything was written; the run in {out} is as it was"
-    if not now:
-        return "stopped before an epoch was finished: there is nothing to resume; the same command starts anew"
-    with_resume = "" if resume else f" with --resume{' in place of --overwrite' if overwrite else ''}"
-    return f"stopped; the same command{with_resume} goes on from the last whole epoch"
 
 
 def _train(

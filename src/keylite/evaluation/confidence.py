@@ -74,13 +74,13 @@ def write_confidence(
     """Learn from half of `data` what a predictor's scores mean, write it into its model file, and say how it holds.
 
     predictions: those of this predictor for `data`, if they were made already. advice: what the returned line
-    recommends if `data` are too few. Returns the line for the user, also if nothing was written.
+    recommends if `data` are too few; empty: nothing. Returns the line for the user, also if nothing was written.
     """
     learnt = learn_confidence(predictor, data, predictions)
     if learnt.confidence is None:
         kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
         few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
-        step = f"; {advice}" if few else ""
+        step = f"; {advice}" if few and advice else ""
         return f"sigma (each point's expected error, px) {kept}: {data.called}: {learnt.why}{step}"
     assert predictor.path is not None
     assert learnt.reliability is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +21,14 @@ from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import Report
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.kinds import require_calls, require_flags, require_whole
-from keylite.runtime.predictor import Predictor, as_predictor
+from keylite.runtime.kinds import kind_words, require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import Boxes, FilePath
 from keylite.runtime.words import listed, quoted
+
+if TYPE_CHECKING:
+    from keylite.runtime.predictor import Predictor
 
 
 def evaluate(
@@ -72,17 +76,25 @@ def evaluate(
         ArgumentError: An argument has a wrong value, or nothing can be measured against these labels.
         ImageError: An image cannot be read.
         ModelFileError: The file is no model file.
-        ModuleNotFoundError: `sigmas` are given, and faster-coco-eval is not installed.
 
     Example:
         >>> report = keylite.evaluate("model.safetensors", "test.json")
         >>> print(report)
     """
-    require_flags(doubted=doubted)
-    require_calls(on_batch=on_batch, on_predictions=on_predictions)
-    require_whole("seed", seed, least=0)
     data = as_dataset("data", data)
-    predictor = as_predictor("model", model, engine=engine, threads=threads, spec=spec)
+    require_whole("seed", seed, least=0)
+    if isinstance(model, (str, Path)):
+        from keylite.runtime.predictor import Predictor
+
+        predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
+    else:
+        if not hasattr(model, "spec"):
+            raise ArgumentError(f"model: expected a model file or an open Predictor, got {kind_words(model)}")
+        if any(choice is not None for choice in (engine, threads, spec)):
+            raise ArgumentError(
+                "engine, threads, spec: expected None with an open predictor; give them when it is opened"
+            )
+        predictor = model
     own = predictor.spec
     known_boxes(data, boxes, own.box)  # refuse bad boxes before the log says what is doubtful
     if normalize is not None:

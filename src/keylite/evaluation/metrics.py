@@ -124,12 +124,9 @@ def mean_scores(score: np.ndarray) -> np.ndarray:
 
 
 def require_oks(sigmas: Sequence[float], keypoints: int) -> None:
-    """Raise ArgumentError if these are no OKS constants of so many keypoints.
-
-    Raises ModuleNotFoundError if faster-coco-eval is not installed.
-    """
+    """Raise ArgumentError if these are no OKS constants of so many keypoints, or faster-coco-eval is not installed."""
     if importlib.util.find_spec("faster_coco_eval") is None:
-        raise ModuleNotFoundError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
+        raise ArgumentError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
     values = np.asarray(sigmas, object)
     if values.shape != (keypoints,):
         raise ArgumentError(f"sigmas: expected {keypoints} values, one per keypoint, got {values.size}")

@@ -43,8 +43,10 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
             f"calibration: {data.called} has {len(data.skeleton)} keypoints, the model {len(spec.skeleton)}, "
             "or they have other names; take images with the model's keypoints"
         )
-    if min(count, len(data)) < FEWEST:
-        raise ArgumentError(f"calibration: expected at least {FEWEST} objects, got {min(count, len(data))}")
+    if count < FEWEST:
+        raise ArgumentError(f"calibration_count: expected at least {FEWEST}, got {count}")
+    if len(data) < FEWEST:
+        raise ArgumentError(f"calibration: expected at least {FEWEST} objects, got {len(data)}")
     examples = _examples(spec, data)
     chosen = np.random.default_rng(seed).permutation(len(data))[:count]
     pixels = examples.batch(chosen.tolist())[0]

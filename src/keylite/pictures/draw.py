@@ -14,16 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.formats.reading import Labelled, as_dataset
-from keylite.runtime.boxes import numbers_of
 from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
-from keylite.runtime.kinds import path_of, require_whole
-from keylite.runtime.types import Boxes, FilePath
-from keylite.runtime.words import quoted
+from keylite.runtime.kinds import require_whole
+from keylite.runtime.types import FilePath
 
 TILE = 384  # longest side of a tile in the sheet of worst objects, px
 
@@ -38,12 +35,7 @@ class Predicted(Protocol):
 
 
 def draw_worst(
-    data: Labelled,
-    predictions: Predicted,
-    errors: Boxes | Sequence[float],
-    count: int,
-    folder: FilePath,
-    columns: int = 4,
+    data: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: FilePath, columns: int = 4
 ) -> list[Path]:
     """Draw the objects with the largest errors, labels and predictions on top of each other.
 
@@ -51,7 +43,7 @@ def draw_worst(
     each picture explains its colours and marks.
 
     Args:
-        data: The labelled images, or the path of a label file.
+        data: The labelled images.
         predictions: The points (N, K, 2) in image px and the crops (N) of these objects, in the same order, as
             `predict_dataset` gives them.
         errors: One error per object (N,), such as its NME (normalised mean error, a fraction), or one per point (N, K)
@@ -66,19 +58,13 @@ def draw_worst(
         no object has an error.
 
     Raises:
-        ArgumentError: A number is out of its range, or `predictions` or `errors` are not those of so many objects.
+        ArgumentError: `count` is below 0, or `errors` has another shape.
     """
-    data, folder = as_dataset("data", data), path_of("folder", folder)
     require_whole("count", count, least=0)
-    require_whole("columns", columns)
-    if getattr(getattr(predictions, "xy", None), "shape", None) != data.xy.shape or len(predictions.crops) != len(data):
-        raise ArgumentError(
-            f"predictions: expected those of the {len(data)} objects of {data.called}, as predict_dataset(model, data) "
-            f"gives them, got {quoted(predictions)}"
-        )
     figures, form = _figures(errors, len(data))
     measured = np.flatnonzero(np.isfinite(figures))
     worst = measured[np.argsort(-figures[measured], kind="stable")][:count].tolist()
+    folder = Path(folder)
     if not worst:
         _remove_pictures(folder)
         return []
@@ -123,9 +109,8 @@ def _tile(dataset: Dataset, predictions: Predicted, index: int) -> np.ndarray:
     return draw_points(picture, points, dataset.skeleton, truth=truth)
 
 
-def _figures(values: object, count: int) -> tuple[np.ndarray, str]:
+def _figures(errors: np.ndarray, count: int) -> tuple[np.ndarray, str]:
     """One figure per object (N,), NaN if it was not measured, and the format to print it in."""
-    errors = numbers_of("errors", values)
     if errors.ndim not in (1, 2) or len(errors) != count:
         raise ArgumentError(
             f"errors: expected NME ({count},) or point errors ({count}, K) px, got shape {errors.shape}"

@@ -65,10 +65,14 @@ def replacing(path: Path | str) -> Generator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
+    except _SaidError:
+        raise
     except OSError as error:
-        if error.errno is None:  # its message names a file already
-            raise
-        raise OSError(f"{path}: cannot write this file: {error.strerror or error}") from error
+        raise _SaidError(f"{path}: cannot write this file: {error.strerror or error}") from error
+
+
+class _SaidError(OSError):
+    """An OSError whose message already names its file."""
 
 
 @contextlib.contextmanager
@@ -137,7 +141,7 @@ def make_folder(path: Path | str) -> None:
     try:
         Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{path}: cannot make this folder: {error.strerror or error}") from error
+        raise _SaidError(f"{path}: cannot make this folder: {error.strerror or error}") from error
 
 
 # ---- outputs that are refused before work begins
@@ -189,7 +193,8 @@ def require_outputs(
         require_writable(place.parent)
         other = taken.setdefault(_identity(place), name)
         if other != name:
-            raise ArgumentError(f"{name}: {path} is the file of {other}, too; give each a file of its own")
+            whose = f"the file of `{other}`" if other.isidentifier() else "an input"
+            raise ArgumentError(f"{name}: {path} is {whose}, too; give each a file of its own")
     for name, folder in (folders or {}).items():
         if folder is None:
             continue
@@ -197,7 +202,7 @@ def require_outputs(
         other = next((taken[key] for key in map(_identity, (place, *place.parents)) if key in taken), "")
         if other in files:
             raise ArgumentError(
-                f"{name}: expected a folder, but {folder} is or lies in the file of {other}; name another"
+                f"{name}: expected a folder, but {folder} is or lies in the file of `{other}`; name another"
             )
         require_writable(folder)
 

@@ -288,8 +288,8 @@ class EpochEnd(keras.callbacks.Callback):
         self.write(step, **shown)
         if logs is not None:
             logs |= shown | {"loss": row["loss"]}
-        history = json.dumps(self.run.history)
-        write_sealed_safetensors(self.run.checkpoint, save(training.state()), {"history": history})
+        write_sealed_safetensors(self.run.checkpoint, save(training.state()), {"history": json.dumps(self.run.history)})
+        self.run.say_epoch()
         self.run.speak_up(training.branch(), below / max(errors, 1))
         training.stop_training = training.stop_training or self.run.finished()
 

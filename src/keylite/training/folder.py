@@ -153,12 +153,6 @@ def clear_run(out: Path) -> None:
     tidy(out)
 
 
-def checkpoints(out: Path) -> set[tuple[Path, int]]:
-    """The resume checkpoints of a run in `out`, or of its folds, each with the time of its last change in ns."""
-    paths = (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}"))
-    return {(path, path.stat().st_mtime_ns) for path in paths if path.is_file()}
-
-
 def write_profile(out: Path, spent: dict[str, float], steps: int, epoch_end: float) -> None:
     """Write `profile.json`, and say the same in the log.
 

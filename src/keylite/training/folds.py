@@ -31,8 +31,8 @@ from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
 from keylite.evaluation.report import DatasetReport, Report
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, tidy, write_bytes
-from keylite.runtime.images import MAX_MEGAPIXELS, require_limit
-from keylite.runtime.kinds import path_of, require_flags, require_whole
+from keylite.runtime.images import MAX_MEGAPIXELS
+from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
@@ -46,6 +46,7 @@ from keylite.training.processes import processes, world_of
 from keylite.training.recipe import Recipe, Resolved, checked
 from keylite.training.run import knows_its_errors
 from keylite.training.schedule import resolve
+from keylite.training.stopping import saying_how_to_go_on
 from keylite.training.train import prepare
 from keylite.version import __version__
 
@@ -113,16 +114,13 @@ def train_folds(
         A report per fold, and one of all objects together.
 
     Raises:
-        ArgumentError: An argument has a wrong value, the arguments do not go together, or `out` holds another run.
+        ArgumentError: The arguments do not go together, or `out` holds another run.
         DataError: The labels or images are bad.
-        KeyboardInterrupt: Ctrl-C; `resume` goes on from the last whole epoch.
+        KeyboardInterrupt: Ctrl-C; it says how to go on, which is `resume` after the first whole epoch.
     """
-    require_flags(blocks=blocks, resume=resume, overwrite=overwrite, skip_bad=skip_bad)
-    require_limit(max_megapixels)
-    require_whole("folds", folds, least=2)
     out, recipe = path_of("out", out), checked(recipe)
     data = as_dataset("data", data)
-    with heard(recipe):
+    with heard(recipe), saying_how_to_go_on(out, resume, overwrite):
         _refuse(recipe, data, out, resume=resume, overwrite=overwrite)
         data, part = _parts(recipe, data, folds, blocks, skip_bad=skip_bad, max_megapixels=max_megapixels)
         resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
@@ -233,6 +231,7 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
 
     Raises ArgumentError if there are too few groups, or if a fold cannot be measured.
     """
+    require_whole("folds", folds, least=2)
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
             line = listed(f"blocks: {data.called} already has {len(data.groups)} groups", data.groups)

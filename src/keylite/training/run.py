@@ -88,21 +88,28 @@ class Run:
             "val_px": report.pixel_error.mean,
             **self._times(),
         }
-        best = row["val_nme"] < min((past["val_nme"] for past in self.history), default=math.inf)
         self.history.append(row)
         if not world.first:
             return row
         spec = with_figures(self.spec, report, self.baseline, len(self.history))
-        if best:
+        if row["val_nme"] < self._best_before(row["epoch"]):
             save(spec, self.model)
         save(spec, self.out / "last.safetensors")
         write_log(self.history, self.baseline.nme.mean, self.out)
+        return row
+
+    def say_epoch(self) -> None:
+        """Log the last epoch's line. Call it when the checkpoint is written: what was said is then not lost."""
+        row = self.history[-1]
         log.info(
             "epoch %d/%d  loss %.4g  val NME %.2f %%  val error %.2f px%s%s",
-            row["epoch"], self.recipe.epochs, loss, 100 * row["val_nme"], row["val_px"], self._time_words(),
-            "  (best)" if best else "",
+            row["epoch"], self.recipe.epochs, row["loss"], 100 * row["val_nme"], row["val_px"], self._time_words(),
+            "  (best)" if row["val_nme"] < self._best_before(row["epoch"]) else "",
         )  # fmt: skip
-        return row
+
+    def _best_before(self, epoch: float) -> float:
+        """The lowest val NME of the epochs before this one; infinite if there are none."""
+        return min((past["val_nme"] for past in self.history if past["epoch"] < epoch), default=math.inf)
 
     def _times(self) -> dict[str, float]:
         """Seconds of training so far, without pauses between resumed parts, and seconds of this epoch."""
@@ -137,9 +144,10 @@ class Run:
             return
         if row["val_nme"] > self.baseline.nme.mean:
             log.warning(
-                "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after a third of the run; look at "
-                "%s, the labels, lr and the loss",
-                100 * row["val_nme"], 100 * self.baseline.nme.mean, self.out / "examples.jpg",
+                "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after epoch %d of %d; look at %s, "
+                "the labels, lr and the loss",
+                100 * row["val_nme"], 100 * self.baseline.nme.mean, row["epoch"], self.recipe.epochs,
+                self.out / "examples.jpg",
             )  # fmt: skip
         if branch is not None and not BRANCH_SHARE < share_below < 1 - BRANCH_SHARE:
             log.warning(

@@ -29,12 +29,12 @@ LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # by he
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # by the number of objects from which each holds
 
 
-def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved:
+def resolve(recipe: Recipe, data: Dataset, count: int | None = None, quiet: bool = False) -> Resolved:
     """The recipe with numbers for what it leaves to auto; they follow from the training data, and the log says them.
 
     data: the training data, whose images are checked by now. count: the number of objects to train on, if these are not
-    all of `data`. Raises ArgumentError if no point is labelled, if processes outnumber the objects, or if lr is auto
-    with sgd.
+    all of `data`. quiet: the numbers were settled and logged before. Raises ArgumentError if no point is labelled, if
+    processes outnumber the objects, or if lr is auto with sgd.
     """
     if not data.labelled.any():
         raise ArgumentError(
@@ -61,7 +61,8 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None) -> Resolved
     if strength == "auto":
         by_size = STRENGTHS[max(start for start in STRENGTHS if start <= count)]
         strength = by_size if augments_as_usual(recipe) else 1.0  # 1: a range that the user gave stays as it is
-    log.info(
+    log.log(
+        logging.DEBUG if quiet else logging.INFO,
         "%s: %s (%s of %d), lr %g after %g epoch%s of warm-up, augmentation x%g",
         counted(count, "object"), counted(epochs, "epoch"), counted(steps, "step"),
         batch * processes(recipe) * recipe.accumulate, lr, warmup, "" if warmup == 1 else "s", strength,

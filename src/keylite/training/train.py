@@ -25,10 +25,10 @@ from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.files import require_outputs
+from keylite.runtime.files import require_outputs, sha256
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import MAX_MEGAPIXELS, require_limit, write_image
-from keylite.runtime.kinds import number_of, path_of, require_flags
+from keylite.runtime.images import MAX_MEGAPIXELS, write_image
+from keylite.runtime.kinds import number_of, path_of
 from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import FRAMEWORKS, require
@@ -41,20 +41,19 @@ from keylite.training.checks import require_parts, speak_of_lengths, speak_of_ov
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
 from keylite.training.hearing import heard
 from keylite.training.lock import holding
-from keylite.training.pretrained import find_pretrained, pretrained_name
+from keylite.training.pretrained import find_pretrained
 from keylite.training.processes import processes, run_all, speaks, world_of
 from keylite.training.recipe import Recipe, Resolved, checked, strengthened, to_dict
 from keylite.training.run import Run, baseline_report
 from keylite.training.schedule import resolve
 from keylite.training.sheet import examples_sheet
+from keylite.training.stopping import saying_how_to_go_on
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
 SHARE_OF_MEMORY = 0.25  # the part of free memory that decoded images may take
-MORE_TO_FIT_SIGMA = (
-    "give a larger `val` or `val_fraction`, or see `folds`, which fit it on all objects that they hold out"
-)
+MORE_TO_FIT_SIGMA = "give a larger `val` or `val_fraction`, or use `train_folds`, which fits it on all objects"
 VAL_FRACTION = 0.15  # the share of objects that is held out if no val is given
 
 
@@ -92,23 +91,16 @@ def train(
         The path of the model file, `out/model.safetensors`.
 
     Raises:
-        ArgumentError: An argument has a wrong value, or the recipe, the data and the folder do not go together.
+        ArgumentError: The recipe, the data and the folder do not go together.
         DataError: The labels or images are bad.
         OSError: The folder cannot be written to.
-        KeyboardInterrupt: Ctrl-C. The folder is left empty unless an epoch was finished.
+        KeyboardInterrupt: Ctrl-C; it says how to go on. The folder is left empty unless an epoch was finished.
 
     Example:
         >>> model = keylite.train(keylite.Recipe(epochs=30), "train.json", "val.json", out="runs/faces")
     """
-    require_flags(resume=resume, overwrite=overwrite, skip_bad=skip_bad, profile=profile)
-    require_limit(max_megapixels)
-    recipe, out = checked(recipe), path_of("out", out)
-    if not 0 < number_of(val_fraction) < 1:
-        raise ArgumentError(f"val_fraction: expected a number above 0 and below 1, got {quoted(val_fraction)}")
-    if val is not None and val_fraction != VAL_FRACTION:
-        raise ArgumentError("val_fraction: has no effect beside `val`; leave out one of them")
-    data = as_dataset("data", data)
-    with heard(recipe):
+    recipe, data, out = checked(recipe), as_dataset("data", data), path_of("out", out)
+    with heard(recipe), saying_how_to_go_on(out, resume, overwrite):
         if val is None:
             data, val = _held_out(recipe, data, val_fraction)
         return prepare(
@@ -126,6 +118,8 @@ def train(
 
 def _held_out(recipe: Recipe, data: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """The part of the data to train on, and the part that is held out to validate on."""
+    if not 0 < number_of(fraction) < 1:
+        raise ArgumentError(f"val_fraction: expected a number above 0 and below 1, got {quoted(fraction)}")
     data, val = data.split(fraction, seed=recipe.seed)
     log.info(
         "no val: %s of %s are held out; %d of %d are left to train on",
@@ -169,7 +163,7 @@ def prepare(
     data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)
     if first and not fold:
         speak_of_parts_alike(data, val)
-    resolved = resolve(recipe, data)
+    resolved = resolve(recipe, data, quiet=fold)
     speak_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
@@ -383,10 +377,10 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
             keylite=__version__,
             created=now(),
             framework=recipe.framework,
-            pretrained=pretrained_name(recipe.pretrained),
+            pretrained=_pretrained_name(recipe.pretrained),
             data=data.name,
             data_fingerprint=data.fingerprint(),
-            recipe=to_dict(recipe) | {"pretrained": pretrained_name(recipe.pretrained)},
+            recipe=to_dict(recipe) | {"pretrained": _pretrained_name(recipe.pretrained)},
             versions=versions(),
             parent=None,
         ),
@@ -396,3 +390,11 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
         certificate=None,
         unlearnt=hardly_labelled(data),
     )
+
+
+def _pretrained_name(pretrained: str) -> str:
+    """The pretrained weights as a model file names them: by file name and hash, without the path on this machine."""
+    if pretrained in ("imagenet", "none"):
+        return pretrained
+    path = Path(pretrained)
+    return f"{path.name} sha256 {sha256(path)}" if path.is_file() else path.name

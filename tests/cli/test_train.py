@@ -140,7 +140,7 @@ def test_validation_on_the_training_data_is_said(val, same, capsys, gauge_files,
     shutil.copy(tmp_path / "train/labels.json", tmp_path / "train/val.json")
     monkeypatch.setattr("keylite.pytorch.training.fit", lambda *_, **__: None)
     monkeypatch.setattr("keylite.training.train._fit_confidence", lambda *_: None)
-    monkeypatch.setattr("keylite.training.train._speak_of_the_end", lambda *_: None)
+    monkeypatch.setattr("keylite.training.train._warn_of_the_end", lambda *_: None)
     monkeypatch.setattr("keylite.cli.train._say_what_came", lambda _: None)  # there is no model
     files = ["--data", tmp_path / "train/labels.json", "--val", tmp_path / val]
     code, _, err = run(capsys, "train", *files, "--out", tmp_path / "run", *quick())

@@ -16,7 +16,7 @@ from keylite.data.arrays import from_arrays
 from keylite.data.likeness import LIKENESS, alike, likeness_of
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.images import read_image
-from keylite.training.checks import speak_of_alike
+from keylite.training.checks import warn_of_alike
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -144,7 +144,7 @@ def test_the_line_names_ten_and_says_what_to_do(caplog: pytest.LogCaptureFixture
     copies = known(scene(0), *[saved(scene(seed), 70) for seed in range(1, 12)], scene(77))
     names = [f"{number}.png" for number in range(13)]
     with caplog.at_level(logging.WARNING, "keylite"):
-        speak_of_alike(alike(copies, images), "of val are in the training data, too", names, [f"t{n}" for n in names])
+        warn_of_alike(alike(copies, images), "of val are in the training data, too", names, [f"t{n}" for n in names])
     (line,) = caplog.messages
     assert line.startswith(
         "12 of 13 pictures of val are in the training data, too (1 equal and 11 nearly equal): figures will flatter: "
@@ -153,7 +153,7 @@ def test_the_line_names_ten_and_says_what_to_do(caplog: pytest.LogCaptureFixture
     assert "9.png ~ t9.png; and 2 more; hold out whole subjects" in line
     assert "`blocks=True`" in line
     caplog.clear()
-    speak_of_alike(alike(copies[-1:], images), "of val", names, names)
+    warn_of_alike(alike(copies[-1:], images), "of val", names, names)
     assert not caplog.messages
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from keylite.runtime.errors import ArgumentError
 from keylite.training import processes
-from keylite.training.processes import World, run_all, speaks, world_of
+from keylite.training.processes import World, is_first_process, run_all, world_of
 from keylite.training.recipe import make_recipe
 
 TARGETS = """
@@ -268,7 +268,7 @@ def test_a_process_knows_its_place(choices: dict, environment: dict, wanted, mon
         return
     found = world_of(make_recipe(choices))
     assert (None if found is None else found[:2]) == wanted
-    assert speaks(make_recipe(choices)) is (wanted is None or wanted[0] == 0)
+    assert is_first_process(make_recipe(choices)) is (wanted is None or wanted[0] == 0)
 
 
 SHARES = {  # cores this process may use, of how many, granted by a job, devices, launcher: its share

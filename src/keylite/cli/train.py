@@ -127,7 +127,7 @@ def _train(
     options: dict[str, Any],
 ) -> None:
     """Train one model."""
-    from keylite.training.processes import speaks
+    from keylite.training.processes import is_first_process
     from keylite.training.train import train
 
     path = train(
@@ -138,7 +138,7 @@ def _train(
         val_fraction=val_fraction,
         **options,
     )
-    if speaks(recipe):
+    if is_first_process(recipe):
         _say_what_came(path)
 
 

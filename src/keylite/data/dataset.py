@@ -16,8 +16,8 @@ import numpy as np
 
 from keylite.data.groups import folds_of_groups, in_number_order, parts_of_groups
 from keylite.data.looking import look_at
-from keylite.data.places import files_of
 from keylite.data.problems import column_problems, object_problems, points_outside
+from keylite.data.same_picture import files_of
 from keylite.data.sheets import Shown, sheet
 from keylite.data.tones import tone_notes, white_level_of
 from keylite.runtime.boxes import box_problems
@@ -221,7 +221,7 @@ class Dataset:
         return f'Dataset("{escaped(self.name)}": {self._counts()})'
 
     def __str__(self) -> str:
-        """The counts, notes and doubts, as the command line prints them."""
+        """The counts, notes and doubts, a line each."""
         return as_text([f"{self.called}: {line}" for line in (self._counts(), *self.notes, *self.doubts)])
 
     def _repr_html_(self) -> str:

@@ -16,8 +16,8 @@ from keylite.data.dataset import Dataset
 from keylite.data.finding import find_images, nearest, roots_of
 from keylite.data.groups import group_by_name
 from keylite.data.marks import mark_doubts, marked
-from keylite.data.places import places_of
 from keylite.data.problems import object_problems
+from keylite.data.same_picture import places_of
 from keylite.runtime.errors import DataError
 from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton

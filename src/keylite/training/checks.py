@@ -40,7 +40,7 @@ def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
         )
 
 
-def speak_of_overlap(data: Dataset, val: Dataset) -> None:
+def warn_of_overlap(data: Dataset, val: Dataset) -> None:
     """Warn if both parts are the same, or share groups, because validation then measures nothing new."""
     if data.fingerprint() == val.fingerprint():
         log.warning(
@@ -53,16 +53,16 @@ def speak_of_overlap(data: Dataset, val: Dataset) -> None:
         log.warning(listed(line, shared))
 
 
-def speak_of_parts_alike(data: Dataset, val: Dataset) -> None:
+def warn_of_parts_alike(data: Dataset, val: Dataset) -> None:
     """Warn if both parts hold the same picture, under any name."""
     if data.likeness is None or val.likeness is None or data.fingerprint() == val.fingerprint():
         return
     same = alike(val.likeness, data.likeness)
     what = f"of val ({val.called}) are in the training data, too"
-    speak_of_alike(same, what, val.image_names, data.image_names)
+    warn_of_alike(same, what, val.image_names, data.image_names)
 
 
-def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequence[str]) -> None:
+def warn_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequence[str]) -> None:
     """Warn if held-out pictures are also trained on.
 
     same: which are equal, or nearly. what: for the line, where they are. names: of the held-out pictures. others: of
@@ -83,7 +83,7 @@ def speak_of_alike(same: Alike, what: str, names: Sequence[str], others: Sequenc
     )  # fmt: skip
 
 
-def speak_of_lengths(recipe: Resolved) -> None:
+def warn_of_lengths(recipe: Resolved) -> None:
     """Warn if the warm-up or the frozen epochs are as long as the run, or if random weights are frozen."""
     if recipe.warmup_epochs >= recipe.epochs:
         log.warning(

@@ -37,11 +37,11 @@ from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import listed, quoted
-from keylite.training.checks import speak_of_alike
+from keylite.training.checks import warn_of_alike
 from keylite.training.folder import FIRST_FOLD, began_with, check_resumed, check_run
 from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport, figures_of
-from keylite.training.hearing import heard
 from keylite.training.lock import holding, require_free
+from keylite.training.log_lines import shown_log
 from keylite.training.processes import processes, world_of
 from keylite.training.recipe import Recipe, Resolved, checked
 from keylite.training.run import knows_its_errors
@@ -120,7 +120,7 @@ def train_folds(
     """
     out, recipe = path_of("out", out), checked(recipe)
     data = as_dataset("data", data)
-    with heard(recipe), saying_how_to_go_on(out, resume, overwrite):
+    with shown_log(recipe), saying_how_to_go_on(out, resume, overwrite):
         _refuse(recipe, data, out, resume=resume, overwrite=overwrite)
         data, part = _parts(recipe, data, folds, blocks, skip_bad=skip_bad, max_megapixels=max_megapixels)
         resolved = resolve(recipe, data, round(len(data) * (folds - 1) / folds))
@@ -166,8 +166,8 @@ def _parts(
         log.info("%s: %s", data.called, note)
     say_doubts(data, recipe.box)
     data, part = _dealt(dataclasses.replace(data, notes=(), doubts=()), folds, blocks, recipe)
-    _speak_of_groups(data, blocks)
-    _speak_of_alike(data, part)
+    _log_groups(data, blocks)
+    _warn_of_alike(data, part)
     return data, part
 
 
@@ -251,16 +251,16 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
     return data, part
 
 
-def _speak_of_alike(data: Dataset, part: np.ndarray) -> None:
+def _warn_of_alike(data: Dataset, part: np.ndarray) -> None:
     """Warn if two folds hold the same picture, under any name."""
     if data.likeness is None:
         return
     of_image = np.zeros(len(data.images), np.int64)
     of_image[data.image_index] = part
-    speak_of_alike(alike(data.likeness, parts=of_image), "are in two folds", data.image_names, data.image_names)
+    warn_of_alike(alike(data.likeness, parts=of_image), "are in two folds", data.image_names, data.image_names)
 
 
-def _speak_of_groups(data: Dataset, blocks: bool) -> None:
+def _log_groups(data: Dataset, blocks: bool) -> None:
     """Log how blocks are held out, or that groups may be too fine."""
     if blocks:
         log.info("blocks: each fold holds out one run of frames; the frames at its ends have neighbours in training")

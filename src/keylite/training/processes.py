@@ -108,7 +108,7 @@ def cores_of(recipe: Recipe, launcher: str = "") -> int:
     return own if bound else max(1, own // recipe.devices)
 
 
-def speaks(recipe: Recipe) -> bool:
+def is_first_process(recipe: Recipe) -> bool:
     """Whether this process writes files and log lines: all do that are not launched beside a first one."""
     world = world_of(recipe)
     return world is None or world.first

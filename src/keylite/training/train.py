@@ -37,12 +37,12 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import counted, quoted
-from keylite.training.checks import require_parts, speak_of_lengths, speak_of_overlap, speak_of_parts_alike, with_mirror
+from keylite.training.checks import require_parts, warn_of_lengths, warn_of_overlap, warn_of_parts_alike, with_mirror
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
-from keylite.training.hearing import heard
 from keylite.training.lock import holding
+from keylite.training.log_lines import shown_log
 from keylite.training.pretrained import find_pretrained
-from keylite.training.processes import processes, run_all, speaks, world_of
+from keylite.training.processes import is_first_process, processes, run_all, world_of
 from keylite.training.recipe import Recipe, Resolved, checked, strengthened, to_dict
 from keylite.training.run import Run, baseline_report
 from keylite.training.schedule import resolve
@@ -100,7 +100,7 @@ def train(
         >>> model = keylite.train(keylite.Recipe(epochs=30), "train.json", "val.json", out="runs/faces")
     """
     recipe, data, out = checked(recipe), as_dataset("data", data), path_of("out", out)
-    with heard(recipe), saying_how_to_go_on(out, resume, overwrite):
+    with shown_log(recipe), saying_how_to_go_on(out, resume, overwrite):
         if val is None:
             data, val = _held_out(recipe, data, val_fraction)
         return prepare(
@@ -148,7 +148,7 @@ def prepare(
     """
     recipe = checked(recipe)
     require_datasets(data=data, val=val)
-    first = speaks(recipe)
+    first = is_first_process(recipe)
     if first:
         check_run(out, recipe, resume, overwrite)
         inputs = {"pretrained": None if resume else recipe.pretrained, "val": val.source or None}
@@ -162,9 +162,9 @@ def prepare(
         )
     data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)
     if first and not fold:
-        speak_of_parts_alike(data, val)
+        warn_of_parts_alike(data, val)
     resolved = resolve(recipe, data, quiet=fold)
-    speak_of_lengths(resolved)
+    warn_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
     for line in unlearnt_words(hardly_labelled(data)):
@@ -198,7 +198,7 @@ def _checked_parts(
     """Both parts with boxes, after every image was checked; doubts about them are logged."""
     data, val = with_boxes(data, recipe.box, skip_bad), with_boxes(val, recipe.box, skip_bad)
     require_parts(recipe, data, val)
-    speak_of_overlap(data, val)
+    warn_of_overlap(data, val)
     data = data.check_images(max_megapixels, skip_bad)
     val = val.check_images(max_megapixels, skip_bad, data.white_level)
     for part in (data, val):
@@ -231,14 +231,13 @@ class Plan:
     def run(self) -> Path:
         """Train, and return the path of the model file; of several processes, only the first writes other files."""
         out = self.state.out
-        if not speaks(self.state.recipe):
+        if not is_first_process(self.state.recipe):
             self._fit()
             return self.state.model
         ended = self.resume and self.state.model.is_file()  # a finished run whose checkpoint somebody removed
         with holding(out):
-            require_new(
-                out, self.resume, self.overwrite
-            )  # again, because another run may have come and gone in the meantime
+            # This is checked again, because another run may have come and gone in the meantime.
+            require_new(out, self.resume, self.overwrite)
             try:
                 self._write()
             except (KeyboardInterrupt, ValueError, FileNotFoundError):  # other errors say how to go on
@@ -264,7 +263,7 @@ class Plan:
         else:
             self._fit()
         _fit_confidence(state, "" if self.fold else MORE_TO_FIT_SIGMA)
-        _speak_of_the_end(state)
+        _warn_of_the_end(state)
 
     def _fit(self) -> None:
         _trainer(self.state.recipe.framework).fit(self.state, self.network, self.examples, resume=self.resume)
@@ -290,7 +289,7 @@ def _fit_confidence(state: Run, advice: str) -> None:
             log.warning("%s", doubt)
 
 
-def _speak_of_the_end(state: Run) -> None:
+def _warn_of_the_end(state: Run) -> None:
     """Warn if the model is no better than the mean shape, which needs no network."""
     best, mean_shape_nme = (read_spec(state.model).report or {})["nme"], state.baseline.nme.mean
     if no_better(best, mean_shape_nme):

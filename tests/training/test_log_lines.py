@@ -1,4 +1,4 @@
-"""Who hears what a training says."""
+"""Who reads the log lines of a training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keylite.training.hearing import heard
+from keylite.training.log_lines import shown_log
 from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
@@ -35,7 +35,7 @@ def say():
 
 def test_without_a_log_of_the_caller_lines_go_to_standard_error(capsys, monkeypatch):
     nobody_listens(monkeypatch)
-    with heard(Recipe()):
+    with shown_log(Recipe()):
         say()
     assert capsys.readouterr() == ("", "epoch 1 of 3\nwarning: the labels look swapped\n")
     log.info("afterwards")
@@ -46,7 +46,7 @@ def test_without_a_log_of_the_caller_lines_go_to_standard_error(capsys, monkeypa
 def test_a_level_that_the_caller_chose_stays(capsys, monkeypatch):
     nobody_listens(monkeypatch)
     log.setLevel(logging.CRITICAL)
-    with heard(Recipe()):
+    with shown_log(Recipe()):
         say()
     assert capsys.readouterr().err == ""
     assert log.level == logging.CRITICAL
@@ -58,11 +58,11 @@ def test_handlers_of_the_caller_are_left_alone(capsys, monkeypatch):
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     log.addHandler(handler)
-    with heard(Recipe()):
+    with shown_log(Recipe()):
         say()
     assert lines == ["the labels look swapped"]  # the caller asked for no more
     monkeypatch.setitem(sys.modules, "ipykernel", object())
-    with heard(Recipe()):
+    with shown_log(Recipe()):
         say()
     assert lines[1:] == ["epoch 1 of 3", "the labels look swapped"]
     assert capsys.readouterr().err == ""
@@ -70,7 +70,7 @@ def test_handlers_of_the_caller_are_left_alone(capsys, monkeypatch):
 
 def test_a_companion_says_errors_alone_until_its_training_ends(capsys, monkeypatch):
     nobody_listens(monkeypatch)
-    monkeypatch.setattr("keylite.training.hearing.speaks", lambda recipe: False)
-    with heard(Recipe(devices=2)):
+    monkeypatch.setattr("keylite.training.log_lines.is_first_process", lambda recipe: False)
+    with shown_log(Recipe(devices=2)):
         assert not log.isEnabledFor(logging.WARNING)
     assert log.level == logging.NOTSET

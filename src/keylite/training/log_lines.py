@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator
 
 from keylite.runtime.words import one_line
-from keylite.training.processes import speaks
+from keylite.training.processes import is_first_process
 from keylite.training.recipe import Recipe
 
 log = logging.getLogger("keylite")
@@ -23,7 +23,7 @@ class _Lines(logging.Formatter):
 
 
 @contextlib.contextmanager
-def heard(recipe: Recipe) -> Generator[None]:
+def shown_log(recipe: Recipe) -> Generator[None]:
     """Show the log lines of a training while the block runs.
 
     If the caller has not set up logging, the lines go to standard error, so that a notebook or a short script shows
@@ -31,7 +31,7 @@ def heard(recipe: Recipe) -> Generator[None]:
     several processes train one model, only the first one shows all lines; the others show errors only.
     """
     level, handler = log.level, None
-    if not speaks(recipe):
+    if not is_first_process(recipe):
         log.setLevel(logging.ERROR)
     elif level == logging.NOTSET:
         if not log.hasHandlers():

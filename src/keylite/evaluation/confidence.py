@@ -107,9 +107,8 @@ def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, 
         return None
     error = np.where(known, np.maximum(error, SMALLEST), SMALLEST)
     factors = _factors(error / error[known].mean(), known)
-    used = np.where(
-        known.any(axis=0), known, scored
-    )  # the usual score of an unlabelled keypoint is that of all its scores
+    # The usual score of an unlabelled keypoint is that of all its scores.
+    used = np.where(known.any(axis=0), known, scored)
     levels = np.array([np.median(score[rows, k]) if rows.any() else 1.0 for k, rows in enumerate(used.T)])
     standings, shares = standing(np.where(known, score, np.nan), levels)[known], (error / factors)[known]
     order = np.argsort(standings, kind="stable")

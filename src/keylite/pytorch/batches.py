@@ -56,9 +56,8 @@ class EpochOrder(Sampler[int]):
 
     def __init__(self, examples: Examples, batch: int, world: World) -> None:
         self.examples, self.batch, self.world, self.epoch = examples, batch, world, 0
-        self.steps = len(examples) // (
-            batch * world.size
-        )  # what is left over comes in another epoch, which has another order
+        # Objects that are left over come in another epoch, which has another order.
+        self.steps = len(examples) // (batch * world.size)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -102,9 +102,8 @@ def folded(network: torch.nn.Module, pixels: torch.Tensor) -> torch.nn.Module:
     """
     plain = copy.deepcopy(network)
     calls: Counter[torch.nn.Module] = Counter()
-    makers: dict[
-        int, tuple[torch.nn.Conv2d, torch.Tensor]
-    ] = {}  # by id of the output; it is kept, so its id stays unique
+    # By id of the output, which is kept, so that its id stays unique.
+    makers: dict[int, tuple[torch.nn.Conv2d, torch.Tensor]] = {}
     feeds: dict[torch.nn.Module, torch.nn.Conv2d] = {}
 
     def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -324,9 +324,8 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
             if compiles(recipe, device, steps_per_epoch * recipe.epochs):
                 learn_by_taps(model)
                 model.compile()
-            network.freeze(
-                False
-            )  # so that DDP finds all parameters; the start of each epoch freezes the backbone if it must
+            # DDP must find all parameters; the start of each epoch freezes the backbone if it must.
+            network.freeze(False)
             trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # Lightning raises this after Ctrl-C
             raise KeyboardInterrupt from None

@@ -283,11 +283,8 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
         raise ModelFileError(
             f"{source}: the model description inside the file is damaged: {clipped(str(error))}"
         ) from None
-    for part in (
-        "head",
-        "skeleton",
-        "provenance",
-    ):  # a file must have these parts' fields, even those with a default
+    # A file must have the fields of these parts, even those with a default.
+    for part in ("head", "skeleton", "provenance"):
         missing: set[str] = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()
         if missing:
             raise ModelFileError(f"{source}: the model description lacks {part}.{sorted(missing)[0]}")

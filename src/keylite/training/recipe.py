@@ -30,13 +30,8 @@ Epochs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 WarmupEpochs = Annotated[float, msgspec.Meta(ge=0)]
 Lr = Annotated[float, msgspec.Meta(gt=0)]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
-AUTO = (
-    "epochs",
-    "lr",
-    "warmup_epochs",
-    "strength",
-    "normalize",
-)  # choices that may stay open until the data set is known
+# choices that may stay open until the data set is known
+AUTO = ("epochs", "lr", "warmup_epochs", "strength", "normalize")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -36,9 +36,8 @@ CELL_SIGMA = 1.2  # cells; sigma of the bell that a map is trained to
 BIN_SIGMA = 2.0  # px of the input; sigma of the bells that bins are trained to
 
 # rle
-SCALE_START = math.log(
-    0.05
-)  # the logarithm of each scale that an untrained head gives; scales are fractions of the crop
+# the logarithm of each scale that an untrained head gives; scales are fractions of the crop
+SCALE_START = math.log(0.05)
 LOG_SCALES = (-8.0, 2.0)  # the loss limits the logarithms of scales to this range
 FLOW_LAYERS = 6  # couplings of the flow, as in Li et al., ICCV 2021
 FLOW_WIDTH = 64  # hidden width of a coupling, as there

@@ -13,7 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rounds import Facts, keep, machine, options, use_threads
@@ -22,6 +22,7 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import read_dataset
 from keylite.data.rendered.gauges import gauges
+from keylite.evaluation.evaluate import measure
 from keylite.evaluation.figures import object_nme
 from keylite.evaluation.metrics import group_intervals
 from keylite.runtime.files import sha256, write_text
@@ -205,11 +206,9 @@ def measured(
 
     def make() -> Facts:
         log.info("%s: evaluating on %s%s", model, data.name, f", boxes jittered, seed {seed}" if jitter else "")
-        found: list[Any] = []
-        report = keylite.evaluate(
-            model, data, normalize=normalize, jitter_box=jitter, seed=seed, threads=1, on_predictions=found.append
-        )
-        nme = object_nme(found[0], data, normalize)
+        predictor = keylite.Predictor(model, threads=1)
+        report, predictions = measure(predictor, data, normalize=normalize, jitter_box=jitter, seed=seed)
+        nme = object_nme(predictions, data, normalize)
         return {"report": json.loads(report.to_json()), "nme": [float(v) if np.isfinite(v) else None for v in nme]}
 
     return kept(folder / f"{split}.{model.name}{moved}.json", of, make)

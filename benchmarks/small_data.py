@@ -148,12 +148,11 @@ def errors_of(run: Run, held_out: Dataset) -> Facts:
     model = run.folder / LAST
 
     def make() -> Facts:
-        found: list[Any] = []
-        keylite.evaluate(model, held_out, threads=1, on_predictions=found.append)
+        predictions = keylite.predict_dataset(keylite.Predictor(model, threads=1), held_out)
         recipe = recipe_in(run.folder)
         shape = Examples(run.data()[0], recipe.input_size, box=recipe.box, padding=recipe.padding).mean_shape()
-        plain = np.stack([crop.from_unit(shape) for crop in found[0].crops])
-        errors, plain_errors = (point_errors(xy, held_out.xy) for xy in (found[0].xy, plain))
+        plain = np.stack([crop.from_unit(shape) for crop in predictions.crops])
+        errors, plain_errors = (point_errors(xy, held_out.xy) for xy in (predictions.xy, plain))
         labelled = np.isfinite(errors)
         return {"px": errors[labelled].tolist(), "mean_shape_px": plain_errors[labelled].tolist()}
 

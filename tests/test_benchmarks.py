@@ -95,6 +95,7 @@ def test_nothing_is_made_twice(smoke: Path, monkeypatch: pytest.MonkeyPatch):
     page = (smoke / "docs/results.md").read_bytes()
     for name in ("train", "evaluate", "export"):
         monkeypatch.setitem(vars(keylite), name, refuse)
+    monkeypatch.setattr(runs, "measure", refuse)
     monkeypatch.setattr(accuracy, "interleaved", refuse)
     accuracy.main(["--smoke", "--out", str(smoke), "--only", "regression-64"])
     accuracy.main(report(smoke))
@@ -461,6 +462,7 @@ def test_a_learning_curve_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "docs/images/learning_curve.png").stat().st_size > 1000
     for name in ("train", "evaluate"):
         monkeypatch.setitem(vars(keylite), name, refuse)
+    monkeypatch.setattr(runs, "measure", refuse)
     learning_curve.main(["--smoke", "--out", str(tmp_path)])
     assert (tmp_path / "docs/results.md").read_bytes() == page
 
@@ -470,18 +472,18 @@ def test_folds_of_frames_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     frames, rendered = json.loads((tmp_path / "docs/results/small_data.json").read_text())["rows"]
     data, errors = gauges(24, seed=1, size=64), []
     for fold, held in enumerate((range(12), range(12, 24)), start=1):
-        kept = []
         part = data.subset(held)
-        keylite.evaluate(tmp_path / f"frames-fold{fold}/last.safetensors", part, on_predictions=kept.append)
-        errors.append(np.linalg.norm(kept[0].xy - part.xy, axis=2).ravel())
+        model = keylite.Predictor(tmp_path / f"frames-fold{fold}/last.safetensors")
+        errors.append(np.linalg.norm(keylite.predict_dataset(model, part).xy - part.xy, axis=2).ravel())
     assert frames["of_folds"] == pytest.approx([np.median(part) for part in errors], rel=1e-5)
     assert frames["median"] == pytest.approx(np.median(np.concatenate(errors)), rel=1e-5)
     assert frames["mean"] == pytest.approx(np.mean(np.concatenate(errors)), rel=1e-5)
     assert (frames["frames"], frames["trained_on"], frames["image"]) == (24, [12, 12], [64, 64])
     assert (rendered["name"], rendered["frames"], rendered["trained_on"]) == ("gauges", 8, [16])
     assert rendered["mean_shape_median"] > 5
-    for name in ("train", "evaluate"):
+    for name in ("train", "predict_dataset"):
         monkeypatch.setitem(vars(keylite), name, refuse)
+    monkeypatch.setattr(runs, "measure", refuse)
     small_data.main(["--smoke", "--out", str(tmp_path), "--report", "--only", "frames-fold2"])
     (row,) = json.loads((tmp_path / "docs/results/small_data.json").read_text())["rows"]
     assert (row["runs"], row["of_runs"], row["of_folds"]) == (1, 2, frames["of_folds"][1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -14,7 +15,7 @@ import pytest
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.evaluation import metrics
-from keylite.evaluation.evaluate import evaluate, judges_of
+from keylite.evaluation.evaluate import evaluate, judges_of, measure
 from keylite.evaluation.figures import object_nme, report_of
 from keylite.evaluation.metrics import point_errors
 from keylite.evaluation.normaliser import read_normaliser
@@ -31,6 +32,7 @@ from keylite.evaluation.report import (
 )
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.images import Picture
+from keylite.runtime.progress import shown_by
 from keylite.runtime.skeleton import Skeleton
 
 NAN = float("nan")
@@ -635,7 +637,8 @@ def boxes_of(count: int) -> np.ndarray:
 def test_predictions_keep_the_order_of_objects(batch: int) -> None:
     order = [2, 0, 1, 2, 0, 3, 2]
     data, reader, progress = numbered(order, boxes_of(7)), Reader(batch=batch), []
-    found = predict_dataset(reader, data, on_batch=lambda done, total: progress.append((done, total)))
+    with shown_by(lambda what, total: contextlib.nullcontext(progress.append)):
+        found = predict_dataset(reader, data)
     np.testing.assert_array_equal(found.score[:, 0], 10 * np.array(order))
     centres = (data.box[:, :2] + data.box[:, 2:]) / 2
     np.testing.assert_allclose(found.xy, np.repeat(centres[:, None], 4, axis=1))
@@ -644,8 +647,7 @@ def test_predictions_keep_the_order_of_objects(batch: int) -> None:
     assert found.xy.dtype == np.float64
     assert sum(reader.batches) == 7
     assert max(reader.batches) == min(batch, 7)
-    assert (progress[0], progress[-1]) == ((min(batch, 7), 7), (7, 7))
-    assert len(progress) == len(reader.batches)
+    assert progress == reader.batches
 
 
 def test_a_picture_of_one_pixel_is_whole_without_boxes() -> None:
@@ -762,9 +764,10 @@ def test_jitter_needs_a_sane_amount_and_a_generator() -> None:
 
 
 def test_evaluate_says_what_was_measured() -> None:
-    data, kept = numbered([0, 1, 2, 2, 3, 4], boxes_of(6)), []
-    report = evaluate(Reader(), data, on_predictions=kept.append)
-    assert report == report_of(kept[0], data, "box_side", model_sha256="ab" * 32, engine="reader")
+    data = numbered([0, 1, 2, 2, 3, 4], boxes_of(6))
+    report, predictions = measure(Reader(), data)
+    assert report == evaluate(Reader(), data)
+    assert report == report_of(predictions, data, "box_side", model_sha256="ab" * 32, engine="reader")
     assert (report.boxes, report.oks_ap, report.notes) == ("annotation", None, ())
     assert report.nme.normalize == "box_side"
     assert evaluate(Reader(), data, normalize="0,1").nme.normalize == "0,1"
@@ -828,7 +831,7 @@ def test_evaluate_says_what_it_lacks_for_sigmas_that_nobody_asked_for(monkeypatc
 
 def test_evaluate_counts_who_judges_sigma() -> None:
     data = numbered([0, 1, 2, 3, 4, 5], boxes_of(6))
-    report = evaluate(Reader(), data, judges=np.array([4, 5, 0, 1]))
+    report, _ = measure(Reader(), data, judges=np.array([4, 5, 0, 1]))
     assert report.notes == ("sigma was fitted on 2 of these objects and is tested on the other 4",)
 
 
@@ -869,16 +872,15 @@ def test_evaluate_refuses_an_engine_for_an_open_predictor() -> None:
 def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> None:
     pytest.importorskip("faster_coco_eval")
     data = numbered([0, 1, 2, 3, 4], boxes_of(5))
-    kept: list[Predictions] = []
-    plain = evaluate(Reader(), data, on_predictions=kept.append)
-    xy = kept[0].xy.copy()
+    plain, made = measure(Reader(), data)
+    xy = made.xy.copy()
     if not count:
         xy[:, 3] = NAN
-    predictions = dataclasses.replace(kept[0], xy=xy, unlearnt={"chin": count})
+    predictions = dataclasses.replace(made, xy=xy, unlearnt={"chin": count})
     report = report_of(predictions, data, "box_side", sigmas=[0.1] * 4)
     unlabelled = data.xy.copy()
     unlabelled[:, 3] = NAN
-    want = report_of(kept[0], data.with_xy(unlabelled), "box_side", sigmas=[0.1] * 4)
+    want = report_of(made, data.with_xy(unlabelled), "box_side", sigmas=[0.1] * 4)
     for figure in ("nme", "pck", "auc", "pixel_error", "signed_error", "points", "reliability", "oks_ap"):
         assert getattr(report, figure) == getattr(want, figure), figure
     assert report.per_keypoint["chin"].count == (5 if count else 0)
@@ -889,9 +891,9 @@ def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> No
     )
     assert report.notes[0].startswith(words)
     np.testing.assert_allclose(
-        object_nme(predictions, data, "box_side"), object_nme(kept[0], data.with_xy(unlabelled), "box_side")
+        object_nme(predictions, data, "box_side"), object_nme(made, data.with_xy(unlabelled), "box_side")
     )
-    assert joined([predictions, kept[0]], np.arange(10)).unlearnt == {"chin": count}
+    assert joined([predictions, made], np.arange(10)).unlearnt == {"chin": count}
 
 
 def test_nothing_is_left_to_measure_is_said() -> None:

@@ -194,21 +194,20 @@ def _report(
 ) -> tuple[Report, Predictions]:
     """The report, and the predictions that it was made from."""
     from keylite.data.boxes import dataset_boxes, read_boxes
-    from keylite.evaluation.evaluate import evaluate
+    from keylite.evaluation.evaluate import measure, refuse_or_doubt
 
-    kept: list[Predictions] = []
-    boxes = measuring.boxes
-    report = evaluate(
+    path, normalize = measuring.boxes, measuring.normalize
+    boxes = dataset_boxes(read_boxes(path), dataset, path) if path else None
+    refuse_or_doubt(predictor, dataset, normalize, boxes, sigmas)
+    return measure(
         predictor,
         dataset,
-        normalize=measuring.normalize,
-        boxes=dataset_boxes(read_boxes(boxes), dataset, boxes) if boxes else None,
+        normalize=normalize,
+        boxes=boxes,
         jitter_box=measuring.jitter_box,
         seed=measuring.seed,
         sigmas=sigmas,
-        on_predictions=kept.append,
     )
-    return report, kept[0]
 
 
 def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...]:

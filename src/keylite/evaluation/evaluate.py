@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +42,6 @@ def evaluate(
     sigmas: Sequence[float] | None = None,
     engine: str | None = None,
     threads: int | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-    on_predictions: Callable[[Predictions], None] | None = None,
-    judges: np.ndarray | None = None,
-    doubted: bool = False,
     spec: FilePath | None = None,
 ) -> Report:
     """Measure how well a model file finds the points of labelled images.
@@ -63,10 +59,6 @@ def evaluate(
             the model file, if there are some.
         engine: What runs the file; see `Predictor`. None with an open predictor.
         threads: Threads of the engine. None: the engine decides; None with an open predictor.
-        on_batch: Called with (objects done, N) after each batch.
-        on_predictions: Called once with the `Predictions`, to keep or draw them.
-        judges: Indices of the objects that sigma is tested on. None: those that it was not fitted on.
-        doubted: True: the labels were checked already. False: the log says what is doubtful about them.
         spec: A JSON description for a model file that holds none. None: the model file holds it.
 
     Returns:
@@ -95,46 +87,63 @@ def evaluate(
                 "engine, threads, spec: expected None with an open predictor; give them when it is opened"
             )
         predictor = model
+    refuse_or_doubt(predictor, data, normalize, boxes, sigmas)
+    report, _ = measure(
+        predictor, data, normalize=normalize, boxes=boxes, jitter_box=jitter_box, seed=seed, sigmas=sigmas
+    )
+    return report
+
+
+def refuse_or_doubt(
+    predictor: Predictor, data: Dataset, normalize: str | None, boxes: Boxes | None, sigmas: Sequence[float] | None
+) -> None:
+    """Refuse what cannot be measured, then log what is doubtful about the labels. The arguments are `evaluate`'s."""
     own = predictor.spec
-    known_boxes(data, boxes, own.box)  # refuse bad boxes before the log says what is doubtful
+    known_boxes(data, boxes, own.box)
     if normalize is not None:
         read_normaliser(normalize, data.skeleton.names)
     if sigmas is not None:
         require_oks(sigmas, len(data.skeleton))
+    _name_notes(own.skeleton, data.skeleton)
+    say_doubts(data if boxes is None else dataclasses.replace(data, box=as_boxes(boxes)), own.box)
+
+
+def measure(
+    predictor: Predictor,
+    data: Dataset,
+    *,
+    normalize: str | None = None,
+    boxes: Boxes | None = None,
+    jitter_box: float = 0.0,
+    seed: int = 0,
+    sigmas: Sequence[float] | None = None,
+    judges: np.ndarray | None = None,
+) -> tuple[Report, Predictions]:
+    """The report of a model on labels that were checked, and the predictions that it was made from.
+
+    judges: indices of the objects that sigma is tested on. None: those that it was not fitted on. The other arguments
+    are those of `evaluate`.
+    """
+    own = predictor.spec
+    normalize = normalize or own.normalize
     notes = _name_notes(own.skeleton, data.skeleton)
-    if not doubted:
-        say_doubts(data if boxes is None else dataclasses.replace(data, box=as_boxes(boxes)), own.box)
-    predictions = predict_dataset(
-        predictor,
-        data,
-        boxes=boxes,
-        jitter_box=jitter_box,
-        generator=np.random.default_rng(seed),
-        on_batch=on_batch,
-    )
-    if on_predictions is not None:
-        on_predictions(predictions)
-    shared = len(data) - len(data.images)
-    if own.box == "image" and boxes is None and shared > 0:
-        notes.append(f"{shared} objects share their image with another, and get the same points: the crop is the image")
+    generator = np.random.default_rng(seed)
+    predictions = predict_dataset(predictor, data, boxes=boxes, jitter_box=jitter_box, generator=generator)
+    notes += _box_notes(own.box, data, boxes, normalize)
     if sigmas is None:
         sigmas = data.skeleton.sigmas or own.skeleton.sigmas
         if sigmas and importlib.util.find_spec("faster_coco_eval") is None:  # it was not asked for, so this is no error
             notes.append("no OKS-AP although there are sigmas: pip install 'keylite[coco]'")
             sigmas = None
-    without_box = len(data) - int(boxed(data).sum())
-    by_box = bool(read_normaliser(normalize or own.normalize, data.skeleton.names).box)
-    if boxes is not None and without_box and own.box == "annotation" and by_box:
-        notes.append(f"{without_box} of {len(data)} objects have no annotated box: their NME is by the given one")
     judges = judges_of([own], data) if judges is None else judges
     if judges is not None:
         fitted = len(data) - len(judges)
         notes.append(f"sigma was fitted on {fitted} of these objects and is tested on the other {len(judges)}")
     source = own.box if boxes is None else "file"
-    return report_of(
+    report = report_of(
         predictions,
         data,
-        normalize or own.normalize,
+        normalize,
         mean_shape=own.mean_shape,
         sigmas=sigmas,
         seed=seed,
@@ -144,6 +153,7 @@ def evaluate(
         judges=judges,
         notes=notes,
     )
+    return report, predictions
 
 
 def judges_of(specs: Sequence[ModelSpec], dataset: Dataset) -> np.ndarray | None:
@@ -151,6 +161,19 @@ def judges_of(specs: Sequence[ModelSpec], dataset: Dataset) -> np.ndarray | None
     fitted = {spec.confidence.data_fingerprint for spec in specs if spec.confidence}
     parts = halves(dataset.group_index) if dataset.fingerprint() in fitted else None
     return None if parts is None else parts[1]
+
+
+def _box_notes(box: str, data: Dataset, boxes: Boxes | None, normalize: str) -> list[str]:
+    """Notes about objects that share a crop, or whose NME is by a box that is not annotated. box: what is cropped."""
+    if boxes is None:
+        shared = len(data) - len(data.images) if box == "image" else 0
+        words = "objects share their image with another, and get the same points: the crop is the image"
+        return [f"{shared} {words}"] if shared else []
+    without_box = len(data) - int(boxed(data).sum())
+    by_box = bool(read_normaliser(normalize, data.skeleton.names).box)
+    if not (without_box and box == "annotation" and by_box):
+        return []
+    return [f"{without_box} of {len(data)} objects have no annotated box: their NME is by the given one"]
 
 
 def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:

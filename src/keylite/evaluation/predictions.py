@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -105,7 +105,6 @@ def predict_dataset(
     jitter_box: float = 0.0,
     generator: np.random.Generator | None = None,
     mirror: Sequence[int] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Predict the points of every object of a data set. Each image is read once.
 
@@ -118,7 +117,6 @@ def predict_dataset(
         generator: Where the random numbers of `jitter_box` come from; needed if that is not 0.
         mirror: (K) the keypoint that each becomes in a flip. The model then sees mirrored images; its points are
             mirrored back. None: images as they are.
-        on_batch: Called with (objects done, N) after each batch.
 
     Returns:
         The predictions, in the order of the objects.
@@ -145,15 +143,10 @@ def predict_dataset(
     crop_boxes, normaliser_boxes = np.zeros((count, 4)), np.zeros((count, 4))
     crops: dict[int, Crop] = {}
     annotated = boxed(data)
-    done = 0
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal done
         points = predictor.run(pixels)
-        done += len(pixels)
         tell(len(pixels))
-        if on_batch is not None:
-            on_batch(done, count)
         return points
 
     with (

@@ -13,7 +13,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation.environment import now, versions
-from keylite.evaluation.evaluate import evaluate, judges_of
+from keylite.evaluation.evaluate import judges_of, measure
 from keylite.evaluation.figures import object_nme
 from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.predictions import Predictions
@@ -194,12 +194,12 @@ def certify(
                 f"{child.name} is no child of {parent.name}: {field} is {shown[1]}, the parent's {shown[0]}; "
                 "compare a file with the model that it was exported from"
             )
-    predictions: list[Predictions] = []
-    reports: list[Report] = []
     judges = judges_of(specs, data)  # the same for both
+    measured: list[tuple[Report, Predictions]] = []
     for path, own in ((parent, spec_file), (child, None)):
         predictor = Predictor(path, device="cpu", spec=own)  # a GPU rounds differently (TF32), whatever the file
-        reports.append(evaluate(predictor, data, on_predictions=predictions.append, judges=judges, doubted=True))
+        measured.append(measure(predictor, data, judges=judges))
+    reports, predictions = [report for report, _ in measured], [points for _, points in measured]
     spec = specs[1]
     distance = point_drift(predictions[1], predictions[0], spec.size)
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]

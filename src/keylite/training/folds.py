@@ -23,7 +23,7 @@ from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.likeness import alike
 from keylite.evaluation.confidence import learn_from
 from keylite.evaluation.environment import now
-from keylite.evaluation.evaluate import evaluate
+from keylite.evaluation.evaluate import measure
 from keylite.evaluation.figures import report_of
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, joined
@@ -34,6 +34,7 @@ from keylite.runtime.files import require_outputs, tidy, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.modelfile import describe, read_spec
+from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import listed, quoted
@@ -290,18 +291,18 @@ def _clear(out: Path) -> None:
 
 def _measured(plan: list[Fold], recipe: Resolved, data: Dataset, blocks: bool) -> FoldsReport:
     """The report of each fold's model on its held-out objects, and of all of them together."""
-    reports: list[Report] = []
-    predictions: list[Predictions] = []
-    options = {"threads": recipe.threads or None, "on_predictions": predictions.append, "doubted": True}
-    for fold in plan:
-        reports.append(evaluate(fold.model, fold.held_out, **options))
-    judges = _fit_together(plan, predictions, data)
+    measured = [_measured_fold(fold, recipe, None) for fold in plan]
+    judges = _fit_together(plan, [predictions for _, predictions in measured], data)
     if judges is not None:
-        predictions.clear()
-        for number, fold in enumerate(plan):
-            own = np.flatnonzero(np.isin(fold.places, judges))
-            reports[number] = evaluate(fold.model, fold.held_out, **options, judges=own)
+        measured = [_measured_fold(fold, recipe, judges) for fold in plan]
+    reports, predictions = [report for report, _ in measured], [predictions for _, predictions in measured]
     return _report(plan, reports, _pooled(data, plan, predictions, recipe, reports, judges), recipe, data, blocks)
+
+
+def _measured_fold(fold: Fold, recipe: Resolved, judges: np.ndarray | None) -> tuple[Report, Predictions]:
+    """The report and the predictions of a fold's model. judges: indices into all data: who tests sigma."""
+    own = None if judges is None else np.flatnonzero(np.isin(fold.places, judges))
+    return measure(Predictor(fold.model, threads=recipe.threads or None), fold.held_out, judges=own)
 
 
 def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Dataset) -> np.ndarray | None:

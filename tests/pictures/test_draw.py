@@ -47,9 +47,10 @@ def measured() -> tuple[Dataset, SimpleNamespace]:
     ],
     ids=["NME", "px"],
 )
-def test_worst_come_first_as_the_model_saw_them(errors: np.ndarray, tmp_path: Path) -> None:
+def test_worst_come_first_as_the_model_saw_them(errors: np.ndarray, tmp_path: Path, monkeypatch) -> None:
     data, found = measured()
-    paths = draw.draw_worst(data, found, errors, 3, tmp_path / "made" / "here", columns=2)
+    monkeypatch.setattr(draw, "COLUMNS", 2)
+    paths = draw.draw_worst(data, found, errors, 3, tmp_path / "made" / "here")
     names = ["worst.jpg", "worst-01-image_000001.jpg", "worst-02-image_000003.jpg", "worst-03-image_000000.jpg"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "made" / "here").iterdir()) == sorted(names)

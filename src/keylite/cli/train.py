@@ -11,11 +11,9 @@ from cyclopts import Parameter
 
 from keylite.cli.output import show
 from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
-from keylite.training.recipe import PRESETS, Recipe, descriptions, field_types, make_recipe, preset
+from keylite.training.recipe import PRESETS, VAL_FRACTION, Recipe, descriptions, field_types, make_recipe, preset
 
 log = logging.getLogger("keylite")
-
-VAL_FRACTION = 0.15
 
 
 def _shown(value: object) -> str:

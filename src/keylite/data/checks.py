@@ -131,7 +131,7 @@ def _swapped(data: Dataset, sizes: np.ndarray) -> list[str]:
 def _percent(data: Dataset, sizes: np.ndarray) -> list[str]:
     """A line if no object has a box, and points fill 0..100 in larger images."""
     points = data.xy[data.labelled]
-    if _boxed(data).any() or len(data) < PERCENT_OBJECTS or sizes.min() < PERCENT_SIDE or not len(points):
+    if data.boxed.any() or len(data) < PERCENT_OBJECTS or sizes.min() < PERCENT_SIDE or not len(points):
         return []
     if points.min() < -0.5 or points.max() > 100.5 or points.max(axis=0).min() < 60:
         return []
@@ -144,7 +144,7 @@ def _percent(data: Dataset, sizes: np.ndarray) -> list[str]:
 
 def _boxes_without_points(data: Dataset, sizes: np.ndarray, box: str) -> list[str]:
     """A line if boxes hold none of their points, or fit them better if their numbers are read in another way."""
-    rows = np.flatnonzero(_boxed(data) & _some(data))
+    rows = np.flatnonzero(data.boxed & _some(data))
     if len(rows) == 0:
         return []
     xy, boxes, sizes = data.xy[rows], data.box[rows], sizes[rows]
@@ -316,11 +316,6 @@ def _overlap(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 def _some(data: Dataset) -> np.ndarray:
     """(N,) bool: which objects have a labelled point."""
     return np.any(data.labelled, axis=1)
-
-
-def _boxed(data: Dataset) -> np.ndarray:
-    """(N,) bool: which objects have a box."""
-    return np.all(np.isfinite(data.box), axis=1)
 
 
 def _have(data: Dataset, mask: np.ndarray) -> str:

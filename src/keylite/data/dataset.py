@@ -225,7 +225,7 @@ class Dataset:
         return as_text([f"{self.called}: {line}" for line in (self._counts(), *self.notes, *self.doubts)])
 
     def _repr_html_(self) -> str:
-        boxes = np.isfinite(self.box).all(axis=1).sum()
+        boxes = self.boxed.sum()
         rows = [
             ("objects", f"{len(self)}"),
             ("images", f"{len(self.images)}"),
@@ -270,6 +270,11 @@ class Dataset:
     def labelled(self) -> np.ndarray:
         """(N, K) bool: which points are labelled."""
         return np.all(np.isfinite(self.xy), axis=2)
+
+    @property
+    def boxed(self) -> np.ndarray:
+        """(N,) bool: which objects have a box."""
+        return np.all(np.isfinite(self.box), axis=1)
 
     def files_named(self, names: Collection[str]) -> dict[str, Path]:
         """List the files of the data set that a new file of one of these names might overwrite.

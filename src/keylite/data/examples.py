@@ -230,7 +230,7 @@ def with_boxes(dataset: Dataset, box: str, skip_bad: bool) -> Dataset:
 
     If no object has a box, all of them stay, because then `crop_boxes` says what to do.
     """
-    boxed = np.isfinite(dataset.box).all(axis=1)
+    boxed = dataset.boxed
     if box == "image" or not skip_bad or boxed.all() or not boxed.any():
         return dataset
     names = [dataset.sample_name(i) for i in np.flatnonzero(~boxed).tolist()]
@@ -251,7 +251,7 @@ def crop_boxes(dataset: Dataset, box: str) -> np.ndarray | None:
                 "use `box='annotation'`"
             )
         return None
-    missing = np.flatnonzero(~np.isfinite(dataset.box).all(axis=1))
+    missing = np.flatnonzero(~dataset.boxed)
     if len(missing):
         names = first_of([dataset.sample_name(i) for i in missing[:NAMED].tolist()], NAMED, count=len(missing))
         others = "" if len(missing) == len(dataset) else ", or pass `skip_bad=True` to leave them out"

@@ -16,7 +16,7 @@ from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.figures import report_of
 from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.normaliser import read_normaliser
-from keylite.evaluation.predictions import Predictions, boxed, known_boxes, predict_dataset
+from keylite.evaluation.predictions import Predictions, known_boxes, predict_dataset
 from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import Report
 from keylite.runtime.boxes import as_boxes
@@ -169,7 +169,7 @@ def _box_notes(box: str, data: Dataset, boxes: Boxes | None, normalize: str) -> 
         shared = len(data) - len(data.images) if box == "image" else 0
         words = "objects share their image with another, and get the same points: the crop is the image"
         return [f"{shared} {words}"] if shared else []
-    without_box = len(data) - int(boxed(data).sum())
+    without_box = len(data) - int(data.boxed.sum())
     by_box = bool(read_normaliser(normalize, data.skeleton.names).box)
     if not (without_box and box == "annotation" and by_box):
         return []

@@ -19,7 +19,7 @@ from keylite.evaluation.metrics import (
     point_errors,
 )
 from keylite.evaluation.normaliser import read_normaliser
-from keylite.evaluation.predictions import Predictions, boxed, errors_of, measured_xy
+from keylite.evaluation.predictions import Predictions, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of
 from keylite.evaluation.report import DatasetReport, KeypointReport, NmeReport, PixelReport, Report, SignedReport
 from keylite.runtime.errors import ArgumentError
@@ -35,7 +35,6 @@ def report_of(
     normalize: str,
     *,
     mean_shape: Sequence[tuple[float, float]] | None = None,
-    failure_limit: float = FAILURE_LIMIT,
     sigmas: Sequence[float] | None = None,
     seed: int = 0,
     box_source: str = "annotation",
@@ -86,10 +85,10 @@ def report_of(
             count=int(counted.sum()),
         ),
         mean_shape_nme=_mean_shape_nme(predictions, dataset, length, mean_shape),
-        failure_rate=failure_rate_of(nme, failure_limit),
-        failure_limit=failure_limit,
+        failure_rate=failure_rate_of(nme, FAILURE_LIMIT),
+        failure_limit=FAILURE_LIMIT,
         pck={f"{at:g}": pck_of(errors, length, at) for at in PCK_AT},
-        auc=auc_of(nme, failure_limit),
+        auc=auc_of(nme, FAILURE_LIMIT),
         pixel_error=PixelReport(mean=float(pixels.mean()), p50=p50, p90=p90, p95=p95, max=float(pixels.max())),
         signed_error=SignedReport(
             x=shift_x, y=shift_y, x_interval=_pair(signed_range, 0), y_interval=_pair(signed_range, 1)
@@ -156,7 +155,7 @@ def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
 
 def _oks_ap(predictions: Predictions, dataset: Dataset, sigmas: Sequence[float]) -> float:
     """The OKS-AP. An object's area is the data set's, else that of its box, else that of the box it was cropped by."""
-    boxes = np.where(boxed(dataset)[:, None], dataset.box, _normaliser_boxes(predictions))
+    boxes = np.where(dataset.boxed[:, None], dataset.box, _normaliser_boxes(predictions))
     area = np.where(np.isfinite(dataset.area), dataset.area, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
     true = measured_xy(predictions, dataset)
     known = np.isfinite(true)

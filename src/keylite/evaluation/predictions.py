@@ -92,11 +92,6 @@ def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
     return point_errors(predictions.xy, measured_xy(predictions, dataset))
 
 
-def boxed(dataset: Dataset) -> np.ndarray:
-    """(N,) bool: which objects have a box in the labels."""
-    return np.all(np.isfinite(dataset.box), axis=1)
-
-
 def predict_dataset(
     predictor: Predictor,
     data: Dataset,
@@ -142,7 +137,7 @@ def predict_dataset(
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     crop_boxes, normaliser_boxes = np.zeros((count, 4)), np.zeros((count, 4))
     crops: dict[int, Crop] = {}
-    annotated = boxed(data)
+    annotated = data.boxed
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points = predictor.run(pixels)
@@ -231,7 +226,7 @@ def known_boxes(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray |
         return array
     if box == "image":
         return None
-    bad = np.flatnonzero(~boxed(dataset))
+    bad = np.flatnonzero(~dataset.boxed)
     if len(bad):
         line = f"{dataset.called}: the model crops by a box, and {len(bad)} of {len(dataset)} objects lack one"
         names = listed(line, [dataset.sample_name(int(i)) for i in bad[:SHOWN]], len(bad))

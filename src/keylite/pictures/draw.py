@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,21 +21,14 @@ from keylite.runtime.images import read_image, write_image
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.types import FilePath
 
+if TYPE_CHECKING:
+    from keylite.evaluation.predictions import Predictions
+
 TILE = 384  # longest side of a tile in the sheet of worst objects, px
+COLUMNS = 4  # tiles per row of the sheet
 
 
-class Predicted(Protocol):
-    """Points xy (N, K, 2) image px and the crops (N) that they were predicted from."""
-
-    @property
-    def xy(self) -> np.ndarray: ...
-    @property
-    def crops(self) -> Sequence[Crop]: ...
-
-
-def draw_worst(
-    data: Dataset, predictions: Predicted, errors: np.ndarray, count: int, folder: FilePath, columns: int = 4
-) -> list[Path]:
+def draw_worst(data: Dataset, predictions: Predictions, errors: np.ndarray, count: int, folder: FilePath) -> list[Path]:
     """Draw the objects with the largest errors, labels and predictions on top of each other.
 
     Each object is cut out anew as the model saw it, 384 px long, so that points are sharp on small crops. A strip below
@@ -51,7 +43,6 @@ def draw_worst(
         count: How many objects to draw, the worst first. 0 draws none.
         folder: The folder to write to, which is made if it does not exist. Pictures of an earlier call are removed
             from it.
-        columns: Pictures per row of the sheet.
 
     Returns:
         The files written: `worst.jpg`, a sheet of all, then one picture per object, `worst-NN-NAME.jpg`. Empty if
@@ -71,7 +62,7 @@ def draw_worst(
     tiles = [_tile(data, predictions, index) for index in worst]
     names = [re.split(r"[\\/]", data.sample_name(index))[-1] for index in worst]
     captions = [f"{form.format(figures[index])}  {name}" for index, name in zip(worst, names, strict=True)]
-    pictures = {"worst.jpg": _explained(contact_sheet(tiles, columns, captions), data)}
+    pictures = {"worst.jpg": _explained(contact_sheet(tiles, COLUMNS, captions), data)}
     for rank, (tile, name) in enumerate(zip(tiles, names, strict=True), start=1):
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", re.sub(r"\.\w+(?=#|$)", "", name))
         pictures[f"worst-{rank:02d}-{stem}.jpg"] = _explained(tile, data)
@@ -97,7 +88,7 @@ def _remove_pictures(folder: Path) -> None:
             path.unlink()
 
 
-def _tile(dataset: Dataset, predictions: Predicted, index: int) -> np.ndarray:
+def _tile(dataset: Dataset, predictions: Predictions, index: int) -> np.ndarray:
     """One object's crop, TILE px long, with its predicted points and their labels."""
     crop = predictions.crops[index]
     scale = TILE / max(crop.size)

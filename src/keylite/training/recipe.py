@@ -21,6 +21,8 @@ from keylite.runtime.spec import LITE
 from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
 
+VAL_FRACTION = 0.15  # the share of objects that is held out if a run gets no validation data
+
 
 def _is(description: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=description, **limits)

@@ -43,7 +43,7 @@ from keylite.training.lock import holding
 from keylite.training.log_lines import shown_log
 from keylite.training.pretrained import find_pretrained
 from keylite.training.processes import is_first_process, processes, run_all, world_of
-from keylite.training.recipe import Recipe, Resolved, checked, strengthened, to_dict
+from keylite.training.recipe import VAL_FRACTION, Recipe, Resolved, checked, strengthened, to_dict
 from keylite.training.run import Run, baseline_report
 from keylite.training.schedule import resolve
 from keylite.training.sheet import examples_sheet
@@ -54,7 +54,6 @@ log = logging.getLogger("keylite")
 
 SHARE_OF_MEMORY = 0.25  # the part of free memory that decoded images may take
 MORE_TO_FIT_SIGMA = "give a larger `val` or `val_fraction`, or use `train_folds`, which fits it on all objects"
-VAL_FRACTION = 0.15  # the share of objects that is held out if no val is given
 
 
 def train(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
+import sys
 
 import msgspec
 import pytest
@@ -101,9 +101,10 @@ def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, co
             (["--sigmas", "1"], "--sigmas: expected 4 values, one per keypoint, got 1|not installed"),
         ):
             assert re.search(words, refused(capsys, *told, *more))
-        there = importlib.util.find_spec
-        patch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else there(name))
-        assert "--reliability: matplotlib is not" in refused(capsys, *told, "--reliability", tmp_path / "r.png")
+        patch.setitem(sys.modules, "matplotlib", None)
+        assert "matplotlib is not installed: install it with" in refused(
+            capsys, *told, "--reliability", tmp_path / "r.png"
+        )
     monkeypatch.setattr(
         "keylite.pictures.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')")
     )

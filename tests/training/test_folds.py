@@ -19,6 +19,7 @@ from keylite.cli import main
 from keylite.data.dataset import Dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.data.tones import tones_of
+from keylite.evaluation.evaluate import measure
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.training import folds as module
@@ -164,9 +165,7 @@ def figures(out: Path) -> dict:
 
 def test_every_object_is_measured_once_by_what_has_not_seen_its_group(data, trained, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        module, "evaluate", lambda model, part, **how: seen.append(part) or keylite.evaluate(model, part, **how)
-    )
+    monkeypatch.setattr(module, "measure", lambda model, part, **how: seen.append(part) or measure(model, part, **how))
     report = train_folds(recipe(normalize="box_diagonal"), data, out=tmp_path, folds=3)
     assert trained == ["fold-1", "fold-2", "fold-3"]
     assert sorted(np.concatenate([part.xy[:, 0, 0] for part in seen])) == sorted(data.xy[:, 0, 0])

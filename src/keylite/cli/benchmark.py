@@ -52,9 +52,10 @@ def benchmark(
         write the figures to this JSON file
     """
     from keylite.evaluation.timing import STAGES, benchmark
-    from keylite.pictures.plots import can_plot, plot_tradeoff, require_matplotlib
+    from keylite.pictures.plots import can_plot, plot_tradeoff
     from keylite.runtime.files import require_outputs
     from keylite.runtime.modelfile import read_spec
+    from keylite.runtime.packages import require
     from keylite.runtime.tables import Table
 
     if not models:
@@ -64,7 +65,7 @@ def benchmark(
     inputs = {str(model): model for model in models} | {"image": image, "data": data, "spec": spec}
     require_outputs({"out": out, "plot": plot}, inputs)
     if plot:
-        require_matplotlib("plot")
+        require("matplotlib")
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
     if data and can_plot():

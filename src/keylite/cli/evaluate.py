@@ -70,15 +70,15 @@ class Measuring:
 
     def require_good(self) -> None:
         """Raise ValueError for what can be refused before any file is opened."""
-        from keylite.pictures.plots import require_matplotlib
         from keylite.runtime.kinds import require_whole
+        from keylite.runtime.packages import require
 
         if self.worst is not None:
             require_whole("worst", self.worst, least=0)
             if self.draw is None:
                 raise ValueError("worst: expected --draw beside it: the folder for the pictures of these objects")
         if self.reliability:
-            require_matplotlib("reliability")
+            require("matplotlib")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ N objects, K keypoints, px of the image; NaN where there is no label. Knows no d
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import number_of
+from keylite.runtime.packages import require
 from keylite.runtime.words import quoted
 
 FAILURE_LIMIT = 0.10  # an object whose NME is larger has failed; the AUC ends here, too: the convention of 300-W
@@ -124,9 +124,11 @@ def mean_scores(score: np.ndarray) -> np.ndarray:
 
 
 def require_oks(sigmas: Sequence[float], keypoints: int) -> None:
-    """Raise ArgumentError if these are no OKS constants of so many keypoints, or faster-coco-eval is not installed."""
-    if importlib.util.find_spec("faster_coco_eval") is None:
-        raise ArgumentError('OKS-AP: faster-coco-eval is not installed; pip install "keylite[coco]"')
+    """Raise ArgumentError if these are no OKS constants of so many keypoints.
+
+    Raises ModuleNotFoundError if faster-coco-eval is not installed.
+    """
+    require("faster_coco_eval", "coco")
     values = np.asarray(sigmas, object)
     if values.shape != (keypoints,):
         raise ArgumentError(f"sigmas: expected {keypoints} values, one per keypoint, got {values.size}")

@@ -20,12 +20,6 @@ def can_plot() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def require_matplotlib(flag: str) -> None:
-    """Raise ModuleNotFoundError if matplotlib is not installed; the message names the flag that asks for a chart."""
-    if not can_plot():
-        raise ModuleNotFoundError(f"{flag}: matplotlib is not installed: pip install matplotlib", name="matplotlib")
-
-
 def plot_history(history: list[dict[str, float]], mean_shape_nme: float, path: Path) -> None:
     """Draw the loss, the NME on the validation set beside that of the mean shape, and the learning rate, per epoch."""
     with drawn(path, 9, 3.2) as figure:

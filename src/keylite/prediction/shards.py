@@ -22,6 +22,7 @@ import msgspec
 from keylite.prediction.points import points_line
 from keylite.runtime.errors import ArgumentError, ImageError
 from keylite.runtime.files import replacing, write_bytes
+from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import encode_spec
 from keylite.runtime.types import FilePath
@@ -141,6 +142,7 @@ def write_lines(path: Path, lines: Iterable[dict[str, Any]], predictor: Predicto
 
 def write_table(path: Path, lines: Iterable[dict[str, Any]], predictor: Predictor) -> None:
     """Write Parquet, one row per image. The schema's metadata holds, as JSON, what is the same for all images."""
+    require("pyarrow", "ray")
     import pyarrow
     from pyarrow import parquet
 

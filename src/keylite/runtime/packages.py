@@ -16,7 +16,7 @@ def require(module: str, extra: str | None = None) -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "keylite":
             raise
-        wanted = f"'keylite[{extra}]'" if extra else error.name
+        wanted = f"'keylite[{extra}]'" if extra else (error.name or module).partition(".")[0]
         raise ModuleNotFoundError(
             f"{error.name} is not installed: install it with: pip install {wanted}", name=error.name
         ) from None

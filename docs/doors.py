@@ -39,8 +39,8 @@ DOORS = {
         ("evaluate", "hold"),
         {
             "flips": "`flip_report(predictor, data, mirror)`",
-            "reliability": "`report.reliability` holds the figures",
-            "out": "`report.to_json()`",
+            "reliability": "none draws this chart; `report.reliability` holds its figures",
+            "out": "`report.to_json()`; with `--parent`: `certificate.to_json()`",
             "worst": "`draw_worst(..., count)`",
             "draw": "`draw_worst(data, predictions, errors, count, folder)`",
         },
@@ -51,6 +51,7 @@ DOORS = {
         {
             "MODEL": "`Predictor(path)`",
             "boxes": "`predictor(image, boxes)`",
+            "format": "`predict_on_ray(format=)`; none writes `coco`: `points.to_dict()` has all values",
             "skip_bad": "`predictor.stream(images, on_bad=)`, `predict_on_ray(skip_bad=)`",
             "INPUTS": "`Predictor(model)(image)`, or `.stream(images)`",
             "out": "`points.to_dict()`, `predict_on_ray(out=)`",
@@ -63,7 +64,7 @@ DOORS = {
         {
             "data": "`evaluate(model, data)`",
             "normalize": "`evaluate(normalize=)`",
-            "plot": "the figures are in what `benchmark` and `evaluate` give",
+            "plot": "none draws this chart; what `benchmark` and `evaluate` give holds its figures",
             "out": "what `benchmark` gives holds plain values",
         },
     ),

@@ -77,6 +77,10 @@ BAD_EXPORTS = {
     ),
     "an unknown precision": (["--precision", "int4"], "fp32 or int8, got 'int4'"),
     "an unknown format": (["--to", "tensorrt"], "--to: expected one of onnx, litert, got 'tensorrt'"),
+    "a suffix as a format": (
+        ["--to", "tflite"],
+        "--to: expected one of onnx, litert, got 'tflite'; for a .tflite file give",
+    ),
     "another format's suffix": (
         ["--to", "litert"],
         "--to: 'm.onnx' is a file for onnx, got 'litert'; leave --to out, or choose a name that ends in .tflite",

@@ -102,4 +102,4 @@ def test_a_description_apart_is_for_files_without_one(
     if verb == "export":
         assert read_spec(tmp_path / "out" / "a.onnx").skeleton == read_spec(whole).skeleton
     assert "holds no keylite description: if" in ended(stripped).line
-    assert f"describes itself; leave out --spec ({apart})" in ended(whole, "--spec", apart).line
+    assert f"already holds its description; leave out --spec ({apart})" in ended(whole, "--spec", apart).line

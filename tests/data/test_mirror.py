@@ -646,7 +646,11 @@ def test_a_difference_is_told_by_a_swap_that_is_not_there_or_another_one():
 SIX = tuple(f"k{k}" for k in range(6))
 SWAP = (1, 0, *range(2, 8))
 FORBIDDEN = {  # names, a permutation that fits the labels, why the names forbid it
-    "few without a side": (("a", "b", *SIX[:5]), SWAP[:7], "no name has a side, and 7 keypoints are too few to trust"),
+    "few without a side": (
+        ("a", "b", *SIX[:5]),
+        SWAP[:7],
+        "no keypoint name says left or right, and 7 keypoints are too few to trust",
+    ),
     "enough without a side": (("a", "b", *SIX), SWAP, ""),
     "few with a side": (("left_a", "right_a", "k"), SWAP[:3], ""),
     "a side that stays": (("left_a", "right_a", "k"), (0, 1, 2), "left_a would stay and so keep its side"),
@@ -674,7 +678,7 @@ def test_objects_of_three_labels_count_and_a_keypoint_has_five_in_each_half() ->
     generator = np.random.default_rng(0)
     xy = bugs(40, generator)
     xy[:21, 2:] = np.nan
-    assert "off, 19 objects with 3 or more labels are too few to check" in choose_mirror(data(xy)).line
+    assert "flipped: 19 objects with 3 or more labels are too few to check" in choose_mirror(data(xy)).line
     xy = bugs(40, generator)
     xy[::5, 3] = np.nan
     xy[1::5, 3] = np.nan

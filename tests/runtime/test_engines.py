@@ -397,7 +397,7 @@ def test_a_file_without_a_description_runs_with_one_apart(engine: str, request, 
     opened = open_engine(path, engine, spec=apart)
     assert opened.spec.padding == 0.5
     assert np.array_equal(opened.engine(crops), open_engine(described, engine).engine(crops))
-    with pytest.raises(ValueError, match=r"four\.\w+: describes itself; leave out `spec`"):
+    with pytest.raises(ValueError, match=r"four\.\w+: already holds its description; leave out `spec`"):
         open_engine(described, engine, spec=apart)
     apart.write_text(encode_spec(make_spec(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))))
     if engine in ("pytorch", "tensorflow"):  # the graphs of the others hold their normalisation

@@ -485,3 +485,10 @@ def test_a_picture_of_labels_that_is_a_pipe_is_refused(tmp_path: Path):
     (tmp_path / "labels.csv").write_text("file,x0,y0\na.png,1,2\n")
     with pytest.raises(ValueError, match=r"a\.png: expected an image file, got a pipe; write it to a file first"):
         read_dataset(tmp_path / "labels.csv").check_images()
+
+
+def test_an_error_names_the_folder_and_not_the_hidden_one(tmp_path: Path):
+    shown = f"^{re.escape(str(tmp_path / 'new'))}/a.png: cannot write this file: full$"
+    with pytest.raises(OSError, match=shown), replacing_within(tmp_path / "new") as inside:
+        raise OSError(f"{inside}/a.png: cannot write this file: full")
+    assert names(tmp_path) == []

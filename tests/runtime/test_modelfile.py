@@ -270,7 +270,9 @@ def test_a_file_of_another_tool_is_read_with_a_description_apart(kind: str, spec
 def test_a_file_that_describes_itself_takes_no_other_description(sealed: Path, spec: ModelSpec):
     apart = sealed.with_name("spec.json")
     apart.write_text(encode_spec(spec))
-    with pytest.raises(ValueError, match=r"model\.\w+: describes itself; leave out `spec` \(.*spec\.json\)"):
+    with pytest.raises(
+        ValueError, match=r"model\.\w+: already holds its description; leave out `spec` \(.*spec\.json\)"
+    ):
         read_spec(sealed, apart)
 
 

@@ -124,7 +124,7 @@ def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, 
         return Mirror(fixed, source, f"{line}; the labels agree: {_figures(trial.verdict_on(fixed))}")
 
     if isinstance(trial, str):
-        return Mirror(None, "off", f"mirror: off, {trial}; {GIVE}", warning=named is not None)
+        return Mirror(None, "off", f"no image is flipped: {trial}; {GIVE}", warning=named is not None)
     by_labels = trial.verdict_on(trial.proposed) if trial.proposed is not None else None
     objection = _objection(trial.proposed, skeleton.names) if trial.proposed is not None else ""
     unaided = (  # the labels alone are evidence enough
@@ -159,7 +159,7 @@ def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, 
         reason = f"the labels show no clear symmetry: {_weakness(by_labels, skeleton.names, unaided=True)}"
     if verdict:
         reason += f"; left/right names propose {_count(verdict.permutation)}, but {_weakness(verdict, skeleton.names)}"
-    return Mirror(None, "off", f"mirror: off, {reason}; {GIVE}", warning=named is not None)
+    return Mirror(None, "off", f"no image is flipped: {reason}; {GIVE}", warning=named is not None)
 
 
 # --- names ---
@@ -181,7 +181,7 @@ def _objection(permutation: tuple[int, ...], names: Sequence[str]) -> str:
     """Why the names forbid a permutation that fits the labels; empty if they do not."""
     sides = [side_of(name) for name in names]
     if not any(sides) and len(names) < MIN_UNSIDED:
-        return f"no name has a side, and {len(names)} keypoints are too few to trust the labels alone"
+        return f"no keypoint name says left or right, and {len(names)} keypoints are too few to trust the labels alone"
     both = {"left", "right"} <= set(sides)
     for index, other in enumerate(permutation):
         if both and sides[index] is not None and sides[index] == sides[other]:

@@ -87,7 +87,9 @@ class Target:
         require_kind("to", self.to, str, "a text", f"one of {', '.join(FORMATS)}")
         require_kind("precision", self.precision, str, "a text", "such as 'int8'")
         if self.to not in FORMATS:
-            raise ArgumentError(f"to: expected one of {', '.join(FORMATS)}, got {quoted(self.to)}")
+            fits = [name for name in FORMATS if ENGINES[name].suffix == f".{self.to}"]
+            hint = f"; for a .{self.to} file give {fits[0]}" if fits else ""
+            raise ArgumentError(f"to: expected one of {', '.join(FORMATS)}, got {quoted(self.to)}{hint}")
         precisions = FORMATS[self.to].precisions
         if self.precision not in precisions:
             others = [f"`to='{name}'`" for name, kind in FORMATS.items() if self.precision in kind.precisions]

@@ -96,6 +96,12 @@ def replacing_within(folder: Path | str) -> Generator[Path]:
         with uninterrupted():
             _move(inside, folder)
             missing = []
+    except OSError as error:  # its message names the folder that the user knows
+        if str(inside) not in str(error):
+            raise
+        known = OSError(str(error).replace(str(inside), str(folder)))
+        known.errno = error.errno
+        raise known from None
     finally:
         with uninterrupted():
             shutil.rmtree(inside, ignore_errors=True)

@@ -90,7 +90,7 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     if description is not None:
         if spec is not None:
             raise ModelFileError(
-                f"{path}: describes itself; leave out `spec` ({spec}), which is for a file that holds no description"
+                f"{path}: already holds its description; leave out `spec` ({spec}), which is for a file that holds none"
             )
         return ModelFile(decode_spec(description, str(path)), digest)
     if spec is None:

@@ -17,7 +17,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from keylite.pytorch.cpu import WORTH_COMPILING, TapConv2d, compiles, learn_by_taps
+from keylite.pytorch.cpu import WORTH_COMPILING, TapConv2d, compiles, learn_by_taps, require_compiler
 from keylite.pytorch.model import EfficientNetLiteRegressor
 from keylite.runtime.heads import Heatmap
 from keylite.training.recipe import make_recipe
@@ -127,5 +127,6 @@ def test_a_short_training_is_not_compiled_and_a_broken_compiler_is_said(monkeypa
     assert not compiles(auto, cpu, WORTH_COMPILING)
     assert "compile: off, because it does not work here (no compiler)" in caplog.messages
     assert not compiles(make_recipe({"compile": "off"}), cpu, WORTH_COMPILING)
+    require_compiler(auto, cpu)
     with pytest.raises(ValueError, match=r"^compile: does not work here \(no compiler\); install a C\+\+ compiler"):
-        compiles(make_recipe({"compile": "on"}), cpu, 1)
+        require_compiler(make_recipe({"compile": "on"}), cpu)

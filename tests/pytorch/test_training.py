@@ -483,6 +483,16 @@ def test_half_precision_without_a_gpu_is_refused(parts, tmp_path):
         keylite.train(recipe(precision="16", device="cpu"), *parts, out=tmp_path)
 
 
+def test_a_missing_compiler_is_refused_before_the_folder_is_opened(parts, tmp_path, monkeypatch):
+    def broken(_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(ValueError, match="compile: does not work here"):
+        keylite.train(recipe(compile="on", device="cpu"), *parts, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_bf16_trains_and_its_losses_are_of_float32(head, parts, tmp_path, monkeypatch):
     seen = []

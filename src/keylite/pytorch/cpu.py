@@ -37,22 +37,32 @@ def keep_memory() -> None:
 
 
 def compiles(recipe: Recipe, device: torch.device, steps: int) -> bool:
-    """Whether to compile the training step; the log says so. ArgumentError if `compile='on'` and it does not work."""
+    """Whether to compile the training step; the log says so. `require_compiler` was called before."""
     if recipe.compile == "off" or (recipe.compile == "auto" and (device.type != "cpu" or steps < WORTH_COMPILING)):
         return False
+    failure = _failure(device) if recipe.compile == "auto" else None
+    if failure is not None:
+        log.info("compile: off, because it does not work here (%s)", failure)
+        return False
+    log.info("the first step is compiled, which takes about a minute; `compile='off'` avoids that")
+    return True
+
+
+def require_compiler(recipe: Recipe, device: torch.device) -> None:
+    """Raise ArgumentError if the recipe says `compile='on'`, and it does not work."""
+    failure = _failure(device) if recipe.compile == "on" else None
+    if failure is not None:
+        raise ArgumentError(f"compile: does not work here ({failure}); install a C++ compiler, or use `compile='off'`")
+
+
+def _failure(device: torch.device) -> str | None:
+    """The first line of the error that compiling ends with. None: it works."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA, which is not used here
     try:
         torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
     except Exception as error:  # the compiler may be missing or fail in many ways
-        line = str(error).strip().splitlines()[0]
-        if recipe.compile == "on":
-            raise ArgumentError(
-                f"compile: does not work here ({line}); install a C++ compiler, or use `compile='off'`"
-            ) from None
-        log.info("compile: off, because it does not work here (%s)", line)
-        return False
-    log.info("the first step is compiled, which takes about a minute; `compile='off'` avoids that")
-    return True
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def learn_by_taps(model: nn.Module) -> None:

@@ -27,7 +27,7 @@ from timm.layers import convert_sync_batchnorm
 from keylite.data.examples import Examples
 from keylite.pytorch.batches import batches_of
 from keylite.pytorch.companions import environment_of, failure_of, gathered, strategy_of
-from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps
+from keylite.pytorch.cpu import compiles, keep_memory, learn_by_taps, require_compiler
 from keylite.pytorch.losses import head_sums, loss, new_flow
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
@@ -237,13 +237,14 @@ class Steps(lightning.Callback):
 
 
 def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> EfficientNetLiteRegressor:
-    """The network that a run starts from; ArgumentError if weights, device or precision do not fit.
+    """The network that a run starts from; ArgumentError if weights, device, precision or compiler do not fit.
 
     shape: (K, 2) unit coordinates that the untrained head gives. weights: the file for `load_backbone`, or None.
     """
     device = torch_device(recipe.device)
     if recipe.precision == "16" and device.type == "cpu":
         raise ArgumentError("precision: 16 needs a GPU; use bf16 or 32 on a CPU")
+    require_compiler(recipe, device)
     torch.manual_seed(recipe.seed)
     network = EfficientNetLiteRegressor(
         spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape

@@ -190,7 +190,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe in which numbers have replaced every `auto` of AUTO; a run trains by it."""
+    """A recipe in which values, from the data, have replaced `auto` in the choices of AUTO; a run trains by it."""
 
     epochs: Epochs = msgspec.field()
     lr: Lr = msgspec.field()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +15,23 @@ import keylite
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import as_dataset
+from keylite.data.mirror import as_permutation
+from keylite.evaluation.flips import mirror_of
 from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.diagnosis import diagnose
 from keylite.exporting.export import export_all, hold
 from keylite.exporting.golden import write_golden
 from keylite.exporting.target import Budget
+from keylite.runtime.files import write_bytes
 from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton
-from keylite.training.recipe import Recipe
+from keylite.training.recipe import Recipe, field_types
 
 ONE_POINT = SimpleNamespace(spec=SimpleNamespace(skeleton=Skeleton(("k0",)), box="image"))
+FACE_SKELETON = Skeleton(("left_eye", "right_eye", "nose"))
+FACE = SimpleNamespace(spec=SimpleNamespace(skeleton=FACE_SKELETON, box="image", normalize="box_side"))
+FACES = from_arrays([np.zeros((8, 8, 3), np.uint8)], np.ones((1, 3, 2)), skeleton=FACE_SKELETON)
 MODEL, LABELS = "none.safetensors", "labels.json"
 
 
@@ -59,7 +67,7 @@ DOORS = {
         lambda d: keylite.evaluate(None, d),
         "model: expected a model file or an open Predictor, got N",
     ),
-    "Predictor": (lambda d: keylite.Predictor(5), "model: expected a path, got a number"),
+    "Predictor": (lambda d: keylite.Predictor(5), "path: expected a path, got a number"),
     "export": (
         lambda d: keylite.export(MODEL, [], "o.onnx"),
         "data: expected a Dataset or the path of labels, got a list",
@@ -87,8 +95,8 @@ DOORS = {
     ),
     "read_dataset": (lambda d: keylite.read_dataset(None), "path: expected a path, got None"),
     "write_dataset": (
-        lambda d: keylite.write_dataset(LABELS, "o"),
-        "data: expected a Dataset, got a text; use read_",
+        lambda d: keylite.write_dataset([], "o"),
+        "data: expected a Dataset or the path of labels, got a list; use read_",
     ),
     "evaluate, seed": (
         lambda d: keylite.evaluate(ONE_POINT, d, seed=-1),
@@ -162,7 +170,152 @@ DOORS = {
         lambda d: keylite.read_dataset(LABELS, missing_mark=(1,)),
         "missing_mark: expected two finite numbers, x and y, got (1,)",
     ),
-    "write_coco": (lambda d: keylite.write_coco(LABELS, "o"), "data: expected a Dataset, got a text; use read_data"),
+    "write_coco": (lambda d: keylite.write_coco(5, "o"), "data: expected a Dataset or the path of labels, got a num"),
+    "write_coco, xy": (
+        lambda d: keylite.write_coco(d, "o", xy="x"),
+        "xy: expected an array of numbers of shape (2, 1, 2), got 'x'",
+    ),
+    "val_fraction beside val": (
+        lambda d: keylite.train(Recipe(), d, d, out="o", val_fraction=0.9),
+        "val_fraction: has no effect beside `val`; leave out one of them",
+    ),
+    "val_fraction": (
+        lambda d: keylite.train(Recipe(), d, out="o", val_fraction=0),
+        "val_fraction: expected a number above 0 and below 1, got 0",
+    ),
+    **{
+        f"Examples, {name} {value!r}": (
+            lambda d, name=name, value=value: keylite.Examples(d, **({"size": (8, 8)} | {name: value})),
+            f"{name}: expected {words}",
+        )
+        for name, value, words in (
+            ("box", "x", "one of annotation, image, got 'x'"),
+            ("box", None, "one of annotation, image, got None"),
+            ("padding", -1, "a number from 0 to 4, got -1"),
+            ("padding", float("nan"), "a number from 0 to 4, got nan"),
+            ("size", 64, "(width, height) in px, such as (160, 128), got 64"),
+            ("size", "160x128", "(width, height) in px, such as (160, 128), got '160x128'"),
+            ("size", (0, 8), "(width, height) in px, such as (160, 128), got (0, 8)"),
+            ("augmentation", {}, "an Augmentation, got a dict; or leave it out"),
+        )
+    },
+    **{
+        f"mirror {mirror!r}": (
+            lambda d, mirror=mirror: predict_dataset(FACE, FACES, mirror=mirror),
+            words,
+        )
+        for mirror, words in (
+            (
+                "auto",
+                "mirror: expected pairs of keypoints such as [('left_eye', 'right_eye')], or a permutation of 0..2",
+            ),
+            ([0, 0, 0], "mirror: expected a permutation of 0..2, got [0, 0, 0]"),
+            ([1, 0], "mirror: expected a permutation of 0..2, got [1, 0]"),
+            ([("left_eye", "mouth")], "mirror pairs: no keypoint is named 'mouth'"),
+        )
+    },
+    "flips, mirror": (
+        lambda d: keylite.flip_report(FACE, FACES, "auto"),
+        "mirror: expected pairs of keypoints such as [('left_eye', 'right_eye')]",
+    ),
+    "flips, no mirror": (
+        lambda d: keylite.flip_report(FACE, FACES),
+        "flips: neither the model nor the data says what a flip swaps",
+    ),
+    "flips, plain": (
+        lambda d: keylite.flip_report(FACE, FACES, plain=5),
+        "plain: expected Predictions, got a number; use predict_dataset",
+    ),
+    **{
+        f"Recipe, {choice}": (lambda d, choice=choice: Recipe(**choice), f"recipe: {words}")
+        for choice, words in (
+            ({"epoch": 3}, "unknown choice 'epoch'; did you mean epochs?"),
+            ({"pretrained": b"x"}, "pretrained: expected str, got b'x'"),
+            (
+                {"size": "160x128"},
+                "size: expected a side such as 128, or (width, height) such as (160, 128), got '160x1",
+            ),
+            ({"mirror": None}, "mirror: expected auto, off, or pairs such as [('left_eye', 'right_eye')], got None"),
+        )
+    },
+    "Recipe by place": (lambda d: Recipe("pytorch"), "recipe: expected choices by name, such as epochs=30, got 'pyt"),
+    "preset": (lambda d: keylite.preset([]), "preset: expected one of fast, balanced, accurate, got []"),
+    "draw_points, xy": (
+        lambda d: keylite.draw_points(d.images[0], [[1, 2]] * 4, Skeleton(("k0",))),
+        "xy: expected shape (1, 2), got (4, 2)",
+    ),
+    "draw_points, skeleton": (
+        lambda d: keylite.draw_points(d.images[0], [[1, 2]], ("k0",)),
+        "skeleton: expected a Skeleton, got a tuple; use Skeleton(names), or that of a model or data set",
+    ),
+    "draw_points, radius": (
+        lambda d: keylite.draw_points(d.images[0], [[1, 2]], Skeleton(("k0",)), radius=float("nan")),
+        "radius: expected a number above 0, got nan",
+    ),
+    "draw_points, image": (
+        lambda d: keylite.draw_points(b"no picture", [[1, 2]], Skeleton(("k0",))),
+        "image bytes: not an image that keylite reads",
+    ),
+    "draw_worst, errors": (
+        lambda d: keylite.draw_worst(d, SimpleNamespace(xy=d.xy, crops=(0, 0)), [1.0], 1, "o"),
+        "errors: expected NME (2,) or point errors (2, K) px, got shape (1,)",
+    ),
+    "draw_worst, predictions": (
+        lambda d: keylite.draw_worst(d, d.xy, [1.0, 2.0], 1, "o"),
+        "predictions: expected those of the 2 objects of arrays, as predict_dataset(model, data) gives them, got",
+    ),
+    **{
+        f"Augmentation, {name} {value}": (
+            lambda d, name=name, value=value: keylite.Augmentation(**{name: value}),
+            f"{name}: expected {words}, got {value}",
+        )
+        for name, value, words in (
+            ("noise", -1, "a number from 0 to 255"),
+            ("rotate_p", 2, "a number from 0 to 1"),
+            ("jpeg", 101, "1 to 100"),
+            ("occlude", 2, "a number from 0 to 1"),
+            ("rotate", float("nan"), "a number from 0 to 180"),
+            ("scale", -1, "a number from 0 to 4"),
+            ("hue", float("inf"), "a number from 0 to 180"),
+        )
+    },
+    "read_spec": (lambda d: keylite.read_spec(None), "path: expected a path, got None"),
+    "from_arrays, name": (
+        lambda d: keylite.from_arrays(d.images, d.xy, name=None),
+        "name: expected a text, got None; such as 'faces'",
+    ),
+    "from_arrays, xy": (
+        lambda d: keylite.from_arrays(d.images, np.full((2, 1, 2), "x")),
+        "xy: expected an array of numbers, got array([[['x', 'x']],",
+    ),
+    "golden, count": (
+        lambda d: write_golden(MODEL, d, "o", count=0),
+        "count: expected a whole number of at least 1, got 0",
+    ),
+    "read_dataset, category": (
+        lambda d: keylite.read_dataset(LABELS, category=np.zeros(2)),
+        "category: expected a text, got a ndarray; the name of a category, or None",
+    ),
+    "ray, images": (
+        lambda d: keylite.predict_on_ray(MODEL, 5, "o"),
+        "images: expected a list of paths, got a number; give them as [image]",
+    ),
+    "ray, boxes": (
+        lambda d: keylite.predict_on_ray(MODEL, ["a.png"], "o", boxes=[[0, 0, 5, 5]]),
+        "boxes: expected a dictionary of boxes by image, got a list; or leave it out",
+    ),
+    "Predictor, engine": (
+        lambda d: keylite.Predictor(MODEL, engine=5),
+        "engine: expected a text, got a number; one of",
+    ),
+    "Predictor, device": (
+        lambda d: keylite.Predictor(MODEL, device="gpu"),
+        "device: expected one of auto, cpu, cuda, got 'gpu'",
+    ),
+    "check_images": (lambda d: d.check_images(skip_bad="no"), "skip_bad: expected True or False, got 'no'"),
+    "regrouped": (lambda d: d.regrouped(["a"]), "names_per_object: expected 2, one per object, got 1"),
+    "with_xy": (lambda d: d.with_xy([[1, 2]]), "xy: expected shape (2, 1, 2), got (1, 2)"),
+    "with_skeleton": (lambda d: d.with_skeleton(5), "skeleton: expected a Skeleton, got a number; use Skeleton(names)"),
 }
 
 
@@ -177,6 +330,91 @@ def test_what_a_door_does_not_take_is_one_line(call, words: str, data: Dataset, 
 
 
 # ---- what every door does alike
+
+
+ARGUMENTS = {  # that every door takes, by name
+    **{"recipe": Recipe(), "out": "o", "folder": "o", "model": MODEL, "child": MODEL, "parent": MODEL, "to": "onnx"},
+    **{"path": LABELS, "predictor": ONE_POINT, "models": [MODEL], "images": ["a.png"], "count": 1, "size": (8, 8)},
+    **{"errors": [1.0, 2.0], "predictions": None, "xy": np.ones((2, 1, 2)), "skeleton": None, "image": LABELS},
+    **{"names": ("k0",), "name": "fast"},
+}
+WRONG: dict[
+    str, tuple[object, ...]
+] = {  # by what an annotation names: values that are refused with the argument's name
+    "bool": ("no", None, 1),
+    "FilePath": ("", "a\0b", 5),
+    "Labelled": ("", "a\0b", 5),
+    "Callable": (5,),
+}
+
+
+def wrong_arguments() -> list[tuple[str, str, object]]:
+    """(function or class, argument, value) for each argument of the public functions whose kind is in WRONG."""
+    doors = [name for name in keylite.PUBLIC if name[0].islower() or name in ("Examples", "Predictor")]
+    return [
+        (door, name, value)
+        for door in doors
+        for name, argument in inspect.signature(getattr(keylite, door)).parameters.items()
+        for value in WRONG.get(re.match(r"(Predictor \| )?(\w*)", str(argument.annotation))[2], ())
+    ]
+
+
+@pytest.mark.parametrize(("door", "name", "value"), wrong_arguments())
+def test_an_argument_of_a_wrong_kind_is_named(
+    door: str, name: str, value: object, data: Dataset, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    function = getattr(keylite, door)
+    given = {"data": data, "dataset": data, "calibration": data} | ARGUMENTS | {name: value}
+    parameters = inspect.signature(function).parameters.values()
+    needed = {p.name: given[p.name] for p in parameters if p.name == name or p.default is p.empty}
+    with pytest.raises(keylite.ArgumentError, match=f"^{name}: expected ") as refusal:
+        function(**needed)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_augmentation_allows_what_the_recipe_does():
+    for name, hint in field_types().items():
+        if name in keylite.Augmentation.__dataclass_fields__:
+            limits = hint.__metadata__[0]
+            for limit in (limits.ge, limits.le):
+                keylite.Augmentation(**{name: limit})
+            for beyond in (limits.ge - 1, limits.le + 1):
+                with pytest.raises(keylite.ArgumentError, match=f"^{name}: expected"):
+                    keylite.Augmentation(**{name: beyond})
+
+
+def test_a_recipe_takes_numbers_of_numpy_and_paths():
+    recipe = Recipe(lr=np.float32(0.5), size=np.int64(64), pretrained=Path("x"), mirror=[["a", "b"]])
+    assert (recipe.lr, recipe.size, recipe.pretrained, recipe.mirror) == (0.5, 64, "x", (("a", "b"),))
+    assert type(recipe.size) is int and Recipe(size=np.array([64, 96])).input_size == (64, 96)
+
+
+@pytest.mark.parametrize("mirror", [[1, 0, 2], np.array([1, 0, 2]), [("left_eye", "right_eye")], [(0, 1)]], ids=str)
+def test_a_mirror_is_pairs_or_a_permutation(mirror: object):
+    assert as_permutation("mirror", mirror, FACE_SKELETON.names) == (1, 0, 2)
+
+
+def test_a_mirror_is_that_of_the_model_first():
+    assert mirror_of(Skeleton(FACE_SKELETON.names, mirror=(1, 0, 2)), FACES, 0) == (1, 0, 2)
+
+
+def test_points_that_are_not_there_are_said_in_one_line():
+    none = np.zeros((2, 1), np.float32)
+    points = keylite.Keypoints(np.zeros((2, 1, 2)), none, none, np.zeros((2, 4)), Skeleton(("k0",)))
+    for which in (5, 1.5, [7]):
+        with pytest.raises(
+            IndexError, match=r"^points: expected numbers below 2, a slice, or a mask of 2 objects, got"
+        ):
+            points[which]
+
+
+def test_an_error_of_writing_is_an_oserror_of_python(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot make this folder") as refusal:
+        write_bytes(tmp_path / "file" / "below" / "it", b"")
+    assert type(refusal.value).__module__ == "builtins"
 
 
 def test_a_path_is_taken_where_a_data_set_is(tmp_path: Path):

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from keylite.data.augmentation import Augmentation
     from keylite.data.dataset import Dataset, Sample
     from keylite.data.examples import Examples
-    from keylite.data.formats.coco_writing import write_coco
-    from keylite.data.formats.reading import read_dataset, write_dataset
+    from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
     from keylite.data.rendered.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
     from keylite.evaluation.flips import FlipReport, flip_report
@@ -83,7 +82,7 @@ PUBLIC = {
     "Skeleton": "keylite.runtime.skeleton",
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
-    "write_coco": "keylite.data.formats.coco_writing",
+    "write_coco": "keylite.data.formats.reading",
     "write_dataset": "keylite.data.formats.reading",
     "write_golden": "keylite.exporting.golden",
 }

@@ -379,8 +379,7 @@ def test_masked_means_unlabelled() -> None:
     assert np.isnan(data.box).tolist() == [[True] * 4, [False] * 4]
     with pytest.raises(ValueError, match="boxes: expected finite pixels"):
         as_boxes(boxes)
-    with pytest.raises(ValueError, match="xy: expected a plain array, got a masked one; fill it with NaN"):
-        data.with_xy(masked)
+    assert data.with_xy(masked).labelled.tolist() == [[True, True], [False, True]]
 
 
 @pytest.mark.parametrize("limit", [float("nan"), 0, -1, "100", None])
@@ -503,7 +502,7 @@ def test_regrouped() -> None:
     assert data.groups == ("a", "b", "c")
     assert data.group_index.tolist() == [1, 0, 1, 2]
     assert made(count=2, groups=1).regrouped([10, 2]).groups == ("10", "2")
-    with pytest.raises(ValueError, match="group_index: expected shape"):
+    with pytest.raises(ValueError, match="names_per_object: expected 4, one per object, got 1"):
         made(count=4, groups=1).regrouped(["a"])
 
 

@@ -102,5 +102,6 @@ def test_names_become_safe_file_names(tmp_path: Path) -> None:
     names = ("a/b/../né w.png", "c\\d.jpeg")
     data = dataclasses.replace(data, image_names=names)
     _, found = measured()
+    found = SimpleNamespace(xy=found.xy[:2], crops=found.crops[:2])
     paths = draw.draw_worst(data, found, np.array([2.0, 1.0]), 2, tmp_path)
     assert [path.name for path in paths[1:]] == ["worst-01-n_w.jpg", "worst-02-d.jpg"]

@@ -107,7 +107,7 @@ def test_the_radius_follows_image_and_spacing() -> None:
 
 @pytest.mark.parametrize(
     ("xy", "truth", "message"),
-    [(XY[None], None, r"xy: expected shape \(3, 2\)"), (XY, XY[:2], "truth: expected the shape of xy")],
+    [(XY[None], None, r"xy: expected shape \(3, 2\)"), (XY, XY[:2], r"truth: expected shape \(3, 2\), got")],
 )
 def test_draw_points_refuses(xy: np.ndarray, truth: np.ndarray | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -140,12 +140,13 @@ def _measure(
     model: Path, data: Path, out: Path | None, spec: Path | None, measuring: Measuring, reading: Reading
 ) -> None:
     """Show the report of a model, draw pictures, and write the report at the end, so that an error leaves no file."""
+    from keylite.evaluation.flips import mirror_of
     from keylite.evaluation.report import report_parts
 
     measuring.require_good()
     sigmas = numbers(measuring.sigmas, "sigmas") if measuring.sigmas else None
     predictor, dataset = _opened(model, data, out, spec, measuring, sigmas, reading)
-    mirror = _mirror_of(predictor, dataset, measuring.seed) if measuring.flips else None
+    mirror = mirror_of(predictor.spec.skeleton, dataset, measuring.seed) if measuring.flips else None
     report, predictions = _report(predictor, dataset, measuring, sigmas)
     show(report_parts(report))
     written = report.to_dict()
@@ -208,18 +209,6 @@ def _report(
         seed=measuring.seed,
         sigmas=sigmas,
     )
-
-
-def _mirror_of(predictor: Predictor, data: Dataset, seed: int) -> tuple[int, ...]:
-    """Which keypoints a flip swaps, by the model or else by the labels; ValueError if neither says it."""
-    from keylite.data.mirror import choose_mirror
-
-    if predictor.spec.skeleton.mirror is not None:
-        return predictor.spec.skeleton.mirror
-    found = choose_mirror(data, None, seed)
-    if found.permutation is None:
-        raise ValueError(f"flips: neither the model nor the data says what a flip swaps: {found.line}")
-    return found.permutation
 
 
 def _show_flips(

@@ -14,9 +14,10 @@ from keylite.data.marks import mark_doubts, marked, require_mark
 from keylite.runtime.boxes import real_numbers
 from keylite.runtime.errors import DataError
 from keylite.runtime.images import size_if_known
-from keylite.runtime.kinds import require_kind
+from keylite.runtime.kinds import kind_words, path_of, require_kind
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.types import Boxes, FilePath, Points, Visible
+from keylite.runtime.words import quoted
 
 
 def from_arrays(
@@ -49,9 +50,13 @@ def from_arrays(
         DataError: An array has another shape or holds no numbers, or objects or images cannot be used: the line names
             all of them.
     """
+    require_kind("name", name, str, "a text", "such as 'faces'")
     images = _entries("images", images)
-    if not all(isinstance(image, str | os.PathLike | np.ndarray) for image in images):
-        raise DataError("images: expected arrays or paths, one per object")
+    for image in images:
+        if not isinstance(image, str | os.PathLike | np.ndarray):
+            raise DataError(f"images: expected arrays or paths, one per object, got {kind_words(image)}")
+        if not isinstance(image, np.ndarray):
+            path_of("images", image)
     if skeleton is not None:
         require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names)")
     count = len(images)
@@ -98,7 +103,7 @@ def _entries(name: str, values: object) -> list:
     """The values as a list; DataError for a single text and for anything that is not a sequence."""
     single = isinstance(values, str | bytes | os.PathLike) or getattr(values, "ndim", 1) == 0
     if single or not isinstance(values, Iterable):
-        raise DataError(f"{name}: expected a list, one entry per image, got {values!r:.60}")
+        raise DataError(f"{name}: expected a list, one entry per image, got {quoted(values)}")
     return list(values)
 
 
@@ -112,6 +117,6 @@ def _numbers(name: str, values: Any, shape: tuple[int | None, ...], words: str) 
         if len(got) == len(shape) and all(side in (None, got_side) for side, got_side in zip(shape, got, strict=True)):
             return real_numbers(values)
     except (TypeError, ValueError, OverflowError):  # text, or rows of different lengths
-        raise DataError(f"{name}: expected an array of numbers, got {values!r:.60}") from None
+        raise DataError(f"{name}: expected an array of numbers, got {quoted(values)}") from None
     expected = ", ".join("K" if side is None else str(side) for side in shape)
     raise DataError(f"{name}: expected shape ({expected}), {words}, got shape {got}")

@@ -12,7 +12,9 @@ import numpy as np
 
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import decoded_sooner
+from keylite.runtime.kinds import require_number, require_whole
 
+MOST = {"rotate": 180, "hue": 180, "scale": 4, "contrast": 4, "blur": 20, "noise": 255}  # that is allowed; others: 1
 GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as in cv2.cvtColor
 
 
@@ -50,6 +52,9 @@ class Augmentation:
         jpeg_p: Probability of JPEG compression.
         occlude: Largest side of a rectangle that hides part of the crop, as a fraction of the crop.
         occlude_p: Probability of such a rectangle.
+
+    Raises:
+        ArgumentError: A value is not a number in its range, which is the same as in the recipe.
     """
 
     rotate: float = 0.0
@@ -79,6 +84,13 @@ class Augmentation:
     jpeg_p: float = 0.0
     occlude: float = 0.0
     occlude_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_whole("jpeg", self.jpeg, most=100)
+        require_number("flip_offset", self.flip_offset, -0.1, 0.1)
+        for field in dataclasses.fields(self):
+            if field.name not in ("jpeg", "flip_offset"):
+                require_number(field.name, getattr(self, field.name), 0, MOST.get(field.name, 1))
 
 
 def largest_zoom(augmentation: Augmentation) -> float:

@@ -20,7 +20,7 @@ from keylite.data.problems import column_problems, object_problems, points_outsi
 from keylite.data.same_picture import files_of
 from keylite.data.sheets import Shown, sheet
 from keylite.data.tones import tone_notes, white_level_of
-from keylite.runtime.boxes import box_problems
+from keylite.runtime.boxes import box_problems, numbers_of
 from keylite.runtime.errors import DataError
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
@@ -32,10 +32,10 @@ from keylite.runtime.images import (
     open_image,
     require_limit,
 )
-from keylite.runtime.kinds import number_of, require_kind, require_whole
+from keylite.runtime.kinds import number_of, require_flags, require_kind, require_whole
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.tables import Table, as_html, as_text
-from keylite.runtime.types import Indices, WhiteLevel
+from keylite.runtime.types import Indices, Points, WhiteLevel
 from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed, quoted
 
 FINGERPRINTED = ("image_index", "xy", "visible", "box", "group_index")
@@ -482,6 +482,10 @@ class Dataset:
         Returns:
             The same objects in these groups.
         """
+        require_flags(named=named)
+        require_kind("names_per_object", names_per_object, (list, tuple, np.ndarray), "a list of texts", "give N")
+        if len(names_per_object) != len(self):
+            raise DataError(f"names_per_object: expected {len(self)}, one per object, got {len(names_per_object)}")
         names = [str(name) for name in names_per_object]
         groups = tuple(sorted(set(names)))
         rank = {name: index for index, name in enumerate(groups)}
@@ -516,9 +520,10 @@ class Dataset:
         Raises:
             DataError: The skeleton has another number of keypoints.
         """
+        require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names)")
         return dataclasses.replace(self, skeleton=skeleton)
 
-    def with_xy(self, xy: np.ndarray) -> Dataset:
+    def with_xy(self, xy: Points) -> Dataset:
         """Give the objects other points.
 
         Args:
@@ -530,6 +535,7 @@ class Dataset:
         Raises:
             DataError: A point has one coordinate only.
         """
+        xy = numbers_of("xy", xy, self.xy.shape)
         gone = np.isnan(xy).all(axis=2)
         return dataclasses.replace(self, xy=xy, visible=np.where(gone, 0, np.maximum(self.visible, 1)).astype(np.uint8))
 
@@ -580,6 +586,8 @@ class Dataset:
         Raises:
             DataError: Images or objects cannot be used; the line names all of them. Or nothing is left without them.
         """
+        require_limit(max_megapixels)
+        require_flags(skip_bad=skip_bad)
         if white_level is not None and white_level not in WHITE_LEVELS:
             levels = ", ".join(map(str, WHITE_LEVELS))
             raise DataError(f"white_level: expected one of {levels}, got {quoted(white_level)}")

@@ -14,11 +14,12 @@ import numpy as np
 
 from keylite.data.augmentation import Augmentation, augmented_crop, augmented_pixels, largest_zoom
 from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.looking import SPARE
 from keylite.runtime.errors import DataError
 from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_units
 from keylite.runtime.images import image_size
-from keylite.runtime.kinds import require_whole
+from keylite.runtime.kinds import require_choice, require_flags, require_kind, require_number, require_whole, size_of
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
@@ -37,22 +38,23 @@ class Examples:
     a labelled point inside the crop, else 0.
 
     Args:
-        dataset: The N labelled objects.
+        dataset: The N labelled objects, or the path of a label file.
         size: (width, height) of the crops, px.
         box: "annotation" cuts the crop around the object's box, "image" takes the whole image.
-        padding: The fraction by which a box grows before it is cropped; not used with "image".
+        padding: The fraction by which a box grows before it is cropped, 0 to 4; not used with "image".
         augmentation: The random changes. None: every epoch is the same.
         seed: The seed of the random changes and of the order of training.
         cache: Whether decoded images are kept in memory; see `keep`.
 
     Raises:
+        ArgumentError: An argument has a wrong value.
         DataError: An object has no box, an image that is taken whole holds several objects, or flips are asked for and
             the skeleton has no mirror pairs.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Labelled,
         size: tuple[int, int],
         *,
         box: str = "annotation",
@@ -62,10 +64,14 @@ class Examples:
         cache: bool = False,
     ) -> None:
         require_whole("seed", seed, least=0)
-        self.dataset = dataset
+        require_flags(cache=cache)
+        require_choice("box", box, ("annotation", "image"))
+        require_number("padding", padding, 0, 4)
+        require_kind("augmentation", augmentation, (Augmentation, type(None)), "an Augmentation", "or leave it out")
+        self.dataset = dataset = as_dataset("dataset", dataset)
         self.kept: dict[int, tuple[np.ndarray, int]] | None = None
         self.factors = np.zeros(len(dataset.images), np.int64)  # `averaged` of each image; 0: not yet known
-        self.size = size
+        self.size = size_of("size", size)
         self.augmentation = augmentation
         self.seed = seed
         self.boxes = crop_boxes(dataset, box)

@@ -14,8 +14,10 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.symmetry import MAX_POINT_RATIO, MAX_RATIO, MIN_GAIN, MirrorTrial, Verdict, try_mirrors
-from keylite.runtime.errors import DataError
+from keylite.runtime.errors import ArgumentError, DataError
+from keylite.runtime.kinds import plain
 from keylite.runtime.sides import OTHER, parts_of, side_of, words_of
+from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import counted, quoted
 
 # Words for two ends that a mirror does not swap: the mirror image of a dial's start is no dial's end.
@@ -28,6 +30,7 @@ MIN_UNAIDED = 40  # objects needed if names do not confirm the pairs: among few,
 MIN_UNSIDED = 8  # keypoints needed if no name has a side: a few points may look symmetric by accident (dials, cars)
 MAX_UNAIDED = 1.15  # as MAX_RATIO, if names do not confirm the pairs
 GIVE = "to flip images, name the pairs, as mirror of the recipe or as flip_pairs of COCO labels"
+Mirrored = Sequence[int] | Sequence[tuple[str | int, str | int]] | np.ndarray  # a permutation (K), or pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,22 @@ def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str
             used.add(end)
         permutation[ends[0]], permutation[ends[1]] = ends[1], ends[0]
     return tuple(permutation)
+
+
+def as_permutation(name: str, mirror: Mirrored, names: Sequence[str]) -> tuple[int, ...]:
+    """The permutation that swaps the pairs of keypoints `mirror`; a permutation itself stays as it is.
+
+    Raises ArgumentError, with the argument's name, for anything else.
+    """
+    value = plain(mirror)
+    if not isinstance(value, tuple):
+        raise ArgumentError(
+            f"{name}: expected pairs of keypoints such as [('left_eye', 'right_eye')], or a permutation of "
+            f"0..{len(names) - 1}, got {quoted(mirror)}; leave it out for the mirror of the model"
+        )
+    if not value or any(isinstance(entry, str | tuple) for entry in value):
+        return from_pairs(value, names)
+    return Skeleton(tuple(names), mirror=value).mirror or ()
 
 
 def from_names(names: Sequence[str]) -> tuple[int, ...] | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,14 +19,12 @@ from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import Report
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.kinds import kind_words, require_whole
+from keylite.runtime.kinds import require_whole
+from keylite.runtime.predictor import Predictor, as_predictor
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import Boxes, FilePath
 from keylite.runtime.words import listed, quoted
-
-if TYPE_CHECKING:
-    from keylite.runtime.predictor import Predictor
 
 
 def evaluate(
@@ -68,25 +64,15 @@ def evaluate(
         ArgumentError: An argument has a wrong value, or nothing can be measured against these labels.
         ImageError: An image cannot be read.
         ModelFileError: The file is no model file.
+        ModuleNotFoundError: `sigmas` are given, and faster-coco-eval is not installed.
 
     Example:
         >>> report = keylite.evaluate("model.safetensors", "test.json")
         >>> print(report)
     """
-    data = as_dataset("data", data)
     require_whole("seed", seed, least=0)
-    if isinstance(model, (str, Path)):
-        from keylite.runtime.predictor import Predictor
-
-        predictor = Predictor(model, engine=engine, threads=threads, spec=spec)
-    else:
-        if not hasattr(model, "spec"):
-            raise ArgumentError(f"model: expected a model file or an open Predictor, got {kind_words(model)}")
-        if any(choice is not None for choice in (engine, threads, spec)):
-            raise ArgumentError(
-                "engine, threads, spec: expected None with an open predictor; give them when it is opened"
-            )
-        predictor = model
+    data = as_dataset("data", data)
+    predictor = as_predictor("model", model, engine=engine, threads=threads, spec=spec)
     refuse_or_doubt(predictor, data, normalize, boxes, sigmas)
     report, _ = measure(
         predictor, data, normalize=normalize, boxes=boxes, jitter_box=jitter_box, seed=seed, sigmas=sigmas

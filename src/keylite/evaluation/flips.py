@@ -6,24 +6,23 @@ side, and the model learns the middle between both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.data.mirror import Mirrored, as_permutation, choose_mirror
 from keylite.evaluation.metrics import group_intervals, nme_of, point_errors
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, measured_xy, predict_dataset
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.kinds import require_kind, require_whole
+from keylite.runtime.predictor import Predictor, as_predictor
 from keylite.runtime.results import Result
+from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.types import FilePath
 from keylite.runtime.words import counted
-
-if TYPE_CHECKING:
-    from keylite.runtime.predictor import Predictor
-
 
 NEGLIGIBLE = 0.002  # as a fraction of the box's width: a quarter of a px if the box is 128 px wide
 LARGEST = 0.1  # as a fraction of the box's width: the largest `flip_offset` that a recipe takes
@@ -105,9 +104,9 @@ class FlipReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 def flip_report(
-    predictor: Predictor,
-    data: Dataset,
-    mirror: Sequence[int],
+    predictor: Predictor | FilePath,
+    data: Labelled,
+    mirror: Mirrored | None = None,
     *,
     plain: Predictions | None = None,
     normalize: str | None = None,
@@ -118,9 +117,10 @@ def flip_report(
     The offset does not depend on whether the model was trained with flips; the NMEs do.
 
     Args:
-        predictor: The open model file.
-        data: The labelled images.
-        mirror: (K) the keypoint that each becomes in a flip, such as `predictor.spec.skeleton.mirror`.
+        predictor: The model file, or an open predictor.
+        data: The labelled images, or the path of a label file.
+        mirror: The pairs of keypoints that a flip swaps, by name or number, or (K) the keypoint that each becomes.
+            None: those of the model, or else those that the labels suggest.
         plain: The predictions for `data`, if they were made already. None: they are made here.
         normalize: The normaliser of the NMEs; see `evaluate`. None: the model file's.
         seed: The seed of the random numbers behind the intervals.
@@ -129,13 +129,22 @@ def flip_report(
         The report.
 
     Raises:
-        ArgumentError: There is no labelled point to compare with.
+        ArgumentError: An argument has a wrong value; there is no labelled point to compare with; or `mirror` is None,
+            and neither the model nor the labels say what a flip swaps.
     """
-    normalize = normalize or predictor.spec.normalize
+    require_whole("seed", seed, least=0)
+    require_kind("plain", plain, (Predictions, type(None)), "Predictions", "use predict_dataset(predictor, data)")
+    predictor, data = as_predictor("predictor", predictor), as_dataset("data", data)
+    normalize = predictor.spec.normalize if normalize is None else normalize
+    read_normaliser(normalize, data.skeleton.names)
+    if mirror is None:
+        swaps = mirror_of(predictor.spec.skeleton, data, seed)
+    else:
+        swaps = as_permutation("mirror", mirror, predictor.spec.skeleton.names)
     plain = plain or predict_dataset(predictor, data)
-    back = predict_dataset(predictor, data, boxes=plain.boxes, mirror=mirror)
+    back = predict_dataset(predictor, data, boxes=plain.boxes, mirror=swaps)
     middle = (plain.xy + back.xy) / 2
-    true = measured_xy(plain, data, mirror)
+    true = measured_xy(plain, data, swaps)
     labelled = np.isfinite(point_errors(middle, true))
     if not labelled.any():
         raise ArgumentError(f"{data.called}: expected labelled points to compare the predictions with, got none")
@@ -168,6 +177,19 @@ def flip_report(
         normalize=normalize,
         count=len(data),
     )
+
+
+def mirror_of(skeleton: Skeleton, data: Dataset, seed: int) -> tuple[int, ...]:
+    """The mirror of a model's skeleton, or else the one that the labels suggest; ArgumentError if neither says one.
+
+    seed: of random choices in the check of the labels.
+    """
+    if skeleton.mirror is not None:
+        return skeleton.mirror
+    suggested = choose_mirror(data, None, seed)
+    if suggested.permutation is None:
+        raise ArgumentError(f"flips: neither the model nor the data says what a flip swaps: {suggested.line}")
+    return suggested.permutation
 
 
 def flip_doubt(report: FlipReport, used: float) -> str | None:

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.data.mirror import Mirrored, as_permutation
 from keylite.evaluation.metrics import point_errors
 from keylite.runtime.boxes import as_boxes, box_problems
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import Crop, cut, draw_jitter, from_units, jittered, whole_box
-from keylite.runtime.kinds import number_of
-from keylite.runtime.predictor import Predictor
+from keylite.runtime.kinds import kind_words, number_of
+from keylite.runtime.predictor import Predictor, as_predictor
 from keylite.runtime.progress import step
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Cut, Task, answers
-from keylite.runtime.types import Boxes
+from keylite.runtime.types import Boxes, FilePath
 from keylite.runtime.words import SHOWN, counted, listed, quoted
 
 
@@ -93,25 +95,25 @@ def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
 
 
 def predict_dataset(
-    predictor: Predictor,
-    data: Dataset,
+    predictor: Predictor | FilePath,
+    data: Labelled,
     *,
     boxes: Boxes | None = None,
     jitter_box: float = 0.0,
     generator: np.random.Generator | None = None,
-    mirror: Sequence[int] | None = None,
+    mirror: Mirrored | None = None,
 ) -> Predictions:
     """Predict the points of every object of a data set. Each image is read once.
 
     Args:
-        predictor: The open model file.
-        data: The N labelled objects. Their labels are not used.
+        predictor: The model file, or an open predictor.
+        data: The N labelled objects, or the path of a label file. Their labels are not used.
         boxes: (N, 4) xyxy px of the image to crop around, such as a detector's. None: the boxes of the labels, or whole
             images, as the model file says.
         jitter_box: Moves and scales each box at random by up to this fraction of its sides, below 1. 0: not at all.
         generator: Where the random numbers of `jitter_box` come from; needed if that is not 0.
-        mirror: (K) the keypoint that each becomes in a flip. The model then sees mirrored images; its points are
-            mirrored back. None: images as they are.
+        mirror: The pairs of keypoints that a flip swaps, by name or number, or (K) the keypoint that each becomes. The
+            model then sees mirrored images; its points are mirrored back. None: images as they are.
 
     Returns:
         The predictions, in the order of the objects.
@@ -120,6 +122,7 @@ def predict_dataset(
         ImageError: An image cannot be read.
         ArgumentError: The number of keypoints differs, a box is missing, or an argument is out of its range.
     """
+    predictor, data = as_predictor("predictor", predictor), as_dataset("data", data)
     spec = predictor.spec
     if len(spec.skeleton) != len(data.skeleton):
         raise ArgumentError(
@@ -128,11 +131,12 @@ def predict_dataset(
         )
     if not 0 <= number_of(jitter_box) < 1:
         raise ArgumentError(f"jitter_box: expected a fraction of the box's side in 0..1, got {quoted(jitter_box)}")
-    if jitter_box and generator is None:
-        raise ArgumentError("jitter_box: expected a numpy Generator beside it, got None")
+    if jitter_box and not isinstance(generator, np.random.Generator):
+        raise ArgumentError(f"jitter_box: expected a numpy Generator beside it, got {kind_words(generator)}")
+    swaps = None if mirror is None else list(as_permutation("mirror", mirror, spec.skeleton.names))
     given = known_boxes(data, boxes, spec.box)
     data = dataclasses.replace(data, white_level=spec.white_level)
-    images = _Images(predictor, data, given, jitter_box, generator, mirror is not None)
+    images = _Images(predictor, data, given, jitter_box, generator, swaps is not None)
     count, keypoints = len(data), len(spec.skeleton)
     unit_xy, score = np.zeros((count, keypoints, 2)), np.full((count, keypoints), np.nan)
     crop_boxes, normaliser_boxes = np.zeros((count, 4)), np.zeros((count, 4))
@@ -157,8 +161,8 @@ def predict_dataset(
             normaliser_boxes[objects] = whole if spec.box == "image" else own
             for row, crop, (unit, how_sure) in zip(objects.tolist(), cut.crops, points, strict=True):
                 crops[row], unit_xy[row], score[row] = crop, unit, how_sure
-    if mirror is not None:
-        unit_xy, score = unit_xy[:, list(mirror)], score[:, list(mirror)]
+    if swaps is not None:
+        unit_xy, score = unit_xy[:, swaps], score[:, swaps]
     in_order = tuple(crops[row] for row in range(count))
     xy = np.stack([crop.from_unit(points) for crop, points in zip(in_order, unit_xy, strict=True)])
     sigma = predictor.sigma(score, in_order)

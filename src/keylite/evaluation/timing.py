@@ -20,7 +20,7 @@ from keylite.evaluation.environment import peak_memory, processor, versions
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
-from keylite.runtime.kinds import path_of, require_kind, require_whole
+from keylite.runtime.kinds import path_of, path_or_none, require_kind, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
@@ -91,6 +91,7 @@ def benchmark(
         raise ArgumentError("models: expected at least one model file, got an empty list")
     require_whole("runs", runs, least=3)
     require_whole("threads", threads)
+    models, spec = [path_of("models", path) for path in models], path_or_none("spec", spec)
     if image is None:
         noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
         source: Any = cv2.imencode(".jpg", cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))[1].tobytes()

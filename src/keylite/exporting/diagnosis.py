@@ -24,7 +24,7 @@ from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, T
 from keylite.exporting.export import budget_of, require_exportable
 from keylite.exporting.target import FORMATS, Exporter, Target, exporter
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.kinds import path_of, require_whole
+from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -73,7 +73,7 @@ def diagnose(
         ArgumentError: An argument has a wrong value.
         ModuleNotFoundError: A package that makes the format is not installed; the message says how to install it.
     """
-    model = path_of("model", model)
+    model, spec = path_of("model", model), path_or_none("spec", spec)
     data = as_dataset("data", data)
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)

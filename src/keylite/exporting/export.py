@@ -32,7 +32,7 @@ from keylite.exporting.golden import require_new_vectors, write_golden
 from keylite.exporting.target import FORMATS, Budget, Target, exporter, target_of
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
-from keylite.runtime.kinds import path_of, require_whole
+from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -92,7 +92,8 @@ def export(
         >>> keylite.export("model.safetensors", "test.json", "faces.tflite", precision="int8",
         ...                calibration="train.json")
     """
-    model, out = path_of("model", model), path_of("out", out)
+    model, out, spec = path_of("model", model), path_of("out", out), path_or_none("spec", spec)
+    golden = path_or_none("golden", golden)
     data = as_dataset("data", data)
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
@@ -106,7 +107,7 @@ def export(
     files = {"out": out, "certificate": certificate, "page": certificate.with_suffix(".md")}
     _require_outputs(files, model, spec, data, calibration)
     if golden is not None:
-        require_new_vectors(Path(golden), data)
+        require_new_vectors(golden, data)
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, model_spec, Path(folder)))
         return _export(model, model_spec, data, out, target, limits, images, reference, golden, spec)
@@ -148,7 +149,7 @@ def export_all(
         ArgumentError: An argument has a wrong value, or a file to write is one of the inputs.
         ModuleNotFoundError: A package that makes a format is not installed; the message says how to install it.
     """
-    model, out = path_of("model", model), path_of("out", out)
+    model, out, spec = path_of("model", model), path_of("out", out), path_or_none("spec", spec)
     data = as_dataset("data", data)
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
@@ -210,7 +211,7 @@ def hold(
     Raises:
         ArgumentError: The files have different keypoints, inputs or crops, or an argument has a wrong value.
     """
-    child, parent = path_of("child", child), path_of("parent", parent)
+    child, parent, spec = path_of("child", child), path_of("parent", parent), path_or_none("spec", spec)
     data = as_dataset("data", data)
     child_spec, parent_spec = read_spec(child), read_spec(parent, spec)
     limits = Budget.for_spec(child_spec, budget, budget_nme)

@@ -17,7 +17,7 @@ from keylite.evaluation.predictions import predict_dataset
 from keylite.runtime.files import make_folder, require_outputs, write_bytes, write_text
 from keylite.runtime.geometry import cut
 from keylite.runtime.images import write_image
-from keylite.runtime.kinds import path_of
+from keylite.runtime.kinds import path_of, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.types import FilePath
 
@@ -45,16 +45,18 @@ def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int =
         model: The model file.
         data: Labelled images, or the path of a label file. The first objects are taken.
         folder: The folder to write to, which is made if it does not exist.
-        count: The number of objects. All, if there are fewer.
+        count: The number of objects, at least 1. All, if there are fewer.
 
     Returns:
         The path of `golden.json`.
 
     Raises:
-        ArgumentError: A file to write is one of the images or labels.
+        ArgumentError: An argument has a wrong value, or a file to write is one of the images or labels.
         ModelFileError: The file is no model file.
     """
-    model, data, folder = path_of("model", model), as_dataset("data", data), path_of("folder", folder)
+    model, folder = path_of("model", model), path_of("folder", folder)
+    require_whole("count", count)
+    data = as_dataset("data", data)
     require_new_vectors(folder, data, count)
     predictor = Predictor(model, threads=1)
     untaught = predictor.spec.untaught

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.runtime.boxes import numbers_of
 from keylite.runtime.drawing import contact_sheet, draw_points, with_legend
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import make_folder, require_outputs
 from keylite.runtime.geometry import Crop
 from keylite.runtime.images import read_image, write_image
-from keylite.runtime.kinds import require_whole
-from keylite.runtime.types import FilePath
+from keylite.runtime.kinds import path_of, require_whole
+from keylite.runtime.types import Boxes, FilePath
+from keylite.runtime.words import quoted
 
 if TYPE_CHECKING:
     from keylite.evaluation.predictions import Predictions
@@ -28,14 +32,16 @@ TILE = 384  # longest side of a tile in the sheet of worst objects, px
 COLUMNS = 4  # tiles per row of the sheet
 
 
-def draw_worst(data: Dataset, predictions: Predictions, errors: np.ndarray, count: int, folder: FilePath) -> list[Path]:
+def draw_worst(
+    data: Labelled, predictions: Predictions, errors: Boxes | Sequence[float], count: int, folder: FilePath
+) -> list[Path]:
     """Draw the objects with the largest errors, labels and predictions on top of each other.
 
     Each object is cut out anew as the model saw it, 384 px long, so that points are sharp on small crops. A strip below
     each picture explains its colours and marks.
 
     Args:
-        data: The labelled images.
+        data: The labelled images, or the path of a label file.
         predictions: The points (N, K, 2) in image px and the crops (N) of these objects, in the same order, as
             `predict_dataset` gives them.
         errors: One error per object (N,), such as its NME (normalised mean error, a fraction), or one per point (N, K)
@@ -49,13 +55,18 @@ def draw_worst(data: Dataset, predictions: Predictions, errors: np.ndarray, coun
         no object has an error.
 
     Raises:
-        ArgumentError: `count` is below 0, or `errors` has another shape.
+        ArgumentError: A number is out of its range, or `predictions` or `errors` are not those of so many objects.
     """
+    data, folder = as_dataset("data", data), path_of("folder", folder)
     require_whole("count", count, least=0)
+    if getattr(getattr(predictions, "xy", None), "shape", None) != data.xy.shape or len(predictions.crops) != len(data):
+        raise ArgumentError(
+            f"predictions: expected those of the {len(data)} objects of {data.called}, as predict_dataset(model, data) "
+            f"gives them, got {quoted(predictions)}"
+        )
     figures, form = _figures(errors, len(data))
     measured = np.flatnonzero(np.isfinite(figures))
     worst = measured[np.argsort(-figures[measured], kind="stable")][:count].tolist()
-    folder = Path(folder)
     if not worst:
         _remove_pictures(folder)
         return []
@@ -100,8 +111,9 @@ def _tile(dataset: Dataset, predictions: Predictions, index: int) -> np.ndarray:
     return draw_points(picture, points, dataset.skeleton, truth=truth)
 
 
-def _figures(errors: np.ndarray, count: int) -> tuple[np.ndarray, str]:
+def _figures(values: object, count: int) -> tuple[np.ndarray, str]:
     """One figure per object (N,), NaN if it was not measured, and the format to print it in."""
+    errors = numbers_of("errors", values)
     if errors.ndim not in (1, 2) or len(errors) != count:
         raise ArgumentError(
             f"errors: expected NME ({count},) or point errors ({count}, K) px, got shape {errors.shape}"

@@ -31,14 +31,23 @@ from keylite.prediction.shards import (
     shard_path,
     tries_path,
 )
+from keylite.runtime.boxes import as_boxes
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_writable, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.kinds import require_whole
+from keylite.runtime.kinds import (
+    path_of,
+    path_or_none,
+    require_calls,
+    require_choice,
+    require_flags,
+    require_kind,
+    require_whole,
+)
 from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import listed, quoted
+from keylite.runtime.words import listed
 
 log = logging.getLogger("keylite")
 
@@ -109,16 +118,21 @@ def predict_on_ray(
         ConnectionError: The cluster does not answer, or has no cores for a worker for ten minutes.
         ModuleNotFoundError: Ray is not installed; the message says how to install it.
     """
-    if format not in FORMATS:
-        raise ArgumentError(f"format: expected {' or '.join(FORMATS)}, got {quoted(format)}")
+    require_choice("format", format, FORMATS)
+    require_flags(skip_bad=skip_bad)
+    require_calls(on_shard=on_shard)
+    require_kind("address", address, str, "a text", "such as 'local' or 'HOST:PORT'")
+    require_kind("boxes", boxes, (dict, type(None)), "a dictionary of boxes by image", "or leave it out")
+    require_kind("images", images, (list, tuple), "a list of paths", "give them as [image]")
+    images = [path_of("images", image) for image in images]
     for name, value in {"shard": shard, "workers": workers, "threads": threads}.items():
         if value is not None:
             require_whole(name, value)
     if not images:
         raise ArgumentError("images: expected at least one, got none")
+    model, out, spec = path_of("model", model), path_of("out", out), path_or_none("spec", spec)
     predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels, spec=spec)
-    out = Path(out)
-    asked: Asked = [(str(path), boxes[Path(path)].tolist() if boxes else None) for path in images]
+    asked: Asked = [(str(path), _boxes_of(path, boxes) if boxes else None) for path in images]
     manifest = manifest_of(predictor, asked, format, shard)
     job = Job(
         model=os.path.abspath(model),
@@ -169,6 +183,13 @@ def predict_on_ray(
         path.unlink(missing_ok=True)
     bad = left_out(out)
     return Summary(len(asked) - len(bad), len(shards), before, bad)
+
+
+def _boxes_of(image: Path, boxes: dict[Path, np.ndarray]) -> list[Any]:
+    """The boxes of an image as lists. Raises ArgumentError if there is no entry for it."""
+    if image not in boxes:
+        raise ArgumentError(f"boxes: expected an entry for every image, got none for {image}; it may be an empty list")
+    return as_boxes(boxes[image]).tolist()
 
 
 def _ray() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import is_array, is_list
+from keylite.runtime.words import quoted
 
 MOST_PX = 2.0**24  # largest coordinate: above it, a float32 cannot tell one pixel from the next
 MOST_TIMES = 20  # how many times longer a box may be than its image, which then covers 11 px of an input of 224 px
@@ -29,7 +30,7 @@ def as_boxes(boxes: object) -> np.ndarray:
         if _holds_booleans(boxes):
             raise TypeError("true or false")
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor that needs a gradient
-        raise ArgumentError(f"boxes: expected shape (N, 4) xyxy pixels, got {boxes!r:.60}") from None
+        raise ArgumentError(f"boxes: expected shape (N, 4) xyxy pixels, got {quoted(boxes)}") from None
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
@@ -60,6 +61,21 @@ def real_numbers(values: Any) -> np.ndarray:
     if array.dtype.kind in "SUmM" or (array.dtype == object and {str, bytes} & set(map(type, array.flat))):
         raise TypeError("texts or times")
     return array.astype(np.float64, copy=False)
+
+
+def numbers_of(name: str, values: object, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """The values as float64 of this shape; None: any shape.
+
+    Raises ValueError, with the argument's name, for anything else.
+    """
+    try:
+        array = real_numbers(values)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor that needs a gradient
+        of_shape = "" if shape is None else f" of shape {shape}"
+        raise ArgumentError(f"{name}: expected an array of numbers{of_shape}, got {quoted(values)}") from None
+    if shape is not None and array.shape != shape:
+        raise ArgumentError(f"{name}: expected shape {shape}, got {array.shape}")
+    return array
 
 
 def _holds_booleans(values: Any) -> bool:

@@ -12,9 +12,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from keylite.runtime.boxes import numbers_of
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.images import open_image
+from keylite.runtime.kinds import number_of, require_kind
 from keylite.runtime.sides import side_of
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.types import Boxes, Image
+from keylite.runtime.words import quoted
 
 Colour = tuple[int, int, int]
 
@@ -33,35 +38,38 @@ LEGIBLE = 1000  # longest side up to which a legend's letters have their usual s
 
 
 def draw_points(
-    image: np.ndarray,
-    xy: np.ndarray,
+    image: Image,
+    xy: Boxes,
     skeleton: Skeleton,
     *,
-    truth: np.ndarray | None = None,
+    truth: Boxes | None = None,
     radius: float | None = None,
 ) -> np.ndarray:
     """A copy of an image with the points of one object and their edges, and the true points if you give them.
 
     Args:
-        image: uint8 (H, W, 3) RGB. It is not changed.
+        image: A path, the bytes of an image file, or uint8 (H, W, 3) RGB. It is not changed.
         xy: The points (K, 2), continuous px of the image. A point with NaN is left out, with its edges.
         skeleton: The K keypoints. Their names say which points are left or right, and so which colour they get.
         truth: The true points (K, 2), px of the image: smaller white dots, each joined to its point by a line.
             A true point with NaN is left out. None: no true points are drawn.
-        radius: The radius of a dot, px of the image. None: it follows from the size of the image and the distances
-            between the points.
+        radius: The radius of a dot, px of the image, above 0. None: it follows from the size of the image and from the
+            distances between the points.
 
     Returns:
         A new array, uint8 (H, W, 3) RGB.
 
     Raises:
-        ArgumentError: `xy` is not (K, 2), or `truth` has another shape than `xy`.
+        ArgumentError: `xy` or `truth` is not (K, 2), or `radius` is not a number above 0.
+        ImageError: The image cannot be read, or the array is not a picture.
+        FileNotFoundError: There is no file at this path.
     """
-    if xy.shape != (len(skeleton), 2):
-        raise ArgumentError(f"xy: expected shape ({len(skeleton)}, 2), one object's points, got {xy.shape}")
-    if truth is not None and truth.shape != xy.shape:
-        raise ArgumentError(f"truth: expected the shape of xy {xy.shape}, got {truth.shape}")
-    canvas = np.ascontiguousarray(image).copy()
+    require_kind("skeleton", skeleton, Skeleton, "a Skeleton", "use Skeleton(names), or that of a model or data set")
+    xy = numbers_of("xy", xy, (len(skeleton), 2))
+    truth = None if truth is None else numbers_of("truth", truth, xy.shape)
+    if radius is not None and not 0 < number_of(radius) < math.inf:
+        raise ArgumentError(f"radius: expected a number above 0, got {quoted(radius)}")
+    canvas = np.ascontiguousarray(open_image(image, math.inf).pixels()).copy()
     size = _radius(canvas, xy) if radius is None else radius
     colours = [COLOURS[side_of(name)] for name in skeleton.names]
     thin = max(1, round(size / 4))

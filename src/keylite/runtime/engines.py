@@ -205,7 +205,7 @@ def open_engine(
     path = Path(path)
     described, digest = read_model_file(path, spec)
     possible = [name for name, kind in ENGINES.items() if kind.suffix == path.suffix.lower()]
-    name = engine or default_engine(possible, path, described)
+    name = default_engine(possible, path, described) if engine is None else engine
     if name not in possible:
         raise ArgumentError(f"engine: {path.name} runs on {' or '.join(possible)}, got {quoted(engine)}")
     if threads is not None:

@@ -65,14 +65,10 @@ def replacing(path: Path | str) -> Generator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
-    except _SaidError:
-        raise
     except OSError as error:
-        raise _SaidError(f"{path}: cannot write this file: {error.strerror or error}") from error
-
-
-class _SaidError(OSError):
-    """An OSError whose message already names its file."""
+        if error.errno is None:  # its message names a file already
+            raise
+        raise OSError(f"{path}: cannot write this file: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -147,7 +143,7 @@ def make_folder(path: Path | str) -> None:
     try:
         Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _SaidError(f"{path}: cannot make this folder: {error.strerror or error}") from error
+        raise OSError(f"{path}: cannot make this folder: {error.strerror or error}") from error
 
 
 # ---- outputs that are refused before work begins

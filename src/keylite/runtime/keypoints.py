@@ -78,7 +78,7 @@ class Keypoints:
 
         Raises:
             ArgumentError: No keypoint has that name.
-            IndexError: No object has that number.
+            IndexError: No object has that number, or `which` is none of these.
         """
         if isinstance(which, str):
             names = self.skeleton.names
@@ -86,7 +86,11 @@ class Keypoints:
                 known = first_of(names, 10, ", ")
                 raise ArgumentError(f"points: expected the name of a keypoint, got {quoted(which)}; there are {known}")
             return self.xy[:, names.index(which)]
-        rows = np.atleast_1d(np.arange(len(self))[which])
+        try:
+            rows = np.atleast_1d(np.arange(len(self))[which])
+        except IndexError:
+            what = f"numbers below {len(self)}, a slice, or a mask of {counted(len(self), 'object')}"
+            raise IndexError(f"points: expected {what}, got {quoted(which)}") from None
         if rows.ndim != 1:
             raise IndexError(f"points: expected a number, a slice, a mask or a list of numbers, got {quoted(which)}")
         return Keypoints(self.xy[rows], self.score[rows], self.sigma[rows], self.boxes[rows], self.skeleton)

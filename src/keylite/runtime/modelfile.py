@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.files import open_file, write_bytes
+from keylite.runtime.kinds import path_of, path_or_none
 from keylite.runtime.protobuf import field, fields, require_sound_onnx
 from keylite.runtime.spec import MAX_DESCRIPTION, ModelSpec, decode_spec, encode_spec
 from keylite.runtime.texts import each_once
@@ -70,6 +71,7 @@ def read_spec(path: FilePath, spec: FilePath | None = None) -> ModelSpec:
         The description: input size, crop, head, names of keypoints, where the model came from.
 
     Raises:
+        ArgumentError: `path` or `spec` is no path.
         FileNotFoundError: The model file or the JSON file does not exist.
         ModelFileError: The file is not a model file or is damaged; or it holds no description and `spec` is None, or
             it holds one and `spec` gives a second one.
@@ -79,7 +81,7 @@ def read_spec(path: FilePath, spec: FilePath | None = None) -> ModelSpec:
 
 def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     """Check a `.safetensors`, `.onnx` or `.tflite` file, and give its spec and digest. See `read_spec` for the rest."""
-    path = Path(path)
+    path, spec = path_of("path", path), path_or_none("spec", spec)
     _require_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -98,7 +100,6 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
             f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, so copy it again; "
             "else give one as `spec=FILE` (keylite info MODEL --json prints one)"
         )
-    spec = Path(spec)
     if not spec.exists():
         raise FileNotFoundError(f"{spec}: no such description; keylite info MODEL --json prints one")
     if spec.stat().st_size > MAX_DESCRIPTION:

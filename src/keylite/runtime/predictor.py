@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,12 +18,12 @@ import numpy as np
 
 from keylite.runtime import files
 from keylite.runtime.boxes import as_boxes, require_boxes
-from keylite.runtime.engines import Engine, open_engine, require_same
+from keylite.runtime.engines import ENGINES, Engine, open_engine, require_same
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import Crop, crop_box, cut, whole_box
 from keylite.runtime.images import MAX_MEGAPIXELS, Picture, open_image, require_limit
 from keylite.runtime.keypoints import Keypoints
-from keylite.runtime.kinds import kind_words, path_of, require_whole
+from keylite.runtime.kinds import kind_words, path_of, require_calls, require_choice, require_text, require_whole
 from keylite.runtime.modelfile import ModelFile
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.stream import Answer, Cut, Task, answers
@@ -57,6 +58,21 @@ def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile
     predictor = kind(**choices)
     require_same(choices["path"], ModelFile(predictor.spec, predictor.opened.digest), known)
     return predictor
+
+
+def as_predictor(name: str, model: Predictor | FilePath, **choices: Any) -> Predictor:
+    """An open predictor as it is; for a path, a new one with these choices (`engine`, `threads`, `spec`).
+
+    Raises ArgumentError, with the argument's name, for anything else, or if there are choices for an open predictor.
+    """
+    if isinstance(model, str | os.PathLike):
+        return Predictor(path_of(name, model), **choices)
+    if not hasattr(model, "spec"):
+        raise ArgumentError(f"{name}: expected a model file or an open Predictor, got {kind_words(model)}")
+    if any(choice is not None for choice in choices.values()):
+        names = ", ".join(choices)
+        raise ArgumentError(f"{names}: expected None with an open predictor; give them when it is opened")
+    return model
 
 
 class Predictor:
@@ -111,7 +127,9 @@ class Predictor:
     ) -> None:
         require_limit(max_megapixels)
         require_whole("batch", batch)
-        self.path = path_of("model", path)
+        require_text("engine", engine, f"one of {', '.join(ENGINES)}, or None")
+        require_choice("device", device, ("auto", "cpu", "cuda"))
+        self.path = path_of("path", path)
         self.opened = open_engine(self.path, engine, threads, device, spec)
         self.engine, self.engine_name, self.spec, _ = self.opened
         self.batch = batch
@@ -209,6 +227,7 @@ class Predictor:
             ...     print(source, points.xy)
         """
         _require_several(images)
+        require_calls(on_bad=on_bad)
         tasks = (self._task(number, item) for number, item in enumerate(images))
         with contextlib.closing(answers(tasks, self.run, batch=self.batch, readers=readers, on_bad=on_bad)) as answered:
             for cut, crop_answers in answered:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 import msgspec
 
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.kinds import is_list
+from keylite.runtime.kinds import plain
 from keylite.runtime.words import quoted
 
 MAX_KEYPOINTS = 10_000  # each object has an array of this length
@@ -51,7 +50,7 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for field, (kind, words) in FIELDS.items():
-            value = _plain(getattr(self, field))
+            value = plain(getattr(self, field))
             try:
                 msgspec.structs.force_setattr(self, field, msgspec.convert(value, kind))
             except msgspec.ValidationError:
@@ -101,13 +100,6 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         mirror = self.mirror or ()
         return [(self.names[k], self.names[other]) for k, other in enumerate(mirror) if k < other]
-
-
-def _plain(value: Any) -> Any:
-    """The value with tuples in place of lists, and numbers of Python in place of those of numpy."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return tuple(map(_plain, value)) if is_list(value) else value
 
 
 def unnamed(count: int) -> tuple[str, ...]:

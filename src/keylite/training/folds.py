@@ -31,8 +31,8 @@ from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
 from keylite.evaluation.report import DatasetReport, Report
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, tidy, write_bytes
-from keylite.runtime.images import MAX_MEGAPIXELS
-from keylite.runtime.kinds import path_of, require_whole
+from keylite.runtime.images import MAX_MEGAPIXELS, require_limit
+from keylite.runtime.kinds import path_of, require_flags, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -115,10 +115,13 @@ def train_folds(
         A report per fold, and one of all objects together.
 
     Raises:
-        ArgumentError: The arguments do not go together, or `out` holds another run.
+        ArgumentError: An argument has a wrong value, the arguments do not go together, or `out` holds another run.
         DataError: The labels or images are bad.
         KeyboardInterrupt: Ctrl-C; it says how to go on, which is `resume` after the first whole epoch.
     """
+    require_flags(blocks=blocks, resume=resume, overwrite=overwrite, skip_bad=skip_bad)
+    require_limit(max_megapixels)
+    require_whole("folds", folds, least=2)
     out, recipe = path_of("out", out), checked(recipe)
     data = as_dataset("data", data)
     with shown_log(recipe), saying_how_to_go_on(out, resume, overwrite):
@@ -232,7 +235,6 @@ def _dealt(data: Dataset, folds: int, blocks: bool, recipe: Recipe) -> tuple[Dat
 
     Raises ArgumentError if there are too few groups, or if a fold cannot be measured.
     """
-    require_whole("folds", folds, least=2)
     if blocks:
         if len(data.groups) > 1 and (data.groups_named or len(data.groups) < len(data.images)):
             line = listed(f"blocks: {data.called} already has {len(data.groups)} groups", data.groups)

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.files import sha256
 from keylite.runtime.packages import require
 from keylite.runtime.progress import step
 from keylite.runtime.spec import LITE
@@ -51,3 +52,11 @@ def download(repository: str, filename: str) -> Path:
             f"pretrained: cannot get {filename} of {repository} from the Hugging Face hub ({type(error).__name__}); "
             "fetch it on a connected machine and give its path, or use `pretrained='none'`"
         ) from None
+
+
+def pretrained_name(pretrained: str) -> str:
+    """The pretrained weights as a model file names them: by file name and hash, without the path on this machine."""
+    if pretrained in ("imagenet", "none"):
+        return pretrained
+    path = Path(pretrained)
+    return f"{path.name} sha256 {sha256(path)}" if path.is_file() else path.name

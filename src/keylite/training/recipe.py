@@ -9,14 +9,15 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
 from keylite.runtime.errors import RecipeError
-from keylite.runtime.kinds import require_kind
+from keylite.runtime.kinds import plain, require_kind
 from keylite.runtime.spec import LITE
 from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
@@ -36,11 +37,21 @@ Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
 AUTO = ("epochs", "lr", "warmup_epochs", "strength", "normalize")
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Choices(msgspec.StructMeta):
+    """The kind of Recipe: a choice that does not exist is refused in the words of keylite."""
+
+    def __call__(self, *values: Any, **choices: Any) -> Any:
+        if values:
+            raise RecipeError(f"recipe: expected choices by name, such as epochs=30, got {quoted(values[0])}")
+        require_known(choices, "recipe", self.__struct_fields__)
+        return super().__call__(**choices)
+
+
+class Recipe(msgspec.Struct, metaclass=_Choices, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All choices of a training run; docs/recipe.md explains each.
 
-    Lengths are in px of the model input unless a field says otherwise. A wrong type or an impossible value raises
-    RecipeError.
+    Lengths are in px of the model input unless a field says otherwise. Numbers of numpy and paths are accepted in place
+    of numbers and texts. An unknown choice, a wrong type or an impossible value raises RecipeError.
 
     Example:
         >>> recipe = keylite.Recipe(backbone="lite1", size=(160, 128), epochs=30)
@@ -174,12 +185,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name, hint in field_types(type(self)).items():
             value = getattr(self, name)
             try:
-                msgspec.convert(msgspec.to_builtins(value), hint)
+                value = msgspec.convert(str(value) if isinstance(value, os.PathLike) else plain(value), hint)
             except msgspec.ValidationError as error:
                 expected = expected_by(name, error, type(self))
                 raise RecipeError(f"recipe: {name}: expected {expected}, got {quoted(value)}") from None
             if isinstance(value, float) and not math.isfinite(value):
                 raise RecipeError(f"recipe: {name}: expected a finite number, got {quoted(value)}")
+            msgspec.structs.force_setattr(self, name, value)
         for name, expected in impossible(self):
             raise RecipeError(f"recipe: {name}: expected {expected}, got {quoted(getattr(self, name))}")
 
@@ -220,7 +232,7 @@ def preset(name: str) -> Recipe:
     Raises:
         RecipeError: No preset has this name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise RecipeError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
     return make_recipe(PRESETS[name], f"preset {name}")
 
@@ -269,12 +281,7 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
     Values may be text, as on the command line ("1e-3", "0:16,1:15"). source: where they come from, for error messages.
     Raises RecipeError for an unknown name (it suggests the nearest one), a wrong type or an impossible value.
     """
-    known = Recipe.__struct_fields__
-    for name in choices:
-        if name not in known:
-            near = difflib.get_close_matches(str(name)[:100], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
-            raise RecipeError(f"{source}: unknown choice {quoted(name)}{hint}")
+    require_known(choices, source)
     merged = (to_dict(base) if base else {}) | dict(choices)
     for name, meant in BARE_YAML.items():
         if name in merged and repr(merged[name]) in meant:
@@ -293,8 +300,26 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         raise RecipeError(f"{source}: {field}: expected {expected_by(field, error)}, got {quoted(got)}") from None
 
 
+def require_known(names: Iterable[str], source: str, known: Sequence[str] = ()) -> None:
+    """Raise RecipeError, with the nearest name, for a name that no choice has. known: those of Recipe if empty."""
+    known = known or Recipe.__struct_fields__
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name)[:100], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
+            raise RecipeError(f"{source}: unknown choice {quoted(name)}{hint}")
+
+
+FORMS = {  # of choices that several types can have
+    "size": "a side such as 128, or (width, height) such as (160, 128)",
+    "mirror": "auto, off, or pairs such as [('left_eye', 'right_eye')]",
+}
+
+
 def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = Recipe) -> str:
     """The values that a field takes, in words for the error message."""
+    if name in FORMS:
+        return FORMS[name]
     options = get_args(get_type_hints(kind)[name])
     if options and all(isinstance(option, str) for option in options):
         return f"one of {', '.join(options)}"

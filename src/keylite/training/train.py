@@ -25,10 +25,10 @@ from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.files import require_outputs, sha256
+from keylite.runtime.files import require_outputs
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import MAX_MEGAPIXELS, write_image
-from keylite.runtime.kinds import number_of, path_of
+from keylite.runtime.images import MAX_MEGAPIXELS, require_limit, write_image
+from keylite.runtime.kinds import number_of, path_of, require_flags
 from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import FRAMEWORKS, require
@@ -41,7 +41,7 @@ from keylite.training.checks import require_parts, warn_of_lengths, warn_of_over
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
 from keylite.training.lock import holding
 from keylite.training.log_lines import shown_log
-from keylite.training.pretrained import find_pretrained
+from keylite.training.pretrained import find_pretrained, pretrained_name
 from keylite.training.processes import is_first_process, processes, run_all, world_of
 from keylite.training.recipe import VAL_FRACTION, Recipe, Resolved, checked, strengthened, to_dict
 from keylite.training.run import Run, baseline_report
@@ -90,7 +90,7 @@ def train(
         The path of the model file, `out/model.safetensors`.
 
     Raises:
-        ArgumentError: The recipe, the data and the folder do not go together.
+        ArgumentError: An argument has a wrong value, or the recipe, the data and the folder do not go together.
         DataError: The labels or images are bad.
         OSError: The folder cannot be written to.
         KeyboardInterrupt: Ctrl-C; it says how to go on. The folder is left empty unless an epoch was finished.
@@ -98,7 +98,14 @@ def train(
     Example:
         >>> model = keylite.train(keylite.Recipe(epochs=30), "train.json", "val.json", out="runs/faces")
     """
-    recipe, data, out = checked(recipe), as_dataset("data", data), path_of("out", out)
+    require_flags(resume=resume, overwrite=overwrite, skip_bad=skip_bad, profile=profile)
+    require_limit(max_megapixels)
+    recipe, out = checked(recipe), path_of("out", out)
+    if not 0 < number_of(val_fraction) < 1:
+        raise ArgumentError(f"val_fraction: expected a number above 0 and below 1, got {quoted(val_fraction)}")
+    if val is not None and val_fraction != VAL_FRACTION:
+        raise ArgumentError("val_fraction: has no effect beside `val`; leave out one of them")
+    data = as_dataset("data", data)
     with shown_log(recipe), saying_how_to_go_on(out, resume, overwrite):
         if val is None:
             data, val = _held_out(recipe, data, val_fraction)
@@ -375,10 +382,10 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
             keylite=__version__,
             created=now(),
             framework=recipe.framework,
-            pretrained=_pretrained_name(recipe.pretrained),
+            pretrained=pretrained_name(recipe.pretrained),
             data=data.name,
             data_fingerprint=data.fingerprint(),
-            recipe=to_dict(recipe) | {"pretrained": _pretrained_name(recipe.pretrained)},
+            recipe=to_dict(recipe) | {"pretrained": pretrained_name(recipe.pretrained)},
             versions=versions(),
             parent=None,
         ),
@@ -388,11 +395,3 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
         certificate=None,
         unlearnt=hardly_labelled(data),
     )
-
-
-def _pretrained_name(pretrained: str) -> str:
-    """The pretrained weights as a model file names them: by file name and hash, without the path on this machine."""
-    if pretrained in ("imagenet", "none"):
-        return pretrained
-    path = Path(pretrained)
-    return f"{path.name} sha256 {sha256(path)}" if path.is_file() else path.name

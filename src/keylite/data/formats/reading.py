@@ -12,19 +12,20 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from keylite.data.dataset import Dataset, require_datasets
+from keylite.data.dataset import Dataset
 from keylite.data.formats.coco import read_coco
-from keylite.data.formats.coco_writing import write_coco
+from keylite.data.formats.coco_writing import coco_of
 from keylite.data.formats.tables import read_dlc, read_wide
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.marks import require_mark
+from keylite.runtime.boxes import numbers_of
 from keylite.runtime.errors import DataError
-from keylite.runtime.files import open_file, replacing_within
+from keylite.runtime.files import open_file, replacing_within, require_outputs, write_bytes
 from keylite.runtime.images import write_image
-from keylite.runtime.kinds import path_of, require_kind
+from keylite.runtime.kinds import path_of, path_or_none, require_flags, require_kind, require_text
 from keylite.runtime.progress import step
 from keylite.runtime.texts import require_no_utf16
-from keylite.runtime.types import FilePath
+from keylite.runtime.types import FilePath, Points
 from keylite.runtime.words import listed, quoted
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
@@ -77,10 +78,12 @@ def read_dataset(
     Example:
         >>> data = keylite.read_dataset("labels.json", group="field:subject")
     """
-    path = path_of("path", path)
+    path, images = path_of("path", path), path_or_none("images", images)
+    require_flags(skip_bad=skip_bad)
     require_kind("group", group, str, "a text", "such as 'auto' or 'field:NAME'")
     require_kind("pixel_origin", pixel_origin, str, "a text", "index or corner")
-    require_kind("format", format, (str, type(None)), "a text", f"one of {', '.join(FORMATS)}, or None")
+    require_text("category", category, "the name of a category, or None")
+    require_text("format", format, f"one of {', '.join(FORMATS)}, or None")
     if missing_mark is not None:
         require_mark(missing_mark)
     if pixel_origin not in ORIGINS:
@@ -91,9 +94,7 @@ def read_dataset(
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
         labels = FORMATS[format or recognised](path, category, fields)
-        return to_dataset(
-            labels, None if images is None else path_of("images", images), group, pixel_origin, skip_bad, missing_mark
-        )
+        return to_dataset(labels, images, group, pixel_origin, skip_bad, missing_mark)
 
 
 def as_dataset(name: str, data: Labelled) -> Dataset:
@@ -137,11 +138,37 @@ def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> Non
         raise DataError(f"{line}; choose another folder")
 
 
-def write_dataset(data: Dataset, folder: FilePath) -> Path:
+def write_coco(data: Labelled, path: FilePath, xy: Points | None = None) -> None:
+    """Write a data set as COCO keypoints JSON; `read_dataset` gives the same objects back.
+
+    The file appears whole or not at all. Points are written as pixel indices (0.5 less) with 10 decimals, edges count
+    from 1, mirror pairs are `flip_pairs`, and the group is a field of the annotation. `file_name` is the image name of
+    the data set, so to read a file that does not lie beside its images, name their folder.
+
+    Args:
+        data: The data set, or the path of a label file.
+        path: The file to write. A file that is there already is replaced, but not the data set's own label file.
+        xy: (N, K, 2) continuous image px, written instead of the labels, such as predictions; NaN for no point. None
+            writes the labels.
+
+    Raises:
+        ArgumentError: `path` is the data set's own label file, one of its images, or a folder; or `xy` holds no numbers
+            or has another shape than the labels.
+        FileNotFoundError: An image file, whose header gives its size, is missing.
+        ImageError: The header of an image cannot be read.
+    """
+    data, path = as_dataset("data", data), path_of("path", path)
+    points = data.xy if xy is None else numbers_of("xy", xy, data.xy.shape)
+    require_outputs({"path": path}, data.files_named((path.name,)))
+    write_bytes(path, coco_of(data, points))
+
+
+def write_dataset(data: Labelled, folder: FilePath) -> Path:
     """Write a data set: its images as PNG and its labels as `labels.json` (COCO). All files appear, or none.
 
     Args:
-        data: The data set. Its image names must differ without folder and suffix, because that is the name of the PNG.
+        data: The data set, or the path of a label file. Image names must differ without folder and suffix, because that
+            is the name of the PNG.
         folder: The folder to write to; it is made if it is missing. A file that is there already is never replaced.
 
     Returns:
@@ -152,8 +179,7 @@ def write_dataset(data: Dataset, folder: FilePath) -> Path:
         FileNotFoundError: An image file is missing.
         ImageError: An image cannot be read.
     """
-    require_datasets(data=data)
-    folder = path_of("folder", folder)
+    data, folder = as_dataset("data", data), path_of("folder", folder)
     names = [f"{Path(name).stem}.png" for name in data.image_names]
     if len(set(names)) != len(names):
         raise DataError(f"{data.called}: image names must differ without folder and suffix to be written to one folder")

@@ -49,7 +49,7 @@ DOORS = {
     "predict": Door(
         ("Predictor", "predict_on_ray"),
         {
-            "MODEL": "`Predictor(path)`",
+            "MODEL": "`Predictor(model)`",
             "boxes": "`predictor(image, boxes)`",
             "format": "`predict_on_ray(format=)`; none writes `coco`: `points.to_dict()` has all values",
             "skip_bad": "`predictor.stream(images, on_bad=)`, `predict_on_ray(skip_bad=)`",
@@ -68,7 +68,7 @@ DOORS = {
             "out": "what `benchmark` gives holds plain values",
         },
     ),
-    "info": Door(("read_spec",), {"MODEL": "`read_spec(path)`", "json": "`read_spec` gives a typed value"}),
+    "info": Door(("read_spec",), {"MODEL": "`read_spec(model)`", "json": "`read_spec` gives a typed value"}),
     "gauges": Door(("gauges",), {"out": "`write_dataset(data, folder)`"}),
 }
 READING = {"max_megapixels": "`train(max_megapixels=)`, `Predictor(max_megapixels=)`"}  # beside what read_dataset takes

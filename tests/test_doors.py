@@ -67,7 +67,7 @@ DOORS = {
         lambda d: keylite.evaluate(None, d),
         "model: expected a model file or an open Predictor, got N",
     ),
-    "Predictor": (lambda d: keylite.Predictor(5), "path: expected a path, got a number"),
+    "Predictor": (lambda d: keylite.Predictor(5), "model: expected a path, got a number"),
     "export": (
         lambda d: keylite.export(MODEL, [], "o.onnx"),
         "data: expected a Dataset or the path of labels, got a list",
@@ -93,7 +93,7 @@ DOORS = {
         lambda d: keylite.benchmark([]),
         "models: expected at least one model file, got an empty list",
     ),
-    "read_dataset": (lambda d: keylite.read_dataset(None), "path: expected a path, got None"),
+    "read_dataset": (lambda d: keylite.read_dataset(None), "model: expected a path, got None"),
     "write_dataset": (
         lambda d: keylite.write_dataset([], "o"),
         "data: expected a Dataset or the path of labels, got a list; use read_",
@@ -279,7 +279,7 @@ DOORS = {
             ("hue", float("inf"), "a number from 0 to 180"),
         )
     },
-    "read_spec": (lambda d: keylite.read_spec(None), "path: expected a path, got None"),
+    "read_spec": (lambda d: keylite.read_spec(None), "model: expected a path, got None"),
     "from_arrays, name": (
         lambda d: keylite.from_arrays(d.images, d.xy, name=None),
         "name: expected a text, got None; such as 'faces'",

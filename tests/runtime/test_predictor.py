@@ -437,7 +437,7 @@ def test_a_limit_of_pixels_that_is_none_is_refused(limit: object):
 
 
 def test_a_file_s_name_is_a_path():
-    with pytest.raises(ValueError, match="^path: expected a path, got a number"):
+    with pytest.raises(ValueError, match="^model: expected a path, got a number"):
         Predictor(3)  # type: ignore[arg-type]
 
 

@@ -60,28 +60,28 @@ class Contents(NamedTuple):
     seal: int | None
 
 
-def read_spec(path: FilePath, spec: FilePath | None = None) -> ModelSpec:
+def read_spec(model: FilePath, spec: FilePath | None = None) -> ModelSpec:
     """Read the description inside a model file; the whole file is checked for damage.
 
     Args:
-        path: A `.safetensors`, `.onnx` or `.tflite` file.
+        model: A `.safetensors`, `.onnx` or `.tflite` file.
         spec: A JSON file with the description of a model file that holds none. None: the model file holds it.
 
     Returns:
         The description: input size, crop, head, names of keypoints, where the model came from.
 
     Raises:
-        ArgumentError: `path` or `spec` is no path.
+        ArgumentError: `model` or `spec` is no path.
         FileNotFoundError: The model file or the JSON file does not exist.
         ModelFileError: The file is not a model file or is damaged; or it holds no description and `spec` is None, or
             it holds one and `spec` gives a second one.
     """
-    return read_model_file(path, spec).spec
+    return read_model_file(model, spec).spec
 
 
 def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     """Check a `.safetensors`, `.onnx` or `.tflite` file, and give its spec and digest. See `read_spec` for the rest."""
-    path, spec = path_of("path", path), path_or_none("spec", spec)
+    path, spec = path_of("model", path), path_or_none("spec", spec)
     _require_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:

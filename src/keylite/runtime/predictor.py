@@ -56,7 +56,7 @@ def _require_several(images: object) -> None:
 def _open_again(kind: type[Predictor], choices: dict[str, Any], known: ModelFile) -> Predictor:
     """The predictor that a pickle describes; ValueError if the model file has changed since."""
     predictor = kind(**choices)
-    require_same(choices["path"], ModelFile(predictor.spec, predictor.opened.digest), known)
+    require_same(choices["model"], ModelFile(predictor.spec, predictor.opened.digest), known)
     return predictor
 
 
@@ -82,7 +82,7 @@ class Predictor:
     not possible, an error says why.
 
     Args:
-        path: The model file: `.onnx`, `.tflite` or `.safetensors`.
+        model: The model file: `.onnx`, `.tflite` or `.safetensors`.
         engine: What runs the file: "onnx", "litert", "pytorch" or "tensorflow". None: the only engine of this kind of
             file; for `.safetensors` the framework that made the file, or the other one if that is not installed.
         threads: Threads of the engine, 1 to 4096. None: the engine decides.
@@ -99,7 +99,7 @@ class Predictor:
         max_megapixels: As the argument.
 
     Raises:
-        FileNotFoundError: There is no file at `path`.
+        FileNotFoundError: There is no such model file.
         ModelFileError: The file is damaged or is not a model file.
         ArgumentError: The engine cannot run this file, or an argument has a wrong value.
         ModuleNotFoundError: The engine's package is not installed; the message says how to install it.
@@ -116,7 +116,7 @@ class Predictor:
 
     def __init__(
         self,
-        path: FilePath,
+        model: FilePath,
         *,
         engine: str | None = None,
         threads: int | None = None,
@@ -129,13 +129,13 @@ class Predictor:
         require_whole("batch", batch)
         require_text("engine", engine, f"one of {', '.join(ENGINES)}, or None")
         require_choice("device", device, ("auto", "cpu", "cuda"))
-        self.path = path_of("path", path)
+        self.path = path_of("model", model)
         self.opened = open_engine(self.path, engine, threads, device, spec)
         self.engine, self.engine_name, self.spec, _ = self.opened
         self.batch = batch
         self.max_megapixels = max_megapixels
         absolute_spec = None if spec is None else Path(spec).absolute()
-        self.choices = {"path": self.path.absolute(), "threads": threads, "device": device, "spec": absolute_spec}
+        self.choices = {"model": self.path.absolute(), "threads": threads, "device": device, "spec": absolute_spec}
 
     @classmethod
     def of(cls, engine: Engine, spec: ModelSpec, *, batch: int = 32) -> Predictor:

@@ -371,8 +371,8 @@ def _report(
             fold=fold.number,
             model=f"{fold.folder.name}/{MODEL}",
             seed=recipe.seed,
-            train=_part_report(fold.train),
-            held_out=_part_report(fold.held_out),
+            train=PartReport.of(fold.train),
+            held_out=PartReport.of(fold.held_out),
             report=report,
         )
         for fold, report in zip(plan, reports, strict=True)
@@ -395,7 +395,3 @@ def _figures(values: np.ndarray) -> FoldFigures:
     figures = values.astype(object)
     figures[np.isnan(values)] = None
     return FoldFigures(*figures)
-
-
-def _part_report(part: Dataset) -> PartReport:
-    return PartReport(len(part), len(part.groups), part.fingerprint())

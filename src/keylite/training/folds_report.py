@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from keylite.data.dataset import Dataset
 from keylite.evaluation.report import DatasetReport, Report, no_better, short_nme
 from keylite.runtime.results import Result
 from keylite.runtime.tables import Table, as_html, as_text
@@ -19,6 +20,10 @@ class PartReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
     groups: int
     fingerprint: str
+
+    @classmethod
+    def of(cls, part: Dataset) -> PartReport:
+        return cls(len(part), len(part.groups), part.fingerprint())
 
 
 class FoldReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

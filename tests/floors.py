@@ -23,7 +23,7 @@ TESTS = (
     "tests/data",
     "tests/training/test_recipe.py",
     "tests/evaluation/test_evaluation.py",
-    "tests/pictures/test_draw.py",
+    "tests/pictures/test_worst.py",
 )
 TOOLS = ("pytest>=8.3", "pillow>=10")
 

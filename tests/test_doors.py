@@ -93,7 +93,7 @@ DOORS = {
         lambda d: keylite.benchmark([]),
         "models: expected at least one model file, got an empty list",
     ),
-    "read_dataset": (lambda d: keylite.read_dataset(None), "model: expected a path, got None"),
+    "read_dataset": (lambda d: keylite.read_dataset(None), "path: expected a path, got None"),
     "write_dataset": (
         lambda d: keylite.write_dataset([], "o"),
         "data: expected a Dataset or the path of labels, got a list; use read_",

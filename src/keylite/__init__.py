@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from keylite.exporting.diagnosis_report import Diagnosis
     from keylite.exporting.export import export, export_all, hold
     from keylite.exporting.golden import write_golden
-    from keylite.pictures.draw import draw_worst
+    from keylite.pictures.worst import draw_worst
     from keylite.prediction.cluster import predict_on_ray
     from keylite.runtime.drawing import draw_points
     from keylite.runtime.errors import ArgumentError, DataError, ImageError, KeyliteError, ModelFileError, RecipeError
@@ -51,7 +51,7 @@ PUBLIC = {
     "diagnose": "keylite.exporting.diagnosis",
     "Diagnosis": "keylite.exporting.diagnosis_report",
     "draw_points": "keylite.runtime.drawing",
-    "draw_worst": "keylite.pictures.draw",
+    "draw_worst": "keylite.pictures.worst",
     "evaluate": "keylite.evaluation.evaluate",
     "Examples": "keylite.data.examples",
     "export": "keylite.exporting.export",

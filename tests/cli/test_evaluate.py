@@ -106,7 +106,7 @@ def test_what_an_evaluation_cannot_draw_leaves_no_report(capsys, finder_file, co
             capsys, *told, "--reliability", tmp_path / "r.png"
         )
     monkeypatch.setattr(
-        "keylite.pictures.draw.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')")
+        "keylite.pictures.worst.draw_worst", lambda *_: exec("raise ValueError('worst.jpg is the file of')")
     )
     assert "worst.jpg is" in refused(capsys, *told, "--draw", tmp_path / "w")
     assert list(tmp_path.iterdir()) == []

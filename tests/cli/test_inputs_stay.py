@@ -14,7 +14,7 @@ from keylite.cli import main
 from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.evaluation.predictions import predict_shape
-from keylite.pictures.draw import draw_worst
+from keylite.pictures.worst import draw_worst
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import read_spec

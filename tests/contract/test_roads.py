@@ -20,7 +20,7 @@ from keylite.data.examples import Examples
 from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.calibration import some_crops
 from keylite.exporting.golden import write_golden
-from keylite.pictures.draw import draw_worst
+from keylite.pictures.worst import draw_worst
 from keylite.runtime import images
 from keylite.runtime.engines import Opened
 from keylite.runtime.geometry import cut

@@ -227,8 +227,8 @@ def _show_flips(
 def _draw(model: Path, data: Dataset, predictions: Predictions, report: Report, measuring: Measuring) -> None:
     """Draw the worst objects and the reliability of sigma, if the flags ask for them."""
     from keylite.evaluation.predictions import errors_of
-    from keylite.pictures.draw import draw_worst
     from keylite.pictures.plots import plot_reliability
+    from keylite.pictures.worst import draw_worst
 
     if measuring.reliability and report.reliability is None:
         raise ValueError(f"reliability: no labelled point of these data has a sigma of {model.name}")

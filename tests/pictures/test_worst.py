@@ -11,7 +11,7 @@ import pytest
 
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
-from keylite.pictures import draw
+from keylite.pictures import worst
 from keylite.runtime import drawing
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import read_image
@@ -49,8 +49,8 @@ def measured() -> tuple[Dataset, SimpleNamespace]:
 )
 def test_worst_come_first_as_the_model_saw_them(errors: np.ndarray, tmp_path: Path, monkeypatch) -> None:
     data, found = measured()
-    monkeypatch.setattr(draw, "COLUMNS", 2)
-    paths = draw.draw_worst(data, found, errors, 3, tmp_path / "made" / "here")
+    monkeypatch.setattr(worst, "COLUMNS", 2)
+    paths = worst.draw_worst(data, found, errors, 3, tmp_path / "made" / "here")
     names = ["worst.jpg", "worst-01-image_000001.jpg", "worst-02-image_000003.jpg", "worst-03-image_000000.jpg"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "made" / "here").iterdir()) == sorted(names)
@@ -71,10 +71,10 @@ def test_worst_come_first_as_the_model_saw_them(errors: np.ndarray, tmp_path: Pa
 
 def test_worst_of_nothing_writes_nothing(tmp_path: Path) -> None:
     data, found = measured()
-    assert draw.draw_worst(data, found, np.full(5, NAN), 3, tmp_path / "none") == []
+    assert worst.draw_worst(data, found, np.full(5, NAN), 3, tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match=r"errors: expected NME \(5,\)"):
-        draw.draw_worst(data, found, np.zeros(4), 3, tmp_path)
+        worst.draw_worst(data, found, np.zeros(4), 3, tmp_path)
 
 
 def test_pictures_of_an_earlier_call_are_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -82,18 +82,18 @@ def test_pictures_of_an_earlier_call_are_removed_and_nothing_else(tmp_path: Path
     others = ["worst-of-all.jpg", "worst-1.jpg", "worst-01-mine.png", "a.jpg"]
     for name in others:
         (tmp_path / name).write_bytes(b"mine")
-    draw.draw_worst(data, found, np.array([0.1, 0.4, 0.2, 0.3, 0.0]), 4, tmp_path)
-    again = draw.draw_worst(data, found, np.array([0.9, 0.4, 0.2, 0.3, 0.0]), 1, tmp_path)
+    worst.draw_worst(data, found, np.array([0.1, 0.4, 0.2, 0.3, 0.0]), 4, tmp_path)
+    again = worst.draw_worst(data, found, np.array([0.9, 0.4, 0.2, 0.3, 0.0]), 1, tmp_path)
     assert [path.name for path in again] == ["worst.jpg", "worst-01-image_000000.jpg"]
     assert {path.name for path in tmp_path.iterdir()} == {*others, *(path.name for path in again)}
-    assert draw.draw_worst(data, found, np.zeros(5), 0, tmp_path) == []
+    assert worst.draw_worst(data, found, np.zeros(5), 0, tmp_path) == []
     assert {path.name for path in tmp_path.iterdir()} == set(others)
 
 
 def test_a_number_of_worst_below_0_is_refused(tmp_path: Path) -> None:
     data, found = measured()
     with pytest.raises(ValueError, match="count: expected a whole number of at least 0, got -1"):
-        draw.draw_worst(data, found, np.zeros(5), -1, tmp_path)
+        worst.draw_worst(data, found, np.zeros(5), -1, tmp_path)
 
 
 def test_names_become_safe_file_names(tmp_path: Path) -> None:
@@ -103,5 +103,5 @@ def test_names_become_safe_file_names(tmp_path: Path) -> None:
     data = dataclasses.replace(data, image_names=names)
     _, found = measured()
     found = SimpleNamespace(xy=found.xy[:2], crops=found.crops[:2])
-    paths = draw.draw_worst(data, found, np.array([2.0, 1.0]), 2, tmp_path)
+    paths = worst.draw_worst(data, found, np.array([2.0, 1.0]), 2, tmp_path)
     assert [path.name for path in paths[1:]] == ["worst-01-n_w.jpg", "worst-02-d.jpg"]

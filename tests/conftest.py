@@ -31,7 +31,7 @@ from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, LITE, PIXEL_MEAN, PIXEL_STD, Lite, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, LITE, PIXEL_MEAN, PIXEL_STD, Lite, ModelSpec, Provenance, ValidationFigures
 from keylite.training.teaching import SCALE_START
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, where tests of Ctrl-C would wait
@@ -69,7 +69,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         calibration=None,
         provenance=provenance,
         mean_shape=((0.2, 0.3), (0.4, 0.5), (0.5, 0.6), (0.7, 0.8)),
-        report={"nme": 0.05},
+        report=ValidationFigures("val", 1, 0.05, 0.2, "box_diagonal", 1.0, 5.0, 10),
         confidence=None,
         certificate=None,
         unlearnt={},

@@ -132,11 +132,11 @@ def test_a_run_leaves_its_files(parts, tmp_path):
     _, spec = load_model(model)
     best = min(rows, key=lambda row: row["val_nme"])
     assert spec.report is not None
-    assert spec.report["epoch"] == best["epoch"]
+    assert spec.report.epoch == best["epoch"]
     assert keylite.evaluate(model, parts[1]).nme.mean == pytest.approx(best["val_nme"], rel=1e-5)
     assert spec.provenance.recipe["epochs"] == 3
     report = keylite.evaluate(model, parts[1])
-    assert spec.report["mean_shape_nme"] == pytest.approx(report.mean_shape_nme, rel=1e-6)
+    assert spec.report.mean_shape_nme == pytest.approx(report.mean_shape_nme, rel=1e-6)
     shape = Examples(parts[0], (64, 64), box="image").mean_shape()
     np.testing.assert_allclose(spec.mean_shape, shape, rtol=1e-6)
 

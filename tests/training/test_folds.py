@@ -22,6 +22,7 @@ from keylite.data.tones import tones_of
 from keylite.evaluation.evaluate import measure
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
+from keylite.runtime.spec import ValidationFigures
 from keylite.training import folds as module
 from keylite.training.folder import open_run
 from keylite.training.folds import train_folds
@@ -126,7 +127,12 @@ def done_with_scores(heatmap_file: Path, tmp_path_factory: pytest.TempPathFactor
 
 def after_an_epoch(model: Path, path: Path) -> Path:
     shutil.copy(model, path)
-    describe(path, msgspec.structs.replace(read_spec(model), report={"epoch": 1}))
+    describe(
+        path,
+        msgspec.structs.replace(
+            read_spec(model), report=ValidationFigures("val", 1, 0.05, 0.2, "box_diagonal", 1.0, 5.0, 10)
+        ),
+    )
     return path
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keylite.exporting.certificate import Certificate
-    from keylite.runtime.spec import CertificateSummary
+    from keylite.runtime.spec import CertificateSummary, ValidationFigures
     from keylite.runtime.tables import Table
 
 EXPORT_COLUMNS = ("file", "precision", "MB", "drift p95 px", "budget", "NME %", "time / fp32 ONNX", "")
@@ -31,16 +31,13 @@ def export_row(certificate: Certificate) -> list[str]:
     ]
 
 
-def figures_line(report: dict[str, Any]) -> str:
+def figures_line(figures: ValidationFigures) -> str:
     """The figures in a model file's description as one line."""
-    try:
-        return (
-            f"{report['data']}: NME {100 * report['nme']:.2f} % by {report['normalize']}, "
-            f"mean shape {100 * report['mean_shape_nme']:.2f} %, 1 % is {report['percent_px']:.3g} px, error "
-            f"{report['pixel_error']:.2f} px, {report['count']} objects, epoch {report['epoch']}"
-        )
-    except (KeyError, TypeError, ValueError):
-        return "damaged: keylite did not write them like this"
+    return (
+        f"{figures.data}: NME {100 * figures.nme:.2f} % by {figures.normalize}, mean shape "
+        f"{100 * figures.mean_shape_nme:.2f} %, 1 % is {figures.percent_px:.3g} px, error "
+        f"{figures.pixel_error:.2f} px, {figures.count} objects, epoch {figures.epoch}"
+    )
 
 
 def certificate_line(summary: CertificateSummary) -> str:

@@ -147,10 +147,10 @@ def _say_what_came(path: Path) -> None:
 
     report = read_spec(path).report
     assert report is not None  # training has just written it
-    nme, mean_shape_nme = report["nme"], report["mean_shape_nme"]
+    nme, mean_shape_nme = report.nme, report.mean_shape_nme
     if not no_better(nme, mean_shape_nme):
         figures = (
-            f"NME on validation {nme:.2%}, of the mean shape {mean_shape_nme:.2%}; 1 % is {report['percent_px']:.3g} px"
+            f"NME on validation {nme:.2%}, of the mean shape {mean_shape_nme:.2%}; 1 % is {report.percent_px:.3g} px"
         )
         print(f"best model: {path} ({figures}); next: keylite evaluate {path} --data TEST")
 

@@ -86,6 +86,24 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: str | None
 
 
+class ValidationFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The figures of a model on its validation set, from the epoch that its weights are of.
+
+    data: "val". nme, mean_shape_nme: the NME, and that of `mean_shape` for every crop, as fractions. normalize: the
+    normaliser of both. percent_px: how many px of the image 1 % is. pixel_error: the mean error, px of the image.
+    count: objects.
+    """
+
+    data: str
+    epoch: int
+    nme: float
+    mean_shape_nme: float
+    normalize: str
+    percent_px: float
+    pixel_error: float
+    count: int
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The images that the ranges of an int8 file come from: `count` objects of a data set, drawn with a seed."""
 
@@ -197,7 +215,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration | None
     provenance: Provenance
     mean_shape: tuple[tuple[float, float], ...] | None
-    report: dict[str, Any] | None
+    report: ValidationFigures | None
     confidence: Confidence | None
     certificate: CertificateSummary | None
     unlearnt: dict[str, Annotated[int, msgspec.Meta(ge=0)]]

@@ -78,7 +78,7 @@ class Fold:
     def finished(self, recipe: Resolved) -> bool:
         """Whether the last epoch is done, and so is what follows it."""
         spec = read_spec(self.model) if self.begun and self.model.is_file() else None
-        if spec is None or spec.report is None or spec.report.get("epoch") != recipe.epochs:
+        if spec is None or spec.report is None or spec.report.epoch != recipe.epochs:
             return False
         return knows_its_errors(spec)
 

@@ -21,7 +21,7 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import spelt_time
-from keylite.runtime.spec import ModelSpec
+from keylite.runtime.spec import ModelSpec, ValidationFigures
 from keylite.training.folder import CHECKPOINT, write_log
 from keylite.training.processes import World
 from keylite.training.recipe import (
@@ -188,14 +188,14 @@ def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
 
 def with_figures(spec: ModelSpec, report: Report, baseline: Report, epoch: int) -> ModelSpec:
     """The spec with the figures of an epoch on the validation set. baseline: the report of the mean shape."""
-    figures = {
-        "data": "val",
-        "epoch": epoch,
-        "nme": report.nme.mean,
-        "mean_shape_nme": baseline.nme.mean,
-        "normalize": report.nme.normalize,
-        "percent_px": report.nme.percent_px,
-        "pixel_error": report.pixel_error.mean,
-        "count": report.count,
-    }
+    figures = ValidationFigures(
+        data="val",
+        epoch=epoch,
+        nme=report.nme.mean,
+        mean_shape_nme=baseline.nme.mean,
+        normalize=report.nme.normalize,
+        percent_px=report.nme.percent_px,
+        pixel_error=report.pixel_error.mean,
+        count=report.count,
+    )
     return msgspec.structs.replace(spec, report=figures)

@@ -297,7 +297,9 @@ def _fit_confidence(state: Run, advice: str) -> None:
 
 def _warn_of_the_end(state: Run) -> None:
     """Warn if the model is no better than the mean shape, which needs no network."""
-    best, mean_shape_nme = (read_spec(state.model).report or {})["nme"], state.baseline.nme.mean
+    figures = read_spec(state.model).report
+    assert figures is not None  # training has just written them
+    best, mean_shape_nme = figures.nme, state.baseline.nme.mean
     if no_better(best, mean_shape_nme):
         log.warning(
             "%s is no better than the mean shape of the training labels: the best epoch's val NME is %.2f %%, "

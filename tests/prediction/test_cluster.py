@@ -680,7 +680,7 @@ LINES, TABLES = ([f"part-{number:05d}.{form}" for number in range(SHARDS)] for f
 
 
 def test_a_cluster_that_is_not_there_is_one_line(told: dict):
-    assert said(told["nobody"]).startswith("keylite: ray: cannot connect to 127.0.0.1:1: ")
+    assert said(told["nobody"]).startswith("keylite: --ray: cannot connect to 127.0.0.1:1: ")
     assert (told["nobody"]["code"], told["nobody"]["wrote"]) == (2, False)
 
 

@@ -398,8 +398,11 @@ REFUSED = {  # flags: words of the line
         "blocks: .*/video/CollectedData.csv already has 3 groups",
     ),
     "runs without folds": (["--blocks"], "blocks: .*--folds"),
-    "with validation data": (["--folds", 3, "--val", "VIDEO"], "^keylite: val: has no effect with --folds"),
-    "with a share of it": (["--folds", 3, "--val-fraction", 0.3], "^keylite: val-fraction: has no effect with --folds"),
+    "with validation data": (["--folds", 3, "--val", "VIDEO"], "^keylite: --val: has no effect with --folds"),
+    "with a share of it": (
+        ["--folds", 3, "--val-fraction", 0.3],
+        "^keylite: --val-fraction: has no effect with --folds",
+    ),
     "stopping early": (["--folds", 3, "--patience", 2], "patience: expected 0 with folds, got 2"),
     "nothing to measure by": (
         ["--folds", 3, "--blocks", "--normalize", "0,1"],

@@ -21,7 +21,7 @@ from keylite.data.same_picture import files_of
 from keylite.data.sheets import Shown, sheet
 from keylite.data.tones import tone_notes, white_level_of
 from keylite.runtime.boxes import box_problems, numbers_of
-from keylite.runtime.errors import DataError
+from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
     WHITE_LEVEL,
@@ -358,7 +358,7 @@ class Dataset:
             The chosen objects.
 
         Raises:
-            DataError: `indices` are neither whole numbers nor a mask of all objects.
+            ArgumentError: `indices` are neither whole numbers nor a mask of all objects.
             IndexError: There is no object of such a number.
         """
         indices = self._indices(indices)
@@ -384,10 +384,12 @@ class Dataset:
         """Numbers of objects, or a mask of them, as numbers from 0 on."""
         indices = np.asarray(which)
         if indices.ndim != 1 or (indices.dtype.kind not in "biu" and indices.size):
-            raise DataError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {which!r:.60}")
+            raise ArgumentError(f"{self.called}: subset: expected a list of whole numbers or a mask, got {which!r:.60}")
         if indices.dtype == bool:
             if len(indices) != len(self):
-                raise DataError(f"{self.called}: subset: expected a mask of {len(self)} objects, got {len(indices)}")
+                raise ArgumentError(
+                    f"{self.called}: subset: expected a mask of {len(self)} objects, got {len(indices)}"
+                )
             return np.flatnonzero(indices)
         beyond = (indices < -len(self)) | (indices >= len(self))
         if beyond.any():
@@ -405,7 +407,7 @@ class Dataset:
             First the objects that are left over, then a part per fraction.
 
         Raises:
-            DataError: There are fewer groups than parts, or the fractions are not above 0 and below 1 in total.
+            ArgumentError: There are fewer groups than parts, or the fractions are not above 0 and below 1 in total.
 
         Example:
             >>> train, val = data.split(0.2)
@@ -413,9 +415,9 @@ class Dataset:
         require_whole("seed", seed, least=0)
         shares = [number_of(fraction) for fraction in fractions]  # NaN for what is no number
         if not shares or not (min(shares) > 0 and sum(shares) < 1):
-            raise DataError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
+            raise ArgumentError(f"split: expected fractions above 0 that sum to less than 1, got {list(fractions)}")
         if len(self.groups) <= len(fractions):
-            raise DataError(
+            raise ArgumentError(
                 f"{self.called}: {len(self.groups)} group(s) cannot be split into {len(fractions) + 1} parts; "
                 "choose a finer `group`"
             )
@@ -440,18 +442,18 @@ class Dataset:
             (N,) the fold of each object, from 1 on. Folds are numbered in the order of the first group in each.
 
         Raises:
-            DataError: There are fewer groups than folds.
+            ArgumentError: There are fewer groups than folds.
         """
         require_whole("folds", folds)
         require_whole("seed", seed, least=0)
         count = len(self.groups)
         if count == 1:
-            raise DataError(
+            raise ArgumentError(
                 f"{self.called}: all {len(self)} objects are in one group, so folds by group are impossible; name "
                 "finer groups with `group`, or divide the frames of one video into runs with `blocks=True`"
             )
         if count < folds:
-            raise DataError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
+            raise ArgumentError(f"{self.called}: {count} groups do not make {folds} folds; ask for {count} at most")
         return folds_of_groups(self.group_index, count, folds, seed)[self.group_index]
 
     def in_blocks(self, blocks: int) -> Dataset:
@@ -485,7 +487,7 @@ class Dataset:
         require_flags(named=named)
         require_kind("names_per_object", names_per_object, (list, tuple, np.ndarray), "a list of texts", "give N")
         if len(names_per_object) != len(self):
-            raise DataError(f"names_per_object: expected {len(self)}, one per object, got {len(names_per_object)}")
+            raise ArgumentError(f"names_per_object: expected {len(self)}, one per object, got {len(names_per_object)}")
         names = [str(name) for name in names_per_object]
         groups = tuple(sorted(set(names)))
         rank = {name: index for index, name in enumerate(groups)}
@@ -590,7 +592,7 @@ class Dataset:
         require_flags(skip_bad=skip_bad)
         if white_level is not None and white_level not in WHITE_LEVELS:
             levels = ", ".join(map(str, WHITE_LEVELS))
-            raise DataError(f"white_level: expected one of {levels}, got {quoted(white_level)}")
+            raise ArgumentError(f"white_level: expected one of {levels}, got {quoted(white_level)}")
         if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
             return self
         dataset = dataclasses.replace(self, max_megapixels=max_megapixels)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keylite.runtime.chatter import without_chatter
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, ModelFileError
 from keylite.runtime.forks import in_forks
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
@@ -48,7 +48,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         model = str(path) if is_utf8(path) else path.read_bytes()
         session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise ArgumentError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
+        raise ModelFileError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
     keep_in_forks(session)  # closing it waits for threads that a forked process does not have
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _require_fit(path, spec, [entry.shape for entry in inputs], [entry.shape for entry in outputs])
@@ -58,7 +58,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         try:
             return session.run(None, {name: pixels})[0]
         except Exception as error:
-            raise ArgumentError(f"{path}: ONNX Runtime cannot run this file: {_first_line(error)}") from None
+            raise ModelFileError(f"{path}: ONNX Runtime cannot run this file: {_first_line(error)}") from None
 
     return engine
 
@@ -77,7 +77,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
             interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise ArgumentError(f"{path}: LiteRT cannot open this file: {_first_line(error)}") from None
+        raise ModelFileError(f"{path}: LiteRT cannot open this file: {_first_line(error)}") from None
     keep_in_forks(interpreter)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     _require_fit(
@@ -110,7 +110,7 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
                 try:
                     interpreter.invoke()
                 except RuntimeError as error:
-                    raise ArgumentError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
+                    raise ModelFileError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
                 results.append(interpreter.get_tensor(out_index))
         raw: np.ndarray = results[0] if len(results) == 1 else np.concatenate([none, *results])
         return raw if out_type is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
@@ -234,7 +234,7 @@ def open_engine(
 def require_same(path: Path, now: ModelFile, before: ModelFile) -> None:
     """Raise ValueError if a model file or its description has changed since it was opened."""
     if now != before:
-        raise ArgumentError(f"{path}: the file has changed since this Predictor was made; make a new one")
+        raise ModelFileError(f"{path}: the file has changed since this Predictor was made; make a new one")
 
 
 def default_engine(possible: list[str], path: Path, spec: ModelSpec) -> str:

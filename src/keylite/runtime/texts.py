@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import msgspec
 import numpy as np
 
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.files import open_file
 from keylite.runtime.words import quoted
 
@@ -79,7 +79,7 @@ def require_each_once(path: Path, data: bytes, lists: Sequence[tuple[Sequence[ms
         except (json.JSONDecodeError, RecursionError):  # msgspec has read it, or reports it itself
             continue
         except ValueError as error:
-            raise ArgumentError(f"{path}: broken JSON: {error}; leave one of them out") from None
+            raise DataError(f"{path}: broken JSON: {error}; leave one of them out") from None
 
 
 def _address(data: bytes | msgspec.Raw) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.words import first_of
@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Shaped)
 
 
 def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: str) -> None:
-    """Raise ArgumentError unless `loaded` has the names and shapes of `own`; PyTorch's counters are ignored.
+    """Raise ModelFileError unless `loaded` has the names and shapes of `own`; PyTorch's counters are ignored.
 
     source: where `loaded` comes from, for the error, which also lists tensors that are missing, unexpected or of
     another shape.
@@ -48,7 +48,7 @@ def check_fit(loaded: Mapping[str, Shaped], own: Mapping[str, Shaped], source: s
         if tuple(loaded[name].shape) != tuple(own[name].shape)
     ]
     if problems:
-        raise ArgumentError(f"{source}: weights do not fit this network: {first_of(problems, NAMED)}")
+        raise ModelFileError(f"{source}: weights do not fit this network: {first_of(problems, NAMED)}")
 
 
 class Listed(NamedTuple):
@@ -59,17 +59,19 @@ class Listed(NamedTuple):
 
 
 def listed_tensors(path: Path) -> dict[str, Listed]:
-    """Type and shape of each tensor in a `.safetensors` file, by name; ArgumentError if a type is not in WEIGHTS."""
+    """Type and shape of each tensor in a `.safetensors` file, by name; ModelFileError if a type is not in WEIGHTS."""
     header = safetensors_header(path)
     tensors = {name: Listed(t["dtype"], tuple(t["shape"])) for name, t in header.items() if name != "__metadata__"}
     for name, tensor in tensors.items():
         if tensor.dtype not in WEIGHTS and not name.endswith(UNCOUNTED):
-            raise ArgumentError(f"{path}: expected tensors of {', '.join(WEIGHTS)}, got {name[:100]} of {tensor.dtype}")
+            raise ModelFileError(
+                f"{path}: expected tensors of {', '.join(WEIGHTS)}, got {name[:100]} of {tensor.dtype}"
+            )
     return tensors
 
 
 def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None:
-    """Raise ArgumentError if a head is far larger than its file, before memory is taken for such a network."""
+    """Raise ModelFileError if a head is far larger than its file, before memory is taken for such a network."""
     count = head.keypoints
     match head:
         case Regression() | Rle():
@@ -80,7 +82,7 @@ def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None
             values = count * head.width + head.channels * head.grid[0] * head.grid[1]
     held = sum(math.prod(tensor.shape) for tensor in tensors.values())
     if values > held + SPARE:
-        raise ArgumentError(
+        raise ModelFileError(
             f"{source}: weights do not fit this network: its head needs {values:,} values, the file has {held:,}"
         )
 
@@ -96,7 +98,7 @@ def starting_tensors(
     """The tensors of a pretrained file that a network starts from, and a sentence that says what is used.
 
     The file is a keylite model file, whose head is used too if its shapes and bins are the same, or it holds ImageNet
-    weights under timm's names. Raises ArgumentError unless the file has every tensor of the backbone, and no other.
+    weights under timm's names. Raises ModelFileError unless the file has every tensor of the backbone, and no other.
 
     path: the `.safetensors` file. loaded: its tensors. own: the network's tensors. head: the network's head.
     classifier: how the names of tensors begin that ImageNet weights have for classes; they are left out. names: the
@@ -118,7 +120,7 @@ def starting_tensors(
         said = f"ImageNet weights of {path.name}: {len(used)} tensors"
     top = {name for name in used if name.startswith(TOP)}
     if top and used - wanted.keys() == top:
-        raise ArgumentError(
+        raise ModelFileError(
             f"{path}: expected a backbone with its last convolution, which this head needs, got one without; take head "
             "heatmap or simcc, or other weights"
         )

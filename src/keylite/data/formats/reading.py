@@ -19,7 +19,7 @@ from keylite.data.formats.tables import read_dlc, read_wide
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
 from keylite.data.marks import require_mark
 from keylite.runtime.boxes import numbers_of
-from keylite.runtime.errors import DataError
+from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.files import open_file, replacing_within, require_outputs, write_bytes
 from keylite.runtime.images import write_image
 from keylite.runtime.kinds import path_of, path_or_none, require_flags, require_kind, require_text
@@ -87,9 +87,9 @@ def read_dataset(
     if missing_mark is not None:
         require_mark(missing_mark)
     if pixel_origin not in ORIGINS:
-        raise DataError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
+        raise ArgumentError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
     if format is not None and format not in FORMATS:
-        raise DataError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
+        raise ArgumentError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
     recognised = _format(path)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
@@ -135,7 +135,7 @@ def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> Non
     existing = [name for name in names if os.path.lexists(Path(folder) / name)]
     if existing:
         line = listed(f"{folder}: these files, which would be written, are there already", existing)
-        raise DataError(f"{line}; choose another folder")
+        raise ArgumentError(f"{line}; choose another folder")
 
 
 def write_coco(data: Labelled, path: FilePath, xy: Points | None = None) -> None:

@@ -79,11 +79,11 @@ def main() -> None:
     )
     model = keylite.train(recipe, train, val, out=out / "run", overwrite=True)
 
-    predictions = []
-    report = keylite.evaluate(model, test, on_predictions=predictions.append)
+    report = keylite.evaluate(model, test)
+    predictions = keylite.predict_dataset(model, test)
     shape = Examples(train, recipe.input_size, padding=recipe.padding).mean_shape()
-    baseline = np.stack([crop.from_unit(shape) for crop in predictions[0].crops])
-    error, baseline_error = reading_error(predictions[0].xy, test.xy), reading_error(baseline, test.xy)
+    baseline = np.stack([crop.from_unit(shape) for crop in predictions.crops])
+    error, baseline_error = reading_error(predictions.xy, test.xy), reading_error(baseline, test.xy)
 
     certificate = keylite.export(model, test, out / "gauges.onnx")
     predictor = keylite.Predictor(out / "gauges.onnx")
@@ -92,7 +92,7 @@ def main() -> None:
         image = read_image(sample.image)
         points = predictor(image, sample.box[None])
         tiles.append(draw_points(image, points.xy[0], test.skeleton, truth=sample.xy))
-    readings = zip(reading(predictions[0].xy[:16]), reading(test.xy[:16]), strict=True)
+    readings = zip(reading(predictions.xy[:16]), reading(test.xy[:16]), strict=True)
     captions = [f"reads {100 * predicted:.1f} %, is {100 * true:.1f} %" for predicted, true in readings]
     sheet = contact_sheet(tiles, 4, captions)
     write_image(out / "overlays.jpg", with_legend(sheet, test.skeleton, points="prediction", truth="true point"))

@@ -150,3 +150,16 @@ def test_an_own_fit_trains_the_head_then_everything(make_spec, tmp_path: Path):
     losses, errors = (np.array([float(row[column]) for row in found]).reshape(2, 3) for column in (0, 2))
     assert (losses[:, 2] < 0.8 * losses[:, 0]).all(), losses  # 17.9 to 12.9, and 44 to 12
     assert errors.max() < 20, errors  # px of 32: 14 at first, then less
+
+
+def test_the_demo_runs(tmp_path: Path):
+    """`make demo` in small: every call that it makes exists, and its summary has figures."""
+    for package in ("lightning", "onnx", "matplotlib"):
+        pytest.importorskip(package, reason="needs keylite[pytorch]")
+    few = ["--train", "12", "--test", "4", "--epochs", "1", "--size", "32", "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "examples/gauge_demo.py"), *few]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "trained on 12 rendered gauges" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert (tmp_path / "overlays.jpg").is_file() and (tmp_path / "gauges.onnx").is_file()

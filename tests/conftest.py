@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -547,3 +548,15 @@ def python():
         return finished.stdout
 
     return run
+
+
+@pytest.fixture
+def null(tmp_path: Path) -> Path:
+    """A device that takes everything, made for this test."""
+    place = tmp_path / "null"
+    try:
+        os.mknod(place, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        place.write_bytes(b"")
+    except OSError as error:
+        pytest.skip(f"no devices can be made here: {error}")
+    return place

@@ -9,26 +9,25 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from keylite.data.boxes import read_boxes
 from keylite.data.formats.reading import read_dataset
-from keylite.runtime import files
+from keylite.runtime import files, leftovers
 from keylite.runtime.files import (
     is_standard_output,
     replacing,
     replacing_within,
     require_outputs,
     require_writable,
-    tidy,
     write_bytes,
     write_text,
     write_together,
 )
 from keylite.runtime.images import image_size, read_image
+from keylite.runtime.leftovers import tidy
 from keylite.runtime.texts import read_json, read_text
 
 
@@ -42,18 +41,6 @@ def test_a_link_to_itself_is_refused_by_its_name(tmp_path: Path) -> None:
     assert not is_standard_output(loop)
     with pytest.raises(OSError, match=r"json: .*loop\.json: cannot write this file: Too many levels"):
         require_outputs({"json": loop})
-
-
-@pytest.fixture
-def null(tmp_path: Path) -> Path:
-    """A device that takes everything, made for this test."""
-    place = tmp_path / "null"
-    try:
-        os.mknod(place, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-        place.write_bytes(b"")
-    except OSError as error:
-        pytest.skip(f"no devices can be made here: {error}")
-    return place
 
 
 # ---- devices and pipes
@@ -319,7 +306,7 @@ with replacing_within(place / "new"), replacing(place / "a.onnx") as beside, rep
 def test_the_next_write_tidies_up_after_a_killed_process(write: str, tmp_path: Path, monkeypatch):
     assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "dies"], capture_output=True).returncode < 0
     assert len(names(tmp_path)) == 3
-    monkeypatch.setattr(files, "_tidied", set())
+    monkeypatch.setattr(leftovers, "_tidied", set())
     if write == "a file":
         write_text(tmp_path / "c", "1")
     elif write == "files of a folder in it":
@@ -346,98 +333,6 @@ def test_nothing_of_a_living_process_is_removed(tmp_path: Path):
     assert names(tmp_path) == ["a.onnx", "b", "new"]
 
 
-@pytest.fixture(scope="module")
-def dead() -> int:
-    """The number of a process that is gone."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        pass
-    return process.pid
-
-
-OURS, THEIRS = files._machine(), "0badcafe"
-LEFT = {  # hidden name, age in days, whether it goes
-    "a dead process": (".a.json.{ours}-7-00000000.{dead}.part.json", 0, True),
-    "a dead process, no suffix": (".{ours}-7-00000000.{dead}.part", 0, True),
-    "of a version before": (".a.json.{dead}.part.json", 0, True),
-    "of a version before, a folder": (".{dead}.part", 0, True),
-    "of a version before, this process": (".a.json.{own}.part.json", 9, False),
-    "this process, where no start is known": (".a.json.{ours}-0-00000000.{own}.part.json", 9, False),
-    "its number went to another": (".a.json.{ours}-7-00000000.{own}.part.json", 0, True),
-    "this process": (".a.json.{ours}-{began}-00000000.{own}.part.json", 9, False),
-    "another machine": (".a.json.{theirs}-7-00000000.{dead}.part.json", 1, False),
-    "another machine, long ago": (".a.json.{theirs}-7-00000000.{dead}.part.json", 3, True),
-    "not hidden": ("a.json.{dead}.part.json", 9, False),
-    "somebody's own": (".part", 9, False),
-    "a name like it": (".7.partial", 9, False),
-    "no number of a process": (".a.12345678901234567890.part", 9, False),
-}
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "link"])
-@pytest.mark.parametrize(("form", "days", "goes"), LEFT.values(), ids=LEFT)
-def test_what_is_left_goes_with_its_process(form: str, days: int, goes: bool, kind: str, tmp_path: Path, dead: int):
-    own = os.getpid()
-    name = form.format(ours=OURS, theirs=THEIRS, dead=dead, own=own, began=files._began(own))
-    path = tmp_path / "folder" / name
-    path.parent.mkdir()
-    (tmp_path / "kept").write_text("")
-    if kind == "file":
-        path.write_text("half")
-    elif kind == "folder":
-        path.mkdir()
-        (path / "half").write_text("half")
-    else:
-        path.symlink_to(tmp_path / "kept")
-    os.utime(path, (time.time() - 86400 * days,) * 2, follow_symlinks=False)
-    tidy(path.parent)
-    assert os.path.lexists(path) != goes
-    assert (tmp_path / "kept").exists()
-
-
-def test_a_hidden_name_says_whose_it_is(tmp_path: Path):
-    with replacing(tmp_path / "a.json") as beside:
-        assert beside.name.startswith(".a.json.")
-        beside.touch()
-    writer = files.PART.search(beside.name).groups()
-    assert writer == (files._machine(), files._began(os.getpid()), str(os.getpid()))
-
-
-def test_a_machine_is_told_by_its_name_its_start_and_its_container(monkeypatch: pytest.MonkeyPatch):
-    found = {files._machine()}
-    for owner, name in ((files.platform, "node"), (files.os, "readlink"), (files.Path, "read_text")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, lambda *_: "another")
-            found.add(files._machine.__wrapped__())
-    assert len(found) == 4
-    assert files._machine.__wrapped__() in found
-
-
-def test_a_process_that_has_ended_and_was_not_waited_for_is_gone():
-    with subprocess.Popen(["true"]) as process:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert files._began(process.pid) is None
-
-
-@pytest.mark.parametrize(
-    ("error", "began"), [(None, "0"), (PermissionError(), "0"), (ProcessLookupError(), None)], ids=repr
-)
-def test_where_there_is_no_proc_a_process_is_asked_for(error, began, monkeypatch: pytest.MonkeyPatch):
-    """So it is on macOS: nothing tells when a process began, only whether it is there."""
-
-    def missing(_: object) -> bytes:
-        raise FileNotFoundError
-
-    def kill(process: int, number: int) -> None:
-        assert (process, number) == (7, 0), "asks alone"
-        if error:
-            raise error
-
-    monkeypatch.setattr(files.Path, "read_bytes", missing)
-    monkeypatch.setattr(files.os.path, "exists", lambda _: False)
-    monkeypatch.setattr(files.os, "kill", kill)
-    assert files._began(7) == began
-
-
 def test_two_writers_of_one_file_have_names_of_their_own(tmp_path: Path):
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as two:
         assert one != two
@@ -448,8 +343,8 @@ def test_two_writers_of_one_file_have_names_of_their_own(tmp_path: Path):
 
 def test_a_folder_is_looked_through_once(tmp_path: Path, monkeypatch):
     looked = []
-    monkeypatch.setattr(files, "_tidied", set())
-    monkeypatch.setattr(files, "tidy", looked.append)
+    monkeypatch.setattr(leftovers, "_tidied", set())
+    monkeypatch.setattr(leftovers, "tidy", looked.append)
     for name in "abc":
         write_text(tmp_path / name, "1")
     assert looked == [tmp_path]

@@ -72,7 +72,6 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         from keylite.cli.flags import as_flags
-        from keylite.runtime.words import one_line
+        from keylite.runtime.words import log_line
 
-        text = one_line(as_flags(record.getMessage()))
-        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+        return as_flags(log_line(record))

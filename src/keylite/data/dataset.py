@@ -15,12 +15,11 @@ from typing import overload
 import numpy as np
 
 from keylite.data.groups import folds_of_groups, in_number_order, parts_of_groups
-from keylite.data.looking import look_at
-from keylite.data.problems import column_problems, object_problems, points_outside
+from keylite.data.looking import checked
+from keylite.data.problems import column_problems, object_problems
 from keylite.data.same_picture import files_of
 from keylite.data.sheets import Shown, sheet
-from keylite.data.tones import tone_notes, white_level_of
-from keylite.runtime.boxes import box_problems, numbers_of
+from keylite.runtime.boxes import numbers_of
 from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.images import (
     MAX_MEGAPIXELS,
@@ -595,60 +594,7 @@ class Dataset:
             raise ArgumentError(f"white_level: expected one of {levels}, got {quoted(white_level)}")
         if self.checked and max_megapixels == self.max_megapixels and white_level in (None, self.white_level):
             return self
-        dataset = dataclasses.replace(self, max_megapixels=max_megapixels)
-        looks = look_at(len(self.images), dataset.open_image, dataset._size_problem, self.called)
-        sizes, tones, turned, problems = looks.sizes, looks.tones, looks.turned, looks.problems
-        given = white_level is not None
-        if white_level is None:
-            white_level = self.white_level if self.checked else white_level_of(tones)
-        dataset = dataclasses.replace(
-            dataset, image_sizes=sizes, likeness=looks.likeness, checked=True, white_level=white_level
-        )
-        bad_images = np.zeros(len(sizes), bool)
-        bad_images[list(problems)] = True
-        bad = bad_images[self.image_index]
-        limit = sizes[self.image_index].astype(np.float64)
-        box_words = {row: words for row, words in box_problems(self.box, limit).items() if not bad[row]}
-        outside = np.zeros(len(self), bool)
-        outside[list(box_words)] = True
-        beyond = int(points_outside(self.xy, limit)[~bad & ~outside].sum())
-        texts = [problem for _, problem in sorted(problems.items())]
-        texts += [f"{self.sample_name(row)}: {words}" for row, words in list(box_words.items())[:LOOKED_AT]]
-        notes = [f"{beyond} labelled points lie outside their image"] if beyond else []
-        if self.image_sizes is not None:  # a size in the labels shows whether they were made on the upright image
-            turned &= (self.image_sizes <= 0).any(axis=1)
-        if turned.any():
-            notes.append(
-                f"{turned.sum()} of {len(sizes)} images are turned by their EXIF orientation "
-                f"({self.image_names[int(np.argmax(turned))]}), and the labels do not say their size: points are read "
-                "as places in the upright image, which most programs show"
-            )
-        notes += [] if self.checked else tone_notes(tones, self.image_names, white_level, given=given)
-        dataset = dataclasses.replace(dataset, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
-        if not texts:
-            return dataset
-        counts = [f"{bad_images.sum()} of {len(self.images)} images"] if bad_images.any() else []
-        counts += [f"{outside.sum()} of {len(self)} objects"] if outside.any() else []
-        line = listed(
-            f"{self.called}: {' and '.join(counts)} cannot be used", texts, len(problems) + int(outside.sum())
-        )
-        if not skip_bad:
-            raise DataError(f"{line}; mend them, or pass `skip_bad=True` to leave them out")
-        kept = np.flatnonzero(~bad & ~outside)
-        if len(kept) == 0:
-            raise DataError(f"{line}; nothing is left")
-        return dataclasses.replace(dataset.subset(kept), notes=(*dataset.notes, f"skipped: {line}"))
-
-    def _size_problem(self, image: int, width: int, height: int) -> str:
-        """Why an image of this size is not the one that was labelled; empty if it may be."""
-        labelled = (0, 0) if self.image_sizes is None else tuple(self.image_sizes[image].tolist())
-        if all(side in (0, true_side) for side, true_side in zip(labelled, (width, height), strict=True)):
-            return ""
-        size = "x".join(str(side) if side else "?" for side in labelled)
-        step = "scale the labels, or correct the size in the file"
-        if labelled == (height, width):
-            step = "labelled before its EXIF turn? then remove the orientation from the picture, or turn the labels"
-        return f"{self.image_names[image]}: labelled at {size} px, but the picture is {width}x{height} ({step})"
+        return checked(dataclasses.replace(self, max_megapixels=max_megapixels), skip_bad, white_level)
 
 
 def require_datasets(**arguments: object) -> None:

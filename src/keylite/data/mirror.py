@@ -53,21 +53,22 @@ class Mirror:
 def from_pairs(pairs: Sequence[tuple[str | int, str | int]], names: Sequence[str]) -> tuple[int, ...]:
     """The permutation that swaps each pair (names or 0-based indices); all other keypoints stay.
 
-    Raises DataError for an entry that is no pair, an unknown name, an index out of range or a keypoint in two pairs.
+    Raises ArgumentError for an entry that is no pair, an unknown name, an index out of range, or a keypoint in two
+    pairs.
     """
     permutation = list(range(len(names)))
     used: set[int] = set()
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2:
-            raise DataError(
+            raise ArgumentError(
                 f"mirror pairs: expected two keypoints each, got {quoted(pair)}; write [left_eye, right_eye]"
             )
         ends = [_index(end, names) for end in pair]
         if ends[0] == ends[1]:
-            raise DataError(f"mirror pairs: {names[ends[0]]} is paired with itself; leave it out, it then stays")
+            raise ArgumentError(f"mirror pairs: {names[ends[0]]} is paired with itself; leave it out, it then stays")
         for end in ends:
             if end in used:
-                raise DataError(f"mirror pairs: {names[end]} is in more than one pair; keep one")
+                raise ArgumentError(f"mirror pairs: {names[end]} is in more than one pair; keep one")
             used.add(end)
         permutation[ends[0]], permutation[ends[1]] = ends[1], ends[0]
     return tuple(permutation)
@@ -187,12 +188,12 @@ def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, 
 def _index(end: str | int, names: Sequence[str]) -> int:
     if isinstance(end, str):
         if end not in names:
-            raise DataError(f"mirror pairs: no keypoint is named {quoted(end)}; the names are {', '.join(names)}")
+            raise ArgumentError(f"mirror pairs: no keypoint is named {quoted(end)}; the names are {', '.join(names)}")
         return list(names).index(end)
     if isinstance(end, bool) or not isinstance(end, (int, np.integer)):
-        raise DataError(f"mirror pairs: expected names or 0-based indices, got {quoted(end)}")
+        raise ArgumentError(f"mirror pairs: expected names or 0-based indices, got {quoted(end)}")
     if not 0 <= end < len(names):
-        raise DataError(f"mirror pairs: index {end} leaves the {len(names)} keypoints (0-based)")
+        raise ArgumentError(f"mirror pairs: index {end} leaves the {len(names)} keypoints (0-based)")
     return int(end)
 
 

@@ -1,39 +1,33 @@
 """Writes files whole or not at all, and refuses outputs that cannot be written before work begins.
 
-A file that is being written lies beside its place under a hidden name, which says which process writes it. If that
-process is killed, the next one that writes to the folder removes the hidden file. If a path is a link, the file that it
-leads to is written. A device or a pipe gets the bytes and is never replaced by a file.
+A file that is being written lies beside its place under a hidden name (leftovers.py). If a path is a link, the file
+that it leads to is written. A device or a pipe gets the bytes and is never replaced by a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
-import platform
 import re
-import secrets
 import shutil
 import signal
 import stat
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.leftovers import tidy_once, writer
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 LINKS = 40  # longest chain of links that is followed, as in Linux
 LONGEST_NAME, LONGEST_SUFFIX = 100, 40  # bytes of a file's name within its hidden name, of which systems allow 255
-FORGOTTEN = 2 * 86400.0  # seconds after which the hidden file of a process on another machine counts as left behind
 OPEN_FILE = re.compile(r"(?:/dev|/proc/(?:self|thread-self|(\d+)))/fd/(\d+)")  # an open file: (process), number
-PART = re.compile(r"(?:\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8})?\.(\d{1,9})\.part(?:\.[^.]*)?$")  # the end of a hidden name
 
 
 @contextlib.contextmanager
@@ -55,9 +49,9 @@ def replacing(path: Path | str) -> Generator[Path]:
         if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         make_folder(place.parent)
-        _tidy_once(place.parent)
+        tidy_once(place.parent)
         name, suffix = _cut(place.name, LONGEST_NAME), _cut(place.suffix, LONGEST_SUFFIX)
-        beside = place.parent / f".{name}.{_writer()}.part{suffix}"
+        beside = place.parent / f".{name}.{writer()}.part{suffix}"
         try:
             yield beside
             _keep_mode(place, beside)
@@ -81,12 +75,12 @@ def replacing_within(folder: Path | str) -> Generator[Path]:
     folder = Path(os.path.realpath(folder))
     around = folder if folder.exists() else folder.parent
     missing = [path for path in (around, *around.parents) if not path.exists()]
-    inside = around / f".{_cut(folder.name, LONGEST_NAME)}.{_writer()}.part"
+    inside = around / f".{_cut(folder.name, LONGEST_NAME)}.{writer()}.part"
     try:
         with uninterrupted():
             make_folder(around)
             for place in (folder, folder.parent):  # a killed process may have written to either
-                _tidy_once(place)
+                tidy_once(place)
             make_folder(inside)
         yield inside
         with uninterrupted():
@@ -288,79 +282,6 @@ def _keep_mode(place: Path, new: Path) -> None:
             os.chown(new, old.st_uid, old.st_gid)
     with contextlib.suppress(OSError):
         os.chmod(new, stat.S_IMODE(old.st_mode))
-
-
-# ---- files that killed processes left
-
-
-def tidy(folder: Path | str) -> None:
-    """Remove the hidden files in a folder whose processes no longer run.
-
-    Those of another machine, which shares the folder, are removed when they are older than FORGOTTEN.
-    """
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            name = PART.search(entry.name) if entry.name.startswith(".") else None
-            if name and _is_dead(entry, *name.groups()):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    with contextlib.suppress(OSError):
-                        os.unlink(entry.path)
-
-
-_tidied: set[Path] = set()  # folders need only be tidied once per process, not once per file
-
-
-def _tidy_once(folder: Path) -> None:
-    if folder not in _tidied:
-        _tidied.add(folder)
-        tidy(folder)
-
-
-def _is_dead(entry: os.DirEntry[str], machine: str | None, began: str | None, process: str) -> bool:
-    """Whether the process that a hidden name belongs to no longer runs."""
-    if machine is not None and machine != _machine():
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > FORGOTTEN
-    now_began = _began(int(process))
-    if now_began is None:
-        return True
-    return began is not None and began != now_began and "0" not in (began, now_began)  # another process has its number
-
-
-def _writer() -> str:
-    """The part of a hidden name that says who writes: machine, start of the process, random digits, its number."""
-    process = os.getpid()
-    return f"{_machine()}-{_began(process) or 0}-{secrets.token_hex(4)}.{process}"
-
-
-@functools.cache
-def _machine() -> str:
-    """A name for this machine since its start; each container has its own, because it sees other processes."""
-    facts = [platform.node()]
-    for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with contextlib.suppress(OSError):
-            facts.append(os.readlink(source) if "/ns/" in source else Path(source).read_text())
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
-
-
-def _began(process: int) -> str | None:
-    """When a process of this machine began, as the system counts it, or "0" if unknown; None if it does not run."""
-    try:
-        state, *facts = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        return None if state in b"ZX" else facts[18].decode()  # a zombie or dead process writes no more
-    except (OSError, IndexError, ValueError):
-        if os.path.exists("/proc/self/stat"):
-            return None
-    if os.name == "nt":  # os.kill would end the process
-        return "0"
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:  # the process belongs to another user
-        pass
-    return "0"
 
 
 # ---- whole files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -46,6 +47,12 @@ def escaped(text: str) -> str:
 def is_utf8(path: object) -> bool:
     """Whether a path can be written in UTF-8: file names are bytes and may have another encoding."""
     return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
+def log_line(record: logging.LogRecord) -> str:
+    """A log record as one plain line; a warning begins with `warning:`."""
+    text = one_line(record.getMessage())
+    return f"warning: {text}" if record.levelno >= logging.WARNING else text
 
 
 def one_line(text: str) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from keylite.data.dataset import Dataset
 from keylite.pictures.plots import plot_history
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.files import require_writable, tidy, write_text
+from keylite.runtime.files import require_writable, write_text
+from keylite.runtime.leftovers import tidy
 from keylite.runtime.texts import read_json
 from keylite.runtime.words import is_utf8, quoted
 from keylite.training.lock import require_free

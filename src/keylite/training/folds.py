@@ -30,9 +30,10 @@ from keylite.evaluation.predictions import Predictions, joined
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
 from keylite.evaluation.report import DatasetReport, Report
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.files import require_outputs, tidy, write_bytes
+from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS, require_limit
 from keylite.runtime.kinds import path_of, require_flags, require_whole
+from keylite.runtime.leftovers import tidy
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Generator
 
-from keylite.runtime.words import one_line
+from keylite.runtime.words import log_line
 from keylite.training.processes import is_first_process
 from keylite.training.recipe import Recipe
 
@@ -18,8 +18,7 @@ class _Lines(logging.Formatter):
     """Formats log records as plain lines; a warning begins with `warning:`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = one_line(record.getMessage())
-        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+        return log_line(record)
 
 
 @contextlib.contextmanager

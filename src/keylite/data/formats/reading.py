@@ -72,8 +72,8 @@ def read_dataset(
 
     Raises:
         FileNotFoundError: The file, or an image, is missing.
-        ArgumentError: An argument is of a wrong kind, or a COCO file has a key twice.
-        DataError: The file cannot be read, or objects are bad: the line names all of them.
+        ArgumentError: An argument has a wrong value.
+        DataError: The file cannot be read, has a key twice, or objects are bad: the line names all of them.
 
     Example:
         >>> data = keylite.read_dataset("labels.json", group="field:subject")
@@ -131,7 +131,7 @@ LABELS = "labels.json"
 
 
 def require_new_files(folder: FilePath, names: Iterable[str] = (LABELS,)) -> None:
-    """Raise DataError if one of these files is in the folder already, because it may be somebody's work."""
+    """Raise ArgumentError if one of these files is in the folder already, because it may be somebody's work."""
     existing = [name for name in names if os.path.lexists(Path(folder) / name)]
     if existing:
         line = listed(f"{folder}: these files, which would be written, are there already", existing)
@@ -175,7 +175,8 @@ def write_dataset(data: Labelled, folder: FilePath) -> Path:
         The path of `labels.json`.
 
     Raises:
-        DataError: One of the files is there already, or two images would have the same file name.
+        ArgumentError: One of the files is there already.
+        DataError: Two images would have the same file name.
         FileNotFoundError: An image file is missing.
         ImageError: An image cannot be read.
     """

@@ -288,7 +288,7 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
     return {
         **{"name": row[0].name, "head": recipes[0].head, "backbone": recipes[0].backbone},
         **{"size": list(recipes[0].input_size), "epochs": recipes[0].epochs},
-        **{"seeds": [recipe.seed for recipe in recipes], "best_epochs": [spec.report["epoch"] for spec in specs]},
+        **{"seeds": [recipe.seed for recipe in recipes], "best_epochs": [spec.report.epoch for spec in specs]},
         "pretrained": sorted({spec.provenance.pretrained for spec in specs}),
         "float": over_seeds(float_found, data) | {"bytes": row[0].model.stat().st_size, "sigma": of_sigma(float_found)},
         "jittered": of_jittered({run: run.model for run in row}),

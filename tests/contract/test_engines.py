@@ -197,7 +197,7 @@ def test_a_predictor_is_shared_by_threads_forks_and_pickles(name: str, request: 
     assert told["memory"] == (
         "TypeError: Predictor: a network in memory cannot be pickled; save the network, and make a Predictor of its file"
     )
-    assert re.fullmatch("ArgumentError: .*: the file has changed since this Predictor was made.*", told["changed"])
+    assert re.fullmatch("ModelFileError: .*: the file has changed since this Predictor was made.*", told["changed"])
     assert re.fullmatch("FileNotFoundError: .*: no such model file", told["gone"])
 
 

@@ -53,9 +53,9 @@ from keylite.exporting.certificate import OverBudgetError, nme_change
 from keylite.pictures.plots import plot_reliability
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.files import sha256, write_text
+from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
-from keylite.runtime.spec import LITE
 from keylite.training.folder import WITHOUT_EFFECT
 from keylite.training.recipe import AUTO, Recipe, make_recipe, to_dict
 

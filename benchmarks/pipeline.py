@@ -44,7 +44,7 @@ from keylite.data.formats.reading import read_dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
-from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.training.recipe import Recipe
 from keylite.training.schedule import resolve
 from keylite.training.train import augmentation_of

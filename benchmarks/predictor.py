@@ -24,10 +24,11 @@ from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import WHITE_LEVEL, write_image
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.runtime.machine import cores
 from keylite.runtime.predictor import BATCH, Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
 
 TITLE = "Predictor: around its engine, streams, memory"
 KEYPOINTS = 68

@@ -23,7 +23,7 @@ from keylite.pytorch.losses import head_sums, loss
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel
 from keylite.pytorch.training import OPTIMIZERS
 from keylite.runtime.heads import HEADS, Regression
-from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.training.recipe import Recipe
 from keylite.training.schedule import LRS
 

@@ -31,8 +31,9 @@ import pytest
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, Lite
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, LITE, PIXEL_MEAN, PIXEL_STD, Lite, ModelSpec, Provenance, ValidationFigures
+from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, ValidationFigures
 from keylite.training.teaching import SCALE_START
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, where tests of Ctrl-C would wait

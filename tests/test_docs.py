@@ -47,19 +47,11 @@ from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.keypoints import Keypoints
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import Found
-from keylite.runtime.spec import (
-    FORMAT,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    Calibration,
-    CertificateSummary,
-    ModelSpec,
-    Provenance,
-    encode_spec,
-)
+from keylite.runtime.spec import FORMAT, Calibration, CertificateSummary, ModelSpec, Provenance, encode_spec
 from keylite.runtime.stream import READERS
 from keylite.training.folder import RESULTS, WITHOUT_EFFECT
 from keylite.training.folds import MODEL, REPORT

@@ -82,6 +82,16 @@ def test_a_public_docstring_names_every_argument_and_field(name):
     assert lacks(name, dict(every())[name]) == []
 
 
+@pytest.mark.parametrize("twin", ["pytorch", "tensorflow"])
+def test_so_do_those_of_the_plain_networks(twin):
+    module = pytest.importorskip(f"keylite.{twin}", reason=f"needs keylite[{twin}]")
+    network = module.EfficientNetLiteRegressor
+    things = {name: getattr(module, name) for name in module.__all__} | {"freeze": network.freeze}
+    things["EfficientNetLiteRegressor"] = network.__init__
+    network.__init__.__doc__ = network.__doc__
+    assert {name: lacks(name, thing) for name, thing in things.items()} == {name: [] for name in things}
+
+
 def test_the_check_sees_what_is_missing():
     def half(a: int, b: int) -> int:
         """Add.

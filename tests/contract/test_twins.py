@@ -39,8 +39,10 @@ import keylite.tensorflow.training as keras_training
 from keylite.data.examples import Examples
 from keylite.data.rendered.gauges import gauges
 from keylite.exporting.target import Exporter
+from keylite.pytorch.backbones import timm_network
 from keylite.runtime.heads import HEADS, Head, Regression, Rle
-from keylite.runtime.spec import LITE, ModelSpec
+from keylite.runtime.lite import LITE
+from keylite.runtime.spec import ModelSpec
 from keylite.training import teaching
 from keylite.training.recipe import make_recipe
 from keylite.training.teaching import SCALE_START
@@ -69,7 +71,7 @@ def alive(
     float32 is 1e-3 of the features from float64 in either twin.
     """
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    blocks = [block for stage in torch_model.timm_network(network).blocks for block in stage]
+    blocks = [block for stage in timm_network(network.backbone).blocks for block in stage]
     added = [[m for m in block.modules() if m in set(norms)][-1] for block in blocks if block.has_skip]
 
     def even(like: torch.Tensor, low: float, high: float) -> torch.Tensor:

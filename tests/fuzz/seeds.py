@@ -18,9 +18,10 @@ from PIL import Image
 import keylite
 from keylite.data.rendered.gauges import SKELETON, render_gauge
 from keylite.runtime.heads import Regression, Rle
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.runtime.modelfile import write_onnx as write_described_onnx
 from keylite.runtime.modelfile import write_tflite
-from keylite.runtime.spec import FORMAT, PIXEL_MEAN, PIXEL_STD, Confidence, ModelSpec, Provenance, encode_spec
+from keylite.runtime.spec import FORMAT, Confidence, ModelSpec, Provenance, encode_spec
 
 INPUT = (32, 32)
 LABELLED = 6  # pictures with labels

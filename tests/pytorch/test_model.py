@@ -13,22 +13,20 @@ timm = pytest.importorskip("timm", reason="needs keylite[pytorch]")
 
 from safetensors.torch import load_file, save, save_file
 
+from keylite.pytorch.backbones import create_backbone, feature_shapes, normalisation
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
     PixelModel,
     SimccHead,
     as_engine,
-    create_backbone,
-    feature_shapes,
     load_backbone,
     load_model,
-    normalisation,
     save_model,
     tensors,
 )
 from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 from keylite.runtime.modelfile import read_spec, write_safetensors
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 from keylite.training.teaching import SCALE_START
 
 

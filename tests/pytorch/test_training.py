@@ -31,7 +31,7 @@ from keylite.pytorch import batches, training
 from keylite.pytorch.companions import failure_of
 from keylite.pytorch.model import EfficientNetLiteRegressor, PixelModel, load_model
 from keylite.runtime.heads import HEADS
-from keylite.runtime.spec import PIXEL_MEAN, PIXEL_STD
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.training.processes import World
 from keylite.training.recipe import make_recipe, to_dict
 from keylite.training.recipe_file import read_recipe

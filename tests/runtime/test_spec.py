@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Simcc
+from keylite.runtime.lite import LITE
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import (
     FORMAT,
-    LITE,
     Confidence,
     ModelSpec,
     Provenance,

@@ -16,8 +16,9 @@ interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs k
 from keylite.exporting.calibration import calibration_set
 from keylite.exporting.target import FORMATS
 from keylite.runtime.engines import open_engine
+from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import read_spec, tflite_model
-from keylite.runtime.spec import LITE, encode_spec
+from keylite.runtime.spec import encode_spec
 from keylite.tensorflow.exporting import export, foreign_operators, graph_of, operators, steps
 from keylite.tensorflow.model import load_model
 

@@ -20,16 +20,15 @@ from safetensors.numpy import load_file, save, save_file
 import keylite.tensorflow
 from keylite.runtime.engines import open_engine
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
 from keylite.runtime.modelfile import read_spec, write_safetensors
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
+from keylite.tensorflow.backbones import create_backbone, normalisation
 from keylite.tensorflow.model import (
     EfficientNetLiteRegressor,
     as_engine,
     assign,
-    create_backbone,
     load_backbone,
     load_model,
-    normalisation,
     save_model,
     tensors,
     use_threads,

@@ -31,8 +31,8 @@ from keylite.data.examples import Examples
 from keylite.data.formats.reading import write_dataset
 from keylite.data.rendered.gauges import gauges
 from keylite.runtime.heads import Regression
+from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import safetensors_header, write_sealed_safetensors
-from keylite.runtime.spec import LITE
 from keylite.tensorflow import training
 from keylite.tensorflow.model import EfficientNetLiteRegressor, load_model, normalised, save_model
 from keylite.training.processes import World
@@ -269,7 +269,7 @@ import tensorflow as tf
 import keylite
 from keylite.data.rendered.gauges import gauges
 from keylite.training.recipe import make_recipe
-from keylite.runtime.spec import LITE, Lite
+from keylite.runtime.lite import LITE, Lite
 from keylite.tensorflow import training
 LITE["tiny"] = Lite(*TINY)
 def run(out, choices, moment):

@@ -128,7 +128,21 @@ class PointLoss:
 def loss(
     name: str, size: tuple[int, int], *, delta: float = 2.0, width: float = 10.0, epsilon: float = 2.0
 ) -> PointLoss:
-    """A loss of points by its name, for your own training loop; arguments and calls are those of PointLoss."""
+    """A loss of points by its name, for your own training loop.
+
+    Args:
+        name: "mse", "mae", "huber", "smooth_l1", "wing" or "soft_wing"; docs/recipe.md has the formulas.
+        size: (width, height) of the model input, px, because errors are in px.
+        delta: The error at which huber, smooth_l1 and soft_wing change their formula, px.
+        width: w of wing, omega2 of soft_wing, px.
+        epsilon: The curvature of wing and soft_wing, px.
+
+    Returns:
+        The loss. `PointLoss` says how it is called, and that points with a weight of 0 or with NaN do not count.
+
+    Raises:
+        ArgumentError: There is no loss of this name.
+    """
     return PointLoss(name, size, delta=delta, width=width, epsilon=epsilon)
 
 

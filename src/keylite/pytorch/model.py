@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from keylite.pytorch.backbones import classifiers, create_backbone, feature_shapes, timm_network
 from keylite.runtime.engines import Engine
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
+from keylite.runtime.lite import LITE, Three
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
-from keylite.runtime.spec import LITE, PIXEL_MEAN, PIXEL_STD, ModelSpec, Three
+from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
 from keylite.training.checkpoint import UNCOUNTED, check_fit, listed_tensors, require_head, starting_tensors
 from keylite.training.pretrained import find_pretrained
@@ -30,13 +31,31 @@ from keylite.training.teaching import LAST_STD, SCALE_START
 
 
 class EfficientNetLiteRegressor(nn.Module):
-    """Normalised float (B, 3, H, W) in, raw (B, K, C) out: unit coordinates for the `regression` head.
+    """A network for keypoints: EfficientNet-Lite with ImageNet weights, and a regression head or another one.
 
-    num_keypoints: K. backbone: lite0..lite4, or timm:NAME. pretrained: None, "imagenet" (or True), or a .safetensors
-    path: ImageNet weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold
-    the backbone and its normalisation statistics still; None freezes where pretrained weights are given. head: another
-    head than `regression`; `size` (W, H) is the input that it is for. mean_shape: (K, 2) unit coordinates that an
-    untrained `regression` or `rle` head gives.
+    It takes normalised images, float (B, 3, H, W), and gives raw values, (B, K, C). The raw values of the head
+    `regression` are unit coordinates; the `decode` of any head turns its raw values into points and scores.
+
+    Args:
+        num_keypoints: K.
+        backbone: "lite0" to "lite4", or "timm:NAME" for another network of timm.
+        pretrained: None: random weights. "imagenet" or True: timm's weights, which are downloaded once. A path: a
+            .safetensors file with ImageNet weights under timm's names, or a keylite model file.
+        hidden: The width of the dense layer of the head `regression`.
+        freeze: Whether the backbone and its normalisation statistics stay as they are until `freeze(False)`. None: they
+            do if `pretrained` is given.
+        head: Another head; `hidden` is not used then. None: Regression(num_keypoints, hidden).
+        size: (width, height) of the input, px. None: any, or the size that the head is made for.
+        mean_shape: (K, 2), unit coordinates: the points that an untrained head `regression` or `rle` gives. None: the
+            middle.
+
+    Raises:
+        ArgumentError: An argument is wrong, or the backbone does not fit the head or the size.
+        ModelFileError: The weights do not fit the network.
+        FileNotFoundError: `pretrained` is a path without a file.
+
+    Example:
+        >>> network = EfficientNetLiteRegressor(num_keypoints=10, pretrained="imagenet")
     """
 
     def __init__(
@@ -73,7 +92,11 @@ class EfficientNetLiteRegressor(nn.Module):
         return self.head(self.backbone(images))
 
     def freeze(self, frozen: bool = True) -> None:
-        """Freeze the backbone, with its normalisation statistics, or let it train again."""
+        """Hold the backbone still, or let it train again.
+
+        Args:
+            frozen: True: its weights and its normalisation statistics stay as they are. False: they are trained.
+        """
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)
@@ -163,65 +186,6 @@ MODULES: dict[type, Any] = {
     Simcc: SimccHead,
     Heatmap: HeatmapHead,
 }
-PYRAMID = (STRIDE, 16, 32)  # px of the input a cell of each level stands for
-
-
-class Pyramid(nn.Module):
-    """Some levels of a timm network's features, finest first."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        strides = network.feature_info.reduction()  # type: ignore[union-attr, operator]
-        self.levels = [strides.index(stride) for stride in PYRAMID if stride in strides]
-        if len(self.levels) != len(PYRAMID):
-            raise ArgumentError(f"backbone: expected features at strides {PYRAMID}, got {strides}")
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        features = self.network(images)
-        return [features[level] for level in self.levels]
-
-
-def create_backbone(name: str, pyramid: bool = False) -> nn.Module:
-    """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w), or a list of levels."""
-    known = f"tf_efficientnet_{name}" if name in LITE else name.removeprefix("timm:")
-    if name not in LITE and not (name.startswith("timm:") and timm.is_model(known)):
-        raise ArgumentError(
-            f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {quoted(name)}"
-        )
-    options: dict[str, Any] = {"features_only": True} if pyramid else {"num_classes": 0, "global_pool": ""}
-    try:
-        network = timm.create_model(known, pretrained=False, **options)
-    except Exception as error:  # a model may refuse these arguments in its own way
-        raise ArgumentError(f"backbone: {name} cannot be used here: {error}") from None
-    return Pyramid(network) if pyramid else network
-
-
-def feature_shapes(backbone: nn.Module, size: tuple[int, int] | None) -> list[tuple[int, int, int]]:
-    """(channels, rows, columns) of a backbone's feature maps for an input of `size` (W, H)."""
-    width, height = size or (64, 64)
-    with torch.no_grad():
-        try:
-            features = backbone.eval()(torch.zeros(1, 3, height, width))
-        except Exception as error:  # transformers assert a fixed input size, each in its own way
-            raise ArgumentError(f"backbone: does not take an input of {width}x{height}: {error}") from None
-    backbone.train()
-    maps = features if isinstance(features, list) else [features]
-    if any(level.ndim != 4 for level in maps):
-        raise ArgumentError(
-            "backbone: expected a network that gives a feature map, got tokens; choose a convolutional one"
-        )
-    return [(level.shape[1], level.shape[2], level.shape[3]) for level in maps]
-
-
-def normalisation(backbone: str) -> tuple[Three, Three]:
-    """(mean, std) of pixel values 0 to 255 by which the input of a backbone is normalised."""
-    if backbone in LITE:
-        return PIXEL_MEAN, PIXEL_STD
-    config = timm.get_pretrained_cfg(backbone.removeprefix("timm:"))
-    if config is None:
-        return PIXEL_MEAN, PIXEL_STD
-    return tuple(255.0 * m for m in config.mean), tuple(255.0 * s for s in config.std)  # type: ignore[return-value]
 
 
 class PixelModel(nn.Module):
@@ -313,26 +277,39 @@ def tensors(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
 
 def state(network: EfficientNetLiteRegressor) -> dict[str, torch.Tensor]:
     """The same tensors on the device of the network."""
-    state = dict(timm_network(network).state_dict())
+    state = dict(timm_network(network.backbone).state_dict())
     state |= {f"head.{name}": t for name, t in network.head.state_dict().items()}
     return {name: t for name, t in state.items() if not name.endswith(UNCOUNTED)}
 
 
-def timm_network(network: EfficientNetLiteRegressor) -> nn.Module:
-    """The backbone whose names the checkpoint has."""
-    return network.backbone.network if isinstance(network.backbone, Pyramid) else network.backbone  # type: ignore[return-value]
-
-
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
-    """Write a model file; on failure, write nothing."""
+    """Write a network as a model file; if that fails, no file is left half written.
+
+    Args:
+        network: The network.
+        spec: What the file says about it, such as its keypoints, its input and its crop.
+        path: The file, which should end in .safetensors.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     write_safetensors(path, save(tensors(network)), spec)
 
 
 def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
     """The network of a `.safetensors` model file, in eval mode, and its spec.
 
-    spec: needed if the file holds none. Raises ArgumentError if tensors do not fit, and names those that are missing,
-    unexpected or of another shape.
+    Args:
+        path: The model file.
+        spec: The spec, if the file holds none. None: that of the file.
+
+    Returns:
+        (network, spec).
+
+    Raises:
+        ModelFileError: The file is damaged or of another format, or its tensors do not fit the spec; the message names
+            those that are missing, unexpected or of another shape.
+        FileNotFoundError: There is no such file.
     """
     path = Path(path)
     spec = spec or read_spec(path)
@@ -364,17 +341,11 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
         load(path.read_bytes()),
         tensors(network),
         network.head_spec,
-        classifier=classifiers(timm_network(network)),
+        classifier=classifiers(timm_network(network.backbone)),
         names=head_names(network),  # a backbone of timm may have a "head." of its own
     )
     _assign(network, used)
     return said
-
-
-def classifiers(network: nn.Module) -> tuple[str, ...]:
-    """How the names of tensors in the classifier of a timm network begin."""
-    names = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or "classifier"
-    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
 def head_names(network: EfficientNetLiteRegressor) -> set[str]:
@@ -386,7 +357,7 @@ def _assign(network: EfficientNetLiteRegressor, loaded: Mapping[str, torch.Tenso
     """Copy tensors of a checkpoint that fit into the network."""
     head = head_names(network)
     backbone = {name: t for name, t in loaded.items() if name not in head}
-    timm_network(network).load_state_dict(backbone, strict=False)  # counters are missing, and perhaps the head
+    timm_network(network.backbone).load_state_dict(backbone, strict=False)  # counters are missing, and perhaps the head
     network.head.load_state_dict(
         {name.removeprefix("head."): loaded[name] for name in head & loaded.keys()}, strict=False
     )

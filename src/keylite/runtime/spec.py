@@ -1,11 +1,7 @@
-"""The spec: the description inside a model file; and the table of EfficientNet-Lite backbones.
-
-How a file format stores the spec is in modelfile.py.
-"""
+"""The spec: the description inside a model file. How a file format stores it is in modelfile.py."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from typing import Annotated, Any, Literal
@@ -15,6 +11,7 @@ import numpy as np
 
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, require_size
+from keylite.runtime.lite import Three
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
@@ -31,38 +28,6 @@ MAX_PADDING = 10.0  # the crop is then 11 times as wide as the box
 MAX_TEXT = 200  # characters of a short text
 
 
-@dataclasses.dataclass(frozen=True)
-class Lite:
-    """One EfficientNet-Lite: channels and blocks of each stage, the input side (px) it was made for, its parameters."""
-
-    channels: tuple[int, ...]
-    repeats: tuple[int, ...]
-    native: int
-    parameters: int
-
-
-# Sources. Channels and repeats: tensorflow/tpu models/official/efficientnet/lite/efficientnet_lite_builder.py (compound
-# scaling of lite0; stem and top are not scaled). Native sizes: timm's tf_efficientnet_lite*.in1k configurations.
-# Parameters: counted on timm's models without their classifiers.
-LITE = {
-    "lite0": Lite((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1), 224, 3_371_008),
-    "lite1": Lite((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1), 240, 4_135_680),
-    "lite2": Lite((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1), 260, 4_811_072),
-    "lite3": Lite((24, 32, 48, 96, 136, 232, 384), (1, 3, 3, 5, 5, 6, 1), 300, 6_916_096),
-    "lite4": Lite((24, 32, 56, 112, 160, 272, 448), (1, 4, 4, 6, 6, 8, 1), 380, 11_725_568),
-}
-# By stage, the same in all five backbones: the block arguments of the same builder.
-KERNELS = (3, 3, 5, 3, 5, 5, 3)
-STRIDES = (1, 2, 2, 2, 1, 2, 1)
-EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
-STEM_CHANNELS, TOP_CHANNELS = 32, 1280
-
-# Pixel values 0..255 become (value - 127) / 128: MEAN_RGB and STDDEV_RGB of Google's EfficientNet-Lite builders
-# ("for better post-quantization"). An int8 grid holds it exactly; timm's 127.5 is half a grey level away.
-PIXEL_MEAN = (127.0, 127.0, 127.0)
-PIXEL_STD = (128.0, 128.0, 128.0)
-
-Three = tuple[float, float, float]
 Size = tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
 
 

@@ -29,8 +29,9 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
-from keylite.runtime.spec import LITE, ModelSpec
+from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.model import load_model
 
 SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they only move values

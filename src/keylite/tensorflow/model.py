@@ -1,7 +1,6 @@
 """The network in Keras: a backbone and a head; how it predicts, and how model files are read and written.
 
-Knows nothing of training or data sets. Layers have the names that timm gives them, so a checkpoint's tensor
-`blocks.1.0.conv_dw.weight` is the kernel of the layer `blocks.1.0.conv_dw`.
+Knows nothing of training or data sets.
 """
 
 from __future__ import annotations
@@ -24,20 +23,11 @@ from safetensors.numpy import load, save
 from keylite.runtime.engines import Engine
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
+from keylite.runtime.lite import Three
 from keylite.runtime.modelfile import read_spec, write_safetensors
-from keylite.runtime.spec import (
-    EXPANSIONS,
-    KERNELS,
-    LITE,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    STEM_CHANNELS,
-    STRIDES,
-    TOP_CHANNELS,
-    ModelSpec,
-    Three,
-)
+from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
+from keylite.tensorflow.backbones import create_backbone, depthwise, norm
 from keylite.training.checkpoint import check_fit, listed_tensors, require_head, starting_tensors
 from keylite.training.pretrained import find_pretrained
 from keylite.training.teaching import LAST_STD, SCALE_START
@@ -47,13 +37,32 @@ log = logging.getLogger("keylite")
 
 @keras.saving.register_keras_serializable("keylite")
 class EfficientNetLiteRegressor(keras.Model):
-    """Normalised float (B, H, W, 3) in, raw (B, K, C) out: unit coordinates for the `regression` head.
+    """A network for keypoints: EfficientNet-Lite with ImageNet weights, and a regression head or another one.
 
-    num_keypoints: K. backbone: lite0..lite4. pretrained: None, "imagenet" (or True), or a .safetensors path: ImageNet
-    weights under timm's names, or a keylite model file. hidden: width of the dense layer. freeze: hold the backbone and
-    its normalisation statistics still; None freezes where pretrained weights are given. head: another head than
-    `regression`; `size` (W, H) is the input that it is for. mean_shape: (K, 2) unit coordinates that an untrained
-    `regression` or `rle` head gives.
+    It takes normalised images, float (B, H, W, 3), and gives raw values, (B, K, C). The raw values of the head
+    `regression` are unit coordinates; the `decode` of any head turns its raw values into points and scores.
+
+    Args:
+        num_keypoints: K.
+        backbone: "lite0" to "lite4".
+        pretrained: None: random weights. "imagenet" or True: timm's weights, which are downloaded once. A path: a
+            .safetensors file with ImageNet weights under timm's names, or a keylite model file.
+        hidden: The width of the dense layer of the head `regression`.
+        freeze: Whether the backbone and its normalisation statistics stay as they are until `freeze(False)`. None: they
+            do if `pretrained` is given.
+        head: Another head; `hidden` is not used then. None: Regression(num_keypoints, hidden).
+        size: (width, height) of the input, px. None: any, or the size that the head is made for.
+        mean_shape: (K, 2), unit coordinates: the points that an untrained head `regression` or `rle` gives. None: the
+            middle.
+        name: The name of the Keras model.
+
+    Raises:
+        ArgumentError: An argument is wrong, or the backbone does not fit the head or the size.
+        ModelFileError: The weights do not fit the network.
+        FileNotFoundError: `pretrained` is a path without a file.
+
+    Example:
+        >>> network = EfficientNetLiteRegressor(num_keypoints=10, pretrained="imagenet")
     """
 
     def __init__(
@@ -90,7 +99,11 @@ class EfficientNetLiteRegressor(keras.Model):
         self.freeze(weights is not None if freeze is None else freeze)
 
     def freeze(self, frozen: bool = True) -> None:
-        """Freeze the backbone, with its normalisation statistics, or let it train again. Compile again afterwards."""
+        """Hold the backbone still, or let it train again. Call `compile` again afterwards.
+
+        Args:
+            frozen: True: its weights and its normalisation statistics stay as they are. False: they are trained.
+        """
         self.backbone.trainable = not frozen  # a normalisation layer that is not trainable runs in inference mode
 
     def get_config(self) -> dict[str, Any]:
@@ -104,63 +117,7 @@ class EfficientNetLiteRegressor(keras.Model):
         return cls(**config | {"head": msgspec.convert(config["head"], Head), "size": size})
 
 
-# ---- layers
-
-
-def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
-    """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, 1280), or levels 8, 16 and 32 px."""
-    if name not in LITE:
-        more = "; timm:NAME needs `framework='pytorch'`" if name.startswith("timm:") else ""
-        raise ArgumentError(f"backbone: expected one of {', '.join(LITE)}, got {quoted(name)}{more}")
-    lite = LITE[name]
-    images = keras.Input((None, None, 3), name="images")
-    x = _norm(_conv(images, STEM_CHANNELS, 3, 2, "conv_stem"), "bn1")
-    ends = []  # of the stages
-    for stage, (channels, repeats) in enumerate(zip(lite.channels, lite.repeats, strict=True)):
-        for block in range(repeats):
-            stride = STRIDES[stage] if block == 0 else 1
-            x = _block(x, channels, KERNELS[stage], stride, EXPANSIONS[stage], f"blocks.{stage}.{block}")
-        ends.append(x)
-    outputs = [ends[stage] for stage in PYRAMID] if pyramid else _norm(_conv(x, TOP_CHANNELS, 1, 1, "conv_head"), "bn2")
-    return keras.Model(images, outputs, name="backbone")
-
-
-PYRAMID = (2, 4, 6)  # stages whose cells stand for 8, 16 and 32 px, finest first
-
-
-def _block(x: Any, channels: int, kernel: int, stride: int, expansion: int, name: str) -> Any:
-    """An inverted residual; without expansion its first convolution is left out, and timm counts names from there."""
-    before, width = x, x.shape[-1]
-    if expansion == 1:
-        x = _norm(_depthwise(x, kernel, stride, f"{name}.conv_dw"), f"{name}.bn1")
-        x = _norm(_conv(x, channels, 1, 1, f"{name}.conv_pw"), f"{name}.bn2", relu6=False)
-    else:
-        x = _norm(_conv(x, expansion * width, 1, 1, f"{name}.conv_pw"), f"{name}.bn1")
-        x = _norm(_depthwise(x, kernel, stride, f"{name}.conv_dw"), f"{name}.bn2")
-        x = _norm(_conv(x, channels, 1, 1, f"{name}.conv_pwl"), f"{name}.bn3", relu6=False)
-    return layers.Add(name=f"{name}.add")([x, before]) if stride == 1 and width == channels else x
-
-
-def _conv(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
-    return layers.Conv2D(
-        channels, kernel, stride, "same", use_bias=False, kernel_initializer=_spread(kernel**2 * channels), name=name
-    )(x)
-
-
-def _depthwise(x: Any, kernel: int, stride: int, name: str, start: keras.Initializer | None = None) -> Any:
-    return layers.DepthwiseConv2D(
-        kernel, stride, "same", use_bias=False, depthwise_initializer=start or _spread(kernel**2), name=name
-    )(x)
-
-
-def _spread(fan_out: int) -> keras.Initializer:
-    """As timm starts convolutions: normal, of variance 2 / fan out."""
-    return keras.initializers.RandomNormal(stddev=(2 / fan_out) ** 0.5)
-
-
-def _norm(x: Any, name: str, relu6: bool = True, epsilon: float = 1e-3) -> Any:
-    x = layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
-    return layers.ReLU(6.0, name=f"{name}.relu6")(x) if relu6 else x
+# ---- heads
 
 
 def _regression_layers(head: Regression | Rle, features: Any, size: tuple[int, int] | None) -> Any:
@@ -178,7 +135,7 @@ def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int,
 
     def lateral(level: int) -> Any:
         x = _head_conv(features[level], head.width, f"head.lateral.{level}.0")
-        return _norm(x, f"head.lateral.{level}.1", relu6=False, epsilon=HEAD_EPSILON)
+        return norm(x, f"head.lateral.{level}.1", relu6=False, epsilon=HEAD_EPSILON)
 
     merged = lateral(2)
     for level in (1, 0):
@@ -188,9 +145,9 @@ def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int,
         if any(end for _, end in surplus):
             larger = layers.Cropping2D(surplus, name=f"{name}.cut")(larger)
         x = layers.ReLU(6.0, name=f"{name}.0")(layers.Add(name=f"{name}.add")([larger, lateral(level)]))
-        x = _depthwise(x, 5, 1, f"{name}.1", _even(5**2))
-        x = _norm(x, f"{name}.2", relu6=False, epsilon=HEAD_EPSILON)
-        merged = _norm(_head_conv(x, head.width, f"{name}.3"), f"{name}.4", epsilon=HEAD_EPSILON)
+        x = depthwise(x, 5, 1, f"{name}.1", _even(5**2))
+        x = norm(x, f"{name}.2", relu6=False, epsilon=HEAD_EPSILON)
+        merged = norm(_head_conv(x, head.width, f"{name}.3"), f"{name}.4", epsilon=HEAD_EPSILON)
     maps = layers.Conv2D(head.keypoints, 1, **_even_both(head.width), name="head.maps")(merged)
     cells = head.grid[0] * head.grid[1]
     return layers.Permute((2, 1), name="maps")(layers.Reshape((cells, head.keypoints), name="cells")(maps))
@@ -226,11 +183,6 @@ HEAD_LAYERS: dict[type, Callable[..., Any]] = {
 
 
 # ---- pixels in
-
-
-def normalisation(backbone: str) -> tuple[Three, Three]:
-    """(mean, std) of pixel values 0 to 255 by which the input of a backbone is normalised."""
-    return PIXEL_MEAN, PIXEL_STD
 
 
 def normalised(pixels: tf.Tensor, mean: Three, std: Three) -> tf.Tensor:
@@ -349,15 +301,33 @@ def tensors(network: keras.Model) -> dict[str, np.ndarray]:
 
 
 def save_model(network: EfficientNetLiteRegressor, spec: ModelSpec, path: Path | str) -> None:
-    """Write a model file; on failure, write nothing."""
+    """Write a network as a model file; if that fails, no file is left half written.
+
+    Args:
+        network: The network.
+        spec: What the file says about it, such as its keypoints, its input and its crop.
+        path: The file, which should end in .safetensors.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     write_safetensors(path, save(tensors(network)), spec)
 
 
 def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[EfficientNetLiteRegressor, ModelSpec]:
-    """The network of a `.safetensors` model file and its spec.
+    """The network of a `.safetensors` model file, and its spec.
 
-    spec: needed if the file holds none. Raises ArgumentError if tensors do not fit, and names those that are missing,
-    unexpected or of another shape.
+    Args:
+        path: The model file.
+        spec: The spec, if the file holds none. None: that of the file.
+
+    Returns:
+        (network, spec).
+
+    Raises:
+        ModelFileError: The file is damaged or of another format, or its tensors do not fit the spec; the message names
+            those that are missing, unexpected or of another shape.
+        FileNotFoundError: There is no such file.
     """
     path = Path(path)
     spec = spec or read_spec(path)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import sha256
+from keylite.runtime.lite import LITE
 from keylite.runtime.packages import require
 from keylite.runtime.progress import step
-from keylite.runtime.spec import LITE
 
 
 def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path | None:

@@ -18,7 +18,7 @@ import msgspec
 
 from keylite.runtime.errors import RecipeError
 from keylite.runtime.kinds import plain, require_kind
-from keylite.runtime.spec import LITE
+from keylite.runtime.lite import LITE
 from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
 

@@ -364,8 +364,8 @@ def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
 
 def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndarray) -> ModelSpec:
     """The spec of the model that this recipe makes from these data, without figures yet. shape: the mean shape."""
-    model = require(f"keylite.{recipe.framework}.model", FRAMEWORKS[recipe.framework])
-    mean, std = model.normalisation(recipe.backbone)
+    backbones = require(f"keylite.{recipe.framework}.backbones", FRAMEWORKS[recipe.framework])
+    mean, std = backbones.normalisation(recipe.backbone)
     return ModelSpec(
         format=FORMAT,
         backbone=recipe.backbone,

@@ -28,7 +28,7 @@ from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.runtime.machine import cores
 from keylite.runtime.predictor import BATCH, Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, DataId, ModelSpec, Provenance
 
 TITLE = "Predictor: around its engine, streams, memory"
 KEYPOINTS = 68
@@ -106,7 +106,7 @@ def random_model(folder: Path, size: tuple[int, int]) -> Path:
         white_level=WHITE_LEVEL,
         precision="fp32",
         calibration=None,
-        provenance=Provenance("0", "", "pytorch", "none", "", "", {}, {}, None),
+        provenance=Provenance("0", "", "pytorch", "none", DataId("", ""), {}, {}, None),
         mean_shape=None,
         report=None,
         confidence=None,

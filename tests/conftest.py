@@ -33,7 +33,7 @@ from keylite.data.dataset import Dataset
 from keylite.runtime.heads import HEADS, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, Lite
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, ValidationFigures
+from keylite.runtime.spec import FORMAT, DataId, ModelSpec, Provenance, ValidationFigures
 from keylite.training.teaching import SCALE_START
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, where tests of Ctrl-C would wait
@@ -49,8 +49,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         created="2026-01-01T00:00:00+00:00",
         framework="pytorch",
         pretrained="none",
-        data="made up",
-        data_fingerprint="0" * 64,
+        data=DataId("made up", "0" * 64),
         recipe={"lr": 1e-3, "mirror": [["left_eye", "right_eye"]]},
         versions={"torch": "0"},
         parent=None,
@@ -71,7 +70,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         calibration=None,
         provenance=provenance,
         mean_shape=((0.2, 0.3), (0.4, 0.5), (0.5, 0.6), (0.7, 0.8)),
-        report=ValidationFigures("val", 1, 0.05, 0.2, "box_diagonal", 1.0, 5.0, 10),
+        report=ValidationFigures(DataId("val", "1" * 64), 1, 0.05, 0.2, "box_diagonal", 1.0, 5.0, 10),
         confidence=None,
         certificate=None,
         unlearnt={},

@@ -365,7 +365,7 @@ def test_an_argument_of_a_wrong_kind_is_named(
 ):
     monkeypatch.chdir(tmp_path)
     function = getattr(keylite, door)
-    given = {"data": data, "dataset": data, "calibration": data} | ARGUMENTS | {name: value}
+    given = {"data": data, "calibration": data} | ARGUMENTS | {name: value}
     parameters = inspect.signature(function).parameters.values()
     needed = {p.name: given[p.name] for p in parameters if p.name == name or p.default is p.empty}
     with pytest.raises(keylite.ArgumentError, match=f"^{name}: expected ") as refusal:

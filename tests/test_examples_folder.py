@@ -16,7 +16,7 @@ from keylite.runtime.heads import Regression
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance
+from keylite.runtime.spec import FORMAT, DataId, ModelSpec, Provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_FRAMEWORKS = """
@@ -89,7 +89,7 @@ def colour_model(path: Path) -> None:
         white_level=65535,
         precision="fp32",
         calibration=None,
-        provenance=Provenance("0", "never", "pytorch", "none", "none", "0", {}, {}, None),
+        provenance=Provenance("0", "never", "pytorch", "none", DataId("none", "0"), {}, {}, None),
         mean_shape=None,
         report=None,
         confidence=None,

@@ -9,13 +9,19 @@ import pytest
 from verbs import refused, run
 
 from keylite.runtime.modelfile import write_tflite
-from keylite.runtime.spec import encode_spec
+from keylite.runtime.spec import DataId, encode_spec
 
 
 @pytest.fixture
 def described(tmp_path: Path, make_spec):
     """A file that describes itself; and its spec."""
-    figures = {"data": "val", "nme": 0.05, "normalize": "0.5 x box_side", "mean_shape_nme": 0.2, "percent_px": 0.3}
+    figures = {
+        "data": DataId("val", "1" * 64),
+        "nme": 0.05,
+        "normalize": "0.5 x box_side",
+        "mean_shape_nme": 0.2,
+        "percent_px": 0.3,
+    }
     report = figures | {"pixel_error": 1.5, "count": 20, "epoch": 3}
     spec = make_spec(size=(64, 32), unlearnt={"nose": 0}, report=report)
     write_tflite(tmp_path / "a.tflite", b"\x1c\0\0\0TFL3", spec)

@@ -17,8 +17,10 @@ from keylite.evaluation.reliability import halves, reliability_of
 from keylite.runtime.heads import Heatmap, Regression
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import DataId
 
 N, K = 400, 4
+VAL = DataId("val", "f" * 64)
 USUAL = np.array([0.1, 0.2, 0.4, 0.8])
 FACTORS = np.array([1.0, 2.0, 1.0, 0.5])
 
@@ -33,14 +35,14 @@ def made_up(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_map_is_found_again():
     score, _, error = made_up(0)
-    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    fitted = fit_confidence(score, error, N, VAL)
     fresh, mean, found = made_up(1)
     np.testing.assert_allclose(fitted.sigma(fresh), mean, rtol=0.35)
     assert np.median(np.abs(fitted.sigma(fresh) / mean - 1)) < 0.06
     judged = reliability_of(fitted.sigma(fresh), found, np.arange(N))
     assert abs(judged.worst) < 0.2
     assert judged.spearman > judged.constant + 0.1
-    assert (fitted.count, fitted.data, fitted.data_fingerprint) == (N, "val", "f" * 64)
+    assert (fitted.count, fitted.data) == (N, VAL)
 
 
 def in_plain_words(score: np.ndarray, error: np.ndarray) -> tuple[list[float], list[tuple[float, float]], list[float]]:
@@ -78,7 +80,7 @@ def test_the_map_is_the_one_that_is_described(count: int):
     error[0] = 0
     score = score * np.random.default_rng(8).uniform(0.8, 1.2, score.shape)
     levels, knots, factors = in_plain_words(score, error)
-    fitted = fit_confidence(score, error, count, "val", "f" * 64)
+    fitted = fit_confidence(score, error, count, VAL)
     np.testing.assert_allclose(fitted.levels, levels, rtol=1e-12)
     np.testing.assert_allclose(fitted.knots, knots, rtol=1e-9)
     np.testing.assert_allclose(fitted.factors, factors, rtol=1e-9)
@@ -86,7 +88,7 @@ def test_the_map_is_the_one_that_is_described(count: int):
 
 def test_a_higher_score_never_promises_a_larger_error():
     score, _, error = made_up(2)
-    fitted = fit_confidence(score, error[::-1], N, "val", "f" * 64)  # errors that do not belong to the scores
+    fitted = fit_confidence(score, error[::-1], N, VAL)  # errors that do not belong to the scores
     rising = np.linspace(0, 2, 200)[:, None] * USUAL
     assert (np.diff(fitted.sigma(rising), axis=0) <= 0).all()
     places = [place for place, _ in fitted.knots]
@@ -95,22 +97,22 @@ def test_a_higher_score_never_promises_a_larger_error():
 
 def test_unlabelled_points_and_missing_scores_count_nowhere():
     score, _, error = made_up(3)
-    whole = fit_confidence(score[: N // 2], error[: N // 2], N, "val", "f" * 64)
+    whole = fit_confidence(score[: N // 2], error[: N // 2], N, VAL)
     error[N // 2 :], score[-1] = np.nan, np.nan
-    assert fit_confidence(score, error, N, "val", "f" * 64) == whole
+    assert fit_confidence(score, error, N, VAL) == whole
 
 
 def test_a_keypoint_never_labelled_takes_its_own_scores_as_the_usual_ones():
     score, _, error = made_up(3)
     error[:, 1] = np.nan
-    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    fitted = fit_confidence(score, error, N, VAL)
     assert fitted.levels[1] == np.median(score[:, 1])
 
 
 def test_a_keypoint_without_any_score_has_one_as_its_usual_one():
     score, _, error = made_up(3)
     score[:, 1] = np.nan
-    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    fitted = fit_confidence(score, error, N, VAL)
     assert (fitted.levels[1], fitted.factors[1]) == (1.0, 1.0)
     assert np.isfinite(fitted.sigma(score)).all(axis=0).tolist() == [True, False, True, True]
 
@@ -118,7 +120,7 @@ def test_a_keypoint_without_any_score_has_one_as_its_usual_one():
 def test_a_keypoint_seldom_labelled_takes_the_factor_of_all():
     score, _, error = made_up(4)
     error[1:, 0] = np.nan
-    fitted = fit_confidence(score, error, N, "val", "f" * 64)
+    fitted = fit_confidence(score, error, N, VAL)
     assert np.isfinite(fitted.sigma(score)).all()
     assert 0.3 < fitted.factors[0] / np.mean(fitted.factors[1:]) < 3
 
@@ -126,13 +128,13 @@ def test_a_keypoint_seldom_labelled_takes_the_factor_of_all():
 @pytest.mark.parametrize("scores", [np.nan, 0.0], ids=["unknown", "nought"])
 def test_without_a_score_there_is_no_map(scores: float):
     _, _, error = made_up(5)
-    assert fit_confidence(np.full((N, K), scores), error, N, "val", "f" * 64) is None
+    assert fit_confidence(np.full((N, K), scores), error, N, VAL) is None
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-12], ids=["perfect", "nearly"])
 def test_a_perfect_model_promises_nothing(error: float):
     score, _, _ = made_up(6)
-    sigma = fit_confidence(score, np.full((N, K), error), N, "val", "f" * 64).sigma(score)
+    sigma = fit_confidence(score, np.full((N, K), error), N, VAL).sigma(score)
     assert np.isfinite(sigma).all()
     assert sigma.max() < 1e-6
 
@@ -161,14 +163,14 @@ def test_half_of_the_objects_are_learnt_from_and_the_others_judge(make_spec):
     learnt = learn_confidence(Predictor.of(bells, spec), data)
     assert learnt.confidence.count == 40
     assert learnt.reliability.count == 4 * 40
-    assert learnt.confidence.data_fingerprint == data.fingerprint()
+    assert learnt.confidence.data == DataId("val", data.fingerprint())
 
 
 def test_nothing_is_learnt_from_the_training_images(make_spec):
     """A model's errors on them are smaller than others': in training, in an export and in whatever else learns."""
     data = data_of(80, 20)
     spec = make_spec(head=Heatmap(4, (8, 8)), size=(64, 64), box="image", skeleton=SKELETON)
-    trained = msgspec.structs.replace(spec.provenance, data_fingerprint=data.fingerprint())
+    trained = msgspec.structs.replace(spec.provenance, data=DataId("another name", data.fingerprint()))
     spec = msgspec.structs.replace(spec, provenance=trained)
     learnt = learn_confidence(Predictor.of(bells, spec), data)
     assert (learnt.confidence, learnt.reliability) == (None, None)

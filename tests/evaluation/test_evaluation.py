@@ -34,6 +34,7 @@ from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.images import Picture
 from keylite.runtime.progress import shown_by
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import DataId
 
 NAN = float("nan")
 # MMPose tests/test_evaluation/test_functional/test_keypoint_eval.py: five points, the third one masked
@@ -420,14 +421,14 @@ def test_json_has_one_shape_and_comes_back() -> None:
             "signed_error",
             "per_keypoint",
         ),
-        *("reliability", "count", "points", "groups", "oks_ap", "boxes", "model_sha256", "dataset", "engine", "notes"),
+        *("reliability", "count", "points", "groups", "oks_ap", "boxes", "model_sha256", "data", "engine", "notes"),
     ]
     assert list(plain["nme"]) == ["mean", "median", "interval", "normalize", "percent_px", "count"]
     assert list(plain["pck"]) == ["0.05", "0.1", "0.2"]
     assert list(plain["pixel_error"]) == ["mean", "p50", "p90", "p95", "max"]
     assert list(plain["signed_error"]) == ["x", "y", "x_interval", "y_interval"]
     assert plain["per_keypoint"]["nose"] == {"nme": None, "p50": None, "p95": None, "x": None, "y": None, "count": 0}
-    assert plain["dataset"] == {"name": "faces", "fingerprint": data.fingerprint()}
+    assert plain["data"] == {"name": "faces", "fingerprint": data.fingerprint()}
     assert plain["notes"][0] == "said"
     assert plain["nme"]["interval"] is None
     assert msgspec.json.decode(report.to_json(), type=Report) == report
@@ -837,8 +838,8 @@ def test_evaluate_counts_who_judges_sigma() -> None:
 
 def test_objects_that_sigma_was_not_fitted_on_judge_it() -> None:
     data = from_arrays(["x.png"] * 60, np.ones((60, 1, 2)), groups=[str(i // 2) for i in range(60)])
-    fitted = SimpleNamespace(confidence=SimpleNamespace(data_fingerprint=data.fingerprint()))
-    other = SimpleNamespace(confidence=SimpleNamespace(data_fingerprint="0"))
+    fitted = SimpleNamespace(confidence=SimpleNamespace(data=data.identity()))
+    other = SimpleNamespace(confidence=SimpleNamespace(data=DataId(data.name, "0")))
     assert judges_of([other, SimpleNamespace(confidence=None)], data) is None
     np.testing.assert_array_equal(judges_of([other, fitted], data), halves(data.group_index)[1])
 
@@ -885,7 +886,7 @@ def test_a_keypoint_that_was_hardly_taught_counts_in_no_figure(count: int) -> No
         assert getattr(report, figure) == getattr(want, figure), figure
     assert report.per_keypoint["chin"].count == (5 if count else 0)
     assert report.per_keypoint["nose"] == plain.per_keypoint["nose"]
-    assert report.dataset == plain.dataset, "its fingerprint is that of the labels as they are"
+    assert report.data == plain.data, "its fingerprint is that of the labels as they are"
     words = (
         "hardly any training object labels these keypoints" if count else "no training object labels these keypoints"
     )

@@ -19,7 +19,7 @@ from keylite.exporting.calibration import (
 )
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import Calibration
+from keylite.runtime.spec import Calibration, DataId
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_documented_numbers():
 def test_the_images_are_crops_without_augmentation_and_are_named(spec, make_colours):
     data = make_colours(40, 1, "patches")
     made = calibration_set(spec, data, 20, seed=3)
-    assert made.facts == Calibration(20, 3, "patches", data.fingerprint())
+    assert made.facts == Calibration(20, 3, DataId("patches", data.fingerprint()))
     assert made.pixels.dtype == np.uint8
     assert made.pixels.shape == (20, 64, 64, 3)
     assert tuple(made.pixels[0, 0, 0, :2]) == (0, 255), "the input's range is that of bytes"
@@ -108,7 +108,7 @@ def test_some_crops_are_spread_over_the_data(have, count, spec, make_colours):
 
 # ---- do ranges fit?
 
-FACTS = Calibration(24, 0, "train", "0" * 64)
+FACTS = Calibration(24, 0, DataId("train", "0" * 64))
 
 
 def watched(share: float, low: float, high: float, layer: str = "conv") -> list[Activation]:

@@ -34,7 +34,7 @@ from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import Calibration, CertificateSummary, Confidence
+from keylite.runtime.spec import Calibration, CertificateSummary, Confidence, DataId
 
 COUNT = 40
 
@@ -48,7 +48,7 @@ def made_up(**changes: object) -> Certificate:
         parent_sha256="p" * 64,
         engines=("pytorch", "litert"),
         precision="int8",
-        calibration=Calibration(200, 3, "train", "f" * 64),
+        calibration=Calibration(200, 3, DataId("train", "f" * 64)),
         size=(128, 96),
         budget=1.0,
         budget_nme=0.03,
@@ -63,8 +63,7 @@ def made_up(**changes: object) -> Certificate:
         reliability=(None, Reliability(0.4, 0.3, 0.2, -0.15, (Decile(1.0, 0.85, None, 60),), 60)),
         count=123,
         groups=45,
-        dataset="val",
-        dataset_fingerprint="d" * 64,
+        data=DataId("val", "d" * 64),
         bytes=4_000_000,
         operators={"CONV_2D": 33, "ADD": 9},
         latency=Latency(1.25, 0.4, "A processor"),
@@ -244,7 +243,7 @@ def test_drift_is_in_px_of_the_input_by_keypoint(held):
     assert made.pck["0.2"] == (0.0, 0.75)
     assert made.notes == ("child.tflite was not exported from parent.tflite",)
     assert (made.count, made.groups, made.size) == (COUNT, COUNT, (64, 32))
-    assert (made.dataset, made.dataset_fingerprint) == (data.name, data.fingerprint())
+    assert made.data == DataId(data.name, data.fingerprint())
     assert (made.parent_sha256, made.child_sha256) == (sha256(paths[0]), sha256(paths[1]))
     assert (made.parent, made.child, made.bytes) == ("parent.tflite", "child.tflite", paths[1].stat().st_size)
 
@@ -330,10 +329,11 @@ def test_the_sigma_of_both_is_judged_by_the_same_objects(fitted, held, make_spec
     spec = make_spec(box="image", size=(64, 32), normalize="10px", head=Rle(4, hidden=32))
     right = np.full((count, 4, 2), 0.5)
     off = np.concatenate([right + rng.normal(0, 0.05, right.shape), rng.normal(-3, 0.5, right.shape)], axis=-1)
-    scored = msgspec.structs.replace(spec, confidence=Confidence((0.9,) * 4, ((1.0, 0.05),), (1.0,) * 4, 20, "a", "0"))
+    learnt = Confidence((0.9,) * 4, ((1.0, 0.05),), (1.0,) * 4, 20, DataId("a", "0"))
+    scored = msgspec.structs.replace(spec, confidence=learnt)
     alone, data, _ = held(right, off, off, parent_spec=scored, child_spec=scored)
     assert [one.count for one in alone.reliability] == [4 * count] * 2, "points; neither was fitted on these"
-    on_data = msgspec.structs.replace(scored.confidence, data_fingerprint=data.fingerprint())
+    on_data = msgspec.structs.replace(learnt, data=data.identity())
     specs = {"parent_spec": scored, "child_spec": scored} | {
         f"{fitted}_spec": msgspec.structs.replace(scored, confidence=on_data)
     }
@@ -388,7 +388,7 @@ def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder,
     assert certificate_path(path).with_suffix(".md").read_text() == certificate_page(beside)
     assert (beside.child_sha256, beside.parent_sha256) == (sha256(path), sha256(finder_file))
     assert beside.bytes == path.stat().st_size
-    assert beside.calibration == Calibration(64, 0, "calibration", make_colours(64, 11, "calibration").fingerprint())
+    assert beside.calibration == Calibration(64, 0, make_colours(64, 11, "calibration").identity())
     assert beside.operators["CONV_2D"] == 33
     again = certify(path, finder_file, make_colours(32, 9), Budget(beside.budget))
     moment = {"created": beside.created, "latency": beside.latency}
@@ -399,7 +399,7 @@ def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder,
     assert again.nme_change != 0
     other = certify(path, finder_file, make_colours(20, 77), Budget(0.001))
     assert not other.within_budget
-    assert other.dataset_fingerprint != beside.dataset_fingerprint
+    assert other.data != beside.data
 
 
 def test_a_certificate_that_does_not_fit_is_doubted(tmp_path: Path, make_spec):

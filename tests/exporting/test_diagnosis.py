@@ -21,7 +21,7 @@ from keylite.exporting.diagnosis_report import Cost, Diagnosis, Layer, Trial
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
-from keylite.runtime.spec import Calibration
+from keylite.runtime.spec import Calibration, DataId
 
 FORMATS = {"onnx": "keylite.pytorch.exporting", "litert": "keylite.tensorflow.exporting"}
 COUNT = 40
@@ -202,8 +202,8 @@ def made_up(possible: bool) -> Diagnosis:
     trials = tuple(Trial(f"<b>{n}", "int8", 16, "", True, n == 0, cost) for n, cost in enumerate(costs))
     layer = Layer("head.<i>", "Conv", -1.0, 6.0, (-1.0, 5.5), 0.01, 30.0, None, True)
     return Diagnosis(
-        model="m.safetensors", to="onnx", suffix=".onnx", data="val", count=40, looked_at=24,
-        calibration=Calibration(16, 0, "train", "f" * 64), nme=0.05, normalize="box_diagonal", size=(64, 64),
+        model="m.safetensors", to="onnx", suffix=".onnx", data=DataId("val", "0" * 64), count=40, looked_at=24,
+        calibration=Calibration(16, 0, DataId("train", "f" * 64)), nme=0.05, normalize="box_diagonal", size=(64, 64),
         budget=1.0, budget_nme=None, layers=(layer,), trials=trials, cheapest=trials[0] if possible else None, doubt="a < b",
     )  # fmt: skip
 

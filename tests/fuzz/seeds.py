@@ -21,7 +21,7 @@ from keylite.runtime.heads import Regression, Rle
 from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.runtime.modelfile import write_onnx as write_described_onnx
 from keylite.runtime.modelfile import write_tflite
-from keylite.runtime.spec import FORMAT, Confidence, ModelSpec, Provenance, encode_spec
+from keylite.runtime.spec import FORMAT, Confidence, DataId, ModelSpec, Provenance, encode_spec
 
 INPUT = (32, 32)
 LABELLED = 6  # pictures with labels
@@ -138,6 +138,8 @@ def labels() -> dict[str, bytes]:
 
 # ---- model files
 
+GAUGES = DataId("gauges", "0" * 64)
+
 
 def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
     """A description of a model of gauges."""
@@ -146,8 +148,7 @@ def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
         created="2026-01-01T00:00:00Z",
         framework=framework,
         pretrained="none",
-        data="gauges",
-        data_fingerprint="0" * 64,
+        data=GAUGES,
         recipe={"lr": 1e-3},
         versions={"numpy": np.__version__},
         parent=None,
@@ -169,7 +170,7 @@ def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
         "unlearnt": {},
         "precision": "fp32",
         "provenance": provenance,
-        "confidence": Confidence((0.5,) * 4, knots, (1.0,) * 4, 20, "gauges", "0" * 64),
+        "confidence": Confidence((0.5,) * 4, knots, (1.0,) * 4, 20, GAUGES),
     }
     return ModelSpec(**(fields | changes))
 

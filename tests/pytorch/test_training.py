@@ -132,7 +132,8 @@ def test_a_run_leaves_its_files(parts, tmp_path):
     _, spec = load_model(model)
     best = min(rows, key=lambda row: row["val_nme"])
     assert spec.report is not None
-    assert spec.report.epoch == best["epoch"]
+    assert (spec.report.epoch, spec.report.data) == (best["epoch"], parts[1].identity())
+    assert spec.provenance.data == parts[0].identity()
     assert keylite.evaluate(model, parts[1]).nme.mean == pytest.approx(best["val_nme"], rel=1e-5)
     assert spec.provenance.recipe["epochs"] == 3
     report = keylite.evaluate(model, parts[1])

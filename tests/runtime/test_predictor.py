@@ -21,7 +21,7 @@ from keylite.runtime.heads import HEADS
 from keylite.runtime.images import Picture, open_image, read_image, write_image
 from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.predictor import Found, Predictor
-from keylite.runtime.spec import Confidence
+from keylite.runtime.spec import Confidence, DataId
 
 DOTS = np.array([[60.5, 40.5], [90.5, 45.5], [75.5, 70.5], [100.5, 80.5]])  # of four keypoints
 GREYS = (60, 110, 180, 255)  # that tell them apart
@@ -187,7 +187,7 @@ def test_an_unknown_point_is_null(finder: Predictor):
 def test_sigma_is_in_px_of_the_image(finder: Predictor):
     """The longer side of the crop, 64 of 48 px, is 100 and 800/3 px of the image: so much more distance of a score."""
     knots = ((0.5, 0.04), (1.0, 0.02))
-    fitted = Confidence((0.2, 0.2, 0.4, 0.4), knots, (1.0, 2.0, 1.0, 2.0), 60, "val", "f" * 64)
+    fitted = Confidence((0.2, 0.2, 0.4, 0.4), knots, (1.0, 2.0, 1.0, 2.0), 60, DataId("val", "f" * 64))
     spec = msgspec.structs.replace(finder.spec, confidence=fitted, padding=0.0, size=(64, 48))
     scores = np.array([[0.2, 0.1, 0.6, np.nan]] * 2, np.float32)  # 1, 0.5 and 1.5 times the usual ones
     known = Predictor.of(finder.engine, spec)
@@ -248,7 +248,7 @@ def test_a_stream_gives_what_calls_give_in_full_batches(finder: Predictor, boxes
 @pytest.mark.parametrize("name", HEADS)
 def test_a_stream_of_every_head_is_the_same_to_the_last_bit(name: str, make_spec):
     head = HEADS[name](4, 8, (64, 64))
-    fitted = Confidence((0.2,) * 4, ((0.5, 0.04), (1.0, 0.02)), (1.0, 2.0, 1.0, 2.0), 60, "val", "f" * 64)
+    fitted = Confidence((0.2,) * 4, ((0.5, 0.04), (1.0, 0.02)), (1.0, 2.0, 1.0, 2.0), 60, DataId("val", "f" * 64))
     weights = np.random.default_rng(0).normal(0, 0.02, (64, 4 * head.channels)).astype(np.float32)
 
     def engine(pixels: np.ndarray) -> np.ndarray:  # crop by crop: a product of another shape rounds otherwise

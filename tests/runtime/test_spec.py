@@ -15,6 +15,7 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import (
     FORMAT,
     Confidence,
+    DataId,
     ModelSpec,
     Provenance,
     decode_spec,
@@ -85,7 +86,8 @@ def test_impossible_values_are_refused(fields: dict, change: dict):
 
 
 K = 10_001
-CONFIDENT = {"levels": [1, 1, 1, 1], "knots": [[0, 1], [1, 0.5]], "factors": [1, 1, 1, 1], "count": 1, "data": "x"}
+X = {"name": "x", "fingerprint": "0" * 64}
+CONFIDENT = {"levels": [1, 1, 1, 1], "knots": [[0, 1], [1, 0.5]], "factors": [1, 1, 1, 1], "count": 1, "data": X}
 ABSURD = {
     "hidden of 10^12": ({"head": {"name": "regression", "keypoints": 4, "hidden": 10**12}}, "hidden or width"),
     "hidden of 300 digits": ({"head": {"name": "regression", "keypoints": 4, "hidden": 10**300}}, ""),
@@ -146,8 +148,6 @@ ABSURD = {
 
 @pytest.mark.parametrize(("change", "words"), ABSURD.values(), ids=ABSURD)
 def test_absurd_values_are_one_short_line(fields: dict, change: dict, words: str):
-    if "confidence" in change:
-        change["confidence"]["data_fingerprint"] = "0" * 64
     text = json.dumps(fields | change).replace('"NESTED"', '{"a":' * 100_000)
     with pytest.raises(ValueError, match=rf"^file: .*{words}") as caught:
         decode_spec(text, "file")
@@ -157,7 +157,7 @@ def test_absurd_values_are_one_short_line(fields: dict, change: dict, words: str
 
 def test_what_scores_mean_is_finite(make_spec):
     def fitted(**changes: object) -> Confidence:
-        return Confidence(**CONFIDENT | {"data_fingerprint": "0" * 64} | changes)
+        return Confidence(**CONFIDENT | {"data": DataId(**X)} | changes)
 
     spec = make_spec(confidence=fitted())
     assert decode_spec(encode_spec(spec), "x").confidence.knots == ((0, 1), (1, 0.5))
@@ -178,7 +178,7 @@ def test_a_score_counts_by_its_share_and_the_square_of_the_mean_share():
     scores = np.array([[1, 2], [0.5, 2], [nan, 1], [nan, nan], [2, 4]])
     counts = [[1, 1], [0.5 * 0.75**2, 0.75**2], [nan, 0.5**3], [nan, nan], [8, 8]]
     np.testing.assert_allclose(standing(scores, np.array(levels)), counts)
-    sigma = Confidence(levels, ((0.125, 0.4), (1.0, 0.2)), (1.0, 3.0), 1, "x", "0" * 64).sigma(scores)
+    sigma = Confidence(levels, ((0.125, 0.4), (1.0, 0.2)), (1.0, 3.0), 1, DataId(**X)).sigma(scores)
     rise = 0.2 / 0.875
     expected = [[0.2, 0.6], [0.2 + rise * (1 - counts[1][0]), 0.6 + 3 * rise * (1 - 0.75**2)], [nan, 1.2]]
     np.testing.assert_allclose(sigma, [*expected, [nan, nan], [0.2, 0.6]])

@@ -181,7 +181,8 @@ def test_a_run_leaves_its_files(parts, whole):
     _, spec = load_model(whole.out / "model.safetensors")
     best = min(rows, key=lambda row: row["val_nme"])
     assert spec.report is not None
-    assert spec.report.epoch == best["epoch"]
+    assert (spec.report.epoch, spec.report.data) == (best["epoch"], parts[1].identity())
+    assert spec.provenance.data == parts[0].identity()
     assert spec.provenance.framework == "tensorflow"
     assert spec.provenance.recipe["epochs"] == 3
 

@@ -22,7 +22,7 @@ from keylite.data.tones import tones_of
 from keylite.evaluation.evaluate import measure
 from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
-from keylite.runtime.spec import ValidationFigures
+from keylite.runtime.spec import DataId, ValidationFigures
 from keylite.training import folds as module
 from keylite.training.folder import open_run
 from keylite.training.folds import train_folds
@@ -92,7 +92,7 @@ def test_a_single_video_by_runs_of_its_frames(video, capsys, tmp_path):
     assert report.std.nme == pytest.approx(np.std(nmes, ddof=1))
     assert report.pooled.nme.mean == pytest.approx(np.average(nmes, weights=[4, 3, 4]))
     assert (report.pooled.count, report.pooled.groups) == (11, 3)
-    assert report.pooled.dataset.fingerprint == data.in_blocks(3).fingerprint()
+    assert report.pooled.data.fingerprint == data.in_blocks(3).fingerprint()
     assert "an interval needs 5" in " ".join(report.pooled.notes)
     assert (report.blocks, report.seed, report.recipe["epochs"], report.recipe["strength"]) == (True, 0, 1, 1.25)
     assert "the weights of their last epoch: the best one is chosen on the images of the report" in err
@@ -130,7 +130,8 @@ def after_an_epoch(model: Path, path: Path) -> Path:
     describe(
         path,
         msgspec.structs.replace(
-            read_spec(model), report=ValidationFigures("val", 1, 0.05, 0.2, "box_diagonal", 1.0, 5.0, 10)
+            read_spec(model),
+            report=ValidationFigures(DataId("val", "1" * 64), 1, 0.05, 0.2, "box_diagonal", 1.0, 5.0, 10),
         ),
     )
     return path
@@ -321,7 +322,7 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
     specs = [read_spec(tmp_path / fold.model) for fold in report.folds]
     fitted = specs[0].confidence
     assert [spec.confidence for spec in specs] == [fitted] * 3
-    assert (fitted.count, fitted.data_fingerprint) == (26, data.fingerprint())
+    assert (fitted.count, fitted.data.fingerprint) == (26, data.fingerprint())
     assert "sigma fitted on 26 of 52 objects, each predicted by the model of its fold" in caplog.text
     assert report.pooled.reliability.count == 4 * 26, "those that it was not fitted on"
     assert sum(fold.report.reliability.count for fold in report.folds) == 4 * 26

@@ -8,7 +8,6 @@ import numpy as np
 from keylite.data.arrays import from_arrays
 from keylite.evaluation.figures import report_of
 from keylite.evaluation.predictions import Predictions
-from keylite.evaluation.report import DatasetReport
 from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport, figures_of
 
 
@@ -26,8 +25,7 @@ def made_up() -> FoldsReport:
         folds.append(FoldReport(n + 1, f"fold-{n + 1}/last.safetensors", 0, part, part, report))
     pooled = report_of(predictions, data, "100px", notes=["a < b"])
     mean, std = (FoldFigures(figure, None, figure, 100 * figure, 0.0) for figure in (0.02, 0.0141))
-    dataset = DatasetReport(data.name, data.fingerprint())
-    return FoldsReport("0", "now", dataset, False, 0, {}, tuple(folds), mean, std, pooled)
+    return FoldsReport("0", "now", data.identity(), False, 0, {}, tuple(folds), mean, std, pooled)
 
 
 def test_it_prints_a_row_per_fold_and_then_all_objects_together():

@@ -119,8 +119,7 @@ def _accuracy(
     for name, predictor in predictors.items():
         report = evaluate(predictor, dataset, normalize=normalize)
         accuracy[name] = {
-            "data": report.dataset.name,
-            "data_fingerprint": report.dataset.fingerprint,
+            "data": {"name": report.data.name, "fingerprint": report.data.fingerprint},
             "count": report.nme.count,
             "normalize": report.nme.normalize,
             "nme": report.nme.mean,

@@ -41,7 +41,9 @@ def info(
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
     origin, names, calibration = facts.provenance, facts.skeleton.names, facts.calibration
-    ranges = f"{calibration.count} objects of {calibration.data}, seed {calibration.seed}" if calibration else "none"
+    ranges = (
+        f"{calibration.count} objects of {calibration.data.name}, seed {calibration.seed}" if calibration else "none"
+    )
     rows = [
         ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {facts.precision}, sha256 {sha256(model)}"],
         ["network", f"{facts.backbone}, {type(facts.head).__name__.lower()} head, {facts.size[0]}x{facts.size[1]} px"],
@@ -51,7 +53,7 @@ def info(
         *(["not learnt", line] for line in unlearnt_words(facts.unlearnt)),
         ["normaliser of the NME", facts.normalize],
         ["accuracy after training", figures_line(facts.report) if facts.report else "none"],
-        ["trained on", f"{origin.data}, fingerprint {origin.data_fingerprint[:16]}, from {origin.pretrained}"],
+        ["trained on", f"{origin.data.name}, fingerprint {origin.data.fingerprint[:16]}, from {origin.pretrained}"],
         ["parent", origin.parent or "none: training wrote this file"],
         ["int8 ranges from", ranges],
         ["compared with parent", certificate_line(facts.certificate) if facts.certificate else "not exported"],

@@ -34,7 +34,7 @@ def export_row(certificate: Certificate) -> list[str]:
 def figures_line(figures: ValidationFigures) -> str:
     """The figures in a model file's description as one line."""
     return (
-        f"{figures.data}: NME {100 * figures.nme:.2f} % by {figures.normalize}, mean shape "
+        f"{figures.data.name}: NME {100 * figures.nme:.2f} % by {figures.normalize}, mean shape "
         f"{100 * figures.mean_shape_nme:.2f} %, 1 % is {figures.percent_px:.3g} px, error "
         f"{figures.pixel_error:.2f} px, {figures.count} objects, epoch {figures.epoch}"
     )
@@ -43,7 +43,7 @@ def figures_line(figures: ValidationFigures) -> str:
 def certificate_line(summary: CertificateSummary) -> str:
     """The summary of a certificate in a model file's description as one line."""
     return (
-        f"{summary.data}: p95 drift {summary.drift_p95:.4f} px, budget {summary.budget:g}; "
+        f"{summary.data.name}: p95 drift {summary.drift_p95:.4f} px, budget {summary.budget:g}; "
         f"NME {100 * summary.nme_parent:.2f} % -> {100 * summary.nme_child:.2f} %, {summary.count} objects"
     )
 

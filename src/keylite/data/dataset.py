@@ -33,6 +33,7 @@ from keylite.runtime.images import (
 )
 from keylite.runtime.kinds import number_of, require_flags, require_kind, require_whole
 from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import DataId
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import Indices, Points, WhiteLevel
 from keylite.runtime.words import LOOKED_AT, SHOWN, counted, escaped, first_of, listed, quoted
@@ -549,6 +550,14 @@ class Dataset:
             The sha256 in hexadecimal. The pixels of image files are not part of it.
         """
         return self._fingerprint
+
+    def identity(self) -> DataId:
+        """Say which labelled images these are, as reports, certificates and model files do.
+
+        Returns:
+            The `name`, and the `fingerprint` that `fingerprint()` gives.
+        """
+        return DataId(self.name, self.fingerprint())
 
     @functools.cached_property
     def _fingerprint(self) -> str:

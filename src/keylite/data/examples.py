@@ -38,7 +38,7 @@ class Examples:
     a labelled point inside the crop, else 0.
 
     Args:
-        dataset: The N labelled objects, or the path of a label file.
+        data: The N labelled objects, or the path of a label file.
         size: (width, height) of the crops, px.
         box: "annotation" cuts the crop around the object's box, "image" takes the whole image.
         padding: The fraction by which a box grows before it is cropped, 0 to 4; not used with "image".
@@ -54,7 +54,7 @@ class Examples:
 
     def __init__(
         self,
-        dataset: Labelled,
+        data: Labelled,
         size: tuple[int, int],
         *,
         box: str = "annotation",
@@ -68,15 +68,15 @@ class Examples:
         require_choice("box", box, ("annotation", "image"))
         require_number("padding", padding, 0, 4)
         require_kind("augmentation", augmentation, (Augmentation, type(None)), "an Augmentation", "or leave it out")
-        self.dataset = dataset = as_dataset("dataset", dataset)
+        self.data = data = as_dataset("data", data)
         self.kept: dict[int, tuple[np.ndarray, int]] | None = None
-        self.factors = np.zeros(len(dataset.images), np.int64)  # `averaged` of each image; 0: not yet known
+        self.factors = np.zeros(len(data.images), np.int64)  # `averaged` of each image; 0: not yet known
         self.size = size_of("size", size)
         self.augmentation = augmentation
         self.seed = seed
-        self.boxes = crop_boxes(dataset, box)
+        self.boxes = crop_boxes(data, box)
         self.padding = padding if box == "annotation" else 0.0
-        if augmentation and augmentation.flip_p > 0 and dataset.skeleton.mirror is None:
+        if augmentation and augmentation.flip_p > 0 and data.skeleton.mirror is None:
             raise DataError("flip_p: the skeleton has no mirror pairs; give it a `mirror`, or set flip_p to 0")
         if cache:
             self.keep()
@@ -89,22 +89,22 @@ class Examples:
         self.kept = {}
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.data)
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, index = divmod(item, len(self))
-        number = int(self.dataset.image_index[index])
+        number = int(self.data.image_index[index])
         box = self._boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
-            return self._cut(number, crop), *targets(crop, self.dataset.xy[index], self.dataset.skeleton)
+            return self._cut(number, crop), *targets(crop, self.data.xy[index], self.data.skeleton)
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
         pixels = augmented_pixels(self._cut(number, crop), self.augmentation, generator)
-        xy = self.dataset.xy[index]
+        xy = self.data.xy[index]
         if crop.mirrored:  # a label that sits right of its place in the image sits left of it in the mirrored one
             xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
-        return pixels, *targets(crop, xy, self.dataset.skeleton)
+        return pixels, *targets(crop, xy, self.data.skeleton)
 
     def _cut(self, number: int, crop: Crop) -> np.ndarray:
         """A crop of image `number`, uint8 (H, W, 3); it is the same whether images are kept or not."""
@@ -122,8 +122,8 @@ class Examples:
 
         crop: if it is given, only the pixels that this crop needs are decoded.
         """
-        picture = self.dataset.open_image(number)
-        pixels = picture.pixels() if crop is None else decode_for(picture, [crop], self.dataset.checked)
+        picture = self.data.open_image(number)
+        pixels = picture.pixels() if crop is None else decode_for(picture, [crop], self.data.checked)
         factor = self.averaged(number)
         return (average(pixels, factor) if factor > 1 else pixels), factor
 
@@ -150,13 +150,13 @@ class Examples:
     @functools.cached_property
     def _boxes(self) -> np.ndarray:
         """(N, 4) xyxy px: the boxes that crops are cut around, without the padding."""
-        return self.dataset.whole_boxes() if self.boxes is None else self.boxes
+        return self.data.whole_boxes() if self.boxes is None else self.boxes
 
     @functools.cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """The image numbers of all objects, sorted, and the objects in that order."""
-        order = np.argsort(self.dataset.image_index, kind="stable")
-        return self.dataset.image_index[order], order
+        order = np.argsort(self.data.image_index, kind="stable")
+        return self.data.image_index[order], order
 
     def keep_all(self) -> None:
         """If images are kept in memory, read all of them now, so that processes can share them.
@@ -167,7 +167,7 @@ class Examples:
         """
         if self.kept is None:
             return
-        count = len(self.dataset.images)
+        count = len(self.data.images)
         with step("decoding the training images", count) as done, ThreadPoolExecutor(cores() + SPARE) as threads:
             for _ in threads.map(self._keep, range(count)):
                 done(1)
@@ -197,7 +197,7 @@ class Examples:
             ImageError: An image cannot be read.
         """
         width, height = self.size
-        keypoints = len(self.dataset.skeleton)
+        keypoints = len(self.data.skeleton)
         images = np.empty((len(items), height, width, 3), np.uint8)
         unit_xy = np.empty((len(items), keypoints, 2), np.float32)
         weight = np.empty((len(items), keypoints), np.float32)
@@ -211,11 +211,11 @@ class Examples:
         Returns:
             (K, 2) float32 unit coordinates, over labelled points inside their crop; 0.5 for a keypoint without any.
         """
-        total = np.zeros((len(self.dataset.skeleton), 2))
-        count = np.zeros((len(self.dataset.skeleton), 1))
+        total = np.zeros((len(self.data.skeleton), 2))
+        count = np.zeros((len(self.data.skeleton), 1))
         for start in range(0, len(self), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            unit_xy = to_units(self.dataset.xy[part], self._boxes[part], self.size, self.padding)
+            unit_xy = to_units(self.data.xy[part], self._boxes[part], self.size, self.padding)
             counted = np.all((unit_xy >= 0) & (unit_xy <= 1), axis=2, keepdims=True)  # these have weight 1 in `targets`
             total += np.where(counted, unit_xy, 0).astype(np.float32).sum(axis=0, dtype=np.float64)
             count += counted.sum(axis=0)
@@ -224,7 +224,7 @@ class Examples:
 
 def kept_bytes(examples: Examples) -> int:
     """An estimate, from the headers of LOOKS images, of the bytes that all images take if they are kept."""
-    images = examples.dataset.images
+    images = examples.data.images
     looks = np.linspace(0, len(images) - 1, min(len(images), LOOKS)).astype(int).tolist()
     sides = np.array([image_size(images[image]) for image in looks])
     factors = np.array([examples.averaged(image) for image in looks])

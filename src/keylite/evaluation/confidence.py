@@ -15,7 +15,7 @@ from keylite.evaluation.predictions import Predictions, errors_of, predict_datas
 from keylite.evaluation.reliability import FEWEST, Reliability, halves, no_halves, reliability_of, reliability_rows
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import describe
-from keylite.runtime.spec import Confidence, standing
+from keylite.runtime.spec import Confidence, DataId, standing
 
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
@@ -42,7 +42,7 @@ def learn_confidence(predictor: Predictor, data: Dataset, predictions: Predictio
     if isinstance(predictor.spec.head, Regression):
         return Learnt(None, None, "the regression head gives no score")
     fingerprint = data.fingerprint()
-    if predictor.spec.provenance.data_fingerprint == fingerprint:
+    if predictor.spec.provenance.data.fingerprint == fingerprint:
         return Learnt(None, None, f"{data.called} holds the training images, whose errors are smaller than others'")
     if halves(data.group_index) is None:
         return Learnt(None, None, no_halves(data.group_index))
@@ -57,8 +57,9 @@ def learn_from(predictions: Predictions, data: Dataset, name: str) -> Learnt:
     side = np.array([max(crop.size) / crop.scale for crop in predictions.crops])[:, None]
     error = errors_of(predictions, data)
     fit, judges = parts
-    facts = (len(fit), name, data.fingerprint())
-    confidence = fit_confidence(predictions.score[fit], error[fit] / side[fit], *facts)
+    confidence = fit_confidence(
+        predictions.score[fit], error[fit] / side[fit], len(fit), DataId(name, data.fingerprint())
+    )
     if confidence is None:
         return Learnt(None, None, "no labelled point has a score")
     sigma = confidence.sigma(predictions.score[judges]) * side[judges]  # px of the image, as in a report
@@ -90,14 +91,13 @@ def write_confidence(
     return f"sigma fitted on {fitted} of {len(data)} objects of {data.called}; on the others {rows}"
 
 
-def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, fingerprint: str) -> Confidence | None:
+def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: DataId) -> Confidence | None:
     """Fit the curve from scores (N, K) to errors (N, K), which are fractions of the crop's longer side.
 
     NaN is an unknown score or an unlabelled point. Scores become standings (how they compare with the usual score of
     their keypoint, the median), and errors are divided by a factor per keypoint. Points of similar standing form a
-    band; isotonic regression then makes the mean errors of the bands fall as the standing rises. count, data,
-    fingerprint: the number of the N objects, and the name and fingerprint of their data set. None: no labelled point
-    has a score.
+    band; isotonic regression then makes the mean errors of the bands fall as the standing rises. count, data:
+    the number of the N objects, and the data set that they are from. None: no labelled point has a score.
     """
     from scipy.optimize import isotonic_regression
 
@@ -118,7 +118,7 @@ def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: str, 
     falling = isotonic_regression(heights, weights=[len(band) for band in bands], increasing=False).x
     places, first = np.unique(places, return_index=True)
     knots = tuple(zip(places.tolist(), falling[first].tolist(), strict=True))
-    fitted = Confidence(tuple(levels.tolist()), knots, tuple(factors.tolist()), count, data, fingerprint)
+    fitted = Confidence(tuple(levels.tolist()), knots, tuple(factors.tolist()), count, data)
     promised = fitted.sigma(score)
     corrected = factors * _factors(error / np.where(known, promised, 1.0), known)  # each keypoint's mean is then right
     return msgspec.structs.replace(fitted, factors=tuple(corrected.tolist()))

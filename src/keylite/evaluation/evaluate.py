@@ -144,7 +144,7 @@ def measure(
 
 def judges_of(specs: Sequence[ModelSpec], dataset: Dataset) -> np.ndarray | None:
     """Indices of the objects that no model's sigma was fitted on. None: all of them."""
-    fitted = {spec.confidence.data_fingerprint for spec in specs if spec.confidence}
+    fitted = {spec.confidence.data.fingerprint for spec in specs if spec.confidence}
     parts = halves(dataset.group_index) if dataset.fingerprint() in fitted else None
     return None if parts is None else parts[1]
 

@@ -21,7 +21,7 @@ from keylite.evaluation.metrics import (
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of
-from keylite.evaluation.report import DatasetReport, KeypointReport, NmeReport, PixelReport, Report, SignedReport
+from keylite.evaluation.report import KeypointReport, NmeReport, PixelReport, Report, SignedReport
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.words import quoted
@@ -101,7 +101,7 @@ def report_of(
         oks_ap=None if sigmas is None else _oks_ap(predictions, dataset, sigmas),
         boxes=box_source,
         model_sha256=model_sha256,
-        dataset=DatasetReport(dataset.name, dataset.fingerprint()),
+        data=dataset.identity(),
         engine=engine,
         notes=(
             *notes,

@@ -177,7 +177,7 @@ class _Images:
     """
 
     predictor: Predictor
-    dataset: Dataset
+    data: Dataset
     boxes: np.ndarray | None
     jitter_box: float
     generator: np.random.Generator | None
@@ -185,8 +185,8 @@ class _Images:
 
     def tasks(self) -> Iterator[Task]:
         """One task per image, in the order of the images."""
-        by_image = np.argsort(self.dataset.image_index, kind="stable")
-        for objects in np.split(by_image, np.flatnonzero(np.diff(self.dataset.image_index[by_image])) + 1):
+        by_image = np.argsort(self.data.image_index, kind="stable")
+        for objects in np.split(by_image, np.flatnonzero(np.diff(self.data.image_index[by_image])) + 1):
             jitter = None
             if self.jitter_box and self.generator is not None:
                 jitter = draw_jitter(len(objects), self.jitter_box, self.generator)
@@ -194,18 +194,18 @@ class _Images:
 
     def cut(self, objects: np.ndarray, jitter: np.ndarray | None) -> Cut:
         """The crops of one image's objects. ArgumentError names the object if its box lies outside of the image."""
-        image = self.dataset.open_image(int(self.dataset.image_index[objects[0]]))
+        image = self.data.open_image(int(self.data.image_index[objects[0]]))
         whole = np.tile(whole_box(image), (len(objects), 1))
         asked = whole if self.boxes is None else self.boxes[objects]
         if self.boxes is not None:
             for row, words in box_problems(asked, whole[:, 2:]).items():
-                raise ArgumentError(f"{self.dataset.sample_name(int(objects[row]))}: {words}")
+                raise ArgumentError(f"{self.data.sample_name(int(objects[row]))}: {words}")
         asked = asked if jitter is None else jittered(asked, jitter)
         crops = self.predictor.crops(image, asked)
         if self.mirrored:
             flip = np.array([[-1.0, 0, self.predictor.spec.size[0]], [0, 1, 0]])
             crops = [crop.then(flip, mirrored=True) for crop in crops]
-        pixels = cut(image, crops, self.dataset.checked)
+        pixels = cut(image, crops, self.data.checked)
         return Cut(objects, (image.shape[1], image.shape[0]), asked, crops, pixels)
 
 

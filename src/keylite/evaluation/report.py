@@ -9,6 +9,7 @@ import msgspec
 from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.runtime.packages import require
 from keylite.runtime.results import Result
+from keylite.runtime.spec import DataId
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.words import counted, escaped
 
@@ -70,13 +71,6 @@ class KeypointReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
 
 
-class DatasetReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The name and fingerprint of the data that were measured."""
-
-    name: str
-    fingerprint: str
-
-
 class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How well a model does on labelled images. `print(report)` shows its tables.
 
@@ -101,7 +95,7 @@ class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         oks_ap: COCO's average precision. None: no OKS constants are known.
         boxes: Where the boxes come from: "annotation", "image" or "file", with the jitter.
         model_sha256: The sha256 of the model file. None: the model is in memory.
-        dataset: The name and fingerprint of the data.
+        data: The labelled images that were measured: their `name` and `fingerprint`.
         engine: The name of the engine that ran the model.
         notes: Remarks, such as objects that do not count.
     """
@@ -122,12 +116,12 @@ class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     oks_ap: float | None
     boxes: str
     model_sha256: str | None
-    dataset: DatasetReport
+    data: DataId
     engine: str | None
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        objects = f"{counted(self.count, 'object')} of {escaped(self.dataset.name)}"
+        objects = f"{counted(self.count, 'object')} of {escaped(self.data.name)}"
         return f"Report({short_nme(self.nme)}, {objects})"
 
     def __str__(self) -> str:
@@ -183,7 +177,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         *(reliability_rows(report.reliability) if report.reliability else ()),
         ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
         ("boxes", report.boxes),
-        ("data", f"{report.dataset.name} ({report.dataset.fingerprint[:12]})"),
+        ("data", f"{report.data.name} ({report.data.fingerprint[:12]})"),
         ("model", (report.model_sha256 or "")[:12]),
         ("engine", report.engine or ""),
         *(("note", note) for note in report.notes),

@@ -51,7 +51,7 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
     chosen = np.random.default_rng(seed).permutation(len(data))[:count]
     pixels = examples.batch(chosen.tolist())[0]
     pixels[0, 0, 0, :2] = 0, 255
-    return CalibrationSet(pixels, Calibration(len(chosen), seed, data.name, data.fingerprint()))
+    return CalibrationSet(pixels, Calibration(len(chosen), seed, data.identity()))
 
 
 def some_crops(spec: ModelSpec, data: Dataset, count: int = LOOKS) -> np.ndarray:
@@ -112,5 +112,5 @@ def range_doubt(watched: Iterable[list[Activation]], calibration: Calibration, d
     share, layer = max(clipped)
     return (
         f"calibration: {100 * share:.2g} % of the values of layer {layer} for {data} are beyond the range taken from "
-        f"{calibration.count} objects of {calibration.data}: these are too few, or of another kind"
+        f"{calibration.count} objects of {calibration.data.name}: these are too few, or of another kind"
     )

@@ -26,7 +26,7 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.results import Result
-from keylite.runtime.spec import Calibration, CertificateSummary, unlearnt_words
+from keylite.runtime.spec import Calibration, CertificateSummary, DataId, unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped
@@ -84,7 +84,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         reliability: How sigma agrees with the errors of (parent, child). None: it has no sigma.
         count: The number of objects.
         groups: The number of groups.
-        dataset, dataset_fingerprint: The name and fingerprint of the data.
+        data: The labelled images that both were compared on: their `name` and `fingerprint`.
         bytes: The size of the child.
         operators: How many operators of each kind the child has.
         latency: The time of the child beside that of the parent's fp32 ONNX file. None: it was not measured.
@@ -114,8 +114,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     reliability: tuple[Reliability | None, Reliability | None]
     count: int
     groups: int
-    dataset: str
-    dataset_fingerprint: str
+    data: DataId
     bytes: int
     operators: dict[str, int]
     latency: Latency | None
@@ -226,8 +225,7 @@ def certify(
         reliability=(reports[0].reliability, reports[1].reliability),
         count=len(data),
         groups=len(data.groups),
-        dataset=data.name,
-        dataset_fingerprint=data.fingerprint(),
+        data=data.identity(),
         bytes=child.stat().st_size,
         operators=operators or (spec.certificate.operators if spec.certificate else {}),
         latency=None,
@@ -264,8 +262,7 @@ def summary(certificate: Certificate) -> CertificateSummary:
     """The part of a certificate that is written into the exported file itself."""
     c = certificate
     return CertificateSummary(
-        data=c.dataset,
-        data_fingerprint=c.dataset_fingerprint,
+        data=c.data,
         count=c.count,
         drift_p95=c.drift.p95,
         drift_max=c.drift.max,
@@ -315,7 +312,7 @@ def certificate_parts(certificate: Certificate) -> list[Table | str]:
     drifts = {"all points": c.drift} | c.per_keypoint
     rows = [[name, *(f"{value:.4f}" for value in (d.mean, d.p50, d.p95, d.max))] for name, d in drifts.items()]
     title = (
-        f"{c.child} compared with {c.parent} on {c.count} objects of {c.dataset}: drift in px of "
+        f"{c.child} compared with {c.parent} on {c.count} objects of {c.data.name}: drift in px of "
         f"{c.size[0]}x{c.size[1]}, budget {c.budget:g} for p95"
     )
     return [
@@ -335,10 +332,10 @@ def certificate_page(certificate: Certificate) -> str:
     table = "\n".join(f"| {name} | {d.mean:.4f} | {d.p50:.4f} | {d.p95:.4f} | {d.max:.4f} |" for name, d in rows)
     facts = [f"child `{c.child}`, sha256 `{c.child_sha256}`, {c.bytes} bytes, {c.precision}, on {c.engines[1]}"]
     facts += [f"parent `{c.parent}`, sha256 `{c.parent_sha256}`, on {c.engines[0]}"]
-    facts += [f"data fingerprint `{c.dataset_fingerprint}`"]
+    facts += [f"data fingerprint `{c.data.fingerprint}`"]
     if c.calibration:
         k = c.calibration
-        facts += [f"ranges from {k.count} objects of {k.data}, seed {k.seed}, fingerprint `{k.data_fingerprint}`"]
+        facts += [f"ranges from {k.count} objects of {k.data.name}, seed {k.seed}, fingerprint `{k.data.fingerprint}`"]
     if c.operators:
         facts += ["operators: " + ", ".join(f"{count} {name}" for name, count in c.operators.items())]
     facts += reliability_lines(c)
@@ -348,7 +345,7 @@ def certificate_page(certificate: Certificate) -> str:
     return f"""# {c.child}, compared with {c.parent}
 
 {verdict(c)}. Drift p95 {c.drift.p95:.4f} px of a {c.size[0]}x{c.size[1]} input, budget {c.budget:g} px.
-NME ({c.normalize}) {nme_line(c)} on {c.count} objects of {c.dataset}.
+NME ({c.normalize}) {nme_line(c)} on {c.count} objects of {c.data.name}.
 {pck_line(c)}.
 
 | keypoint | mean px | p50 px | p95 px | max px |

@@ -139,7 +139,7 @@ def diagnose(
         model=escaped(model.name),
         to=to,
         suffix=suffix,
-        data=data.name,
+        data=data.identity(),
         count=len(data),
         looked_at=len(pixels),
         calibration=usual.facts,

@@ -6,7 +6,7 @@ import dataclasses
 
 from keylite.exporting.target import Budget
 from keylite.runtime.results import Result
-from keylite.runtime.spec import Calibration
+from keylite.runtime.spec import Calibration, DataId
 from keylite.runtime.tables import Table, as_html
 from keylite.runtime.words import counted, escaped
 
@@ -75,7 +75,7 @@ class Diagnosis(Result):
         model: The name of the model file.
         to: "onnx" or "litert".
         suffix: The suffix of files in this format.
-        data: The name of the data that files are compared on.
+        data: The labelled images that files are compared on: their `name` and `fingerprint`.
         count: The number of its objects.
         looked_at: The number of images that the figures of layers come from.
         calibration: The images that the ranges come from.
@@ -93,7 +93,7 @@ class Diagnosis(Result):
     model: str
     to: str
     suffix: str
-    data: str
+    data: DataId
     count: int
     looked_at: int
     calibration: Calibration
@@ -140,8 +140,8 @@ def diagnosis_page(diagnosis: Diagnosis, command: str | None = None) -> str:
     ends = "\n\n".join([*_ends(d), *([f"```\n{command}\n```"] if command else [])])
     return f"""# {_title(d)}
 
-The parent has an NME of {100 * d.nme:.3f} % ({d.normalize}) on {d.count} objects of {d.data}. Ranges come from
-{k.count} objects of {k.data}, seed {k.seed}.
+The parent has an NME of {100 * d.nme:.3f} % ({d.normalize}) on {d.count} objects of {d.data.name}. Ranges come from
+{k.count} objects of {k.data.name}, seed {k.seed}.
 {doubt}
 ## By layer, from input to output
 

@@ -60,9 +60,8 @@ def plot_tradeoff(result: dict[str, Any], path: Path) -> None:
         for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             ticks("{x:g}")
         axes.tick_params(which="both", labelsize=9)
-        title = (
-            f"{accuracy['count']} objects of {accuracy['data']}; {result['threads']} thread(s) of {result['machine']}"
-        )
+        where = f"{result['threads']} thread(s) of {result['machine']}"
+        title = f"{accuracy['count']} objects of {accuracy['data']['name']}; {where}"
         axes.set(title=title, ylabel=f"NME by {accuracy['normalize']}, % (bar: 95 % interval)")
         axes.set_xlabel("engine, ms per image (mark: median; bar: 10th to 90th percentile)")
         axes.grid(alpha=0.3, which="both")

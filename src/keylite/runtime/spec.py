@@ -16,7 +16,7 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
-FORMAT = 4  # format number of the ModelSpec; files with another number are refused
+FORMAT = 5  # format number of the ModelSpec; files with another number are refused
 
 # Limits, so that a damaged or hostile description cannot make keylite take gigabytes. The networks that keylite trains
 # stay far below them.
@@ -31,21 +31,27 @@ MAX_TEXT = 200  # characters of a short text
 Size = tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
 
 
+class DataId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which labelled images: their name, and their fingerprint (a sha256 of what they say)."""
+
+    name: str
+    fingerprint: str
+
+
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model comes from.
 
     keylite: the version that trained it. created: when this file was made. framework: "pytorch" or "tensorflow".
-    pretrained: the weights that the backbone started from. data, data_fingerprint: the training set. recipe: the
-    training choices. versions: package name -> version, when this file was made. parent: sha256 of the model file that
-    this one was exported from, or None.
+    pretrained: the weights that the backbone started from. data: the training set. recipe: the training choices.
+    versions: package name -> version, when this file was made. parent: sha256 of the model file that this one was
+    exported from, or None.
     """
 
     keylite: str
     created: str
     framework: str
     pretrained: str
-    data: str
-    data_fingerprint: str
+    data: DataId
     recipe: dict[str, Any]
     versions: dict[str, str]
     parent: str | None
@@ -54,12 +60,12 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ValidationFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The figures of a model on its validation set, from the epoch that its weights are of.
 
-    data: "val". nme, mean_shape_nme: the NME, and that of `mean_shape` for every crop, as fractions. normalize: the
-    normaliser of both. percent_px: how many px of the image 1 % is. pixel_error: the mean error, px of the image.
-    count: objects.
+    data: the validation set. nme, mean_shape_nme: the NME, and that of `mean_shape` for every crop, as fractions.
+    normalize: the normaliser of both. percent_px: how many px of the image 1 % is. pixel_error: the mean error, px of
+    the image. count: objects.
     """
 
-    data: str
+    data: DataId
     epoch: int
     nme: float
     mean_shape_nme: float
@@ -70,23 +76,21 @@ class ValidationFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The images that the ranges of an int8 file come from: `count` objects of a data set, drawn with a seed."""
+    """The images that the ranges of an int8 file come from: `count` objects of `data`, drawn with a seed."""
 
     count: int
     seed: int
-    data: str
-    data_fingerprint: str
+    data: DataId
 
 
 class CertificateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far an export moved points, in short: its points compared with its parent's on `count` objects of a data set.
+    """How far an export moved points, in short: its points compared with its parent's on `count` objects of `data`.
 
     drift_p95, drift_max, budget: px of the model input. nme_parent, nme_child: fractions of the normaliser `normalize`.
     operators: the number of operators of each kind in the graph.
     """
 
-    data: str
-    data_fingerprint: str
+    data: DataId
     count: int
     drift_p95: float
     drift_max: float
@@ -98,7 +102,7 @@ class CertificateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a score becomes the distance to expect; it was fitted on `count` labelled objects of a data set.
+    """How a score becomes the distance to expect; it was fitted on `count` labelled objects of `data`.
 
     levels: (K,) the usual score of each keypoint. knots: points (standing, distance) of a curve. The standing (see the
     function of that name) rises from knot to knot; the distance, a fraction of the crop's longer side, never rises.
@@ -109,8 +113,7 @@ class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     knots: tuple[tuple[float, float], ...]
     factors: tuple[float, ...]
     count: int
-    data: str
-    data_fingerprint: str
+    data: DataId
 
     def __post_init__(self) -> None:
         standings, distances = zip(*self.knots, strict=True) if self.knots else ((), ())

@@ -28,7 +28,7 @@ from keylite.evaluation.figures import report_of
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, joined
 from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
-from keylite.evaluation.report import DatasetReport, Report
+from keylite.evaluation.report import Report
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import MAX_MEGAPIXELS, require_limit
@@ -315,7 +315,7 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
     tests sigma; None if the folds have fitted their own, or if it cannot be fitted.
     """
     specs = [read_spec(fold.model) for fold in plan]
-    shared = [spec.confidence is not None and spec.confidence.data_fingerprint == data.fingerprint() for spec in specs]
+    shared = [spec.confidence is not None and spec.confidence.data.fingerprint == data.fingerprint() for spec in specs]
     if not any(shared) and all(map(knows_its_errors, specs)):  # shared: an earlier call wrote it
         return None
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
@@ -381,7 +381,7 @@ def _report(
     return FoldsReport(
         keylite=__version__,
         created=now(),
-        dataset=DatasetReport(data.name, data.fingerprint()),
+        data=data.identity(),
         blocks=blocks,
         seed=recipe.seed,
         recipe=read_spec(plan[0].model).provenance.recipe,  # it holds no path of this machine

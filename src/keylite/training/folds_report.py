@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation.report import DatasetReport, Report, no_better, short_nme
+from keylite.evaluation.report import Report, no_better, short_nme
 from keylite.runtime.results import Result
+from keylite.runtime.spec import DataId
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.words import counted, escaped
 
@@ -53,7 +54,7 @@ class FoldsReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     Attributes:
         keylite: The version that trained the folds.
         created: When the report was made (UTC, ISO 8601).
-        dataset: Name and fingerprint of the data set.
+        data: The labelled images that were divided: their `name` and `fingerprint`.
         blocks: Whether each fold held out one run of frames instead of groups.
         seed: The recipe's seed, by which groups were dealt out to the folds.
         recipe: Every choice of the recipe by name, with numbers for `auto` and without paths of the training machine.
@@ -65,7 +66,7 @@ class FoldsReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     keylite: str
     created: str
-    dataset: DatasetReport
+    data: DataId
     blocks: bool
     seed: int
     recipe: dict[str, Any]
@@ -76,7 +77,7 @@ class FoldsReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     def __repr__(self) -> str:
         pooled = f"{short_nme(self.pooled.nme)} pooled, {counted(self.pooled.count, 'object')}"
-        return f"FoldsReport({counted(len(self.folds), 'fold')}: {pooled} of {escaped(self.dataset.name)})"
+        return f"FoldsReport({counted(len(self.folds), 'fold')}: {pooled} of {escaped(self.data.name)})"
 
     def __str__(self) -> str:
         return as_text(folds_parts(self))
@@ -98,7 +99,7 @@ def folds_parts(report: FoldsReport) -> list[Table | str]:
     """The table and lines that show a report: a row per fold, then the figures of all objects together."""
     nme = report.pooled.nme
     percent = f"1 % is {nme.percent_px:.3g} px"
-    title = f"{report.dataset.name}: each fold with the weights of its last epoch; NME by {nme.normalize}, {percent}"
+    title = f"{report.data.name}: each fold with the weights of its last epoch; NME by {nme.normalize}, {percent}"
     interval = f"[{nme.interval[0]:.2%}, {nme.interval[1]:.2%}] by group" if nme.interval else "(no interval)"
     shape = report.pooled.mean_shape_nme
     worse = ", and the models are no better" if no_better(nme.mean, shape) else ""

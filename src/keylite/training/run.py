@@ -189,7 +189,7 @@ def baseline_report(shape: np.ndarray, spec: ModelSpec, val: Dataset) -> Report:
 def with_figures(spec: ModelSpec, report: Report, baseline: Report, epoch: int) -> ModelSpec:
     """The spec with the figures of an epoch on the validation set. baseline: the report of the mean shape."""
     figures = ValidationFigures(
-        data="val",
+        data=report.data,
         epoch=epoch,
         nme=report.nme.mean,
         mean_shape_nme=baseline.nme.mean,

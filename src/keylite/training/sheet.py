@@ -20,5 +20,5 @@ def examples_sheet(examples: Examples) -> np.ndarray:
         pixels, unit_xy, weight = examples[int(index)]
         large = cv2.resize(pixels, (width * enlarge, height * enlarge), interpolation=cv2.INTER_CUBIC)
         xy = np.where(weight[:, None] > 0, unit_xy, np.nan) * (width * enlarge, height * enlarge)
-        tiles.append(draw_points(large, xy, examples.dataset.skeleton))
-    return with_legend(contact_sheet(tiles, 4), examples.dataset.skeleton, points="label")
+        tiles.append(draw_points(large, xy, examples.data.skeleton))
+    return with_legend(contact_sheet(tiles, 4), examples.data.skeleton, points="label")

@@ -254,7 +254,7 @@ class Plan:
 
     def _write(self) -> None:
         """Open the folder, train, and fit on the validation set what scores mean."""
-        state, recipe, data, val = self.state, self.state.recipe, self.examples.dataset, self.state.val
+        state, recipe, data, val = self.state, self.state.recipe, self.examples.data, self.state.val
         open_run(state.out, recipe, data, val, self.resume)
         sheet = state.out / "examples.jpg"
         write_image(sheet, examples_sheet(self.examples))
@@ -385,8 +385,7 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
             created=now(),
             framework=recipe.framework,
             pretrained=pretrained_name(recipe.pretrained),
-            data=data.name,
-            data_fingerprint=data.fingerprint(),
+            data=data.identity(),
             recipe=to_dict(recipe) | {"pretrained": pretrained_name(recipe.pretrained)},
             versions=versions(),
             parent=None,

@@ -202,9 +202,10 @@ def rows_of(runs: Sequence[Run], alone: set[str]) -> list[list[Run]]:
     """Runs that differ in nothing but their seed, together, in order. alone: see `unexported`."""
     rows: dict[str, list[Run]] = {}
     for run in runs:
-        recipe = to_dict(recipe_in(run.folder)) | dict.fromkeys((*WITHOUT_EFFECT, "seed"))
-        recipe["pretrained"] = Path(recipe["pretrained"]).name
-        rows.setdefault(json.dumps([recipe, run.plan in alone]), []).append(run)
+        recipe = recipe_in(run.folder)
+        choices = to_dict(recipe) | dict.fromkeys((*WITHOUT_EFFECT, "seed"))
+        choices["pretrained"] = Path(recipe.pretrained).name
+        rows.setdefault(json.dumps([choices, run.plan in alone]), []).append(run)
     return list(rows.values())
 
 
@@ -241,7 +242,7 @@ def figures_of(
     data: Any = getattr(parts, choices.split)
     found = [_row(row, exports, data, choices.split, normalize) for row in rows]
     timed = {
-        f"{facts['name']} {kind}": next(exports[run.name][kind][0] for run in row if exports[run.name][kind][0])
+        f"{facts['name']} {kind}": next(path for path, _ in (exports[run.name][kind] for run in row) if path)
         for row, facts in zip(rows, found, strict=True)
         for kind, file in facts["files"].items()
         if "nme" in file
@@ -288,7 +289,8 @@ def _row(row: Sequence[Run], exports: Facts, data: Any, split: str, normalize: s
     return {
         **{"name": row[0].name, "head": recipes[0].head, "backbone": recipes[0].backbone},
         **{"size": list(recipes[0].input_size), "epochs": recipes[0].epochs},
-        **{"seeds": [recipe.seed for recipe in recipes], "best_epochs": [spec.report.epoch for spec in specs]},
+        "seeds": [recipe.seed for recipe in recipes],
+        "best_epochs": [spec.report.epoch for spec in specs if spec.report],
         "pretrained": sorted({spec.provenance.pretrained for spec in specs}),
         "float": over_seeds(float_found, data) | {"bytes": row[0].model.stat().st_size, "sigma": of_sigma(float_found)},
         "jittered": of_jittered({run: run.model for run in row}),
@@ -318,7 +320,7 @@ def _add_times(rows: list[Facts], seconds: dict[str, list[float]], images: int) 
                 continue
             file["ms"] = 1e3 * statistics.median(own) / images
             for name, of_kind in RULERS.items():
-                base = ruler and of_file.get((ruler["name"], of_kind))
+                base = of_file.get((ruler["name"], of_kind)) if ruler else None
                 if base:
                     file[name] = statistics.median(mine / other for mine, other in zip(own, base, strict=True))
 
@@ -474,8 +476,8 @@ def plot(facts: Facts, path: Path) -> None:
         low, high = row["float"]["interval"] or (row["float"]["nme"],) * 2
         for kind, file in row["files"].items():
             if "ms" in file:  # the interval is that of the float model, moved
-                ends = [100 * (file["nme"] + end - row["float"]["nme"]) for end in (low, high)]
-                mark = Mark(file["ms"], 100 * file["nme"], *ends, size_text(row["size"]))
+                least, most = (100 * (file["nme"] + end - row["float"]["nme"]) for end in (low, high))
+                mark = Mark(file["ms"], 100 * file["nme"], least, most, size_text(row["size"]))
                 lines.setdefault((label, kind), []).append(mark)
     for marks in lines.values():
         marks.sort()

@@ -58,7 +58,7 @@ def torchvision_v2(task: Task) -> Item:
     """Image and keypoints as tv_tensors through one Compose."""
     import torch
     from torchvision import tv_tensors
-    from torchvision.io import decode_image
+    from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import InterpolationMode, v2
 
     torch.set_num_threads(1)
@@ -89,13 +89,14 @@ def torchvision_v2(task: Task) -> Item:
     photometric = v2.Compose([erase, *(v2.RandomApply([v], a[f"{name}_p"]) for name, v in with_chance.items())])
 
     def item(number: int) -> tuple[Any, Any]:
-        image = decode_image(task["paths"][number], mode="RGB")
+        image = decode_image(task["paths"][number], ImageReadMode.RGB)
         x, y = 0, 0
         if task["boxes"]:
             x, y, right, bottom = task["boxes"][number]
             image = image[:, y:bottom, x:right]
         points = torch.tensor(task["xy"][number]) - torch.tensor([x, y])
-        points = tv_tensors.KeyPoints(points, canvas_size=image.shape[1:])
+        canvas = (image.shape[1], image.shape[2])
+        points = tv_tensors.KeyPoints(points, canvas_size=canvas)  # pyright: ignore[reportCallIssue] - no types
         image, points = change(tv_tensors.Image(image), points)
         return photometric(image).permute(1, 2, 0).numpy(), points
 
@@ -104,7 +105,7 @@ def torchvision_v2(task: Task) -> Item:
 
 def albumentations(task: Task) -> Item:
     """OpenCV's decoder, then one Compose with keypoints."""
-    import albumentations as A  # noqa: N812
+    import albumentations as A  # noqa: N812  # pyright: ignore[reportMissingImports] - it is in another environment
     import cv2
     import numpy as np
 
@@ -147,6 +148,7 @@ def albumentations(task: Task) -> Item:
 
     def item(number: int) -> tuple[Any, Any]:
         image = cv2.imread(task["paths"][number], cv2.IMREAD_COLOR_RGB)
+        assert image is not None
         x, y = 0, 0
         if task["boxes"]:
             x, y, right, bottom = task["boxes"][number]
@@ -164,7 +166,7 @@ def mmpose(task: Task) -> Item:
 
     for name in ("xtcocotools", "xtcocotools.mask", "xtcocotools.coco", "xtcocotools.cocoeval"):
         sys.modules[name] = Absent(name)  # imported on the way, and never called
-    import mmpose.datasets.transforms as t
+    import mmpose.datasets.transforms as t  # pyright: ignore[reportMissingImports] - it is in another environment
 
     cv2.setNumThreads(1)
     a, size = task["augmentation"], (task["size"], task["size"])

@@ -81,7 +81,7 @@ def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callabl
     """
     augmentation = augmentation_for(data, size)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    transform = transforms.Compose(
+    transform: Any = transforms.Compose(  # its result is what the last step makes
         [
             transforms.Resize((size, size)),
             transforms.ToTensor(),
@@ -94,7 +94,9 @@ def pipelines(data: Dataset, size: int, box: str = "image") -> dict[str, Callabl
         return range(step * BATCH, (step + 1) * BATCH)  # Examples take items past the end as the next epoch's
 
     def read(index: int) -> Image.Image:
-        image = Image.open(data.images[index]).convert("RGB")
+        path = data.images[index]
+        assert isinstance(path, Path)
+        image = Image.open(path).convert("RGB")
         return image.crop(regions[index]) if regions else image
 
     def with_torchvision(step: int) -> torch.Tensor:
@@ -134,7 +136,7 @@ def steps_of(turn: int, data: Dataset) -> range:
     return range(turn * steps, (turn + 1) * steps)
 
 
-def regions_of(data: Dataset, size: int, box: str) -> list[tuple[int, ...]] | None:
+def regions_of(data: Dataset, size: int, box: str) -> list[tuple[int, int, int, int]] | None:
     """What a pipeline that decodes images whole crops: x0, y0, x1, y1 px of keylite's crop, a row an object.
 
     None for whole images.
@@ -144,7 +146,7 @@ def regions_of(data: Dataset, size: int, box: str) -> list[tuple[int, ...]] | No
     examples = Examples(data, (size, size), box=box)
     corners = np.array([[0, 0], [size, size]])
     crops = [crop_box(one, (size, size), examples.padding).to_image(corners) for one in data.box]
-    return [tuple(np.rint(xy).astype(int).ravel().tolist()) for xy in crops]
+    return [(x0, y0, x1, y1) for (x0, y0), (x1, y1) in (np.rint(xy).astype(int).tolist() for xy in crops)]
 
 
 @contextlib.contextmanager

@@ -16,19 +16,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rounds import Facts, figures, interleaved, machine, options, paragraph, speeds, tell, use_threads
+from rounds import Facts, figures, interleaved, machine, options, paragraph, spec_of, speeds, tell, use_threads
 
 from keylite.data.rendered.gauges import gauges
 from keylite.pytorch.exporting import export
 from keylite.pytorch.model import EfficientNetLiteRegressor, save_model
 from keylite.runtime.geometry import crop_box, whole_box
 from keylite.runtime.heads import HEADS
-from keylite.runtime.images import WHITE_LEVEL, write_image
-from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
+from keylite.runtime.images import write_image
 from keylite.runtime.machine import cores
 from keylite.runtime.predictor import BATCH, Predictor
-from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, DataId, ModelSpec, Provenance
 
 TITLE = "Predictor: around its engine, streams, memory"
 KEYPOINTS = 68
@@ -63,7 +60,7 @@ def stages(size: tuple[int, int]) -> dict[str, Callable[[int], object]]:
         unit_xy, _ = heads[name].decode(raws[name])
         return crop.from_unit(unit_xy[0])
 
-    rows = {BASE: lambda _: cv2.resize(image, size, interpolation=cv2.INTER_AREA)}
+    rows: dict[str, Callable[[int], object]] = {BASE: lambda _: cv2.resize(image, size, interpolation=cv2.INTER_AREA)}
     return rows | {f"crop and decode, {name}": lambda _, name=name: predict(name) for name in heads}
 
 
@@ -92,27 +89,7 @@ def predict_memory(model: Path, files: list[Path], images: int, folder: Path) ->
 
 def random_model(folder: Path, size: tuple[int, int]) -> Path:
     """An `.onnx` file of lite0 and the default head with random weights."""
-    spec = ModelSpec(
-        format=FORMAT,
-        backbone="lite0",
-        size=size,
-        box="image",
-        padding=0.0,
-        head=HEADS["heatmap"](KEYPOINTS, 256, size),
-        skeleton=Skeleton(tuple(f"k{number}" for number in range(KEYPOINTS))),
-        normalize="box_diagonal",
-        mean=PIXEL_MEAN,
-        std=PIXEL_STD,
-        white_level=WHITE_LEVEL,
-        precision="fp32",
-        calibration=None,
-        provenance=Provenance("0", "", "pytorch", "none", DataId("", ""), {}, {}, None),
-        mean_shape=None,
-        report=None,
-        confidence=None,
-        certificate=None,
-        unlearnt={},
-    )
+    spec = spec_of(HEADS["heatmap"](KEYPOINTS, 256, size), size)
     network = EfficientNetLiteRegressor(KEYPOINTS, spec.backbone, head=spec.head, size=size)
     save_model(network, spec, folder / "random.safetensors")
     export(folder / "random.safetensors", folder / "random.onnx", spec)

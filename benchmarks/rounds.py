@@ -19,13 +19,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from keylite.evaluation.environment import processor, versions
+from keylite.runtime.heads import Head
+from keylite.runtime.images import WHITE_LEVEL
+from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
 from keylite.runtime.machine import cores
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.spec import FORMAT, DataId, ModelSpec, Provenance
 
 Facts = dict[str, Any]
 Row = Callable[[int], object]
@@ -100,6 +105,33 @@ def machine(threads: int) -> Facts:
     for name in ("torchvision", "pillow"):
         packages[name] = importlib.metadata.version(name)
     return {"machine": processor(), "cores": cores(), "threads": threads, "versions": packages}
+
+
+def spec_of(
+    head: Head, size: tuple[int, int], box: Literal["annotation", "image"] = "image", padding: float = 0.0
+) -> ModelSpec:
+    """The description of a model of lite0 that was not trained."""
+    return ModelSpec(
+        format=FORMAT,
+        backbone="lite0",
+        size=size,
+        box=box,
+        padding=padding,
+        head=head,
+        skeleton=Skeleton(tuple(f"k{number}" for number in range(head.keypoints))),
+        normalize="box_diagonal",
+        mean=PIXEL_MEAN,
+        std=PIXEL_STD,
+        white_level=WHITE_LEVEL,
+        precision="fp32",
+        calibration=None,
+        provenance=Provenance("0", "", "pytorch", "none", DataId("", ""), {}, {}, None),
+        mean_shape=None,
+        report=None,
+        confidence=None,
+        certificate=None,
+        unlearnt={},
+    )
 
 
 def use_threads(threads: int) -> None:

@@ -123,7 +123,7 @@ def finished(folder: Path) -> bool:
     with (folder / "log.csv").open(encoding="utf-8") as file:
         nme = [float(row["val_nme"]) for row in csv.DictReader(file)]
     stale = bool(recipe.patience and nme) and len(nme) - 1 - int(np.argmin(nme)) >= recipe.patience
-    return stale or len(nme) >= recipe.epochs
+    return stale or (recipe.epochs != "auto" and len(nme) >= recipe.epochs)
 
 
 def train_missing(run: Run) -> None:

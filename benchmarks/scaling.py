@@ -14,12 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-from rounds import Facts, each_round, machine, options, paragraph, photo, table, tell
+from rounds import Facts, each_round, machine, options, paragraph, photo, spec_of, table, tell
 
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
@@ -27,6 +26,7 @@ from keylite.data.examples import Examples
 from keylite.data.formats.reading import read_dataset
 from keylite.data.mirror import choose_mirror
 from keylite.evaluation.environment import peak_memory
+from keylite.runtime.heads import Regression
 from keylite.runtime.images import write_image
 from keylite.training.run import baseline_report
 
@@ -34,7 +34,6 @@ TITLE = "Labels: a COCO file, and what training does with it first"
 PER_IMAGE = 2.5  # objects, on average
 WIDTH, HEIGHT = 640, 480
 SIZE = (224, 224)  # px of the input
-SPEC = SimpleNamespace(box="annotation", size=SIZE, padding=0.25, normalize="box_diagonal", unlearnt={})
 BASE = "json.load"  # every ratio is against this row
 READ = "read_dataset"
 ROW = "--row"  # what starts a process to be measured
@@ -135,14 +134,16 @@ STEPS: dict[str, Callable[[Dataset, Dataset], object]] = {  # of all objects and
     "shared_groups": lambda data, val: data.shared_groups(val),
     "choose_mirror": lambda data, val: choose_mirror(data),
     "mean_shape": lambda data, val: Examples(data, SIZE).mean_shape(),
-    "baseline": lambda data, val: baseline_report(np.full((len(NAMES), 2), 0.5, np.float32), SPEC, val),
+    "baseline": lambda data, val: baseline_report(
+        np.full((len(NAMES), 2), 0.5, np.float32), spec_of(Regression(len(NAMES)), SIZE, "annotation", 0.25), val
+    ),
     "order": lambda data, val: Examples(data, SIZE).order(0),
 }
 
 
 def tell_steps(row: str, folder: Path) -> None:
     """The process of a row: print what each of its steps took, as JSON."""
-    steps: dict[str, dict[str, float | None]] = {}
+    steps: dict[str, dict[str, Any]] = {}
 
     def measured(name: str, step: Callable[[], Any]) -> Any:
         cpu, wall = time.process_time(), time.perf_counter()
@@ -166,7 +167,7 @@ def tell_steps(row: str, folder: Path) -> None:
     print(json.dumps(steps))
 
 
-def told(row: str, folder: Path) -> dict[str, dict[str, float | None]]:
+def told(row: str, folder: Path) -> dict[str, dict[str, Any]]:
     """What `tell_steps` says in a fresh process."""
     command = [sys.executable, "-W", "error", str(Path(__file__).resolve()), ROW, row, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -107,7 +107,7 @@ def figures_of(done: list[Run], parts: Parts, smoke: bool) -> Facts:
     for group, planned_rows in rows_of(smoke).items():
         rows = []
         for plan, changed, _ in planned_rows:
-            nme = [read_spec(run.model).report.nme for run in of_plan.get(plan, [])]  # type: ignore[union-attr]
+            nme = [report.nme for run in of_plan.get(plan, []) if (report := read_spec(run.model).report)]
             if nme:
                 rows.append({"changed": changed, "nme": nme, "seeds": [run.recipe.seed for run in of_plan[plan]]})
         if rows and not rows[0]["changed"]:

@@ -11,12 +11,11 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import timm
 import torch
-from rounds import Facts, alone, figures, interleaved, machine, options, paragraph, speeds, tell
+from rounds import Facts, alone, figures, interleaved, machine, options, paragraph, spec_of, speeds, tell
 
 from keylite.pytorch.cpu import keep_memory, learn_by_taps
 from keylite.pytorch.losses import head_sums, loss
@@ -86,7 +85,7 @@ def tensorflow_step(batch: int, size: int) -> Step:
 
     use_tensorflow_threads(torch.get_num_threads())
     recipe = Recipe(framework="tensorflow", size=size, ema=0.0, clip=0.0)
-    spec = SimpleNamespace(mean=PIXEL_MEAN, std=PIXEL_STD, head=Regression(KEYPOINTS))
+    spec = spec_of(Regression(KEYPOINTS), recipe.input_size)
     training = keras_training.Training(keras_training.EfficientNetLiteRegressor(KEYPOINTS), spec, recipe)
     training.begin(frozen=False)
     train_step = tf.function(training.train_step)

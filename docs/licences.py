@@ -100,7 +100,7 @@ def licence(name: str) -> str:
         return UNSAID[name]
     facts = importlib.metadata.metadata(name)
     classes = [one.split(" :: ")[-1] for one in facts.get_all("Classifier", []) if one.startswith("License :: OSI")]
-    texts = (facts.get("License-Expression"), facts.get("License"), *classes)
+    texts = [*(facts[name] for name in ("License-Expression", "License") if name in facts), *classes]
     said = next((text for text in texts if text and len(text) <= LONGEST and "\n" not in text), "not said")
     return SAID.get(said, said)
 

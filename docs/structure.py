@@ -169,10 +169,10 @@ def layout() -> str:
     ranked = sorted(files(), key=lambda file: _place(file.relative_to(SOURCE)))
     for file in ranked:
         parts = file.relative_to(SOURCE).parts
-        if parts[-1] == "__init__.py" and len(parts) > 1:
+        if file.name == "__init__.py" and len(parts) > 1:
             name, depth = f"{parts[-2]}/", len(parts) - 1
         else:
-            name, depth = parts[-1], len(parts)
+            name, depth = file.name, len(parts)
         docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         sentence = " ".join(docstring.partition("\n\n")[0].split())
         lines.append(f"{'  ' * depth}{name:<{max(26 - 2 * depth, len(name) + 2)}}{sentence}")

@@ -88,9 +88,9 @@ def main() -> None:
     certificate = keylite.export(model, test, out / "gauges.onnx")
     predictor = keylite.Predictor(out / "gauges.onnx")
     tiles = []
-    for sample in test[:16]:
+    for sample, box in zip(test[:16], test.box[:16], strict=True):
         image = read_image(sample.image)
-        points = predictor(image, sample.box[None])
+        points = predictor(image, box[None])
         tiles.append(draw_points(image, points.xy[0], test.skeleton, truth=sample.xy))
     readings = zip(reading(predictions.xy[:16]), reading(test.xy[:16]), strict=True)
     captions = [f"reads {100 * predicted:.1f} %, is {100 * true:.1f} %" for predicted, true in readings]

@@ -1,6 +1,7 @@
 """keylite's network, loss and examples in your own call of `fit`, on rendered gauges. `--help` lists the arguments."""
 
 import argparse
+from typing import Any
 
 import keras
 import numpy as np
@@ -54,7 +55,8 @@ net.summary()
 half = args.epochs // 2
 choices = {"loss": loss("huber", size), "metrics": [px]}
 net.compile(keras.optimizers.Adam(1e-3), **choices)
-net.fit(train_set, validation_data=val_set, epochs=half, shuffle=False, verbose=2)
+fitting: dict[str, Any] = {"validation_data": val_set, "shuffle": False, "verbose": 2}  # prints a line per epoch
+net.fit(train_set, epochs=half, **fitting)
 net.freeze(False)
 net.compile(keras.optimizers.Adam(3e-4), **choices)  # Keras decides here which weights are trained
-net.fit(train_set, validation_data=val_set, initial_epoch=half, epochs=args.epochs, shuffle=False, verbose=2)
+net.fit(train_set, initial_epoch=half, epochs=args.epochs, **fitting)

@@ -183,7 +183,7 @@ class Examples:
         """
         return epoch * len(self) + np.random.default_rng((self.seed, epoch)).permutation(len(self))
 
-    def batch(self, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def batch(self, items: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Make several examples and stack them.
 
         Args:

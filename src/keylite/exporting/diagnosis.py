@@ -5,11 +5,12 @@ It makes files in a temporary folder and measures them; nothing is kept. Formats
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,11 +19,19 @@ from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.figures import object_nme
 from keylite.evaluation.predictions import Predictions, predict_dataset
 from keylite.evaluation.timing import engine_ratio
-from keylite.exporting.calibration import COUNT, CalibrationSet, calibration_set, range_doubt, some_crops
+from keylite.exporting.calibration import (
+    COUNT,
+    Activation,
+    CalibrationSet,
+    Variant,
+    calibration_set,
+    range_doubt,
+    some_crops,
+)
 from keylite.exporting.certificate import point_drift
 from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, Trial, within_budget
 from keylite.exporting.export import budget_of, require_exportable
-from keylite.exporting.target import FORMATS, Exporter, Target, exporter
+from keylite.exporting.target import FORMATS, AnyWorkshop, Target, exporter
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import read_spec
@@ -88,57 +97,30 @@ def diagnose(
     limits = budget_of(model_spec, target, budget, budget_nme)
     require_exportable(model, model_spec, target, calibration is not None)
     assert calibration is not None  # it is refused above
-    exporting, suffix = exporter(target), target.suffix
+    exporting = exporter(target)
     usual = calibration_set(model_spec, calibration, calibration_count, seed)
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
     nme = float(np.nanmean(object_nme(parent, data, model_spec.normalize)))
     pixels = some_crops(model_spec, data)
-    counts = [count for count in COUNTS if count != len(usual.pixels)]
-    others = [other for other in FORMATS[to].precisions if other != "int8"]
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as steps:
+
+    def images_of(count: int) -> CalibrationSet:
+        return usual if count == len(usual.pixels) else calibration_set(model_spec, calibration, count, seed)
+
+    with tempfile.TemporaryDirectory() as folder:
         log.info("diagnose: reading %s", model.name)
         workshop = exporting.Workshop(model, model_spec, Path(folder), pixels)
-        reference = Path(folder) / f"reference{suffix}"
+        child, reference = (Path(folder) / f"{name}{target.suffix}" for name in ("child", "reference"))
         workshop.make(reference, "fp32")
-        child = Path(folder) / f"child{suffix}"
-        trials: list[Trial] = []
-        done = steps.enter_context(step("diagnose: files", len(workshop.variants) + len(counts) + len(others)))
-
-        def tried(words: str, note: str, images: CalibrationSet | None, variant: str, precision: str = "int8") -> None:
-            log.info("diagnose: %s%s", words, f", {len(images.pixels)} images" if images else "")
-            default = variant == DEFAULT
-            made = child if default and images is usual else Path(folder) / f"trial{suffix}"
-            workshop.make(made, precision, images, variant)
-            cost = _cost(made, reference, parent, data, model_spec.normalize)
-            count = len(images.pixels) if images else None
-            trials.append(Trial(words, precision, count, note, default, default and images is usual, cost))
-            done(1)
-
-        def impossible(words: str, images: int | None, reason: str) -> None:
-            trials.append(Trial(words, "int8", images, reason, False, False, None))
-            done(1)
-
-        for name, (words, note, possible) in workshop.variants.items():
-            if possible:
-                tried(words, note, usual, name)
-            else:
-                impossible(words, None, note)
-        for count in counts:
-            words = f"{'fewer' if count < len(usual.pixels) else 'more'} images"
-            if count > len(calibration):
-                impossible(words, count, f"{calibration.called} has {len(calibration)} objects")
-            else:
-                tried(words, "", calibration_set(model_spec, calibration, count, seed), DEFAULT)
-        for other in others:
-            tried(f"{other} in place of int8", "", None, DEFAULT, other)
+        yardstick = _Yardstick(reference, parent, data, model_spec.normalize)
+        attempts = _attempts(workshop.variants, to, len(usual.pixels), calibration)
+        trials = _tried(attempts, workshop, images_of, yardstick, child)
         log.info("diagnose: layer by layer")
-        layers = _layers(exporting, child, pixels, reference, workshop.own_noise(child, usual))
+        layers = _layers(exporting.watch(child, pixels, reference), workshop.own_noise(child, usual))
         doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.called)
-    cheapest = _cheapest([trial for trial in trials if within_budget(trial.cost, nme, limits)])
     return Diagnosis(
         model=escaped(model.name),
         to=to,
-        suffix=suffix,
+        suffix=target.suffix,
         data=data.identity(),
         count=len(data),
         looked_at=len(pixels),
@@ -150,18 +132,82 @@ def diagnose(
         budget_nme=budget_nme,
         layers=layers,
         trials=tuple(trials),
-        cheapest=cheapest,
+        cheapest=_cheapest([trial for trial in trials if within_budget(trial.cost, nme, limits)]),
         doubt=doubt,
     )
 
 
-def _layers(
-    exporting: Exporter, child: Path, pixels: np.ndarray, reference: Path, own: dict[str, float]
-) -> tuple[Layer, ...]:
-    """One row per layer, from the outputs of both files for the same images. own: the mean square of its own noise."""
+class _Yardstick(NamedTuple):
+    """What every file is measured against: the fp32 file of its format by time, the parent's points by distance."""
+
+    reference: Path
+    parent: Predictions
+    data: Dataset
+    normalize: str
+
+
+class _Attempt(NamedTuple):
+    """A file to try. trial: what is said of it, without its cost. variant: the workshop's. None: it is not possible."""
+
+    trial: Trial
+    variant: str | None
+
+
+def _attempts(variants: dict[str, Variant], to: str, usual_count: int, calibration: Dataset) -> list[_Attempt]:
+    """The files to try: each variant, other numbers of calibration images, and other precisions, in this order."""
+    attempts = []
+    for name, (words, note, possible) in variants.items():
+        usual, count = name == DEFAULT, usual_count if possible else None
+        trial = Trial(words, "int8", count, note, exportable=usual, usual=usual, cost=None)
+        attempts.append(_Attempt(trial, name if possible else None))
+    for count in COUNTS:
+        if count == usual_count:
+            continue
+        words = f"{'fewer' if count < usual_count else 'more'} images"
+        possible = count <= len(calibration)
+        note = "" if possible else f"{calibration.called} has {len(calibration)} objects"
+        trial = Trial(words, "int8", count, note, exportable=possible, usual=False, cost=None)
+        attempts.append(_Attempt(trial, DEFAULT if possible else None))
+    for precision in FORMATS[to].precisions:
+        if precision != "int8":
+            words = f"{precision} in place of int8"
+            trial = Trial(words, precision, None, "", exportable=True, usual=False, cost=None)
+            attempts.append(_Attempt(trial, DEFAULT))
+    return attempts
+
+
+def _tried(
+    attempts: list[_Attempt],
+    workshop: AnyWorkshop,
+    images_of: Callable[[int], CalibrationSet],
+    yardstick: _Yardstick,
+    child: Path,
+) -> list[Trial]:
+    """The trials with their costs: each file is made and measured in turn, and the usual one stays, as `child`.
+
+    images_of: gives so many calibration images.
+    """
+    trials = []
+    with step("diagnose: files", len(attempts)) as done:
+        for trial, variant in attempts:
+            if variant is not None:
+                log.info("diagnose: %s%s", trial.words, f", {trial.images} images" if trial.images else "")
+                made = child if trial.usual else child.with_stem("trial")
+                workshop.make(made, trial.precision, images_of(trial.images) if trial.images else None, variant)
+                trial = dataclasses.replace(trial, cost=_cost(made, yardstick))
+            trials.append(trial)
+            done(1)
+    return trials
+
+
+def _layers(watched: Iterable[list[Activation]], own: dict[str, float]) -> tuple[Layer, ...]:
+    """One row per layer. watched: the layers' outputs per image, with those of the float network.
+
+    own: per layer, the mean square of its own noise.
+    """
     sums: dict[str, np.ndarray] = {}  # per layer: signal, noise, number of values, number of clipped values
     ends: dict[str, tuple[str, tuple[float, float], float, float]] = {}  # operator, int8 range, float minimum, maximum
-    for activations in exporting.watch(child, pixels, reference):
+    for activations in watched:
         for layer, operator, low, high, values, exact in activations:
             assert exact is not None  # it comes from the reference
             half = (high - low) / 510  # half a step of the int8 range
@@ -184,15 +230,16 @@ def _decibel(signal: float, noise: float) -> float:
     return float(10 * np.log10(signal / noise)) if signal and noise else float("inf" if signal else "-inf")
 
 
-def _cost(made: Path, reference: Path, parent: Predictions, data: Dataset, normalize: str) -> Cost:
+def _cost(made: Path, yardstick: _Yardstick) -> Cost:
+    """How good and how large a file is."""
     predictor = Predictor(made, threads=1)
-    child = predict_dataset(predictor, data)
-    distance = point_drift(child, parent, predictor.spec.size)
+    child = predict_dataset(predictor, yardstick.data)
+    distance = point_drift(child, yardstick.parent, predictor.spec.size)
     return Cost(
         drift_mean=float(distance.mean()),
         drift_p95=float(np.percentile(distance, 95)),
-        nme=float(np.nanmean(object_nme(child, data, normalize))),
-        ratio=engine_ratio(made, reference)[1],
+        nme=float(np.nanmean(object_nme(child, yardstick.data, yardstick.normalize))),
+        ratio=engine_ratio(made, yardstick.reference)[1],
         bytes=made.stat().st_size,
     )
 

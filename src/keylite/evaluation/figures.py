@@ -52,47 +52,22 @@ def report_of(
     """
     errors = errors_of(predictions, dataset)
     labelled = np.isfinite(errors)
-    if not labelled.any():
-        named = ", ".join(predictions.unlearnt)
-        but = f" (without {named}, which training hardly labelled)" if named else ""
-        raise ArgumentError(
-            f"{dataset.called}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
-            "label some of them, or measure on other data"
-        )
-    length = read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
+    _require_labelled(labelled, predictions, dataset)
+    length = _lengths(predictions, dataset, normalize)
     nme = nme_of(errors, length)
-    counted = np.isfinite(nme)
-    if not counted.any():
-        raise ArgumentError(
-            f"{dataset.called}: normalize: {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
-            "choose another pair, box_side, or a constant such as 100px"
-        )
-    signed = np.where(labelled[..., None], predictions.xy - dataset.xy, 0)
-
+    _require_scaled(nme, dataset, normalize)
     generator = np.random.default_rng(seed)
-    nme_range = group_intervals(np.where(counted, nme, 0)[:, None], counted, dataset.group_index, generator)
-    signed_range = group_intervals(signed.sum(axis=1), labelled.sum(axis=1), dataset.group_index, generator)
-    pixels = errors[labelled]
-    p50, p90, p95 = np.percentile(pixels, [50, 90, 95]).tolist()
-    shift_x, shift_y = (signed.sum(axis=(0, 1)) / labelled.sum()).tolist()
+    nme_report = _nme_report(nme, length, normalize, dataset.group_index, generator)
+    signed_report = _signed_report(predictions.xy - dataset.xy, labelled, dataset.group_index, generator)
     return Report(
-        nme=NmeReport(
-            mean=float(nme[counted].mean()),
-            median=float(np.median(nme[counted])),
-            interval=_pair(nme_range, 0),
-            normalize=normalize,
-            percent_px=float(np.median(length[counted])) / 100,
-            count=int(counted.sum()),
-        ),
+        nme=nme_report,
         mean_shape_nme=_mean_shape_nme(predictions, dataset, length, mean_shape),
         failure_rate=failure_rate_of(nme, FAILURE_LIMIT),
         failure_limit=FAILURE_LIMIT,
         pck={f"{at:g}": pck_of(errors, length, at) for at in PCK_AT},
         auc=auc_of(nme, FAILURE_LIMIT),
-        pixel_error=PixelReport(mean=float(pixels.mean()), p50=p50, p90=p90, p95=p95, max=float(pixels.max())),
-        signed_error=SignedReport(
-            x=shift_x, y=shift_y, x_interval=_pair(signed_range, 0), y_interval=_pair(signed_range, 1)
-        ),
+        pixel_error=_pixel_report(errors[labelled]),
+        signed_error=signed_report,
         per_keypoint=_keypoint_reports(predictions, dataset, length),
         reliability=_reliability(predictions, errors, dataset, judges, seed),
         count=len(dataset),
@@ -106,9 +81,66 @@ def report_of(
         notes=(
             *notes,
             *unlearnt_words(predictions.unlearnt),
-            *_count_notes(labelled, counted, dataset, normalize, nme_range is None),
+            *_count_notes(labelled, nme, dataset, normalize, nme_report.interval is None),
         ),
     )
+
+
+def _require_labelled(labelled: np.ndarray, predictions: Predictions, dataset: Dataset) -> None:
+    """Raise ArgumentError if no point has a label that it can be measured by. labelled: (N, K)."""
+    if not labelled.any():
+        named = ", ".join(predictions.unlearnt)
+        but = f" (without {named}, which training hardly labelled)" if named else ""
+        raise ArgumentError(
+            f"{dataset.called}: none of the {len(dataset)} objects has a labelled point to measure against{but}; "
+            "label some of them, or measure on other data"
+        )
+
+
+def _require_scaled(nme: np.ndarray, dataset: Dataset, normalize: str) -> None:
+    """Raise ArgumentError if no object has a normaliser and so an NME. nme: (N,), NaN for objects without one."""
+    if not np.isfinite(nme).any():
+        raise ArgumentError(
+            f"{dataset.called}: normalize: {quoted(normalize)} is unlabelled or 0 px in all {len(dataset)} objects; "
+            "choose another pair, box_side, or a constant such as 100px"
+        )
+
+
+def _lengths(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
+    """Each object's normaliser (N,), px; NaN if it has none."""
+    return read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
+
+
+def _nme_report(
+    nme: np.ndarray, length: np.ndarray, normalize: str, groups: np.ndarray, generator: np.random.Generator
+) -> NmeReport:
+    """The NME over objects (N,), with its interval. groups: the group of each object."""
+    counted = np.isfinite(nme)
+    interval = group_intervals(np.where(counted, nme, 0)[:, None], counted, groups, generator)
+    return NmeReport(
+        mean=float(nme[counted].mean()),
+        median=float(np.median(nme[counted])),
+        interval=_pair(interval, 0),
+        normalize=normalize,
+        percent_px=float(np.median(length[counted])) / 100,
+        count=int(counted.sum()),
+    )
+
+
+def _pixel_report(pixels: np.ndarray) -> PixelReport:
+    """The distances of labelled points (P,), px."""
+    p50, p90, p95 = np.percentile(pixels, [50, 90, 95]).tolist()
+    return PixelReport(mean=float(pixels.mean()), p50=p50, p90=p90, p95=p95, max=float(pixels.max()))
+
+
+def _signed_report(
+    difference: np.ndarray, labelled: np.ndarray, groups: np.ndarray, generator: np.random.Generator
+) -> SignedReport:
+    """The mean shift of labelled points, with its intervals. difference: (N, K, 2) px, from label to prediction."""
+    signed = np.where(labelled[..., None], difference, 0)
+    intervals = group_intervals(signed.sum(axis=1), labelled.sum(axis=1), groups, generator)
+    x, y = (signed.sum(axis=(0, 1)) / labelled.sum()).tolist()
+    return SignedReport(x=x, y=y, x_interval=_pair(intervals, 0), y_interval=_pair(intervals, 1))
 
 
 def _mean_shape_nme(
@@ -144,8 +176,7 @@ def _reliability(
 
 def object_nme(predictions: Predictions, dataset: Dataset, normalize: str) -> np.ndarray:
     """Each object's NME (N,), a fraction; NaN if it has no label or no normaliser."""
-    length = read_normaliser(normalize, dataset.skeleton.names).lengths(dataset.xy, _normaliser_boxes(predictions))
-    return nme_of(errors_of(predictions, dataset), length)
+    return nme_of(errors_of(predictions, dataset), _lengths(predictions, dataset, normalize))
 
 
 def _normaliser_boxes(predictions: Predictions) -> np.ndarray:
@@ -180,9 +211,10 @@ def _keypoint_report(errors: np.ndarray, signed: np.ndarray, length: np.ndarray)
 
 
 def _count_notes(
-    labelled: np.ndarray, counted: np.ndarray, dataset: Dataset, normalize: str, no_interval: bool
+    labelled: np.ndarray, nme: np.ndarray, dataset: Dataset, normalize: str, no_interval: bool
 ) -> list[str]:
     """Lines about what the figures leave out."""
+    counted = np.isfinite(nme)
     empty = int((~labelled.any(axis=1)).sum())
     unscaled = len(dataset) - int(counted.sum()) - empty
     groups = len(np.unique(dataset.group_index[counted]))

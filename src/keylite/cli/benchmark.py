@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keylite.cli.output import show
-from keylite.cli.shared import USUAL, As, write_json
+from keylite.cli.shared import USUAL, As, Reading, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
+    from keylite.runtime.tables import Table
     from keylite.runtime.types import WhiteLevel
 
 log = logging.getLogger("keylite")
@@ -51,12 +52,10 @@ def benchmark(
     out
         write the figures to this JSON file
     """
-    from keylite.evaluation.timing import STAGES, benchmark
+    from keylite.evaluation.timing import benchmark
     from keylite.pictures.plots import can_plot, plot_tradeoff
     from keylite.runtime.files import require_outputs
-    from keylite.runtime.modelfile import read_spec
     from keylite.runtime.packages import require
-    from keylite.runtime.tables import Table
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
@@ -72,29 +71,14 @@ def benchmark(
         plot = plot or (out.with_suffix(".png") if out else Path("benchmark.png"))
     dataset = None
     if data:
-        specs = [read_spec(model, spec) for model in models]
-        box = next((model_spec.box for model_spec in specs if model_spec.box != "image"), "image")
-        levels: list[WhiteLevel] = [model_spec.white_level for model_spec in specs]
-        dataset = reading.dataset(data, min(levels), box)
+        dataset = _labelled(models, data, spec, reading)
         written = {"out": out, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
     accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)
     result: dict[str, Any] = dict(benchmark(models, threads=threads, runs=runs, image=image, spec=spec))
     for name, figures in accuracy.items():
         result["models"][name]["accuracy"] = figures
-    stages = (*STAGES, "total")
-    rows = [
-        [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
-        + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
-        + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
-        + ([f"{100 * accuracy[name]['nme']:.2f}"] if accuracy else [])
-        for name, facts in result["models"].items()
-    ]
-    title = (
-        f"ms per image: median (p10..p90) of {runs} runs, {threads} thread(s), {result['machine']}, {result['image']}"
-    )
-    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if accuracy else [])]
-    show([Table(columns, rows, title)])
+    show([_table(result, runs, threads)])
     if out:
         write_json(out, result)
     if accuracy and plot:
@@ -102,6 +86,37 @@ def benchmark(
         print(f"wrote {plot}")
     elif accuracy:
         log.warning("no plot: matplotlib is not installed (pip install matplotlib)")
+
+
+def _labelled(models: tuple[Path, ...], data: Path, spec: Path | None, reading: Reading) -> Dataset:
+    """The labelled images, read as all models can take them."""
+    from keylite.runtime.modelfile import read_spec
+
+    specs = [read_spec(model, spec) for model in models]
+    box = next((model_spec.box for model_spec in specs if model_spec.box != "image"), "image")
+    levels: list[WhiteLevel] = [model_spec.white_level for model_spec in specs]
+    return reading.dataset(data, min(levels), box)
+
+
+def _table(result: dict[str, Any], runs: int, threads: int) -> Table:
+    """The figures of all models, one row each."""
+    from keylite.evaluation.timing import STAGES
+    from keylite.runtime.tables import Table
+
+    stages = (*STAGES, "total")
+    measured = any("accuracy" in facts for facts in result["models"].values())
+    rows = [
+        [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
+        + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
+        + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
+        + ([f"{100 * facts['accuracy']['nme']:.2f}"] if measured else [])
+        for name, facts in result["models"].items()
+    ]
+    title = (
+        f"ms per image: median (p10..p90) of {runs} runs, {threads} thread(s), {result['machine']}, {result['image']}"
+    )
+    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if measured else [])]
+    return Table(columns, rows, title)
 
 
 def _accuracy(

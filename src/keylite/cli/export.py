@@ -64,30 +64,9 @@ def export(
     spec
         JSON description for a model file that holds none (keylite info --json prints one)
     """
-    from keylite.exporting.certificate import OverBudgetError, certificate_parts, certificate_path
-    from keylite.exporting.export import export, export_all
-    from keylite.exporting.golden import VECTORS
-    from keylite.exporting.target import FORMATS, target_of
-    from keylite.runtime.files import require_outputs, require_writable
     from keylite.runtime.modelfile import read_spec
-    from keylite.runtime.tables import Table
 
-    if out is None and not diagnose:
-        raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
-    if diagnose and out and out.suffix != ".md":
-        raise ValueError(
-            f"out: --diagnose writes a page and no model: expected a name that ends in .md, got {out.name!r}"
-        )
-    if golden and (diagnose or to == "all"):
-        raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
-    if diagnose and to in (None, "all"):
-        raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(FORMATS)}, got {to or 'none'}")
-    if out and not diagnose and to != "all":
-        target_of(out, to, precision)  # before images are read
-    if golden:
-        require_writable(golden)  # before minutes of work
-    if out and diagnose:
-        require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
+    _require_choices(model, data, out, to, precision, golden, diagnose, spec)
     model_spec = read_spec(model, spec)
     compared = reading.dataset(data, model_spec.white_level, model_spec.box)
     choices: dict[str, Any] = {
@@ -102,16 +81,53 @@ def export(
         shown = {"data": data, "budget_nme": budget_nme, "spec": spec}
         _diagnose(model, compared, out, choices | {"to": to, "precision": precision}, shown, calibration, reading)
         return
-    assert out is not None
+    assert out is not None  # it is refused above
     if to == "all":
-        certificates = export_all(model, compared, out, **choices)
-        show([Table(EXPORT_COLUMNS, [export_row(certificate) for certificate in certificates])])
-        refused = [certificate for certificate in certificates if not certificate.within_budget]
-        if refused:
-            fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
-        return
+        _export_all(model, compared, out, choices)
+    else:
+        _export_one(model, compared, out, golden, choices | {"to": to, "precision": precision})
+
+
+def _require_choices(
+    model: Path,
+    data: Path,
+    out: Path | None,
+    to: str | None,
+    precision: str,
+    golden: Path | None,
+    diagnose: bool,
+    spec: Path | None,
+) -> None:
+    """Raise an error, before images are read, for flags that do not fit or outputs that cannot be written."""
+    from keylite.exporting.target import FORMATS, target_of
+    from keylite.runtime.files import require_outputs, require_writable
+
+    if out is None and not diagnose:
+        raise ValueError("out: expected a file to write, with --to all a folder: give it as --out")
+    if diagnose and out and out.suffix != ".md":
+        raise ValueError(
+            f"out: --diagnose writes a page and no model: expected a name that ends in .md, got {out.name!r}"
+        )
+    if golden and (diagnose or to == "all"):
+        raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
+    if diagnose and to in (None, "all"):
+        raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(FORMATS)}, got {to or 'none'}")
+    if out and not diagnose and to != "all":
+        target_of(out, to, precision)
+    if golden:
+        require_writable(golden)
+    if out and diagnose:
+        require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
+
+
+def _export_one(model: Path, data: Dataset, out: Path, golden: Path | None, choices: dict[str, Any]) -> None:
+    """Write one file with its certificate and show that, or fail if points moved too far."""
+    from keylite.exporting.certificate import OverBudgetError, certificate_parts, certificate_path
+    from keylite.exporting.export import export
+    from keylite.exporting.golden import VECTORS
+
     try:
-        certificate = export(model, compared, out, to=to, precision=precision, golden=golden, **choices)
+        certificate = export(model, data, out, golden=golden, **choices)
     except OverBudgetError as refusal:
         show(certificate_parts(refusal.certificate))
         fail(str(refusal), OVER_BUDGET)
@@ -120,6 +136,18 @@ def export(
     print(f"wrote {out} ({certificate.bytes / 1e6:.1f} MB), {page.name} and {page.with_suffix('.md').name}")
     if golden:
         print(f"wrote {golden / VECTORS}")
+
+
+def _export_all(model: Path, data: Dataset, out: Path, choices: dict[str, Any]) -> None:
+    """Write a file of each kind into a folder and show a table of them; fail if one of them was refused."""
+    from keylite.exporting.export import export_all
+    from keylite.runtime.tables import Table
+
+    certificates = export_all(model, data, out, **choices)
+    show([Table(EXPORT_COLUMNS, [export_row(certificate) for certificate in certificates])])
+    refused = [certificate for certificate in certificates if not certificate.within_budget]
+    if refused:
+        fail(f"refused: {', '.join(certificate.child for certificate in refused)}", OVER_BUDGET)
 
 
 def _diagnose(

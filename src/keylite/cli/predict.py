@@ -9,23 +9,22 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
-from keylite.cli.shared import json_bytes
-
 if TYPE_CHECKING:
     import numpy as np
 
     from keylite.runtime.keypoints import Keypoints
-    from keylite.runtime.predictor import Predictor
+    from keylite.runtime.predictor import Found, Predictor
     from keylite.runtime.types import Boxes
 
 log = logging.getLogger("keylite")
 
+FORMATS, RAY_FORMATS = ("keylite", "coco", "jsonl"), ("jsonl", "parquet")  # the first one of each is the default
 LINES = 20  # lines about the progress of a prediction in shards, at most
 
 
@@ -92,14 +91,7 @@ def predict(
     from keylite.runtime.predictor import Predictor
     from keylite.runtime.spec import unlearnt_words
 
-    unfit = {"--draw": draw} if ray else {"--workers": workers, "--shard": shard}
-    if given := [flag for flag, value in unfit.items() if value is not None]:
-        raise ValueError(f"predict: {given[0]} has no effect {'with' if ray else 'without'} --ray; leave it out")
-    formats = ("jsonl", "parquet") if ray else ("keylite", "coco", "jsonl")
-    if format and format not in formats:
-        raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
-    if ray and out in (None, "-"):
-        raise ValueError("predict: --ray writes shards; give a folder for them as --out")
+    _require_fitting(ray, out, format, draw, workers, shard)
     if not ray and out and out != "-" and is_standard_output(out):
         out = "-"
     said = read_spec(model, spec)
@@ -117,10 +109,24 @@ def predict(
         _predict_here(Predictor(model, threads=threads, **choices), paths, boxes_by_path, out, format, draw, skip_bad)
         return
     assert out is not None
-    choices |= {"format": format or formats[0], "threads": threads or 1, "workers": workers, "skip_bad": skip_bad}
+    choices |= {"format": format or RAY_FORMATS[0], "threads": threads or 1, "workers": workers, "skip_bad": skip_bad}
     if shard is not None:
         choices["shard"] = shard
     _predict_on_ray(model, paths, Path(out), boxes_by_path, ray, choices)
+
+
+def _require_fitting(
+    ray: str | None, out: str | None, format: str | None, draw: Path | None, workers: int | None, shard: int | None
+) -> None:
+    """Raise ValueError for flags that do not go with --ray, or only with it."""
+    unfit = {"--draw": draw} if ray else {"--workers": workers, "--shard": shard}
+    if given := [flag for flag, value in unfit.items() if value is not None]:
+        raise ValueError(f"predict: {given[0]} has no effect {'with' if ray else 'without'} --ray; leave it out")
+    formats = RAY_FORMATS if ray else FORMATS
+    if format and format not in formats:
+        raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
+    if ray and out in (None, "-"):
+        raise ValueError("predict: --ray writes shards; give a folder for them as --out")
 
 
 def _predict_here(
@@ -133,69 +139,113 @@ def _predict_here(
     skip_bad: bool,
 ) -> None:
     """Predict in this process: write the points to `out` and drawings to `draw`. If an image is bad, write nothing."""
-    from keylite.prediction.points import points_coco, points_json, points_line
     from keylite.prediction.sources import drawing_paths
-    from keylite.runtime.drawing import with_legend
-    from keylite.runtime.files import replacing, replacing_within, require_outputs
-    from keylite.runtime.images import read_image, write_image
-    from keylite.runtime.progress import step
-    from keylite.runtime.words import counted, listed
+    from keylite.runtime.files import replacing_within
+    from keylite.runtime.words import counted
 
     out = out or (None if draw else "-")
     drawings = drawing_paths(paths, draw) if draw else {}
     if out and out != "-":
-        require_outputs({"out": out}, {"model": predictor.path} | {str(path): path for path in paths})
-        drawn_as = {os.path.realpath(drawing): path for path, drawing in drawings.items()}
-        if path := drawn_as.get(os.path.realpath(out)):
-            raise ValueError(f"out: {out} is where {path} is to be drawn; name another file")
-    model = predictor.path or Path()
+        _require_own_file(out, predictor, paths, drawings)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_kept(out, skip_bad)) if out else None  # moved after the pictures
+        folder = stack.enter_context(replacing_within(draw)) if draw else None
+        found = stack.enter_context(contextlib.closing(_found(predictor, paths, boxes, skip_bad)))
+        shown = _drawn(found, predictor, folder, drawings) if folder else found
+        if file and format == "jsonl":
+            images, objects = _write_lines(file, shown, predictor)
+        else:
+            images, objects = _write_whole(file, shown, predictor, format, indent=None if out == "-" else 2)
+    if out != "-":
+        written = ", ".join(str(place) for place in (out, draw) if place)
+        print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
+
+
+def _require_own_file(out: str, predictor: Predictor, paths: list[Path], drawings: dict[Path, Path]) -> None:
+    """Raise an error if the file of points cannot be written, or is the model, an image or the drawing of one."""
+    from keylite.runtime.files import require_outputs
+
+    require_outputs({"out": out}, {"model": predictor.path} | {str(path): path for path in paths})
+    drawn_as = {os.path.realpath(drawing): path for path, drawing in drawings.items()}
+    if path := drawn_as.get(os.path.realpath(out)):
+        raise ValueError(f"out: {out} is where {path} is to be drawn; name another file")
+
+
+def _found(
+    predictor: Predictor, paths: list[Path], boxes: dict[Path, np.ndarray], skip_bad: bool
+) -> Generator[Found[Path]]:
+    """The points of the images, in order.
+
+    In the end, a warning names the images that cannot be used; unless `skip_bad`, a ValueError does.
+    """
+    from keylite.runtime.progress import step
+    from keylite.runtime.words import listed
+
     bad: list[str] = []
 
     def asked() -> Iterator[tuple[Path, Boxes | None]]:
         for path in paths:  # after a bad one, the rest are only read, to name all bad ones: they get no boxes
             yield path, [] if bad and not skip_bad else boxes.get(path)
 
-    found: dict[str, Keypoints] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    images = objects = 0
-    with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(_lines(out, skip_bad)) if out and format == "jsonl" else None
-        whole = out if out != "-" and not lines else None
-        points_at = stack.enter_context(replacing(Path(whole))) if whole else None  # moved after the pictures
-        drawn = stack.enter_context(replacing_within(draw)) if draw else None
-        stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
-        done = stack.enter_context(step("finding points", len(paths)))
-        for path, points, size in stack.enter_context(contextlib.closing(stream)):
+    stream = predictor.stream(asked(), on_bad=lambda _, error: bad.append(str(error)))
+    with contextlib.closing(stream), step("finding points", len(paths)) as done:
+        for one in stream:
             done(1)
-            if bad and not skip_bad:
-                continue
-            images, objects = images + 1, objects + len(points)
-            if drawn:
-                image = read_image(path, predictor.max_megapixels, predictor.spec.white_level)
-                picture = with_legend(points.plot(image), points.skeleton, points="prediction")
-                write_image(drawn / drawings[path].name, picture)
-            if lines:
-                lines.write(json.dumps(points_line(str(path), points, size, model)) + "\n")
-            else:
-                found[str(path)], sizes[str(path)] = points, size
-        if bad:
-            line = listed(f"{len(bad)} of {len(paths)} images cannot be used", bad)
-            if not skip_bad:
-                raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
-            log.warning("skipped: %s", line)
-        if out and not lines:
-            names = predictor.spec.skeleton.names
-            coco = format == "coco"
-            result = points_coco(found, sizes, predictor.spec.skeleton) if coco else points_json(found, names, model)
-            if points_at is None:
-                print(json.dumps(result))
-            else:
-                points_at.write_bytes(json_bytes(result))
-    if not lines:  # a picture that was given twice counts once
-        images, objects = len(found), sum(map(len, found.values()))
-    if out != "-":
-        written = ", ".join(str(place) for place in (out, draw) if place)
-        print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
+            if skip_bad or not bad:
+                yield one
+    if bad:
+        line = listed(f"{len(bad)} of {len(paths)} images cannot be used", bad)
+        if not skip_bad:
+            raise ValueError(f"{line}; mend them, or pass --skip-bad to leave them out")
+        log.warning("skipped: %s", line)
+
+
+def _drawn(
+    found: Iterable[Found[Path]], predictor: Predictor, folder: Path, drawings: dict[Path, Path]
+) -> Iterator[Found[Path]]:
+    """The same points, each after its image with them was drawn into the folder, under the name of its drawing."""
+    from keylite.runtime.drawing import with_legend
+    from keylite.runtime.images import read_image, write_image
+
+    for one in found:
+        image = read_image(one.source, predictor.max_megapixels, predictor.spec.white_level)
+        picture = with_legend(one.points.plot(image), one.points.skeleton, points="prediction")
+        write_image(folder / drawings[one.source].name, picture)
+        yield one
+
+
+def _write_lines(file: TextIO, found: Iterable[Found[Path]], predictor: Predictor) -> tuple[int, int]:
+    """Write a line per image as it comes. Returned is how many images and objects there are."""
+    from keylite.prediction.points import points_line
+
+    images = objects = 0
+    for path, points, size in found:
+        file.write(json.dumps(points_line(str(path), points, size, predictor.path or Path())) + "\n")
+        images, objects = images + 1, objects + len(points)
+    return images, objects
+
+
+def _write_whole(
+    file: TextIO | None, found: Iterable[Found[Path]], predictor: Predictor, format: str | None, indent: int | None
+) -> tuple[int, int]:
+    """Write one JSON object with all points, unless `file` is None. Returned is how many images and objects there are.
+
+    A picture that was given twice counts once.
+    """
+    from keylite.prediction.points import points_coco, points_json
+
+    by_image: dict[str, Keypoints] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for path, points, size in found:
+        by_image[str(path)], sizes[str(path)] = points, size
+    if file:
+        skeleton = predictor.spec.skeleton
+        if format == "coco":
+            result = points_coco(by_image, sizes, skeleton)
+        else:
+            result = points_json(by_image, skeleton.names, predictor.path or Path())
+        file.write(json.dumps(result, indent=indent) + "\n")
+    return len(by_image), sum(map(len, by_image.values()))
 
 
 def _predict_on_ray(
@@ -219,15 +269,15 @@ def _predict_on_ray(
 
 
 @contextlib.contextmanager
-def _lines(place: str, at_once: bool) -> Iterator[TextIO]:
-    """A file for lines that are kept only if all goes well. place: its name, or - for standard output.
+def _kept(place: str, at_once: bool) -> Iterator[TextIO]:
+    """A text file that is kept only if all goes well. place: its name, or - for standard output.
 
-    at_once: standard output gets each line as it comes.
+    at_once: standard output gets the text as it comes.
     """
     from keylite.runtime.files import replacing
 
     if place != "-":
-        with replacing(Path(place)) as beside, open(beside, "w", encoding="utf-8") as file:
+        with replacing(Path(place)) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
             yield file
     elif at_once:
         yield sys.stdout

@@ -88,15 +88,11 @@ As = Annotated[Reading, Parameter(name="*")]
 USUAL = Reading()
 
 
-def json_bytes(value: Any) -> bytes:
-    """A value as an indented JSON file."""
-    return (json.dumps(value, indent=2) + "\n").encode()
-
-
 def write_json(path: Path, value: Any) -> None:
-    from keylite.runtime.files import write_bytes
+    """Write a value as an indented JSON file."""
+    from keylite.runtime.files import write_text
 
-    write_bytes(path, json_bytes(value))
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def fail(line: str, code: int) -> NoReturn:

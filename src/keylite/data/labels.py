@@ -83,15 +83,7 @@ def to_dataset(
     if len(rows) < len(v):
         notes.append(f"left out: {counted(len(v) - len(rows), labels.unit)} without any labelled point")
     labels = _without_flat_boxes(labels, rows, notes)
-    problems = _problems(labels, rows)
-    bad = [*labels.bad, *problems.values()]
-    if bad:
-        total = len(v) + len(labels.bad)
-        line = listed(f"{len(bad)} of {total} {labels.unit}s are bad", bad)
-        if not skip_bad:
-            raise DataError(f"{labels.path}: {line}; mend them, or pass `skip_bad=True` to leave them out")
-        notes.append(f"left out: {line}")
-        rows = rows[~np.isin(rows, list(problems))]
+    rows = _without_bad(labels, rows, skip_bad, notes)
     rows, paths = _with_images(labels, rows, images, skip_bad, notes)
     rows, first = _repeated(labels, rows, paths, skip_bad, notes)
     listed_again = int((first != np.arange(len(first))).sum())
@@ -133,6 +125,20 @@ def to_dataset(
     )
     names, named = _groups(labels, rows, group)
     return dataset.regrouped(names, named)
+
+
+def _without_bad(labels: Labels, rows: np.ndarray, skip_bad: bool, notes: list[str]) -> np.ndarray:
+    """The rows of objects that can be used. DataError, which names the others, unless they may be left out."""
+    problems = _problems(labels, rows)
+    bad = [*labels.bad, *problems.values()]
+    if not bad:
+        return rows
+    total = len(labels.points) + len(labels.bad)
+    line = listed(f"{len(bad)} of {total} {labels.unit}s are bad", bad)
+    if not skip_bad:
+        raise DataError(f"{labels.path}: {line}; mend them, or pass `skip_bad=True` to leave them out")
+    notes.append(f"left out: {line}")
+    return rows[~np.isin(rows, list(problems))]
 
 
 def _size_of(labels: Labels, paths: list[Path | None], image: int) -> Sequence[float] | None:

@@ -133,20 +133,32 @@ def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, 
     trial = try_mirrors(dataset, fixed if fixed is not None else named, seed)
 
     if fixed is not None:
-        source = "given" if from_recipe is not None else "flip_pairs"
-        origin = "the recipe" if from_recipe is not None else "the data set's flip_pairs"
-        doubt = trial if isinstance(trial, str) else _contradiction(trial, skeleton.names, fixed)
-        line = f"mirror: {_count(fixed)} from {origin}"
-        if isinstance(trial, str):
-            return Mirror(fixed, source, f"{line}; not checked against the labels: {doubt}")
-        if doubt:
-            return Mirror(fixed, source, f"{line}, used although the labels disagree: {doubt}", warning=True)
-        return Mirror(fixed, source, f"{line}; the labels agree: {_figures(trial.verdict_on(fixed))}")
-
+        return _mirror_given(fixed, from_recipe is not None, trial, skeleton.names)
     if isinstance(trial, str):
         return Mirror(None, "off", f"no image is flipped: {trial}; {GIVE}", warning=named is not None)
+    return _mirror_shown(named, unnamed_reason, trial, skeleton.names)
+
+
+def _mirror_given(
+    permutation: tuple[int, ...], by_recipe: bool, trial: MirrorTrial | str, names: Sequence[str]
+) -> Mirror:
+    """The mirror that the recipe or the data set gives, and what the labels say of it. trial: or why there is none."""
+    source, origin = ("given", "the recipe") if by_recipe else ("flip_pairs", "the data set's flip_pairs")
+    line = f"mirror: {_count(permutation)} from {origin}"
+    if isinstance(trial, str):
+        return Mirror(permutation, source, f"{line}; not checked against the labels: {trial}")
+    doubt = _contradiction(trial, names, permutation)
+    if doubt:
+        return Mirror(permutation, source, f"{line}, used although the labels disagree: {doubt}", warning=True)
+    return Mirror(permutation, source, f"{line}; the labels agree: {_figures(trial.verdict_on(permutation))}")
+
+
+def _mirror_shown(
+    named: tuple[int, ...] | None, unnamed_reason: str, trial: MirrorTrial, names: Sequence[str]
+) -> Mirror:
+    """The mirror that names or labels show, or none. named: the names' permutation. unnamed_reason: why it is None."""
     by_labels = trial.verdict_on(trial.proposed) if trial.proposed is not None else None
-    objection = _objection(trial.proposed, skeleton.names) if trial.proposed is not None else ""
+    objection = _objection(trial.proposed, names) if trial.proposed is not None else ""
     unaided = (  # the labels alone are evidence enough
         by_labels is not None
         and by_labels.clear
@@ -168,7 +180,7 @@ def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, 
     if by_labels is not None and overruled:
         why = f" ({unnamed_reason})" if unnamed_reason else ""
         if named:
-            why = f", which overrule the left/right names ({_difference(named, by_labels.permutation, skeleton.names)})"
+            why = f", which overrule the left/right names ({_difference(named, by_labels.permutation, names)})"
         line = f"mirror: {_count(by_labels.permutation)} found in the labels{why}: {_figures(by_labels)}"
         return Mirror(by_labels.permutation, "labels", line, warning=named is not None)
     if by_labels is None:
@@ -176,9 +188,9 @@ def choose_mirror(dataset: Dataset, from_recipe: tuple[int, ...] | None = None, 
     elif unaided:
         reason = f"the labels suggest {_count(by_labels.permutation)}, but {objection}"
     else:
-        reason = f"the labels show no clear symmetry: {_weakness(by_labels, skeleton.names, unaided=True)}"
+        reason = f"the labels show no clear symmetry: {_weakness(by_labels, names, unaided=True)}"
     if verdict:
-        reason += f"; left/right names propose {_count(verdict.permutation)}, but {_weakness(verdict, skeleton.names)}"
+        reason += f"; left/right names propose {_count(verdict.permutation)}, but {_weakness(verdict, names)}"
     return Mirror(None, "off", f"no image is flipped: {reason}; {GIVE}", warning=named is not None)
 
 

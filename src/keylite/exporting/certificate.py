@@ -26,7 +26,7 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.results import Result
-from keylite.runtime.spec import Calibration, CertificateSummary, DataId, unlearnt_words
+from keylite.runtime.spec import Calibration, CertificateSummary, DataId, ModelSpec, unlearnt_words
 from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped
@@ -185,14 +185,7 @@ def certify(
     latency is not measured here. Raises ArgumentError if both differ in their keypoints, input or crop.
     """
     specs = read_spec(parent, spec_file), read_spec(child)
-    for field in ("skeleton", "size", "box", "padding", "unlearnt"):
-        of_parent, of_child = (getattr(spec, field) for spec in specs)
-        if of_parent != of_child:
-            shown = [spec.skeleton.names[:3] if field == "skeleton" else getattr(spec, field) for spec in specs]
-            raise ArgumentError(
-                f"{child.name} is no child of {parent.name}: {field} is {shown[1]}, the parent's {shown[0]}; "
-                "compare a file with the model that it was exported from"
-            )
+    _require_alike(child, parent, specs)
     judges = judges_of(specs, data)  # the same for both
     measured: list[tuple[Report, Predictions]] = []
     for path, own in ((parent, spec_file), (child, None)):
@@ -237,6 +230,18 @@ def certify(
         versions=versions(),
     )
     return msgspec.structs.replace(made, within_budget=over_budget(made) is None)
+
+
+def _require_alike(child: Path, parent: Path, specs: tuple[ModelSpec, ModelSpec]) -> None:
+    """Raise ArgumentError if a child and its parent differ in their keypoints, input or crop. specs: parent, child."""
+    for field in ("skeleton", "size", "box", "padding", "unlearnt"):
+        of_parent, of_child = (getattr(spec, field) for spec in specs)
+        if of_parent != of_child:
+            shown = [spec.skeleton.names[:3] if field == "skeleton" else getattr(spec, field) for spec in specs]
+            raise ArgumentError(
+                f"{child.name} is no child of {parent.name}: {field} is {shown[1]}, the parent's {shown[0]}; "
+                "compare a file with the model that it was exported from"
+            )
 
 
 def _paired_interval(both: list[Predictions], data: Dataset, normalize: str) -> tuple[float, float] | None:

@@ -122,17 +122,12 @@ def predict_on_ray(
     require_flags(skip_bad=skip_bad)
     require_calls(on_shard=on_shard)
     require_kind("address", address, str, "a text", "such as 'local' or 'HOST:PORT'")
-    require_kind("boxes", boxes, (dict, type(None)), "a dictionary of boxes by image", "or leave it out")
-    require_kind("images", images, (list, tuple), "a list of paths", "give them as [image]")
-    images = [path_of("images", image) for image in images]
     for name, value in {"shard": shard, "workers": workers, "threads": threads}.items():
         if value is not None:
             require_whole(name, value)
-    if not images:
-        raise ArgumentError("images: expected at least one, got none")
+    asked = _asked(images, boxes)
     model, out, spec = path_of("model", model), path_of("out", out), path_or_none("spec", spec)
     predictor = Predictor(model, engine=engine, threads=threads, max_megapixels=max_megapixels, spec=spec)
-    asked: Asked = [(str(path), _boxes_of(path, boxes) if boxes else None) for path in images]
     manifest = manifest_of(predictor, asked, format, shard)
     job = Job(
         model=os.path.abspath(model),
@@ -148,41 +143,80 @@ def predict_on_ray(
         tries=TRIES,
     )
     require_same(out, manifest)
-    shards = range(-(-len(asked) // shard))
-    missing = [number for number in shards if not shard_path(job, number).exists()]
-    before = len(shards) - len(missing)
+    _require_none_left_out(out, skip_bad)
+    rows = _missing(job, asked, shard)
+    shards = -(-len(asked) // shard)
+    before = shards - len(rows)
+
+    def tell(done: int) -> None:
+        if on_shard is not None:
+            on_shard(before + done, shards)
+
+    bad: list[Bad] = []
+    if rows:
+        ray = _ray()
+        require_writable(out)
+        with _connected(ray, address, workers * threads if workers else None):
+            write_bytes(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+            bad = _predict_rows(ray, job, rows, workers, tell)
+    _require_usable(bad, len(asked), skip_bad)
+    for path in out.glob(".part-*"):  # unfinished files of killed workers
+        path.unlink(missing_ok=True)
+    bad = left_out(out)
+    return Summary(len(asked) - len(bad), shards, before, bad)
+
+
+def _asked(images: Sequence[FilePath], boxes: dict[Path, np.ndarray] | None) -> Asked:
+    """The images with their boxes. ArgumentError if there are none, or one of them has no entry in `boxes`."""
+    require_kind("boxes", boxes, (dict, type(None)), "a dictionary of boxes by image", "or leave it out")
+    require_kind("images", images, (list, tuple), "a list of paths", "give them as [image]")
+    if not images:
+        raise ArgumentError("images: expected at least one, got none")
+    paths = [path_of("images", image) for image in images]
+    return [(str(path), _boxes_of(path, boxes) if boxes else None) for path in paths]
+
+
+def _missing(job: Job, asked: Asked, shard: int) -> list[dict[str, Any]]:
+    """A row for `Worker.predict` for each shard that is not there. shard: images per shard."""
+    return [
+        {"shard": number, "asked": msgspec.json.encode(asked[start : start + shard])}
+        for number, start in enumerate(range(0, len(asked), shard))
+        if not shard_path(job, number).exists()
+    ]
+
+
+def _require_none_left_out(out: Path, skip_bad: bool) -> None:
+    """Raise ArgumentError if an earlier call left out images, and this one may not."""
     if not skip_bad and (count := len(left_out(out))):
         raise ArgumentError(
             f"{out}: {count} images were left out of its shards; pass `skip_bad=True`, or choose another `out`"
         )
+
+
+def _predict_rows(
+    ray: Any, job: Job, rows: list[dict[str, Any]], workers: int | None, tell: Callable[[int], object]
+) -> list[Bad]:
+    """Predict these shards, and return the images that cannot be used. ArgumentError if a worker failed.
+
+    rows: see `Worker.predict`. tell: is called after each shard, with the number of these shards that are done.
+    """
+    for row in rows:
+        tries_path(shard_path(job, row["shard"])).unlink(missing_ok=True)  # of an earlier call
     bad: list[Bad] = []
-    if missing:
-        ray = _ray()
-        require_writable(out)
-        rows = [
-            {"shard": number, "asked": msgspec.json.encode(asked[number * shard : (number + 1) * shard])}
-            for number in missing
-        ]
-        with _connected(ray, address, workers * threads if workers else None):
-            write_bytes(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-            for number in missing:
-                tries_path(shard_path(job, number)).unlink(missing_ok=True)  # of an earlier call
-            with contextlib.closing(_worked(ray, job, rows, workers)) as results:
-                for done, row in enumerate(results, start=before + 1):
-                    if row["failed"]:
-                        raise ArgumentError(
-                            f"{row['failed']}; finished shards stay: the same command continues from there"
-                        )
-                    bad += msgspec.json.decode(row["bad"], type=list[Bad])
-                    if on_shard is not None:
-                        on_shard(done, len(shards))
+    with contextlib.closing(_worked(ray, job, rows, workers)) as results:
+        for done, result in enumerate(results, start=1):
+            if result["failed"]:
+                raise ArgumentError(f"{result['failed']}; finished shards stay: the same command continues from there")
+            bad += msgspec.json.decode(result["bad"], type=list[Bad])
+            tell(done)
+    return bad
+
+
+def _require_usable(bad: list[Bad], count: int, skip_bad: bool) -> None:
+    """Raise ArgumentError, which names them, if some of `count` images cannot be used and may not be left out."""
     if bad and not skip_bad:
-        line = listed(f"{len(bad)} of {len(asked)} images cannot be used", [one.error for one in bad])
+        line = listed(f"{len(bad)} of {count} images cannot be used", [one.error for one in bad])
         raise ArgumentError(f"{line}; mend them, or pass `skip_bad=True` to leave them out: the same command continues")
-    for path in out.glob(".part-*"):  # unfinished files of killed workers
-        path.unlink(missing_ok=True)
-    bad = left_out(out)
-    return Summary(len(asked) - len(bad), len(shards), before, bad)
 
 
 def _boxes_of(image: Path, boxes: dict[Path, np.ndarray]) -> list[Any]:

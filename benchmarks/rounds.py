@@ -114,6 +114,7 @@ def spec_of(
     return ModelSpec(
         format=FORMAT,
         backbone="lite0",
+        stages=7,
         size=size,
         box=box,
         padding=padding,

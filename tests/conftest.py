@@ -57,6 +57,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
     spec = ModelSpec(
         format=FORMAT,
         backbone="lite0",
+        stages=7,
         size=SIZE,
         box="annotation",
         padding=0.25,

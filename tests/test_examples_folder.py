@@ -78,6 +78,7 @@ def colour_model(path: Path) -> None:
     spec = ModelSpec(
         format=FORMAT,
         backbone="lite0",
+        stages=7,
         size=(32, 32),
         box="image",
         padding=0.0,

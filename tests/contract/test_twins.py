@@ -97,7 +97,9 @@ def written(path: Path, spec: ModelSpec, times: float = 100) -> Path:
     """A model file of PyTorch whose every tensor is random, those of the last layer so many times as at a start."""
     torch.manual_seed(0)
     shape = np.random.default_rng(0).uniform(0.2, 0.8, (4, 2))
-    network = torch_model.EfficientNetLiteRegressor(4, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape)
+    network = torch_model.EfficientNetLiteRegressor(
+        4, spec.backbone, head=spec.head, size=spec.size, stages=spec.stages, mean_shape=shape
+    )
     size = spec.size if spec.head.pyramid else (64, 64)
     torch_model.save_model(alive(network, size, times), spec, path)
     return path
@@ -253,12 +255,16 @@ def contents(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], bytes]],
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("lite0", "regression"), ("lite3", "heatmap"), ("lite0", "rle"), ("lite0", "simcc")]
+    ("name", "head", "stages"),
+    [
+        *(("lite0", "regression", 7), ("lite3", "heatmap", 7), ("lite0", "rle", 7), ("lite0", "simcc", 7)),
+        *(("lite2", "heatmap", 5), ("lite0", "simcc", 3), ("lite0", "regression", 2)),
+    ],
 )
 def test_saved_in_one_and_loaded_in_the_other_and_back_is_byte_identical(
-    name: str, head: str, make_spec, tmp_path: Path
+    name: str, head: str, stages: int, make_spec, tmp_path: Path
 ):
-    spec = make_spec(backbone=name, head=HEADS[head](4, 32, (64, 64)))
+    spec = make_spec(backbone=name, stages=stages, head=HEADS[head](4, 32, (64, 64)))
     first = written(tmp_path / "torch.safetensors", spec)
     keras_model.save_model(*keras_model.load_model(first), tmp_path / "keras.safetensors")
     torch_model.save_model(*torch_model.load_model(tmp_path / "keras.safetensors"), tmp_path / "back.safetensors")

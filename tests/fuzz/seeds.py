@@ -157,6 +157,7 @@ def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
     fields: dict[str, Any] = dict.fromkeys(ModelSpec.__struct_fields__) | {  # what is not given here may be missing
         "format": FORMAT,
         "backbone": BACKBONE,
+        "stages": 7,
         "size": INPUT,
         "box": "annotation",
         "padding": 0.25,

@@ -13,7 +13,8 @@ timm = pytest.importorskip("timm", reason="needs keylite[pytorch]")
 
 from safetensors.torch import load_file, save, save_file
 
-from keylite.pytorch.backbones import create_backbone, feature_shapes, normalisation
+import keylite
+from keylite.pytorch.backbones import create_backbone, feature_shapes, normalisation, timm_network
 from keylite.pytorch.model import (
     EfficientNetLiteRegressor,
     PixelModel,
@@ -25,8 +26,9 @@ from keylite.pytorch.model import (
     tensors,
 )
 from keylite.runtime.heads import HEADS, Head, Heatmap, Regression, Rle, Simcc
-from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, TOP_CHANNELS
+from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, STAGES, TOP_CHANNELS, pyramid_stages
 from keylite.runtime.modelfile import read_spec, write_safetensors
+from keylite.training.checkpoint import unused
 from keylite.training.teaching import SCALE_START
 
 
@@ -96,6 +98,51 @@ def test_features_of_a_pyramid_are_the_backbones_own(size: tuple[int, int]):
         found = pyramid(images)
     assert len(found) == len(seen) == 3
     assert all(torch.equal(a, b) for a, b in zip(found, seen, strict=True))
+
+
+CUTS = {  # stages: channels, rows and columns of the levels for an input of 96x64 px
+    7: [(40, 8, 12), (112, 4, 6), (320, 2, 3)],
+    6: [(40, 8, 12), (112, 4, 6), (192, 2, 3)],
+    5: [(40, 8, 12), (112, 4, 6)],
+    4: [(40, 8, 12), (80, 4, 6)],
+    3: [(40, 8, 12)],
+}
+
+
+@pytest.mark.parametrize("stages", CUTS)
+def test_a_cut_backbone_gives_what_the_whole_one_computes_on_its_way(stages: int):
+    whole, cut = create_backbone("lite0").eval(), create_backbone("lite0", pyramid=True, stages=stages)
+    plain = create_backbone("lite0", stages=stages) if stages < STAGES else None
+    assert feature_shapes(cut, (96, 64)) == CUTS[stages]
+    names = set(timm_network(cut).state_dict())
+    assert names == {name for name in whole.state_dict() if not name.startswith(unused(Heatmap(1, (1, 1)), stages))}
+    seen = {}
+    for stage, blocks in enumerate(whole.blocks):
+        blocks.register_forward_hook(lambda _module, _given, made, stage=stage: seen.update({stage: made}))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        whole(images)
+        for backbone in (cut, plain):
+            if backbone is not None:
+                timm_network(backbone).load_state_dict(whole.state_dict(), strict=False)
+        levels = cut.eval()(images)
+        last = None if plain is None else plain.eval()(images)
+    assert all(torch.equal(a, seen[stage]) for a, stage in zip(levels, pyramid_stages(stages), strict=True))
+    assert last is None or torch.equal(last, seen[stages - 1])
+
+
+REFUSED_STAGES = {
+    "too many": ("lite0", "heatmap", 8, "3 to 7 for this head, got 8"),
+    "too few for a pyramid": ("lite0", "simcc", 2, "3 to 7 for this head, got 2"),
+    "too few": ("lite0", "rle", 1, "2 to 7 for this head, got 1"),
+    "of timm": ("timm:resnet18", "heatmap", 5, "7, because only lite0, .* can be cut, got 5"),
+}
+
+
+@pytest.mark.parametrize(("backbone", "head", "stages", "message"), REFUSED_STAGES.values(), ids=REFUSED_STAGES)
+def test_stages_that_a_backbone_or_a_head_does_not_have_are_refused(backbone, head, stages, message):
+    with pytest.raises(keylite.ArgumentError, match=f"^stages: expected {message}$"):
+        EfficientNetLiteRegressor(4, backbone, head=HEADS[head](4, 8, (64, 64)), stages=stages)
 
 
 def test_other_backbones_of_timm_work():
@@ -439,6 +486,31 @@ def test_a_heatmap_misses_what_is_not_the_top(name: str, imagenet: Path, tmp_pat
     save_file(drop(name)(load_file(imagenet)), path)
     with pytest.raises(ValueError, match=re.escape(f"weights do not fit this network: missing {name}")):
         EfficientNetLiteRegressor(4, pretrained=path, head=Heatmap(4, (8, 8), 8), size=(64, 64))
+
+
+@pytest.mark.parametrize(("name", "stages", "count"), [("heatmap", 5, 165), ("heatmap", 3, 75), ("regression", 4, 120)])
+def test_imagenet_weights_of_a_whole_backbone_go_into_a_cut_one(name: str, stages: int, count: int, imagenet: Path):
+    network = EfficientNetLiteRegressor(4, head=HEADS[name](4, 8, (64, 64)), stages=stages)
+    assert load_backbone(network, imagenet) == f"ImageNet weights of timm.safetensors: {count} tensors"
+    loaded, own = load_file(imagenet), tensors(network)
+    assert all(torch.equal(own[name], loaded[name]) for name in own if not name.startswith("head."))
+
+
+def test_a_cut_model_starts_from_a_longer_one_and_not_the_other_way_round(make_spec, tmp_path: Path):
+    def made(stages: int) -> EfficientNetLiteRegressor:
+        return EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8), 16), size=(64, 64), stages=stages)
+
+    longer, shorter, path = made(6), made(4), tmp_path / "six.safetensors"
+    spec = make_spec(head=longer.head_spec, stages=6)
+    save_model(longer, spec, path)
+    assert load_backbone(shorter, path) == "model file six.safetensors: backbone alone, its head is another"
+    assert set(load_file(path)) > {name for name in tensors(shorter) if not name.startswith("head.")}
+    save_model(shorter, make_spec(head=longer.head_spec, stages=4), tmp_path / "four.safetensors")
+    with pytest.raises(ValueError, match=r"weights do not fit this network: missing blocks\.4\..*and \d+ more"):
+        load_backbone(longer, tmp_path / "four.safetensors")
+    opened, found = load_model(path)
+    assert (opened.stages, found.stages) == (6, 6)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(opened).values(), tensors(longer).values(), strict=True))
 
 
 def test_pretrained_weights_freeze_unless_told(imagenet: Path):

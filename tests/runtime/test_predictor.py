@@ -64,7 +64,7 @@ def finder(make_spec) -> Predictor:
 
 
 def test_a_predictor_says_in_a_line_what_it_is(finder: Predictor, onnx_file: Path):
-    network = "lite0 regression at 64x64 px, 4 keypoints"
+    network = "lite0, regression head, 64x64 px, 4 keypoints"
     assert repr(finder) == f"Predictor(a network in memory: {network})"
     assert repr(Predictor(onnx_file)) == f"Predictor({onnx_file.name} by onnx: {network})"
 

@@ -23,7 +23,13 @@ from keylite.tensorflow.exporting import export, foreign_operators, graph_of, op
 from keylite.tensorflow.model import load_model
 
 RESIDUALS = sum(repeats - 1 for repeats in LITE["lite0"].repeats)
-PYRAMID = {"CONV_2D": 38, "DEPTHWISE_CONV_2D": 18, "TILE": 4, "TRANSPOSE": 1, "RESHAPE": 7}  # and two more additions
+PYRAMID = {
+    "CONV_2D": 38,
+    "DEPTHWISE_CONV_2D": 18,
+    "CONCATENATION": 4,
+    "TRANSPOSE": 1,
+    "RESHAPE": 5,
+}  # and two more additions
 PLAIN = {"CONV_2D": 33, "DEPTHWISE_CONV_2D": 16, "FULLY_CONNECTED": 2, "MEAN": 1, "RESHAPE": 1}
 GRAPHS = {  # precision: operators besides those of the network, whose additions are its residuals
     "fp32": {"CAST": 1, "MUL": 1, "ADD": RESIDUALS + 1},
@@ -111,6 +117,12 @@ def test_other_heads_have_their_own_operators_alone_and_end_in_float(other: tupl
     assert foreign_operators(graph_of(tflite_model(path))) == []
     end = int8_end if precision == "int8" else float_end
     assert kinds_of(path)[-len(end) :] == end
+
+
+def test_no_tensor_has_more_than_four_dimensions(other: tuple[str, Path]):
+    """GPU delegates refuse five, and TensorFlow Lite Micro has no TILE."""
+    details = opened(other[1], experimental_preserve_all_tensors=True).get_tensor_details()
+    assert max(len(detail["shape"]) for detail in details) <= 4
 
 
 def test_other_heads_give_the_keras_network_s_points_in_a_stock_interpreter(

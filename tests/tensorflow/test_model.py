@@ -27,6 +27,7 @@ from keylite.tensorflow.model import (
     EfficientNetLiteRegressor,
     as_engine,
     assign,
+    doubled,
     load_backbone,
     load_model,
     save_model,
@@ -171,6 +172,40 @@ def test_features_of_a_pyramid_are_the_backbones_own(network: Network, pyramids)
     ]
     expected = keras.Model(network.backbone.inputs, inside)(images)
     assert all(np.array_equal(a, b) for a, b in zip(levels, expected, strict=True))
+
+
+CUTS = {  # stages: rows, columns and channels of the levels for an input of 96x64 px
+    6: [(8, 12, 40), (4, 6, 112), (2, 3, 192)],
+    5: [(8, 12, 40), (4, 6, 112)],
+    4: [(8, 12, 40), (4, 6, 80)],
+    3: [(8, 12, 40)],
+}
+
+
+@pytest.mark.parametrize("stages", CUTS)
+def test_a_cut_backbone_ends_where_the_whole_one_goes_on(stages: int):
+    levels = create_backbone("lite0", pyramid=True, stages=stages)
+    assert levels.compute_output_shape((2, 64, 96, 3)) == [(2, *shape) for shape in CUTS[stages]]
+    plain = create_backbone("lite0", stages=stages)
+    assert plain.compute_output_shape((2, 64, 96, 3)) == (2, *CUTS[stages][-1])
+    assert not [layer.name for layer in plain.layers if layer.name.startswith(("conv_head", f"blocks.{stages}."))]
+
+
+def test_stages_that_a_head_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="^stages: expected 3 to 7 for this head, got 2$"):
+        EfficientNetLiteRegressor(4, head=Heatmap(4, (8, 8)), stages=2)
+    with pytest.raises(ValueError, match="^stages: expected 2 to 7 for this head, got 1$"):
+        EfficientNetLiteRegressor(4, stages=1)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (5, 4)])
+def test_a_doubled_map_is_that_of_upsampling(size: tuple[int, int]):
+    """To the last bit, by concatenation and reshaping in place of a tensor of five dimensions."""
+    maps = keras.Input((*size, 7))
+    network = keras.Model(maps, doubled(maps, "larger"))
+    values = np.random.default_rng(0).normal(size=(2, *size, 7)).astype(np.float32)
+    wanted = keras.layers.UpSampling2D(2)(values)
+    assert np.array_equal(network(values), wanted)
 
 
 REFUSED = {

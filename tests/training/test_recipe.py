@@ -293,7 +293,9 @@ def test_an_unknown_preset_is_refused():
 
 
 def resolved(**choices: object) -> Resolved:
-    return Resolved(**{"epochs": 1, "lr": 1e-3, "warmup_epochs": 0.0, "strength": 1.0, "normalize": "9px"} | choices)
+    return Resolved(
+        **{"stages": 5, "epochs": 1, "lr": 1e-3, "warmup_epochs": 0.0, "strength": 1.0, "normalize": "9px"} | choices
+    )
 
 
 @pytest.mark.parametrize("name", AUTO)

@@ -46,7 +46,7 @@ def info(
     )
     rows = [
         ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {facts.precision}, sha256 {sha256(model)}"],
-        ["network", f"{facts.backbone}, {type(facts.head).__name__.lower()} head, {facts.size[0]}x{facts.size[1]} px"],
+        ["network", facts.network],
         ["input", f"uint8 RGB; normalised inside, (pixel - {facts.mean[0]:g}) / {facts.std[0]:g}"],
         ["crop", f"box {facts.box}" + (f", grown by {facts.padding:g}" if facts.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],

@@ -10,7 +10,7 @@ from torch import nn
 
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE
-from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, Three
+from keylite.runtime.lite import LITE, PIXEL_MEAN, PIXEL_STD, STAGES, Three, pyramid_stages
 from keylite.runtime.words import quoted
 
 PYRAMID = (STRIDE, 16, 32)  # px of the input a cell of each level stands for
@@ -32,24 +32,49 @@ class Pyramid(nn.Module):
         return [features[level] for level in self.levels]
 
 
-def create_backbone(name: str, pyramid: bool = False) -> nn.Module:
-    """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w), or a list of levels."""
+class Cut(nn.Module):
+    """The first stages of an EfficientNet-Lite of timm: its last features, or those of a pyramid, finest first."""
+
+    def __init__(self, network: nn.Module, stages: int, pyramid: bool) -> None:
+        super().__init__()
+        del network.conv_head, network.bn2
+        network.blocks = network.blocks[:stages]  # type: ignore[index]
+        self.network = network
+        self.given = pyramid_stages(stages) if pyramid else ()
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor] | torch.Tensor:
+        features, levels = self.network.bn1(self.network.conv_stem(images)), []  # type: ignore[operator]
+        for stage, blocks in enumerate(self.network.blocks):  # type: ignore[arg-type]
+            features = blocks(features)
+            if stage in self.given:
+                levels.append(features)
+        return levels or features
+
+
+def create_backbone(name: str, pyramid: bool = False, stages: int = STAGES) -> nn.Module:
+    """A timm network without pooling and classifier: (B, 3, H, W) -> (B, channels, h, w), or a list of levels.
+
+    stages: how many of its stages a lite backbone keeps; the last convolution belongs to the whole one.
+    """
     known = f"tf_efficientnet_{name}" if name in LITE else name.removeprefix("timm:")
     if name not in LITE and not (name.startswith("timm:") and timm.is_model(known)):
         raise ArgumentError(
             f"backbone: expected one of {', '.join(LITE)} or timm:NAME of a timm model, got {quoted(name)}"
         )
-    options: dict[str, Any] = {"features_only": True} if pyramid else {"num_classes": 0, "global_pool": ""}
+    lite = name in LITE
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": ""} if lite or not pyramid else {"features_only": True}
     try:
         network = timm.create_model(known, pretrained=False, **options)
     except Exception as error:  # a model may refuse these arguments in its own way
         raise ArgumentError(f"backbone: {name} cannot be used here: {error}") from None
+    if lite and (pyramid or stages < STAGES):
+        return Cut(network, stages, pyramid)
     return Pyramid(network) if pyramid else network
 
 
 def timm_network(backbone: nn.Module) -> nn.Module:
     """The network of timm inside a backbone: its tensors have the names that a checkpoint has."""
-    return backbone.network if isinstance(backbone, Pyramid) else backbone  # type: ignore[return-value]
+    return backbone.network if isinstance(backbone, Pyramid | Cut) else backbone  # type: ignore[return-value]
 
 
 def feature_shapes(backbone: nn.Module, size: tuple[int, int] | None) -> list[tuple[int, int, int]]:

@@ -21,7 +21,7 @@ from keylite.pytorch.backbones import classifiers, create_backbone, feature_shap
 from keylite.runtime.engines import Engine
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
-from keylite.runtime.lite import LITE, Three
+from keylite.runtime.lite import LITE, STAGES, Three, possible_stages
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
@@ -46,6 +46,8 @@ class EfficientNetLiteRegressor(nn.Module):
             do if `pretrained` is given.
         head: Another head; `hidden` is not used then. None: Regression(num_keypoints, hidden).
         size: (width, height) of the input, px. None: any, or the size that the head is made for.
+        stages: How many stages of the backbone the network keeps, up to 7, the whole backbone. The heads with a pyramid
+            need 3, the others 2.
         mean_shape: (K, 2), unit coordinates: the points that an untrained head `regression` or `rle` gives. None: the
             middle.
 
@@ -68,6 +70,7 @@ class EfficientNetLiteRegressor(nn.Module):
         *,
         head: Head | None = None,
         size: tuple[int, int] | None = None,
+        stages: int = STAGES,
         mean_shape: np.ndarray | None = None,
     ) -> None:
         super().__init__()
@@ -78,8 +81,11 @@ class EfficientNetLiteRegressor(nn.Module):
         size = size or size_for(head)
         if size:
             require_size(head, size)
-        self.head_spec = head
-        self.backbone = create_backbone(backbone, head.pyramid)
+        possible, words = possible_stages(backbone, head.pyramid)
+        if stages not in possible:
+            raise ArgumentError(f"stages: expected {words}, got {stages}")
+        self.head_spec, self.stages = head, stages
+        self.backbone = create_backbone(backbone, head.pyramid, stages)
         self.head = MODULES[type(head)](head, self.backbone, size)
         shape = torch.full((num_keypoints, 2), 0.5) if mean_shape is None else torch.as_tensor(mean_shape)
         self.head.start_at(shape)
@@ -326,7 +332,9 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
 
 
 def _network_of(spec: ModelSpec) -> EfficientNetLiteRegressor:
-    return EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
+    return EfficientNetLiteRegressor(
+        spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, stages=spec.stages
+    )
 
 
 def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
@@ -341,6 +349,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
         load(path.read_bytes()),
         tensors(network),
         network.head_spec,
+        network.stages,
         classifier=classifiers(timm_network(network.backbone)),
         names=head_names(network),  # a backbone of timm may have a "head." of its own
     )

@@ -247,7 +247,7 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     require_compiler(recipe, device)
     torch.manual_seed(recipe.seed)
     network = EfficientNetLiteRegressor(
-        spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape
+        spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, stages=spec.stages, mean_shape=shape
     )
     if weights:
         log.info("starting from %s", load_backbone(network, weights))

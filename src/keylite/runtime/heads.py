@@ -2,7 +2,8 @@
 
 A head is a frozen value in the spec of a model file. Trainer, evaluator and device all call the same `decode`, in
 numpy; no graph contains it. `pyramid` says which features of the backbone a head gets. True: those of cells of 8, 16
-and 32 px, and the head fits one input size. False: the last features, averaged over the crop.
+and 32 px, as far as the backbone makes them, and the head fits one input size. False: the last features, averaged over
+the crop.
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ STRIDE = 8  # width and height of a cell of a heatmap, px of the input
 
 
 Head = Regression | Rle | Simcc | Heatmap
+# by the name of a head
+HAS_PYRAMID = {str(kind.__struct_config__.tag): kind.pyramid for kind in (Regression, Rle, Simcc, Heatmap)}
 
 
 def _grid(size: tuple[int, int]) -> tuple[int, int]:

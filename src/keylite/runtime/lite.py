@@ -37,3 +37,28 @@ PIXEL_MEAN = (127.0, 127.0, 127.0)
 PIXEL_STD = (128.0, 128.0, 128.0)
 
 Three = tuple[float, float, float]
+
+STAGES = len(STRIDES)
+FEWEST_STAGES = 2
+PYRAMID_STAGES = 3  # the fewest stages that make the finest features of a pyramid: cells of 8 px
+
+
+def pyramid_stages(stages: int) -> tuple[int, ...]:
+    """The stages that give a pyramid its features, finest first: the last ones with cells of 8, 16 and 32 px.
+
+    stages: how many stages the backbone keeps. The stages are counted from 0.
+    """
+    ends: dict[int, int] = {}
+    cell = 2  # px of the input, after the stem
+    for stage, stride in enumerate(STRIDES[:stages]):
+        cell *= stride
+        ends[cell] = stage
+    return tuple(stage for cell, stage in ends.items() if cell >= 8)
+
+
+def possible_stages(backbone: str, pyramid: bool) -> tuple[range, str]:
+    """How many stages of a backbone a network can keep, and the same in words. pyramid: whether its head needs one."""
+    if backbone not in LITE:
+        return range(STAGES, STAGES + 1), f"{STAGES}, because only {', '.join(LITE)} can be cut"
+    fewest = PYRAMID_STAGES if pyramid else FEWEST_STAGES
+    return range(fewest, STAGES + 1), f"{fewest} to {STAGES} for this head"

@@ -166,9 +166,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         name = "a network in memory" if self.path is None else f"{escaped(self.path.name)} by {self.engine_name}"
-        spec = self.spec
-        network = f"{spec.backbone} {type(spec.head).__name__.lower()} at {spec.size[0]}x{spec.size[1]} px"
-        return f"Predictor({name}: {network}, {counted(len(spec.skeleton), 'keypoint')})"
+        return f"Predictor({name}: {self.spec.network}, {counted(len(self.spec.skeleton), 'keypoint')})"
 
     def __call__(self, image: Image, boxes: Boxes | None = None) -> Keypoints:
         """The points of the objects in one image.

@@ -11,12 +11,12 @@ import numpy as np
 
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, require_size
-from keylite.runtime.lite import Three
+from keylite.runtime.lite import STAGES, Three, possible_stages
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
-FORMAT = 5  # format number of the ModelSpec; files with another number are refused
+FORMAT = 6  # format number of the ModelSpec; files with another number are refused
 
 # Limits, so that a damaged or hostile description cannot make keylite take gigabytes. The networks that keylite trains
 # stay far below them.
@@ -150,6 +150,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         format: The number of this layout of the description.
         backbone: "lite0" to "lite4", or "timm:NAME".
+        stages: How many stages of the backbone the network keeps; 7 is the whole backbone.
         size: (width, height) of the model input, px.
         box: "annotation": a crop is cut around a box; "image": a crop is the whole image.
         padding: The fraction by which a box grows before it is cropped.
@@ -170,6 +171,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     backbone: str
+    stages: int
     size: Size
     box: Literal["annotation", "image"]
     padding: Annotated[float, msgspec.Meta(ge=0)]
@@ -187,6 +189,12 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: Confidence | None
     certificate: CertificateSummary | None
     unlearnt: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
+
+    @property
+    def network(self) -> str:
+        """The network in words, such as "lite0 (5 of 7 stages), heatmap head, 128x128 px"."""
+        cut = f" ({self.stages} of {STAGES} stages)" if self.stages < STAGES else ""
+        return f"{self.backbone}{cut}, {type(self.head).__name__.lower()} head, {self.size[0]}x{self.size[1]} px"
 
     @property
     def left_out(self) -> list[int]:
@@ -212,6 +220,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ModelFileError(
                 f"spec: head: expected the skeleton's {len(self.skeleton)} keypoints, got {head.keypoints}"
             )
+        possible, words = possible_stages(self.backbone, head.pyramid)
+        if self.stages not in possible:
+            raise ModelFileError(f"spec: stages: expected {words}, got {self.stages}")
         require_size(head, self.size)
         _require_at_most("values per object (keypoints x channels)", head.keypoints * head.channels, MAX_RAW)
         if self.mean_shape is not None and len(self.mean_shape) != len(self.skeleton):

@@ -18,16 +18,21 @@ from keylite.runtime.lite import (
     LITE,
     PIXEL_MEAN,
     PIXEL_STD,
+    STAGES,
     STEM_CHANNELS,
     STRIDES,
     TOP_CHANNELS,
     Three,
+    pyramid_stages,
 )
 from keylite.runtime.words import quoted
 
 
-def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
-    """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, 1280), or levels 8, 16 and 32 px."""
+def create_backbone(name: str, pyramid: bool = False, stages: int = STAGES) -> keras.Model:
+    """EfficientNet-Lite without pooling and classifier: (B, H, W, 3) -> (B, h, w, channels), or a list of levels.
+
+    stages: how many stages it keeps; the last convolution belongs to the whole backbone.
+    """
     if name not in LITE:
         more = "; timm:NAME needs `framework='pytorch'`" if name.startswith("timm:") else ""
         raise ArgumentError(f"backbone: expected one of {', '.join(LITE)}, got {quoted(name)}{more}")
@@ -35,16 +40,16 @@ def create_backbone(name: str, pyramid: bool = False) -> keras.Model:
     images = keras.Input((None, None, 3), name="images")
     x = norm(_conv(images, STEM_CHANNELS, 3, 2, "conv_stem"), "bn1")
     ends = []  # of the stages
-    for stage, (channels, repeats) in enumerate(zip(lite.channels, lite.repeats, strict=True)):
+    for stage, (channels, repeats) in enumerate(zip(lite.channels[:stages], lite.repeats[:stages], strict=True)):
         for block in range(repeats):
             stride = STRIDES[stage] if block == 0 else 1
             x = _block(x, channels, KERNELS[stage], stride, EXPANSIONS[stage], f"blocks.{stage}.{block}")
         ends.append(x)
-    outputs = [ends[stage] for stage in PYRAMID] if pyramid else norm(_conv(x, TOP_CHANNELS, 1, 1, "conv_head"), "bn2")
-    return keras.Model(images, outputs, name="backbone")
-
-
-PYRAMID = (2, 4, 6)  # stages whose cells stand for 8, 16 and 32 px, finest first
+    if pyramid:
+        x = [ends[stage] for stage in pyramid_stages(stages)]
+    elif stages == STAGES:
+        x = norm(_conv(x, TOP_CHANNELS, 1, 1, "conv_head"), "bn2")
+    return keras.Model(images, x, name="backbone")
 
 
 def _block(x: Any, channels: int, kernel: int, stride: int, expansion: int, name: str) -> Any:

@@ -34,7 +34,15 @@ from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.model import load_model
 
-SHUFFLERS = ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "TILE", "STRIDED_SLICE")  # they only move values
+SHUFFLERS = (
+    "QUANTIZE",
+    "DEQUANTIZE",
+    "CAST",
+    "RESHAPE",
+    "TRANSPOSE",
+    "CONCATENATION",
+    "STRIDED_SLICE",
+)  # they only move values
 ENDS = (
     ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"],
     ["FULLY_CONNECTED", "DEQUANTIZE"],

@@ -22,8 +22,8 @@ from safetensors.numpy import load, save
 
 from keylite.runtime.engines import Engine
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
-from keylite.runtime.lite import Three
+from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
+from keylite.runtime.lite import STAGES, Three, possible_stages
 from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
@@ -52,6 +52,8 @@ class EfficientNetLiteRegressor(keras.Model):
             do if `pretrained` is given.
         head: Another head; `hidden` is not used then. None: Regression(num_keypoints, hidden).
         size: (width, height) of the input, px. None: any, or the size that the head is made for.
+        stages: How many stages of the backbone the network keeps, up to 7, the whole backbone. The heads with a pyramid
+            need 3, the others 2.
         mean_shape: (K, 2), unit coordinates: the points that an untrained head `regression` or `rle` gives. None: the
             middle.
         name: The name of the Keras model.
@@ -75,6 +77,7 @@ class EfficientNetLiteRegressor(keras.Model):
         *,
         head: Head | None = None,
         size: tuple[int, int] | None = None,
+        stages: int = STAGES,
         mean_shape: np.ndarray | None = None,
         name: str = "keylite",
     ) -> None:
@@ -85,11 +88,20 @@ class EfficientNetLiteRegressor(keras.Model):
         size = size or size_for(head)
         if size:
             require_size(head, size)
+        possible, words = possible_stages(backbone, head.pyramid)
+        if stages not in possible:
+            raise ArgumentError(f"stages: expected {words}, got {stages}")
         images = keras.Input((size[1], size[0], 3) if head.pyramid else (None, None, 3), name="images")
-        features = create_backbone(backbone, head.pyramid)
-        super().__init__(images, HEAD_LAYERS[type(head)](head, features(images), size), name=name)
+        features = create_backbone(backbone, head.pyramid, stages)
+        super().__init__(images, HEAD_LAYERS[type(head)](head, features(images)), name=name)
         self.backbone = features
-        self.options = {"num_keypoints": num_keypoints, "backbone": backbone, "head": head, "size": size}
+        self.options = {
+            "num_keypoints": num_keypoints,
+            "backbone": backbone,
+            "head": head,
+            "size": size,
+            "stages": stages,
+        }
         if not head.pyramid:
             start = np.full((num_keypoints, head.channels), SCALE_START, np.float32)
             start[:, :2] = 0.5 if mean_shape is None else mean_shape
@@ -120,7 +132,7 @@ class EfficientNetLiteRegressor(keras.Model):
 # ---- heads
 
 
-def _regression_layers(head: Regression | Rle, features: Any, size: tuple[int, int] | None) -> Any:
+def _regression_layers(head: Regression | Rle, features: Any) -> Any:
     """The head of regression and rle: global average pooling, a dense layer, ReLU, a dense layer."""
     x = layers.GlobalAveragePooling2D(name="pool")(features)
     x = layers.Dense(head.hidden, "relu", **_even_both(x.shape[-1]), name="head.hidden")(x)
@@ -129,18 +141,18 @@ def _regression_layers(head: Regression | Rle, features: Any, size: tuple[int, i
     return layers.Reshape((head.keypoints, head.channels), name="raw")(x)
 
 
-def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int, int]) -> Any:
+def _heatmap_layers(head: Heatmap | Simcc, features: list[Any]) -> Any:
     """A feature pyramid from coarse to fine, then a 1x1 convolution to one map per keypoint: (B, K, cells)."""
-    rows_columns = [(-(-size[1] // stride), -(-size[0] // stride)) for stride in (STRIDE, 2 * STRIDE, 4 * STRIDE)]
+    rows_columns = [(level.shape[1], level.shape[2]) for level in features]
 
     def lateral(level: int) -> Any:
         x = _head_conv(features[level], head.width, f"head.lateral.{level}.0")
         return norm(x, f"head.lateral.{level}.1", relu6=False, epsilon=HEAD_EPSILON)
 
-    merged = lateral(2)
-    for level in (1, 0):
+    merged = lateral(len(features) - 1)
+    for level in reversed(range(len(features) - 1)):
         name = f"head.smooth.{level}"
-        larger = layers.UpSampling2D(2, name=f"{name}.larger")(merged)
+        larger = doubled(merged, f"{name}.larger")
         surplus = [(0, have - want) for have, want in zip(larger.shape[1:3], rows_columns[level], strict=True)]
         if any(end for _, end in surplus):
             larger = layers.Cropping2D(surplus, name=f"{name}.cut")(larger)
@@ -153,9 +165,18 @@ def _heatmap_layers(head: Heatmap | Simcc, features: list[Any], size: tuple[int,
     return layers.Permute((2, 1), name="maps")(layers.Reshape((cells, head.keypoints), name="cells")(maps))
 
 
-def _simcc_layers(head: Simcc, features: list[Any], size: tuple[int, int]) -> Any:
+def doubled(x: Any, name: str) -> Any:
+    """Each cell as two by two equal cells, without tensors of five dimensions, which many devices do not have."""
+    rows, columns, channels = x.shape[1:]
+    for axis, shape in ((3, (rows, 2 * columns, channels)), (2, (2 * rows, 2 * columns, channels))):
+        side_by_side = layers.Concatenate(axis, name=f"{name}.{axis}")([x, x])
+        x = layers.Reshape(shape, name=f"{name}.{axis}.cells")(side_by_side)
+    return x
+
+
+def _simcc_layers(head: Simcc, features: list[Any]) -> Any:
     """The head simcc: a heatmap head, then a dense layer, shared by all keypoints, from each map to its bins."""
-    maps = _heatmap_layers(head, features, size)
+    maps = _heatmap_layers(head, features)
     return layers.Dense(head.channels, **_even_both(maps.shape[-1]), name="head.bins")(maps)
 
 
@@ -332,7 +353,9 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
     path = Path(path)
     spec = spec or read_spec(path)
     require_head(spec.head, listed_tensors(path), str(path))
-    network = EfficientNetLiteRegressor(spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size)
+    network = EfficientNetLiteRegressor(
+        spec.head.keypoints, spec.backbone, head=spec.head, size=spec.size, stages=spec.stages
+    )
     loaded = load(path.read_bytes())
     check_fit(loaded, tensors(network), str(path))
     assign(network, loaded)
@@ -346,7 +369,8 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     if it has the same shapes and bins. Raises ArgumentError unless every tensor of the backbone is there.
     """
     listed_tensors(path)  # raises an error of one line if the file is damaged
-    wanted, line = starting_tensors(path, load(path.read_bytes()), tensors(network), network.options["head"])
+    options = network.options
+    wanted, line = starting_tensors(path, load(path.read_bytes()), tensors(network), options["head"], options["stages"])
     assign(network, wanted)
     return line
 

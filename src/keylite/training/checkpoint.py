@@ -12,13 +12,14 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc
+from keylite.runtime.lite import STAGES
 from keylite.runtime.modelfile import KEY, read_spec, safetensors_header
 from keylite.runtime.words import first_of
 
 UNCOUNTED = "num_batches_tracked"  # PyTorch's counter beside normalisation statistics; nothing here reads it
-TOP = ("conv_head.", "bn2.")  # the last convolution of the lite backbones, which a pyramid does not use
+TOP = ("conv_head.", "bn2.")  # the last convolution of the lite backbones, after their last stage
 WEIGHTS = ("F32", "F16", "F64")  # tensor types that both frameworks read
-FEATURES = 320  # fewest channels that a backbone gives to a dense layer
+FEATURES = 24  # fewest channels that a backbone gives to a dense layer
 SPARE = 10_000_000  # values that a network may have beyond its file; it is made, so that an error can list the tensors
 NAMED = 4  # tensors that an error lists by name
 
@@ -87,11 +88,18 @@ def require_head(head: Head, tensors: Mapping[str, Shaped], source: str) -> None
         )
 
 
+def unused(head: Head, stages: int) -> tuple[str, ...]:
+    """How the names of those tensors of a whole backbone begin that a network with this head and stages lacks."""
+    later = tuple(f"blocks.{stage}." for stage in range(stages, STAGES))
+    return later + (TOP if head.pyramid or later else ())
+
+
 def starting_tensors(
     path: Path,
     loaded: Mapping[str, T],
     own: Mapping[str, Shaped],
     head: Head,
+    stages: int,
     classifier: tuple[str, ...] = ("classifier.",),
     names: Set[str] | None = None,
 ) -> tuple[dict[str, T], str]:
@@ -100,13 +108,14 @@ def starting_tensors(
     The file is a keylite model file, whose head is used too if its shapes and bins are the same, or it holds ImageNet
     weights under timm's names. Raises ModelFileError unless the file has every tensor of the backbone, and no other.
 
-    path: the `.safetensors` file. loaded: its tensors. own: the network's tensors. head: the network's head.
-    classifier: how the names of tensors begin that ImageNet weights have for classes; they are left out. names: the
-    names of the network's head tensors; None: all that begin with "head.".
+    path: the `.safetensors` file. loaded: its tensors. own: the network's tensors. head: the network's head. stages:
+    how many stages of the backbone the network keeps. classifier: how the names of tensors begin that ImageNet weights
+    have for classes; they are left out. names: the names of the network's head tensors; None: all that begin with
+    "head.".
     """
     names = {name for name in own if name.startswith("head.")} if names is None else names
     backbone = own.keys() - names
-    loaded = {name: t for name, t in loaded.items() if not (head.pyramid and name.startswith(TOP))}
+    loaded = {name: t for name, t in loaded.items() if not name.startswith(unused(head, stages))}
     if KEY in safetensors_header(path).get("__metadata__", {}):
         same_head = _bins(read_spec(path).head) == _bins(head) and all(
             name in loaded and tuple(loaded[name].shape) == tuple(own[name].shape) for name in names

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from keylite.runtime.errors import RecipeError
+from keylite.runtime.heads import HAS_PYRAMID
 from keylite.runtime.kinds import plain, require_kind
-from keylite.runtime.lite import LITE
+from keylite.runtime.lite import FEWEST_STAGES, LITE, STAGES, possible_stages
 from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
 
@@ -29,12 +30,13 @@ def _is(description: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=description, **limits)
 
 
+Stages = Annotated[int, msgspec.Meta(ge=FEWEST_STAGES, le=STAGES)]
 Epochs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 WarmupEpochs = Annotated[float, msgspec.Meta(ge=0)]
 Lr = Annotated[float, msgspec.Meta(gt=0)]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=4)]
 # choices that may stay open until the data set is known
-AUTO = ("epochs", "lr", "warmup_epochs", "strength", "normalize")
+AUTO = ("stages", "epochs", "lr", "warmup_epochs", "strength", "normalize")
 
 
 class _Choices(msgspec.StructMeta):
@@ -59,6 +61,9 @@ class Recipe(msgspec.Struct, metaclass=_Choices, frozen=True, kw_only=True, forb
 
     framework: Annotated[Literal["pytorch", "tensorflow"], _is("framework that trains the model")] = "pytorch"
     backbone: Annotated[str, _is("network before the head: lite0 to lite4, or timm:NAME")] = "lite0"
+    stages: Annotated[
+        Stages | Literal["auto"], _is("first stages of the backbone that the network keeps; auto: by backbone and head")
+    ] = "auto"
     head: Annotated[
         Literal["regression", "rle", "simcc", "heatmap"],
         _is("last part of the network, which turns features into points"),
@@ -204,6 +209,7 @@ class Recipe(msgspec.Struct, metaclass=_Choices, frozen=True, kw_only=True, forb
 class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recipe in which values, from the data, have replaced `auto` in the choices of AUTO; a run trains by it."""
 
+    stages: Stages = msgspec.field()
     epochs: Epochs = msgspec.field()
     lr: Lr = msgspec.field()
     warmup_epochs: WarmupEpochs = msgspec.field()
@@ -265,6 +271,9 @@ def impossible(recipe: Recipe) -> list[tuple[str, str]]:
     problems = []
     if recipe.backbone not in LITE and not recipe.backbone.startswith("timm:"):
         problems.append(("backbone", f"one of {', '.join(LITE)} or timm:NAME"))
+    possible, words = possible_stages(recipe.backbone, HAS_PYRAMID[recipe.head])
+    if recipe.stages != "auto" and recipe.stages not in possible:
+        problems.append(("stages", words))
     if any(not 32 <= side <= 4096 for side in recipe.input_size):
         problems.append(("size", "32 to 4096 px"))
     if isinstance(recipe.mirror, str) and recipe.mirror not in ("auto", "off"):

@@ -14,6 +14,7 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation.metrics import median_extent
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.lite import LITE, STAGES
 from keylite.runtime.words import counted
 from keylite.training.processes import processes
 from keylite.training.recipe import AUTO, Recipe, Resolved, augments_as_usual, to_dict
@@ -25,6 +26,7 @@ log = logging.getLogger("keylite")
 USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
 WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # share of all steps; fewest steps; largest share
+KEPT_STAGES = {"regression": STAGES, "rle": STAGES, "simcc": STAGES, "heatmap": STAGES}  # by head, of lite0 to lite4
 LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # by head, for adam and adamw
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # by the number of objects from which each holds
 
@@ -45,7 +47,9 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None, quiet: bool
         raise ArgumentError(
             f"devices: {processes(recipe)} processes share {count} training objects; take fewer processes"
         )
-    epochs, lr, warmup, strength, normalize = (getattr(recipe, name) for name in AUTO)
+    stages, epochs, lr, warmup, strength, normalize = (getattr(recipe, name) for name in AUTO)
+    if stages == "auto":
+        stages = KEPT_STAGES[recipe.head] if recipe.backbone in LITE else STAGES
     if epochs == "auto":
         wanted = round(USUAL_EPOCHS * recipe.effort * math.sqrt(USUAL_OBJECTS / count))
         epochs = min(max(wanted, FEWEST_EPOCHS), MOST_EPOCHS)
@@ -69,7 +73,7 @@ def resolve(recipe: Recipe, data: Dataset, count: int | None = None, quiet: bool
     )  # fmt: skip
     if normalize == "auto":
         normalize = _divisor(recipe.box, data)
-    settled = dict(zip(AUTO, (epochs, lr, warmup, strength, normalize), strict=True))
+    settled = dict(zip(AUTO, (stages, epochs, lr, warmup, strength, normalize), strict=True))
     return msgspec.convert(to_dict(recipe) | settled, Resolved)
 
 

@@ -259,9 +259,9 @@ class Plan:
         sheet = state.out / "examples.jpg"
         write_image(sheet, examples_sheet(self.examples))
         log.info(
-            "training %s %s at %dx%d on %d objects of %d groups; on the %d objects of val, the mean shape has an NME "
+            "training %s on %d objects of %d groups; on the %d objects of val, the mean shape has an NME "
             "of %.2f %%; augmented samples: %s",
-            recipe.backbone, recipe.head, *recipe.input_size, len(data), len(data.groups), len(val),
+            state.spec.network, len(data), len(data.groups), len(val),
             100 * state.baseline.nme.mean, sheet,
         )  # fmt: skip
         if world_of(recipe) is None:
@@ -369,6 +369,7 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
     return ModelSpec(
         format=FORMAT,
         backbone=recipe.backbone,
+        stages=recipe.stages,
         size=recipe.input_size,
         box=recipe.box,
         padding=recipe.padding if recipe.box == "annotation" else 0.0,  # a whole image does not grow

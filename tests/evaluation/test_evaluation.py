@@ -379,6 +379,13 @@ def test_few_groups_have_no_interval_and_a_note() -> None:
     assert ("NME", "1.00% (no interval) by 100px; 1 % is 1 px") in summary_rows(report)
 
 
+def test_an_object_without_an_nme_does_not_move_the_interval() -> None:
+    data = face()
+    data.xy[0] = NAN  # the other object of its group has labels
+    report = report_of(shifted(data, (3, -4)), data, "10px", seed=0)
+    assert (report.nme.mean, report.nme.interval) == (0.5, (0.5, 0.5))
+
+
 def test_the_seed_fixes_the_interval() -> None:
     data = face()
     found = guesses(data, np.nan_to_num(data.xy) + np.random.default_rng(5).normal(0, 3, data.xy.shape))

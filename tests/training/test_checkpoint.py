@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keylite.runtime.heads import Heatmap, Regression, Simcc
+from keylite.runtime.lite import STAGES
 from keylite.runtime.modelfile import KEY, write_sealed_safetensors
 from keylite.runtime.spec import ModelSpec, encode_spec
 from keylite.training.checkpoint import check_fit, require_head, starting_tensors
@@ -109,17 +110,17 @@ def same(found: dict, loaded: dict, *shapes: dict) -> bool:
 
 def test_imagenet_weights_give_the_backbone_without_classifier_and_counters(imagenet: Path):
     loaded = arrays(BACKBONE, CLASSIFIER, COUNTER)
-    found, said = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED)
+    found, said = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED, STAGES)
     assert same(found, loaded, BACKBONE)
     assert said == "ImageNet weights of timm.safetensors: 5 tensors"
 
 
 def test_a_classifier_may_have_other_names(imagenet: Path):
     loaded = arrays(BACKBONE, {"fc.weight": (10, 6), "aux.fc.weight": (10, 6)})
-    found, _ = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED, classifier=("fc.", "aux.fc."))
+    found, _ = starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED, STAGES, classifier=("fc.", "aux.fc."))
     assert same(found, loaded, BACKBONE)
     with pytest.raises(ValueError, match=r"timm\.safetensors: .*: unexpected aux\.fc\.weight; unexpected fc\.weight$"):
-        starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED)
+        starting_tensors(imagenet, loaded, arrays(BACKBONE, HEAD), POOLED, STAGES)
 
 
 def test_a_head_that_needs_the_top_says_what_to_take(ours: Path):
@@ -127,16 +128,16 @@ def test_a_head_that_needs_the_top_says_what_to_take(ours: Path):
     with pytest.raises(
         ValueError, match=r"four\.safetensors: expected a backbone with its last conv.*heatmap or simcc"
     ):
-        starting_tensors(ours, lower, arrays(BACKBONE, HEAD), POOLED)
+        starting_tensors(ours, lower, arrays(BACKBONE, HEAD), POOLED, STAGES)
 
 
 def test_a_pyramid_does_without_the_top(imagenet: Path, ours: Path):
     lower = without(BACKBONE, *TOP)
     for path, loaded in ((imagenet, arrays(BACKBONE, CLASSIFIER)), (ours, arrays(BACKBONE, HEAD))):
-        found, _ = starting_tensors(path, loaded, arrays(lower, MAPS), MAPPED)
+        found, _ = starting_tensors(path, loaded, arrays(lower, MAPS), MAPPED, STAGES)
         assert same(found, loaded, lower)
         with pytest.raises(ValueError, match=r"unexpected bn2\.weight; unexpected conv_head\.weight$"):
-            starting_tensors(path, loaded, arrays(lower, MAPS), POOLED)
+            starting_tensors(path, loaded, arrays(lower, MAPS), POOLED, STAGES)
 
 
 @pytest.mark.parametrize("name", ["conv_stem.weight", "bn2.weight"])
@@ -144,12 +145,12 @@ def test_every_tensor_of_the_backbone_must_be_there(name: str, imagenet: Path, o
     for path, rest in ((imagenet, CLASSIFIER), (ours, HEAD)):
         expected = f"{path}: weights do not fit this network: missing {name}"
         with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-            starting_tensors(path, arrays(without(BACKBONE, name), rest), arrays(BACKBONE, HEAD), POOLED)
+            starting_tensors(path, arrays(without(BACKBONE, name), rest), arrays(BACKBONE, HEAD), POOLED, STAGES)
 
 
 def test_a_model_file_gives_its_head_where_it_is_the_same(ours: Path):
     loaded = arrays(BACKBONE, HEAD)
-    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD), POOLED)
+    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD), POOLED, STAGES)
     assert same(found, loaded, BACKBONE, HEAD)
     assert said == "model file four.safetensors: backbone and head"
 
@@ -165,7 +166,7 @@ OTHER_HEADS = {
 @pytest.mark.parametrize("theirs", OTHER_HEADS.values(), ids=OTHER_HEADS)
 def test_a_model_file_with_another_head_gives_its_backbone_alone(theirs: dict, ours: Path):
     loaded = arrays(BACKBONE, theirs)
-    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD), POOLED)
+    found, said = starting_tensors(ours, loaded, arrays(BACKBONE, HEAD), POOLED, STAGES)
     assert same(found, loaded, BACKBONE)
     assert said == "model file four.safetensors: backbone alone, its head is another"
 
@@ -175,9 +176,9 @@ def test_bins_of_another_size_are_another_head(tmp_path: Path, make_spec):
     lower, wide, tall = without(BACKBONE, *TOP), Simcc(4, (12, 8), (96, 64)), Simcc(4, (8, 12), (64, 96))
     path = described(tmp_path / "wide.safetensors", make_spec(head=wide, size=(96, 64)))
     loaded = arrays(lower, BINS)
-    found, _ = starting_tensors(path, loaded, arrays(lower, BINS), wide)
+    found, _ = starting_tensors(path, loaded, arrays(lower, BINS), wide, STAGES)
     assert same(found, loaded, lower, BINS)
-    found, said = starting_tensors(path, loaded, arrays(lower, BINS), tall)
+    found, said = starting_tensors(path, loaded, arrays(lower, BINS), tall, STAGES)
     assert same(found, loaded, lower)
     assert said == "model file wide.safetensors: backbone alone, its head is another"
 
@@ -186,22 +187,22 @@ def test_a_model_file_whose_bins_are_not_its_size_s_is_refused(tmp_path: Path, m
     damaged = encode_spec(make_spec(head=Simcc(4, (8, 8), (64, 64)))).replace("[64,64]", "[32,32]", 1)
     path = described(tmp_path / "damaged.safetensors", damaged)
     with pytest.raises(ValueError, match=r"damaged\.safetensors: .*expected (bins|grid) of"):
-        starting_tensors(path, arrays(BACKBONE, BINS), arrays(BACKBONE, BINS), Simcc(4, (8, 8), (64, 64)))
+        starting_tensors(path, arrays(BACKBONE, BINS), arrays(BACKBONE, BINS), Simcc(4, (8, 8), (64, 64)), STAGES)
 
 
 def test_a_model_file_of_another_backbone_is_refused(ours: Path):
     with pytest.raises(ValueError, match=r"four\.safetensors: .*: unexpected bn9\.weight$"):
-        starting_tensors(ours, arrays(BACKBONE, HEAD, {"bn9.weight": (4,)}), arrays(BACKBONE, HEAD), POOLED)
+        starting_tensors(ours, arrays(BACKBONE, HEAD, {"bn9.weight": (4,)}), arrays(BACKBONE, HEAD), POOLED, STAGES)
 
 
 def test_a_backbone_may_have_a_head_of_its_own(imagenet: Path, ours: Path):
     """As timm's ConvNeXts: head.norm is theirs, head.fc their classifier."""
     norm, own = {"head.norm.weight": (6,)}, arrays(BACKBONE, {"head.norm.weight": (6,)}, HEAD)
     loaded = arrays(BACKBONE, norm, {"head.fc.weight": (10, 6)})
-    found, _ = starting_tensors(imagenet, loaded, own, POOLED, classifier=("head.fc.",), names=HEAD.keys())
+    found, _ = starting_tensors(imagenet, loaded, own, POOLED, STAGES, classifier=("head.fc.",), names=HEAD.keys())
     assert same(found, loaded, BACKBONE, norm)
     loaded = arrays(BACKBONE, norm, MAPS)
-    found, said = starting_tensors(ours, loaded, own, POOLED, names=HEAD.keys())
+    found, said = starting_tensors(ours, loaded, own, POOLED, STAGES, names=HEAD.keys())
     assert same(found, loaded, BACKBONE, norm)
     assert said == "model file four.safetensors: backbone alone, its head is another"
 

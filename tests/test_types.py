@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -61,6 +61,39 @@ def test_the_reading_finds_functions_methods_properties_and_what_is_vague():
     assert {"train", "Predictor.__call__", "Predictor.of", "Dataset.labelled", "Keypoints.plot"} <= FUNCTIONS.keys()
     assert vague("Iterable[tuple[Image, object]] | None") == {"object"}
     assert vague("Callable[..., Any]") == {"Any"}
+
+
+def public_types() -> Iterator[type]:
+    """The public classes, the types that public signatures name, and the types of the fields of all of them."""
+    waiting = [value for name in keylite.PUBLIC if inspect.isclass(value := getattr(keylite, name))]
+    for function in FUNCTIONS.values():
+        named = {
+            node.id for _, text in annotations(function) for node in ast.walk(ast.parse(text)) if hasattr(node, "id")
+        }
+        waiting += [function.__globals__.get(name) for name in named]
+    seen = set()
+    while waiting:
+        kind = waiting.pop()
+        if inspect.isclass(kind) and kind.__module__.startswith("keylite.") and kind not in seen:
+            seen.add(kind)
+            yield kind
+            waiting += [part for hint in get_type_hints(kind).values() for part in parts(hint)]
+
+
+def test_a_public_field_says_what_it_holds():
+    found = {
+        f"{kind.__name__}.{field}": text
+        for kind in public_types()
+        for field, text in kind.__annotations__.items()
+        if not field.startswith("_") and vague(str(text))
+    }
+    assert found == {}
+
+
+def test_the_reading_of_fields_finds_what_results_are_made_of():
+    assert {"Provenance", "Calibration", "FoldReport", "Times", "FileTimes", "PointsDict", "ObjectDict", "Found"} <= {
+        kind.__name__ for kind in public_types()
+    }
 
 
 def parts(kind: object) -> Iterator[object]:

@@ -52,6 +52,13 @@ def test_a_missing_field_of_the_provenance_is_an_error(fields: dict, name: str):
         decode_spec(json.dumps(fields), "file")
 
 
+@pytest.mark.parametrize("value", [None, {"a": 1}, [[[1]]]], ids=str)
+def test_a_choice_of_the_recipe_is_a_number_a_text_or_a_list(fields: dict, value: object):
+    fields["provenance"]["recipe"]["lr"] = value
+    with pytest.raises(ValueError, match=r"^file: the model description inside the file is damaged.*provenance.recipe"):
+        decode_spec(json.dumps(fields), "file")
+
+
 @pytest.mark.parametrize("part", [None, "provenance", "head", "skeleton"])
 def test_an_unknown_field_is_an_error(fields: dict, part: str | None):
     (fields[part] if part else fields)["future"] = 1

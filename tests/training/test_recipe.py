@@ -258,6 +258,10 @@ def test_every_choice_is_described_and_its_default_is_allowed():
         assert len(text) > 1, name
         assert getattr(make_recipe({name: default}), name) == default, name
     assert make_recipe(to_dict(Recipe())) == Recipe()
+    recipe = Recipe(size=(160, 128), mirror=[("a", "b"), (2, 3)], lr=1.0)
+    plain = to_dict(recipe)
+    assert (plain["size"], plain["mirror"], plain["lr"]) == ([160, 128], [["a", "b"], [2, 3]], 1.0)
+    assert make_recipe(plain) == recipe
 
 
 def test_a_recipe_cannot_be_changed():

@@ -13,7 +13,7 @@ from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, require_size
 from keylite.runtime.lite import STAGES, Three, possible_stages
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.types import WhiteLevel
+from keylite.runtime.types import Choice, WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
 FORMAT = 6  # format number of the ModelSpec; files with another number are refused
@@ -42,9 +42,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model comes from.
 
     keylite: the version that trained it. created: when this file was made. framework: "pytorch" or "tensorflow".
-    pretrained: the weights that the backbone started from. data: the training set. recipe: the training choices.
-    versions: package name -> version, when this file was made. parent: sha256 of the model file that this one was
-    exported from, or None.
+    pretrained: the weights that the backbone started from. data: the training set. recipe: the training choices, by
+    name. versions: package name -> version, when this file was made. parent: sha256 of the model file that this one
+    was exported from, or None.
     """
 
     keylite: str
@@ -52,7 +52,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     framework: str
     pretrained: str
     data: DataId
-    recipe: dict[str, Any]
+    recipe: dict[str, Choice]
     versions: dict[str, str]
     parent: str | None
 

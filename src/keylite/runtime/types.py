@@ -22,4 +22,5 @@ Points = Arrayed | Sequence[Boxes]  # (N, K, 2) x and y, continuous px of the im
 Visible = Arrayed | Sequence[Arrayed | Sequence[int]]  # (N, K): 0 unlabelled, 1 hidden, 2 seen
 Indices = Sequence[int] | np.ndarray  # numbers of objects from 0 on, or a mask (N,) of true and false
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # any value in a JSON file
+Choice = int | float | str | list[int | list[int | str]]  # a choice of a recipe, such as 1e-3, "adam" or [160, 128]
 WhiteLevel = Literal[255, 1023, 4095, 16383, 65535]  # the largest values of 8, 10, 12, 14 and 16 bits

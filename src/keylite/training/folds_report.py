@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 
@@ -12,6 +10,7 @@ from keylite.evaluation.report import Report, no_better, short_nme
 from keylite.runtime.results import Result
 from keylite.runtime.spec import DataId
 from keylite.runtime.tables import Table, as_html, as_text
+from keylite.runtime.types import Choice
 from keylite.runtime.words import counted, escaped
 
 
@@ -69,7 +68,7 @@ class FoldsReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     data: DataId
     blocks: bool
     seed: int
-    recipe: dict[str, Any]
+    recipe: dict[str, Choice]
     folds: tuple[FoldReport, ...]
     mean: FoldFigures
     std: FoldFigures

@@ -20,6 +20,7 @@ from keylite.runtime.errors import RecipeError
 from keylite.runtime.heads import HAS_PYRAMID
 from keylite.runtime.kinds import plain, require_kind
 from keylite.runtime.lite import FEWEST_STAGES, LITE, STAGES, possible_stages
+from keylite.runtime.types import Choice
 from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
 
@@ -296,8 +297,8 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         if name in merged and repr(merged[name]) in meant:
             merged[name] = meant[repr(merged[name])]
     for name, parse in FROM_TEXT.items():
-        if isinstance(merged.get(name), str):
-            merged[name] = parse(merged[name])
+        if isinstance(text := merged.get(name), str):
+            merged[name] = parse(text)
     try:
         return msgspec.convert(merged, Recipe, strict=False)
     except msgspec.ValidationError as error:
@@ -374,9 +375,9 @@ def checked(recipe: Recipe) -> Recipe:
     return make_recipe(to_dict(recipe))
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Every choice by name, as plain Python values."""
-    return msgspec.to_builtins(recipe)
+def to_dict(recipe: Recipe) -> dict[str, Choice]:
+    """Every choice by name, as plain numbers, texts and lists."""
+    return msgspec.json.decode(msgspec.json.encode(recipe), type=dict[str, Choice])
 
 
 def descriptions() -> dict[str, tuple[str, Any]]:

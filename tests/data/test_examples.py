@@ -17,6 +17,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.examples import Examples, kept_bytes, targets, with_boxes
 from keylite.data.formats.reading import read_dataset, write_coco
 from keylite.data.rendered.gauges import gauges
+from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.images import write_image
 from keylite.runtime.skeleton import Skeleton
@@ -84,6 +85,24 @@ def test_a_batch_is_its_items(data: Dataset):
     assert (images.dtype, unit_xy.dtype, weight.dtype) == (np.uint8, np.float32, np.float32)
     for row, item in enumerate([5, 0, 13]):
         assert same((images[row], unit_xy[row], weight[row]), examples[item])
+    assert examples.batch([])[0].shape == (0, 48, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8"])
+def test_a_batch_takes_an_array_of_items(data: Dataset, kind: str):
+    many = from_arrays([dots(data.xy[0])] * 300, data.xy[[0] * 300], skeleton=SKELETON)
+    examples = Examples(many, (32, 32), box="image", augmentation=EVERYTHING)
+    assert same(examples.batch(np.array([5, 0, 250], kind)), examples.batch([5, 0, 250]))
+    assert len(examples.batch(examples.order(2)[:4])[0]) == 4
+
+
+@pytest.mark.parametrize(
+    "items", [5, [1.5], ["1"], np.ones(3, bool), np.ones((2, 2), int), None], ids=lambda items: type(items).__name__
+)
+def test_items_that_are_no_whole_numbers_are_refused(data: Dataset, items: object):
+    with pytest.raises(ArgumentError, match=r"^items: expected whole numbers \(B,\), got ") as refusal:
+        Examples(data, (32, 32)).batch(items)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a machine of one core

@@ -16,14 +16,14 @@ from keylite.data.augmentation import Augmentation, augmented_crop, augmented_pi
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.looking import SPARE
-from keylite.runtime.errors import DataError
+from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.geometry import Crop, average, crop_box, decode_for, to_units
 from keylite.runtime.images import image_size
 from keylite.runtime.kinds import require_choice, require_flags, require_kind, require_number, require_whole, size_of
 from keylite.runtime.machine import cores
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import first_of, listed
+from keylite.runtime.words import first_of, listed, quoted
 
 NAMED = 3  # objects named in one line
 LOOKS = 200  # images whose headers are read to estimate the memory that all images take
@@ -187,21 +187,27 @@ class Examples:
         """Make several examples and stack them.
 
         Args:
-            items: B numbers of items.
+            items: B numbers of items: a list, or an array (B,) of whole numbers, such as a part of `order(epoch)`.
 
         Returns:
             (images uint8 (B, H, W, 3), unit_xy float32 (B, K, 2), weight float32 (B, K)).
 
         Raises:
+            ArgumentError: `items` are not whole numbers in a row.
             FileNotFoundError: An image file is missing.
             ImageError: An image cannot be read.
         """
         width, height = self.size
         keypoints = len(self.data.skeleton)
-        images = np.empty((len(items), height, width, 3), np.uint8)
-        unit_xy = np.empty((len(items), keypoints, 2), np.float32)
-        weight = np.empty((len(items), keypoints), np.float32)
-        for row, item in enumerate(items):
+        numbers = np.asarray(items)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise ArgumentError(
+                f"items: expected whole numbers (B,), got {quoted(items)}; give a list or an array of them"
+            )
+        images = np.empty((len(numbers), height, width, 3), np.uint8)
+        unit_xy = np.empty((len(numbers), keypoints, 2), np.float32)
+        weight = np.empty((len(numbers), keypoints), np.float32)
+        for row, item in enumerate(numbers.tolist()):
             images[row], unit_xy[row], weight[row] = self[item]
         return images, unit_xy, weight
 

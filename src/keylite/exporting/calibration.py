@@ -49,7 +49,7 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
         raise ArgumentError(f"calibration: expected at least {FEWEST} objects, got {len(data)}")
     examples = _examples(spec, data)
     chosen = np.random.default_rng(seed).permutation(len(data))[:count]
-    pixels = examples.batch(chosen.tolist())[0]
+    pixels = examples.batch(chosen)[0]
     pixels[0, 0, 0, :2] = 0, 255
     return CalibrationSet(pixels, Calibration(len(chosen), seed, data.identity()))
 
@@ -57,7 +57,7 @@ def calibration_set(spec: ModelSpec, data: Dataset, count: int = COUNT, seed: in
 def some_crops(spec: ModelSpec, data: Dataset, count: int = LOOKS) -> np.ndarray:
     """Crops as the model gets them, uint8 (at most count, H, W, 3) RGB, at even distances in a data set."""
     examples = _examples(spec, data)
-    return examples.batch(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int).tolist())[0]
+    return examples.batch(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int))[0]
 
 
 def _examples(spec: ModelSpec, data: Dataset) -> Examples:

@@ -141,8 +141,9 @@ def require_same(run: Run) -> None:
 
     A model that was trained on other images may have seen those that it is measured on.
     """
-    held, wanted = to_dict(recipe_in(run.folder)), to_dict(run.recipe)
-    held["pretrained"], wanted["pretrained"] = (Path(recipe["pretrained"]).name for recipe in (held, wanted))
+    held, wanted = (
+        to_dict(recipe) | {"pretrained": Path(recipe.pretrained).name} for recipe in (recipe_in(run.folder), run.recipe)
+    )
     other = [
         f"{name} is {held[name]!r}, wanted is {wanted[name]!r}"
         for name in dict.fromkeys(run.asked)

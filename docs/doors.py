@@ -39,7 +39,7 @@ DOORS = {
         ("evaluate", "hold"),
         {
             "flips": "`flip_report(predictor, data, mirror)`",
-            "reliability": "none draws this chart; `report.reliability` holds its figures",
+            "reliability": "`plot_reliability({name: report.reliability}, path)`",
             "out": "`report.to_json()`; with `--parent`: `certificate.to_json()`",
             "worst": "`draw_worst(..., count)`",
             "draw": "`draw_worst(data, predictions, errors, count, folder)`",
@@ -51,7 +51,7 @@ DOORS = {
         {
             "MODEL": "`Predictor(model)`",
             "boxes": "`predictor(image, boxes)`",
-            "format": "`predict_on_ray(format=)`; none writes `coco`: `points.to_dict()` has all values",
+            "format": "`write_coco_points(predictor.stream(paths), path)`, `predict_on_ray(format=)`",
             "skip_bad": "`predictor.stream(images, on_bad=)`, `predict_on_ray(skip_bad=)`",
             "INPUTS": "`Predictor(model)(image)`, or `.stream(images)`",
             "out": "`points.to_dict()`, `predict_on_ray(out=)`",
@@ -64,7 +64,7 @@ DOORS = {
         {
             "data": "`evaluate(model, data)`",
             "normalize": "`evaluate(normalize=)`",
-            "plot": "none draws this chart; what `benchmark` and `evaluate` give holds its figures",
+            "plot": "`plot_benchmark(times, reports, path)`",
             "out": "what `benchmark` gives holds plain values",
         },
     ),

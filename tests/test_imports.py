@@ -126,8 +126,18 @@ def test_what_is_public():
         *("FoldsReport", "ImageError", "KeyliteError", "Keypoints", "ModelFileError", "ModelSpec", "OverBudgetError"),
         *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton"),
         *("benchmark", "diagnose", "draw_points", "draw_worst", "evaluate", "export", "export_all", "flip_report"),
-        *("from_arrays", "gauges", "hold", "predict_dataset", "predict_on_ray", "preset", "read_dataset", "read_spec"),
-        *("train", "train_folds", "write_coco", "write_dataset", "write_golden"),
+        *(
+            "from_arrays",
+            "gauges",
+            "hold",
+            "plot_benchmark",
+            "plot_reliability",
+            "predict_dataset",
+            "predict_on_ray",
+            "preset",
+        ),
+        *("read_dataset", "read_spec", "train", "train_folds", "write_coco", "write_coco_points", "write_dataset"),
+        "write_golden",
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):

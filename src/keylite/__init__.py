@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from keylite.exporting.diagnosis_report import Diagnosis
     from keylite.exporting.export import export, export_all, hold
     from keylite.exporting.golden import write_golden
+    from keylite.pictures.plots import plot_benchmark, plot_reliability
     from keylite.pictures.worst import draw_worst
     from keylite.prediction.cluster import predict_on_ray
+    from keylite.prediction.points import write_coco_points
     from keylite.runtime.drawing import draw_points
     from keylite.runtime.errors import ArgumentError, DataError, ImageError, KeyliteError, ModelFileError, RecipeError
     from keylite.runtime.keypoints import Keypoints
@@ -68,6 +70,8 @@ PUBLIC = {
     "ModelFileError": "keylite.runtime.errors",
     "ModelSpec": "keylite.runtime.spec",
     "OverBudgetError": "keylite.exporting.certificate",
+    "plot_benchmark": "keylite.pictures.plots",
+    "plot_reliability": "keylite.pictures.plots",
     "predict_dataset": "keylite.evaluation.predictions",
     "predict_on_ray": "keylite.prediction.cluster",
     "Predictions": "keylite.evaluation.predictions",
@@ -83,6 +87,7 @@ PUBLIC = {
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
     "write_coco": "keylite.data.formats.reading",
+    "write_coco_points": "keylite.prediction.points",
     "write_dataset": "keylite.data.formats.reading",
     "write_golden": "keylite.exporting.golden",
 }

@@ -81,6 +81,15 @@ def test_prediction_of_bad_images_names_them_all(form, capsys, exported, spoilt,
     assert len(found) == 6
 
 
+def test_a_coco_file_is_the_one_that_python_writes(capsys, exported, gauge_files, tmp_path):
+    pictures = sorted((gauge_files / "test").glob("*.png"))
+    assert (
+        run(capsys, "predict", exported, gauge_files / "test", "--format", "coco", "--out", tmp_path / "a.json")[0] == 0
+    )
+    keylite.write_coco_points(keylite.Predictor(exported).stream(pictures), tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
 def test_little_is_looked_for_once_an_image_is_bad(capsys, exported, gauge_files, spoilt, monkeypatch):
     """What was taken before it was known to be bad; the rest is read to be named."""
     looked, run_one = [], keylite.Predictor.run

@@ -503,7 +503,7 @@ def test_a_keypoint_that_nothing_taught_is_nan(finder: Predictor, make_spec):
     np.testing.assert_array_equal(points.xy[:, :3], before.xy[:, :3])
     (found,) = points.to_dict()["objects"]
     assert found["xy"][3] == [None, None]
-    written = points_coco({"a.png": points}, {"a.png": (160, 120)}, spec.skeleton)["annotations"][0]
+    written = points_coco({"a.png": Found("a.png", points, (160, 120))}, spec.skeleton)["annotations"][0]
     assert written["keypoints"][9:] == [0, 0, 0]
     assert written["keypoints"][2::3] == [2, 2, 2, 0]
     assert written["num_keypoints"] == 3

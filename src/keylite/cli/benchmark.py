@@ -11,6 +11,8 @@ from keylite.cli.shared import USUAL, As, Reading, write_json
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
+    from keylite.evaluation.report import Report
+    from keylite.evaluation.timing import Times
     from keylite.runtime.tables import Table
     from keylite.runtime.types import WhiteLevel
 
@@ -53,7 +55,7 @@ def benchmark(
         write the figures to this JSON file
     """
     from keylite.evaluation.timing import benchmark
-    from keylite.pictures.plots import can_plot, plot_tradeoff
+    from keylite.pictures.plots import can_plot, plot_benchmark
     from keylite.runtime.files import require_outputs
     from keylite.runtime.packages import require
 
@@ -74,17 +76,15 @@ def benchmark(
         dataset = _labelled(models, data, spec, reading)
         written = {"out": out, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
-    accuracy = {} if dataset is None else _accuracy(models, dataset, normalize, threads, spec)
-    result: dict[str, Any] = dict(benchmark(models, threads=threads, runs=runs, image=image, spec=spec))
-    for name, figures in accuracy.items():
-        result["models"][name]["accuracy"] = figures
-    show([_table(result, runs, threads)])
+    reports = {} if dataset is None else _reports(models, dataset, normalize, threads, spec)
+    times = benchmark(models, threads=threads, runs=runs, image=image, spec=spec)
+    show([_table(times, reports)])
     if out:
-        write_json(out, result)
-    if accuracy and plot:
-        plot_tradeoff(result, plot)
+        write_json(out, _written(times, reports))
+    if reports and plot:
+        plot_benchmark(times, reports, plot)
         print(f"wrote {plot}")
-    elif accuracy:
+    elif reports:
         log.warning("no plot: matplotlib is not installed (pip install matplotlib)")
 
 
@@ -98,31 +98,31 @@ def _labelled(models: tuple[Path, ...], data: Path, spec: Path | None, reading: 
     return reading.dataset(data, min(levels), box)
 
 
-def _table(result: dict[str, Any], runs: int, threads: int) -> Table:
+def _table(times: Times, reports: dict[str, Report]) -> Table:
     """The figures of all models, one row each."""
     from keylite.evaluation.timing import STAGES
     from keylite.runtime.tables import Table
 
     stages = (*STAGES, "total")
-    measured = any("accuracy" in facts for facts in result["models"].values())
     rows = [
         [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
         + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
         + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
-        + ([f"{100 * facts['accuracy']['nme']:.2f}"] if measured else [])
-        for name, facts in result["models"].items()
+        + ([f"{100 * reports[name].nme.mean:.2f}"] if reports else [])
+        for name, facts in times["models"].items()
     ]
     title = (
-        f"ms per image: median (p10..p90) of {runs} runs, {threads} thread(s), {result['machine']}, {result['image']}"
+        f"ms per image: median (p10..p90) of {times['runs']} runs, {times['threads']} thread(s), {times['machine']}, "
+        f"{times['image']}"
     )
-    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if measured else [])]
+    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if reports else [])]
     return Table(columns, rows, title)
 
 
-def _accuracy(
+def _reports(
     models: tuple[Path, ...], dataset: Dataset, normalize: str | None, threads: int, spec: Path | None
-) -> dict[str, dict[str, Any]]:
-    """Each model's NME on these data, by the normaliser that is given, or that all models have."""
+) -> dict[str, Report]:
+    """Each model's report on these data, by the normaliser that is given, or that all models have."""
     from keylite.evaluation.evaluate import evaluate
     from keylite.runtime.predictor import Predictor
 
@@ -130,14 +130,18 @@ def _accuracy(
     own = list(dict.fromkeys(predictor.spec.normalize for predictor in predictors.values()))
     if normalize is None and len(own) > 1:
         raise ValueError(f"normalize: expected models with one normaliser, got {', '.join(own)}; choose one")
-    accuracy = {}
-    for name, predictor in predictors.items():
-        report = evaluate(predictor, dataset, normalize=normalize)
-        accuracy[name] = {
+    return {name: evaluate(predictor, dataset, normalize=normalize) for name, predictor in predictors.items()}
+
+
+def _written(times: Times, reports: dict[str, Report]) -> dict[str, Any]:
+    """The content of the file of --out: the times, and beside them each model's accuracy, if it was measured."""
+    models: dict[str, Any] = {name: dict(facts) for name, facts in times["models"].items()}
+    for name, report in reports.items():
+        models[name]["accuracy"] = {
             "data": {"name": report.data.name, "fingerprint": report.data.fingerprint},
             "count": report.nme.count,
             "normalize": report.nme.normalize,
             "nme": report.nme.mean,
             "nme_interval": report.nme.interval,
         }
-    return accuracy
+    return dict(times) | {"models": models}

@@ -18,7 +18,6 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     import numpy as np
 
-    from keylite.runtime.keypoints import Keypoints
     from keylite.runtime.predictor import Found, Predictor
     from keylite.runtime.types import Boxes
 
@@ -234,18 +233,15 @@ def _write_whole(
     """
     from keylite.prediction.points import points_coco, points_json
 
-    by_image: dict[str, Keypoints] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    for path, points, size in found:
-        by_image[str(path)], sizes[str(path)] = points, size
+    by_name = {str(one.source): one for one in found}
     if file:
         skeleton = predictor.spec.skeleton
         if format == "coco":
-            result = points_coco(by_image, sizes, skeleton)
+            result = points_coco(by_name, skeleton)
         else:
-            result = points_json(by_image, skeleton.names, predictor.path or Path())
+            result = points_json(by_name, skeleton.names, predictor.path or Path())
         file.write(json.dumps(result, indent=indent) + "\n")
-    return len(by_image), sum(map(len, by_image.values()))
+    return len(by_name), sum(len(one.points) for one in by_name.values())
 
 
 def _predict_on_ray(

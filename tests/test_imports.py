@@ -142,3 +142,36 @@ def test_what_is_public():
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):
         _ = keylite.predict
+
+
+NOTEBOOK = """
+import types, warnings
+shell = types.ModuleType("IPython")
+shell.get_ipython = lambda: types.SimpleNamespace()
+shell.version_info = (8, 0)
+sys.modules.update({"IPython": shell, "ipykernel.zmqshell": types.ModuleType("ipykernel.zmqshell")})
+warnings.filterwarnings("always", message="IProgress")  # tqdm itself would swallow an error
+warnings.showwarning = lambda message, *_: print("warned:", message)
+"""
+IMPORTS = {  # what imports tqdm.auto, and the package that it needs
+    "the network": ("import keylite.pytorch", "timm"),
+    "pretrained weights": (
+        """
+from keylite.training.pretrained import download
+try:
+    download("none/none", "none")
+except ValueError as error:
+    assert "cannot get none" in str(error), error
+""",
+        "huggingface_hub",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "package"), IMPORTS.values(), ids=IMPORTS)
+def test_a_notebook_without_widgets_shows_no_warning(code: str, package: str, python, monkeypatch):
+    """tqdm warns if it is imported there; keylite shows no bar of it."""
+    pytest.importorskip(package, reason="needs keylite[pytorch]")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = python(f"{NOTEBOOK}{code}\nprint('tqdm.auto' in sys.modules)", missing=("ipywidgets",))
+    assert said.splitlines() == ["True"]

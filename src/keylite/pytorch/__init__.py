@@ -16,7 +16,10 @@ if "tensorflow" in sys.modules and "triton" not in sys.modules:
 
 logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it warns if Triton is missing
 
-from keylite.pytorch.losses import loss  # noqa: E402
-from keylite.pytorch.model import EfficientNetLiteRegressor, load_model, save_model  # noqa: E402
+from keylite.runtime.packages import without_tqdm_warning  # noqa: E402
+
+with without_tqdm_warning():
+    from keylite.pytorch.losses import loss
+    from keylite.pytorch.model import EfficientNetLiteRegressor, load_model, save_model
 
 __all__ = ["EfficientNetLiteRegressor", "load_model", "loss", "save_model"]

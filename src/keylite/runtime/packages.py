@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 # Framework -> the extra that installs it. The room of a framework is keylite.<framework>.
@@ -20,3 +23,14 @@ def require(module: str, extra: str | None = None) -> Any:
         raise ModuleNotFoundError(
             f"{error.name} is not installed: install it with: pip install {wanted}", name=error.name
         ) from None
+
+
+@contextlib.contextmanager
+def without_tqdm_warning() -> Iterator[None]:
+    """Import in this block what imports `tqdm.auto`, which in a notebook without ipywidgets warns of its bars.
+
+    timm and the client of the Hugging Face hub import it; keylite shows no bar of tqdm.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        yield

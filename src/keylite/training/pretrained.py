@@ -9,7 +9,7 @@ from pathlib import Path
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import sha256
 from keylite.runtime.lite import LITE
-from keylite.runtime.packages import require
+from keylite.runtime.packages import require, without_tqdm_warning
 from keylite.runtime.progress import step
 
 
@@ -38,6 +38,8 @@ def find_pretrained(pretrained: str | Path | bool | None, backbone: str) -> Path
 def download(repository: str, filename: str) -> Path:
     """The local path of a file from a repository of the Hugging Face hub; downloaded unless the cache holds it."""
     hub = require("huggingface_hub")
+    with without_tqdm_warning():
+        require("huggingface_hub.file_download")
     with contextlib.suppress(require("huggingface_hub.errors").LocalEntryNotFoundError):
         return Path(hub.hf_hub_download(repository, filename, local_files_only=True))
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 # Framework -> the extra that installs it. The room of a framework is keylite.<framework>.
@@ -26,7 +26,7 @@ def require(module: str, extra: str | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def without_tqdm_warning() -> Iterator[None]:
+def without_tqdm_warning() -> Generator[None]:
     """Import in this block what imports `tqdm.auto`, which in a notebook without ipywidgets warns of its bars.
 
     timm and the client of the Hugging Face hub import it; keylite shows no bar of tqdm.

@@ -68,6 +68,7 @@ DOORS = {
             "out": "what `benchmark` gives holds plain values",
         },
     ),
+    "page": Door(("write_page",), {}),
     "info": Door(("read_spec",), {"MODEL": "`read_spec(model)`", "json": "`read_spec` gives a typed value"}),
     "gauges": Door(("gauges",), {"out": "`write_dataset(data, folder)`"}),
 }

@@ -77,7 +77,8 @@ GUIDES = (
     *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
     *("docs/scaling.md", "docs/benchmarks.md", "docs/reliability.md"),
     *("docs/install.md", "docs/command-line.md", "docs/python.md", "docs/glossary.md"),
-    *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md", "docs/targets/cpp.md"),
+    *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md"),
+    *("docs/targets/browser.md", "docs/targets/cpp.md"),
 )
 (
     README,

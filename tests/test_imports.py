@@ -137,7 +137,7 @@ def test_what_is_public():
             "preset",
         ),
         *("read_dataset", "read_spec", "train", "train_folds", "write_coco", "write_coco_points", "write_dataset"),
-        "write_golden",
+        *("write_golden", "write_page"),
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):

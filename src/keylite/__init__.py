@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from keylite.exporting.diagnosis_report import Diagnosis
     from keylite.exporting.export import export, export_all, hold
     from keylite.exporting.golden import write_golden
+    from keylite.pictures.page import write_page
     from keylite.pictures.plots import plot_benchmark, plot_reliability
     from keylite.pictures.worst import draw_worst
     from keylite.prediction.cluster import predict_on_ray
@@ -90,6 +91,7 @@ PUBLIC = {
     "write_coco_points": "keylite.prediction.points",
     "write_dataset": "keylite.data.formats.reading",
     "write_golden": "keylite.exporting.golden",
+    "write_page": "keylite.pictures.page",
 }
 
 __all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -8,6 +8,7 @@ VERBS = {
     "export": "Write a model file in another format, unless its points move further than the budget allows.",
     "predict": "Find the points in images.",
     "benchmark": "Measure how long model files take per image, stage by stage, and how much memory they need.",
+    "page": "Write a page that finds points in the browser: a folder for any static web server.",
     "info": "Print the description inside a model file: its input, keypoints, accuracy and origin.",
     "gauges": "Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.",
 }

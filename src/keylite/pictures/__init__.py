@@ -1,1 +1,1 @@
-"""Overlays on images, and charts."""
+"""Overlays on images, charts, and the page for browsers."""

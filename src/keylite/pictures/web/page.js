@@ -249,7 +249,7 @@ function nearest([x, y]) {
 function setBox(box) {
   state.box = box;
   fitTools();
-  find();
+  find().catch((error) => say(error.message ?? String(error), true));
 }
 
 part("file").addEventListener("change", (event) => {

@@ -43,6 +43,10 @@ OVER = {  # arguments: what the line names
         ["train", "--data", "LABELS", "--out", "RUN", "--overwrite", *CHOICES[2:], *PRETRAINED],
         "file of --pretrained",
     ),
+    "a run over its teacher": (
+        ["train", "--data", "LABELS", "--out", "RUN", "--overwrite", *CHOICES, "--teacher", "RUN/model.safetensors"],
+        "file of --teacher",
+    ),
     "folds over their data": (
         ["train", "--folds", "2", "--data", "FOLDS/folds.json", "--out", "FOLDS", *CHOICES],
         "folds.json",

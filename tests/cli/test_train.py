@@ -226,6 +226,9 @@ BAD_CHOICES = {
     "impossible value": ({"lr": "-1"}, "lr: expected auto or float > 0"),
     "unknown loss": ({"loss": "l7"}, "one of mse, mae"),
     "missing weights": ({"pretrained": "none.safetensors"}, "none.safetensors"),
+    "a missing teacher": ({"teacher": "none.safetensors"}, "teacher: none.safetensors: no such model file"),
+    "a teacher of another format": ({"teacher": "t.onnx"}, "expected a .safetensors model file, or none, got 't.onnx'"),
+    "a teacher's weight above 1": ({"teacher_weight": 2}, "teacher_weight: expected float <= 1"),
     "unknown timm model": ({"backbone": "timm:nothing"}, "timm:nothing"),
     "unknown device": ({"device": "toaster"}, "toaster"),
     "unknown framework": ({"framework": "jax"}, "framework: expected one of pytorch, tensorflow, got 'jax'"),
@@ -315,6 +318,24 @@ def test_fine_tuning_from_a_model_file(capsys, trained_tiny, gauge_files, tmp_pa
     assert str(trained_tiny) not in encode_spec(
         read_spec(tmp_path / "run/model.safetensors")
     )  # no path of this machine
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_a_student_learns_from_a_model_file(framework, capsys, trained_tiny, gauge_files, tmp_path):
+    pytest.importorskip(f"keylite.{framework}.training", reason=f"needs keylite[{framework}]")
+    data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
+    teacher = trained_tiny / "model.safetensors"
+    choices = quick(framework=framework, head="heatmap", size=96, stages=4, epochs=1, freeze_epochs=1)
+    taught = ["--teacher", teacher, "--teacher-weight", "0.7"]
+    code, _, err = run(capsys, "train", *data, "--out", tmp_path / "run", *choices, *taught)
+    assert code == 0, err
+    assert f"taught by {teacher} (tiny, regression head, 64x64 px; trained on train/labels.json)" in err
+    model = tmp_path / "run/model.safetensors"
+    assert str(trained_tiny) not in encode_spec(read_spec(model))  # no path of this machine
+    assert re.search(r"taught by +model\.safetensors sha256 [0-9a-f]{64}", run(capsys, "info", model)[1])
+    line = refused(capsys, "train", *data, "--out", tmp_path / "other", *choices, "--box", "annotation", *taught)
+    assert "expected crops as the student's (box annotation, padding 0.25), got box image" in line
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(("head", "size"), [("heatmap", "64"), ("simcc", "96x64"), ("rle", "64")])

@@ -46,7 +46,7 @@ from keylite.runtime.spec import ModelSpec
 from keylite.training import teaching
 from keylite.training.recipe import make_recipe
 from keylite.training.teaching import SCALE_START
-from keylite.training.train import Trainer
+from keylite.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_graphs")
 

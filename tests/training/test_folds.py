@@ -196,7 +196,7 @@ def test_an_image_is_checked_once_for_all_folds(data, tmp_path, monkeypatch):
 
     looked: list[int] = []
     monkeypatch.setattr("keylite.data.looking.tones_of", lambda samples: looked.append(1) or tones_of(samples))
-    monkeypatch.setattr("keylite.training.train._trainer", lambda framework: SimpleNamespace(new_network=stop))
+    monkeypatch.setattr("keylite.training.train.trainer_of", lambda framework: SimpleNamespace(new_network=stop))
     with pytest.raises(ValueError, match="the first fold is checked"):
         train_folds(recipe(), data, out=tmp_path, folds=3)
     assert len(looked) == len(data.images)

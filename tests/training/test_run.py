@@ -440,7 +440,7 @@ def starts(few: Dataset, monkeypatch: pytest.MonkeyPatch):
     def start(out: Path, fit, **flags: bool) -> None:
         stub = SimpleNamespace(new_network=lambda *_: None, require_resumable=lambda *_: None, fit=fit)
         with monkeypatch.context() as patch:
-            patch.setattr("keylite.training.train._trainer", lambda _: stub)
+            patch.setattr("keylite.training.train.trainer_of", lambda _: stub)
             keylite.train(make_recipe({"pretrained": "none", "mirror": "off"}), few, few, out=out, **flags)
 
     return start

@@ -44,6 +44,7 @@ def info(
     ranges = (
         f"{calibration.count} objects of {calibration.data.name}, seed {calibration.seed}" if calibration else "none"
     )
+    taught_by = origin.recipe.get("teacher", "none")
     rows = [
         ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {facts.precision}, sha256 {sha256(model)}"],
         ["network", facts.network],
@@ -54,6 +55,7 @@ def info(
         ["normaliser of the NME", facts.normalize],
         ["accuracy after training", figures_line(facts.report) if facts.report else "none"],
         ["trained on", f"{origin.data.name}, fingerprint {origin.data.fingerprint[:16]}, from {origin.pretrained}"],
+        *([["taught by", taught_by]] if taught_by != "none" else []),
         ["parent", origin.parent or "none: training wrote this file"],
         ["int8 ranges from", ranges],
         ["compared with parent", certificate_line(facts.certificate) if facts.certificate else "not exported"],

@@ -11,6 +11,7 @@ from torch import nn
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
+from keylite.training.teacher import Teacher, same_maps
 from keylite.training.teaching import (
     BIN_SIGMA,
     CELL_SIGMA,
@@ -149,6 +150,7 @@ def loss(
 # ---- the loss of each head
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Lesson = tuple[Teacher, torch.Tensor]  # a teacher, and its raw output for the same pixels
 
 
 def _regression_sums(
@@ -160,16 +162,27 @@ def _regression_sums(
 def _heatmap_sums(
     head: Heatmap, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
 ) -> Sums:
-    cells = torch.as_tensor(head.cells()).to(raw)
-    log_share = raw.log_softmax(dim=2)
-    unit_xy = log_share.exp() @ cells
+    log_share, cells, unit_xy = _maps(head, raw)
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
     distance = (true_xy.unsqueeze(2) - cells) * cells.new_tensor(head.grid)
     bell = torch.softmax(-0.5 * distance.square().sum(dim=-1) / CELL_SIGMA**2, dim=2)
-    cross_entropy = -(bell * log_share).sum(dim=2)
-    total = (weight * (cross_entropy + points.of(error) / STRIDE)).sum()  # with mae, an error of one cell adds about 1
-    return total, weight.sum(), unit_xy
+    return _map_total(points, bell, log_share, error, weight), weight.sum(), unit_xy
+
+
+def _maps(head: Heatmap, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The logarithms of the shares (B, K, C) of maps, their cells (C, 2), and the points (B, K, 2)."""
+    cells = torch.as_tensor(head.cells()).to(raw)
+    log_share = raw.log_softmax(dim=2)
+    return log_share, cells, log_share.exp() @ cells
+
+
+def _map_total(
+    points: PointLoss, target: torch.Tensor, log_share: torch.Tensor, error: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """The sum of weighted losses of maps that should be `target` (B, K, C), shares that add up to 1."""
+    cross_entropy = -(target * log_share).sum(dim=2)
+    return (weight * (cross_entropy + points.of(error) / STRIDE)).sum()  # with mae, an error of one cell adds about 1
 
 
 class Flow(nn.Module):
@@ -221,9 +234,7 @@ def _rle_sums(
 def _simcc_sums(
     head: Simcc, points: PointLoss, raw: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, flow: None
 ) -> Sums:
-    log_shares = [logits.log_softmax(dim=2) for logits in raw.split(head.bins, dim=2)]
-    centres = [torch.as_tensor(axis).to(raw) for axis in head.centres()]
-    unit_xy = torch.stack([log.exp() @ centre for log, centre in zip(log_shares, centres, strict=True)], dim=2)
+    log_shares, centres, unit_xy = _bins(head, raw)
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = torch.where((weight > 0).unsqueeze(-1), truth, 0.5)
     cross_entropy = raw.new_zeros(())
@@ -233,6 +244,14 @@ def _simcc_sums(
         cross_entropy = cross_entropy - (bell * log_share).sum(dim=2)
     total = (weight * (cross_entropy + points.of(error) / STRIDE)).sum()
     return total, weight.sum(), unit_xy
+
+
+def _bins(head: Simcc, raw: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """The logarithms of the shares of bins, and their centres, of x and of y; and the points (B, K, 2)."""
+    log_shares = [logits.log_softmax(dim=2) for logits in raw.split(head.bins, dim=2)]
+    centres = [torch.as_tensor(axis).to(raw) for axis in head.centres()]
+    unit_xy = torch.stack([log.exp() @ centre for log, centre in zip(log_shares, centres, strict=True)], dim=2)
+    return log_shares, centres, unit_xy
 
 
 HEAD_SUMS: dict[type, Callable[..., Sums]] = {
@@ -256,12 +275,54 @@ def head_sums(
     truth: torch.Tensor,
     weight: torch.Tensor,
     flow: Flow | None = None,
+    lesson: Lesson | None = None,
 ) -> Sums:
     """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) for the raw output (B, K, C) of a head.
 
     regression: the point loss. rle: the negative log-likelihood of the errors in px under a Laplace distribution with
     the head's scales, corrected by `flow`. simcc: the cross-entropy between its bins and a bell of BIN_SIGMA px around
     the labelled point, in x and in y, plus the point loss of the mean place, divided by STRIDE. heatmap: the same with
-    its map and a bell of CELL_SIGMA cells.
+    its map and a bell of CELL_SIGMA cells. lesson: a teacher and its raw output, by the student's keypoints; both sums
+    are then those of labels and teacher together, by the weights of the teacher.
     """
-    return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)
+    total, count, unit_xy = HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)
+    if lesson is None:
+        return total, count, unit_xy
+    taught_total, taught_count = _taught_sums(head, points, raw, truth, weight, flow, lesson)
+    share = lesson[0].label_weight
+    return share * total + taught_total, share * count + taught_count, unit_xy
+
+
+# ---- a teacher beside the labels
+
+POINTS: dict[type, Callable[..., torch.Tensor]] = {  # (head, raw) -> unit_xy (B, K, 2)
+    Regression: lambda head, raw: raw,
+    Rle: lambda head, raw: raw[..., :2],
+    Simcc: lambda head, raw: _bins(head, raw)[-1],
+    Heatmap: lambda head, raw: _maps(head, raw)[-1],
+}
+
+
+def _taught_sums(
+    head: Head,
+    points: PointLoss,
+    raw: torch.Tensor,
+    truth: torch.Tensor,
+    weight: torch.Tensor,
+    flow: Flow | None,
+    lesson: Lesson,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of weighted losses, sum of weights) of a teacher's points, and of its maps if the student has the same.
+
+    A point that is labelled outside the crop (with weight 0) is not taught.
+    """
+    teacher, teacher_raw = lesson
+    used = truth.isnan().any(dim=-1) | (weight > 0)
+    weight = raw.new_tensor(teacher.weights) * used
+    if same_maps(head, teacher.spec.head):
+        log_share, _, unit_xy = _maps(head, raw)
+        target, _, taught_xy = _maps(teacher.spec.head, teacher_raw)
+        error, weight = points.errors(unit_xy, taught_xy, weight)
+        return _map_total(points, target.exp(), log_share, error, weight), weight.sum()
+    taught_xy = POINTS[type(teacher.spec.head)](teacher.spec.head, teacher_raw)
+    return head_sums(head, points, raw, taught_xy, weight, flow)[:2]

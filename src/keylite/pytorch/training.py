@@ -39,6 +39,7 @@ from keylite.pytorch.model import (
 )
 from keylite.pytorch.profiling import StepTimes
 from keylite.pytorch.resuming import read_checkpoint, require_fit
+from keylite.pytorch.teacher import TeacherNetwork
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing
 from keylite.runtime.heads import Head
@@ -49,6 +50,7 @@ from keylite.training.processes import World, cores_of, world_of
 from keylite.training.recipe import Recipe
 from keylite.training.run import ALONE, FINITE_EVERY, Run, require_finite
 from keylite.training.schedule import batch_of, ema_decay, lr_factor
+from keylite.training.teacher import Teacher
 
 log = logging.getLogger("keylite")
 
@@ -57,10 +59,16 @@ class Training(lightning.LightningModule):
     """The training step, the optimizer and the moving average. A resume checkpoint holds its state."""
 
     def __init__(
-        self, model: PixelModel, head: Head, recipe: Recipe, steps_per_epoch: int, world: World = ALONE
+        self,
+        model: PixelModel,
+        head: Head,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        world: World = ALONE,
+        teacher: TeacherNetwork | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.head, self.recipe, self.world = model, head, recipe, world
+        self.model, self.head, self.recipe, self.world, self.teacher = model, head, recipe, world, teacher
         self.steps_per_epoch = steps_per_epoch
         self.flow = new_flow(head)
         self.averaged = copy.deepcopy(model).requires_grad_(False).eval() if recipe.ema else None
@@ -83,6 +91,10 @@ class Training(lightning.LightningModule):
         """The error in px at which the loss changes branch; None if it has one branch, or if the head is `rle`."""
         return None if self.flow is not None else self.loss.branch()
 
+    def on_train_start(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
     def on_train_epoch_start(self) -> None:
         self.network.freeze(self.current_epoch < self.recipe.freeze_epochs)
         self.sums.zero_()
@@ -93,8 +105,9 @@ class Training(lightning.LightningModule):
         pixels, unit_xy, weight = batch
         raw = self.model(pixels)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # from half precision
+        lesson = None if self.teacher is None else (self.teacher.facts, self.teacher(pixels))
         with torch.autocast(raw.device.type, enabled=False):  # in bfloat16, a mean over bins would be off by px
-            total, count, predicted = head_sums(self.head, self.loss, raw, unit_xy, weight, self.flow)
+            total, count, predicted = head_sums(self.head, self.loss, raw, unit_xy, weight, self.flow, lesson)
         self._watch(predicted.detach(), unit_xy, weight, total.detach(), count)
         if index % FINITE_EVERY == 0:
             require_finite(self.recipe, self.current_epoch, float(total.detach()))
@@ -254,6 +267,11 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     return network
 
 
+def load_teacher(recipe: Recipe, teacher: Teacher) -> TeacherNetwork:
+    """The network that teaches; ModelFileError if the file's tensors do not fit its spec."""
+    return TeacherNetwork(teacher)
+
+
 def require_resumable(run: Run, network: EfficientNetLiteRegressor) -> None:
     """Raise ArgumentError if the resume checkpoint is damaged, holds code, or fits another network or recipe."""
     _quiet_lightning()
@@ -270,10 +288,18 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
+def fit(
+    run: Run,
+    network: EfficientNetLiteRegressor,
+    examples: Examples,
+    teacher: TeacherNetwork | None = None,
+    *,
+    resume: bool = False,
+) -> None:
     """Train the network on augmented examples; the results are in the run's folder.
 
-    resume: go on from the run's checkpoint, if there is one. Raises KeyboardInterrupt after a clean stop by Ctrl-C.
+    teacher: it teaches beside the labels. resume: go on from the run's checkpoint, if there is one.
+    Raises KeyboardInterrupt after a clean stop by Ctrl-C.
     """
     recipe, device, world = run.recipe, torch_device(run.recipe.device), world_of(run.recipe) or ALONE
     world = world._replace(gather=gathered) if world.size > 1 else world
@@ -321,7 +347,7 @@ def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, res
         for message in IGNORED:
             warnings.filterwarnings("ignore", message=message)
         try:
-            training = Training(model, run.spec.head, recipe, steps_per_epoch, world)
+            training = Training(model, run.spec.head, recipe, steps_per_epoch, world, teacher)
             if compiles(recipe, device, steps_per_epoch * recipe.epochs):
                 learn_by_taps(model)
                 model.compile()

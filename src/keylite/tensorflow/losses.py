@@ -12,6 +12,7 @@ import tensorflow as tf
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc
 from keylite.runtime.words import quoted
+from keylite.training.teacher import Teacher, same_maps
 from keylite.training.teaching import (
     BIN_SIGMA,
     CELL_SIGMA,
@@ -157,6 +158,7 @@ def loss(
 # ---- the loss of each head
 
 Sums = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Lesson = tuple[Teacher, tf.Tensor]  # a teacher, and its raw output for the same pixels
 
 
 def _regression_sums(
@@ -168,19 +170,28 @@ def _regression_sums(
 def _heatmap_sums(
     head: Heatmap, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: None
 ) -> Sums:
-    cells = tf.constant(head.cells(), raw.dtype)
     truth = tf.cast(truth, raw.dtype)
-    log_share = tf.nn.log_softmax(raw, axis=2)
-    unit_xy = tf.exp(log_share) @ cells
+    log_share, cells, unit_xy = _maps(head, raw)
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = tf.where((weight > 0)[..., tf.newaxis], truth, 0.5)
     distance = (true_xy[:, :, tf.newaxis] - cells) * tf.constant(head.grid, raw.dtype)
     bell = tf.nn.softmax(-0.5 * tf.reduce_sum(tf.square(distance), axis=-1) / CELL_SIGMA**2, axis=2)
-    cross_entropy = -tf.reduce_sum(bell * log_share, axis=2)
-    total = tf.reduce_sum(
-        weight * (cross_entropy + points.of(error) / STRIDE)
-    )  # mae: an error of one cell adds about 1
-    return total, tf.reduce_sum(weight), unit_xy
+    return _map_total(points, bell, log_share, error, weight), tf.reduce_sum(weight), unit_xy
+
+
+def _maps(head: Heatmap, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The logarithms of the shares (B, K, C) of maps, their cells (C, 2), and the points (B, K, 2)."""
+    cells = tf.constant(head.cells(), raw.dtype)
+    log_share = tf.nn.log_softmax(raw, axis=2)
+    return log_share, cells, tf.exp(log_share) @ cells
+
+
+def _map_total(
+    points: PointLoss, target: tf.Tensor, log_share: tf.Tensor, error: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
+    """The sum of weighted losses of maps that should be `target` (B, K, C), shares that add up to 1."""
+    cross_entropy = -tf.reduce_sum(target * log_share, axis=2)
+    return tf.reduce_sum(weight * (cross_entropy + points.of(error) / STRIDE))  # mae: an error of a cell adds about 1
 
 
 class Flow(keras.Model):
@@ -243,11 +254,7 @@ def _simcc_sums(
     head: Simcc, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: None
 ) -> Sums:
     truth = tf.cast(truth, raw.dtype)
-    log_shares = [tf.nn.log_softmax(logits, axis=2) for logits in tf.split(raw, head.bins, axis=2)]
-    centres = [tf.constant(axis, raw.dtype) for axis in head.centres()]
-    unit_xy = tf.stack(
-        [tf.linalg.matvec(tf.exp(log), centre) for log, centre in zip(log_shares, centres, strict=True)], axis=2
-    )
+    log_shares, centres, unit_xy = _bins(head, raw)
     error, weight = points.errors(unit_xy, truth, weight)
     true_xy = tf.where((weight > 0)[..., tf.newaxis], truth, 0.5)
     cross_entropy = tf.zeros((), raw.dtype)
@@ -257,6 +264,16 @@ def _simcc_sums(
         cross_entropy -= tf.reduce_sum(bell * log_share, axis=2)
     total = tf.reduce_sum(weight * (cross_entropy + points.of(error) / STRIDE))
     return total, tf.reduce_sum(weight), unit_xy
+
+
+def _bins(head: Simcc, raw: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+    """The logarithms of the shares of bins, and their centres, of x and of y; and the points (B, K, 2)."""
+    log_shares = [tf.nn.log_softmax(logits, axis=2) for logits in tf.split(raw, head.bins, axis=2)]
+    centres = [tf.constant(axis, raw.dtype) for axis in head.centres()]
+    unit_xy = tf.stack(
+        [tf.linalg.matvec(tf.exp(log), centre) for log, centre in zip(log_shares, centres, strict=True)], axis=2
+    )
+    return log_shares, centres, unit_xy
 
 
 HEAD_SUMS: dict[type, Callable[..., Sums]] = {
@@ -274,13 +291,60 @@ def new_flow(head: Head) -> Flow | None:
 
 
 def head_sums(
-    head: Head, points: PointLoss, raw: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor, flow: Flow | None = None
+    head: Head,
+    points: PointLoss,
+    raw: tf.Tensor,
+    truth: tf.Tensor,
+    weight: tf.Tensor,
+    flow: Flow | None = None,
+    lesson: Lesson | None = None,
 ) -> Sums:
     """(sum of weighted losses, sum of weights, unit_xy (B, K, 2)) for the raw output (B, K, C) of a head.
 
     regression: the point loss. rle: the negative log-likelihood of the errors in px under a Laplace distribution with
     the head's scales, corrected by `flow`. simcc: the cross-entropy between its bins and a bell of BIN_SIGMA px around
     the labelled point, in x and in y, plus the point loss of the mean place, divided by STRIDE. heatmap: the same with
-    its map and a bell of CELL_SIGMA cells.
+    its map and a bell of CELL_SIGMA cells. lesson: a teacher and its raw output, by the student's keypoints; both sums
+    are then those of labels and teacher together, by the weights of the teacher.
     """
-    return HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)
+    total, count, unit_xy = HEAD_SUMS[type(head)](head, points, raw, truth, weight, flow)
+    if lesson is None:
+        return total, count, unit_xy
+    taught_total, taught_count = _taught_sums(head, points, raw, truth, weight, flow, lesson)
+    share = lesson[0].label_weight
+    return share * total + taught_total, share * count + taught_count, unit_xy
+
+
+# ---- a teacher beside the labels
+
+POINTS: dict[type, Callable[..., tf.Tensor]] = {  # (head, raw) -> unit_xy (B, K, 2)
+    Regression: lambda head, raw: raw,
+    Rle: lambda head, raw: raw[..., :2],
+    Simcc: lambda head, raw: _bins(head, raw)[-1],
+    Heatmap: lambda head, raw: _maps(head, raw)[-1],
+}
+
+
+def _taught_sums(
+    head: Head,
+    points: PointLoss,
+    raw: tf.Tensor,
+    truth: tf.Tensor,
+    weight: tf.Tensor,
+    flow: Flow | None,
+    lesson: Lesson,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(sum of weighted losses, sum of weights) of a teacher's points, and of its maps if the student has the same.
+
+    A point that is labelled outside the crop (with weight 0) is not taught.
+    """
+    teacher, teacher_raw = lesson
+    used = tf.reduce_any(tf.math.is_nan(truth), axis=-1) | (weight > 0)
+    weight = tf.constant(teacher.weights, raw.dtype) * tf.cast(used, raw.dtype)
+    if same_maps(head, teacher.spec.head):
+        log_share, _, unit_xy = _maps(head, raw)
+        target, _, taught_xy = _maps(teacher.spec.head, tf.cast(teacher_raw, raw.dtype))
+        error, weight = points.errors(unit_xy, taught_xy, weight)
+        return _map_total(points, tf.exp(target), log_share, error, weight), tf.reduce_sum(weight)
+    taught_xy = POINTS[type(teacher.spec.head)](teacher.spec.head, teacher_raw)
+    return head_sums(head, points, raw, taught_xy, weight, flow)[:2]

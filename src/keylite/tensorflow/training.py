@@ -6,7 +6,6 @@ Only what depends on the framework is here. run.py has validation, files and war
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from keylite.runtime.machine import cores
 from keylite.runtime.modelfile import SEAL, safetensors_header, write_sealed_safetensors
 from keylite.runtime.progress import Advance, step
 from keylite.runtime.spec import ModelSpec
+from keylite.tensorflow.batches import Batches
 from keylite.tensorflow.losses import head_sums, loss, new_flow
 from keylite.tensorflow.model import (
     EfficientNetLiteRegressor,
@@ -38,40 +38,15 @@ from keylite.tensorflow.model import (
     use_threads,
 )
 from keylite.tensorflow.optimizers import OPTIMIZERS, gathered, spread
+from keylite.tensorflow.teacher import TeacherNetwork
 from keylite.training.checkpoint import Listed, check_fit
 from keylite.training.folder import require_history
 from keylite.training.recipe import Recipe
 from keylite.training.run import FINITE_EVERY, Run, require_finite
 from keylite.training.schedule import batch_of, ema_decay, lr_factor
+from keylite.training.teacher import Teacher
 
 log = logging.getLogger("keylite")
-
-
-class Batches(keras.utils.PyDataset):
-    """Examples in an endless row of batches: batch i belongs to epoch start + i // batches.
-
-    If a batch fails, its exception is kept in `error`, because tf.data passes on only its text.
-    """
-
-    def __init__(self, examples: Examples, batch: int, start: int = 0, workers: int = 1) -> None:
-        super().__init__(workers=workers)
-        self.examples, self.batch, self.start = examples, batch, start
-        self.batches = len(examples) // batch  # what is left over comes in another epoch, which has another order
-        self.order = functools.lru_cache(maxsize=2)(examples.order)
-        self.error: Exception | None = None
-
-    @property
-    def num_batches(self) -> None:
-        """None, so that Keras asks for as many batches as it needs."""
-
-    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, index = divmod(item, self.batches)
-        try:
-            items = self.order(self.start + epoch)[index * self.batch : (index + 1) * self.batch]
-            return self.examples.batch(items)
-        except Exception as error:
-            self.error = self.error or error
-            raise
 
 
 class Training(keras.Model):
@@ -82,9 +57,15 @@ class Training(keras.Model):
     would be two thirds of the graph, and take most of the time before the first step.
     """
 
-    def __init__(self, network: EfficientNetLiteRegressor, spec: ModelSpec, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        network: EfficientNetLiteRegressor,
+        spec: ModelSpec,
+        recipe: Recipe,
+        teacher: TeacherNetwork | None = None,
+    ) -> None:
         super().__init__()
-        self.network, self.spec, self.recipe = network, spec, recipe
+        self.network, self.spec, self.recipe, self.teacher = network, spec, recipe, teacher
         self.points = loss(
             recipe.loss, recipe.input_size, delta=recipe.delta, width=recipe.wing_width, epsilon=recipe.wing_epsilon
         )
@@ -136,9 +117,10 @@ class Training(keras.Model):
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         pixels, unit_xy, weight = data
+        lesson = None if self.teacher is None else (self.teacher.facts, self.teacher(pixels))
         with tf.GradientTape() as tape:
             raw = self.network(normalised(pixels, self.spec.mean, self.spec.std), training=True)
-            total, count, predicted = head_sums(self.spec.head, self.points, raw, unit_xy, weight, self.flow)
+            total, count, predicted = head_sums(self.spec.head, self.points, raw, unit_xy, weight, self.flow, lesson)
         by_group = tape.gradient(total, {group: self.groups[group] for group in self.trained})
         gradients = {group: gathered(own) for group, own in by_group.items()}
         self._watch(predicted, unit_xy, weight, total, count)
@@ -338,6 +320,12 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
     return network
 
 
+def load_teacher(recipe: Recipe, teacher: Teacher) -> TeacherNetwork:
+    """The network that teaches; ModelFileError if the file's tensors do not fit its spec."""
+    with tf.device(tensorflow_device(recipe.device)):
+        return TeacherNetwork(teacher)
+
+
 def require_resumable(run: Run, network: EfficientNetLiteRegressor) -> None:
     """Raise ArgumentError if the resume checkpoint is damaged, or fits another network or recipe."""
     _history(run.checkpoint)
@@ -358,17 +346,25 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
     return history
 
 
-def fit(run: Run, network: EfficientNetLiteRegressor, examples: Examples, *, resume: bool = False) -> None:
+def fit(
+    run: Run,
+    network: EfficientNetLiteRegressor,
+    examples: Examples,
+    teacher: TeacherNetwork | None = None,
+    *,
+    resume: bool = False,
+) -> None:
     """Train the network on augmented examples; the results are in the run's folder.
 
-    resume: go on from the run's checkpoint, if there is one. Raises KeyboardInterrupt after Ctrl-C.
+    teacher: it teaches beside the labels. resume: go on from the run's checkpoint, if there is one.
+    Raises KeyboardInterrupt after Ctrl-C.
     """
     recipe, device = run.recipe, tensorflow_device(run.recipe.device)
     workers = recipe.workers if recipe.workers >= 0 else (min(16, cores()) if "GPU" in device else 1)
     batch = batch_of(recipe, len(examples))
     log.info("arithmetic on %s", device)
     with tf.device(device), contextlib.ExitStack() as steps:
-        training = Training(network, run.spec, recipe)
+        training = Training(network, run.spec, recipe, teacher)
         if resume and run.checkpoint.is_file():
             run.history = _history(run.checkpoint)
             training.require_fit(run.checkpoint)

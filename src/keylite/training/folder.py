@@ -6,6 +6,7 @@ last.safetensors, log.csv, curves.png and, last of all, the framework's own resu
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -17,12 +18,14 @@ from pathlib import Path
 
 from keylite.data.dataset import Dataset
 from keylite.pictures.plots import plot_history
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, ModelFileError
 from keylite.runtime.files import require_writable, write_text
 from keylite.runtime.leftovers import tidy
+from keylite.runtime.modelfile import read_spec
 from keylite.runtime.texts import read_json
 from keylite.runtime.words import is_utf8, quoted
 from keylite.training.lock import require_free
+from keylite.training.pretrained import pretrained_name
 from keylite.training.recipe import AUTO, Recipe, Resolved, make_recipe, to_dict
 
 log = logging.getLogger("keylite")
@@ -98,6 +101,7 @@ def check_resumed(out: Path, recipe: Resolved, data: Dataset, val: Dataset) -> N
             f"{out}: a run resumes with the data that it began with; give those, or choose another `out`"
         )
     _require_same_recipe(out, recipe)
+    _require_same_teacher(out, recipe)
 
 
 def began_with(out: Path, data: Dataset, val: Dataset) -> bool:
@@ -125,6 +129,17 @@ def _require_same_recipe(out: Path, recipe: Recipe) -> None:
             f"{out}: a run resumes with the recipe that it began with ({changes}); give that one, or choose another "
             "`out`"
         )
+
+
+def _require_same_teacher(out: Path, recipe: Recipe) -> None:
+    """Raise ArgumentError if the file of the teacher has changed since the last epoch of the run in `out`."""
+    with contextlib.suppress(FileNotFoundError, ModelFileError):  # no epoch was finished; or the file is damaged
+        old = read_spec(out / "last.safetensors").provenance.recipe.get("teacher", "none")
+        if old != (new := pretrained_name(recipe.teacher)):
+            raise ArgumentError(
+                f"{out}: a run resumes with the teacher that it began with (it was {old}, is {new}); give that one, or "
+                "choose another `out`"
+            )
 
 
 def data_facts(data: Dataset, val: Dataset) -> dict[str, dict[str, str | int]]:

@@ -133,6 +133,8 @@ def train_folds(
             "folds are measured with the weights of their last epoch: the best one is chosen on the images of the "
             "report"
         )
+        if recipe.teacher != "none":
+            log.warning("teacher: if it was trained on objects that folds hold out, the figures of these folds flatter")
         plan = [_fold(data, part, number, out) for number in range(1, folds + 1)]
         if resume:
             _require_the_same(plan, resolved)

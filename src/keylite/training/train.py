@@ -6,10 +6,9 @@ A framework is imported only if the recipe chooses it.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
-from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs
 from keylite.runtime.heads import HEADS
@@ -48,6 +46,8 @@ from keylite.training.run import Run, baseline_report
 from keylite.training.schedule import resolve
 from keylite.training.sheet import examples_sheet
 from keylite.training.stopping import saying_how_to_go_on
+from keylite.training.teacher import Teacher, find_teacher, warn_of_teacher
+from keylite.training.trainer import trainer_of
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
@@ -157,23 +157,26 @@ def prepare(
     first = is_first_process(recipe)
     if first:
         check_run(out, recipe, resume, overwrite)
-        inputs = {"pretrained": None if resume else recipe.pretrained, "val": val.source or None}
+        inputs = {"pretrained": None if resume else recipe.pretrained, "teacher": recipe.teacher}
+        inputs |= {"val": val.source or None}
         inputs |= val.files_named(FILES) | data.files_named(FILES)
         require_outputs({name: out / name for name in FILES}, inputs)
-    trainer = _trainer(recipe.framework)
+    trainer = trainer_of(recipe.framework)
     require("matplotlib.figure", FRAMEWORKS[recipe.framework])  # it draws the curves after each epoch
     if profile and recipe.framework != "pytorch":
         raise ArgumentError(
             f"profile: only framework pytorch measures these times, got {recipe.framework}; use its own profiler"
         )
+    teacher = find_teacher(recipe, data)
     data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)
     if first and not fold:
         warn_of_parts_alike(data, val)
+    warn_of_teacher(teacher, val)
     resolved = resolve(recipe, data, quiet=fold)
     warn_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
-    for line in unlearnt_words(hardly_labelled(data)):
+    for line in unlearnt_words(_unlearnt(data, teacher)):
         log.warning("%s: %s", data.called, line)
     skeleton = with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
@@ -188,14 +191,17 @@ def prepare(
     if _cached(recipe, examples):
         examples.keep()
     shape = examples.mean_shape()
-    spec = new_spec(resolved, data, skeleton, shape)
+    spec = new_spec(resolved, data, skeleton, shape, teacher)
     going_on = resume and (out / CHECKPOINT).is_file()
     weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = trainer.new_network(resolved, spec, shape, weights)
     state = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
     if going_on and first:
         trainer.require_resumable(state, network)
-    return Plan(state, examples, shape, weights, network, resume=resume, overwrite=overwrite, fold=fold)
+    taught_by = None if teacher is None else trainer.load_teacher(recipe, teacher)
+    return Plan(
+        state, examples, shape, weights, network, teacher, taught_by, resume=resume, overwrite=overwrite, fold=fold
+    )
 
 
 def _checked_parts(
@@ -220,8 +226,8 @@ class Plan:
     """A training that has passed all checks and can start.
 
     state: the run before its first epoch, or as it was stopped. shape: (K, 2) mean of the training labels, unit
-    coordinates. weights: the file of pretrained weights, or None. network: a model of the recipe's framework. resume,
-    overwrite, fold: as in `prepare`.
+    coordinates. weights: the file of pretrained weights, or None. network: a model of the recipe's framework. teacher,
+    taught_by: the model file that teaches it, and its network, or None. resume, overwrite, fold: as in `prepare`.
     """
 
     state: Run
@@ -229,6 +235,8 @@ class Plan:
     shape: np.ndarray
     weights: Path | None
     network: Any
+    teacher: Teacher | None
+    taught_by: Any
     _: dataclasses.KW_ONLY
     resume: bool
     overwrite: bool
@@ -265,20 +273,27 @@ class Plan:
             100 * state.baseline.nme.mean, sheet,
         )  # fmt: skip
         if world_of(recipe) is None:
-            run_all(_fit_in_a_process, (state, self.shape, self.weights, self.examples, self.resume), processes(recipe))
+            needed = (state, self.shape, self.weights, self.teacher, self.examples, self.resume)
+            run_all(_fit_in_a_process, needed, processes(recipe))
         else:
             self._fit()
         _fit_confidence(state, "" if self.fold else MORE_TO_FIT_SIGMA)
         _warn_of_the_end(state)
 
     def _fit(self) -> None:
-        _trainer(self.state.recipe.framework).fit(self.state, self.network, self.examples, resume=self.resume)
+        trainer = trainer_of(self.state.recipe.framework)
+        trainer.fit(self.state, self.network, self.examples, self.taught_by, resume=self.resume)
 
 
-def _fit_in_a_process(state: Run, shape: np.ndarray, weights: Path | None, examples: Examples, resume: bool) -> None:
+def _fit_in_a_process(
+    state: Run, shape: np.ndarray, weights: Path | None, teacher: Teacher | None, examples: Examples, resume: bool
+) -> None:
     """Each of several processes that train runs this."""
-    trainer = _trainer(state.recipe.framework)
-    trainer.fit(state, trainer.new_network(state.recipe, state.spec, shape, weights), examples, resume=resume)
+    recipe = state.recipe
+    trainer = trainer_of(recipe.framework)
+    network = trainer.new_network(recipe, state.spec, shape, weights)
+    taught_by = None if teacher is None else trainer.load_teacher(recipe, teacher)
+    trainer.fit(state, network, examples, taught_by, resume=resume)
 
 
 def _fit_confidence(state: Run, advice: str) -> None:
@@ -323,36 +338,6 @@ def _cached(recipe: Recipe, examples: Examples) -> bool:
     return True
 
 
-class Trainer(Protocol):
-    """The functions that the module `training` of each framework has."""
-
-    def new_network(self, recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Path | None) -> Any:
-        """A network that at first gives `shape` (K, 2), unit coordinates. weights: the file to start from, or None."""
-        ...
-
-    def require_resumable(self, run: Run, network: Any) -> None:
-        """Raise ArgumentError if the resume checkpoint does not fit the network; load nothing."""
-        ...
-
-    def fit(self, run: Run, network: Any, examples: Examples, *, resume: bool = False) -> None:
-        """Train until the run is finished; the run writes what each epoch gives."""
-        ...
-
-
-def _trainer(framework: str) -> Trainer:
-    """The training module of a framework; if that is not installed, the error names one that is."""
-    package = next(kind.package for kind in ENGINES.values() if kind.framework == framework)
-    try:
-        if importlib.util.find_spec(package) is None:  # the framework itself, before the packages that come with it
-            return require(package, FRAMEWORKS[framework])
-        return require(f"keylite.{framework}.training", FRAMEWORKS[framework])
-    except ModuleNotFoundError as error:
-        kinds = [kind for kind in ENGINES.values() if kind.framework not in ("", framework)]
-        there = [kind.framework for kind in kinds if importlib.util.find_spec(kind.package)]
-        hint = f", or train with `framework='{there[0]}'`, which is" if there else ""
-        raise ModuleNotFoundError(f"{error}{hint}", name=error.name) from None
-
-
 def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
     """The augmentation of a recipe, with its strength applied; without mirror pairs, nothing is flipped."""
     choices: dict[str, Any] = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)}
@@ -362,7 +347,15 @@ def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
     return Augmentation(**choices)
 
 
-def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndarray) -> ModelSpec:
+def _unlearnt(data: Dataset, teacher: Teacher | None) -> dict[str, int]:
+    """The keypoints that neither labels nor teacher teach well, as in a spec."""
+    counts = hardly_labelled(data)
+    return counts if teacher is None else teacher.unlearnt(counts)
+
+
+def new_spec(
+    recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndarray, teacher: Teacher | None
+) -> ModelSpec:
     """The spec of the model that this recipe makes from these data, without figures yet. shape: the mean shape."""
     backbones = require(f"keylite.{recipe.framework}.backbones", FRAMEWORKS[recipe.framework])
     mean, std = backbones.normalisation(recipe.backbone)
@@ -387,7 +380,8 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
             framework=recipe.framework,
             pretrained=pretrained_name(recipe.pretrained),
             data=data.identity(),
-            recipe=to_dict(recipe) | {"pretrained": pretrained_name(recipe.pretrained)},
+            recipe=to_dict(recipe)
+            | {name: pretrained_name(getattr(recipe, name)) for name in ("pretrained", "teacher")},
             versions=versions(),
             parent=None,
         ),
@@ -395,5 +389,5 @@ def new_spec(recipe: Resolved, data: Dataset, skeleton: Skeleton, shape: np.ndar
         report=None,
         confidence=None,
         certificate=None,
-        unlearnt=hardly_labelled(data),
+        unlearnt=_unlearnt(data, teacher),
     )

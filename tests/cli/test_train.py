@@ -325,15 +325,15 @@ def test_a_student_learns_from_a_model_file(framework, capsys, trained_tiny, gau
     pytest.importorskip(f"keylite.{framework}.training", reason=f"needs keylite[{framework}]")
     data = ["--data", gauge_files / "train/labels.json", "--val", gauge_files / "test/labels.json"]
     teacher = trained_tiny / "model.safetensors"
-    choices = quick(framework=framework, head="heatmap", size=96, stages=4, epochs=1, freeze_epochs=1)
-    taught = ["--teacher", teacher, "--teacher-weight", "0.7"]
-    code, _, err = run(capsys, "train", *data, "--out", tmp_path / "run", *choices, *taught)
+    choices = {"framework": framework, "head": "heatmap", "size": 96, "stages": 4, "epochs": 1, "freeze_epochs": 1}
+    choices |= {"teacher": teacher, "teacher-weight": 0.7}
+    code, _, err = run(capsys, "train", *data, "--out", tmp_path / "run", *quick(**choices))
     assert code == 0, err
     assert f"taught by {teacher} (tiny, regression head, 64x64 px; trained on train/labels.json)" in err
     model = tmp_path / "run/model.safetensors"
     assert str(trained_tiny) not in encode_spec(read_spec(model))  # no path of this machine
     assert re.search(r"taught by +model\.safetensors sha256 [0-9a-f]{64}", run(capsys, "info", model)[1])
-    line = refused(capsys, "train", *data, "--out", tmp_path / "other", *choices, "--box", "annotation", *taught)
+    line = refused(capsys, "train", *data, "--out", tmp_path / "other", *quick(**choices | {"box": "annotation"}))
     assert "expected crops as the student's (box annotation, padding 0.25), got box image" in line
     assert not (tmp_path / "other").exists()
 

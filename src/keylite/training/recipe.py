@@ -84,7 +84,7 @@ class Recipe(msgspec.Struct, metaclass=_Choices, frozen=True, kw_only=True, forb
         ),
     ] = "auto"
     pretrained: Annotated[str, _is("weights to start from: imagenet, none, or a .safetensors file")] = "imagenet"
-    teacher: Annotated[str, _is("trained model that labels are learnt beside: a .safetensors model file, or none")] = (
+    teacher: Annotated[str, _is("trained model to learn from, beside the labels: a .safetensors file, or none")] = (
         "none"
     )
     teacher_weight: Annotated[float, _is("share of the training loss that comes from the teacher", ge=0, le=1)] = 0.5

@@ -80,6 +80,23 @@ def test_refusals_leave_nothing_behind(onnx_file: Path, model_file: Path, small:
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
+def test_a_page_appears_whole_or_not_at_all(onnx_file: Path, small: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "page"
+
+    def fail() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(page, "runtime_files", lambda *_: {"onnxruntime.js": b"", "no folder/of/this.name": b""})
+            assert str(out) in refusal(onnx_file, out)
+
+    fail()
+    assert not out.exists()
+    write_page(onnx_file, out, runtime=small)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    fail()
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packages", "page"]
+
+
 def test_the_model_of_a_page_is_not_written_over(onnx_file: Path, small: Path, tmp_path: Path):
     write_page(onnx_file, tmp_path / "page", runtime=small)
     said = refusal(tmp_path / "page/model.onnx", tmp_path / "page", runtime=small)

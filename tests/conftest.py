@@ -456,6 +456,12 @@ def finder_file(make_finder: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def int8_file(exported_finder: Callable[..., Path]) -> Path:
+    """The int8 LiteRT export of `finder_file`."""
+    return exported_finder("litert", "int8")
+
+
+@pytest.fixture(scope="session")
 def exported_finder(
     make_finder: Callable[[str], Path], make_colours: Callable[..., Dataset], once: Callable
 ) -> Callable[..., Path]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from keylite.runtime.drawing import draw_points
     from keylite.runtime.errors import ArgumentError, DataError, ImageError, KeyliteError, ModelFileError, RecipeError
     from keylite.runtime.keypoints import Keypoints
+    from keylite.runtime.micro import MicroNeeds, measure_micro
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
     from keylite.runtime.skeleton import Skeleton
@@ -68,6 +69,8 @@ PUBLIC = {
     "ImageError": "keylite.runtime.errors",
     "KeyliteError": "keylite.runtime.errors",
     "Keypoints": "keylite.runtime.keypoints",
+    "measure_micro": "keylite.runtime.micro",
+    "MicroNeeds": "keylite.runtime.micro",
     "ModelFileError": "keylite.runtime.errors",
     "ModelSpec": "keylite.runtime.spec",
     "OverBudgetError": "keylite.exporting.certificate",

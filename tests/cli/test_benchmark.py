@@ -53,6 +53,25 @@ def test_memory_is_that_of_each_file_alone(exported, trained):
     assert onnx["peak"] < torch["peak"]  # PyTorch itself is larger than ONNX Runtime
 
 
+def test_a_benchmark_says_what_a_microcontroller_needs(capsys, int8_file, colour_files, tmp_path):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    out, labels = tmp_path / "bench.json", colour_files / "val/labels.json"
+    code, shown, err = run(
+        capsys, "benchmark", int8_file, "--engine", "tflm", "--runs", 3, "--data", labels, "--out", out
+    )
+    assert code == 0, err
+    facts = json.loads(out.read_text())["models"][str(int8_file)]
+    assert facts["engine"] == "tflm"
+    needs = keylite.measure_micro(int8_file)
+    assert facts["micro"] == needs.to_dict()
+    assert f"\n{needs}\n" in shown
+    assert "RecordingMicroAllocator" not in shown + err
+    report = keylite.evaluate(int8_file, labels, engine="litert-reference")
+    assert facts["accuracy"]["nme"] == report.nme.mean
+    line = refused(capsys, "benchmark", int8_file, "--engine", "onnx")
+    assert "runs on litert or litert-reference or tflm, got 'onnx'" in line
+
+
 BAD_BENCHMARKS = {
     "nothing": ([], "expected model files"),
     "two runs": (["MODEL", "--runs", 2], "at least 3"),

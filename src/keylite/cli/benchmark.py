@@ -27,6 +27,7 @@ def benchmark(
     data: Path | None = None,
     normalize: str | None = None,
     plot: Path | None = None,
+    engine: str | None = None,
     spec: Path | None = None,
     out: Path | None = None,
     reading: As = USUAL,
@@ -49,6 +50,9 @@ def benchmark(
         with --data: the length that errors are divided by; default: the models' own
     plot
         with --data: PNG to write; default: benchmark.png, or the name of --out with .png
+    engine
+        onnx, litert, litert-reference, tflm, pytorch or tensorflow, for all files; tflm, for int8 .tflite files, also
+        prints the arena (memory) and the operators that they need on a microcontroller; default: the usual one of each
     spec
         JSON description for model files that hold none
     out
@@ -76,9 +80,10 @@ def benchmark(
         dataset = _labelled(models, data, spec, reading)
         written = {"out": out, "plot": plot}
         require_outputs(written, inputs | dataset.files_named([path.name for path in written.values() if path]))
-    reports = {} if dataset is None else _reports(models, dataset, normalize, threads, spec)
-    times = benchmark(models, threads=threads, runs=runs, image=image, spec=spec)
-    show([_table(times, reports)])
+    choices: dict[str, Any] = {"engine": engine, "threads": threads, "spec": spec}
+    reports = {} if dataset is None else _reports(models, dataset, normalize, choices)
+    times = benchmark(models, runs=runs, image=image, **choices)
+    show([_table(times, reports), *_needs(times)])
     if out:
         write_json(out, _written(times, reports))
     if reports and plot:
@@ -119,14 +124,23 @@ def _table(times: Times, reports: dict[str, Report]) -> Table:
     return Table(columns, rows, title)
 
 
+def _needs(times: Times) -> list[str]:
+    """A line for each model that ran in TensorFlow Lite Micro: what it needs there."""
+    import msgspec
+
+    from keylite.runtime.micro import MicroNeeds
+
+    return [str(msgspec.convert(facts["micro"], MicroNeeds)) for facts in times["models"].values() if facts["micro"]]
+
+
 def _reports(
-    models: tuple[Path, ...], dataset: Dataset, normalize: str | None, threads: int, spec: Path | None
+    models: tuple[Path, ...], dataset: Dataset, normalize: str | None, choices: dict[str, Any]
 ) -> dict[str, Report]:
-    """Each model's report on these data, by the normaliser that is given, or that all models have."""
+    """Each model's report on these data, by the normaliser that is given, or that all have. choices: of Predictor."""
     from keylite.evaluation.evaluate import evaluate
     from keylite.runtime.predictor import Predictor
 
-    predictors = {str(model): Predictor(model, threads=threads, spec=spec) for model in models}
+    predictors = {str(model): Predictor(model, **choices) for model in models}
     own = list(dict.fromkeys(predictor.spec.normalize for predictor in predictors.values()))
     if normalize is None and len(own) > 1:
         raise ValueError(f"normalize: expected models with one normaliser, got {', '.join(own)}; choose one")

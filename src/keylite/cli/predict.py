@@ -67,7 +67,8 @@ def predict(
     draw
         folder for the images with their points drawn
     engine
-        onnx, litert, pytorch or tensorflow; default: the one that made the file, if it is installed
+        onnx, litert, litert-reference, tflm, pytorch or tensorflow; default: litert for .tflite; for .safetensors the
+        one that made the file, if it is installed
     threads
         threads of the engine; default: the engine decides, or 1 with --ray
     spec

@@ -21,9 +21,10 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.kinds import path_of, path_or_none, require_kind, require_whole
+from keylite.runtime.micro import measure_micro
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
-from keylite.runtime.types import FilePath
+from keylite.runtime.types import FilePath, Json
 
 STAGES = ("read", "crop", "engine", "decode")
 
@@ -34,6 +35,7 @@ class FileTimes(TypedDict):
     engine: the name of the program that ran it. size: [width, height] of its input, px. bytes: of the file. memory:
     10^6 bytes that a process held `before` it opened the file, and at its `peak`. None: the system does not say.
     ms: milliseconds of each stage (read, crop, engine, decode) and in total: `median`, `p10` and `p90` of all runs.
+    micro: for the engine `tflm` the fields of `MicroNeeds`, else None.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class FileTimes(TypedDict):
     bytes: int
     memory: dict[str, float] | None
     ms: dict[str, dict[str, float]]
+    micro: dict[str, Json] | None
 
 
 class Times(TypedDict):
@@ -63,6 +66,7 @@ def benchmark(
     threads: int = 1,
     runs: int = 50,
     image: FilePath | None = None,
+    engine: str | None = None,
     spec: FilePath | None = None,
 ) -> Times:
     """Measure how long model files take for an image, stage by stage, and how much memory they need.
@@ -75,6 +79,8 @@ def benchmark(
         threads: Threads of each engine, at least 1.
         runs: How often each file runs, at least 3.
         image: The image file to read. None: a JPEG of 640x480 px is made.
+        engine: What runs all files; see `Predictor`. "tflm" also measures the memory that a microcontroller needs
+            (`MicroNeeds`). None: the usual engine of each.
         spec: A JSON description for model files that hold none. None: they hold theirs.
 
     Returns:
@@ -99,7 +105,7 @@ def benchmark(
         picture = open_image(path_of("image", image))
         picture.pixels()  # raises an error with the file's name before anything is measured
         source = picture.data
-    predictors = {str(path): Predictor(path, threads=threads, spec=spec) for path in models}
+    predictors = {str(path): Predictor(path, engine=engine, threads=threads, spec=spec) for path in models}
     times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
     cv_threads = cv2.getNumThreads()
     cv2.setNumThreads(threads)
@@ -125,22 +131,25 @@ def benchmark(
                 "engine": predictor.engine_name,
                 "size": list(predictor.spec.size),
                 "bytes": Path(name).stat().st_size,
-                "memory": _memory(name, threads, spec, source),
+                "memory": _memory(name, predictor.engine_name, threads, spec, source),
                 "ms": {stage: _spread(values) for stage, values in times[name].items()}
                 | {"total": _spread([sum(row) for row in zip(*times[name].values(), strict=True)])},
+                "micro": measure_micro(name, spec=spec).to_dict() if predictor.engine_name == "tflm" else None,
             }
             for name, predictor in predictors.items()
         },
     }
 
 
-def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float, float]:
+def engine_ratio(model: Path, reference: Path, *, runs: int = 40, engine: str | None = None) -> tuple[float, float]:
     """The median time of a file's engine for one image, ms, and its ratio to that of a reference file.
+
+    engine: what runs the file; see `Predictor`.
 
     The files take turns. The CPU time of the one thread that runs the engine counts, so other work of the machine does
     not matter. Both files must have the same input size.
     """
-    predictors = [Predictor(path, threads=1) for path in (model, reference)]
+    predictors = [Predictor(model, engine=engine, threads=1), Predictor(reference, threads=1)]
     width, height = predictors[0].spec.size
     pixels = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
     seconds: list[list[float]] = [[], []]
@@ -155,10 +164,10 @@ def engine_ratio(model: Path, reference: Path, *, runs: int = 40) -> tuple[float
     return 1e3 * ours, ours / theirs
 
 
-def _memory(model: str, threads: int, spec: FilePath | None, source: bytes) -> dict[str, float] | None:
+def _memory(model: str, engine: str, threads: int, spec: FilePath | None, source: bytes) -> dict[str, float] | None:
     """The memory of a fresh process before it opens a model file, and at most while it runs it, 10^6 bytes."""
     code = "from keylite.evaluation.timing import tell_memory; tell_memory()"
-    arguments = [model, str(threads), *([str(spec)] if spec else [])]
+    arguments = [model, engine, str(threads), *([str(spec)] if spec else [])]
     with step(f"measuring the memory of {model}"):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, *arguments], input=source, capture_output=True
@@ -174,10 +183,11 @@ def _memory(model: str, threads: int, spec: FilePath | None, source: bytes) -> d
 
 
 def tell_memory() -> None:
-    """What the process of `_memory` runs. Its arguments: a model file, threads, perhaps a spec. Its input: an image."""
+    """What the process of `_memory` runs. Arguments: model file, engine, threads, perhaps a spec. Input: an image."""
     source = sys.stdin.buffer.read()
     start = peak_memory()
-    predictor = Predictor(sys.argv[1], threads=int(sys.argv[2]), spec=next(iter(sys.argv[3:]), None))
+    model, engine, threads, *spec = sys.argv[1:]
+    predictor = Predictor(model, engine=engine, threads=int(threads), spec=next(iter(spec), None))
     for _ in range(3):
         _timed(predictor, source)
     peak = peak_memory()

@@ -33,7 +33,9 @@ def require_new_vectors(folder: Path, data: Dataset, count: int = CASES) -> None
     require_outputs(files, data.files_named(files))
 
 
-def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int = CASES) -> Path:
+def write_golden(
+    model: FilePath, data: Labelled, folder: FilePath, count: int = CASES, engine: str | None = None
+) -> Path:
     """Write golden vectors: crops of some objects with the raw outputs and points that the model gives for them.
 
     `crop_N.png` and `crop_N.bin` hold the same pixels, uint8 (H, W, 3) RGB, row by row. In `golden.json` each case has
@@ -46,6 +48,7 @@ def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int =
         data: Labelled images, or the path of a label file. The first objects are taken.
         folder: The folder to write to, which is made if it does not exist.
         count: The number of objects, at least 1. All, if there are fewer.
+        engine: What runs the file; see `Predictor`. None: the usual engine of this kind of file.
 
     Returns:
         The path of `golden.json`.
@@ -58,7 +61,7 @@ def write_golden(model: FilePath, data: Labelled, folder: FilePath, count: int =
     require_whole("count", count)
     data = as_dataset("data", data)
     require_new_vectors(folder, data, count)
-    predictor = Predictor(model, threads=1)
+    predictor = Predictor(model, engine=engine, threads=1)
     untaught = predictor.spec.untaught
     chosen = dataclasses.replace(data, white_level=predictor.spec.white_level).subset(np.arange(min(count, len(data))))
     predictions = predict_dataset(predictor, chosen)

@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ArgumentError, ModelFileError
 from keylite.runtime.forks import in_forks
 from keylite.runtime.kinds import require_whole
-from keylite.runtime.modelfile import ModelFile, read_model_file, tflite_model
+from keylite.runtime.litert import interpreter_of
+from keylite.runtime.micro import open_micro
+from keylite.runtime.modelfile import ModelFile, read_model_file
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import clipped, is_utf8, quoted
+from keylite.runtime.words import first_line, is_utf8, quoted
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -37,8 +38,7 @@ MAX_THREADS = 4096  # the recipe has the same limit
 def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """An `.onnx` file in ONNX Runtime, on the CPU."""
     runtime = require("onnxruntime", "onnx")
-    if device not in ("auto", "cpu"):
-        raise ArgumentError(f"device: the onnx engine runs on the cpu, got {quoted(device)}")
+    _require_cpu("onnx", device)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     if threads:
@@ -48,7 +48,7 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         model = str(path) if is_utf8(path) else path.read_bytes()
         session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise ModelFileError(f"{path}: ONNX Runtime cannot open this file: {_first_line(error)}") from None
+        raise ModelFileError(f"{path}: ONNX Runtime cannot open this file: {first_line(error)}") from None
     keep_in_forks(session)  # closing it waits for threads that a forked process does not have
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _require_fit(path, spec, [entry.shape for entry in inputs], [entry.shape for entry in outputs])
@@ -58,35 +58,77 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         try:
             return session.run(None, {name: pixels})[0]
         except Exception as error:
-            raise ModelFileError(f"{path}: ONNX Runtime cannot run this file: {_first_line(error)}") from None
+            raise ModelFileError(f"{path}: ONNX Runtime cannot run this file: {first_line(error)}") from None
 
     return engine
 
 
 def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
-    """A `.tflite` file in LiteRT, on the CPU, one image at a time. Its inputs and outputs may be quantised.
+    """A `.tflite` file in LiteRT, on the CPU, one image at a time. Its inputs and outputs may be quantised."""
+    return _in_litert(path, spec, threads, device, "litert")
+
+
+def open_litert_reference(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+    """The same on LiteRT's reference kernels: plain loops on one thread, with the results of TensorFlow Lite Micro."""
+    return _in_litert(path, spec, threads, device, "litert-reference")
+
+
+def open_tflm(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
+    """An int8 `.tflite` file in TensorFlow Lite Micro, on one thread of this machine's CPU."""
+    _require_cpu("tflm", device)
+    micro = open_micro(path, spec.precision)
+
+    def run(image: np.ndarray) -> np.ndarray:
+        micro.set_input(image, 0)
+        micro.invoke()
+        return micro.get_output(0).copy()
+
+    return _by_image(path, spec, _ends(interpreter_of(path, 1, reference=False)), run)
+
+
+def _in_litert(path: Path, spec: ModelSpec, threads: int | None, device: str, name: str) -> Engine:
+    _require_cpu(name, device)
+    interpreter = interpreter_of(path, threads, reference=name == "litert-reference")
+    keep_in_forks(interpreter)
+    ends = _ends(interpreter)
+    in_index, out_index = ends.inputs[0]["index"], ends.outputs[0]["index"]
+
+    def run(image: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(in_index, image)
+        interpreter.invoke()
+        return interpreter.get_tensor(out_index)
+
+    return _by_image(path, spec, ends, run)
+
+
+def _require_cpu(name: str, device: str) -> None:
+    if device not in ("auto", "cpu"):
+        raise ArgumentError(f"device: the {name} engine runs on the cpu, got {quoted(device)}")
+
+
+class _Ends(NamedTuple):
+    """The inputs and the outputs of a `.tflite` file, as LiteRT's interpreter describes them."""
+
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
+def _ends(interpreter: Any) -> _Ends:
+    return _Ends(interpreter.get_input_details(), interpreter.get_output_details())
+
+
+def _by_image(path: Path, spec: ModelSpec, ends: _Ends, run: Callable[[np.ndarray], np.ndarray]) -> Engine:
+    """The engine of a `.tflite` file. run: gives the output for an input of one image, or raises RuntimeError.
 
     An interpreter has one place for its input, so threads take turns, image by image.
     """
-    interpreters = require("ai_edge_litert.interpreter", "litert")
-    if device not in ("auto", "cpu"):
-        raise ArgumentError(f"device: the litert engine runs on the cpu, got {quoted(device)}")
-    flat = tflite_model(path)
-    try:
-        with without_chatter():
-            interpreter = interpreters.Interpreter(model_content=flat, num_threads=threads)
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: LiteRT cannot open this file: {_first_line(error)}") from None
-    keep_in_forks(interpreter)
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    inputs, outputs = ends
     _require_fit(
         path, spec, [entry["shape"].tolist() for entry in inputs], [entry["shape"].tolist() for entry in outputs]
     )
     (in_scale, in_zero), (out_scale, out_zero) = inputs[0]["quantization"], outputs[0]["quantization"]
     shape = (spec.size[1], spec.size[0], 3)
-    in_index, in_type = inputs[0]["index"], inputs[0]["dtype"]
-    out_index, out_type = outputs[0]["index"], outputs[0]["dtype"]
+    in_type, out_type = inputs[0]["dtype"], outputs[0]["dtype"]
     turns = threading.Lock()
     none = np.empty((0, *outputs[0]["shape"][1:]), out_type)
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
@@ -106,12 +148,10 @@ def open_litert(path: Path, spec: ModelSpec, threads: int | None, device: str) -
         results: list[np.ndarray] = []
         for image in as_input(pixels)[:, None]:
             with turns:
-                interpreter.set_tensor(in_index, image)
                 try:
-                    interpreter.invoke()
+                    results.append(run(image))
                 except RuntimeError as error:
-                    raise ModelFileError(f"{path}: LiteRT cannot run this file: {_first_line(error)}") from None
-                results.append(interpreter.get_tensor(out_index))
+                    raise ModelFileError(f"{path}: the engine cannot run this file: {first_line(error)}") from None
         raw: np.ndarray = results[0] if len(results) == 1 else np.concatenate([none, *results])
         return raw if out_type is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
 
@@ -137,10 +177,6 @@ def open_pytorch(path: Path, spec: ModelSpec, threads: int | None, device: str) 
 def open_tensorflow(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """A `.safetensors` checkpoint in Keras on TensorFlow."""
     return require("keylite.tensorflow.model", FRAMEWORKS["tensorflow"]).open_engine(path, spec, threads, device)
-
-
-def _first_line(error: Exception) -> str:
-    return clipped((str(error).splitlines() or [type(error).__name__])[0])
 
 
 _KEPT: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -176,6 +212,8 @@ class Kind(NamedTuple):
 ENGINES = {
     "onnx": Kind(".onnx", open_onnx, "onnxruntime", ""),
     "litert": Kind(".tflite", open_litert, "ai_edge_litert", ""),
+    "litert-reference": Kind(".tflite", open_litert_reference, "ai_edge_litert", ""),
+    "tflm": Kind(".tflite", open_tflm, "tflite_micro", ""),
     "pytorch": Kind(".safetensors", open_pytorch, "torch", "pytorch"),
     "tensorflow": Kind(".safetensors", open_tensorflow, "tensorflow", "tensorflow"),
 }
@@ -238,11 +276,11 @@ def require_same(path: Path, now: ModelFile, before: ModelFile) -> None:
 
 
 def default_engine(possible: list[str], path: Path, spec: ModelSpec) -> str:
-    """Of the possible engines, that of the framework which made the file, or another if it is not installed.
+    """The first engine for an exported file; for a checkpoint that of the framework which made it, or the other one.
 
-    Raises ModuleNotFoundError, which says what to install, if none of several is installed.
+    Raises ModuleNotFoundError, which says what to install, if neither framework is installed.
     """
-    if len(possible) == 1:
+    if not ENGINES[possible[0]].framework:
         return possible[0]  # its opener says if its package is missing
     maker_first = sorted(possible, key=lambda name: ENGINES[name].framework != spec.provenance.framework)
     for name in maker_first:

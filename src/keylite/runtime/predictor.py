@@ -83,8 +83,9 @@ class Predictor:
 
     Args:
         model: The model file: `.onnx`, `.tflite` or `.safetensors`.
-        engine: What runs the file: "onnx", "litert", "pytorch" or "tensorflow". None: the only engine of this kind of
-            file; for `.safetensors` the framework that made the file, or the other one if that is not installed.
+        engine: What runs the file: "onnx", "litert", "litert-reference" (its reference kernels), "tflm" (TensorFlow
+            Lite Micro, for int8), "pytorch" or "tensorflow". None: "onnx" or "litert"; for `.safetensors` the framework
+            that made the file, or the other one if that is not installed.
         threads: Threads of the engine, 1 to 4096. None: the engine decides.
         device: "auto", "cpu" or "cuda". "auto": a GPU if the engine can use one. Exported files run on the CPU alone.
         batch: The largest number of crops in one call of the engine.

@@ -28,6 +28,11 @@ def clipped(text: str, longest: int = LONGEST) -> str:
     return f"{text[: longest - end - 3]}...{text[-end:]}"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, clipped; the name of its type if it has none."""
+    return clipped((str(error).splitlines() or [type(error).__name__])[0])
+
+
 def quoted(value: object) -> str:
     """A value as Python writes it, cut to at most LONGEST characters."""
     if isinstance(value, str):

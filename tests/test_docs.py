@@ -36,7 +36,8 @@ from keylite.evaluation.figures import PCK_AT
 from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.evaluation.report import Report
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
-from keylite.exporting.certificate import Certificate, Drift, Latency
+from keylite.exporting.certificate import Certificate, Latency
+from keylite.exporting.drift import MOST, Drift, OnKernels
 from keylite.exporting.golden import CASES, write_golden
 from keylite.exporting.target import DRIFT_BUDGET
 from keylite.exporting.target import FORMATS as EXPORT_FORMATS
@@ -48,6 +49,7 @@ from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
+from keylite.runtime.micro import MicroNeeds
 from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import Found
@@ -77,6 +79,7 @@ GUIDES = (
     *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
     *("docs/scaling.md", "docs/benchmarks.md", "docs/reliability.md"),
     *("docs/install.md", "docs/command-line.md", "docs/python.md", "docs/glossary.md"),
+    "docs/targets/micro.md",
     *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md"),
     *("docs/targets/browser.md", "docs/targets/cpp.md"),
 )
@@ -98,6 +101,7 @@ GUIDES = (
     COMMANDS,
     NETWORK,
     GLOSSARY,
+    MICRO,
     *TARGETS,
 ) = GUIDES
 CPP = TARGETS[-1]
@@ -316,6 +320,7 @@ def test_pages_show_python():
         INSTALL,
         COMMANDS,
         GLOSSARY,
+        MICRO,
         *TARGETS[1:],
     }
 
@@ -576,8 +581,10 @@ NAMED = {
     "choices of a stream": (PREDICTION, ("threads", "batch", "readers", "on_bad")),
     "fields of a certificate": (
         EVALUATION,
-        [name for part in (Certificate, Drift, Latency) for name in part.__struct_fields__],
+        [name for part in (Certificate, Drift, OnKernels, Latency) for name in part.__struct_fields__],
     ),
+    "engines": (PREDICTION, ENGINES),
+    "what a chip needs": (MICRO, MicroNeeds.__struct_fields__),
     "a certificate in short": (
         MODEL_FILE,
         CertificateSummary.__struct_fields__,
@@ -652,6 +659,7 @@ SAID = {
     "readers of a stream": (PREDICTION, f"beside the engine; {READERS}, or as many"),
     "pck": (EVALUATION, "d below {:g}, {:g} and {:g} of the normaliser".format(*PCK_AT)),
     "draws": (EVALUATION, f"{DRAWS} times"),
+    "objects on the reference kernels": (EVALUATION, f"measured on {MOST} of them, drawn at random"),
     "groups": (EVALUATION, f"fewer than {FEWEST_GROUPS} groups"),
 }
 

@@ -62,6 +62,24 @@ def test_a_child_is_held_to_its_parent_again(capsys, exported_finder, finder_fil
     assert (code == 3) == (certificate["nme_child"] > certificate["nme_parent"] * (1 + 1e-9))
 
 
+def test_a_certificate_for_other_kernels(capsys, exported_finder, finder_file, colour_files, tmp_path):
+    child, out = exported_finder("litert", "int8"), tmp_path / "c.json"
+    command = ["evaluate", child, "--parent", finder_file, "--data", colour_files / "val/labels.json", "--budget", 9]
+    assert run(capsys, *command, "--out", out)[0] == 0
+    usual = json.loads(out.read_text())
+    assert list(usual["kernels"]) == ["litert", "litert-reference"]
+    code, said, _ = run(capsys, *command, "--engine", "litert-reference", "--out", out)
+    assert code == 0
+    judged = json.loads(out.read_text())
+    assert judged["engines"][1] == "litert-reference"
+    assert judged["drift"] == usual["kernels"]["litert-reference"]["drift"] != usual["drift"]
+    assert judged["kernels"] == {}
+    assert "\nkernels: held to the budget on litert-reference\n" in said
+    assert "runs on onnx, got 'litert'" in refused(
+        capsys, *command[:1], exported_finder("onnx", "int8"), *command[2:], "--engine", "litert"
+    )
+
+
 def test_a_child_of_others_is_refused(capsys, exported_finder, trained, colour_files):
     child, labels = exported_finder("litert", "int8"), colour_files / "val/labels.json"
     line = refused(capsys, "evaluate", child, "--parent", trained / "model.safetensors", "--data", labels)
@@ -77,9 +95,9 @@ def test_a_child_of_another_parent_is_told(capsys, exported_finder, colour_files
     assert f"warning: {child.name} was not exported from {parent.name}" in err
 
 
-@pytest.mark.parametrize("flag", ["--normalize", "--engine", "--threads", "--seed", "--worst", "--draw", "--sigmas"])
+@pytest.mark.parametrize("flag", ["--normalize", "--threads", "--seed", "--worst", "--draw", "--sigmas"])
 def test_flags_without_effect_on_a_comparison_are_refused(flag, capsys, exported_finder, finder_file, colour_files):
-    value = {"--normalize": "box_side", "--engine": "onnx", "--sigmas": "0.1"}.get(flag, "3")
+    value = {"--normalize": "box_side", "--sigmas": "0.1"}.get(flag, "3")
     told = ["--parent", finder_file, "--data", colour_files / "val/labels.json", flag, value]
     assert f"{flag}: has no effect with --parent" in refused(capsys, "evaluate", exported_finder("onnx", "int8"), *told)
 

@@ -15,9 +15,9 @@ import pytest
 from keylite.data.arrays import from_arrays
 from keylite.evaluation.reliability import Decile, Reliability
 from keylite.exporting import certificate as certificates
+from keylite.exporting import drift as drifts
 from keylite.exporting.certificate import (
     Certificate,
-    Drift,
     Latency,
     OverBudgetError,
     certificate_doubt,
@@ -28,7 +28,9 @@ from keylite.exporting.certificate import (
     summary,
     write_certificate,
 )
+from keylite.exporting.drift import Drift, OnKernels
 from keylite.exporting.target import Budget
+from keylite.runtime.errors import ModelFileError
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import Rle
 from keylite.runtime.modelfile import write_tflite
@@ -55,6 +57,10 @@ def made_up(**changes: object) -> Certificate:
         within_budget=True,
         drift=drift,
         per_keypoint={"nose": drift, "chin": Drift(0.3, 0.2, 0.7, 1.1)},
+        kernels={
+            "litert": OnKernels(100, drift, 0.041),
+            "litert-reference": OnKernels(100, Drift(0.2, 0.1, 0.6, 1), 0.042),
+        },
         nme_parent=0.04,
         nme_child=0.041,
         nme_interval=(-0.001, 0.0025),
@@ -154,6 +160,8 @@ def test_the_page_has_all_of_it():
         f"- data fingerprint `{'d' * 64}`",
         f"- ranges from 200 objects of train, seed 3, fingerprint `{'f' * 64}`",
         "- operators: 33 CONV_2D, 9 ADD",
+        "- kernels: held to the budget on litert; litert drift p95 0.5000, max 0.9000 px, NME 4.100 %; litert-reference "
+        "drift p95 0.6000, max 1.0000 px, NME 4.200 % (on 100 objects, drawn at random)\n",
         "- latency: 1.25 ms of CPU time, 0.40 times that of the parent's fp32 ONNX, one thread of A processor",
         "- m.tflite was not exported from m.safetensors",
         "- keylite 0.0.0; 2026-01-01",
@@ -162,7 +170,8 @@ def test_the_page_has_all_of_it():
 
 
 def test_the_page_leaves_out_what_is_not_known():
-    page = certificate_page(made_up(calibration=None, latency=None, operators={}, nme_interval=None))
+    page = certificate_page(made_up(calibration=None, latency=None, operators={}, nme_interval=None, kernels={}))
+    assert "- kernels: held to the budget on litert\n" in page
     for words in ("ranges from", "operators", " ms, ", "difference"):
         assert words not in page
     assert "None" not in page
@@ -191,7 +200,7 @@ def held(monkeypatch, tmp_path, make_spec):
     """A function: the certificate of two files with these raw outputs (N, 4, C), unit points first, right being `right`."""
     usual = make_spec(box="image", size=(64, 32), normalize="10px")
 
-    def hold(right, parent, child, groups=None, parent_spec=None, child_spec=None, spec=usual, **limits):
+    def hold(right, parent, child, groups=None, parent_spec=None, child_spec=None, spec=usual, images=None, **limits):
         paths, specs = [], {"parent": parent_spec or spec, "child": child_spec or spec}
         for name, of in specs.items():
             paths.append(tmp_path / f"{name}.tflite")
@@ -204,7 +213,7 @@ def held(monkeypatch, tmp_path, make_spec):
             return made
 
         monkeypatch.setattr(certificates, "Predictor", predictor)
-        images = [np.zeros((64, 128, 3), np.uint8)] * len(right)  # twice the input
+        images = images or [np.zeros((64, 128, 3), np.uint8)] * len(right)  # twice the input
         data = from_arrays(images, np.asarray(right) * (128, 64), skeleton=spec.skeleton, groups=groups)
         return certify(paths[1], paths[0], data, Budget(**{"px": 1.0} | limits)), data, paths
 
@@ -379,6 +388,70 @@ def test_no_child_of_this_parent(changes, words, held, make_spec):
     assert words in str(caught.value)
 
 
+# ---- an int8 LiteRT file on two kinds of kernels: `drift.Predictor` is the reference kernels'
+
+
+@pytest.fixture
+def on_kernels(held, monkeypatch, make_spec):
+    """As `held`, but of an int8 file whose points on the reference kernels are `reference`: only the certificate."""
+
+    def hold(right, parent, child, reference, **limits):
+        spec = make_spec(box="image", size=(64, 32), normalize="10px", precision="int8")
+        asked: list[tuple[str, str]] = []
+
+        def opened(path, engine, device):
+            asked.append((path.name, engine))
+            return Predictor.of(lambda pixels: np.float32(reference)[pixels[:, 0, 0, 0]], spec)
+
+        monkeypatch.setattr(drifts, "Predictor", opened)
+        numbered = [np.full((64, 128, 3), i, np.uint8) for i in range(len(right))]  # tell the objects apart
+        made, *_ = held(right, parent, child, spec=spec, images=numbered, **limits)
+        assert asked == [("child.tflite", "litert-reference")]
+        return made
+
+    return hold
+
+
+def test_both_kernels_are_measured_on_the_same_objects(on_kernels):
+    right = np.full((COUNT, 4, 2), 0.5)
+    made = on_kernels(right, right, right + (0.5 / 64, 0), right + (2 / 64, 0))
+    usual, reference = made.kernels["litert"], made.kernels["litert-reference"]
+    assert (usual.drift, usual.nme) == (made.drift, pytest.approx(made.nme_child))
+    assert reference.drift.p95 == reference.drift.max == pytest.approx(2, abs=1e-4)
+    assert reference.nme == pytest.approx(4 / 10, abs=1e-5)
+    assert made.within_budget, "the usual kernels decide"
+    assert made.notes[1] == (
+        "child.tflite would be refused on LiteRT's reference kernels, whose results are those of TensorFlow Lite Micro: "
+        "p95 drift 2 px is over the budget of 1 px"
+    )
+    assert len(on_kernels(right, right, right + (2 / 64, 0), right).notes) == 1
+    assert len(on_kernels(right, right, right, right, nme=0.5).notes) == 1
+
+
+def test_of_many_objects_some_are_drawn(on_kernels, monkeypatch):
+    monkeypatch.setattr(drifts, "MOST", 15)
+    right = np.full((COUNT, 4, 2), 0.5)
+    off = right.copy()
+    off[..., 0] += (np.arange(COUNT) / 64)[:, None]
+    made = on_kernels(right, right, off, off, px=100.0)
+    usual, reference = made.kernels.values()
+    assert usual.drift == reference.drift != made.drift
+    assert usual.nme == pytest.approx(reference.nme)
+    assert (usual.count, made.count) == (15, COUNT)
+    assert "(on 15 objects, drawn at random)" in str(made)
+
+
+def test_kernels_that_cannot_run_a_file_are_noted(on_kernels, monkeypatch):
+    def refuse(*_, **__):
+        raise ModelFileError("child.tflite: LiteRT cannot open this file: Didn't find op")
+
+    right = np.full((COUNT, 4, 2), 0.5)
+    monkeypatch.setattr(drifts, "predict_dataset", refuse)
+    made = on_kernels(right, right, right, right)
+    assert made.kernels == {}
+    assert made.notes[1].startswith("not measured on LiteRT's reference kernels: child.tflite: LiteRT cannot open")
+
+
 # ---- a real one
 
 
@@ -390,6 +463,12 @@ def test_an_export_s_certificate_lies_beside_it_and_holds_again(exported_finder,
     assert beside.bytes == path.stat().st_size
     assert beside.calibration == Calibration(64, 0, make_colours(64, 11, "calibration").identity())
     assert beside.operators["CONV_2D"] == 33
+    assert list(beside.kernels) == ["litert", "litert-reference"]
+    usual, reference = beside.kernels.values()
+    assert (usual.count, usual.drift, usual.nme) == (32, beside.drift, pytest.approx(beside.nme_child, rel=1e-9))
+    assert reference.count == 32
+    assert reference.drift != usual.drift
+    assert abs(reference.drift.p95 - usual.drift.p95) < 1  # px of 64; measured 0.05
     again = certify(path, finder_file, make_colours(32, 9), Budget(beside.budget))
     moment = {"created": beside.created, "latency": beside.latency}
     assert msgspec.structs.replace(again, **moment) == beside

@@ -27,7 +27,7 @@ WORST = 16  # objects that are drawn by default
 
 @dataclasses.dataclass(frozen=True)
 class Measuring:
-    """How a model is measured on labelled images, and what is drawn. None of it applies to a comparison."""
+    """How a model is measured on labelled images, and what is drawn. Of it, only `engine` applies to a comparison."""
 
     normalize: Annotated[
         str | None,
@@ -54,7 +54,10 @@ class Measuring:
     reliability: Annotated[Path | None, Parameter(help="PNG to draw: measured errors against sigma")] = None
     engine: Annotated[
         str | None,
-        Parameter(help="onnx, litert, pytorch or tensorflow; default: the one that made the file, if it is installed"),
+        Parameter(
+            help="onnx, litert, litert-reference, tflm, pytorch or tensorflow; default: litert for .tflite; for "
+            ".safetensors the one that made the file, if it is installed"
+        ),
     ] = None
     threads: Annotated[int | None, Parameter(help="threads of the engine; default: the engine decides")] = None
     worst: Annotated[int | None, Parameter(help="how many of the worst objects to draw; default: 16")] = None
@@ -126,9 +129,9 @@ def evaluate(
         JSON description for a model file that holds none; with --parent, for the parent
     """
     if comparing.parent is not None:
-        if flags := measuring.given():
+        if flags := [flag for flag in measuring.given() if flag != "--engine"]:
             raise ValueError(f"{flags[0]}: has no effect with --parent, which compares files as they are; leave it out")
-        _compare(model, comparing.parent, data, out, spec, comparing, reading)
+        _compare(model, comparing.parent, data, out, spec, measuring.engine, comparing, reading)
         return
     if comparing != Comparing():
         name = "budget_nme" if comparing.budget is None else "budget"
@@ -247,6 +250,7 @@ def _compare(
     data: Path,
     out: Path | None,
     spec: Path | None,
+    engine: str | None,
     comparing: Comparing,
     reading: Reading,
 ) -> None:
@@ -260,7 +264,8 @@ def _compare(
     require_outputs({"out": out, "page": page}, {"model": model, "parent": parent, "data": data, "spec": spec})
     said = read_spec(model)
     dataset = reading.dataset(data, said.white_level, said.box)
-    certificate = hold(model, parent, dataset, budget=comparing.budget, budget_nme=comparing.budget_nme, spec=spec)
+    budgets = {"budget": comparing.budget, "budget_nme": comparing.budget_nme}
+    certificate = hold(model, parent, dataset, **budgets, engine=engine, spec=spec)
     for note in certificate.notes:
         log.warning("%s", note)
     show(certificate_parts(certificate))

@@ -19,6 +19,7 @@ from keylite.evaluation.metrics import group_intervals
 from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.evaluation.report import Report
+from keylite.exporting.drift import Drift, OnKernels, by_kernels, drift_of, kernels_line, point_drift
 from keylite.exporting.target import Budget, nme_change
 from keylite.runtime.errors import ArgumentError, KeyliteError
 from keylite.runtime.files import sha256, write_together
@@ -33,18 +34,6 @@ from keylite.runtime.words import escaped
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports] - it need not be there
-
-
-class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Distances between the points of a child and those of its parent, px of the model input.
-
-    p50 and p95: 50 % and 95 % of the points stay below.
-    """
-
-    mean: float
-    p50: float
-    p95: float
-    max: float
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +56,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     Attributes:
         child, child_sha256: The name and hash of the exported file.
         parent, parent_sha256: The name and hash of the file that it was made from.
-        engines: The engines that ran parent and child.
+        engines: The engines that ran parent and child. The certificate holds for the kernels of the child's engine.
         precision: "fp32", "fp16" or "int8", of the child.
         calibration: The images that the ranges of an int8 child come from, else None.
         size: (width, height) of the model input, px.
@@ -76,6 +65,8 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         within_budget: Whether the child is within both budgets.
         drift: The distances between the points of both, over all objects and keypoints, px of the model input.
         per_keypoint: The same for each keypoint, by name.
+        kernels: For an int8 `.tflite` child that `litert` ran, by engine: its figures on XNNPACK ("litert") and on
+            LiteRT's reference kernels ("litert-reference"), on the same objects. Empty for others.
         nme_parent, nme_child: The NME of both, fractions.
         nme_interval: The 95 % interval of the NME's difference, child - parent, by group. None: there are too few
             groups.
@@ -106,6 +97,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     within_budget: bool
     drift: Drift
     per_keypoint: dict[str, Drift]
+    kernels: dict[str, OnKernels]
     nme_parent: float
     nme_child: float
     nme_interval: tuple[float, float] | None
@@ -178,24 +170,29 @@ def certify(
     *,
     operators: dict[str, int] | None = None,
     spec_file: FilePath | None = None,
+    engine: str | None = None,
 ) -> Certificate:
     """Compare a child with its parent: both predict `data`, and the distance of every point counts.
 
-    operators: how many of each kind the child has. spec_file: a JSON description of a parent that holds none. The
-    latency is not measured here. Raises ArgumentError if both differ in their keypoints, input or crop.
+    operators: how many of each kind the child has. spec_file: a JSON description of a parent that holds none. engine:
+    what runs the child; None: the usual engine. The latency is not measured here. Raises ArgumentError if both differ
+    in their keypoints, input or crop.
     """
     specs = read_spec(parent, spec_file), read_spec(child)
     _require_alike(child, parent, specs)
     judges = judges_of(specs, data)  # the same for both
     measured: list[tuple[Report, Predictions]] = []
-    for path, own in ((parent, spec_file), (child, None)):
-        predictor = Predictor(path, device="cpu", spec=own)  # a GPU rounds differently (TF32), whatever the file
+    for path, own, name in ((parent, spec_file, None), (child, None, engine)):
+        predictor = Predictor(path, engine=name, device="cpu", spec=own)  # a GPU rounds differently, whatever the file
         measured.append(measure(predictor, data, judges=judges))
     reports, predictions = [report for report, _ in measured], [points for _, points in measured]
     spec = specs[1]
     distance = point_drift(predictions[1], predictions[0], spec.size)
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
+    kernels, notes = {}, []
+    if spec.precision == "int8" and reports[1].engine == "litert":
+        kernels, notes = by_kernels(child, data, predictions[0], predictions[1], spec, budget)
     made = Certificate(
         child=escaped(child.name),
         child_sha256=sha256(child),
@@ -208,8 +205,9 @@ def certify(
         budget=budget.px,
         budget_nme=budget.nme,
         within_budget=True,
-        drift=_drift(distance[:, taught]),
-        per_keypoint={spec.skeleton.names[k]: _drift(distance[:, k]) for k in taught},
+        drift=drift_of(distance[:, taught]),
+        per_keypoint={spec.skeleton.names[k]: drift_of(distance[:, k]) for k in taught},
+        kernels=kernels,
         nme_parent=reports[0].nme.mean,
         nme_child=reports[1].nme.mean,
         nme_interval=_paired_interval(predictions, data, spec.normalize),
@@ -224,6 +222,7 @@ def certify(
         latency=None,
         notes=(
             *([] if spec.provenance.parent == digest else [f"{child.name} was not exported from {parent.name}"]),
+            *notes,
             *unlearnt_words(spec.unlearnt),
         ),
         created=now(),
@@ -251,16 +250,6 @@ def _paired_interval(both: list[Predictions], data: Dataset, normalize: str) -> 
     difference = np.where(counted, child - parent, 0)[:, None]
     interval = group_intervals(difference, counted, data.group_index, np.random.default_rng(0))
     return None if interval is None else (float(interval[0, 0]), float(interval[0, 1]))
-
-
-def point_drift(child: Predictions, parent: Predictions, size: tuple[int, int]) -> np.ndarray:
-    """(N, K) distances between the points of a child and those of its parent, px of the model input. size: (W, H)."""
-    return np.linalg.norm((child.unit_xy - parent.unit_xy) * np.asarray(size), axis=-1)
-
-
-def _drift(distance: np.ndarray) -> Drift:
-    p50, p95, largest = np.percentile(distance, (50, 95, 100)).tolist()
-    return Drift(float(distance.mean()), p50, p95, largest)
 
 
 def summary(certificate: Certificate) -> CertificateSummary:
@@ -324,6 +313,7 @@ def certificate_parts(certificate: Certificate) -> list[Table | str]:
         Table(("keypoint", "mean", "p50", "p95", "max"), rows, title),
         f"NME ({c.normalize}) {nme_line(c)}",
         pck_line(c),
+        kernels_line(c.kernels, c.count, c.engines[1]),
         *reliability_lines(c),
         f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
         verdict(c),
@@ -343,7 +333,7 @@ def certificate_page(certificate: Certificate) -> str:
         facts += [f"ranges from {k.count} objects of {k.data.name}, seed {k.seed}, fingerprint `{k.data.fingerprint}`"]
     if c.operators:
         facts += ["operators: " + ", ".join(f"{count} {name}" for name, count in c.operators.items())]
-    facts += reliability_lines(c)
+    facts += [kernels_line(c.kernels, c.count, c.engines[1]), *reliability_lines(c)]
     facts += [latency_line(c), *c.notes]
     facts += [f"{', '.join(f'{name} {version}' for name, version in c.versions.items())}; {c.created}"]
     lines = "\n".join(f"- {fact}" for fact in facts)

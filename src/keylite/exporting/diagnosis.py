@@ -28,8 +28,8 @@ from keylite.exporting.calibration import (
     range_doubt,
     some_crops,
 )
-from keylite.exporting.certificate import point_drift
 from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, Trial, within_budget
+from keylite.exporting.drift import point_drift
 from keylite.exporting.export import budget_of, require_exportable
 from keylite.exporting.target import FORMATS, AnyWorkshop, Target, exporter
 from keylite.runtime.errors import ArgumentError

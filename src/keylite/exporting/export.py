@@ -193,6 +193,7 @@ def hold(
     *,
     budget: float | None = None,
     budget_nme: float | None = None,
+    engine: str | None = None,
     spec: FilePath | None = None,
 ) -> Certificate:
     """Compare an exported file with the file that it was made from, on any labelled images. Nothing is written.
@@ -203,6 +204,8 @@ def hold(
         data: Labelled images, or the path of a label file.
         budget: The largest drift that is allowed, px of the model input; see `export`. None: that of the precision.
         budget_nme: By what fraction the NME may rise. None: no limit.
+        engine: What runs the child; see `Predictor`. None: the usual engine of this kind of file. The certificate holds
+            for this engine.
         spec: A JSON description for a parent that holds none. None: the parent holds it.
 
     Returns:
@@ -216,10 +219,10 @@ def hold(
     child_spec, parent_spec = read_spec(child), read_spec(parent, spec)
     limits = Budget.for_spec(child_spec, budget, budget_nme)
     say_doubts(data, child_spec.box)
-    certificate = certify(child, parent, data, limits, spec_file=spec)
+    certificate = certify(child, parent, data, limits, spec_file=spec, engine=engine)
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(parent, parent_spec, Path(folder)) if parent.suffix == ".safetensors" else None
-        return msgspec.structs.replace(certificate, latency=_latency(child, reference))
+        return msgspec.structs.replace(certificate, latency=_latency(child, reference, engine))
 
 
 def _require_outputs(
@@ -290,6 +293,8 @@ def _export(
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
         child_spec = read_spec(made)
         certificate = certify(made, model, data, budget, operators=exporting.operators(made), spec_file=spec_file)
+        for note in certificate.notes:
+            log.warning("%s", note)
         if not certificate.within_budget:
             raise OverBudgetError(certificate)
         describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
@@ -318,6 +323,6 @@ def _reference(parent: Path, spec: ModelSpec, folder: Path) -> Path | None:
     return made
 
 
-def _latency(made: Path, reference: Path | None) -> Latency | None:
-    """The time of a file, compared with that of the reference."""
-    return None if reference is None else Latency(*engine_ratio(made, reference), processor())
+def _latency(made: Path, reference: Path | None, engine: str | None = None) -> Latency | None:
+    """The time of a file that `engine` runs, compared with that of the reference."""
+    return None if reference is None else Latency(*engine_ratio(made, reference, engine=engine), processor())

@@ -32,7 +32,7 @@ def test_time_in_which_others_work_does_not_count(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         timing,
         "Predictor",
-        lambda path, threads: SimpleNamespace(
+        lambda path, threads, engine=None: SimpleNamespace(
             spec=SimpleNamespace(size=(8, 8)), engine=lambda pixels: clocks.run(work[path], work[path] + next(wait))
         ),
     )
@@ -43,7 +43,7 @@ def test_a_process_that_is_killed_as_its_memory_is_measured_is_one_line(monkeypa
     killed = subprocess.CompletedProcess([], -9, b"", b"")
     monkeypatch.setattr(timing.subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(OSError, match="^a.onnx: the process that measures its memory was killed by SIGKILL; if memory"):
-        timing._memory("a.onnx", 1, None, b"")
+        timing._memory("a.onnx", "onnx", 1, None, b"")
 
 
 def test_an_image_that_is_none_is_told_by_its_name(tmp_path: Path) -> None:

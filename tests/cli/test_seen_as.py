@@ -15,7 +15,7 @@ from keylite.runtime.modelfile import write_tflite
 STOPS = {  # verb: its flags, and the function that gets the data sets
     "evaluate": ("evaluate MODEL --data LABELS", "keylite.evaluation.evaluate.refuse_or_doubt"),
     "evaluate, parent": ("evaluate MODEL --parent MODEL --data LABELS", "keylite.exporting.export.hold"),
-    "benchmark": ("benchmark MODEL OTHER --data LABELS", "keylite.cli.benchmark._accuracy"),
+    "benchmark": ("benchmark MODEL OTHER --data LABELS", "keylite.cli.benchmark._reports"),
     "export": ("export MODEL --data LABELS --calibration LABELS --out a.onnx", "keylite.exporting.export.export"),
     "export, all": (
         "export MODEL --data LABELS --calibration LABELS --to all --out a",

@@ -83,7 +83,8 @@ def open_tflm(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         micro.invoke()
         return micro.get_output(0).copy()
 
-    return _by_image(path, spec, _ends(interpreter_of(path, 1, reference=False)), run)
+    ends = _ends(interpreter_of(path, 1, reference=False))
+    return _by_image(path, spec, ends, "TensorFlow Lite Micro", run)
 
 
 def _in_litert(path: Path, spec: ModelSpec, threads: int | None, device: str, name: str) -> Engine:
@@ -98,7 +99,7 @@ def _in_litert(path: Path, spec: ModelSpec, threads: int | None, device: str, na
         interpreter.invoke()
         return interpreter.get_tensor(out_index)
 
-    return _by_image(path, spec, ends, run)
+    return _by_image(path, spec, ends, "LiteRT", run)
 
 
 def _require_cpu(name: str, device: str) -> None:
@@ -117,7 +118,9 @@ def _ends(interpreter: Any) -> _Ends:
     return _Ends(interpreter.get_input_details(), interpreter.get_output_details())
 
 
-def _by_image(path: Path, spec: ModelSpec, ends: _Ends, run: Callable[[np.ndarray], np.ndarray]) -> Engine:
+def _by_image(
+    path: Path, spec: ModelSpec, ends: _Ends, program: str, run: Callable[[np.ndarray], np.ndarray]
+) -> Engine:
     """The engine of a `.tflite` file. run: gives the output for an input of one image, or raises RuntimeError.
 
     An interpreter has one place for its input, so threads take turns, image by image.
@@ -151,7 +154,7 @@ def _by_image(path: Path, spec: ModelSpec, ends: _Ends, run: Callable[[np.ndarra
                 try:
                     results.append(run(image))
                 except RuntimeError as error:
-                    raise ModelFileError(f"{path}: the engine cannot run this file: {first_line(error)}") from None
+                    raise ModelFileError(f"{path}: {program} cannot run this file: {first_line(error)}") from None
         raw: np.ndarray = results[0] if len(results) == 1 else np.concatenate([none, *results])
         return raw if out_type is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
 

@@ -20,7 +20,7 @@ from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.packages import require
 from keylite.runtime.results import Result
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import clipped, escaped
+from keylite.runtime.words import clipped, escaped, first_line
 
 MICRO_EXTRA = "micro"
 KB = 1024  # bytes, as the data sheets of chips count
@@ -121,7 +121,11 @@ def open_micro(path: Path, precision: str) -> Any:
             f"engine: tflm runs int8 files, {path.name} is {precision}: TensorFlow Lite Micro has no CAST from bytes, "
             "with which a float file begins; export one with `precision='int8'`"
         )
-    interpreter_of(path, 1, reference=False)  # checks the file, because TensorFlow Lite Micro trusts every byte of it
+    checked = interpreter_of(path, 1, reference=False)  # because TensorFlow Lite Micro trusts every byte of a file
+    try:
+        checked.invoke()
+    except RuntimeError as error:
+        raise ModelFileError(f"{path}: LiteRT cannot run this file: {first_line(error)}") from None
     flat = tflite_model(path)
     with overheard(ANY_LINE) as lines:
         micro = _ready(runtime, flat)

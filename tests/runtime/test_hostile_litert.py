@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -59,6 +62,14 @@ CHANGES = {
 CUTS = {f"the first {part} of 100 parts": part for part in (1, 50, 99)}
 
 
+def changed(flat: bytes, change: Callable[[Any], None]) -> bytes:
+    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flat, 0))
+    change(graph)
+    builder = flatbuffers.Builder(len(flat))
+    builder.Finish(graph.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def refusal(flat: bytes, folder: Path) -> str:
     path = folder / "hostile.tflite"
     write_tflite(path, flat, spec_of())
@@ -72,11 +83,19 @@ def refusal(flat: bytes, folder: Path) -> str:
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_hostile_graph_is_one_line(change, flat, tmp_path):
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flat, 0))
-    change(graph)
-    builder = flatbuffers.Builder(len(flat))
-    builder.Finish(graph.Pack(builder), b"TFL3")
-    assert refusal(bytes(builder.Output()), tmp_path).startswith(("LiteRT cannot ", "expected one input "))
+    assert refusal(changed(flat, change), tmp_path).startswith(("LiteRT cannot ", "expected one input "))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_tensorflow_lite_micro_does_not_get_what_litert_refuses(change, flat, tmp_path):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    path = tmp_path / "hostile.tflite"
+    write_tflite(path, changed(flat, change), msgspec.structs.replace(spec_of(), precision="int8"))
+    with pytest.raises(ValueError) as caught:
+        Predictor(path, engine="tflm")
+    line = str(caught.value)
+    assert line.startswith((f"{path}: LiteRT cannot ", f"{path}: expected one input "))
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("part", CUTS.values(), ids=CUTS)

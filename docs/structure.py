@@ -65,13 +65,13 @@ class Import(NamedTuple):
     at_top: bool
 
 
-def imports(source: str) -> Iterator[Import]:
-    """The imports that run; imports for type checkers do not count."""
+def imports(source: str, types: bool = False) -> Iterator[Import]:
+    """The imports that run. types: also those for type checkers."""
     tree = ast.parse(source)
     skipped = {
         child
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if not types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for child in ast.walk(node)
     }
     inside = {
@@ -124,13 +124,11 @@ def problems(file: Path, source: str) -> list[str]:
 
 
 def circle() -> list[str]:
-    """Modules that import each other in a circle, at their top or inside functions. Empty: there is no circle."""
+    """Modules that import each other in a circle, at their top, inside functions or for their types. Empty: none do."""
     graph = {}
     for file in files():
-        known = (
-            one.of.partition(".")[2] for one in imports(file.read_text(encoding="utf-8")) if one.of[:8] == "keylite."
-        )
-        graph[module_of(file).removesuffix(".__init__")] = set(known)
+        names = {one.of for one in imports(file.read_text(encoding="utf-8"), types=True)}
+        graph[module_of(file).removesuffix(".__init__")] = {name[8:] for name in names if name.startswith("keylite.")}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 
@@ -347,7 +347,7 @@ class Dataset:
         name = self.image_names[image]
         return name if len(same) == 1 else f"{name}#{int(np.searchsorted(same, index))}"
 
-    def subset(self, indices: Indices, name: str | None = None) -> Dataset:
+    def subset(self, indices: Indices, name: str | None = None) -> Self:
         """Choose some of the objects; images and groups that none of them uses are dropped.
 
         Args:

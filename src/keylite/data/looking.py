@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,42 @@ from keylite.runtime.progress import step
 from keylite.runtime.types import WhiteLevel
 from keylite.runtime.words import LOOKED_AT, listed
 
-if TYPE_CHECKING:
-    from keylite.data.dataset import Dataset
-
 SPARE = 4  # threads in addition to the cores, because some wait for the disk
 RUN = 16  # images per task: a task per image would take more memory than their labels
+
+
+class Pictures(Protocol):
+    """What is asked here of a Dataset, which calls this module; that class explains these names."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def images(self) -> Sequence[object]: ...
+    @property
+    def image_names(self) -> Sequence[str]: ...
+    @property
+    def image_sizes(self) -> np.ndarray | None: ...
+    @property
+    def image_index(self) -> np.ndarray: ...
+    @property
+    def box(self) -> np.ndarray: ...
+    @property
+    def xy(self) -> np.ndarray: ...
+    @property
+    def white_level(self) -> WhiteLevel: ...
+    @property
+    def checked(self) -> bool: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def called(self) -> str: ...
+    def __len__(self) -> int: ...
+    def open_image(self, index: int, /) -> Picture: ...
+    def sample_name(self, index: int, /) -> str: ...
+    def subset(self: D, indices: np.ndarray, /) -> D: ...
+
+
+D = TypeVar("D", bound=Pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +130,7 @@ def _look(looks: Looks, image: int, picture: Picture) -> None:
     looks.likeness[image] = likeness_of(pixels)  # with its own white level, whatever that of the data set is
 
 
-def checked(data: Dataset, skip_bad: bool, white_level: WhiteLevel | None) -> Dataset:
+def checked(data: D, skip_bad: bool, white_level: WhiteLevel | None) -> D:
     """The data set after every image was read once, without what cannot be used if `skip_bad`, else DataError.
 
     See `Dataset.check_images` for the arguments and for what is noted.
@@ -136,7 +167,7 @@ def checked(data: Dataset, skip_bad: bool, white_level: WhiteLevel | None) -> Da
     return dataclasses.replace(seen.subset(kept), notes=(*seen.notes, f"skipped: {line}"))
 
 
-def _size_problem(data: Dataset, image: int, width: int, height: int) -> str:
+def _size_problem(data: Pictures, image: int, width: int, height: int) -> str:
     """Why an image of this size is not the one that was labelled; empty if it may be."""
     labelled = (0, 0) if data.image_sizes is None else tuple(data.image_sizes[image].tolist())
     if all(side in (0, true_side) for side, true_side in zip(labelled, (width, height), strict=True)):
@@ -148,7 +179,7 @@ def _size_problem(data: Dataset, image: int, width: int, height: int) -> str:
     return f"{data.image_names[image]}: labelled at {size} px, but the picture is {width}x{height} ({step})"
 
 
-def _turned_notes(data: Dataset, turned: np.ndarray) -> list[str]:
+def _turned_notes(data: Pictures, turned: np.ndarray) -> list[str]:
     """A note about images (M,) bool that EXIF turns, unless a size in the labels shows what they were made for."""
     if data.image_sizes is not None:
         turned = turned & (data.image_sizes <= 0).any(axis=1)
@@ -161,7 +192,7 @@ def _turned_notes(data: Dataset, turned: np.ndarray) -> list[str]:
     ]
 
 
-def _unusable(data: Dataset, images: dict[int, str], boxes: dict[int, str]) -> str:
+def _unusable(data: Pictures, images: dict[int, str], boxes: dict[int, str]) -> str:
     """The line about images and objects that cannot be used: number -> what is wrong."""
     texts = [problem for _, problem in sorted(images.items())]
     texts += [f"{data.sample_name(row)}: {words}" for row, words in list(boxes.items())[:LOOKED_AT]]

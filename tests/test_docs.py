@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import yaml
 from cyclopts import CycloptsError
+from ports import BOXES
 
 import keylite
 from keylite import cli
@@ -411,15 +412,6 @@ def cpp_port(tmp_path_factory: pytest.TempPathFactory):
         return crop, xy.reshape(-1, 2), pixels.reshape(size[1], size[0], 3)
 
     return run
-
-
-BOXES = {
-    "enlarged": (0.25, [20.0, 15.0, 51.0, 40.0]),
-    "shrunk a little": (0.0, [3.5, 2.25, 90.0, 70.0]),
-    "beyond the image": (0.25, [-40.0, 60.0, 30.0, 130.0]),
-    "shrunk to a half": (0.0, [-8.0, -2.0, 120.0, 126.0]),
-    "shrunk to a quarter and less": (0.5, [-60.0, -30.0, 150.0, 150.0]),
-}
 
 
 @pytest.mark.parametrize(("padding", "box"), BOXES.values(), ids=BOXES)

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from ports import BOXES
 
 import keylite
 from keylite.runtime.geometry import crop_box
@@ -46,16 +47,6 @@ def node(tmp_path_factory: pytest.TempPathFactory):
 
 def as_json(image: np.ndarray) -> dict[str, object]:
     return {"width": image.shape[1], "height": image.shape[0], "rgb": image.ravel().tolist()}
-
-
-BOXES = {
-    "enlarged": (0.25, [20.0, 15.0, 51.0, 40.0]),
-    "shrunk a little": (0.0, [3.5, 2.25, 90.0, 70.0]),
-    "beyond the image": (0.25, [-40.0, 60.0, 30.0, 130.0]),
-    "shrunk to a half": (0.0, [-8.0, -2.0, 120.0, 126.0]),
-    "shrunk to a quarter and less": (0.5, [-60.0, -30.0, 150.0, 150.0]),
-    "far larger than the image": (4.0, [-900.0, -900.0, 900.0, 900.0]),
-}
 
 
 @pytest.mark.parametrize(("padding", "box"), BOXES.values(), ids=BOXES)

@@ -187,7 +187,7 @@ def certify(
         measured.append(measure(predictor, data, judges=judges))
     reports, predictions = [report for report, _ in measured], [points for _, points in measured]
     spec = specs[1]
-    distance = point_drift(predictions[1], predictions[0], spec.size)
+    distance = point_drift(predictions[1].unit_xy, predictions[0].unit_xy, spec.size)
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     digest = sha256(parent)
     kernels, notes = {}, []

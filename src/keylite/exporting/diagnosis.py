@@ -234,7 +234,7 @@ def _cost(made: Path, yardstick: _Yardstick) -> Cost:
     """How good and how large a file is."""
     predictor = Predictor(made, threads=1)
     child = predict_dataset(predictor, yardstick.data)
-    distance = point_drift(child, yardstick.parent, predictor.spec.size)
+    distance = point_drift(child.unit_xy, yardstick.parent.unit_xy, predictor.spec.size)
     return Cost(
         drift_mean=float(distance.mean()),
         drift_p95=float(np.percentile(distance, 95)),

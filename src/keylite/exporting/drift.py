@@ -43,9 +43,12 @@ class OnKernels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nme: float
 
 
-def point_drift(child: Predictions, parent: Predictions, size: tuple[int, int]) -> np.ndarray:
-    """(N, K) distances between the points of a child and those of its parent, px of the model input. size: (W, H)."""
-    return np.linalg.norm((child.unit_xy - parent.unit_xy) * np.asarray(size), axis=-1)
+def point_drift(child: np.ndarray, parent: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N, K) distances between the points of a child and those of its parent, px of the model input.
+
+    child, parent: (N, K, 2) unit coordinates. size: (W, H).
+    """
+    return np.linalg.norm((child - parent) * np.asarray(size), axis=-1)
 
 
 def drift_of(distance: np.ndarray) -> Drift:
@@ -77,9 +80,8 @@ def by_kernels(
         ("litert", usual, data, rows),
         (REFERENCE, reference, chosen, np.arange(len(rows))),
     ):
-        moved = (predictions.unit_xy[own] - parent.unit_xy[rows]) * np.asarray(spec.size)
         nme = object_nme(predictions, objects, spec.normalize)[own]
-        distance = np.linalg.norm(moved, axis=-1)[:, taught]
+        distance = point_drift(predictions.unit_xy[own], parent.unit_xy[rows], spec.size)[:, taught]
         figures[engine] = OnKernels(len(rows), drift_of(distance), float(np.nanmean(nme)))
     on, before = figures[REFERENCE], float(np.nanmean(object_nme(parent, data, spec.normalize)[rows]))
     past = budget.past(on.drift.p95, before, on.nme)

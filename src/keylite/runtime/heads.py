@@ -140,8 +140,6 @@ STRIDE = 8  # width and height of a cell of a heatmap, px of the input
 
 
 Head = Regression | Rle | Simcc | Heatmap
-# by the name of a head
-HAS_PYRAMID = {str(kind.__struct_config__.tag): kind.pyramid for kind in (Regression, Rle, Simcc, Heatmap)}
 
 
 def _grid(size: tuple[int, int]) -> tuple[int, int]:
@@ -177,3 +175,5 @@ HEADS: dict[str, Callable[[int, int, tuple[int, int]], Head]] = {
     "simcc": lambda keypoints, hidden, size: Simcc(keypoints, _grid(size), size),
     "heatmap": lambda keypoints, hidden, size: Heatmap(keypoints, _grid(size)),
 }
+# by the name of a head
+HAS_PYRAMID = {name: make(1, 1, (STRIDE, STRIDE)).pyramid for name, make in HEADS.items()}

@@ -64,6 +64,7 @@ DOORS = {
         {
             "data": "`evaluate(model, data)`",
             "normalize": "`evaluate(normalize=)`",
+            "target": "`measure_target(model, target)`",
             "plot": "`plot_benchmark(times, reports, path)`",
             "out": "what `benchmark` gives holds plain values",
         },

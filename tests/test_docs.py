@@ -44,6 +44,7 @@ from keylite.exporting.target import DRIFT_BUDGET
 from keylite.exporting.target import FORMATS as EXPORT_FORMATS
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
+from keylite.runtime import targets
 from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression
@@ -80,7 +81,7 @@ GUIDES = (
     *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
     *("docs/scaling.md", "docs/benchmarks.md", "docs/reliability.md"),
     *("docs/install.md", "docs/command-line.md", "docs/python.md", "docs/glossary.md"),
-    "docs/targets/micro.md",
+    *("docs/targets.md", "docs/targets/micro.md"),
     *("docs/targets/raspberry-pi.md", "docs/targets/android.md", "docs/targets/ios.md"),
     *("docs/targets/browser.md", "docs/targets/cpp.md"),
 )
@@ -102,6 +103,7 @@ GUIDES = (
     COMMANDS,
     NETWORK,
     GLOSSARY,
+    CHIPS,
     MICRO,
     *TARGETS,
 ) = GUIDES
@@ -321,6 +323,7 @@ def test_pages_show_python():
         INSTALL,
         COMMANDS,
         GLOSSARY,
+        CHIPS,
         MICRO,
         *TARGETS[1:],
     }
@@ -577,6 +580,8 @@ NAMED = {
     ),
     "engines": (PREDICTION, ENGINES),
     "what a chip needs": (MICRO, MicroNeeds.__struct_fields__),
+    "targets": (CHIPS, (*targets.TARGETS, *{name for system in targets.TARGETS.values() for name in system or ()})),
+    "what a target needs": (CHIPS, targets.TargetNeeds.__struct_fields__),
     "a certificate in short": (
         MODEL_FILE,
         CertificateSummary.__struct_fields__,

@@ -336,7 +336,15 @@ ARGUMENTS = {  # that every door takes, by name
     **{"recipe": Recipe(), "out": "o", "folder": "o", "model": MODEL, "child": MODEL, "parent": MODEL, "to": "onnx"},
     **{"path": LABELS, "predictor": ONE_POINT, "models": [MODEL], "images": ["a.png"], "count": 1, "size": (8, 8)},
     **{"errors": [1.0, 2.0], "predictions": None, "xy": np.ones((2, 1, 2)), "skeleton": None, "image": LABELS},
-    **{"names": ("k0",), "name": "fast", "times": None, "reports": {}, "reliability": {}, "found": []},
+    **{
+        "names": ("k0",),
+        "name": "fast",
+        "times": None,
+        "reports": {},
+        "reliability": {},
+        "found": [],
+        "target": "tflm",
+    },
 }
 WRONG: dict[
     str, tuple[object, ...]

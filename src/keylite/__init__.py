@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
     from keylite.runtime.skeleton import Skeleton
     from keylite.runtime.spec import ModelSpec
+    from keylite.runtime.targets import TargetNeeds, measure_target
     from keylite.training.folds import train_folds
     from keylite.training.folds_report import FoldsReport
     from keylite.training.recipe import Recipe, preset
@@ -70,6 +71,7 @@ PUBLIC = {
     "KeyliteError": "keylite.runtime.errors",
     "Keypoints": "keylite.runtime.keypoints",
     "measure_micro": "keylite.runtime.micro",
+    "measure_target": "keylite.runtime.targets",
     "MicroNeeds": "keylite.runtime.micro",
     "ModelFileError": "keylite.runtime.errors",
     "ModelSpec": "keylite.runtime.spec",
@@ -88,6 +90,7 @@ PUBLIC = {
     "Report": "keylite.evaluation.report",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
+    "TargetNeeds": "keylite.runtime.targets",
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
     "write_coco": "keylite.data.formats.reading",

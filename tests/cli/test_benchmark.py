@@ -72,7 +72,22 @@ def test_a_benchmark_says_what_a_microcontroller_needs(capsys, int8_file, colour
     assert "runs on litert or litert-reference or tflm, got 'onnx'" in line
 
 
+def test_a_benchmark_says_what_a_file_takes_on_targets(capsys, int8_file, tmp_path):
+    pytest.importorskip("ethosu.vela", reason="needs keylite[micro]")
+    out = tmp_path / "bench.json"
+    code, shown, err = run(capsys, "benchmark", int8_file, "--target", "ethos-u55-128", "--runs", 3, "--out", out)
+    assert code == 0, err
+    needs = keylite.measure_target(int8_file, "ethos-u55-128")
+    assert json.loads(out.read_text())["models"][str(int8_file)]["targets"] == {"ethos-u55-128": needs.to_dict()}
+    row = shown.partition("on targets")[2]
+    assert "FULLY_CONNECTED (head.points)" in row
+    assert f"{needs.ram / 1024:,.1f}" in row and f"{needs.flash / 1024:,.1f}" in row and f"{needs.ms:.3g}" in row
+    assert "not measured on a chip" in row
+
+
 BAD_BENCHMARKS = {
+    "an unknown target": (["MODEL", "--target", "tflm,ethos-u7"], "--target: expected one of tflm, .*, got 'ethos-u7'"),
+    "a target of another format": (["MODEL", "--target", "tflm"], r"--target: tflm runs \.tflite files, got MODEL"),
     "nothing": ([], "expected model files"),
     "two runs": (["MODEL", "--runs", 2], "at least 3"),
     "a plot of nothing": (["MODEL", "--plot", "p.png"], "--data"),

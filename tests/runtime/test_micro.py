@@ -16,33 +16,6 @@ from keylite.runtime.modelfile import write_tflite
 pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
 
 
-@pytest.fixture(scope="module")
-def int8_of(exported_finder, heatmap_file: Path, make_colours, tmp_path_factory: pytest.TempPathFactory):
-    """A function: head -> an int8 file of it."""
-    made: dict[str, Path] = {}
-
-    def make(head: str) -> Path:
-        if head != "heatmap":
-            return exported_finder("litert", "int8", head)
-        if head not in made:
-            for package in ("tensorflow", "ai_edge_litert"):
-                pytest.importorskip(package, reason="needs keylite[tensorflow-cpu]")
-            import msgspec
-
-            from keylite.exporting.calibration import calibration_set
-            from keylite.runtime.modelfile import read_spec
-            from keylite.tensorflow.exporting import export
-
-            spec = read_spec(heatmap_file)
-            images = calibration_set(msgspec.structs.replace(spec, box="image"), make_colours(16, 11), 16, 0)
-            made[head] = tmp_path_factory.mktemp("micro") / "maps.tflite"
-            spec = msgspec.structs.replace(spec, precision="int8", calibration=images.facts)
-            export(heatmap_file, made[head], spec, images)
-        return made[head]
-
-    return make
-
-
 @pytest.mark.parametrize("head", ["regression", "rle", "simcc", "heatmap"])
 def test_its_results_are_those_of_the_reference_kernels(head: str, int8_of, crops: np.ndarray):
     path = int8_of(head)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import Times
     from keylite.runtime.tables import Table
+    from keylite.runtime.targets import TargetNeeds
     from keylite.runtime.types import WhiteLevel
 
 log = logging.getLogger("keylite")
@@ -28,6 +29,7 @@ def benchmark(
     normalize: str | None = None,
     plot: Path | None = None,
     engine: str | None = None,
+    target: str | None = None,
     spec: Path | None = None,
     out: Path | None = None,
     reading: As = USUAL,
@@ -53,6 +55,9 @@ def benchmark(
     engine
         onnx, litert, litert-reference, tflm, pytorch or tensorflow, for all files; tflm, for int8 .tflite files, also
         prints the arena (memory) and the operators that they need on a microcontroller; default: the usual one of each
+    target
+        devices, such as ethos-u55-128,ethos-u65-512: adds what int8 .tflite files take there, as the compiler Vela
+        estimates it, and which operators stay on the CPU; docs/targets.md has the list
     spec
         JSON description for model files that hold none
     out
@@ -62,6 +67,7 @@ def benchmark(
     from keylite.pictures.plots import can_plot, plot_benchmark
     from keylite.runtime.files import require_outputs
     from keylite.runtime.packages import require
+    from keylite.runtime.targets import measure_target, targets_of
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
@@ -75,6 +81,8 @@ def benchmark(
         raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
     if data and can_plot():
         plot = plot or (out.with_suffix(".png") if out else Path("benchmark.png"))
+    targets = targets_of(target) if target is not None else []
+    taken = [(str(model), measure_target(model, name, spec=spec)) for model in models for name in targets]
     dataset = None
     if data:
         dataset = _labelled(models, data, spec, reading)
@@ -83,9 +91,9 @@ def benchmark(
     choices: dict[str, Any] = {"engine": engine, "threads": threads, "spec": spec}
     reports = {} if dataset is None else _reports(models, dataset, normalize, choices)
     times = benchmark(models, runs=runs, image=image, **choices)
-    show([_table(times, reports), *_needs(times)])
+    show([_table(times, reports), *_needs(times), *([_target_table(taken)] if taken else [])])
     if out:
-        write_json(out, _written(times, reports))
+        write_json(out, _written(times, reports, taken))
     if reports and plot:
         plot_benchmark(times, reports, plot)
         print(f"wrote {plot}")
@@ -133,6 +141,23 @@ def _needs(times: Times) -> list[str]:
     return [str(msgspec.convert(facts["micro"], MicroNeeds)) for facts in times["models"].values() if facts["micro"]]
 
 
+def _target_table(taken: list[tuple[str, TargetNeeds]]) -> Table:
+    """What each model takes on each target, one row each; the last column says that nothing was measured on a chip."""
+    from keylite.runtime.micro import KB
+    from keylite.runtime.tables import Table
+
+    rows = [
+        [
+            *(model, needs.target, needs.cpu_words),
+            *(f"{size / KB:,.1f}" for size in (needs.ram, needs.dram, needs.flash)),
+            *("" if needs.ms is None else f"{needs.ms:.3g}", needs.source),
+        ]
+        for model, needs in taken
+    ]
+    columns = ["model", "target", "on the CPU", "RAM KB", "DRAM KB", "flash KB", "ms per image", "source"]
+    return Table(columns, rows, "on targets (a KB is 1,024 bytes)")
+
+
 def _reports(
     models: tuple[Path, ...], dataset: Dataset, normalize: str | None, choices: dict[str, Any]
 ) -> dict[str, Report]:
@@ -147,9 +172,11 @@ def _reports(
     return {name: evaluate(predictor, dataset, normalize=normalize) for name, predictor in predictors.items()}
 
 
-def _written(times: Times, reports: dict[str, Report]) -> dict[str, Any]:
-    """The content of the file of --out: the times, and beside them each model's accuracy, if it was measured."""
+def _written(times: Times, reports: dict[str, Report], taken: list[tuple[str, TargetNeeds]]) -> dict[str, Any]:
+    """The content of the file of --out: the times, and beside them each model's accuracy and targets, if asked for."""
     models: dict[str, Any] = {name: dict(facts) for name, facts in times["models"].items()}
+    for name, needs in taken:
+        models[name].setdefault("targets", {})[needs.target] = needs.to_dict()
     for name, report in reports.items():
         models[name]["accuracy"] = {
             "data": {"name": report.data.name, "fingerprint": report.data.fingerprint},

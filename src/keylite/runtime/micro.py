@@ -14,6 +14,7 @@ import numpy as np
 
 from keylite.runtime.chatter import overheard
 from keylite.runtime.errors import ArgumentError, ModelFileError
+from keylite.runtime.graph import flat_of, graph_of, operators_of
 from keylite.runtime.kinds import path_of, path_or_none
 from keylite.runtime.litert import interpreter_of
 from keylite.runtime.modelfile import read_spec, tflite_model
@@ -105,7 +106,7 @@ def measure_micro(model: FilePath, *, spec: FilePath | None = None) -> MicroNeed
         arena=sizes["total"],
         activations=sizes["head"],
         tables=sizes["tail"],
-        operators=tuple(sorted({name for name, _ in _operators(_graph(flat))})),
+        operators=tuple(sorted({name for name, _ in operators_of(graph_of(flat))})),
     )
 
 
@@ -130,7 +131,7 @@ def open_micro(path: Path, precision: str) -> Any:
     with overheard(ANY_LINE) as lines:
         micro = _ready(runtime, flat)
     if micro is None:
-        lacking = _lacking(runtime, _graph(flat), "\n".join(lines))
+        lacking = _lacking(runtime, graph_of(flat), "\n".join(lines))
         if lacking:
             raise ModelFileError(
                 f"{path}: expected operators that TensorFlow Lite Micro has, got {', '.join(lacking)}; export the file "
@@ -153,40 +154,19 @@ def _ready(runtime: Any, flat: bytes) -> Any:
     return micro
 
 
-def _graph(flat: bytes) -> Any:
-    """A LiteRT model as an object that can be changed."""
-    schema = require("ai_edge_litert.schema_py_generated", MICRO_EXTRA)
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(flat, 0))
-
-
-def _operators(graph: Any) -> list[tuple[str, Any]]:
-    """(kind, operator) of each operator of a model, in order."""
-    schema = require("ai_edge_litert.schema_py_generated", MICRO_EXTRA)
-    known: Any = schema.BuiltinOperator
-    names = {getattr(known, name): name for name in dir(known) if not name.startswith("_")}
-    # of the two codes, one is 0 in old files, and the other is 127 for kinds that came later
-    codes: list[Any] = graph.operatorCodes
-    kinds: list[str] = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes]
-    parts: list[list[Any]] = [part.operators or [] for part in graph.subgraphs]
-    return [(kinds[row.opcodeIndex], row) for part in parts for row in part]
-
-
 def _lacking(runtime: Any, graph: Any, said: str) -> list[str]:
     """The kinds of operators that TensorFlow Lite Micro does not have. said: its first complaint; it names one a time.
 
     So the operators that it named are taken out, until it complains of something else. Changes the graph.
     """
-    builders = require("flatbuffers")
     lacking: list[str] = []
     while (found := LACKING.search(said)) and found[1] not in lacking:
         lacking.append(found[1])
-        named = {id(row) for name, row in _operators(graph) if name == found[1]}
+        named = {id(row) for name, row in operators_of(graph) if name == found[1]}
         for part in graph.subgraphs:
             operators: list[Any] = part.operators or []
             part.operators = [row for row in operators if id(row) not in named]
-        builder = builders.Builder(0)
-        builder.Finish(graph.Pack(builder), b"TFL3")
         with overheard(ANY_LINE) as lines:
-            _ready(runtime, bytes(builder.Output()))
+            _ready(runtime, flat_of(graph))
         said = "\n".join(lines)
     return lacking

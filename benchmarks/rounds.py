@@ -125,6 +125,8 @@ def spec_of(
         std=PIXEL_STD,
         white_level=WHITE_LEVEL,
         precision="fp32",
+        input_type="uint8",
+        output=None,
         calibration=None,
         provenance=Provenance("0", "", "pytorch", "none", DataId("", ""), {}, {}, None),
         mean_shape=None,

@@ -68,6 +68,8 @@ def four_point_spec(**changes: object) -> ModelSpec:
         std=PIXEL_STD,
         white_level=65535,
         precision="fp32",
+        input_type="uint8",
+        output=None,
         calibration=None,
         provenance=provenance,
         mean_shape=((0.2, 0.3), (0.4, 0.5), (0.5, 0.6), (0.7, 0.8)),
@@ -204,11 +206,12 @@ def write_random_model(path: Path, spec: ModelSpec) -> Path:
 
     torch.manual_seed(0)
     shape = np.linspace(0.2, 0.8, 8).reshape(4, 2)
-    network = EfficientNetLiteRegressor(4, spec.backbone, head=spec.head, size=spec.size, mean_shape=shape)
+    choices = {"head": spec.head, "size": spec.size, "stages": spec.stages, "mean_shape": shape}
+    network = EfficientNetLiteRegressor(4, spec.backbone, **choices)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain mean over the batches below
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, *spec.size[::-1], 3), np.uint8)
     model = PixelModel(network, spec.mean, spec.std).train()
     last = getattr(network.head, LAST[type(spec.head)])
     times = 5 if spec.head.pyramid else 50
@@ -465,14 +468,15 @@ def int8_file(exported_finder: Callable[..., Path]) -> Path:
 def exported_finder(
     make_finder: Callable[[str], Path], make_colours: Callable[..., Dataset], once: Callable
 ) -> Callable[..., Path]:
-    """A function: (format, precision, head) -> the export of a finder, each made once, with its certificate."""
+    """A function: (format, precision, head, types) -> the export of a finder, each made once, with its certificate."""
 
-    def export(to: str, precision: str, head: str = "regression") -> Path:
+    def export(to: str, precision: str, head: str = "regression", **types: str) -> Path:
         model, data = make_finder(head), make_colours(32, 9, points=FINDERS[head][1])
-        options = {"to": to, "precision": precision, "budget": BUDGETS[precision]}
+        options = {"to": to, "precision": precision, "budget": BUDGETS[precision], **types}
         if precision == "int8":
             options["calibration"] = make_colours(64, 11, "calibration")
-        return once(f"{model.stem}.{precision}.{SUFFIXES[to]}", lambda path: certified(model, data, path, **options))
+        name = ".".join((model.stem, precision, *types.values(), SUFFIXES[to]))
+        return once(name, lambda path: certified(model, data, path, **options))
 
     return export
 

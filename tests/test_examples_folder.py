@@ -89,6 +89,8 @@ def colour_model(path: Path) -> None:
         std=(1.0, 1.0, 1.0),
         white_level=65535,
         precision="fp32",
+        input_type="uint8",
+        output=None,
         calibration=None,
         provenance=Provenance("0", "never", "pytorch", "none", DataId("none", "0"), {}, {}, None),
         mean_shape=None,

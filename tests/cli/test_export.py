@@ -46,7 +46,7 @@ def stocked(exported_finder, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     def stock(to, module):
         ready = exported_finder(to, "int8")
 
-        def export(parent, out, spec, calibration=None):
+        def export(parent, out, spec, calibration=None, output_type="float32"):
             asked.append((to, spec.precision, None if calibration is None else len(calibration.pixels)))
             shutil.copy(ready, out)
             describe(out, spec)

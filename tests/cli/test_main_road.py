@@ -205,7 +205,7 @@ BAD_MODELS = {
     "garbage": (lambda path: path.write_bytes(b"\xff" * 500), "not an .onnx file, or damaged"),
     "another format number": (
         lambda path: path.write_bytes(
-            sealed(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":7,'))
+            sealed(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":1,'))
         ),
         "format 7",
     ),

@@ -45,7 +45,7 @@ class Copies:
     require_backbone = staticmethod(lambda spec: None)
 
     @classmethod
-    def export(cls, model, made, spec, images):
+    def export(cls, model, made, spec, images, output_type):
         shutil.copy(cls.made, made)
         describe(made, spec)
 
@@ -89,7 +89,7 @@ def test_a_description_apart_is_for_files_without_one(
     monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
     monkeypatch.setattr(Copies, "made", onnx_file, raising=False)
     monkeypatch.setattr(exports, "exporter", lambda target: Copies)
-    monkeypatch.setattr("keylite.exporting.diagnosis.exporter", lambda target: Copies)
+    monkeypatch.setattr("keylite.exporting.diagnosis.examiner", lambda target: Copies)
     monkeypatch.setattr("keylite.exporting.diagnosis.calibration_set", lambda *_: SimpleNamespace(pixels=[]))
     (whole, stripped), (apart, _) = bare[suffix], bare["spec"]
     before, after = ended(whole), ended(stripped, "--spec", apart)

@@ -31,14 +31,16 @@ import keylite.pytorch.exporting as torch_exporting
 import keylite.pytorch.losses as torch_losses
 import keylite.pytorch.model as torch_model
 import keylite.pytorch.training as torch_training
+import keylite.pytorch.workshop as torch_workshop
 import keylite.tensorflow
 import keylite.tensorflow.exporting as keras_exporting
 import keylite.tensorflow.losses as keras_losses
 import keylite.tensorflow.model as keras_model
 import keylite.tensorflow.training as keras_training
+import keylite.tensorflow.workshop as keras_workshop
 from keylite.data.examples import Examples
 from keylite.data.rendered.gauges import gauges
-from keylite.exporting.target import Exporter
+from keylite.exporting.target import Examiner, Exporter
 from keylite.pytorch.backbones import timm_network
 from keylite.runtime.heads import HEADS, Head, Regression, Rle
 from keylite.runtime.lite import LITE
@@ -345,12 +347,16 @@ def test_the_mean_shape_is_the_bias_and_the_middle_without_one():
 
 @pytest.mark.parametrize(
     ("protocol", "modules"),
-    [(Trainer, (torch_training, keras_training)), (Exporter, (torch_exporting, keras_exporting))],
-    ids=["training", "exporting"],
+    [
+        (Trainer, (torch_training, keras_training)),
+        (Exporter, (torch_exporting, keras_exporting)),
+        (Examiner, (torch_workshop, keras_workshop)),
+    ],
+    ids=["training", "exporting", "workshop"],
 )
 def test_both_have_the_functions_of_the_protocols(protocol: type, modules: tuple[ModuleType, ...]):
     functions = {name: value for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert len(functions) >= 3
+    assert functions
     for module in modules:
         for name, promised in functions.items():
             wanted, found = (list(inspect.signature(f).parameters.values()) for f in (promised, getattr(module, name)))

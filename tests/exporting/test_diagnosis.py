@@ -23,11 +23,11 @@ from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import Calibration, DataId
 
-FORMATS = {"onnx": "keylite.pytorch.exporting", "litert": "keylite.tensorflow.exporting"}
+FORMATS = {"onnx": "keylite.pytorch.workshop", "litert": "keylite.tensorflow.workshop"}
 COUNT = 40
 
 
-def exporter(to: str):
+def examiner(to: str):
     for package in ("torch", "onnxruntime") if to == "onnx" else ("torch", "tensorflow", "ai_edge_litert"):
         pytest.importorskip(package, reason="needs keylite[pytorch] and keylite[tensorflow]")
     return importlib.import_module(FORMATS[to])
@@ -66,10 +66,10 @@ def patched(
     model_file: Path, onnx_file: Path, heatmap_file: Path, heatmap_onnx_file: Path, simcc_file: Path, certified_random
 ):
     """The ONNX graphs that the session has already made, in place of other exports of the same networks."""
-    exporting, made = exporter("onnx"), {model_file: onnx_file, heatmap_file: heatmap_onnx_file}
+    examining, made = examiner("onnx"), {model_file: onnx_file, heatmap_file: heatmap_onnx_file}
     made[simcc_file] = certified_random("onnx", "simcc_file")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "float_graph", lambda parent, spec: importlib.import_module("onnx").load(made[parent]))
+        patch.setattr(examining, "float_graph", lambda parent, spec: importlib.import_module("onnx").load(made[parent]))
         yield
 
 
@@ -90,7 +90,7 @@ def onnx_found(patched, model_file, noise, grey):
 @pytest.fixture(scope="module")
 def litert_found(model_file, noise):
     """Diagnosed with ranges of images of the right kind; a wide budget, for the network is random."""
-    exporter("litert")
+    examiner("litert")
     return diagnosed("litert", model_file, noise, noise, budget=60.0, budget_nme=9.0)
 
 
@@ -234,9 +234,9 @@ def test_a_diagnosis_as_plain_values():
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_file_alone_tells_when_its_ranges_do_not_fit(to: str, patched, model_file, noise, grey, tmp_path):
-    exporting, spec = exporter(to), read_spec(model_file)
+    examining, spec = examiner(to), read_spec(model_file)
     looked_at, held_to = some_crops(spec, noise), some_crops(spec, noise, 32)
-    workshop = exporting.Workshop(model_file, spec, tmp_path, looked_at[:8])
+    workshop = examining.Workshop(model_file, spec, tmp_path, looked_at[:8])
     right = Predictor(model_file).run(held_to)[0]
     moved = {}
     for data in (grey, noise) if to == "onnx" else (grey,):  # LiteRT's diagnosis above is of ranges that fit
@@ -245,7 +245,7 @@ def test_a_file_alone_tells_when_its_ranges_do_not_fit(to: str, patched, model_f
         workshop.make(path, "int8", calibration)
         assert read_spec(path).calibration == calibration.facts
         moved[data.name] = np.abs(Predictor(path).run(held_to)[0] - right).mean()
-        doubt = range_doubt(exporting.watch(path, looked_at), calibration.facts, "val")
+        doubt = range_doubt(examining.watch(path, looked_at), calibration.facts, "val")
         assert (doubt is None) == (data is noise), doubt
     assert moved["grey"] > 1.3 * moved.get("noise", 0.01)
 
@@ -259,20 +259,20 @@ OTHER_HEADS = {  # file: the variant that its default is not
 @pytest.mark.parametrize(("file", "variant"), OTHER_HEADS.items())
 def test_layers_of_other_heads_are_named_too(file, variant, patched, noise, request, tmp_path):
     model = request.getfixturevalue(file)
-    exporting, spec = exporter("onnx"), read_spec(model)
+    examining, spec = examiner("onnx"), read_spec(model)
     pixels = some_crops(spec, noise, 4)
-    workshop = exporting.Workshop(model, spec, tmp_path, pixels)
+    workshop = examining.Workshop(model, spec, tmp_path, pixels)
     assert {"last-float", "last-int8"} & workshop.variants.keys() == {variant}
     child, reference = tmp_path / "child.onnx", tmp_path / "reference.onnx"
     calibration = calibration_set(spec, noise, 16)
     workshop.make(child, "int8", calibration)
     workshop.make(reference, "fp32")
-    seen = next(exporting.watch(child, pixels, reference))
+    seen = next(examining.watch(child, pixels, reference))
     names = [activation.layer for activation in seen]
     assert names[0] == "conv_stem" and names[-1] == "head.maps"
     other = tmp_path / "other.onnx"
     workshop.make(other, "int8", calibration, variant)
-    assert (len(exporting.quantised(importlib.import_module("onnx").load(other))) > len(names)) == (
+    assert (len(examining.quantised(importlib.import_module("onnx").load(other))) > len(names)) == (
         variant == "last-int8"
     )
     assert workshop.own_noise(child, calibration).keys() == set(names)
@@ -331,7 +331,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_input_is_one_line(flags, words, model_file, noise, tmp_path, capsys):
-    exporter("onnx")
+    examiner("onnx")
     from keylite.cli import main
     from keylite.data.formats.reading import write_dataset
 
@@ -362,8 +362,8 @@ def test_the_command_line_writes_the_page_with_a_command_that_runs(
     from keylite.exporting import export as exports
 
     monkeypatch.setattr(diagnosis, "COUNTS", ())
-    exporting = exporter("onnx")
-    monkeypatch.setattr(exporting, "VARIANTS", {"default": exporting.VARIANTS["default"]})
+    examining = examiner("onnx")
+    monkeypatch.setattr(examining, "VARIANTS", {"default": examining.VARIANTS["default"]})
     monkeypatch.setattr(exports, "_reference", lambda *given: None)
     monkeypatch.chdir(tmp_path)
     labels = str(write_dataset(noise, tmp_path / "with space"))

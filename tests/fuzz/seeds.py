@@ -170,6 +170,8 @@ def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
         "mean_shape": ((0.5, 0.5),) * 4,
         "unlearnt": {},
         "precision": "fp32",
+        "input_type": "uint8",
+        "output": None,
         "provenance": provenance,
         "confidence": Confidence((0.5,) * 4, knots, (1.0,) * 4, 20, GAUGES),
     }

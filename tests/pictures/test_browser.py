@@ -53,18 +53,27 @@ def tab(tmp_path_factory: pytest.TempPathFactory):
 
 
 FILES = [
-    ("onnx", "fp32", "regression"),
-    ("onnx", "int8", "simcc"),
-    ("litert", "fp32", "simcc"),
-    ("litert", "int8", "regression"),
+    ("onnx", "fp32", "regression", {}),
+    ("onnx", "fp32", "regression", {"input_type": "float32"}),
+    ("onnx", "int8", "simcc", {}),
+    ("litert", "fp32", "simcc", {}),
+    ("litert", "int8", "regression", {}),
 ]
 
 
-@pytest.mark.parametrize(("to", "precision", "head"), FILES)
+@pytest.mark.parametrize(("to", "precision", "head", "types"), FILES)
 def test_the_points_are_the_predictor_s(
-    to: str, precision: str, head: str, runtime: Path, pictures: Path, tab: Tab, exported_finder, tmp_path: Path
+    to: str,
+    precision: str,
+    head: str,
+    types: dict[str, str],
+    runtime: Path,
+    pictures: Path,
+    tab: Tab,
+    exported_finder,
+    tmp_path: Path,
 ):
-    model = exported_finder(to, precision, head)
+    model = exported_finder(to, precision, head, **types)
     assert write_page(model, tmp_path / "page", runtime=runtime)[0] == tmp_path / "page/index.html"
     shutil.copytree(pictures, tmp_path / "pictures")
     boxes = json.loads((pictures / "boxes.json").read_text())

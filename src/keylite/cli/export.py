@@ -13,6 +13,8 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, Seed, fail
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
 
+USUAL_TYPES = {"input_type": "uint8", "output_type": "float32"}
+
 
 def export(
     model: Path,
@@ -21,6 +23,8 @@ def export(
     out: Path | None = None,
     to: str | None = None,
     precision: str = "fp32",
+    input_type: str = "uint8",
+    output_type: str = "float32",
     calibration: Path | None = None,
     calibration_count: int = 200,
     seed: Seed = 0,
@@ -45,6 +49,10 @@ def export(
         onnx or litert; default: as the name of --out says; all: every format in every precision, into a folder
     precision
         fp32, fp16 (litert alone) or int8
+    input_type
+        uint8 (bytes), int8 (litert in int8: bytes minus 128) or float32 (onnx: bytes as numbers, one image at a time)
+    output_type
+        float32, or int8 (litert in int8 with a heatmap head; keylite info prints its scale and zero point)
     calibration
         labelled images that the ranges of int8 are taken from
     calibration_count
@@ -66,7 +74,8 @@ def export(
     """
     from keylite.runtime.modelfile import read_spec
 
-    _require_choices(model, data, out, to, precision, golden, diagnose, spec)
+    types = {"input_type": input_type, "output_type": output_type}
+    _require_choices(model, data, out, to, precision, types, golden, diagnose, spec)
     model_spec = read_spec(model, spec)
     compared = reading.dataset(data, model_spec.white_level, model_spec.box)
     choices: dict[str, Any] = {
@@ -85,7 +94,7 @@ def export(
     if to == "all":
         _export_all(model, compared, out, choices)
     else:
-        _export_one(model, compared, out, golden, choices | {"to": to, "precision": precision})
+        _export_one(model, compared, out, golden, choices | types | {"to": to, "precision": precision})
 
 
 def _require_choices(
@@ -94,6 +103,7 @@ def _require_choices(
     out: Path | None,
     to: str | None,
     precision: str,
+    types: dict[str, str],
     golden: Path | None,
     diagnose: bool,
     spec: Path | None,
@@ -112,8 +122,11 @@ def _require_choices(
         raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
     if diagnose and to in (None, "all"):
         raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(FORMATS)}, got {to or 'none'}")
+    for name, usual in USUAL_TYPES.items():
+        if types[name] != usual and (diagnose or to == "all"):
+            raise ValueError(f"{name}: it is for one exported file; leave out --diagnose and --to all")
     if out and not diagnose and to != "all":
-        target_of(out, to, precision)
+        target_of(out, to, precision, **types)
     if golden:
         require_writable(golden)
     if out and diagnose:

@@ -13,6 +13,8 @@ from keylite.cli.output import certificate_line, figures_line, show
 
 log = logging.getLogger("keylite")
 
+INPUTS = {"uint8": "uint8 RGB", "int8": "int8 RGB, pixel - 128", "float32": "float32 RGB, pixels 0 to 255"}
+
 
 def info(
     model: Path, *, spec: Path | None = None, json_output: Annotated[bool, Parameter(name="--json")] = False
@@ -40,6 +42,7 @@ def info(
         return
     if doubt := certificate_doubt(model):
         log.warning("%s", doubt)
+    output = facts.output
     origin, names, calibration = facts.provenance, facts.skeleton.names, facts.calibration
     ranges = (
         f"{calibration.count} objects of {calibration.data.name}, seed {calibration.seed}" if calibration else "none"
@@ -48,7 +51,8 @@ def info(
     rows = [
         ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {facts.precision}, sha256 {sha256(model)}"],
         ["network", facts.network],
-        ["input", f"uint8 RGB; normalised inside, (pixel - {facts.mean[0]:g}) / {facts.std[0]:g}"],
+        ["input", f"{INPUTS[facts.input_type]}; normalised inside, (pixel - {facts.mean[0]:g}) / {facts.std[0]:g}"],
+        ["output", f"int8, {output.scale:.6g} * (value - {output.zero})" if output else "float32"],
         ["crop", f"box {facts.box}" + (f", grown by {facts.padding:g}" if facts.box == "annotation" else "")],
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
         *(["not learnt", line] for line in unlearnt_words(facts.unlearnt)),

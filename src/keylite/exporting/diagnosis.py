@@ -31,7 +31,7 @@ from keylite.exporting.calibration import (
 from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, Trial, within_budget
 from keylite.exporting.drift import point_drift
 from keylite.exporting.export import budget_of, require_exportable
-from keylite.exporting.target import FORMATS, AnyWorkshop, Target, exporter
+from keylite.exporting.target import FORMATS, AnyWorkshop, Target, examiner
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import read_spec
@@ -97,7 +97,7 @@ def diagnose(
     limits = budget_of(model_spec, target, budget, budget_nme)
     require_exportable(model, model_spec, target, calibration is not None)
     assert calibration is not None  # it is refused above
-    exporting = exporter(target)
+    examining = examiner(target)
     usual = calibration_set(model_spec, calibration, calibration_count, seed)
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
     nme = float(np.nanmean(object_nme(parent, data, model_spec.normalize)))
@@ -108,15 +108,15 @@ def diagnose(
 
     with tempfile.TemporaryDirectory() as folder:
         log.info("diagnose: reading %s", model.name)
-        workshop = exporting.Workshop(model, model_spec, Path(folder), pixels)
+        workshop = examining.Workshop(model, model_spec, Path(folder), pixels)
         child, reference = (Path(folder) / f"{name}{target.suffix}" for name in ("child", "reference"))
         workshop.make(reference, "fp32")
         yardstick = _Yardstick(reference, parent, data, model_spec.normalize)
         attempts = _attempts(workshop.variants, to, len(usual.pixels), calibration)
         trials = _tried(attempts, workshop, images_of, yardstick, child)
         log.info("diagnose: layer by layer")
-        layers = _layers(exporting.watch(child, pixels, reference), workshop.own_noise(child, usual))
-        doubt = range_doubt(exporting.watch(child, pixels), usual.facts, data.called)
+        layers = _layers(examining.watch(child, pixels, reference), workshop.own_noise(child, usual))
+        doubt = range_doubt(examining.watch(child, pixels), usual.facts, data.called)
     return Diagnosis(
         model=escaped(model.name),
         to=to,

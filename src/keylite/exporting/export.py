@@ -29,9 +29,10 @@ from keylite.exporting.certificate import (
     summary,
 )
 from keylite.exporting.golden import require_new_vectors, write_golden
-from keylite.exporting.target import FORMATS, Budget, Target, exporter, target_of
+from keylite.exporting.target import FORMATS, Budget, Target, examiner, exporter, target_of
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
+from keylite.runtime.heads import Heatmap
 from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
@@ -51,6 +52,8 @@ def export(
     *,
     to: str | None = None,
     precision: str = "fp32",
+    input_type: str = "uint8",
+    output_type: str = "float32",
     calibration: Labelled | None = None,
     calibration_count: int = COUNT,
     seed: int = 0,
@@ -70,6 +73,10 @@ def export(
         out: The file to write; its name ends in .onnx or .tflite, which says the format.
         to: "onnx" or "litert"; it must agree with the name of `out`. None: as that name says.
         precision: "fp32", "fp16" (LiteRT alone) or "int8".
+        input_type: What the file takes: "uint8", the bytes of the pixels; "int8" (LiteRT in int8), the bytes minus 128;
+            or "float32" (ONNX), the bytes as numbers, one image at a time. keylite's engines take bytes from all.
+        output_type: What the file gives: "float32" or "int8" (LiteRT in int8 with a heatmap head). The scale and zero
+            point of "int8" are in the spec; keylite's engines turn it into float32.
         calibration: For int8: labelled images that the ranges of its values are taken from. None for the others.
         calibration_count: How many objects of `calibration` are used.
         seed: The seed of the random choice of these objects.
@@ -98,7 +105,8 @@ def export(
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    target, model_spec = target_of(out, to, precision), read_spec(model, spec)
+    target = target_of(out, to, precision, input_type, output_type)
+    model_spec = read_spec(model, spec)
     limits = budget_of(model_spec, target, budget, budget_nme)
     require_exportable(model, model_spec, target, calibration is not None)
     _say_doubts(model_spec, data, calibration)
@@ -262,6 +270,11 @@ def require_exportable(model: Path, spec: ModelSpec, target: Target, calibrated:
             if calibrated
             else "calibration: int8 takes its ranges from images: give them (`calibration='train.json'`)"
         )
+    if target.output_type == "int8" and not isinstance(spec.head, Heatmap):
+        raise ArgumentError(
+            f"output_type: expected float32 for a {type(spec.head).__name__.lower()} head, because its last layer is "
+            "dense and stays in float, got 'int8'; a heatmap head can end in int8"
+        )
     exporting.require_backbone(spec)
 
 
@@ -281,13 +294,15 @@ def _export(
     exporting, precision = exporter(target), target.precision
     provenance = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
     facts = None if images is None else images.facts
-    child_spec = msgspec.structs.replace(spec, precision=precision, calibration=facts, provenance=provenance)
+    child_spec = msgspec.structs.replace(
+        spec, precision=precision, input_type=target.input_type, calibration=facts, provenance=provenance
+    )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         with step(f"export: writing {out.name} in {precision}"):
-            exporting.export(model, made, child_spec, images)
+            exporting.export(model, made, child_spec, images, target.output_type)
         if images is not None:
-            doubt = range_doubt(exporting.watch(made, some_crops(spec, data)), images.facts, data.called)
+            doubt = range_doubt(examiner(target).watch(made, some_crops(spec, data)), images.facts, data.called)
             if doubt:
                 log.warning("%s", doubt)
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))

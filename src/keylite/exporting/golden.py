@@ -92,6 +92,8 @@ def write_golden(
         "sha256": predictor.sha256,
         "engine": predictor.engine_name,
         "size": list(spec.size),
+        "input_type": spec.input_type,
+        "output": None if spec.output is None else [spec.output.scale, spec.output.zero],
         "head": type(spec.head).__name__.lower(),
         "keypoints": list(spec.skeleton.names),
         "cases": cases,

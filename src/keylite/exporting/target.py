@@ -1,4 +1,4 @@
-"""The target of an export (format and precision), and the budget: how far it may move points.
+"""The target of an export (format, precision, types of its tensors), and the budget: how far it may move points.
 
 One table names the formats; the module that makes a format is imported when it is needed.
 """
@@ -21,16 +21,28 @@ from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
 
 
+class Tensors(NamedTuple):
+    """The types that the input and the output of a model file may have; the first of each is the usual one."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class Format(NamedTuple):
     """How a format is made: the framework whose `exporting` module makes it, and the precisions that it can make."""
 
     framework: str
-    precisions: tuple[str, ...]
+    precisions: dict[str, Tensors]
 
 
+FLOAT_OUT = ("float32",)
 FORMATS = {
-    "onnx": Format("pytorch", ("fp32", "int8")),
-    "litert": Format("tensorflow", ("fp32", "fp16", "int8")),
+    "onnx": Format("pytorch", dict.fromkeys(("fp32", "int8"), Tensors(("uint8", "float32"), FLOAT_OUT))),
+    "litert": Format(
+        "tensorflow",
+        dict.fromkeys(("fp32", "fp16"), Tensors(("uint8",), FLOAT_OUT))
+        | {"int8": Tensors(("uint8", "int8"), ("float32", "int8"))},
+    ),
 }
 DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # px of drift (p95) that are allowed for an input of 128 px
 
@@ -54,10 +66,18 @@ class AnyWorkshop(Protocol):
 class Exporter(Protocol):
     """The functions that the `exporting` module of each framework has."""
 
-    Workshop: Callable[[Path, ModelSpec, Path, np.ndarray], AnyWorkshop]  # of: parent, its spec, a folder, images
+    def export(
+        self,
+        parent: Path,
+        out: Path,
+        spec: ModelSpec,
+        calibration: CalibrationSet | None = None,
+        output_type: str = "float32",
+    ) -> None:
+        """Write the file `out` with the description `spec`. calibration: the images for the ranges of an int8 file.
 
-    def export(self, parent: Path, out: Path, spec: ModelSpec, calibration: CalibrationSet | None = None) -> None:
-        """Write the file `out` with the description `spec`. calibration: the images for the ranges of an int8 file."""
+        output_type: if "int8", the description in the file also has the scale and the zero point of the output.
+        """
         ...
 
     def operators(self, path: Path) -> dict[str, int]:
@@ -68,6 +88,12 @@ class Exporter(Protocol):
         """Raise ArgumentError if the framework does not know the backbone."""
         ...
 
+
+class Examiner(Protocol):
+    """What the `workshop` module of each framework has, to find out what int8 costs."""
+
+    Workshop: Callable[[Path, ModelSpec, Path, np.ndarray], AnyWorkshop]  # of: parent, its spec, a folder, images
+
     def watch(self, child: Path, pixels: np.ndarray, reference: Path | None = None) -> Iterator[list[Activation]]:
         """The outputs of all layers of an int8 file, a list per crop; with those of a float file."""
         ...
@@ -77,11 +103,14 @@ class Exporter(Protocol):
 class Target:
     """What an export makes. to: a format, a name in FORMATS. precision: fp32, fp16 or int8.
 
-    Raises ArgumentError if the format does not exist, or is not made in this precision.
+    input_type, output_type: the types of the file's input and output. Raises ArgumentError if the format does not
+    exist, or is not made in this precision or with these types.
     """
 
     to: str
     precision: str
+    input_type: str = "uint8"
+    output_type: str = "float32"
 
     def __post_init__(self) -> None:
         require_kind("to", self.to, str, "a text", f"one of {', '.join(FORMATS)}")
@@ -97,6 +126,18 @@ class Target:
             raise ArgumentError(
                 f"precision: for {self.to} expected {' or '.join(precisions)}, got {quoted(self.precision)}{hint}"
             )
+        for name, given, possible in zip(
+            ("input_type", "output_type"),
+            (self.input_type, self.output_type),
+            precisions[self.precision],
+            strict=True,
+        ):
+            require_kind(name, given, str, "a text", f"such as {possible[0]!r}")
+            if given not in possible:
+                raise ArgumentError(
+                    f"{name}: for {self.to} in {self.precision} expected {' or '.join(possible)}, got {quoted(given)}"
+                    f"{_others(name, given)}"
+                )
 
     @property
     def suffix(self) -> str:
@@ -104,10 +145,25 @@ class Target:
         return ENGINES[self.to].suffix
 
 
-def target_of(out: Path, to: str | None, precision: str) -> Target:
+def _others(name: str, given: str) -> str:
+    """A hint: the formats and precisions in which an input or output may have the given type, if there are any."""
+    place = ("input_type", "output_type").index(name)
+    others = [
+        f"{to} in {precision}"
+        for to, kind in FORMATS.items()
+        for precision, types in kind.precisions.items()
+        if given in types[place]
+    ]
+    return f"; {given} is possible for {' or '.join(others)}" if others else ""
+
+
+def target_of(
+    out: Path, to: str | None, precision: str, input_type: str = "uint8", output_type: str = "float32"
+) -> Target:
     """The target of a file to write: its suffix says the format. ArgumentError if `to` says another one."""
     suffixes = {ENGINES[name].suffix: name for name in FORMATS}
-    target = Target(suffixes.get(out.suffix, next(iter(FORMATS))) if to is None else to, precision)
+    said = suffixes.get(out.suffix, next(iter(FORMATS))) if to is None else to
+    target = Target(said, precision, input_type, output_type)
     if out.suffix not in suffixes:
         raise ArgumentError(f"out: expected a name that ends in {' or '.join(suffixes)}, got {quoted(out.name)}")
     if out.suffix != target.suffix:
@@ -122,6 +178,12 @@ def exporter(target: Target) -> Exporter:
     """The module that makes a format. ModuleNotFoundError says what to install if it cannot be imported."""
     framework = FORMATS[target.to].framework
     return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
+
+
+def examiner(target: Target) -> Examiner:
+    """The module that examines int8 files of a format, whose `exporter` can be imported."""
+    framework = FORMATS[target.to].framework
+    return require(f"keylite.{framework}.workshop", FRAMEWORKS[framework])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,11 @@ def write_page(
             f"model: expected a file that browsers run ({', '.join(RUNTIMES)}), got {quoted(suffix)}; make one of it "
             "with keylite export"
         )
+    if suffix == ".tflite" and (described.input_type == "int8" or described.output):
+        raise ArgumentError(
+            "model: LiteRT.js has no int8 tensors, so no page can run a file that takes or gives them; export it with "
+            "`input_type='uint8'` and `output_type='float32'`"
+        )
     names = [*OWN, LICENCES, "spec.json", FACTS, f"model{suffix}"]
     names += [name for package in RUNTIMES[suffix] for name in package.files]
     require_writable(out)

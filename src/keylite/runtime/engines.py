@@ -36,7 +36,7 @@ MAX_THREADS = 4096  # the recipe has the same limit
 
 
 def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
-    """An `.onnx` file in ONNX Runtime, on the CPU."""
+    """An `.onnx` file in ONNX Runtime, on the CPU. It may take pixels as floats, and one image at a time."""
     runtime = require("onnxruntime", "onnx")
     _require_cpu("onnx", device)
     options = runtime.SessionOptions()
@@ -52,13 +52,17 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
     keep_in_forks(session)  # closing it waits for threads that a forked process does not have
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _require_fit(path, spec, [entry.shape for entry in inputs], [entry.shape for entry in outputs])
-    name = inputs[0].name
+    name, by_image = inputs[0].name, inputs[0].shape[0] == 1
+    dtype = np.float32 if inputs[0].type == "tensor(float)" else np.uint8
+    none = np.empty((0, spec.head.keypoints, spec.head.channels), np.float32)
 
     def engine(pixels: np.ndarray) -> np.ndarray:
+        batches = [part.astype(dtype, copy=False) for part in (pixels[:, None] if by_image else [pixels])]
         try:
-            return session.run(None, {name: pixels})[0]
+            results = [session.run(None, {name: batch})[0] for batch in batches]
         except Exception as error:
             raise ModelFileError(f"{path}: ONNX Runtime cannot run this file: {first_line(error)}") from None
+        return results[0] if len(results) == 1 else np.concatenate([none, *results])
 
     return engine
 

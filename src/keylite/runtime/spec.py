@@ -16,7 +16,7 @@ from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.types import Choice, WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
-FORMAT = 6  # format number of the ModelSpec; files with another number are refused
+FORMAT = 7  # format number of the ModelSpec; files with another number are refused
 
 # Limits, so that a damaged or hostile description cannot make keylite take gigabytes. The networks that keylite trains
 # stay far below them.
@@ -81,6 +81,17 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
     seed: int
     data: DataId
+
+
+class Quantised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an integer q of an int8 tensor stands for: scale * (q - zero)."""
+
+    scale: float
+    zero: Annotated[int, msgspec.Meta(ge=-128, le=127)]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ModelFileError("spec: expected a scale above 0")
 
 
 class CertificateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +171,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         mean, std: Three numbers each: pixel values 0..255 become (value - mean) / std. The graph does it.
         white_level: The value of 16-bit samples that becomes 255.
         precision: "fp32"; "fp16": weights; "int8": weights and activations.
+        input_type: What the file takes for a pixel: "uint8", its bytes; "int8", its bytes minus 128; or "float32", its
+            bytes as numbers.
+        output: The scale and zero point of an int8 output. None: the output is float32.
         calibration: The images that the ranges of an int8 file come from. None for other files.
         provenance: Where the model comes from: versions, data, recipe, parent.
         mean_shape: (K, 2): the mean place of each keypoint in the training crops, unit coordinates. None: unknown.
@@ -182,6 +196,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std: Three
     white_level: WhiteLevel
     precision: Literal["fp32", "fp16", "int8"]
+    input_type: Literal["uint8", "int8", "float32"]
+    output: Quantised | None
     calibration: Calibration | None
     provenance: Provenance
     mean_shape: tuple[tuple[float, float], ...] | None

@@ -373,6 +373,8 @@ def new_spec(
         std=std,
         white_level=data.white_level,
         precision="fp32",
+        input_type="uint8",
+        output=None,
         calibration=None,
         provenance=Provenance(
             keylite=__version__,

@@ -6,19 +6,20 @@ const here = (name) => new URL(name, import.meta.url).href;
 
 /** Functions from pixels (bytes of one crop) to the raw output, by the kind of a model file. */
 const ENGINES = {
-  async onnx(file, [width, height]) {
+  async onnx(file, {size: [width, height], input_type: type}) {
     const {env, InferenceSession, Tensor} = await import("./onnxruntime.js");
     env.wasm.wasmPaths = {mjs: here("onnxruntime-wasm.js"), wasm: here("onnxruntime.wasm")};
     env.wasm.numThreads = 1; // more need headers that a plain server does not send
     const session = await InferenceSession.create(here(file), {executionProviders: ["wasm"]});
     return async (pixels) => {
-      const {raw} = await session.run({pixels: new Tensor("uint8", pixels, [1, height, width, 3])});
+      const input = type === "float32" ? Float32Array.from(pixels) : pixels;
+      const {raw} = await session.run({pixels: new Tensor(type, input, [1, height, width, 3])});
       const values = raw.data;
       raw.dispose();
       return values;
     };
   },
-  async tflite(file, [width, height]) {
+  async tflite(file, {size: [width, height]}) {
     const {loadAndCompile, loadLiteRt, Tensor} = await import("./litert.js");
     await loadLiteRt(here("./"));
     const model = await loadAndCompile(here(file), {accelerator: "wasm"});
@@ -42,7 +43,7 @@ export function openModel() {
 
 async function open() {
   const [facts, spec] = await Promise.all(["page.json", "spec.json"].map(json));
-  const run = await ENGINES[facts.file.split(".").at(-1)](facts.file, spec.size);
+  const run = await ENGINES[facts.file.split(".").at(-1)](facts.file, spec);
   const raw = await run(new Uint8Array(3 * spec.size[0] * spec.size[1])); // the first run takes longer
   if (!(raw instanceof Float32Array)) throw new Error(`${facts.name}: expected float32 output, got ${raw.constructor.name}`);
   return {spec, facts, run};

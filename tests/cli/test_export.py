@@ -19,7 +19,7 @@ exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keyli
 def test_an_export_over_its_budget_leaves_nothing_and_exits_3(
     capsys, trained, exported, gauge_files, tmp_path, monkeypatch
 ):
-    def damaged(parent, out, spec, calibration=None):
+    def damaged(parent, out, spec, calibration=None, output_type="float32"):
         proto = onnx.load(exported)
         (bias,) = (tensor for tensor in proto.graph.initializer if list(tensor.dims) == [2 * 4])
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))

@@ -167,7 +167,7 @@ def test_an_export_on_a_full_disk_leaves_all_or_nothing(
         operators = staticmethod(lambda path: {})
         require_backbone = staticmethod(lambda spec: None)
         describe = staticmethod(lambda path, spec: None)
-        export = staticmethod(lambda model, made, spec, images: shutil.copy(onnx_file, made))
+        export = staticmethod(lambda model, made, spec, images, output_type: shutil.copy(onnx_file, made))
 
     monkeypatch.setattr(exports, "exporter", lambda target: Copies)
     monkeypatch.setattr(exports, "_reference", lambda *_: None)

@@ -92,7 +92,7 @@ def test_a_data_set_is_called_by_its_folder_and_file(path: str, name: str) -> No
 def test_corner_origin_is_not_shifted(tmp_path: Path) -> None:
     data = read_dataset(coco(tmp_path), pixel_origin="corner")
     assert data.xy[0, 0].tolist() == [10, 11]
-    with pytest.raises(ValueError, match="expected index or corner, got 'centre'"):
+    with pytest.raises(ValueError, match="expected index, corner, one, got 'centre'"):
         read_dataset(tmp_path / "labels.json", pixel_origin="centre")
 
 
@@ -465,7 +465,7 @@ WHOLE = {
     ),
     "no annotations": (b'{"images": [], "annotations": [], "categories": []}', "data set is empty: annotations is"),
     "empty file": (b"", "the file is empty"),
-    "binary": (b"\x89HDF\r\n\x1a\n\0\0", "got a binary file"),
+    "binary": (b"a\0\0", "got a binary file"),
     "not UTF-8": (b"file,x0,y0\n\xe9.png,1,2\n", "expected UTF-8 text, got byte 0xe9"),
 }
 
@@ -483,10 +483,10 @@ def test_file_is_refused(case: str, tmp_path: Path) -> None:
 def test_missing_file_folder_and_format(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such label file"):
         read_dataset(tmp_path / "no.json")
-    with pytest.raises(ValueError, match="got a folder"):
+    with pytest.raises(ValueError, match="no labels were recognised in this folder; it holds nothing"):
         read_dataset(tmp_path)
-    with pytest.raises(ValueError, match="format: expected coco, csv, dlc, got 'yolo'"):
-        read_dataset(coco(tmp_path), format="yolo")
+    with pytest.raises(ValueError, match="format: expected yolo, labelme, .*, csv, got 'voc'"):
+        read_dataset(coco(tmp_path), format="voc")
     with pytest.raises(ValueError, match="expected the first column"):
         read_dataset(coco(tmp_path), format="csv")
 
@@ -912,10 +912,6 @@ BAD_TABLES = {
         "the data set is empty: it has no labelled object .left out: 1 row without",
     ),
     "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
-    "several animals": (
-        "scorer,m\nindividuals,i\nbodyparts,n\ncoords,x\n",
-        "several animals per image: convert it to COCO",
-    ),
     "dlc, y before x": ("scorer,m,m\nbodyparts,n,n\ncoords,y,x\na.png,1,2\n", "x, y of one body part after another"),
     "dlc, part twice": (DLC.replace("tail", "nose") + "a.png,1,2,3,4\n", "nose more than once"),
     "dlc, header only": (DLC, "no row below the header"),

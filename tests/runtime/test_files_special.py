@@ -353,7 +353,7 @@ def test_a_folder_is_looked_through_once(tmp_path: Path, monkeypatch):
 PIPES = {  # what is read: the read and how its line begins
     "picture": (read_image, "expected an image file"),
     "size": (image_size, "expected an image file"),
-    "labels": (read_dataset, "expected a label file (COCO JSON or CSV)"),
+    "labels": (read_dataset, "expected a label file or a folder of labels"),
     "JSON": (read_json, "expected a file"),
     "text": (lambda path: read_text(path, 9), "expected a file"),
     "boxes": (read_boxes, "expected a file"),

@@ -122,7 +122,7 @@ def evaluate(
     model
         .safetensors, .onnx or .tflite
     data
-        labelled images: COCO keypoints JSON, or CSV
+        labelled images: a file or a folder, such as COCO, YOLO-pose, CVAT, labelme or CSV
     out
         JSON file to write: the report, or with --parent the certificate, with its page of markdown beside it
     spec

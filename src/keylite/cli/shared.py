@@ -34,15 +34,19 @@ class Reading:
     """The flags that say how labelled images are read. Every verb that takes --data has them."""
 
     images: Annotated[Path | None, Parameter(help="folder of the images, if they do not lie beside the labels")] = None
-    category: Annotated[str | None, Parameter(help="category of a COCO file to use, if it has several")] = None
+    category: Annotated[str | None, Parameter(help="category of the labels to use, if they have several")] = None
+    part: Annotated[
+        Literal["train", "val", "test"] | None,
+        Parameter(help="part of the labels to use, if one file or folder has several"),
+    ] = None
     group: Annotated[
         str,
         Parameter(help="images that belong together (one person's): auto, image, block:N, field:NAME or regex:PATTERN"),
     ] = "auto"
     pixel_origin: Annotated[
-        Literal["index", "corner"],
-        Parameter(help="where 0 is: index: in the centre of the first pixel; corner: at its edge"),
-    ] = "index"
+        Literal["index", "corner", "one"] | None,
+        Parameter(help="index: 0 is in the centre of the first pixel; corner: at its edge; one: 1 is in its centre"),
+    ] = None
     missing_mark: Annotated[
         str | None,
         Parameter(help="X,Y as in the labels: points exactly there are unlabelled", allow_leading_hyphen=True),
@@ -54,8 +58,8 @@ class Reading:
         False
     )
 
-    def labels(self, path: Path) -> Dataset:
-        """The data set of a label file; its images are not read yet."""
+    def labels(self, path: Path, part: str | None = None) -> Dataset:
+        """The data set of labels; its images are not read yet. part: the one to read, if --part names none."""
         from keylite.data.formats.reading import read_dataset
         from keylite.data.marks import read_mark
 
@@ -63,6 +67,7 @@ class Reading:
             path,
             images=self.images,
             category=self.category,
+            part=self.part or part,
             group=self.group,
             pixel_origin=self.pixel_origin,
             skip_bad=self.skip_bad,

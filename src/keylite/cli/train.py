@@ -61,11 +61,11 @@ def train(
     Parameters
     ----------
     data
-        labelled images: COCO keypoints JSON, or CSV
+        labelled images: a file or a folder, such as COCO, YOLO-pose, CVAT, labelme or CSV
     out
         folder of the run
     val
-        labelled images to validate on; without it, whole groups of the data are held out
+        labelled images to validate on; without it, the part val of the data, or else whole groups are held out
     recipe
         YAML file of training choices; they replace those of the preset
     set_
@@ -125,13 +125,16 @@ def _train(
     options: dict[str, Any],
 ) -> None:
     """Train one model."""
+    from keylite.data.formats.reading import read_train_and_val
     from keylite.training.processes import is_first_process
     from keylite.training.train import train
 
+    both = None
+    if val is None and reading.part is None and val_fraction == VAL_FRACTION:
+        both = read_train_and_val(data, reading.labels)
     path = train(
         recipe,
-        reading.labels(data),
-        None if val is None else reading.labels(val),
+        *(both or (reading.labels(data), None if val is None else reading.labels(val))),
         out=out,
         val_fraction=val_fraction,
         **options,

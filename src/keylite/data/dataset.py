@@ -97,6 +97,8 @@ class Dataset:
         likeness: (M,) what each image shows, for finding copies (likeness.py); None before `check_images`.
         white_level: The value of 16-bit images that becomes 255 when they are read.
         doubts: Lines about what the reader took as it was although it looks wrong.
+        ids: N names or numbers of the objects in the label file; empty if it has none. They may repeat.
+        category: What the label file calls this kind of object; empty if it does not say.
 
     Raises:
         DataError: A column has another shape or kind, or objects or images cannot be used: the line names all of them.
@@ -122,6 +124,8 @@ class Dataset:
     likeness: np.ndarray | None = None
     white_level: WhiteLevel = WHITE_LEVEL
     doubts: tuple[str, ...] = ()
+    ids: tuple[int | str, ...] = ()
+    category: str = ""
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -147,6 +151,8 @@ class Dataset:
             raise DataError(
                 f"{self.called}: image_sizes: expected shape {(len(self.images), 2)}, got {self.image_sizes.shape}"
             )
+        if self.ids and len(self.ids) != count:
+            raise DataError(f"{self.called}: ids: expected {count}, one per object, or none, got {len(self.ids)}")
         if len(self.images) != len(self.image_names):
             raise DataError(f"{self.called}: {len(self.images)} images but {len(self.image_names)} image names")
         require_limit(self.max_megapixels)
@@ -378,6 +384,7 @@ class Dataset:
             name=name or self.name,
             image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
             likeness=None if self.likeness is None else self.likeness[used_images],
+            ids=tuple(self.ids[row] for row in indices.tolist()) if self.ids else (),
         )
 
     def _indices(self, which: object) -> np.ndarray:

@@ -76,8 +76,8 @@ class Roots:
 def roots_of(labels: Path, images: Path | None, climb: bool) -> Roots:
     """Where the names of a label file may start: only in `images`, if it is given, else around the file.
 
-    climb: whether the folders above the file count, too. In each of these places, a folder that has the end of the
-    file's name counts as well: train for instances_train.json.
+    labels: a file or folder. climb: whether the folders above it count, too. In each of these places, a folder that has
+    the end of the file's name counts as well: train for instances_train.json.
     """
     stem = labels.stem
     subsets = [stem, *(stem[at.end() :] for at in SUBSET.finditer(stem))]
@@ -88,7 +88,8 @@ def roots_of(labels: Path, images: Path | None, climb: bool) -> Roots:
 
     if images is not None:
         return Roots(with_subsets(images), [], [images])
-    beside, parent = labels.parent, labels.absolute().parent.parent
+    beside = labels if labels.is_dir() else labels.parent
+    parent = beside.absolute().parent
     near = with_subsets(beside, beside / "images")
     above = [root for root in with_subsets(parent, parent / "images")[1:] if root.is_dir()]
     if parent == beside.absolute():  # the top of the disk
@@ -96,7 +97,7 @@ def roots_of(labels: Path, images: Path | None, climb: bool) -> Roots:
     own = [folder.absolute() for folder in near]
     above = [folder for folder in above if folder not in own]
     if climb:
-        above += [folder for folder in labels.absolute().parents[1 : CLIMB + 1] if folder != folder.parent]
+        above += [folder for folder in beside.absolute().parents[:CLIMB] if folder != folder.parent]
     searched = [beside, *(root for root in (parent / "images",) if root in above)]
     return Roots(near, above, searched)
 

@@ -1,6 +1,6 @@
 """From the labels of a file to a data set: points are checked and shifted, pictures found, groups named.
 
-This is the second half of every reader. The first half (coco.py, tables.py) reads one format and gives Labels, with
+This is the second half of every reader. The first half (a module of formats/) reads one format and gives Labels, with
 coordinates as the file has them.
 """
 
@@ -23,17 +23,32 @@ from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import clipped, counted, escaped, listed, quoted
 
-ORIGINS = {"index": 0.5, "corner": 0.0}  # what is added to x and y of a file to make them continuous
+ORIGINS = {"index": 0.5, "corner": 0.0, "one": -0.5}  # what is added to x and y of a file to make them continuous
 TINY = 1e-6  # px; rounding may leave a side below this to a box without an area
 GROUP_FIELDS = ("identity", "group", "subject")  # --group auto looks for these, in this order
 
 
-@dataclasses.dataclass
-class Labels:
-    """N objects in M images, as one file has them.
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the caller wants of a label file.
 
     Attributes:
-        path: The file.
+        category: The name of the category; None for all.
+        fields: The names of group fields to look for.
+        part: The part of a data set that has several: train, val or test; None if it has only one.
+    """
+
+    category: str | None = None
+    fields: tuple[str, ...] = ()
+    part: str | None = None
+
+
+@dataclasses.dataclass
+class Labels:
+    """N objects in M images, as one file or folder has them.
+
+    Attributes:
+        path: The file or folder.
         skeleton: The K keypoints.
         image_names: M names.
         sizes: (M, 2) float64 (width, height), px; NaN if unknown.
@@ -45,9 +60,16 @@ class Labels:
         fields: Name of a group field -> the value of each object, None if it has none.
         bad: Lines about objects that could not be read; the columns do not hold these objects.
         notes: Lines about what the reader merged, left out or replaced.
-        table: Whether the file is a table with one object per image. Then an image that is there twice is an error, and
-            paths may start in a folder above the file.
+        once: Whether an image that is there twice is an error; else its objects go to the first.
+        climb: Whether image names may start in a folder above the file.
         unit: What the file calls an object.
+        origin: Where 0 is in this format (ORIGINS), unless the caller says otherwise.
+        fractions: Whether x, y and boxes are fractions of the image, 0 to 1; else they are px.
+        from_bottom: Whether y counts from the lower edge of the image.
+        pixels: M arrays uint8 (H, W, 3) RGB if the file itself holds the pictures; else None.
+        ids: What the file calls each object; empty if it has no names for them.
+        category: What the file calls this kind of object; empty if it does not say.
+        part: Which part of the data set this is, if it has several in one file; else empty.
     """
 
     path: Path
@@ -62,44 +84,59 @@ class Labels:
     fields: dict[str, list[str | None]]
     bad: list[str]
     notes: list[str]
-    table: bool = False
+    once: bool = False
+    climb: bool = False
     unit: str = "annotation"
+    origin: str = "index"
+    fractions: bool = False
+    from_bottom: bool = False
+    pixels: list[np.ndarray] | None = None
+    ids: Sequence[int | str] = ()
+    category: str = ""
+    part: str = ""
 
 
 def to_dataset(
     labels: Labels,
     images: Path | None,
     group: str,
-    pixel_origin: str,
+    pixel_origin: str | None,
     skip_bad: bool,
     missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
-    """The data set of the labels; DataError with one line that names every bad object."""
-    notes = list(labels.notes)
+    """The data set of the labels; DataError with one line that names every bad object.
+
+    pixel_origin: one of ORIGINS; None takes that of the format.
+    """
+    notes, shift = list(labels.notes), ORIGINS[pixel_origin or labels.origin]
     if missing_mark is not None:
         labels = _without_marks(labels, missing_mark, notes)
     v = labels.points[..., 2]
-    rows = np.flatnonzero((v != 0).any(axis=1))
+    rows, as_written = np.flatnonzero((v != 0).any(axis=1)), labels.points
     if len(rows) < len(v):
         notes.append(f"left out: {counted(len(v) - len(rows), labels.unit)} without any labelled point")
-    labels = _without_flat_boxes(labels, rows, notes)
-    rows = _without_bad(labels, rows, skip_bad, notes)
-    rows, paths = _with_images(labels, rows, images, skip_bad, notes)
+    if labels.fractions or labels.from_bottom:  # the sizes of the images are needed first
+        rows, paths = _with_images(labels, rows, images, skip_bad, notes)
+        labels = _in_px(labels, rows, paths)
+        labels = _without_flat_boxes(labels, rows, notes)
+        rows = _without_bad(labels, rows, skip_bad, notes)
+    else:
+        labels = _without_flat_boxes(labels, rows, notes)
+        rows = _without_bad(labels, rows, skip_bad, notes)
+        rows, paths = _with_images(labels, rows, images, skip_bad, notes)
     rows, first = _repeated(labels, rows, paths, skip_bad, notes)
     listed_again = int((first != np.arange(len(first))).sum())
     labels = dataclasses.replace(labels, image_index=first[labels.image_index])
     if len(rows) == 0:
         raise DataError(f"{labels.path}: the data set is empty: it has no labelled object ({'; '.join(notes)})")
 
-    doubts = mark_doubts(
-        labels.points[rows, :, :2],
-        v[rows] > 0,
-        lambda row: _size_of(labels, paths, int(labels.image_index[rows[row]])),
-        ORIGINS[pixel_origin],
-    )
+    def size_of(row: int) -> Sequence[float] | None:
+        return (1, 1) if labels.fractions else _size_of(labels, paths, int(labels.image_index[rows[row]]))
+
+    doubts = mark_doubts(as_written[rows, :, :2], v[rows] > 0, size_of, shift)
     visible = v[rows].astype(np.uint8)  # 0, 1 or 2: all else is bad
     xy = labels.points[rows, :, :2]  # already a copy, so it can be changed in place
-    xy += ORIGINS[pixel_origin]
+    xy += shift
     xy[visible == 0] = np.nan
     image_index = labels.image_index[rows]
     used, image_index = np.unique(image_index, return_inverse=True)
@@ -108,7 +145,7 @@ def to_dataset(
         notes.append(f"{without} of {len(labels.image_names) - listed_again} images have no object")
     dataset = Dataset(
         skeleton=labels.skeleton,
-        images=tuple(paths[i] for i in used.tolist()),
+        images=tuple(paths[i] if labels.pixels is None else labels.pixels[i] for i in used.tolist()),
         image_names=tuple(labels.image_names[i] for i in used.tolist()),
         image_index=image_index.astype(np.int32),
         xy=xy,
@@ -117,11 +154,13 @@ def to_dataset(
         area=labels.area[rows],
         groups=("",),
         group_index=np.zeros(len(rows), np.int32),
-        name=path_name(labels.path),
+        name=path_name(labels.path) + (f", {labels.part}" if labels.part else ""),
         notes=tuple(notes),
         doubts=doubts,
         image_sizes=_whole(labels.sizes[used]),
         source=str(labels.path),
+        ids=tuple(labels.ids[row] for row in rows.tolist()) if labels.ids else (),
+        category=labels.category,
     )
     names, named = _groups(labels, rows, group)
     return dataset.regrouped(names, named)
@@ -145,6 +184,26 @@ def _size_of(labels: Labels, paths: list[Path | None], image: int) -> Sequence[f
     """(width, height) of an image from the labels, else from its header; None if neither says it."""
     size, path = labels.sizes[image], paths[image]
     return size.tolist() if np.all(size > 0) else None if path is None else size_if_known(path)
+
+
+def _in_px(labels: Labels, rows: np.ndarray, paths: list[Path | None]) -> Labels:
+    """The labels in px from the upper left; those of images whose size is unknown become NaN, so they are bad.
+
+    If the file gives sizes, they are checked against those of the images later.
+    """
+    sizes = np.full((len(labels.image_names), 2), np.nan)
+    for image in np.unique(labels.image_index[rows]).tolist():
+        size = _size_of(labels, paths, image)
+        if size is not None:
+            sizes[image] = size
+    size = sizes[labels.image_index]
+    points, box = labels.points.copy(), labels.box
+    if labels.fractions:
+        points[..., :2] *= size[:, None]
+        box = box * np.tile(size, 2)
+    if labels.from_bottom:
+        points[..., 1] = size[:, 1, None] - points[..., 1]
+    return dataclasses.replace(labels, points=points, box=box)
 
 
 def _without_marks(labels: Labels, mark: tuple[float, float], notes: list[str]) -> Labels:
@@ -225,9 +284,11 @@ def _with_images(
 
     Lines about images that were found under another name, or left out, are appended to `notes`.
     """
+    if labels.pixels is not None:
+        return rows, [None] * len(labels.image_names)
     if images is not None and not Path(images).is_dir():
         raise FileNotFoundError(f"{images}: no such folder of images")
-    roots = roots_of(labels.path, images, labels.table)
+    roots = roots_of(labels.path, images, labels.climb)
     used = np.unique(labels.image_index[rows]).tolist()
     names = [labels.image_names[i] for i in used]
     finding = find_images(names, roots)
@@ -255,11 +316,13 @@ def _repeated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Treat images that are one picture, under two names or ids, as one image.
 
-    In a table, which has one row per image, the second row is bad. In any other file the objects go to the first image.
+    If the format has each image once, the second is bad. In any other file the objects go to the first image.
     Returned are the rows that are kept, and for each image the number of the first image with the same picture.
     """
     used = np.unique(labels.image_index[rows])
     first = np.arange(len(labels.image_names), dtype=np.int32)
+    if labels.pixels is not None:
+        return rows, first
     first_at: dict[str | int, int] = {}
     for i, place in zip(used.tolist(), places_of([paths[i] or Path() for i in used.tolist()]), strict=True):
         first[i] = first_at.setdefault(place, i)
@@ -267,7 +330,7 @@ def _repeated(
     if len(again) == 0:
         return rows, first
     names, sizes = labels.image_names, labels.sizes
-    if not labels.table:
+    if not labels.once:
         for i in again.tolist():
             if not np.all((sizes[i] == sizes[first[i]]) | np.isnan(sizes[i]) | np.isnan(sizes[first[i]])):
                 one, other = (f"{names[k]} at {sizes[k][0]:g}x{sizes[k][1]:g} px" for k in (first[i], i))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from keylite.data.augmentation import Augmentation
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import Examples, kept_bytes, with_boxes
-from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.data.formats.reading import Labelled, as_dataset, read_dataset, read_train_and_val
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
@@ -76,8 +77,9 @@ def train(
 
     Args:
         recipe: The training choices.
-        data: Labelled images to train on: a data set, or the path of a label file.
-        val: Labelled images to validate on, in the same form. None: whole groups of `data` are held out.
+        data: Labelled images to train on: a data set, or the path of labels.
+        val: Labelled images to validate on, in the same form. None: the part val of the labels at the path `data`, or
+            else whole groups of `data` are held out.
         out: The folder of the run.
         val_fraction: About what share of the objects to hold out if `val` is None; drawn with the recipe's seed.
         resume: Go on from the last whole epoch of the run in `out`. Recipe and data must be the same.
@@ -105,8 +107,10 @@ def train(
         raise ArgumentError(f"val_fraction: expected a number above 0 and below 1, got {quoted(val_fraction)}")
     if val is not None and val_fraction != VAL_FRACTION:
         raise ArgumentError("val_fraction: has no effect beside `val`; leave out one of them")
-    data = as_dataset("data", data)
     with shown_log(recipe), saying_how_to_go_on(out, resume, overwrite):
+        if val is None and isinstance(data, (str, os.PathLike)) and val_fraction == VAL_FRACTION:
+            data, val = read_train_and_val(data, _part) or (data, None)
+        data = as_dataset("data", data)
         if val is None:
             data, val = _held_out(recipe, data, val_fraction)
         return prepare(
@@ -120,6 +124,10 @@ def train(
             max_megapixels=max_megapixels,
             profile=profile,
         ).run()
+
+
+def _part(path: FilePath, part: str) -> Dataset:
+    return read_dataset(path, part=part)
 
 
 def _held_out(recipe: Recipe, data: Dataset, fraction: float) -> tuple[Dataset, Dataset]:

@@ -29,7 +29,7 @@ from keylite.data.formats.coco_text import (
     fields_reader,
     plain_words,
 )
-from keylite.data.labels import Labels
+from keylite.data.labels import Labels, Wanted
 from keylite.data.problems import one_skeleton, require_whole_objects
 from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -38,6 +38,7 @@ from keylite.runtime.words import clipped, counted, listed, quoted
 
 IMAGE_NAMES = ("file_name",)  # keys that an image may have only once
 ANNOTATION_NAMES = ("image_id", "category_id", "keypoints", "bbox")  # keys that an annotation may have only once
+MADE_UP = "number "  # an annotation without an id is called by its number
 NO_BOX: list[Number] = [None] * 4
 ESCAPED = re.compile(r'["\\\x00-\x1f]')  # characters that JSON escapes, so no key holds them as they are
 SHAPES = {  # field of an annotation: how COCO writes it
@@ -76,11 +77,11 @@ class _Objects:
         _extend(self.boxes, list(entry.bbox) if entry.bbox else NO_BOX)
         self.areas.append(entry.area if entry.area is not None else math.nan)
         self.image_index.append(image)
-        self.ids.append(entry.id if entry.id is not None else f"number {number}")
+        self.ids.append(entry.id if entry.id is not None else f"{MADE_UP}{number}")
         self.category_ids.append(entry.category_id)
 
 
-def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
+def read_coco(path: Path, wanted: Wanted) -> Labels:
     """Read the labels of a COCO file: of one category by name, or of all categories if they share their keypoints.
 
     Crowds and annotations without keypoints are left out and counted. Raises DataError if the file is not COCO, or if
@@ -88,7 +89,7 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
     """
     notes: list[str] = []
     bad: list[str] = []
-    categories, images, objects = _contents(path, category, fields, notes, bad)
+    categories, images, objects = _contents(path, wanted, notes, bad)
     skeleton = _skeleton(path, categories, objects.category_ids, objects.lengths, notes)
     if len(skeleton) == 1:
         names = [categories[key].name for key in objects.category_ids]
@@ -113,11 +114,13 @@ def read_coco(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         fields={name: [column[row] for row in rows] for name, column in objects.fields.items()},
         bad=bad,
         notes=notes,
+        ids=_known_ids(ids),
+        category=kinds.pop() if len(kinds := {categories[key].name for key in set(objects.category_ids)}) == 1 else "",
     )
 
 
 def _contents(
-    path: Path, category: str | None, fields: tuple[str, ...], notes: list[str], bad: list[str]
+    path: Path, wanted: Wanted, notes: list[str], bad: list[str]
 ) -> tuple[dict[Id, Category], _Images, _Objects]:
     """The categories, images and annotations of a file; the text of the file, which may be large, is not kept."""
     data, file = decoded_file(path, notes)
@@ -125,9 +128,11 @@ def _contents(
     categories = {entry.id: entry for entry in file.categories}
     if len(categories) < len(file.categories):
         raise DataError(f"{path}: two categories have the same id")
-    wanted = _wanted(path, categories, category)
+    chosen = _chosen(path, categories, wanted.category)
     fields = tuple(
-        name for name in fields if not ESCAPED.search(name) and (not name.isascii() or f'"{name}"'.encode() in data)
+        name
+        for name in wanted.fields
+        if not ESCAPED.search(name) and (not name.isascii() or f'"{name}"'.encode() in data)
     )
     fields_of = fields_reader(path, fields) if fields else None
     images = _images(file.images, fields_of, bad)
@@ -135,7 +140,7 @@ def _contents(
     left_out: Counter[tuple[str, str]] = Counter()  # (noun, its description) -> how many
     seen: set[Id] = set()
     for number, raw, entry in _decodable(file.annotations, bad):
-        if reason := _unused(entry, categories, wanted):
+        if reason := _unused(entry, categories, chosen):
             left_out[reason] += 1
             continue
         image = images.index_of.get(entry.image_id)
@@ -150,11 +155,11 @@ def _contents(
                 objects.fields[name].append(image_value if image_value is not None else own_value)
     notes += [f"left out: {counted(count, noun)}{description}" for (noun, description), count in left_out.items()]
     if not objects.ids:
-        raise DataError(f"{path}: {_nothing(category, len(file.annotations), notes, bad)}")
+        raise DataError(f"{path}: {_nothing(wanted.category, len(file.annotations), notes, bad)}")
     return categories, images, objects
 
 
-def _wanted(path: Path, categories: dict[Id, Category], category: str | None) -> set[Id]:
+def _chosen(path: Path, categories: dict[Id, Category], category: str | None) -> set[Id]:
     """The ids of the categories of this name; of all categories if it is None."""
     if category is None:
         return set(categories)
@@ -179,11 +184,11 @@ def _decodable(raws: list[msgspec.Raw], bad: list[str]) -> Iterator[tuple[int, m
         yield number, raw, entry
 
 
-def _unused(entry: Annotation, categories: Container[Id], wanted: set[Id]) -> tuple[str, str] | None:
+def _unused(entry: Annotation, categories: Container[Id], chosen: set[Id]) -> tuple[str, str] | None:
     """The noun and the description of an annotation that is left out; None if it is used."""
     if entry.iscrowd:
         return "crowd annotation", ""
-    if entry.category_id in categories and entry.category_id not in wanted:
+    if entry.category_id in categories and entry.category_id not in chosen:
         return "annotation", " of other categories"
     return None if entry.keypoints else ("annotation", " without keypoints")
 
@@ -205,6 +210,16 @@ def _misshapen(objects: _Objects, row: int, names: list[str], keypoints: int) ->
         f"annotation {objects.ids[row]} ({names[objects.image_index[row]]}): keypoints: expected {3 * keypoints} "
         f"numbers ({keypoints} keypoints), got {count}{pairs}"
     )
+
+
+def _known_ids(ids: list[Id | str]) -> list[int | str]:
+    """The ids of annotations; empty if some have none (they are called by their number then)."""
+    known = [int(key) if isinstance(key, float) and key.is_integer() else key for key in ids]
+    return [key for key in known if isinstance(key, int | str)] if not any(map(_is_made_up, known)) else []
+
+
+def _is_made_up(key: Id | str) -> bool:
+    return isinstance(key, float) or (isinstance(key, str) and key.startswith(MADE_UP))
 
 
 def _known_areas(area: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -1,22 +1,42 @@
-"""Reading label files of any format as data sets, and writing data sets with their images.
+"""Reading labels of any format as data sets, and writing data sets with their images.
 
-Each format has a reader in FORMATS, a function `(path, category, group fields) -> Labels`. What is the same for every
-format is in labels.py.
+Each format has a row in FORMATS: how it is recognised, and its reader. What is the same for all is in labels.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.coco import read_coco
 from keylite.data.formats.coco_writing import coco_of
-from keylite.data.formats.tables import read_dlc, read_wide
-from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, to_dataset
+from keylite.data.formats.cvat import is_cvat, read_cvat
+from keylite.data.formats.dlc import is_dlc, is_project, read_dlc
+from keylite.data.formats.label_studio import is_label_studio, read_label_studio
+from keylite.data.formats.labelme import is_labelme, read_labelme
+from keylite.data.formats.landmarks import (
+    is_dlib,
+    is_kaggle,
+    is_pts,
+    is_pts_folder,
+    is_tps,
+    read_dlib,
+    read_kaggle,
+    read_pts,
+    read_tps,
+)
+from keylite.data.formats.parts import PARTS, chosen_part, files_in, listed_names
+from keylite.data.formats.recognition import refuse, refuse_folder, unread_binary, unread_text
+from keylite.data.formats.tables import read_wide
+from keylite.data.formats.via import is_via, read_via
+from keylite.data.formats.yolo import is_yolo, read_yolo, yaml_in, yolo_parts
+from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, Wanted, to_dataset
 from keylite.data.marks import require_mark
 from keylite.runtime.boxes import numbers_of
 from keylite.runtime.errors import ArgumentError, DataError
@@ -29,14 +49,54 @@ from keylite.runtime.types import FilePath, Points
 from keylite.runtime.words import listed, quoted
 
 __all__ = ["read_dataset", "write_coco", "write_dataset"]
-FORMATS: dict[str, Callable[[Path, str | None, tuple[str, ...]], Labels]] = {
-    "coco": read_coco,
-    "csv": read_wide,
-    "dlc": read_dlc,
+log = logging.getLogger("keylite")
+Reader = Callable[[Path, Wanted], Labels]
+
+
+class Seen(NamedTuple):
+    """What a format is recognised by.
+
+    Attributes:
+        path: A file or a folder.
+        start: The first bytes of the file, without a byte order mark and blanks; empty for a folder.
+        names: What lies in the folder; empty for a file.
+    """
+
+    path: Path
+    start: bytes
+    names: list[str]
+
+
+class Format(NamedTuple):
+    """A format of labels. looks_like: whether a file or folder has it; the first of FORMATS that says so is taken."""
+
+    looks_like: Callable[[Seen], bool]
+    read: Reader
+
+
+def _file(test: Callable[[bytes], bool]) -> Callable[[Seen], bool]:
+    """A test of a file by its first bytes."""
+    return lambda seen: bool(seen.start) and test(seen.start)
+
+
+FORMATS: dict[str, Format] = {
+    "yolo": Format(lambda seen: is_yolo(seen.start) if seen.start else yaml_in(seen.path) is not None, read_yolo),
+    "labelme": Format(lambda seen: is_labelme(seen.start or _first_json(seen)), read_labelme),
+    "label-studio": Format(_file(is_label_studio), read_label_studio),
+    "via": Format(_file(is_via), read_via),
+    "coco": Format(_file(lambda start: start[:1] in b"{["), read_coco),
+    "dlib": Format(_file(is_dlib), read_dlib),
+    "cvat": Format(_file(is_cvat), read_cvat),
+    "dlc": Format(lambda seen: is_dlc(seen.start) if seen.start else is_project(seen.path), read_dlc),
+    "tps": Format(_file(is_tps), read_tps),
+    "pts": Format(lambda seen: is_pts(seen.start) if seen.start else is_pts_folder(seen.names), read_pts),
+    "kaggle": Format(_file(is_kaggle), read_kaggle),
+    "csv": Format(_file(lambda start: start[:1] != b"<"), read_wide),
 }
-Labelled = Dataset | FilePath  # labelled images: a data set, or the path of a label file
+Labelled = Dataset | FilePath  # labelled images: a data set, or the path of labels
 LARGE = 50_000_000  # bytes: a larger label file takes more than a second to read, so its progress is shown
-LOOKED_AT = 4096  # bytes by which the format is recognised
+LOOKED_AT = 65_536  # bytes by which the format is recognised
+EXPECTED = "a label file or a folder of labels"
 
 
 def read_dataset(
@@ -45,24 +105,27 @@ def read_dataset(
     images: FilePath | None = None,
     category: str | None = None,
     group: str = "auto",
-    pixel_origin: str = "index",
+    pixel_origin: str | None = None,
     format: str | None = None,
+    part: str | None = None,
     skip_bad: bool = False,
     missing_mark: tuple[float, float] | None = None,
 ) -> Dataset:
-    """Read labelled images from a file: COCO keypoints JSON, a wide CSV or a DeepLabCut CSV.
+    """Read labelled images from a file or a folder, such as COCO, YOLO-pose, CVAT, DeepLabCut or a table.
 
     The `notes` of the data set say what was left out, merged or replaced. docs/data-formats.md describes the formats.
 
     Args:
-        path: The label file.
+        path: The label file, or the folder of the labels.
         images: The folder in which file names start. None: images are searched around the label file.
-        category: The name of the COCO category to read. None reads all, if they have the same keypoints.
+        category: The name of the category to read. None reads all, if they have the same keypoints.
         group: Which images belong together: "image" (each is a group), "block:N" (runs of N images in the order of
             their names), "field:NAME", "regex:PATTERN", or "auto": the field identity, group or subject if the file has
             one, else "image".
-        pixel_origin: "index" if 0 in the file is the centre of the first pixel, "corner" if it is its corner.
-        format: "coco", "csv" or "dlc". None: the format is recognised by the file's content.
+        pixel_origin: "index" if 0 in the file is the centre of the first pixel, "corner" if it is its corner, "one" if
+            1 is its centre. None: as the format has it.
+        format: A name of docs/data-formats.md, such as "coco". None: the format is recognised by the content.
+        part: "train", "val" or "test", if the data set has several parts.
         skip_bad: Whether bad objects and missing images are left out; a note names them.
         missing_mark: (x, y), px as the file has them: points that lie exactly there are unlabelled, whatever their
             visibility. None: there is no such mark.
@@ -73,7 +136,8 @@ def read_dataset(
     Raises:
         FileNotFoundError: The file, or an image, is missing.
         ArgumentError: An argument has a wrong value.
-        DataError: The file cannot be read, has a key twice, or objects are bad: the line names all of them.
+        DataError: The file cannot be read, has a key twice or several parts, or objects are bad: the line names all
+            of them.
 
     Example:
         >>> data = keylite.read_dataset("labels.json", group="field:subject")
@@ -81,20 +145,110 @@ def read_dataset(
     path, images = path_of("path", path), path_or_none("images", images)
     require_flags(skip_bad=skip_bad)
     require_kind("group", group, str, "a text", "such as 'auto' or 'field:NAME'")
-    require_kind("pixel_origin", pixel_origin, str, "a text", "index or corner")
+    require_text("pixel_origin", pixel_origin, f"one of {', '.join(ORIGINS)}, or None")
     require_text("category", category, "the name of a category, or None")
     require_text("format", format, f"one of {', '.join(FORMATS)}, or None")
+    require_text("part", part, f"one of {', '.join(PARTS)}, or None")
     if missing_mark is not None:
         require_mark(missing_mark)
-    if pixel_origin not in ORIGINS:
-        raise ArgumentError(f"pixel_origin: expected {' or '.join(ORIGINS)}, got {quoted(pixel_origin)}")
-    if format is not None and format not in FORMATS:
-        raise ArgumentError(f"format: expected {', '.join(FORMATS)}, got {quoted(format)}")
-    recognised = _format(path)
+    for name, value, known in (
+        ("pixel_origin", pixel_origin, ORIGINS),
+        ("format", format, FORMATS),
+        ("part", part, PARTS),
+    ):
+        if value is not None and value not in known:
+            raise ArgumentError(f"{name}: expected {', '.join(known)}, got {quoted(value)}")
+    path, name, part = _to_read(path, format, part)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
-        labels = FORMATS[format or recognised](path, category, fields)
+        labels = FORMATS[name].read(path, Wanted(category, fields, part))
         return to_dataset(labels, images, group, pixel_origin, skip_bad, missing_mark)
+
+
+def _to_read(path: Path, format: str | None, part: str | None) -> tuple[Path, str, str | None]:
+    """The file or folder to read, its format, and the part that the reader has to choose in it."""
+    seen = _look(path)
+    name = _format(seen) if seen.start or format is None else format
+    if name is None:  # a folder, in which the labels are files
+        path = chosen_part(path, _files_in(seen), part)
+        seen, part = _look(path), None
+        name = _format(seen)
+        assert name is not None  # a file
+    name = format or name
+    if part is not None and name != "yolo":
+        raise ArgumentError(f"part: {path} has no parts; leave it out")
+    return path, name, part
+
+
+def _look(path: Path) -> Seen:
+    """The first bytes of a file, or the names in a folder; an error if it is no text that can be read."""
+    if path.is_dir():
+        return Seen(path, b"", listed_names(path))
+    try:
+        with open_file(path, EXPECTED) as file:
+            start = file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such label file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not start:
+        raise DataError(f"{path}: the file is empty")
+    if found := unread_binary(start):
+        raise refuse(path, found)
+    require_no_utf16(start, path)
+    if b"\0" in start:
+        raise DataError(f"{path}: expected {EXPECTED}, got a binary file")
+    return Seen(path, start, [])
+
+
+def _format(seen: Seen) -> str | None:
+    """The format of a file or a folder; None if a folder has none, but may hold files of a format."""
+    if seen.start and (found := unread_text(seen.start)):
+        raise refuse(seen.path, found)
+    for name, format in FORMATS.items():
+        if format.looks_like(seen):
+            return name
+    if seen.start:
+        raise DataError(
+            f"{seen.path}: expected labels in one of the formats {', '.join(FORMATS)}; this is none of them"
+        )
+    return None
+
+
+def _files_in(seen: Seen) -> dict[str, Path]:
+    """The label files in a folder by part; DataError, which says what is there, if there is none."""
+    files = files_in(seen.path, seen.names)
+    if not files:
+        raise refuse_folder(seen.path, seen.names)
+    return files
+
+
+def _first_json(seen: Seen) -> bytes:
+    """How the first JSON file in a folder, or one level below it, begins; empty if there is none."""
+    folders = [seen.path, *(seen.path / name for name in seen.names if not name.startswith("."))]
+    for folder in folders:
+        for name in seen.names if folder == seen.path else listed_names(folder) if folder.is_dir() else ():
+            if name.lower().endswith(".json"):
+                with contextlib.suppress(OSError, ValueError), open_file(folder / name) as file:
+                    return file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return b""
+
+
+def parts_of(path: FilePath) -> tuple[str, ...]:
+    """The parts of the labels at a path: train, val and test; empty if it has no parts."""
+    seen = _look(path_of("path", path))
+    if (name := _format(seen)) == "yolo":
+        return tuple(yolo_parts(seen.path))
+    return tuple(part for part in _files_in(seen) if part) if name is None else ()
+
+
+def read_train_and_val(path: FilePath, read: Callable[[Path, str], Dataset]) -> tuple[Dataset, Dataset] | None:
+    """The parts train and val of labels that hold both; None if they do not. read: reads a part of a path."""
+    path = path_of("data", path)
+    if not {"train", "val"} <= set(parts_of(path)):
+        return None
+    log.info("no val: the part val of %s is taken", path)
+    return read(path, "train"), read(path, "val")
 
 
 def as_dataset(name: str, data: Labelled) -> Dataset:
@@ -106,25 +260,6 @@ def as_dataset(name: str, data: Labelled) -> Dataset:
         return read_dataset(path_of(name, data))
     require_kind(name, data, Dataset, "a Dataset or the path of labels", "use read_dataset(...) or from_arrays(...)")
     return data
-
-
-def _format(path: Path) -> str:
-    """The format of a file, recognised by its first bytes; raises an error if it is no readable text file."""
-    try:
-        with open_file(path, "a label file (COCO JSON or CSV)") as file:
-            start = file.read(LOOKED_AT).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such label file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if not start:
-        raise DataError(f"{path}: the file is empty")
-    require_no_utf16(start, path)
-    if b"\0" in start:
-        raise DataError(f"{path}: expected a label file (COCO JSON or CSV in UTF-8), got a binary file")
-    if start[:1] in b"{[":
-        return "coco"
-    return "dlc" if start.split(b",", 1)[0].strip().strip(b'"').lower() == b"scorer" else "csv"
 
 
 LABELS = "labels.json"

@@ -1,4 +1,4 @@
-"""Reading CSV files of points, one row per image: wide tables and DeepLabCut's."""
+"""Reading CSV files of points, one row per image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keylite.data.labels import GROUP_FIELDS, Labels
+from keylite.data.labels import GROUP_FIELDS, Labels, Wanted
 from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -19,7 +19,6 @@ from keylite.runtime.words import clipped, listed, quoted
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "path")
 INDEX_COLUMNS = ("", "Unnamed: 0", "index")  # names of the column of row numbers that pandas and R write first
-DLC_HEADER = ("scorer", "bodyparts", "coords")
 UNCLOSED = "unexpected end of data"  # the words of Python's csv
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)  # float() takes 1_0 for 10
 EMPTY = frozenset({"", "nan", "na", "null", "none"})  # cells of an unlabelled point, in lower case
@@ -30,23 +29,19 @@ class Layout:
     """Where a table has what.
 
     Attributes:
-        header: The number of rows before the data.
-        path: The number of first columns that, joined by slashes, give the image name.
         names: The K keypoints.
         xy: K pairs of columns.
         fields: Name of a group field -> its column.
     """
 
-    header: int
-    path: int
     names: tuple[str, ...]
     xy: tuple[tuple[int, int], ...]
     fields: dict[str, int]
 
 
-def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
+def read_wide(path: Path, wanted: Wanted) -> Labels:
     """Read a table with the header `file,x0,y0,x1,y1,...` or `file,nose_x,nose_y,...`; group fields may be columns."""
-    rows = _rows(path)
+    rows = rows_of(path)
     header = [cell.strip() for cell in rows[0][1]]
     _require_commas(path, header)
     if header[0].lower() not in FILE_COLUMNS:
@@ -63,7 +58,7 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
             pairs[name[1:]] = (at, columns[f"y{name[1:]}"])
         elif name.endswith("_x") and f"{name[:-1]}y" in columns:
             pairs[name[:-2]] = (at, columns[f"{name[:-1]}y"])
-    known = {name: columns[name] for name in (*GROUP_FIELDS, *fields) if name in columns}
+    known = {name: columns[name] for name in (*GROUP_FIELDS, *wanted.fields) if name in columns}
     used = {0, *(at for pair in pairs.values() for at in pair), *known.values()}
     odd = [name or "(no name)" for at, name in enumerate(header) if at not in used]
     if odd or not pairs:
@@ -75,7 +70,7 @@ def read_wide(path: Path, category: str | None, fields: tuple[str, ...]) -> Labe
         if list(pairs) != [str(k) for k in range(len(pairs))]:
             raise DataError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
         names = unnamed(len(pairs))
-    return _labels(path, rows, Layout(1, 1, names, tuple(pairs.values()), known), category)
+    return _labels(path, rows, Layout(names, tuple(pairs.values()), known), wanted.category)
 
 
 def _require_commas(path: Path, header: list[str]) -> None:
@@ -91,30 +86,7 @@ def _require_commas(path: Path, header: list[str]) -> None:
         )
 
 
-def read_dlc(path: Path, category: str | None, fields: tuple[str, ...]) -> Labels:
-    """Read a DeepLabCut table (scorer, bodyparts, coords); the image path may be split over several columns."""
-    rows = _rows(path)
-    first = tuple(row[0].strip().lower() for _, row in rows[:3])
-    if first != DLC_HEADER:
-        hint = "; it has several animals per image: convert it to COCO" if "individuals" in first else ""
-        raise DataError(f"{path}: expected header rows scorer, bodyparts, coords, got {', '.join(first)}{hint}")
-    parts, coords = ([cell.strip() for cell in row] for _, row in rows[1:3])
-    start = next((at for at, cell in enumerate(coords) if at and cell), len(coords))
-    odd = sorted(set(coords[start:]) - {"x", "y"})
-    if odd:
-        hint = "; these are predictions, not labels" if "likelihood" in odd else ""
-        raise DataError(
-            f"{path}: coords: expected x, y for each body part, got {', '.join(map(quoted, odd))} too{hint}"
-        )
-    if start == len(coords) or len(parts) != len(coords):
-        raise DataError(f"{path}: expected as many bodyparts as coords, got {len(parts)} and {len(coords)} columns")
-    if coords[start:] != ["x", "y"] * ((len(coords) - start) // 2) or parts[start::2] != parts[start + 1 :: 2]:
-        raise DataError(f"{path}: expected the columns x, y of one body part after another")
-    xy = tuple((at, at + 1) for at in range(start, len(coords), 2))
-    return _labels(path, rows, Layout(3, start, tuple(parts[start::2]), xy, {}), category)
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
+def rows_of(path: Path) -> list[tuple[int, list[str]]]:
     """The line number and the cells of every row that is not blank."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -134,10 +106,10 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
     """The labels of all rows that can be read; `bad` of the labels names the other rows."""
     if category is not None:
         raise DataError(f"{path}: a CSV table has no categories; leave `category='{category}'` out")
-    data = rows[layout.header :]
+    data = rows[1:]
     if not data:
         raise DataError(f"{path}: the data set is empty: the table has no row below the header")
-    width = len(rows[layout.header - 1][1])
+    width = len(rows[0][1])
     names: list[str] = []
     lines: list[int] = []
     bad: list[str] = []
@@ -145,7 +117,7 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
     points: list[list[tuple[float, float, float]]] = []
     first_line: dict[str, int] = {}
     for line, row in data:
-        name = "/".join(cell.strip() for cell in row[: layout.path])
+        name = row[0].strip()
         try:
             if len(row) != width:
                 raise DataError(f"expected {width} cells, got {len(row)}")
@@ -154,7 +126,7 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
             key = canonical(name)
             if key in first_line:
                 raise DataError(f"the image is on line {first_line[key]} already")
-            triples = [_point(part, row[x], row[y]) for part, (x, y) in zip(layout.names, layout.xy, strict=True)]
+            triples = [point_of(part, row[x], row[y]) for part, (x, y) in zip(layout.names, layout.xy, strict=True)]
         except ValueError as error:
             bad.append(f"line {line} ({name}): {error}")
             continue
@@ -183,12 +155,13 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         fields=fields,
         bad=bad,
         notes=[],
-        table=True,
+        once=True,
+        climb=True,
         unit="row",
     )
 
 
-def _point(name: str, x: str, y: str) -> tuple[float, float, float]:
+def point_of(name: str, x: str, y: str) -> tuple[float, float, float]:
     """x, y and visibility: 2, or 0 if both cells are empty. DataError if one cell is empty or holds no number."""
     if NUMBER.fullmatch(x) and NUMBER.fullmatch(y):
         values = float(x), float(y)

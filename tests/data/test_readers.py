@@ -88,12 +88,12 @@ def test_yolo_pose_is_read_by_its_parts(tmp_path: Path):
 
 def test_training_takes_both_parts(tmp_path: Path, caplog):
     caplog.set_level("INFO", "keylite")
-    both = read_train_and_val(yolo(tmp_path), lambda path, part: read_dataset(path, part=part))
+    both = read_train_and_val(yolo(tmp_path))
     assert both is not None
     assert [len(data) for data in both] == [3, 1]
     assert f"no val: the part val of {tmp_path} is taken" in caplog.text
     (tmp_path / "data.yaml").write_text(DATA_YAML.replace("val: images/val\n", ""))
-    assert read_train_and_val(tmp_path, lambda path, part: read_dataset(path, part=part)) is None
+    assert read_train_and_val(tmp_path) is None
 
 
 def test_yolo_pose_without_visibility(tmp_path: Path):

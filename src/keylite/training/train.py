@@ -17,7 +17,7 @@ from keylite.data.augmentation import Augmentation
 from keylite.data.checks import hardly_labelled, say_doubts
 from keylite.data.dataset import Dataset, require_datasets
 from keylite.data.examples import Examples, kept_bytes, with_boxes
-from keylite.data.formats.reading import Labelled, as_dataset, read_dataset, read_train_and_val
+from keylite.data.formats.reading import Labelled, as_dataset, read_train_and_val
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
@@ -78,8 +78,7 @@ def train(
     Args:
         recipe: The training choices.
         data: Labelled images to train on: a data set, or the path of labels.
-        val: Labelled images to validate on, in the same form. None: the part val of the labels at the path `data`, or
-            else whole groups of `data` are held out.
+        val: Labelled images to validate on. None: the part val of the path `data`, or else whole groups of `data`.
         out: The folder of the run.
         val_fraction: About what share of the objects to hold out if `val` is None; drawn with the recipe's seed.
         resume: Go on from the last whole epoch of the run in `out`. Recipe and data must be the same.
@@ -109,7 +108,7 @@ def train(
         raise ArgumentError("val_fraction: has no effect beside `val`; leave out one of them")
     with shown_log(recipe), saying_how_to_go_on(out, resume, overwrite):
         if val is None and isinstance(data, (str, os.PathLike)) and val_fraction == VAL_FRACTION:
-            data, val = read_train_and_val(data, _part) or (data, None)
+            data, val = read_train_and_val(data) or (data, None)
         data = as_dataset("data", data)
         if val is None:
             data, val = _held_out(recipe, data, val_fraction)
@@ -124,10 +123,6 @@ def train(
             max_megapixels=max_megapixels,
             profile=profile,
         ).run()
-
-
-def _part(path: FilePath, part: str) -> Dataset:
-    return read_dataset(path, part=part)
 
 
 def _held_out(recipe: Recipe, data: Dataset, fraction: float) -> tuple[Dataset, Dataset]:

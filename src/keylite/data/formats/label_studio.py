@@ -1,7 +1,7 @@
 """Label Studio: tasks with regions in per cent of the picture, exported as JSON or as JSON-MIN.
 
-A region of `keypointlabels` is a point. Its object is the rectangle that `parentID`, or a relation, joins it to. Without
-either, a picture holds one object. 0 and 100 % are the edges of the picture. Sources:
+A region of `keypointlabels` is a point. Its object is the rectangle that `parentID`, or a relation, joins it to.
+Without either, a picture holds one object. 0 and 100 % are the edges of the picture. Sources:
 https://labelstud.io/guide/task_format, https://labelstud.io/tags/keypointlabels, https://labelstud.io/guide/export.
 """
 

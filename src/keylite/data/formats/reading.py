@@ -242,7 +242,11 @@ def parts_of(path: FilePath) -> tuple[str, ...]:
     return tuple(part for part in _files_in(seen) if part) if name is None else ()
 
 
-def read_train_and_val(path: FilePath, read: Callable[[Path, str], Dataset]) -> tuple[Dataset, Dataset] | None:
+def _part(path: Path, part: str) -> Dataset:
+    return read_dataset(path, part=part)
+
+
+def read_train_and_val(path: FilePath, read: Callable[[Path, str], Dataset] = _part) -> tuple[Dataset, Dataset] | None:
     """The parts train and val of labels that hold both; None if they do not. read: reads a part of a path."""
     path = path_of("data", path)
     if not {"train", "val"} <= set(parts_of(path)):

@@ -71,6 +71,7 @@ DOORS = {
     ),
     "page": Door(("write_page",), {}),
     "info": Door(("read_spec",), {"MODEL": "`read_spec(model)`", "json": "`read_spec` gives a typed value"}),
+    "convert": Door(("convert",), {}),
     "gauges": Door(("gauges",), {"out": "`write_dataset(data, folder)`"}),
 }
 READING = {"max_megapixels": "`train(max_megapixels=)`, `Predictor(max_megapixels=)`"}  # beside what read_dataset takes

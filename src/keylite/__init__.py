@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keylite.data.augmentation import Augmentation
     from keylite.data.dataset import Dataset, Sample
     from keylite.data.examples import Examples
+    from keylite.data.formats.converting import convert
     from keylite.data.formats.reading import read_dataset, write_coco, write_dataset
     from keylite.data.rendered.gauges import gauges
     from keylite.evaluation.evaluate import evaluate
@@ -51,6 +52,7 @@ PUBLIC = {
     "Augmentation": "keylite.data.augmentation",
     "benchmark": "keylite.evaluation.timing",
     "Certificate": "keylite.exporting.certificate",
+    "convert": "keylite.data.formats.converting",
     "DataError": "keylite.runtime.errors",
     "Dataset": "keylite.data.dataset",
     "diagnose": "keylite.exporting.diagnosis",

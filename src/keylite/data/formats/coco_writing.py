@@ -23,7 +23,7 @@ def coco_of(data: Dataset, points: np.ndarray) -> bytes:
     boxes = np.concatenate([data.box[:, :2], _written(data.box[:, 2:] - data.box[:, :2])], axis=1)
     category: dict[str, Any] = {
         "id": 1,
-        "name": data.name,
+        "name": data.category or data.name,
         "keypoints": skeleton.names,
         "skeleton": [(a + 1, b + 1) for a, b in skeleton.edges],
     }
@@ -36,9 +36,10 @@ def coco_of(data: Dataset, points: np.ndarray) -> bytes:
         width, height = image_size(image)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
     annotations = []
+    ids = data.ids if len(set(data.ids)) == len(data) else range(1, len(data) + 1)
     for n in range(len(data)):
         annotation = {
-            "id": n + 1,
+            "id": ids[n],
             "image_id": int(data.image_index[n]) + 1,
             "category_id": 1,
             "iscrowd": 0,

@@ -7,18 +7,25 @@ Source: https://docs.cvat.ai/docs/other/xml_format (1.1) and its skeletons, whos
 from __future__ import annotations
 
 import dataclasses
+import html
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from xml.etree.ElementTree import SubElement
 
+import numpy as np
+
+from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import Box, Entries, Point, named_points, number
-from keylite.data.formats.xml_text import Element, read_xml
+from keylite.data.formats.xml_text import Element, read_xml, write_xml
 from keylite.data.labels import Labels, Wanted
 from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.words import counted
 
 TELLING = re.compile(rb"<annotations>.*?<(version|meta|image|track)\b", re.DOTALL)
+OBJECT = "object"  # the label of objects whose file does not say what they are
 FRAME = "frame_{:06d}.PNG"  # as CVAT's export of a video with its frames names them
 NODE = re.compile(r"<circle\b[^>]*>")
 EDGE = re.compile(r"<line\b[^>]*>")
@@ -69,7 +76,9 @@ def _add_image(entries: Entries, image: Element, at: int, skeletons: Mapping[str
             if label in skeletons and (odd := set(points) - set(skeletons[label].names)):
                 raise DataError(f"no point of {label} is called {min(odd)!r:.60}")
             box = _taken(boxes, skeleton.get("group_id"))
-            entries.add(number_of, points, where, box, None, label, shared | _attributes(skeleton))
+            group = skeleton.get("group_id") or "0"
+            identity = int(group) if group.isdecimal() and group != "0" else None
+            entries.add(number_of, points, where, box, identity, label, shared | _attributes(skeleton))
         except ValueError as error:
             entries.bad.append(f"{where}: {error}")
     _add_loose(entries, number_of, name, list(image.iterfind("points")), boxes, shared)
@@ -206,7 +215,7 @@ def _skeletons(path: Path, root: Element) -> dict[str, Skeleton]:
 
 def _edges(svg: str, names: list[str]) -> Iterator[tuple[int, int]]:
     """The edges that the drawing of a skeleton holds, as CVAT writes it."""
-    nodes = [dict(ATTRIBUTE.findall(each)) for each in NODE.findall(svg)]
+    nodes = [{key: html.unescape(text) for key, text in ATTRIBUTE.findall(each)} for each in NODE.findall(svg)]
     place = {
         node.get("data-node-id"): names.index(name) for node in nodes if (name := node.get("data-label-name")) in names
     }
@@ -215,3 +224,84 @@ def _edges(svg: str, names: list[str]) -> Iterator[tuple[int, int]]:
         one, other = place.get(ends.get("data-node-from")), place.get(ends.get("data-node-to"))
         if one is not None and other is not None:
             yield one, other
+
+
+# ---- writing
+
+
+def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
+    """The XML "CVAT for images" of a data set: a skeleton per object, its box in the same group. sizes: (M, 2)."""
+    kind = data.category or OBJECT
+    root = Element("annotations")
+    SubElement(root, "version").text = "1.1"
+    labels = SubElement(SubElement(SubElement(root, "meta"), "task"), "labels")
+    _label(labels, kind, "skeleton", svg=_svg(data), group=data.groups_named)
+    for name in data.skeleton.names:
+        _label(labels, name, "points", parent=kind)
+    if data.boxed.any():
+        _label(labels, f"{kind} box", "rectangle")
+    images = []
+    for at, (name, (width, height)) in enumerate(zip(data.image_names, sizes.tolist(), strict=True)):
+        sides = {"width": str(int(width)), "height": str(int(height))}
+        images.append(SubElement(root, "image", {"id": str(at), "name": name} | sides))
+    counts = [0] * len(images)
+    ids = data.ids if _are_groups(data) else ()
+    for row, image in enumerate(data.image_index.tolist()):
+        counts[image] += 1
+        group = {"group_id": str(ids[row] if ids else counts[image])}
+        skeleton = SubElement(images[image], "skeleton", {"label": kind, "source": "manual", "z_order": "0"} | group)
+        if data.groups_named:
+            SubElement(skeleton, "attribute", {"name": "group"}).text = data.groups[data.group_index[row]]
+        for point, (x, y), v in zip(
+            data.skeleton.names, data.xy[row].tolist(), data.visible[row].tolist(), strict=True
+        ):
+            flags = {"outside": "0" if v else "1", "occluded": "1" if v == 1 else "0"}
+            place = {"points": f"{x!r},{y!r}" if v else "0.0,0.0"}
+            SubElement(skeleton, "points", {"label": point, "source": "manual"} | flags | place)
+        if data.boxed[row]:
+            edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(repr, data.box[row].tolist()), strict=True))
+            SubElement(
+                images[image], "box", {"label": f"{kind} box", "source": "manual", "occluded": "0"} | edges | group
+            )
+    return write_xml(root)
+
+
+def _are_groups(data: Dataset) -> bool:
+    """Whether ids can be CVAT's groups: whole numbers above 0, each once in a picture."""
+    pairs = set(zip(data.image_index.tolist(), data.ids, strict=False))
+    return len(pairs) == len(data) and all(isinstance(key, int) and key > 0 for key in data.ids)
+
+
+def _label(labels: Element, name: str, kind: str, parent: str = "", svg: str = "", group: bool = False) -> None:
+    label = SubElement(labels, "label")
+    SubElement(label, "name").text = name
+    SubElement(label, "type").text = kind
+    attributes = SubElement(label, "attributes")
+    if group:
+        attribute = SubElement(attributes, "attribute")
+        for field, text in (("name", "group"), ("mutable", "False"), ("input_type", "text")):
+            SubElement(attribute, field).text = text
+        SubElement(attribute, "default_value")
+        SubElement(attribute, "values")
+    if svg:
+        SubElement(label, "svg").text = svg
+    if parent:
+        SubElement(label, "parent").text = parent
+
+
+def _svg(data: Dataset) -> str:
+    """A drawing of the skeleton, as CVAT keeps it: nodes on a grid, and edges."""
+    side = math.ceil(math.sqrt(len(data.skeleton)))
+    places = [(100 * (k % side + 0.5) / side, 100 * (k // side + 0.5) / side) for k in range(len(data.skeleton))]
+    lines = [
+        f'<line x1="{places[a][0]:g}" y1="{places[a][1]:g}" x2="{places[b][0]:g}" y2="{places[b][1]:g}" stroke="black" '
+        f'data-type="edge" data-node-from="{a + 1}" data-node-to="{b + 1}" stroke-width="0.5"></line>'
+        for a, b in data.skeleton.edges
+    ]
+    circles = [
+        f'<circle r="1.5" stroke="black" fill="#b3b3b3" cx="{x:g}" cy="{y:g}" stroke-width="0.1" '
+        f'data-type="element node" data-element-id="{k + 1}" data-node-id="{k + 1}" '
+        f'data-label-name="{html.escape(name)}"></circle>'
+        for k, ((x, y), name) in enumerate(zip(places, data.skeleton.names, strict=True))
+    ]
+    return "".join(lines + circles)

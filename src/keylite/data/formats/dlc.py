@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import Entries, Point
-from keylite.data.formats.tables import point_of, rows_of
+from keylite.data.formats.tables import cells_of, point_of, rows_of, table_text
 from keylite.data.formats.yaml_text import read_yaml
 from keylite.data.labels import Labels, Wanted
 from keylite.data.spelling import canonical
@@ -168,3 +169,42 @@ def _point(one: _Columns, row: Sequence[str]) -> Point:
         raise DataError(f"{one.part}: visible: expected 0, 1 or 2, got {quoted(text)}")
     # Lightning Pose takes 1 without a place for "hidden, nobody knows where", which teaches no place.
     return (x, y, said) if v else (0.0, 0.0, 0.0)
+
+
+# ---- writing
+
+
+def dlc_text(data: Dataset) -> bytes:
+    """DeepLabCut's table of labels, with a row `individuals` if a picture has several objects."""
+    rows_of: list[list[int]] = [[] for _ in data.images]
+    for row, image in enumerate(data.image_index.tolist()):
+        rows_of[image].append(row)
+    several = max(map(len, rows_of)) > 1
+    animals = _animals(data, rows_of) if several else [""]
+    parts, kinds = data.skeleton.names, ("x", "y")
+    columns = [(animal, part, kind) for animal in animals for part in parts for kind in kinds]
+    header = [["scorer", *["keylite"] * len(columns)]]
+    if several:
+        header.append(["individuals", *(animal for animal, _, _ in columns)])
+    header += [["bodyparts", *(part for _, part, _ in columns)], ["coords", *(kind for _, _, kind in columns)]]
+    body = []
+    for image, rows in enumerate(rows_of):
+        place = {animals[at] if not _named(data) else str(data.ids[row]): row for at, row in enumerate(rows)}
+        if not several:
+            place = {"": rows[0]}
+        cells = [cells_of(data, place[animal]) if animal in place else [""] * 2 * len(parts) for animal in animals]
+        body.append([data.image_names[image], *(cell for each in cells for cell in each)])
+    return table_text([*header, *body])
+
+
+def _named(data: Dataset) -> bool:
+    """Whether ids can be names of animals: texts, each once in a picture."""
+    pairs = set(zip(data.image_index.tolist(), data.ids, strict=False))
+    return len(pairs) == len(data) and all(isinstance(key, str) for key in data.ids)
+
+
+def _animals(data: Dataset, rows_of: Sequence[Sequence[int]]) -> list[str]:
+    """The names of the animals: ids if they are names, else animal1, animal2, ..."""
+    if _named(data):
+        return list(dict.fromkeys(str(key) for key in data.ids))
+    return [f"{ANIMAL}{number}" for number in range(1, max(map(len, rows_of)) + 1)]

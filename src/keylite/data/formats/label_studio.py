@@ -8,13 +8,16 @@ https://labelstud.io/guide/task_format, https://labelstud.io/tags/keypointlabels
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
+from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import HIDDEN_WORDS, Box, Entries, Point, named_points, number
 from keylite.data.labels import Labels, Wanted
 from keylite.runtime.errors import DataError
@@ -24,6 +27,7 @@ from keylite.runtime.words import listed
 
 POINT, BOX, CHOICES = "keypointlabels", "rectanglelabels", "choices"
 TELLING = re.compile(rb'"(annotations|completions|keypointlabels|annotation_id)"\s*:')
+OBJECT = "object"  # the label of a box whose file does not say what it is
 IMAGE_KEYS = ("image", "img", "image_url", "url", "path")
 Region = Mapping[str, Any]
 
@@ -192,3 +196,56 @@ def _objects(parts: _Parts) -> Iterator[_Object]:
     for name, points in groups.items():
         boxes = [parts.boxes[name]] if name is not None else free if len(groups) == 1 else []
         yield _Object(name, points, boxes)
+
+
+# ---- writing
+
+
+def label_studio_text(data: Dataset, sizes: np.ndarray) -> bytes:
+    """The tasks of a data set as JSON. sizes: (M, 2) width and height, px.
+
+    Points lie in the rectangle of their object, as Label Studio says it: by parentID. Raises DataError if the objects
+    of a picture cannot be told apart.
+    """
+    rows_of: list[list[int]] = [[] for _ in data.images]
+    for row, image in enumerate(data.image_index.tolist()):
+        rows_of[image].append(row)
+    tasks = []
+    for image, rows in enumerate(rows_of):
+        if len(rows) > 1 and not data.boxed[rows].all():
+            raise DataError(
+                f"{data.image_names[image]}: it has {len(rows)} objects, and Label Studio tells them apart by their "
+                "boxes, which are missing; choose another format, such as labelme"
+            )
+        result: list[dict[str, Any]] = []
+        for row in rows:
+            result += _regions(data, row, sizes[image].tolist())
+        groups = {data.groups[data.group_index[row]] for row in rows}
+        fields = {"group": groups.pop()} if data.groups_named and len(groups) == 1 else {}
+        tasks.append(
+            {"id": image + 1, "data": {"image": data.image_names[image], **fields}, "annotations": [{"result": result}]}
+        )
+    return json.dumps(tasks, ensure_ascii=False, indent=1).encode()
+
+
+def _regions(data: Dataset, row: int, size: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """The regions of one object: its box, its points, and a choice for each hidden point."""
+    width, height = size
+    usual = {"original_width": int(width), "original_height": int(height), "image_rotation": 0, "to_name": "image"}
+    identity = str(data.ids[row]) if data.ids else f"object-{row + 1}"
+    parent = {"parentID": identity} if data.boxed[row] else {}
+    if data.boxed[row]:
+        x0, y0, x1, y1 = data.box[row].tolist()
+        box = {"x": 100 * x0 / width, "y": 100 * y0 / height, "rotation": 0, BOX: [data.category or OBJECT]}
+        box |= {"width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height}
+        yield usual | {"id": identity, "type": BOX, "from_name": "box", "value": box}
+    for k, (x, y) in enumerate(data.xy[row].tolist()):
+        if not data.visible[row, k]:
+            continue
+        value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.5}
+        name = f"point-{row + 1}-{k + 1}"
+        point = value | {POINT: [data.skeleton.names[k]]}
+        yield usual | {"id": name, "type": POINT, "from_name": "point", "value": point} | parent
+        if data.visible[row, k] == 1:
+            choice = value | {CHOICES: ["occluded"]}
+            yield usual | {"id": name, "type": CHOICES, "from_name": "visibility", "value": choice}

@@ -6,19 +6,23 @@ imageWidth) and https://github.com/wkentaro/labelme. Its canvas is Qt's, where a
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from keylite.data.dataset import Dataset
 from keylite.data.formats.coco_text import plain_words
 from keylite.data.formats.entries import HIDDEN_WORDS, WORDS, Box, Entries, Point, named_points
 from keylite.data.labels import Labels, Wanted
 from keylite.runtime.errors import DataError
 from keylite.runtime.files import open_file
 
+OBJECT = "object"  # the label of the box of an object whose file does not say what it is
 Group = int | str | float | None
 
 
@@ -123,3 +127,55 @@ def _add(entries: Entries, content: File, image: int, name: str, fields: Mapping
         entries.add(image, by_name, where, box, identity, category, fields)
     if left := sum(map(len, boxes.values())):
         entries.left_out["rectangle without points"] += left
+
+
+# ---- writing
+
+
+def labelme_texts(data: Dataset, picture_paths: Sequence[str], sizes: np.ndarray) -> list[bytes]:
+    """The file of each picture. picture_paths: as its file sees it. sizes: (M, 2) width and height, px."""
+    objects: list[list[int]] = [[] for _ in data.images]
+    for row, image in enumerate(data.image_index.tolist()):
+        objects[image].append(row)
+    texts = []
+    for image, rows in enumerate(objects):
+        groups = group_ids(data, rows)
+        shapes = []
+        for row, group in zip(rows, groups, strict=True):
+            if data.boxed[row]:
+                x0, y0, x1, y1 = data.box[row].tolist()
+                shapes.append(_shape(data.category or OBJECT, [[x0, y0], [x1, y1]], group, "rectangle", {}))
+            for name, xy, v in zip(data.skeleton.names, data.xy[row].tolist(), data.visible[row].tolist(), strict=True):
+                if v:
+                    shapes.append(_shape(name, [xy], group, "point", {"occluded": True} if v == 1 else {}))
+        of_image = {data.groups[data.group_index[row]] for row in rows}
+        content = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": picture_paths[image],
+            "imageData": None,
+            "imageHeight": int(sizes[image][1]),
+            "imageWidth": int(sizes[image][0]),
+            **({"group": of_image.pop()} if data.groups_named and len(of_image) == 1 else {}),
+        }
+        texts.append(json.dumps(content, ensure_ascii=False, indent=2).encode())
+    return texts
+
+
+def group_ids(data: Dataset, rows: Sequence[int]) -> list[int | None]:
+    """The number of each object of one picture: its id if all have whole ids; none if there is a single object."""
+    ids = [data.ids[row] for row in rows] if data.ids else []
+    whole = [key for key in ids if isinstance(key, int) and key > 0]
+    if rows and len(set(whole)) == len(rows):
+        return list(whole)
+    return list(range(1, len(rows) + 1)) if len(rows) > 1 else [None] * len(rows)
+
+
+def _shape(
+    label: str, points: list[list[float]], group: int | None, kind: str, flags: dict[str, bool]
+) -> dict[str, Any]:
+    return {
+        "label": label, "points": points, "group_id": group, "description": "", "shape_type": kind, "flags": flags,
+        "mask": None,
+    }  # fmt: skip

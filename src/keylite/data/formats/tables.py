@@ -1,16 +1,20 @@
-"""Reading CSV files of points, one row per image."""
+"""CSV files of points, one row per image: reading and writing."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from keylite.data.dataset import Dataset
+from keylite.data.formats.coco_writing import DECIMALS
 from keylite.data.labels import GROUP_FIELDS, Labels, Wanted
 from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
@@ -170,3 +174,38 @@ def point_of(name: str, x: str, y: str) -> tuple[float, float, float]:
     if x.strip().lower() in EMPTY and y.strip().lower() in EMPTY:
         return 0.0, 0.0, 0.0
     raise DataError(f"{name}: expected two numbers, or two empty cells, got {quoted(x)}, {quoted(y)}")
+
+
+# ---- writing
+
+
+def wide_text(data: Dataset) -> bytes:
+    """A table with the columns file, NAME_x, NAME_y, ..., and group if the groups are named.
+
+    Raises DataError if a picture has several objects.
+    """
+    if len(np.unique(data.image_index)) < len(data):
+        raise DataError(
+            f"{data.called}: a table has one object per picture, and here some have several; choose another format"
+        )
+    header = ["file", *(f"{name}_{axis}" for name in data.skeleton.names for axis in "xy")]
+    group = ["group"] if data.groups_named else []
+    rows = []
+    for row, image in enumerate(data.image_index.tolist()):
+        cells = cells_of(data, row)
+        rows.append([data.image_names[image], *cells, *([data.groups[data.group_index[row]]] if group else [])])
+    return table_text([header + group, *rows])
+
+
+def cells_of(data: Dataset, row: int) -> list[str]:
+    """x and y of each keypoint of an object as pixel indices; empty for an unlabelled point."""
+    values = (np.round(data.xy[row] - 0.5, DECIMALS) + 0.0).tolist()  # + 0.0: no -0
+    seen = data.visible[row].tolist()
+    return [repr(value) if v else "" for pair, v in zip(values, seen, strict=True) for value in pair]
+
+
+def table_text(rows: Iterable[Sequence[str]]) -> bytes:
+    """Rows as a CSV table."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""Reads XML files of a user; a document type, which may define entities or name other files, is refused.
+"""Reads and writes XML files; a document type, which may define entities or name other files, is refused.
 
 XML's entities can stand for other files of this machine, or for more text than any memory holds. No label format needs
 them (https://docs.python.org/3/library/xml.html#xml-security).
@@ -49,3 +49,16 @@ def read_xml(path: Path) -> Element:
         raise DataError(f"{path}: broken XML: {what} at line {line}, column {column + 1}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken XML: {error}") from None
+
+
+NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML cannot hold
+
+
+def write_xml(root: Element) -> bytes:
+    """The text of an XML file; DataError if a name holds a character that XML cannot hold."""
+    for element in root.iter():
+        for text in (element.text or "", *element.attrib.values()):
+            if NO_XML.search(text):
+                raise DataError(f"{quoted(text)}: this name has a character that XML cannot hold; rename it")
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"

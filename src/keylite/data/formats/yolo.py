@@ -9,16 +9,18 @@ which takes a negative x or y of [K, 2] for a point that is not there.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keylite.data.dataset import Dataset
 from keylite.data.folders import is_picture
 from keylite.data.formats.parts import PARTS, chosen_part, part_named
 from keylite.data.formats.yaml_text import read_yaml
@@ -33,6 +35,7 @@ YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 TELLING = re.compile(rb"^(path|train|val|test|names|nc|kpt_shape|flip_idx)\s*:", re.MULTILINE)
 FARTHEST = 2.0  # a fraction beyond this is px, which Ultralytics refuses, too
 LARGEST_LIST = 500_000_000  # bytes of a list of images
+OBJECT = "object"  # the category of objects whose file does not say it
 BOX = 5  # numbers of a line before its keypoints: the class and the box
 
 
@@ -271,7 +274,7 @@ def _skeleton(
 ) -> Skeleton:
     """The skeleton that a data.yaml describes; kpt_names is a list, or a list for each class."""
     named = described.get("kpt_names")
-    lists = [named.get(kind) for kind in kinds] if isinstance(named, dict) else [named]
+    lists = [named.get(kind, named.get(str(kind))) for kind in kinds] if isinstance(named, dict) else [named]
     if len({tuple(each) if isinstance(each, list) else None for each in lists}) > 1:
         shown = [classes.get(kind, str(kind)) for kind in kinds]
         raise DataError(listed(f"{path}: categories differ in keypoints; choose one with `category=NAME`", shown))
@@ -290,3 +293,49 @@ def _below(folder: Path, path: Path) -> str:
         return path.relative_to(folder).as_posix()
     except ValueError:
         return path.as_posix()
+
+
+# ---- writing
+
+
+def yaml_of(data: Dataset, parts: Iterable[str]) -> bytes:
+    """The data.yaml of a data set with these parts."""
+    skeleton = data.skeleton
+    lines = {
+        "path": ".",
+        **{part: f"images/{part}" for part in parts},
+        "kpt_shape": [len(skeleton), 3],
+        **({"flip_idx": list(skeleton.mirror)} if skeleton.mirror else {}),
+        **({"skeleton": [list(edge) for edge in skeleton.edges]} if skeleton.edges else {}),
+    }
+    # JSON is YAML, so no name needs quotes of its own; but the keys of JSON are texts, and those of classes numbers
+    text = "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in lines.items())
+    for name, value in (("names", data.category or OBJECT), ("kpt_names", skeleton.names)):
+        text += f"{name}:\n  0: {json.dumps(value, ensure_ascii=False)}\n"
+    return text.encode()
+
+
+def label_texts(data: Dataset, sizes: np.ndarray) -> list[bytes]:
+    """The label file of each picture. sizes: (M, 2) width and height, px.
+
+    An object without a box gets the smallest one around its points.
+    """
+    boxes = np.where(data.boxed[:, None], data.box, boxes_of_points(data.xy))
+    size = np.tile(sizes[data.image_index], 2)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 / size[:, :2]
+    sides = (boxes[:, 2:] - boxes[:, :2]) / size[:, :2]
+    points = np.concatenate([data.xy / size[:, None, :2], data.visible[..., None].astype(np.float64)], axis=2)
+    points[data.visible == 0] = 0
+    rows = np.concatenate([middle, sides, points.reshape(len(data), -1)], axis=1)
+    lines: list[list[str]] = [[] for _ in data.images]
+    for image, row in zip(data.image_index.tolist(), rows.tolist(), strict=True):
+        lines[image].append(" ".join(["0", *(f"{value:.17g}" for value in row)]))
+    return ["".join(f"{line}\n" for line in each).encode() for each in lines]
+
+
+def boxes_of_points(xy: np.ndarray) -> np.ndarray:
+    """(N, 4) xyxy: the smallest boxes that hold all points (N, K, 2), at least 1 px wide and high."""
+    low = np.where(np.isnan(xy), np.inf, xy).min(axis=1)
+    high = np.where(np.isnan(xy), -np.inf, xy).max(axis=1)
+    grow = np.maximum(1 - (high - low), 0) / 2
+    return np.concatenate([low - grow, high + grow], axis=1)

@@ -1,0 +1,228 @@
+"""Writing a data set in the format of another tool, and saying what that format cannot hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keylite.data.dataset import Dataset
+from keylite.data.formats.coco_writing import coco_of
+from keylite.data.formats.cvat import cvat_text
+from keylite.data.formats.dlc import dlc_text
+from keylite.data.formats.label_studio import label_studio_text
+from keylite.data.formats.labelme import labelme_texts
+from keylite.data.formats.reading import Labelled, as_dataset, parts_of, read_dataset
+from keylite.data.formats.tables import wide_text
+from keylite.data.formats.yolo import label_texts, yaml_of
+from keylite.data.groups import in_number_order
+from keylite.data.spelling import canonical, segments_of
+from keylite.runtime.errors import ArgumentError, DataError
+from keylite.runtime.files import replacing_within, require_outputs, require_writable, write_together
+from keylite.runtime.images import image_size, write_image
+from keylite.runtime.kinds import path_of, require_kind
+from keylite.runtime.progress import step
+from keylite.runtime.types import FilePath
+from keylite.runtime.words import counted, listed, quoted
+
+
+class Target(NamedTuple):
+    """A format that labels are written in.
+
+    Attributes:
+        holds: What it holds beside names, points and pictures, of the words that `_lost` knows.
+        suffix: Of the file of each part; empty for a format that is a folder.
+        text: The text of the file, from the data set and the sizes of its images.
+    """
+
+    holds: str
+    suffix: str
+    text: Callable[[Dataset, np.ndarray], bytes] | None = None
+
+
+TARGETS = {
+    "coco": Target(
+        "hidden boxes areas ids groups edges mirror sigmas category order",
+        ".json",
+        lambda data, sizes: coco_of(data, data.xy),
+    ),
+    "yolo": Target("hidden boxes edges mirror category order", ""),
+    "labelme": Target("hidden boxes ids groups category", ""),
+    "label-studio": Target("hidden boxes ids groups category", ".json", label_studio_text),
+    "cvat": Target("hidden boxes ids groups edges category order", ".xml", cvat_text),
+    "dlc": Target("ids order", ".csv", lambda data, sizes: dlc_text(data)),
+    "csv": Target("groups order", ".csv", lambda data, sizes: wide_text(data)),
+}
+
+
+def convert(data: Labelled | Mapping[str, Labelled], out: FilePath, *, format: str) -> tuple[str, ...]:
+    """Write labels in the format of another tool.
+
+    Coordinates are shifted as each format counts them, so `read_dataset` gives the same points back. Pictures are
+    copied (or linked) for `yolo`, which finds labels by the place of the pictures; else they stay where they are.
+
+    Args:
+        data: The data set, or the path of labels, of which all parts are written. Or parts by name: train, val, test.
+        out: The file to write; a folder for `yolo` and `labelme`, and if there are several parts. A file is replaced if
+            it is not the data set's own; a folder of `yolo` must be new or empty.
+        format: "coco", "yolo", "labelme", "label-studio", "cvat", "dlc" or "csv".
+
+    Returns:
+        A line for each thing that the format cannot hold, such as boxes in a table; empty if it holds everything.
+
+    Raises:
+        ArgumentError: `format` is unknown, or `out` cannot be written.
+        DataError: The format cannot hold these objects at all, such as several per picture in a wide table.
+
+    Example:
+        >>> keylite.convert("data.yaml", "labels", format="coco")
+    """
+    out = path_of("out", out)
+    require_kind("format", format, str, "a text", f"one of {', '.join(TARGETS)}")
+    if format not in TARGETS:
+        raise ArgumentError(f"format: expected {', '.join(TARGETS)}, got {quoted(format)}")
+    parts = _parts(data)
+    target = TARGETS[format]
+    sizes = {part: np.array([image_size(image) for image in each.images]) for part, each in parts.items()}
+    lines = [line for part, each in parts.items() for line in _lost(each, format, part)]
+    if format == "yolo":
+        _write_yolo(parts, sizes, out)
+        return tuple(lines)
+    if format == "labelme":
+        files = {
+            path: text for part, each in parts.items() for path, text in _labelme_files(each, out / part, sizes[part])
+        }
+    elif target.text:
+        alone = set(parts) == {""}
+        files = {
+            out if alone else out / f"{part}{target.suffix}": target.text(each, sizes[part])
+            for part, each in parts.items()
+        }
+    else:
+        raise AssertionError(format)
+    taken = {
+        f"{path}": path for each in parts.values() for path in each.files_named({path.name for path in files}).values()
+    }
+    require_outputs({f"{path}" if len(files) > 1 else "out": path for path in files}, taken)
+    for folder in {path.parent for path in files}:
+        folder.mkdir(parents=True, exist_ok=True)
+    write_together(files)
+    return tuple(lines)
+
+
+def _parts(data: Labelled | Mapping[str, Labelled]) -> dict[str, Dataset]:
+    """The parts to write by name; a data set without parts has the name ""."""
+    if isinstance(data, Mapping):
+        return {name: as_dataset("data", each) for name, each in data.items()}
+    if isinstance(data, (str, os.PathLike)) and (names := parts_of(data)):
+        return {name: read_dataset(data, part=name) for name in names}
+    return {"": as_dataset("data", data)}
+
+
+# ---- what a format cannot hold
+
+
+def _lost(data: Dataset, format: str, part: str) -> Iterator[str]:
+    """A line for each thing that the data set has and the format does not hold."""
+    holds = TARGETS[format].holds.split()
+    skeleton = data.skeleton
+    known = {
+        "hidden": f"which points are hidden ({int((data.visible == 1).sum())} are)",
+        "boxes": f"boxes of {counted(int(data.boxed.sum()), 'object')}",
+        "areas": f"areas of {counted(int(np.isfinite(data.area).sum()), 'object')}",
+        "ids": f"ids of {counted(len(data.ids), 'object')}",
+        "groups": f"names of {counted(len(data.groups), 'group')}",
+        "edges": counted(len(skeleton.edges), "edge"),
+        "mirror": counted(len(skeleton.mirror_pairs()), "mirror pair"),
+        "sigmas": counted(len(skeleton.sigmas or ()), "OKS sigma"),
+        "category": f"the category {data.category}",
+        "order": "the order of keypoints, which is then that of their names",
+    }
+    has = {
+        "hidden": bool((data.visible == 1).any()),
+        "boxes": bool(data.boxed.any()),
+        "areas": bool(np.isfinite(data.area).any()),
+        "ids": bool(data.ids),
+        "groups": data.groups_named,
+        "edges": bool(skeleton.edges),
+        "mirror": bool(skeleton.mirror),
+        "sigmas": bool(skeleton.sigmas),
+        "category": bool(data.category),
+        "order": list(skeleton.names) != sorted(skeleton.names, key=in_number_order),
+    }
+    lost = [known[what] for what in has if has[what] and what not in holds]
+    of = f"{format} cannot hold" if not part else f"{part}: {format} cannot hold"
+    if lost:
+        yield listed(of, lost)
+    if format == "yolo" and not data.boxed.all():
+        count = int((~data.boxed).sum())
+        yield f"{counted(count, 'object')} without a box: yolo needs one, so the smallest around the points is written"
+
+
+# ---- formats that are folders
+
+
+def _write_yolo(parts: Mapping[str, Dataset], sizes: Mapping[str, np.ndarray], out: Path) -> None:
+    """Write data.yaml, and for each part its pictures and its label files; all appear, or none."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArgumentError(f"out: expected a new or empty folder, got {out}; choose another")
+    require_writable(out)
+    named = {part or "train": each for part, each in parts.items()}
+    first = next(iter(named.values()))
+    for part, each in named.items():
+        if each.skeleton.names != first.skeleton.names:
+            raise DataError(f"{part}: its keypoints differ from those of {next(iter(named))}; write each by itself")
+    with replacing_within(out) as inside:
+        for part, each in named.items():
+            texts = label_texts(each, sizes[part if part in sizes else ""])
+            names = _file_names(each)
+            with step(f"writing the pictures of {each.called}", len(names)) as done:
+                for image, (name, text) in enumerate(zip(names, texts, strict=True)):
+                    picture, label = inside / "images" / part / name, inside / "labels" / part / name
+                    for path in (picture, label):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                    _copy(each.images[image], picture)
+                    label.with_suffix(".txt").write_bytes(text)
+                    done(1)
+        (inside / "data.yaml").write_bytes(yaml_of(first, named))
+
+
+def _copy(image: Path | np.ndarray, path: Path) -> None:
+    """A picture in another place: linked if both are on one disk, else copied; PNG if it is an array."""
+    if isinstance(image, np.ndarray):
+        write_image(path, image)
+        return
+    with contextlib.suppress(OSError):
+        os.link(os.path.realpath(image), path)
+        return
+    shutil.copyfile(image, path)
+
+
+def _file_names(data: Dataset) -> list[str]:
+    """A name for each picture: its own without folders, or with them if two would be the same; arrays become PNG."""
+    whole = ["/".join(segments_of(canonical(name))) or "picture" for name in data.image_names]
+    suffixes = [".png" if isinstance(each, np.ndarray) else each.suffix for each in data.images]
+    whole = [str(Path(name).with_suffix(suffix)) for name, suffix in zip(whole, suffixes, strict=True)]
+    stems = Counter(Path(name).stem for name in whole)
+    names = whole if max(stems.values()) > 1 else [Path(name).name for name in whole]
+    if len({str(Path(name).with_suffix("")) for name in names}) < len(names):
+        raise DataError(f"{data.called}: two pictures have the same name but for its suffix; rename one")
+    return names
+
+
+def _labelme_files(data: Dataset, folder: Path, sizes: np.ndarray) -> Iterator[tuple[Path, bytes]]:
+    """The JSON file of each picture, which names the picture as it sees it."""
+    if any(isinstance(image, np.ndarray) for image in data.images):
+        raise DataError(f"{data.called}: labelme needs pictures that are files; write them with write_dataset first")
+    paths = [folder / Path(name).with_suffix(".json") for name in _file_names(data)]
+    places = [
+        Path(os.path.relpath(os.path.realpath(str(image)), os.path.realpath(path.parent))).as_posix()
+        for image, path in zip(data.images, paths, strict=True)
+    ]
+    yield from zip(paths, labelme_texts(data, places, sizes), strict=True)

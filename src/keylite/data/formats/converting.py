@@ -120,7 +120,7 @@ def _parts(data: Labelled | Mapping[str, Labelled]) -> dict[str, Dataset]:
     """The parts to write by name; a data set without parts has the name ""."""
     if isinstance(data, Mapping):
         return {name: as_dataset("data", each) for name, each in data.items()}
-    if isinstance(data, (str, os.PathLike)) and (names := parts_of(data)):
+    if isinstance(data, (str, os.PathLike)) and (names := parts_of(path_of("data", data))):
         return {name: read_dataset(data, part=name) for name in names}
     return {"": as_dataset("data", data)}
 

@@ -343,11 +343,8 @@ ARGUMENTS = {  # that every door takes, by name
         "reports": {},
         "reliability": {},
         "found": [],
-<<<<<<< HEAD
         "target": "tflm",
-=======
         "format": "coco",
->>>>>>> 1fbbf9d (convert names the argument that is wrong)
     },
 }
 WRONG: dict[

@@ -70,8 +70,8 @@ def test_nothing_that_a_format_holds_is_lost(format: str, tmp_path: Path):
     np.testing.assert_allclose(back.xy[:, place], data.xy, atol=NEAR, rtol=0)
     if "boxes" in holds:
         np.testing.assert_allclose(back.box, data.box, atol=NEAR, rtol=0)
-    if "ids" in holds and format != "dlc":  # its ids are names of animals
-        assert [str(each) for each in back.ids] == [str(each) for each in data.ids] or format == "labelme"
+    if format in ("coco", "labelme", "label-studio", "cvat"):
+        assert [str(each) for each in back.ids] == ["3", "8", "12"]
     assert (back.skeleton.edges == SKELETON.edges) == ("edges" in holds)
     assert (back.skeleton.mirror == SKELETON.mirror) == ("mirror" in holds)
     assert (back.skeleton.sigmas == SKELETON.sigmas) == ("sigmas" in holds)
@@ -85,13 +85,30 @@ def test_names_of_animals_are_ids_in_dlc(tmp_path: Path):
     assert came_back(data, tmp_path, "dlc").ids == data.ids
 
 
+IDS = {  # ids -> the formats that hold them
+    (3, 8, 12): {"coco", "labelme", "label-studio", "cvat"},
+    (3, 8, 3): {"labelme", "label-studio", "cvat"},
+    ("tom", "ada", "tom"): {"label-studio", "dlc"},
+    (0, 1, 2): {"coco", "label-studio"},
+}
+
+
+@pytest.mark.parametrize(("ids", "formats"), IDS.items())
+def test_ids_that_are_lost_are_said(ids: tuple, formats: set[str], tmp_path: Path):
+    data = dataclasses.replace(labelled(tmp_path), ids=ids)
+    for format in sorted(set(TARGETS) - {"csv"}):
+        out = tmp_path / format / "l" if format in FILES else tmp_path / format
+        lines = " ".join(convert(data, out, format=format))
+        assert ("ids of 3 objects" in lines) == (format not in formats), format
+
+
 LOST = {
     "coco": (),
     "yolo": ("yolo cannot hold: ids of 3 objects; names of 2 groups; 3 OKS sigmas",),
     "labelme": ("labelme cannot hold: 2 edges; 1 mirror pair; 3 OKS sigmas",),
     "cvat": ("cvat cannot hold: 1 mirror pair; 3 OKS sigmas",),
     "dlc": (
-        "dlc cannot hold: which points are hidden (2 are); boxes of 3 objects; names of 2 groups; 2 edges; "
+        "dlc cannot hold: which points are hidden (2 are); boxes of 3 objects; ids of 3 objects; names of 2 groups; 2 edges; "
         "1 mirror pair; 3 OKS sigmas; the category cat <x>",
     ),
 }

@@ -288,6 +288,31 @@ def test_bad_labelme_is_one_line(content: dict, words: str, tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
+def test_other_files_beside_those_of_labelme_are_counted(tmp_path: Path):
+    pictures(tmp_path, "a.png")
+    written(tmp_path, {"a.json": labelme(shape("nose", (1, 1))), "settings.json": {"x": 1}, "notes.txt": "x"})
+    assert "left out: 1 of 2 JSON files, which are not labelme's" in read_dataset(tmp_path).notes
+
+
+ENCODED = {
+    "labelme": ("a.json", json.dumps(labelme(shape("\xe9", (1, 1))), ensure_ascii=False)),
+    "yolo": ("data.yaml", DATA_YAML.replace("face", "\xe9")),
+    "cvat": ("annotations.xml", "<annotations><version>\xe9</version></annotations>"),
+    "dlc": ("t.csv", "scorer,\xe9,\xe9\nbodyparts,n,n\ncoords,x,y\na.png,1,2\n"),
+    "label-studio": ("l.json", '[{"annotations": [], "x": "\xe9"}]'),
+    "tps": ("l.tps", "LM=1\n1 2\nIMAGE=\xe9.png\n"),
+    "via": ("l.json", '{"_via_settings": "\xe9"}'),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), ENCODED.values(), ids=ENCODED)
+def test_another_encoding_is_one_line(name: str, text: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"UTF-8|broken JSON") as caught:
+        read_dataset(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 def test_two_labels_for_one_picture(tmp_path: Path):
     pictures(tmp_path, "a.png")
     written(tmp_path, {"a.json": labelme(shape("nose", (1, 1))), "copy.json": labelme(shape("nose", (2, 2)))})

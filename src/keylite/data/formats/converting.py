@@ -14,8 +14,8 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.coco_writing import coco_of
-from keylite.data.formats.cvat import cvat_text
-from keylite.data.formats.dlc import dlc_text
+from keylite.data.formats.cvat import cvat_text, holds_groups
+from keylite.data.formats.dlc import dlc_text, holds_names
 from keylite.data.formats.label_studio import label_studio_text
 from keylite.data.formats.labelme import labelme_texts
 from keylite.data.formats.reading import Labelled, as_dataset, parts_of, read_dataset
@@ -36,7 +36,7 @@ class Target(NamedTuple):
     """A format that labels are written in.
 
     Attributes:
-        holds: What it holds beside names, points and pictures, of the words that `_lost` knows.
+        holds: What it holds beside names, points and pictures, of the words that `_lost` knows; ids: `_holds_ids`.
         suffix: Of the file of each part; empty for a format that is a folder.
         text: The text of the file, from the data set and the sizes of its images.
     """
@@ -48,15 +48,15 @@ class Target(NamedTuple):
 
 TARGETS = {
     "coco": Target(
-        "hidden boxes areas ids groups edges mirror sigmas category order",
+        "hidden boxes areas groups edges mirror sigmas category order",
         ".json",
         lambda data, sizes: coco_of(data, data.xy),
     ),
     "yolo": Target("hidden boxes edges mirror category order", ""),
-    "labelme": Target("hidden boxes ids groups category", ""),
-    "label-studio": Target("hidden boxes ids groups category", ".json", label_studio_text),
-    "cvat": Target("hidden boxes ids groups edges category order", ".xml", cvat_text),
-    "dlc": Target("ids order", ".csv", lambda data, sizes: dlc_text(data)),
+    "labelme": Target("hidden boxes groups category", ""),
+    "label-studio": Target("hidden boxes groups category", ".json", label_studio_text),
+    "cvat": Target("hidden boxes groups edges category order", ".xml", cvat_text),
+    "dlc": Target("order", ".csv", lambda data, sizes: dlc_text(data)),
     "csv": Target("groups order", ".csv", lambda data, sizes: wide_text(data)),
 }
 
@@ -148,7 +148,7 @@ def _lost(data: Dataset, format: str, part: str) -> Iterator[str]:
         "hidden": bool((data.visible == 1).any()),
         "boxes": bool(data.boxed.any()),
         "areas": bool(np.isfinite(data.area).any()),
-        "ids": bool(data.ids),
+        "ids": bool(data.ids) and not _holds_ids(data, format),
         "groups": data.groups_named,
         "edges": bool(skeleton.edges),
         "mirror": bool(skeleton.mirror),
@@ -163,6 +163,17 @@ def _lost(data: Dataset, format: str, part: str) -> Iterator[str]:
     if format == "yolo" and not data.boxed.all():
         count = int((~data.boxed).sum())
         yield f"{counted(count, 'object')} without a box: yolo needs one, so the smallest around the points is written"
+
+
+def _holds_ids(data: Dataset, format: str) -> bool:
+    """Whether a format can hold the ids of these objects."""
+    if format == "coco":
+        return len(set(data.ids)) == len(data)
+    if format == "label-studio":
+        return bool(data.boxed.all())  # they are names of rectangles
+    if format == "dlc":
+        return holds_names(data) and len(np.unique(data.image_index)) < len(data)  # else it has no row of animals
+    return format in ("labelme", "cvat") and holds_groups(data)
 
 
 # ---- formats that are folders

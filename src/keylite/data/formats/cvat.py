@@ -245,7 +245,7 @@ def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
         sides = {"width": str(int(width)), "height": str(int(height))}
         images.append(SubElement(root, "image", {"id": str(at), "name": name} | sides))
     counts = [0] * len(images)
-    ids = data.ids if _are_groups(data) else ()
+    ids = data.ids if holds_groups(data) else ()
     for row, image in enumerate(data.image_index.tolist()):
         counts[image] += 1
         group = {"group_id": str(ids[row] if ids else counts[image])}
@@ -266,7 +266,7 @@ def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
     return write_xml(root)
 
 
-def _are_groups(data: Dataset) -> bool:
+def holds_groups(data: Dataset) -> bool:
     """Whether ids can be CVAT's groups: whole numbers above 0, each once in a picture."""
     pairs = set(zip(data.image_index.tolist(), data.ids, strict=False))
     return len(pairs) == len(data) and all(isinstance(key, int) and key > 0 for key in data.ids)

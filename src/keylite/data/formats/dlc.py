@@ -189,7 +189,7 @@ def dlc_text(data: Dataset) -> bytes:
     header += [["bodyparts", *(part for _, part, _ in columns)], ["coords", *(kind for _, _, kind in columns)]]
     body = []
     for image, rows in enumerate(rows_of):
-        place = {animals[at] if not _named(data) else str(data.ids[row]): row for at, row in enumerate(rows)}
+        place = {animals[at] if not holds_names(data) else str(data.ids[row]): row for at, row in enumerate(rows)}
         if not several:
             place = {"": rows[0]}
         cells = [cells_of(data, place[animal]) if animal in place else [""] * 2 * len(parts) for animal in animals]
@@ -197,7 +197,7 @@ def dlc_text(data: Dataset) -> bytes:
     return table_text([*header, *body])
 
 
-def _named(data: Dataset) -> bool:
+def holds_names(data: Dataset) -> bool:
     """Whether ids can be names of animals: texts, each once in a picture."""
     pairs = set(zip(data.image_index.tolist(), data.ids, strict=False))
     return len(pairs) == len(data) and all(isinstance(key, str) for key in data.ids)
@@ -205,6 +205,6 @@ def _named(data: Dataset) -> bool:
 
 def _animals(data: Dataset, rows_of: Sequence[Sequence[int]]) -> list[str]:
     """The names of the animals: ids if they are names, else animal1, animal2, ..."""
-    if _named(data):
+    if holds_names(data):
         return list(dict.fromkeys(str(key) for key in data.ids))
     return [f"{ANIMAL}{number}" for number in range(1, max(map(len, rows_of)) + 1)]

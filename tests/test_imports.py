@@ -126,7 +126,17 @@ def test_what_is_public():
         *("FoldsReport", "ImageError", "KeyliteError", "Keypoints", "MicroNeeds", "ModelFileError"),
         *("ModelSpec", "OverBudgetError"),
         *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton", "TargetNeeds"),
-        *("benchmark", "diagnose", "draw_points", "draw_worst", "evaluate", "export", "export_all", "flip_report"),
+        *(
+            "benchmark",
+            "convert",
+            "diagnose",
+            "draw_points",
+            "draw_worst",
+            "evaluate",
+            "export",
+            "export_all",
+            "flip_report",
+        ),
         *(
             "from_arrays",
             "gauges",

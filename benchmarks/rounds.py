@@ -127,6 +127,7 @@ def spec_of(
         precision="fp32",
         input_type="uint8",
         output=None,
+        weight_scales=None,
         calibration=None,
         provenance=Provenance("0", "", "pytorch", "none", DataId("", ""), {}, {}, None),
         mean_shape=None,

@@ -70,6 +70,7 @@ def four_point_spec(**changes: object) -> ModelSpec:
         precision="fp32",
         input_type="uint8",
         output=None,
+        weight_scales=None,
         calibration=None,
         provenance=provenance,
         mean_shape=((0.2, 0.3), (0.4, 0.5), (0.5, 0.6), (0.7, 0.8)),

@@ -91,6 +91,7 @@ def colour_model(path: Path) -> None:
         precision="fp32",
         input_type="uint8",
         output=None,
+        weight_scales=None,
         calibration=None,
         provenance=Provenance("0", "never", "pytorch", "none", DataId("none", "0"), {}, {}, None),
         mean_shape=None,

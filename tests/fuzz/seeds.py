@@ -172,6 +172,7 @@ def spec_of(framework: str = "pytorch", **changes: object) -> ModelSpec:
         "precision": "fp32",
         "input_type": "uint8",
         "output": None,
+        "weight_scales": None,
         "provenance": provenance,
         "confidence": Confidence((0.5,) * 4, knots, (1.0,) * 4, 20, GAUGES),
     }

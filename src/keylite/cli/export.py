@@ -13,7 +13,7 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, Seed, fail
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
 
-USUAL_TYPES = {"input_type": "uint8", "output_type": "float32"}
+USUAL_TYPES = {"input_type": "uint8", "output_type": "float32", "weight_scales": "per-channel"}
 
 
 def export(
@@ -25,6 +25,7 @@ def export(
     precision: str = "fp32",
     input_type: str = "uint8",
     output_type: str = "float32",
+    weight_scales: str = "per-channel",
     calibration: Path | None = None,
     calibration_count: int = 200,
     seed: Seed = 0,
@@ -53,6 +54,8 @@ def export(
         uint8 (bytes), int8 (litert in int8: bytes minus 128) or float32 (onnx: bytes as numbers, one image at a time)
     output_type
         float32, or int8 (litert in int8 with a heatmap head; keylite info prints its scale and zero point)
+    weight_scales
+        for int8: per-channel, or per-tensor (all weights of a layer share a scale, as many NPUs need)
     calibration
         labelled images that the ranges of int8 are taken from
     calibration_count
@@ -74,7 +77,7 @@ def export(
     """
     from keylite.runtime.modelfile import read_spec
 
-    types = {"input_type": input_type, "output_type": output_type}
+    types = {"input_type": input_type, "output_type": output_type, "weight_scales": weight_scales}
     _require_choices(model, data, out, to, precision, types, golden, diagnose, spec)
     model_spec = read_spec(model, spec)
     compared = reading.dataset(data, model_spec.white_level, model_spec.box)

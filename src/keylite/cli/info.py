@@ -62,6 +62,7 @@ def info(
         *([["taught by", taught_by]] if taught_by != "none" else []),
         ["parent", origin.parent or "none: training wrote this file"],
         ["int8 ranges from", ranges],
+        *([["scales of weights", facts.weight_scales]] if facts.weight_scales else []),
         ["compared with parent", certificate_line(facts.certificate) if facts.certificate else "not exported"],
         ["made", f"{origin.created} by keylite {origin.keylite}, {origin.framework}"],
     ]

@@ -34,6 +34,7 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.heads import Heatmap
 from keylite.runtime.kinds import path_of, path_or_none, require_whole
+from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
@@ -54,6 +55,7 @@ def export(
     precision: str = "fp32",
     input_type: str = "uint8",
     output_type: str = "float32",
+    weight_scales: str = "per-channel",
     calibration: Labelled | None = None,
     calibration_count: int = COUNT,
     seed: int = 0,
@@ -77,6 +79,8 @@ def export(
             or "float32" (ONNX), the bytes as numbers, one image at a time. keylite's engines take bytes from all.
         output_type: What the file gives: "float32" or "int8" (LiteRT in int8 with a heatmap head). The scale and zero
             point of "int8" are in the spec; keylite's engines turn it into float32.
+        weight_scales: For int8: "per-channel", or "per-tensor", which many NPUs need: all weights of a layer share a
+            scale. Channels are then scaled and biases corrected first, with the calibration images.
         calibration: For int8: labelled images that the ranges of its values are taken from. None for the others.
         calibration_count: How many objects of `calibration` are used.
         seed: The seed of the random choice of these objects.
@@ -105,7 +109,8 @@ def export(
     calibration = None if calibration is None else as_dataset("calibration", calibration)
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    target = target_of(out, to, precision, input_type, output_type)
+    types = {"input_type": input_type, "output_type": output_type, "weight_scales": weight_scales}
+    target = target_of(out, to, precision, **types)
     model_spec = read_spec(model, spec)
     limits = budget_of(model_spec, target, budget, budget_nme)
     require_exportable(model, model_spec, target, calibration is not None)
@@ -275,6 +280,11 @@ def require_exportable(model: Path, spec: ModelSpec, target: Target, calibrated:
             f"output_type: expected float32 for a {type(spec.head).__name__.lower()} head, because its last layer is "
             "dense and stays in float, got 'int8'; a heatmap head can end in int8"
         )
+    if target.weight_scales == "per-tensor" and spec.backbone not in LITE:
+        raise ArgumentError(
+            f"weight_scales: per-tensor is for the backbones {', '.join(LITE)}, got {spec.backbone}, whose channels "
+            "keylite cannot scale; use 'per-channel'"
+        )
     exporting.require_backbone(spec)
 
 
@@ -295,7 +305,12 @@ def _export(
     provenance = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
     facts = None if images is None else images.facts
     child_spec = msgspec.structs.replace(
-        spec, precision=precision, input_type=target.input_type, calibration=facts, provenance=provenance
+        spec,
+        precision=precision,
+        input_type=target.input_type,
+        weight_scales=target.weight_scales if precision == "int8" else None,
+        calibration=facts,
+        provenance=provenance,
     )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name

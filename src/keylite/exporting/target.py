@@ -44,6 +44,7 @@ FORMATS = {
         | {"int8": Tensors(("uint8", "int8"), ("float32", "int8"))},
     ),
 }
+WEIGHT_SCALES = ("per-channel", "per-tensor")  # the usual one first
 DRIFT_BUDGET = {"fp32": 0.02, "fp16": 0.1, "int8": 1.0}  # px of drift (p95) that are allowed for an input of 128 px
 
 
@@ -103,14 +104,15 @@ class Examiner(Protocol):
 class Target:
     """What an export makes. to: a format, a name in FORMATS. precision: fp32, fp16 or int8.
 
-    input_type, output_type: the types of the file's input and output. Raises ArgumentError if the format does not
-    exist, or is not made in this precision or with these types.
+    input_type, output_type: the types of the file's input and output. weight_scales: "per-channel" or "per-tensor", for
+    int8. Raises ArgumentError if the format does not exist, or is not made in this way.
     """
 
     to: str
     precision: str
     input_type: str = "uint8"
     output_type: str = "float32"
+    weight_scales: str = WEIGHT_SCALES[0]
 
     def __post_init__(self) -> None:
         require_kind("to", self.to, str, "a text", f"one of {', '.join(FORMATS)}")
@@ -138,6 +140,16 @@ class Target:
                     f"{name}: for {self.to} in {self.precision} expected {' or '.join(possible)}, got {quoted(given)}"
                     f"{_others(name, given)}"
                 )
+        require_kind("weight_scales", self.weight_scales, str, "a text", "such as 'per-tensor'")
+        if self.weight_scales not in WEIGHT_SCALES:
+            raise ArgumentError(
+                f"weight_scales: expected {' or '.join(WEIGHT_SCALES)}, got {quoted(self.weight_scales)}"
+            )
+        if self.weight_scales != WEIGHT_SCALES[0] and self.precision != "int8":
+            raise ArgumentError(
+                f"weight_scales: for {self.precision} expected per-channel, got {quoted(self.weight_scales)}: only "
+                "int8 weights have scales"
+            )
 
     @property
     def suffix(self) -> str:
@@ -157,13 +169,14 @@ def _others(name: str, given: str) -> str:
     return f"; {given} is possible for {' or '.join(others)}" if others else ""
 
 
-def target_of(
-    out: Path, to: str | None, precision: str, input_type: str = "uint8", output_type: str = "float32"
-) -> Target:
-    """The target of a file to write: its suffix says the format. ArgumentError if `to` says another one."""
+def target_of(out: Path, to: str | None, precision: str, **choices: str) -> Target:
+    """The target of a file to write: its suffix says the format. ArgumentError if `to` says another one.
+
+    choices: other fields of Target.
+    """
     suffixes = {ENGINES[name].suffix: name for name in FORMATS}
     said = suffixes.get(out.suffix, next(iter(FORMATS))) if to is None else to
-    target = Target(said, precision, input_type, output_type)
+    target = Target(said, precision, **choices)
     if out.suffix not in suffixes:
         raise ArgumentError(f"out: expected a name that ends in {' or '.join(suffixes)}, got {quoted(out.name)}")
     if out.suffix != target.suffix:

@@ -24,12 +24,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from timm.layers import BatchNormAct2d
 
 from keylite.exporting.calibration import CalibrationSet
-from keylite.pytorch.model import PixelModel, load_model
+from keylite.exporting.equalise import for_one_scale
+from keylite.pytorch.model import PixelModel, assign, load_model, tensors
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.spec import ModelSpec
 
 OPSET = 20
+LARGEST = 64  # what stands for the largest weight of a layer in 7 bits
 FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # exactly these types, because a subclass may calculate something else
 FOLDING = 1e-4  # largest change by folding, as a share of the largest value; rounding changes a hundredth of that
 WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers with weights
@@ -48,21 +50,30 @@ def export(
     `spec.input_type` says. Output `raw`: float32 (batch, K, C). The graph normalises the pixels. calibration: needed if
     `spec.precision` is int8, else None.
     """
-    proto = float_graph(parent, spec)
-    if spec.precision == "int8":
-        if calibration is None:
-            raise ArgumentError("calibration: int8 needs images to take ranges from, got none")
-        proto = int8_graph(proto, calibration.pixels)
-    write(out, proto, spec)
+    if spec.precision != "int8":
+        write(out, float_graph(parent, spec), spec)
+        return
+    if calibration is None:
+        raise ArgumentError("calibration: int8 needs images to take ranges from, got none")
+    one_scale = spec.weight_scales == "per-tensor"
+    proto = float_graph(parent, spec, calibration.pixels if one_scale else None)
+    write(out, int8_graph(proto, calibration.pixels, per_channel=not one_scale), spec)
 
 
 def require_backbone(spec: ModelSpec) -> None:
     """Refuse nothing: ONNX takes every backbone. LiteRT does not, so both twins have this function."""
 
 
-def float_graph(parent: Path, spec: ModelSpec) -> onnx.ModelProto:
-    """The network of a `.safetensors` model file as an ONNX graph."""
+def float_graph(parent: Path, spec: ModelSpec, equalised_on: np.ndarray | None = None) -> onnx.ModelProto:
+    """The network of a `.safetensors` model file as an ONNX graph.
+
+    equalised_on: images, uint8 (N, H, W, 3), with which weights are prepared for one scale per layer. None: they stay.
+    """
     network, _ = load_model(parent, spec)
+    if equalised_on is not None:
+        before = {name: tensor.numpy() for name, tensor in tensors(network).items()}
+        changed = for_one_scale(before, spec, equalised_on, LARGEST)
+        assign(network, {name: torch.from_numpy(tensor) for name, tensor in changed.items()})
     model = PixelModel(clamped(network), spec.mean, spec.std).eval()
     width, height = spec.size
     pixels = torch.randint(256, (2, height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -327,7 +327,7 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
     network = _network_of(spec)
     loaded, own = load(path.read_bytes()), state(network)
     check_fit(loaded, own, str(path))
-    _assign(network, {name: loaded[name] for name in own})
+    assign(network, {name: loaded[name] for name in own})
     return network.eval(), spec
 
 
@@ -353,7 +353,7 @@ def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
         classifier=classifiers(timm_network(network.backbone)),
         names=head_names(network),  # a backbone of timm may have a "head." of its own
     )
-    _assign(network, used)
+    assign(network, used)
     return said
 
 
@@ -362,7 +362,7 @@ def head_names(network: EfficientNetLiteRegressor) -> set[str]:
     return {f"head.{name}" for name in network.head.state_dict() if not name.endswith(UNCOUNTED)}
 
 
-def _assign(network: EfficientNetLiteRegressor, loaded: Mapping[str, torch.Tensor]) -> None:
+def assign(network: EfficientNetLiteRegressor, loaded: Mapping[str, torch.Tensor]) -> None:
     """Copy tensors of a checkpoint that fit into the network."""
     head = head_names(network)
     backbone = {name: t for name, t in loaded.items() if name not in head}

@@ -17,6 +17,7 @@ from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.pytorch.exporting import (
     WEIGHTY,
     dtype_of,
+    export,
     float_graph,
     float_nodes,
     int8_graph,
@@ -120,7 +121,7 @@ VARIANTS = {  # the default first; `Workshop.make` makes them
     "last-float": Variant("last layer in float", "quantize_static, nodes_to_exclude"),
     "last-int8": Variant("last layer in int8, too", "quantize_static, nodes_to_exclude"),
     "first-float": Variant("first convolution in float", "quantize_static, nodes_to_exclude"),
-    "per-tensor": Variant("one scale for all weights of a layer", "quantize_static, per_channel=False"),
+    "per-tensor": Variant("one scale for all weights of a layer", "`export --weight-scales per-tensor`"),
 }
 
 
@@ -131,7 +132,8 @@ class Workshop:
     """
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
-        self.spec, self.pixels, self.proto = spec, pixels, prepared(float_graph(parent, spec))
+        self.parent, self.spec, self.pixels = parent, spec, pixels
+        self.proto = prepared(float_graph(parent, spec))
         first = next(node.name for node in self.proto.graph.node if node.op_type in WEIGHTY)
         usual, last = float_nodes(self.proto), last_layer(self.proto)
         self.excluded = {
@@ -149,11 +151,12 @@ class Workshop:
         spec = msgspec.structs.replace(
             self.spec, precision=precision, calibration=None if calibration is None else calibration.facts
         )
+        if variant == "per-tensor":
+            export(self.parent, out, msgspec.structs.replace(spec, weight_scales="per-tensor"), calibration)
+            return
         options: dict[str, object] = {}
         if variant in self.excluded:
             options = {"nodes_to_exclude": self.excluded[variant]}
-        elif variant == "per-tensor":
-            options = {"per_channel": False}
         elif variant == "percentile":
             # One image at a time, because all activations of all images are gigabytes.
             options = {

@@ -174,6 +174,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         input_type: What the file takes for a pixel: "uint8", its bytes; "int8", its bytes minus 128; or "float32", its
             bytes as numbers.
         output: The scale and zero point of an int8 output. None: the output is float32.
+        weight_scales: For int8: "per-channel", or "per-tensor": all weights of a layer share a scale. None for others.
         calibration: The images that the ranges of an int8 file come from. None for other files.
         provenance: Where the model comes from: versions, data, recipe, parent.
         mean_shape: (K, 2): the mean place of each keypoint in the training crops, unit coordinates. None: unknown.
@@ -198,6 +199,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["fp32", "fp16", "int8"]
     input_type: Literal["uint8", "int8", "float32"]
     output: Quantised | None
+    weight_scales: Literal["per-channel", "per-tensor"] | None
     calibration: Calibration | None
     provenance: Provenance
     mean_shape: tuple[tuple[float, float], ...] | None

@@ -24,13 +24,15 @@ from tensorflow.lite.tools import flatbuffer_utils  # not a public API; it has t
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # not public either
 
 from keylite.exporting.calibration import CalibrationSet
+from keylite.exporting.equalise import for_one_scale
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec, Quantised
-from keylite.tensorflow.model import load_model
+from keylite.tensorflow.model import assign, load_model, tensors
 
+LARGEST = 127  # what stands for the largest weight of a layer
 ENDS = (
     ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"],
     ["FULLY_CONNECTED", "DEQUANTIZE"],
@@ -54,6 +56,8 @@ def export(
     """
     require_backbone(spec)
     network, _ = load_model(parent, spec)
+    if spec.weight_scales == "per-tensor" and calibration is not None:
+        assign(network, for_one_scale(tensors(network), spec, calibration.pixels, LARGEST))
     width, height = spec.size
     shape = (1, height, width, 3)
     if spec.precision == "int8":
@@ -93,6 +97,7 @@ def converter_of(
 ) -> Any:
     """A converter of a function from `frozen` to the precision of a spec; a converter works only once."""
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter._experimental_disable_per_channel = spec.weight_scales == "per-tensor"  # it has no public name
     converter.experimental_lower_to_saved_model = False  # else it makes a SavedModel, in which it finds no weights
     for name, value in converter_options(spec, calibration, output_type).items():
         if name == "target_spec":

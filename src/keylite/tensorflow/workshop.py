@@ -20,6 +20,7 @@ from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.exporting import (
     converter_of,
+    export,
     flat_of,
     frozen,
     graph_of,
@@ -122,7 +123,7 @@ VARIANTS = {  # the default first; `Workshop.make` makes them
     ),
     "last-int8": Variant("last layer in int8, too", "TFLiteConverter by itself"),
     "first-float": Variant("first convolution in float", "by QuantizationDebugger alone, which leaves a float input"),
-    "per-tensor": Variant("one scale for all weights of a layer", "by a private option of TFLiteConverter"),
+    "per-tensor": Variant("one scale for all weights of a layer", "`export --weight-scales per-tensor`"),
 }
 
 
@@ -135,7 +136,7 @@ class Workshop:
 
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
         """pixels: uint8 (N, H, W, 3), the images on which noise is measured."""
-        self.spec, self.pixels = spec, pixels
+        self.parent, self.spec, self.pixels = parent, spec, pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
         require_backbone(spec)
         self.network, _ = load_model(parent, spec)
@@ -152,6 +153,9 @@ class Workshop:
         spec = msgspec.structs.replace(
             self.spec, precision=precision, calibration=None if calibration is None else calibration.facts
         )
+        if variant == "per-tensor":
+            export(self.parent, out, msgspec.structs.replace(spec, weight_scales="per-tensor"), calibration)
+            return
         with quiet():
             if variant == "first-float" and calibration is not None:
                 debugger, rows = self._debugger(calibration)
@@ -159,10 +163,7 @@ class Workshop:
                 debugger.options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=[first])
                 flat = debugger.get_nondebug_quantized_model()
             else:
-                converter = converter_of(self.function, spec, calibration)
-                if variant == "per-tensor":
-                    converter._experimental_disable_per_channel = True  # there is no public name for it
-                flat = converter.convert()
+                flat = converter_of(self.function, spec, calibration).convert()
         if calibration is not None and variant != "last-int8":
             graph = graph_of(flat)
             last_dense_float(graph, self.network)

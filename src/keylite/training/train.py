@@ -378,6 +378,7 @@ def new_spec(
         precision="fp32",
         input_type="uint8",
         output=None,
+        weight_scales=None,
         calibration=None,
         provenance=Provenance(
             keylite=__version__,

@@ -85,6 +85,13 @@ BAD_EXPORTS = {
         ["--to", "litert"],
         "--to: 'm.onnx' is a file for onnx, got 'litert'; leave --to out, or choose a name that ends in .tflite",
     ),
+    "a target of another format": (
+        ["--target", "tflm"],
+        "--target: tflm runs .tflite files, got .onnx; export with --to",
+    ),
+    "an unknown target": (["--target", "esp32"], "--target: expected one of tflm, ethos-u55-32, "),
+    "a limit without a target": (["--ram", "256"], "--ram: it is a limit of a target; name one, such as --target tflm"),
+    "a target of all": (["--to", "all", "--target", "tflm"], "--target: it is for one exported file; leave out"),
     "no budget": (["--budget", "0"], "--budget: expected a number above 0, got 0.0"),
     "no budget for the NME": (["--budget-nme", "-1"], "--budget-nme: expected a number above 0, got -1.0"),
     "all without images": (["--to", "all"], "--calibration: expected labelled images, because int8 takes"),

@@ -13,7 +13,10 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, Seed, fail
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
 
-USUAL_TYPES = {"input_type": "uint8", "output_type": "float32", "weight_scales": "per-channel"}
+USUAL_OF_ONE: dict[str, Any] = {  # choices of a single exported file
+    **{"input_type": "uint8", "output_type": "float32", "weight_scales": "per-channel"},
+    **{"target": None, "flash": None, "ram": None},
+}
 
 
 def export(
@@ -31,6 +34,9 @@ def export(
     seed: Seed = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
+    target: str | None = None,
+    flash: int | None = None,
+    ram: int | None = None,
     golden: Path | None = None,
     diagnose: bool = False,
     spec: Path | None = None,
@@ -67,6 +73,13 @@ def export(
         int8 1
     budget_nme
         the NME may rise at most by this fraction of it: 0.03 is 3 %; default: no limit
+    target
+        for int8 with litert: the device that the file is for, tflm or an NPU such as ethos-u55-128 (docs/targets.md has
+        the list); the file is refused if the NPU leaves operators of it to the CPU
+    flash
+        with --target: its flash in KB of 1,024 bytes; a file that takes more is refused
+    ram
+        with --target: its memory on the chip, in the same way
     golden
         folder for golden vectors (inputs, raw outputs and points of some objects), to test an app with
     diagnose
@@ -77,8 +90,9 @@ def export(
     """
     from keylite.runtime.modelfile import read_spec
 
-    types = {"input_type": input_type, "output_type": output_type, "weight_scales": weight_scales}
-    _require_choices(model, data, out, to, precision, types, golden, diagnose, spec)
+    given = (input_type, output_type, weight_scales, target, flash, ram)
+    of_one = dict(zip(USUAL_OF_ONE, given, strict=True))
+    _require_choices(model, data, out, to, precision, of_one, golden, diagnose, spec)
     model_spec = read_spec(model, spec)
     compared = reading.dataset(data, model_spec.white_level, model_spec.box)
     choices: dict[str, Any] = {
@@ -97,7 +111,7 @@ def export(
     if to == "all":
         _export_all(model, compared, out, choices)
     else:
-        _export_one(model, compared, out, golden, choices | types | {"to": to, "precision": precision})
+        _export_one(model, compared, out, golden, choices | of_one | {"to": to, "precision": precision})
 
 
 def _require_choices(
@@ -106,12 +120,13 @@ def _require_choices(
     out: Path | None,
     to: str | None,
     precision: str,
-    types: dict[str, str],
+    of_one: dict[str, Any],
     golden: Path | None,
     diagnose: bool,
     spec: Path | None,
 ) -> None:
     """Raise an error, before images are read, for flags that do not fit or outputs that cannot be written."""
+    from keylite.exporting.fit import device_of
     from keylite.exporting.target import FORMATS, target_of
     from keylite.runtime.files import require_outputs, require_writable
 
@@ -125,11 +140,13 @@ def _require_choices(
         raise ValueError("golden: needs one exported file; leave out --diagnose and --to all")
     if diagnose and to in (None, "all"):
         raise ValueError(f"to: --diagnose is for one format: expected {' or '.join(FORMATS)}, got {to or 'none'}")
-    for name, usual in USUAL_TYPES.items():
-        if types[name] != usual and (diagnose or to == "all"):
+    for name, usual in USUAL_OF_ONE.items():
+        if of_one[name] != usual and (diagnose or to == "all"):
             raise ValueError(f"{name}: it is for one exported file; leave out --diagnose and --to all")
     if out and not diagnose and to != "all":
-        target_of(out, to, precision, **types)
+        types = {name: of_one[name] for name in ("input_type", "output_type", "weight_scales")}
+        made_as = target_of(out, to, precision, **types)
+        device_of(of_one["target"], of_one["flash"], of_one["ram"], made_as)
     if golden:
         require_writable(golden)
     if out and diagnose:

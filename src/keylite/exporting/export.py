@@ -28,6 +28,7 @@ from keylite.exporting.certificate import (
     certify,
     summary,
 )
+from keylite.exporting.fit import Device, device_of, require_fit
 from keylite.exporting.golden import require_new_vectors, write_golden
 from keylite.exporting.target import FORMATS, Budget, Target, examiner, exporter, target_of
 from keylite.runtime.errors import ArgumentError
@@ -61,6 +62,9 @@ def export(
     seed: int = 0,
     budget: float | None = None,
     budget_nme: float | None = None,
+    target: str | None = None,
+    flash: int | None = None,
+    ram: int | None = None,
     golden: FilePath | None = None,
     spec: FilePath | None = None,
 ) -> Certificate:
@@ -87,6 +91,11 @@ def export(
         budget: The largest drift that is allowed: 95 % of all points must move less, px of the model input. None: for
             an input of 128 px 0.02 (fp32), 0.1 (fp16) or 1 (int8), and in proportion for others.
         budget_nme: By what fraction the NME (normalised mean error) may rise, such as 0.02. None: no limit.
+        target: For int8 with LiteRT: the device that the file is for, such as "tflm" or "ethos-u55-128"; see
+            `measure_target`. The file is refused if an NPU leaves operators of it to the CPU. None: any device.
+        flash: With `target`: the flash of the device, KB of 1,024 bytes; a file that takes more is refused. None: not
+            checked.
+        ram: With `target`: its memory on the chip, in the same way.
         golden: A folder for golden vectors, to test an app with (see `write_golden`). None: none are written.
         spec: A JSON description for a model file that holds none. None: the model file holds it.
 
@@ -95,7 +104,8 @@ def export(
 
     Raises:
         OverBudgetError: Points moved further than the budget allows. Nothing was written.
-        ArgumentError: An argument has a wrong value, or a file to write is one of the inputs.
+        ArgumentError: An argument has a wrong value, a file to write is one of the inputs, or the file does not fit
+            `target`.
         ModuleNotFoundError: A package that makes the format is not installed; the message says how to install it.
 
     Example:
@@ -110,10 +120,11 @@ def export(
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     types = {"input_type": input_type, "output_type": output_type, "weight_scales": weight_scales}
-    target = target_of(out, to, precision, **types)
+    made_as = target_of(out, to, precision, **types)
+    device = device_of(target, flash, ram, made_as)
     model_spec = read_spec(model, spec)
-    limits = budget_of(model_spec, target, budget, budget_nme)
-    require_exportable(model, model_spec, target, calibration is not None)
+    limits = budget_of(model_spec, made_as, budget, budget_nme)
+    require_exportable(model, model_spec, made_as, calibration is not None)
     _say_doubts(model_spec, data, calibration)
     images = None if calibration is None else calibration_set(model_spec, calibration, calibration_count, seed)
     certificate = certificate_path(out)
@@ -123,7 +134,7 @@ def export(
         require_new_vectors(golden, data)
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, model_spec, Path(folder)))
-        return _export(model, model_spec, data, out, target, limits, images, reference, golden, spec)
+        return _export(model, model_spec, data, out, made_as, limits, images, reference, golden, spec, device)
 
 
 def export_all(
@@ -299,6 +310,7 @@ def _export(
     reference: Callable[[], Path | None],
     golden: FilePath | None = None,
     spec_file: FilePath | None = None,
+    device: Device | None = None,
 ) -> Certificate:
     """`export` with arguments that were checked. reference: makes the parent's fp32 ONNX, to compare the time with."""
     exporting, precision = exporter(target), target.precision
@@ -316,6 +328,7 @@ def _export(
         made = Path(folder) / out.name
         with step(f"export: writing {out.name} in {precision}"):
             exporting.export(model, made, child_spec, images, target.output_type)
+        require_fit(made, device)
         if images is not None:
             doubt = range_doubt(examiner(target).watch(made, some_crops(spec, data)), images.facts, data.called)
             if doubt:

@@ -113,6 +113,11 @@ def targets_of(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def require_packages(target: str) -> None:
+    """Raise ModuleNotFoundError, which says what to install, if the program that knows a target is missing."""
+    require("ethosu.vela" if TARGETS[target] else "tflite_micro", MICRO_EXTRA)
+
+
 def measure_target(model: FilePath, target: str, *, spec: FilePath | None = None) -> TargetNeeds:
     """Measure or estimate what an int8 `.tflite` file takes on a target.
 
@@ -139,6 +144,7 @@ def measure_target(model: FilePath, target: str, *, spec: FilePath | None = None
     require_choice("target", target, TARGETS)
     if path.suffix.lower() != ".tflite":
         raise ArgumentError(f"target: {target} runs .tflite files, got {escaped(path.name)}; give an exported file")
+    require_packages(target)
     system = TARGETS[target]
     if system is None:
         return _on_micro(path, spec)
@@ -165,7 +171,6 @@ def _on_micro(path: Path, spec: Path | None) -> TargetNeeds:
 
 def _by_vela(path: Path, target: str, system: System) -> TargetNeeds:
     """What Vela says of a file. It gets a copy without keylite's description, in a folder that goes afterwards."""
-    require("ethosu.vela", MICRO_EXTRA)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(tflite_model(path))

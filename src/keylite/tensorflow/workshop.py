@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
+from keylite.runtime.graph import layer_name
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.exporting import (
@@ -104,16 +104,6 @@ class _Watched:
 
     def of(self, layer: str) -> np.ndarray | None:
         return self.values(self.layers[layer][1]) if layer in self.layers else None
-
-
-def layer_name(tensor: str) -> str:
-    """The name of the Keras layer that made a tensor of a converted file, without the number that the converter adds.
-
-    The tensor's own name lists all layers that were folded into it; this is the one with weights, if there is one.
-    """
-    parts = [part.split("/") for part in tensor.split(";")]
-    weighty = [part for part in parts if part[-1] in ("convolution", "depthwise", "MatMul")]
-    return re.sub(r"_\d+$", "", (weighty or parts)[0][-2 if len((weighty or parts)[0]) > 1 else -1])
 
 
 VARIANTS = {  # the default first; `Workshop.make` makes them

@@ -269,6 +269,18 @@ def onnx_file(model_file: Path, once: Callable) -> Path:
 
 
 @pytest.fixture(scope="session")
+def float_file(model_file: Path, once: Callable) -> Path:
+    """The ONNX export of `model_file` that takes floats, one image at a time."""
+    return once("four.float.onnx", lambda path: exported(model_file, path, input_type="float32"))
+
+
+@pytest.fixture(scope="session")
+def float_heatmap_file(heatmap_file: Path, once: Callable) -> Path:
+    """The ONNX export of `heatmap_file` that takes floats, one image at a time."""
+    return once("maps.float.onnx", lambda path: exported(heatmap_file, path, input_type="float32"))
+
+
+@pytest.fixture(scope="session")
 def heatmap_onnx_file(heatmap_file: Path, once: Callable) -> Path:
     """The ONNX export of `heatmap_file`."""
     return once("maps.onnx", lambda path: exported(heatmap_file, path))
@@ -495,13 +507,13 @@ def certified(model: Path, data: Dataset, path: Path, *, to: str, **options: obj
     return path
 
 
-def exported(model: Path, path: Path) -> Path:
-    """Make an ONNX export, which takes seconds."""
+def exported(model: Path, path: Path, **changes: object) -> Path:
+    """Make an ONNX export, which takes seconds. changes: of the spec."""
     pytest.importorskip("onnxscript", reason="needs keylite[pytorch]")
     from keylite.pytorch.exporting import export
     from keylite.runtime.modelfile import read_spec
 
-    export(model, path, read_spec(model))
+    export(model, path, msgspec.structs.replace(read_spec(model), **changes))
     return path
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import yaml
 from cyclopts import CycloptsError
+from others import OTHERS
 from ports import BOXES
 
 import keylite
@@ -204,11 +205,15 @@ LAUNCHER_FLAGS = {  # of torchrun and srun
 }
 
 
+CONVERTER_FLAGS = {"--model", "--biz"}  # of MNNConvert, up to their capitals
+
+
 @pytest.mark.parametrize("page", GUIDES)
 def test_flags_in_lines_exist(page: str):
     of = {verb: flags_of(verb) | {"--help"} for verb in VERBS}
     everywhere = set().union(*of.values(), BENCHMARK_FLAGS if page in MEASURED else ())
     everywhere |= LAUNCHER_FLAGS if page == SCALING else set()
+    everywhere |= CONVERTER_FLAGS if page == CHIPS else set()
     everywhere |= FUZZ_FLAGS if page == "docs/reliability.md" else set()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= everywhere
     for code in re.findall(r"`(keylite[^`]*)`", FENCE.sub("", PAGES[page])):
@@ -264,8 +269,9 @@ def desk(
     onnx_file: Path,
     objects: Dataset,
     golden: Path,
+    float_file: Path,
 ) -> Path:
-    """The folder that the pages assume: labels, a photo, faces.onnx, golden vectors.
+    """The folder that the pages assume: labels, a photo, faces.onnx, faces_float.onnx, golden vectors.
 
     train and export hand out files made before.
     """
@@ -276,6 +282,7 @@ def desk(
         cv2.imwrite(str(tmp_path / name), objects.read_image(0)[..., ::-1])
     shutil.copy(onnx_file, tmp_path / "faces.onnx")
     shutil.copy(onnx_file, tmp_path / "four.onnx")  # the name that the golden vectors have
+    shutil.copy(float_file, tmp_path / "faces_float.onnx")
     shutil.copytree(golden, tmp_path / "golden")
     signatures = {name: inspect.signature(getattr(keylite, name)) for name in ("train", "train_folds", "export")}
 
@@ -304,9 +311,11 @@ def desk(
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: value.split("\n")[0][:40])
 def test_python_blocks_run(page: str, text: str, desk: Path, request: pytest.FixtureRequest):
-    for framework in ("torch", "tensorflow"):
-        if f"import {framework}" in text or f"{framework} import" in text:
-            pytest.importorskip(framework)
+    for package in ("torch", "tensorflow", "openvino", "ncnn", "MNN", "tract"):
+        if re.search(rf"^ *(import|from) {package}\b", text, re.MULTILINE):
+            pytest.importorskip(package)
+            if package in ("ncnn", "MNN"):
+                OTHERS[package].open(desk / "faces_float.onnx", desk)  # makes the converted file
     if "tensorflow" in text:
         request.getfixturevalue("quick_graphs")
         request.getfixturevalue("tiny_for_lite0")
@@ -323,7 +332,6 @@ def test_pages_show_python():
         INSTALL,
         COMMANDS,
         GLOSSARY,
-        CHIPS,
         MICRO,
         *TARGETS[1:],
     }

@@ -244,6 +244,7 @@ class Section(NamedTuple):
     name: str
     text: Callable[[Facts | None], str]
     plot: Callable[[Facts, Path], None] | None
+    page: str = PAGE
 
 
 def figures_path(section: Section, docs: Path) -> Path:
@@ -257,13 +258,13 @@ def with_part(page: str, section: Section, facts: Facts | None) -> str:
     before, start, rest = page.partition(first)
     _, end, after = rest.partition(last)
     if not (start and end):
-        raise ValueError(f"{PAGE}: expected the marks {first!r} and {last!r}")
+        raise ValueError(f"{section.page}: expected the marks {first!r} and {last!r}")
     return f"{before}{first}\n\n{section.text(facts)}\n\n{last}{after}"
 
 
 def write_part(section: Section, docs: Path) -> None:
     """Make a section's part of the page, and its picture, from the figures that lie in `docs`."""
-    held, page = figures_path(section, docs), docs / PAGE
+    held, page = figures_path(section, docs), docs / section.page
     facts = json.loads(held.read_text(encoding="utf-8")) if held.is_file() else None
     if facts is not None and section.plot is not None:
         section.plot(facts, docs / "images" / f"{section.name}.png")
@@ -273,12 +274,12 @@ def write_part(section: Section, docs: Path) -> None:
 def publish(section: Section, facts: Facts, docs: Path) -> None:
     """Write figures as JSON into `docs`, and from them the picture and the part of the page."""
     write_text(figures_path(section, docs), json.dumps(facts, indent=1) + "\n")
-    page, marks = docs / PAGE, "\n\n".join(MARKS).format(section.name)
+    page, marks = docs / section.page, "\n\n".join(MARKS).format(section.name)
     held = page.read_text(encoding="utf-8") if page.is_file() else ""
     if docs != DOCS and marks.split("\n")[0] not in held:
         write_text(page, f"{held}\n{marks}\n")
     write_part(section, docs)
-    log.info("written: %s", docs / PAGE)
+    log.info("written: %s", page)
 
 
 def percent(fraction: float) -> str:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from others import OTHERS, engine_of, missing
 from rounds import Facts, keep, machine, paragraph, table
-from runs import DOCS, Section, kept, listing, not_yet, options, publish, size_text, told, write_part
+from runs import DOCS, Section, kept, listing, not_yet, options, publish, told, write_part
 
 import keylite
 from keylite.data.dataset import Dataset
@@ -167,7 +167,7 @@ def measure(choices: argparse.Namespace) -> Facts:
         if name in sets:
             raise ValueError(f"--set: two sets lie in folders called {name!r}; give each folder a name of its own")
         sets[name] = {
-            **{"count": len(data), "of": len(whole), "keypoints": len(spec.skeleton), "size": spec.size},
+            **{"count": len(data), "of": len(whole), "keypoints": len(spec.skeleton)},
             **{"network": spec.network, "labels": Path(labels).name},
             "rows": figures_of(name, Path(model), read_dataset(calibration), data, choices.out),
         }
@@ -188,7 +188,7 @@ def cell(found: Facts, precisions: tuple[str, ...]) -> str:
         elif "refused" in found[precision]:
             parts.append("refused")
         elif precision == "fp32":
-            parts.append(f"{found[precision]['p95']:.4f}")
+            parts.append(f"{found[precision]['p95']:.5f}")
         else:
             parts.append(f"{found[precision]['p95']:.3f}, {100 * found[precision]['change']:+.1f} %")
     return " / ".join(parts)
@@ -212,7 +212,7 @@ def text(facts: Facts | None) -> str:
     }
     measured_on = [
         f"{name}: {found['count']} of {found['of']} objects of `{found['labels']}`, {found['keypoints']} keypoints, "
-        f"{size_text(found['size'])} px, {found['network']}"
+        f"{found['network']}"
         for name, found in sets.items()
     ]
     packages = {name: facts["versions"][name] for name in dict.fromkeys(row.package for row in ROWS.values())}

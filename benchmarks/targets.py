@@ -1,8 +1,8 @@
 """How far points move in each runtime, on several data sets: the table of docs/targets.md.
 
-Run `python benchmarks/targets.py --out FOLDER --set MODEL CALIBRATION LABELS --set ...`, once with all sets: MODEL is a
-trained `.safetensors` file, CALIBRATION the labels that the ranges of int8 come from, LABELS those that are measured.
-Distances are to the points of the trained file, px of the model input. Files and figures are kept in --out.
+Run `python benchmarks/targets.py --out FOLDER --model MODEL CALIBRATION LABELS --model ...`, once with all data sets:
+MODEL is a trained `.safetensors` file, CALIBRATION the labels that the ranges of int8 come from, LABELS those that are
+measured. Distances are to the points of the trained file, px of the model input. Files and figures are kept in --out.
 """
 
 from __future__ import annotations
@@ -160,12 +160,12 @@ def measure(choices: argparse.Namespace) -> Facts:
     """The figures of all sets."""
     choices.out.mkdir(parents=True, exist_ok=True)
     sets: Facts = {}
-    for model, calibration, labels in choices.set:
+    for model, calibration, labels in choices.model:
         whole = read_dataset(labels)
         data, spec = chosen(whole, choices.objects), read_spec(Path(model))
         name = Path(labels).resolve().parent.name
         if name in sets:
-            raise ValueError(f"--set: two sets lie in folders called {name!r}; give each folder a name of its own")
+            raise ValueError(f"--model: two sets lie in folders called {name!r}; give each folder a name of its own")
         sets[name] = {
             **{"count": len(data), "of": len(whole), "keypoints": len(spec.skeleton)},
             **{"network": spec.network, "labels": Path(labels).name},
@@ -236,7 +236,9 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = options(__doc__, rounds=None, size=None)
     add = parser.add_argument
-    add("--set", nargs=3, action="append", metavar=("MODEL", "CALIBRATION", "LABELS"), help="a data set and its model")
+    add(
+        "--model", nargs=3, action="append", metavar=("MODEL", "CALIBRATION", "LABELS"), help="a data set and its model"
+    )
     add("--objects", type=int, default=OBJECTS, help=f"objects that are measured of each set (default {OBJECTS})")
     add("--out", type=Path, help="folder of exports and figures; what is there already is not made again")
     add("--publish", action="store_true", help="write into docs/ what else goes to OUT/docs")
@@ -250,8 +252,8 @@ def main(arguments: list[str] | None = None) -> None:
     if choices.page:
         write_part(SECTION, DOCS)
         return
-    if not choices.set or choices.out is None:
-        raise ValueError("--set, --out: expected at least one set, and a folder for exports and figures")
+    if not choices.model or choices.out is None:
+        raise ValueError("--model, --out: expected at least one set, and a folder for exports and figures")
     facts = measure(choices)
     publish(SECTION, facts, DOCS if choices.publish else choices.out / "docs")
     keep(choices.json, facts)

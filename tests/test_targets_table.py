@@ -40,7 +40,7 @@ def measured(finder_file: Path, exported_finder, make_colours, tmp_path_factory:
         patch.setattr(targets, "engine_of", refused)
         patch.setattr(targets, "ROWS", rows)
         patch.setattr(targets, "why_not", lambda row, name: None)
-        arguments = ["--out", str(out), "--objects", "9", "--set", str(finder_file)]
+        arguments = ["--out", str(out), "--objects", "9", "--model", str(finder_file)]
         arguments += [str(labels / "labels.json")] * 2
         targets.main(arguments)
         page = (out / "docs/targets.md").read_bytes()
@@ -84,7 +84,7 @@ def test_the_table_has_a_row_per_runtime_and_says_what_was_refused(measured):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "--set, --out: expected at least one set"), (["--out", "o"], "--set, --out: expected at least one set")],
+    [([], "--model, --out: expected at least one set"), (["--out", "o"], "--model, --out: expected at least one set")],
 )
 def test_wrong_flags_are_one_line(arguments: list[str], words: str):
     with pytest.raises(ValueError, match=words):

@@ -72,9 +72,8 @@ def file_of(model: Path, calibration: Dataset, to: str, precision: str, folder: 
     log.info("%s: exporting to %s in %s", model, to, precision)
     spec = read_spec(model)
     images = calibration_set(spec, calibration, seed=SEED) if precision == "int8" else None
-    spec = msgspec.structs.replace(
-        spec, precision=precision, input_type=FORMATS[to], calibration=images.facts if images else None
-    )
+    integers = {"weight_scales": "per-channel", "calibration": images.facts} if images else {}
+    spec = msgspec.structs.replace(spec, precision=precision, input_type=FORMATS[to], **integers)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         made = Path(place) / path.name
         exporter(Target(to, precision)).export(model, made, spec, images)

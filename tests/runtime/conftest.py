@@ -27,7 +27,9 @@ def int8_of(exported_finder, heatmap_file: Path, make_colours, tmp_path_factory:
             spec = read_spec(heatmap_file)
             images = calibration_set(msgspec.structs.replace(spec, box="image"), make_colours(16, 11), 16, 0)
             made[head] = tmp_path_factory.mktemp("micro") / "maps.tflite"
-            spec = msgspec.structs.replace(spec, precision="int8", calibration=images.facts)
+            spec = msgspec.structs.replace(
+                spec, precision="int8", weight_scales="per-channel", calibration=images.facts
+            )
             export(heatmap_file, made[head], spec, images)
         return made[head]
 

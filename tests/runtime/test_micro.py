@@ -43,11 +43,30 @@ def test_what_a_file_needs_is_measured(head: str, int8_of):
     assert needs.to_dict()["arena"] == needs.arena
 
 
+def test_multiplications_are_those_of_the_network_s_layers(int8_of, heatmap_file: Path):
+    torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
+    pytest.importorskip("timm", reason="needs keylite[pytorch]")
+    from keylite.pytorch.model import load_model
+
+    counts = []
+
+    def count(layer, inputs, output) -> None:
+        counts.append(output.numel() * layer.weight[0].numel())
+
+    network, spec = load_model(heatmap_file)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *spec.size[::-1]))
+    assert keylite.measure_micro(int8_of("heatmap")).macs == sum(counts) > 1e6
+
+
 def test_sizes_are_in_kb_of_1024_bytes():
-    needs = MicroNeeds("<i>.tflite", 3 * 1024**2, 2048, 1024, 1024, ("ADD", "CONV_2D"))
+    needs = MicroNeeds("<i>.tflite", 3 * 1024**2, 2048, 1024, 1024, ("ADD", "CONV_2D"), 22_640_000)
     assert str(needs) == (
-        "<i>.tflite in TensorFlow Lite Micro: arena 2.0 KB (activations 1.0 KB, tables 1.0 KB), model 3,072.0 KB; "
-        "operators: ADD, CONV_2D"
+        "<i>.tflite in TensorFlow Lite Micro: arena 2.0 KB (activations 1.0 KB, tables 1.0 KB), model 3,072.0 KB, "
+        "22.6 million multiplications; operators: ADD, CONV_2D"
     )
     assert repr(needs) == "MicroNeeds(<i>.tflite: arena 2.0 KB, 2 kinds of operators)"
 

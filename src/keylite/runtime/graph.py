@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 from keylite.runtime.packages import require
 
 OUTPUT = "output"  # what an operator that writes the output of the graph makes
+
+WEIGHT_AXES = {  # kind of a layer with weights -> the axes of its weights along which a value of its output adds up
+    "CONV_2D": (1, 2, 3),
+    "DEPTHWISE_CONV_2D": (1, 2),
+    "FULLY_CONNECTED": (1,),
+}
 
 
 def graph_of(flat: bytes) -> Any:
@@ -36,6 +43,17 @@ def operators_of(graph: Any) -> list[tuple[str, Any]]:
     ]
     parts: list[list[Any]] = [part.operators or [] for part in graph.subgraphs]
     return [(kinds[row.opcodeIndex], row) for part in parts for row in part]
+
+
+def macs_of(graph: Any) -> int:
+    """The multiplications per run, each with an addition, in the layers with weights of a model with one subgraph."""
+    tensors: list[Any] = graph.subgraphs[0].tensors
+    total = 0
+    for kind, row in operators_of(graph):
+        if kind in WEIGHT_AXES:
+            weights, output = (tensors[index].shape for index in (row.inputs[1], row.outputs[0]))
+            total += math.prod(map(int, output)) * math.prod(int(weights[axis]) for axis in WEIGHT_AXES[kind])
+    return total
 
 
 def layers_of(graph: Any) -> list[tuple[str, str]]:

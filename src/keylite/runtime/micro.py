@@ -14,7 +14,7 @@ import numpy as np
 
 from keylite.runtime.chatter import overheard
 from keylite.runtime.errors import ArgumentError, ModelFileError
-from keylite.runtime.graph import flat_of, graph_of, operators_of
+from keylite.runtime.graph import flat_of, graph_of, macs_of, operators_of
 from keylite.runtime.kinds import path_of, path_or_none
 from keylite.runtime.litert import interpreter_of
 from keylite.runtime.modelfile import read_spec, tflite_model
@@ -43,6 +43,8 @@ class MicroNeeds(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True
         activations: The values between layers; they take each other's place.
         tables: What is kept for good, most of it multipliers of channels. Pointers have 8 bytes here and 4 on a chip.
         operators: The kinds of operators that an op resolver must know, by name.
+        macs: How many multiplications and additions (multiply-accumulate operations) the layers with weights make per
+            image.
     """
 
     model: str
@@ -51,6 +53,7 @@ class MicroNeeds(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True
     activations: int
     tables: int
     operators: tuple[str, ...]
+    macs: int
 
     def __repr__(self) -> str:
         return f"MicroNeeds({self.model}: arena {in_kb(self.arena)}, {len(self.operators)} kinds of operators)"
@@ -58,8 +61,8 @@ class MicroNeeds(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True
     def __str__(self) -> str:
         parts = f"activations {in_kb(self.activations)}, tables {in_kb(self.tables)}"
         return (
-            f"{self.model} in TensorFlow Lite Micro: arena {in_kb(self.arena)} ({parts}), model {in_kb(self.flash)}; "
-            f"operators: {', '.join(self.operators)}"
+            f"{self.model} in TensorFlow Lite Micro: arena {in_kb(self.arena)} ({parts}), model {in_kb(self.flash)}, "
+            f"{self.macs / 1e6:.1f} million multiplications; operators: {', '.join(self.operators)}"
         )
 
 
@@ -100,13 +103,15 @@ def measure_micro(model: FilePath, *, spec: FilePath | None = None) -> MicroNeed
             f"{clipped('; '.join(lines)) or 'nothing'}; is standard error closed?"
         )
     flat = tflite_model(path)
+    graph = graph_of(flat)
     return MicroNeeds(
         model=escaped(path.name),
         flash=len(flat),
         arena=sizes["total"],
         activations=sizes["head"],
         tables=sizes["tail"],
-        operators=tuple(sorted({name for name, _ in operators_of(graph_of(flat))})),
+        operators=tuple(sorted({name for name, _ in operators_of(graph)})),
+        macs=macs_of(graph),
     )
 
 

@@ -239,7 +239,7 @@ DOORS = {
         )
     },
     "Recipe by place": (lambda d: Recipe("pytorch"), "recipe: expected choices by name, such as epochs=30, got 'pyt"),
-    "preset": (lambda d: keylite.preset([]), "preset: expected one of fast, balanced, accurate, got []"),
+    "preset": (lambda d: keylite.preset([]), "preset: expected one of tiny, small, fast, balanced, accurate, got []"),
     "draw_points, xy": (
         lambda d: keylite.draw_points(d.images[0], [[1, 2]] * 4, Skeleton(("k0",))),
         "xy: expected shape (1, 2), got (4, 2)",

@@ -237,7 +237,7 @@ BAD_CHOICES = {
     "unknown flag": ({"epocs": "3"}, "--epochs"),
     "unknown recipe key": ({"set": "epocs=3"}, "did you mean epochs"),
     "set without equals": ({"set": "epochs"}, "name=value"),
-    "unknown preset": ({"preset": "best"}, "preset: expected one of fast, balanced, accurate, got 'best'"),
+    "unknown preset": ({"preset": "best"}, "preset: expected one of tiny, small, fast, balanced, accurate, got 'best'"),
     "missing recipe file": ({"recipe": "none.yaml"}, "none.yaml"),
 }
 

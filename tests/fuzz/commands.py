@@ -55,7 +55,7 @@ USUAL = {  # flag: values that it takes wherever it is known, so that not every 
     "--loss": ("mse", "mae", "huber", "smooth_l1", "wing", "soft_wing"),
     "--optimizer": ("adam", "adamw"),
     "--schedule": ("cosine", "constant"),
-    "--preset": ("fast", "balanced", "accurate"),
+    "--preset": ("tiny", "small", "fast", "balanced", "accurate"),
     "--cache": ("ram", "off"),
     "--family": ("train", "test"),
     "--format": ("coco", "keylite"),

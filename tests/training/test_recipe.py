@@ -289,7 +289,7 @@ def test_balanced_is_the_defaults_and_the_others_lie_around_it():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="^preset: expected one of fast, balanced, accurate, got 'fest'$"):
+    with pytest.raises(ValueError, match="^preset: expected one of tiny, small, fast, balanced, accurate, got 'fest'$"):
         preset("fest")
 
 

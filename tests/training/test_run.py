@@ -142,6 +142,22 @@ def test_of_images_of_many_sizes_the_share_is_the_median(caplog, monkeypatch):
     assert (read_normaliser("0.2 x box_diagonal", ()).lengths(data.xy, data.whole_boxes()) == (10, 20, 1000, 10)).all()
 
 
+@pytest.mark.parametrize(
+    ("choices", "stages"),
+    [
+        ({}, 5),
+        ({"head": "simcc"}, 5),
+        ({"head": "regression"}, 7),
+        ({"head": "rle"}, 7),
+        ({"backbone": "lite4"}, 5),
+        ({"backbone": "timm:resnet18"}, 7),
+        ({"stages": 7}, 7),
+    ],
+)
+def test_heads_with_a_pyramid_need_no_more_than_five_stages(choices: dict, stages: int, few: Dataset):
+    assert resolve(make_recipe(choices), few, 100).stages == stages
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_each_head_has_its_learning_rate(head: str, few: Dataset):
     assert resolve(make_recipe({"head": head, "optimizer": "adam"}), few, 100).lr == LRS[head]

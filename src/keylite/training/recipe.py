@@ -225,6 +225,8 @@ class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
 # ---- presets
 
 PRESETS: dict[str, dict[str, Any]] = {  # the choices in which each differs from the defaults
+    "tiny": {"stages": 4, "size": 80},
+    "small": {"stages": 4, "size": 112},
     "fast": {"size": 96, "effort": 0.5},
     "balanced": {},
     "accurate": {"size": 224, "effort": 2.0},
@@ -235,7 +237,8 @@ def preset(name: str) -> Recipe:
     """A recipe by name.
 
     Args:
-        name: `fast`, `balanced` (the defaults) or `accurate`; docs/recipe.md says in which choices they differ.
+        name: `tiny` and `small` (for microcontrollers), `fast`, `balanced` (the defaults) or `accurate`;
+            docs/recipe.md says in which choices they differ.
 
     Returns:
         The recipe.

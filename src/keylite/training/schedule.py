@@ -26,7 +26,7 @@ log = logging.getLogger("keylite")
 USUAL_EPOCHS, USUAL_OBJECTS = 20, 2795
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
 WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # share of all steps; fewest steps; largest share
-KEPT_STAGES = {"regression": STAGES, "rle": STAGES, "simcc": STAGES, "heatmap": STAGES}  # by head, of lite0 to lite4
+KEPT_STAGES = {"regression": STAGES, "rle": STAGES, "simcc": 5, "heatmap": 5}  # by head, of lite0 to lite4
 LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # by head, for adam and adamw
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # by the number of objects from which each holds
 

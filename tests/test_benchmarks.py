@@ -19,6 +19,7 @@ pytest.importorskip("PIL", reason="needs Pillow")
 
 import accuracy
 import learning_curve
+import micro
 import predictor
 import runs
 import scaling
@@ -36,7 +37,10 @@ from keylite.training.recipe import Recipe, make_recipe, to_dict
 from keylite.training.recipe_file import write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"accuracy": accuracy, "learning_curve": learning_curve, "small_data": small_data, "search": search}
+SCRIPTS = {
+    **{"accuracy": accuracy, "learning_curve": learning_curve, "micro": micro},
+    **{"small_data": small_data, "search": search},
+}
 
 
 def refuse(*_: object, **__: object) -> None:
@@ -721,3 +725,35 @@ def test_the_predictor_s_own_model_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert predictor.random_model(tmp_path, (64, 64)).is_file()
     found = keylite.Predictor(tmp_path / "random.safetensors", engine="pytorch")(np.zeros((32, 32, 3), np.uint8))
     assert found.xy.shape == (1, predictor.KEYPOINTS, 2)
+
+
+# ---- microcontrollers
+
+
+def test_few_keypoints_are_those_of_the_whole_set():
+    data = gauges(3, size=32)
+    few = micro.with_few(data, (3, 0))
+    assert few.skeleton.names == (data.skeleton.names[3], data.skeleton.names[0])
+    assert np.array_equal(few.xy, data.xy[:, [3, 0]]) and np.array_equal(few.visible, data.visible[:, [3, 0]])
+    assert few.images == data.images
+    assert len(set(micro.FEW)) == 22 and max(micro.FEW) < 68
+
+
+def test_a_preset_is_measured_as_a_chip_would_run_it(tmp_path: Path):
+    for package in ("tensorflow", "ai_edge_litert", "tflite_micro", "ethosu.vela"):
+        pytest.importorskip(package, reason="needs keylite[tensorflow-cpu,micro]")
+    flags = ["--smoke", "--out", str(tmp_path), "--only", "tiny-2"]
+    micro.main(flags)
+    assert not list(tmp_path.rglob("figures"))
+    micro.main([*flags, "--report", "--rounds", "1", "--images", "1"])
+    facts = json.loads((tmp_path / "docs/results/micro.json").read_text())
+    (row,), made = facts["rows"], tmp_path / "tiny-2-seed0/exports" / micro.FILE
+    needs, npu = keylite.measure_micro(made), keylite.measure_target(made, micro.NPU)
+    assert (row["flash"], row["arena"], row["macs"]) == (needs.flash, needs.arena, needs.macs)
+    assert (row["npu_ms"], row["npu_cpu"]) == (npu.ms, []), "a whole-integer file leaves nothing to the CPU"
+    assert row["keypoints"] == 2
+    val = micro.with_few(runs.smoke_parts().val, micro.SMOKE_FEW)
+    assert row["int8"]["nme"] == pytest.approx(keylite.evaluate(made, val).nme.mean, rel=1e-6)
+    assert row["litert_ms"] > 0 and row["tflm_ms"] > 0
+    page = (tmp_path / "docs/results.md").read_text()
+    assert f"| {needs.arena / 1024:,.1f} KB |" in page and "ms, nothing on the CPU |" in page

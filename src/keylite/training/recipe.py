@@ -229,7 +229,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # the choices in which each differs from
     "small": {"stages": 4, "size": 112},
     "fast": {"size": 96, "effort": 0.5},
     "balanced": {},
-    "accurate": {"size": 224, "effort": 2.0},
+    "accurate": {"stages": 7, "size": 224, "effort": 2.0},
 }
 
 

@@ -409,7 +409,10 @@ REFUSED = {  # flags: words of the line
         ["--folds", 3, "--blocks", "--normalize", "0,1"],
         "unlabelled or 0 px in all objects of fold 2",
     ),
-    "an unknown preset": (["--folds", 3, "--preset", "fest"], "preset: expected one of tiny, small, fast, balanced, accurate"),
+    "an unknown preset": (
+        ["--folds", 3, "--preset", "fest"],
+        "preset: expected one of tiny, small, fast, balanced, accurate",
+    ),
     "nothing to resume": (["--folds", 3, "--resume"], "no run to resume here"),
 }
 

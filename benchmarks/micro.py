@@ -88,9 +88,11 @@ def planned(choices: argparse.Namespace) -> tuple[list[Run], Callable[[Run], Par
     by_points: dict[str, Callable[[], Parts]] = {"all": parts, f"{len(few)}": few_parts}
     runs, data = [], {}
     for preset in MICRO_PRESETS:
-        own = {**SMOKE, **SMOKE_PRESET} if choices.smoke else {**FACES, **PRESETS[preset]}
-        recipe = {**own, **sets(choices.set)}
         for points, get in by_points.items():
+            own = {**SMOKE, **SMOKE_PRESET} if choices.smoke else {**FACES, **PRESETS[preset]}
+            if points != "all" and not choices.smoke:
+                own["normalize"] = ",".join(str(FEW.index(int(point))) for point in own["normalize"].split(","))
+            recipe = {**own, **sets(choices.set)}
             for seed in choices.seeds:
                 name = f"{preset}-{points}-seed{seed}"
                 pair = functools.partial(lambda get: (get().train, get().val), get)

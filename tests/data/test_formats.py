@@ -795,7 +795,7 @@ def test_written_file_is_plain_coco(tmp_path: Path) -> None:
     }
     assert out["categories"] == [
         {
-            **{"id": 1, "name": data.name, "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]},
+            **{"id": 1, "name": "face", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]},
             **{"flip_pairs": [["left_eye", "right_eye"]], "sigmas": [0.1, 0.2, 0.2]},
         }
     ]

@@ -207,7 +207,7 @@ BAD_MODELS = {
         lambda path: path.write_bytes(
             sealed(path.read_bytes().replace(f'"format":{FORMAT},'.encode(), b'"format":1,'))
         ),
-        "format 7",
+        "format 1, expected",
     ),
 }
 

@@ -134,7 +134,7 @@ class Target:
             precisions[self.precision],
             strict=True,
         ):
-            require_kind(name, given, str, "a text", f"such as {possible[0]!r}")
+            require_kind(name, given, str, "a text", f"such as {quoted(possible[0])}")
             if given not in possible:
                 raise ArgumentError(
                     f"{name}: for {self.to} in {self.precision} expected {' or '.join(possible)}, got {quoted(given)}"

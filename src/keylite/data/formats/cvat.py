@@ -256,7 +256,7 @@ def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
             data.skeleton.names, data.xy[row].tolist(), data.visible[row].tolist(), strict=True
         ):
             flags = {"outside": "0" if v else "1", "occluded": "1" if v == 1 else "0"}
-            place = {"points": f"{x!r},{y!r}" if v else "0.0,0.0"}
+            place = {"points": f"{x},{y}" if v else "0.0,0.0"}
             SubElement(skeleton, "points", {"label": point, "source": "manual"} | flags | place)
         if data.boxed[row]:
             edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(repr, data.box[row].tolist()), strict=True))

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import Entries, Point
-from keylite.data.formats.tables import cells_of, point_of, rows_of, table_text
+from keylite.data.formats.tables import cells_of, new_image, point_of, rows_of, table_text
 from keylite.data.formats.yaml_text import read_yaml
 from keylite.data.labels import Labels, Wanted
-from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.words import first_of, quoted
@@ -108,13 +107,7 @@ def _add(entries: Entries, table: Path, path: Path, seen: dict[str, str], parts:
         name = "/".join(cell.strip() for cell in row[:start])
         where = f"{where_of}line {line}"
         try:
-            if len(row) != width:
-                raise DataError(f"expected {width} cells, got {len(row)}")
-            if not name:
-                raise DataError("the image has no name")
-            key = canonical(name)
-            if key in seen:
-                raise DataError(f"the image is on {seen[key]} already")
+            key = new_image(name, row, width, seen)
             points: dict[str, dict[str, Point]] = {kind: {} for kind in dict.fromkeys(one.animal for one in columns)}
             for one in columns:
                 points[one.animal][one.part] = _point(one, row)

@@ -106,6 +106,21 @@ def rows_of(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
+def new_image(name: str, row: list[str], width: int, seen: dict[str, str]) -> str:
+    """The key of a row's image in `seen`, which says where each image was. DataError, without the place, for a bad row.
+
+    width: the number of cells that a row must have.
+    """
+    if len(row) != width:
+        raise DataError(f"expected {width} cells, got {len(row)}")
+    if not name:
+        raise DataError("the image has no name")
+    key = canonical(name)
+    if key in seen:
+        raise DataError(f"the image is on {seen[key]} already")
+    return key
+
+
 def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, category: str | None) -> Labels:
     """The labels of all rows that can be read; `bad` of the labels names the other rows."""
     if category is not None:
@@ -119,22 +134,16 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
     bad: list[str] = []
     fields: dict[str, list[str | None]] = {field: [] for field in layout.fields}
     points: list[list[tuple[float, float, float]]] = []
-    first_line: dict[str, int] = {}
+    seen: dict[str, str] = {}
     for line, row in data:
         name = row[0].strip()
         try:
-            if len(row) != width:
-                raise DataError(f"expected {width} cells, got {len(row)}")
-            if not name:
-                raise DataError("the image has no name")
-            key = canonical(name)
-            if key in first_line:
-                raise DataError(f"the image is on line {first_line[key]} already")
+            key = new_image(name, row, width, seen)
             triples = [point_of(part, row[x], row[y]) for part, (x, y) in zip(layout.names, layout.xy, strict=True)]
         except ValueError as error:
             bad.append(f"line {line} ({name}): {error}")
             continue
-        first_line[key] = line
+        seen[key] = f"line {line}"
         names.append(name)
         lines.append(line)
         points.append(triples)

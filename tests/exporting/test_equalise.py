@@ -174,6 +174,8 @@ def test_a_file_has_one_scale_per_layer_and_says_so(to: str, suffix: str, parent
     keylite.export(parent(head), data, path, weight_scales="per-tensor", **choices)
     assert read_spec(path).weight_scales == "per-tensor"
     assert set(scales_of(path)) == {1}
+    if to == "onnx":
+        assert {int(np.abs(steps).max()) for steps in steps_of(path)} <= {127, 128}, "all 8 bits are used"
     wanted = points(parent(head), images, "pytorch")
     moved = np.linalg.norm(points(path, images) - wanted, axis=2).mean()
     usual = tmp_path / f"many{suffix}"
@@ -186,6 +188,17 @@ def test_a_file_has_one_scale_per_layer_and_says_so(to: str, suffix: str, parent
     with pytest.raises(SystemExit):
         main(["info", str(path)])
     assert "scales of weights" in (said := capsys.readouterr().out) and "per-tensor" in said
+
+
+def steps_of(path: Path) -> list[np.ndarray]:
+    """The weights of each convolution of an int8 ONNX file, in steps of their scale."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    value = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    weights = [made[node.input[1]].input for node in graph.node if node.op_type == "Conv"]
+    return [value[steps].astype(int) - value[zero].astype(int) for steps, _, zero in weights]
 
 
 def scales_of(path: Path) -> list[int]:

@@ -98,12 +98,12 @@ def _pyramid(levels: list[str]) -> Iterator[Layer]:
 
 
 def for_one_scale(
-    tensors: Mapping[str, np.ndarray], spec: ModelSpec, pixels: np.ndarray, largest: int
+    tensors: Mapping[str, np.ndarray], spec: ModelSpec, pixels: np.ndarray, largest: float
 ) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint, changed so that an int8 file with one scale per layer loses little.
 
-    tensors: laid out as in the checkpoint. pixels: the calibration images, uint8 (N, H, W, 3). largest: the integer
-    that stands for the largest weight of a layer.
+    tensors: laid out as in the checkpoint. pixels: the calibration images, uint8 (N, H, W, 3). largest: how many
+    steps of the rounded weights the largest weight of a layer is.
     """
     layers = layers_of(spec)
     images = (pixels.astype(np.float32) - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
@@ -224,7 +224,7 @@ def _depthwise(kernel: np.ndarray) -> bool:
 # ---- correction of biases
 
 
-def corrected(layers: list[Layer], weights: Weights, images: np.ndarray, largest: int) -> Weights:
+def corrected(layers: list[Layer], weights: Weights, images: np.ndarray, largest: float) -> Weights:
     """The weights with biases that keep the mean of every channel as it is, although the kernels will be rounded.
 
     From the first layer on, because each bias also corrects for what the layers before it have left. images: float32
@@ -246,7 +246,7 @@ def corrected(layers: list[Layer], weights: Weights, images: np.ndarray, largest
     return {name: (kernel, biases[name]) for name, (kernel, _) in weights.items()}
 
 
-def rounded(kernel: np.ndarray, largest: int) -> np.ndarray:
+def rounded(kernel: np.ndarray, largest: float) -> np.ndarray:
     """A kernel as an int8 file with one scale for all of it holds it."""
     step = np.abs(kernel).max() / largest
     return kernel if step == 0 else np.rint(kernel / step) * step

@@ -31,7 +31,13 @@ from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.spec import ModelSpec
 
 OPSET = 20
-LARGEST = 64  # what stands for the largest weight of a layer in 7 bits
+ONE_SCALE = {  # weights are 128 at 0; ONNX Runtime adds such products without overflow on every processor, but slower
+    "per_channel": False,
+    "weight_type": quantization.QuantType.QUInt8,
+    "reduce_range": False,
+    "extra_options": {"WeightSymmetric": True},
+}
+LARGEST = 127.5  # how many steps of these weights their largest value is
 FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # exactly these types, because a subclass may calculate something else
 FOLDING = 1e-4  # largest change by folding, as a share of the largest value; rounding changes a hundredth of that
 WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers with weights
@@ -57,7 +63,7 @@ def export(
         raise ArgumentError("calibration: int8 needs images to take ranges from, got none")
     one_scale = spec.weight_scales == "per-tensor"
     proto = float_graph(parent, spec, calibration.pixels if one_scale else None)
-    write(out, int8_graph(proto, calibration.pixels, per_channel=not one_scale), spec)
+    write(out, int8_graph(proto, calibration.pixels, **(ONE_SCALE if one_scale else {})), spec)
 
 
 def require_backbone(spec: ModelSpec) -> None:

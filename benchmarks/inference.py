@@ -21,7 +21,7 @@ from keylite.data.arrays import from_arrays
 from keylite.data.rendered.gauges import gauges
 from keylite.evaluation.timing import benchmark
 from keylite.exporting.calibration import calibration_set
-from keylite.exporting.target import Target, exporter
+from keylite.exporting.form import Form, exporter
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.modelfile import read_spec
 
@@ -43,7 +43,7 @@ def model_files(folder: Path, size: tuple[int, int]) -> dict[str, Path]:
     int8 = msgspec.structs.replace(spec, precision="int8", calibration=images.facts)
     for name, to in INT8.items():
         files[name] = folder / f"int8{ENGINES[to].suffix}"
-        exporter(Target(to, "int8")).export(parent, files[name], int8, images)
+        exporter(Form(to, "int8")).export(parent, files[name], int8, images)
     return files
 
 

@@ -28,7 +28,7 @@ from keylite.evaluation.figures import object_nme
 from keylite.evaluation.predictions import Predictions, predict_dataset
 from keylite.exporting.calibration import calibration_set
 from keylite.exporting.drift import point_drift
-from keylite.exporting.target import Target, exporter, nme_change
+from keylite.exporting.form import Form, exporter, nme_change
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.files import sha256
 from keylite.runtime.modelfile import read_spec
@@ -66,7 +66,7 @@ IMPORTS = {"ai-edge-litert": "ai_edge_litert", "tflite-micro": "tflite_micro", "
 def file_of(model: Path, calibration: Dataset, to: str, precision: str, folder: Path) -> Path:
     """An export of a model file, made once. It is not held to a budget: the table says how far its points move."""
     digest = sha256(model)[:12]
-    path = folder / f"{model.stem}.{digest}.{precision}{Target(to, precision).suffix}"
+    path = folder / f"{model.stem}.{digest}.{precision}{Form(to, precision).suffix}"
     if path.is_file():
         return path
     log.info("%s: exporting to %s in %s", model, to, precision)
@@ -76,7 +76,7 @@ def file_of(model: Path, calibration: Dataset, to: str, precision: str, folder: 
     spec = msgspec.structs.replace(spec, precision=precision, input_type=FORMATS[to], **integers)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         made = Path(place) / path.name
-        exporter(Target(to, precision)).export(model, made, spec, images)
+        exporter(Form(to, precision)).export(model, made, spec, images)
         made.rename(path)
     return path
 

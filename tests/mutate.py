@@ -49,7 +49,7 @@ TESTS = {  # module of src/keylite: what to run for it, quick files first; other
     "evaluation/predictions": "tests/evaluation/test_evaluation.py",
     "evaluation/reliability": "tests/evaluation/test_reliability.py tests/evaluation/test_evaluation.py",
     "evaluation/report": "tests/evaluation/test_evaluation.py tests/evaluation/test_reliability.py",
-    "exporting/target": "tests/exporting/test_certificate.py tests/test_doors.py",
+    "exporting/form": "tests/exporting/test_certificate.py tests/test_doors.py",
     "runtime/boxes": "tests/runtime/test_boxes.py tests/runtime/test_predictor.py",
     "runtime/files": "tests/runtime/test_files.py tests/runtime/test_files_special.py",
     "runtime/geometry": "tests/runtime/test_geometry.py tests/data/test_examples.py",

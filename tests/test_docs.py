@@ -40,9 +40,9 @@ from keylite.evaluation.report import Report
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.exporting.certificate import Certificate, Latency
 from keylite.exporting.drift import MOST, Drift, OnKernels
+from keylite.exporting.form import DRIFT_BUDGET
+from keylite.exporting.form import FORMATS as EXPORT_FORMATS
 from keylite.exporting.golden import CASES, write_golden
-from keylite.exporting.target import DRIFT_BUDGET
-from keylite.exporting.target import FORMATS as EXPORT_FORMATS
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
 from keylite.runtime import targets

@@ -21,8 +21,8 @@ from keylite.evaluation.metrics import require_oks
 from keylite.evaluation.predictions import predict_dataset
 from keylite.exporting.diagnosis import diagnose
 from keylite.exporting.export import export_all, hold
+from keylite.exporting.form import Budget
 from keylite.exporting.golden import write_golden
-from keylite.exporting.target import Budget
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton

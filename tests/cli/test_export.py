@@ -192,7 +192,7 @@ def test_of_all_what_is_over_its_budget_is_left_out_and_said(stocked, capsys, fi
     monkeypatched = {"fp32": 0.02, "fp16": 0.1, "int8": 100.0}
     given = ["--to", "all", "--data", colour_files / "val/labels.json", "--out", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keylite.exporting.target.DRIFT_BUDGET", monkeypatched)
+        patch.setattr("keylite.exporting.form.DRIFT_BUDGET", monkeypatched)
         code, said, err = run(
             capsys, "export", finder_file, *given, "--calibration", colour_files / "train/labels.json"
         )

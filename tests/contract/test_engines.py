@@ -249,7 +249,7 @@ def colours(make_colours) -> np.ndarray:
 
 
 def test_every_precision_is_held_to_the_contract():
-    from keylite.exporting.target import FORMATS
+    from keylite.exporting.form import FORMATS
 
     made = {(to, precision) for to, kind in FORMATS.items() for precision in kind.precisions}
     assert made == {*ROUNDED, *((name, "fp32") for name, _ in FILES if name in FORMATS)}

@@ -40,7 +40,7 @@ import keylite.tensorflow.training as keras_training
 import keylite.tensorflow.workshop as keras_workshop
 from keylite.data.examples import Examples
 from keylite.data.rendered.gauges import gauges
-from keylite.exporting.target import Examiner, Exporter
+from keylite.exporting.form import Examiner, Exporter
 from keylite.pytorch.backbones import timm_network
 from keylite.runtime.heads import HEADS, Head, Regression, Rle
 from keylite.runtime.lite import LITE

@@ -29,7 +29,7 @@ from keylite.exporting.certificate import (
     write_certificate,
 )
 from keylite.exporting.drift import Drift, OnKernels
-from keylite.exporting.target import Budget
+from keylite.exporting.form import Budget
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.files import sha256
 from keylite.runtime.heads import Rle

@@ -12,12 +12,12 @@ import pytest
 import keylite
 from keylite.exporting import fit
 from keylite.exporting.fit import Device, device_of, nearest_choice, require_fit
-from keylite.exporting.target import Target
+from keylite.exporting.form import Form
 from keylite.runtime.heads import Heatmap
 from keylite.runtime.targets import TargetNeeds
 
 NPU = "ethos-u55-128"
-INT8 = Target("litert", "int8")
+INT8 = Form("litert", "int8")
 
 
 def needs_of(
@@ -99,10 +99,10 @@ REFUSED = {
     "a limit of nothing": (("tflm", None, 0, INT8), "^ram: expected a whole number of at least 1, got 0$"),
     "an unknown target": (("esp32", None, None, INT8), "^target: expected one of tflm, .*, got 'esp32'$"),
     "another format": (
-        ("tflm", None, None, Target("onnx", "int8")),
+        ("tflm", None, None, Form("onnx", "int8")),
         r"^target: tflm runs \.tflite files, got \.onnx; ",
     ),
-    "floats": (("tflm", None, None, Target("litert", "fp32")), "^target: tflm runs int8 files, this one is fp32; "),
+    "floats": (("tflm", None, None, Form("litert", "fp32")), "^target: tflm runs int8 files, this one is fp32; "),
 }
 
 
@@ -113,7 +113,7 @@ def test_a_device_that_no_file_fits_is_refused_before_one_is_made(given, words: 
 
 
 def test_without_a_target_nothing_is_checked():
-    assert device_of(None, None, None, Target("onnx", "fp32")) is None
+    assert device_of(None, None, None, Form("onnx", "fp32")) is None
 
 
 def test_a_heatmap_in_integers_is_exported_for_an_npu_and_one_that_ends_in_floats_is_refused(

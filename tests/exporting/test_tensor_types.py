@@ -13,7 +13,7 @@ import pytest
 import keylite
 from keylite.data.arrays import from_arrays
 from keylite.exporting import export as exports
-from keylite.exporting.target import Target
+from keylite.exporting.form import Form
 from keylite.pictures.page import write_page
 from keylite.runtime.engines import open_engine
 from keylite.runtime.heads import Heatmap
@@ -202,7 +202,7 @@ WRONG = {
 @pytest.mark.parametrize(("choices", "words"), WRONG.values(), ids=WRONG)
 def test_other_types_are_refused_in_one_line(choices: tuple, words: str):
     with pytest.raises(ValueError) as refusal:
-        Target(*choices)
+        Form(*choices)
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

@@ -14,12 +14,13 @@ pytest.importorskip("tensorflow", reason="needs keylite[tensorflow-cpu]")
 interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs keylite[tensorflow-cpu]")
 
 from keylite.exporting.calibration import calibration_set
-from keylite.exporting.target import FORMATS
+from keylite.exporting.form import FORMATS
 from keylite.runtime.engines import open_engine
+from keylite.runtime.graph import graph_of
 from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.spec import encode_spec
-from keylite.tensorflow.exporting import export, foreign_operators, graph_of, operators, steps
+from keylite.tensorflow.exporting import export, foreign_operators, operators, steps
 from keylite.tensorflow.model import load_model
 
 RESIDUALS = sum(repeats - 1 for repeats in LITE["lite0"].repeats)

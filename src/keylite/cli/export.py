@@ -127,7 +127,7 @@ def _require_choices(
 ) -> None:
     """Raise an error, before images are read, for flags that do not fit or outputs that cannot be written."""
     from keylite.exporting.fit import device_of
-    from keylite.exporting.target import FORMATS, target_of
+    from keylite.exporting.form import FORMATS, form_of
     from keylite.runtime.files import require_outputs, require_writable
 
     if out is None and not diagnose:
@@ -145,7 +145,7 @@ def _require_choices(
             raise ValueError(f"{name}: it is for one exported file; leave out --diagnose and --to all")
     if out and not diagnose and to != "all":
         types = {name: of_one[name] for name in ("input_type", "output_type", "weight_scales")}
-        made_as = target_of(out, to, precision, **types)
+        made_as = form_of(out, to, precision, **types)
         device_of(of_one["target"], of_one["flash"], of_one["ram"], made_as)
     if golden:
         require_writable(golden)

@@ -20,7 +20,7 @@ from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
 from keylite.evaluation.report import Report
 from keylite.exporting.drift import Drift, OnKernels, by_kernels, drift_of, kernels_line, point_drift
-from keylite.exporting.target import Budget, nme_change
+from keylite.exporting.form import Budget, nme_change
 from keylite.runtime.errors import ArgumentError, KeyliteError
 from keylite.runtime.files import sha256, write_together
 from keylite.runtime.modelfile import read_spec

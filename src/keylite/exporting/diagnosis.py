@@ -31,7 +31,7 @@ from keylite.exporting.calibration import (
 from keylite.exporting.diagnosis_report import MARKED, Cost, Diagnosis, Layer, Trial, within_budget
 from keylite.exporting.drift import point_drift
 from keylite.exporting.export import budget_of, require_exportable
-from keylite.exporting.target import FORMATS, AnyWorkshop, Target, examiner
+from keylite.exporting.form import FORMATS, AnyWorkshop, Form, examiner
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import read_spec
@@ -93,11 +93,11 @@ def diagnose(
         raise ArgumentError(
             f"diagnose: expected `precision='int8'`, the only precision that it examines, got {quoted(precision)}"
         )
-    target, model_spec = Target(to, precision), read_spec(model, spec)
-    limits = budget_of(model_spec, target, budget, budget_nme)
-    require_exportable(model, model_spec, target, calibration is not None)
+    form, model_spec = Form(to, precision), read_spec(model, spec)
+    limits = budget_of(model_spec, form, budget, budget_nme)
+    require_exportable(model, model_spec, form, calibration is not None)
     assert calibration is not None  # it is refused above
-    examining = examiner(target)
+    examining = examiner(form)
     usual = calibration_set(model_spec, calibration, calibration_count, seed)
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
     nme = float(np.nanmean(object_nme(parent, data, model_spec.normalize)))
@@ -109,7 +109,7 @@ def diagnose(
     with tempfile.TemporaryDirectory() as folder:
         log.info("diagnose: reading %s", model.name)
         workshop = examining.Workshop(model, model_spec, Path(folder), pixels)
-        child, reference = (Path(folder) / f"{name}{target.suffix}" for name in ("child", "reference"))
+        child, reference = (Path(folder) / f"{name}{form.suffix}" for name in ("child", "reference"))
         workshop.make(reference, "fp32")
         yardstick = _Yardstick(reference, parent, data, model_spec.normalize)
         attempts = _attempts(workshop.variants, to, len(usual.pixels), calibration)
@@ -120,7 +120,7 @@ def diagnose(
     return Diagnosis(
         model=escaped(model.name),
         to=to,
-        suffix=target.suffix,
+        suffix=form.suffix,
         data=data.identity(),
         count=len(data),
         looked_at=len(pixels),

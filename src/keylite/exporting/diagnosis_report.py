@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from keylite.exporting.target import Budget
+from keylite.exporting.form import Budget
 from keylite.runtime.results import Result
 from keylite.runtime.spec import Calibration, DataId
 from keylite.runtime.tables import Table, as_html

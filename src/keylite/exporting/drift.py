@@ -13,13 +13,13 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.evaluation.figures import object_nme
 from keylite.evaluation.predictions import Predictions, predict_dataset
-from keylite.exporting.target import Budget
+from keylite.exporting.form import Budget
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import first_line
 
-REFERENCE = "litert-reference"  # the engine whose results are also those of TensorFlow Lite Micro
+REFERENCE_ENGINE = "litert-reference"  # the engine whose results are also those of TensorFlow Lite Micro
 MOST = 200  # objects that are measured on the reference kernels, which take some 13 times as long as XNNPACK
 
 
@@ -71,19 +71,19 @@ def by_kernels(
         rows = np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
     chosen = data if len(rows) == len(data) else data.subset(rows)
     try:
-        reference = predict_dataset(Predictor(child, engine=REFERENCE, device="cpu"), chosen)
+        reference = predict_dataset(Predictor(child, engine=REFERENCE_ENGINE, device="cpu"), chosen)
     except ModelFileError as error:
         return {}, [f"not measured on LiteRT's reference kernels: {first_line(error)}"]
     taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
     figures = {}
     for engine, predictions, objects, own in (
         ("litert", usual, data, rows),
-        (REFERENCE, reference, chosen, np.arange(len(rows))),
+        (REFERENCE_ENGINE, reference, chosen, np.arange(len(rows))),
     ):
         nme = object_nme(predictions, objects, spec.normalize)[own]
         distance = point_drift(predictions.unit_xy[own], parent.unit_xy[rows], spec.size)[:, taught]
         figures[engine] = OnKernels(len(rows), drift_of(distance), float(np.nanmean(nme)))
-    on, before = figures[REFERENCE], float(np.nanmean(object_nme(parent, data, spec.normalize)[rows]))
+    on, before = figures[REFERENCE_ENGINE], float(np.nanmean(object_nme(parent, data, spec.normalize)[rows]))
     past = budget.past(on.drift.p95, before, on.nme)
     if not past:
         return figures, []

@@ -48,7 +48,7 @@ class Layer(NamedTuple):
     relu6: bool = False
 
 
-def layers_of(spec: ModelSpec) -> list[Layer]:
+def convolutions_of(spec: ModelSpec) -> list[Layer]:
     """The convolutions of a lite network. Dense layers stay as they are: most are float in int8 files, too."""
     lite = LITE[spec.backbone]
     layers = [Layer("conv_stem", "", "bn1", stride=2, relu6=True)]
@@ -105,7 +105,7 @@ def for_one_scale(
     tensors: laid out as in the checkpoint. pixels: the calibration images, uint8 (N, H, W, 3). largest: how many
     steps of the rounded weights the largest weight of a layer is.
     """
-    layers = layers_of(spec)
+    layers = convolutions_of(spec)
     images = (pixels.astype(np.float32) - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     weights = equalised(layers, folded(layers, tensors), images)
     count = max(FEWEST, SAMPLE // (spec.size[0] * spec.size[1]))

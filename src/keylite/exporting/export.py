@@ -29,8 +29,8 @@ from keylite.exporting.certificate import (
     summary,
 )
 from keylite.exporting.fit import Device, device_of, require_fit
+from keylite.exporting.form import FORMATS, Budget, Form, examiner, exporter, form_of
 from keylite.exporting.golden import require_new_vectors, write_golden
-from keylite.exporting.target import FORMATS, Budget, Target, examiner, exporter, target_of
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
 from keylite.runtime.heads import Heatmap
@@ -44,7 +44,7 @@ from keylite.runtime.types import FilePath
 
 log = logging.getLogger("keylite")
 
-REFERENCE = Target("onnx", "fp32")  # the file whose time all latencies are compared with
+REFERENCE = Form("onnx", "fp32")  # the file whose time all latencies are compared with
 
 
 def export(
@@ -120,7 +120,7 @@ def export(
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     types = {"input_type": input_type, "output_type": output_type, "weight_scales": weight_scales}
-    made_as = target_of(out, to, precision, **types)
+    made_as = form_of(out, to, precision, **types)
     device = device_of(target, flash, ram, made_as)
     model_spec = read_spec(model, spec)
     limits = budget_of(model_spec, made_as, budget, budget_nme)
@@ -180,28 +180,28 @@ def export_all(
     require_whole("seed", seed, least=0)
     if calibration is None:
         raise ArgumentError("calibration: expected labelled images, because int8 takes its ranges from them, got None")
-    targets = {
-        out / f"{model.stem}.{target.precision}{target.suffix}": target
+    forms = {
+        out / f"{model.stem}.{form.precision}{form.suffix}": form
         for to, kind in FORMATS.items()
-        for target in (Target(to, precision) for precision in kind.precisions)
+        for form in (Form(to, precision) for precision in kind.precisions)
     }
     model_spec = read_spec(model, spec)
-    limits = {path: budget_of(model_spec, target, budget, budget_nme) for path, target in targets.items()}
-    for target in targets.values():
-        require_exportable(model, model_spec, target, target.precision == "int8")
-    pages = [certificate_path(path) for path in targets]
-    files = [*targets, *pages, *(page.with_suffix(".md") for page in pages)]
+    limits = {path: budget_of(model_spec, form, budget, budget_nme) for path, form in forms.items()}
+    for form in forms.values():
+        require_exportable(model, model_spec, form, form.precision == "int8")
+    pages = [certificate_path(path) for path in forms]
+    files = [*forms, *pages, *(page.with_suffix(".md") for page in pages)]
     _require_outputs({file.name: file for file in files}, model, spec, data, calibration)
     _say_doubts(model_spec, data, calibration)
     images = calibration_set(model_spec, calibration, calibration_count, seed)
     certificates = []
     with tempfile.TemporaryDirectory() as folder:
         reference = functools.cache(lambda: _reference(model, model_spec, Path(folder)))
-        for path, target in targets.items():
-            ranges = images if target.precision == "int8" else None
+        for path, form in forms.items():
+            ranges = images if form.precision == "int8" else None
             try:
                 certificate = _export(
-                    model, model_spec, data, path, target, limits[path], ranges, reference, spec_file=spec
+                    model, model_spec, data, path, form, limits[path], ranges, reference, spec_file=spec
                 )
             except OverBudgetError as refusal:
                 log.warning("%s", refusal)
@@ -270,28 +270,28 @@ def _say_doubts(spec: ModelSpec, data: Dataset, calibration: Dataset | None) -> 
         say_doubts(calibration, spec.box)
 
 
-def budget_of(parent: ModelSpec, target: Target, px: float | None, nme: float | None) -> Budget:
+def budget_of(parent: ModelSpec, form: Form, px: float | None, nme: float | None) -> Budget:
     """The budget of a file that is exported from one with the spec `parent`. px None: the default of its precision."""
-    return Budget.for_spec(msgspec.structs.replace(parent, precision=target.precision), px, nme)
+    return Budget.for_spec(msgspec.structs.replace(parent, precision=form.precision), px, nme)
 
 
-def require_exportable(model: Path, spec: ModelSpec, target: Target, calibrated: bool) -> None:
-    """Raise an error if a model file cannot be exported to this target. calibrated: are there calibration images?"""
-    exporting = exporter(target)
+def require_exportable(model: Path, spec: ModelSpec, form: Form, calibrated: bool) -> None:
+    """Raise an error if a model file cannot be exported to this form. calibrated: are there calibration images?"""
+    exporting = exporter(form)
     if model.suffix != ".safetensors":
         raise ArgumentError(f"{model}: expected a .safetensors model file; an exported file cannot be exported again")
-    if calibrated != (target.precision == "int8"):
+    if calibrated != (form.precision == "int8"):
         raise ArgumentError(
-            f"calibration: expected none for {target.precision}, because only int8 takes ranges from images"
+            f"calibration: expected none for {form.precision}, because only int8 takes ranges from images"
             if calibrated
             else "calibration: int8 takes its ranges from images: give them (`calibration='train.json'`)"
         )
-    if target.output_type == "int8" and not isinstance(spec.head, Heatmap):
+    if form.output_type == "int8" and not isinstance(spec.head, Heatmap):
         raise ArgumentError(
             f"output_type: expected float32 for a {type(spec.head).__name__.lower()} head, because its last layer is "
             "dense and stays in float, got 'int8'; a heatmap head can end in int8"
         )
-    if target.weight_scales == "per-tensor" and spec.backbone not in LITE:
+    if form.weight_scales == "per-tensor" and spec.backbone not in LITE:
         raise ArgumentError(
             f"weight_scales: per-tensor is for the backbones {', '.join(LITE)}, got {spec.backbone}, whose channels "
             "keylite cannot scale; use 'per-channel'"
@@ -304,7 +304,7 @@ def _export(
     spec: ModelSpec,
     data: Dataset,
     out: Path,
-    target: Target,
+    form: Form,
     budget: Budget,
     images: CalibrationSet | None,
     reference: Callable[[], Path | None],
@@ -313,24 +313,24 @@ def _export(
     device: Device | None = None,
 ) -> Certificate:
     """`export` with arguments that were checked. reference: makes the parent's fp32 ONNX, to compare the time with."""
-    exporting, precision = exporter(target), target.precision
+    exporting, precision = exporter(form), form.precision
     provenance = msgspec.structs.replace(spec.provenance, created=now(), versions=versions(), parent=sha256(model))
     facts = None if images is None else images.facts
     child_spec = msgspec.structs.replace(
         spec,
         precision=precision,
-        input_type=target.input_type,
-        weight_scales=target.weight_scales if precision == "int8" else None,
+        input_type=form.input_type,
+        weight_scales=form.weight_scales if precision == "int8" else None,
         calibration=facts,
         provenance=provenance,
     )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         with step(f"export: writing {out.name} in {precision}"):
-            exporting.export(model, made, child_spec, images, target.output_type)
+            exporting.export(model, made, child_spec, images, form.output_type)
         require_fit(made, device)
         if images is not None:
-            doubt = range_doubt(examiner(target).watch(made, some_crops(spec, data)), images.facts, data.called)
+            doubt = range_doubt(examiner(form).watch(made, some_crops(spec, data)), images.facts, data.called)
             if doubt:
                 log.warning("%s", doubt)
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
@@ -342,7 +342,7 @@ def _export(
             raise OverBudgetError(certificate)
         describe(made, msgspec.structs.replace(child_spec, certificate=summary(certificate)))
         with step(f"export: taking the time of {out.name}"):
-            latency = _latency(made, made if target == REFERENCE else reference())
+            latency = _latency(made, made if form == REFERENCE else reference())
         certificate = msgspec.structs.replace(
             certificate, child_sha256=sha256(made), bytes=made.stat().st_size, latency=latency
         )

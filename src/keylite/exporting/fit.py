@@ -6,7 +6,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from keylite.exporting.target import Target
+from keylite.exporting.form import Form
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.graph import OUTPUT
 from keylite.runtime.kinds import require_choice, require_whole
@@ -38,7 +38,7 @@ class Device:
                 require_whole(name, limit)
 
 
-def device_of(name: str | None, flash: int | None, ram: int | None, made: Target) -> Device | None:
+def device_of(name: str | None, flash: int | None, ram: int | None, made: Form) -> Device | None:
     """The device that a file is for, or None. made: as what the file will be made.
 
     Raises ArgumentError if such a file runs on no target, and ModuleNotFoundError if the target cannot be checked here.

@@ -20,13 +20,14 @@ import keras
 import msgspec
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.tools import flatbuffer_utils  # not a public API; it has the order and the names of operators
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # not public either
+from ai_edge_litert import schema_py_generated as schema
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # not a public API
 
 from keylite.exporting.calibration import CalibrationSet
 from keylite.exporting.equalise import for_one_scale
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.graph import flat_of, graph_of, operators_of
 from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec, Quantised
@@ -108,16 +109,6 @@ def converter_of(
     return converter
 
 
-def graph_of(flat: bytes) -> Any:
-    """A LiteRT model, from the bytes of a file, as an object that can be changed."""
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(flat))
-
-
-def flat_of(model: Any) -> bytes:
-    """The bytes of a file from an object of `graph_of`."""
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
 def pixels_first(model: Any) -> None:
     """Put the operator that takes the pixels, a CAST, before all others.
 
@@ -151,9 +142,9 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
     graph.tensors.append(features)
     for index in (len(graph.tensors) - 1, *dense.inputs[1:], dense.outputs[0]):
         tensor = graph.tensors[index]
-        tensor.type, tensor.quantization, tensor.buffer = flatbuffer_utils.schema_fb.TensorType.FLOAT32, None, 0
+        tensor.type, tensor.quantization, tensor.buffer = schema.TensorType.FLOAT32, None, 0
     for index, values in zip(dense.inputs[1:], layers[-1].get_weights(), strict=True):
-        buffer = flatbuffer_utils.schema_fb.BufferT()
+        buffer = schema.BufferT()
         buffer.data = np.frombuffer(np.ascontiguousarray(values.T, np.float32).tobytes(), np.uint8)
         graph.tensors[index].buffer = len(model.buffers)
         model.buffers.append(buffer)
@@ -172,7 +163,7 @@ def output_of(model: Any) -> Quantised:
 
 def name_ends(model: Any) -> None:
     """Give a converted graph the signature that apps on phones expect: input `pixels`, output `output_0`."""
-    schema, graph = flatbuffer_utils.schema_fb, model.subgraphs[0]
+    graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
     signature.inputs, signature.outputs = [schema.TensorMapT()], [schema.TensorMapT()]
@@ -186,9 +177,8 @@ def name_ends(model: Any) -> None:
 
 def foreign_operators(model: Any) -> list[str]:
     """The operators that LiteRT does not have itself (those of TensorFlow begin with Flex) or that keep a state."""
-    names = [flatbuffer_utils.opcode_to_name(model, row) for row in range(len(model.operatorCodes))]
-    customs = [(code.customCode or b"").decode() for code in model.operatorCodes]
-    return sorted(custom or name for name, custom in zip(names, customs, strict=True) if custom or name in STATE)
+    custom = [bool(code.customCode) for code in model.operatorCodes]
+    return sorted({kind for kind, row in operators_of(model) if custom[row.opcodeIndex] or kind in STATE})
 
 
 def require_backbone(spec: ModelSpec) -> None:
@@ -234,8 +224,7 @@ def operators(path: Path) -> dict[str, int]:
 
 def steps(model: Any) -> list[tuple[str, int]]:
     """(kind, index of the output tensor) of each operator of a LiteRT model, in order."""
-    operators = model.subgraphs[0].operators
-    return [(flatbuffer_utils.opcode_to_name(model, row.opcodeIndex), row.outputs[0]) for row in operators]
+    return [(kind, row.outputs[0]) for kind, row in operators_of(model)]
 
 
 @contextlib.contextmanager

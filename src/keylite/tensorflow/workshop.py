@@ -15,15 +15,13 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
-from keylite.runtime.graph import layer_name
+from keylite.runtime.graph import flat_of, graph_of, layer_name
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.exporting import (
     converter_of,
     export,
-    flat_of,
     frozen,
-    graph_of,
     last_dense_float,
     quiet,
     representative,

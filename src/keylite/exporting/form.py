@@ -1,4 +1,4 @@
-"""The target of an export (format, precision, types of its tensors), and the budget: how far it may move points.
+"""The form of an export (format, precision, types of its tensors), and the budget: how far it may move points.
 
 One table names the formats; the module that makes a format is imported when it is needed.
 """
@@ -101,7 +101,7 @@ class Examiner(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Form:
     """What an export makes. to: a format, a name in FORMATS. precision: fp32, fp16 or int8.
 
     input_type, output_type: the types of the file's input and output. weight_scales: "per-channel" or "per-tensor", for
@@ -169,33 +169,33 @@ def _others(name: str, given: str) -> str:
     return f"; {given} is possible for {' or '.join(others)}" if others else ""
 
 
-def target_of(out: Path, to: str | None, precision: str, **choices: str) -> Target:
-    """The target of a file to write: its suffix says the format. ArgumentError if `to` says another one.
+def form_of(out: Path, to: str | None, precision: str, **choices: str) -> Form:
+    """The form of a file to write: its suffix says the format. ArgumentError if `to` says another one.
 
-    choices: other fields of Target.
+    choices: other fields of Form.
     """
     suffixes = {ENGINES[name].suffix: name for name in FORMATS}
     said = suffixes.get(out.suffix, next(iter(FORMATS))) if to is None else to
-    target = Target(said, precision, **choices)
+    form = Form(said, precision, **choices)
     if out.suffix not in suffixes:
         raise ArgumentError(f"out: expected a name that ends in {' or '.join(suffixes)}, got {quoted(out.name)}")
-    if out.suffix != target.suffix:
+    if out.suffix != form.suffix:
         raise ArgumentError(
             f"to: {quoted(out.name)} is a file for {suffixes[out.suffix]}, got {quoted(to)}; leave `to` out, or choose "
-            f"a name that ends in {target.suffix}"
+            f"a name that ends in {form.suffix}"
         )
-    return target
+    return form
 
 
-def exporter(target: Target) -> Exporter:
+def exporter(form: Form) -> Exporter:
     """The module that makes a format. ModuleNotFoundError says what to install if it cannot be imported."""
-    framework = FORMATS[target.to].framework
+    framework = FORMATS[form.to].framework
     return require(f"keylite.{framework}.exporting", FRAMEWORKS[framework])
 
 
-def examiner(target: Target) -> Examiner:
+def examiner(form: Form) -> Examiner:
     """The module that examines int8 files of a format, whose `exporter` can be imported."""
-    framework = FORMATS[target.to].framework
+    framework = FORMATS[form.to].framework
     return require(f"keylite.{framework}.workshop", FRAMEWORKS[framework])
 
 

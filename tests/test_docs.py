@@ -109,6 +109,7 @@ GUIDES = (
     *TARGETS,
 ) = GUIDES
 CPP = TARGETS[-1]
+ANDROID = "docs/targets/android.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -404,21 +405,62 @@ int main() {
 """
 
 
-@pytest.fixture(scope="session")
-def cpp_port(tmp_path_factory: pytest.TempPathFactory):
-    """A function: crop (scale, shift x, shift y), points and pixels by the code of the C++ page."""
+KOTLIN_MAIN = """
+fun main() {
+    val given = System.`in`.bufferedReader().readText().trim().split(" ").iterator()
+    fun count() = given.next().toInt()
+    fun number() = given.next().toDouble()
+    val (width, height) = List(2) { count() }
+    val padding = number()
+    val box = DoubleArray(4) { number() }
+    val (imageWidth, imageHeight) = List(2) { count() }
+    val image = Image(imageWidth, imageHeight, ByteArray(3 * imageWidth * imageHeight) { count().toByte() })
+    val (keypoints, channels, columns, rows, binsX) = List(5) { count() }
+    count()  // bins of y
+    val raw = Array(keypoints) { FloatArray(channels) { given.next().toFloat() } }
+    val crop = cropOf(box, width, height, padding)
+    val xy = when {
+        binsX > 0 -> decodeBins(raw, binsX, crop)
+        columns > 0 -> decodeMaps(raw, columns, rows, crop)
+        else -> decode(raw, crop)
+    }
+    val pixels = pixelsOf(image, crop).map { it.toInt() and 255 }
+    println((listOf(crop.scale, crop.shiftX, crop.shiftY) + xy.flatMap { listOf(it.x, it.y) } + pixels).joinToString(" "))
+}
+"""
+
+
+def compiled_cpp(folder: Path) -> list[str]:
+    """The command of a program with the code of the C++ page."""
     compiler = shutil.which("g++") or shutil.which("clang++") or pytest.skip("needs a C++ compiler")
     code = next(text for page, text in blocks("cpp") if page == CPP)
-    program = tmp_path_factory.mktemp("cpp") / "port"
-    program.with_suffix(".cpp").write_text(code + MAIN, encoding="utf-8")
+    source = folder / "port.cpp"
+    source.write_text(code + MAIN, encoding="utf-8")
     strict = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *strict, "-o", program, program.with_suffix(".cpp")], check=True)
+    subprocess.run([compiler, *strict, "-o", folder / "port", source], check=True)
+    return [str(folder / "port")]
+
+
+def compiled_kotlin(folder: Path) -> list[str]:
+    """The command of a program with the code of the Android page that needs no Android."""
+    compiler, run = (shutil.which(name) or pytest.skip("needs a Kotlin compiler") for name in ("kotlinc", "kotlin"))
+    code = next(text for page, text in blocks("kotlin") if page == ANDROID)
+    source = folder / "port.kt"
+    source.write_text(code + KOTLIN_MAIN, encoding="utf-8")
+    subprocess.run([compiler, source, "-d", folder / "port.jar"], check=True, capture_output=True)
+    return [run, "-cp", str(folder / "port.jar"), "PortKt"]
+
+
+@pytest.fixture(scope="session", params=[compiled_cpp, compiled_kotlin], ids=["cpp", "kotlin"])
+def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """A function: crop (scale, shift x, shift y), points and pixels by the code of a page."""
+    command = request.param(tmp_path_factory.mktemp("port"))
 
     def run(size: tuple[int, int], padding: float, box: list[float], image: np.ndarray, head: Head, raw: np.ndarray):
         parts = [*raw.shape, *getattr(head, "grid", (0, 0)), *getattr(head, "bins", (0, 0))]
         given = [*size, padding, *box, *image.shape[1::-1], *image.ravel(), *parts, *raw.ravel()]
         text = " ".join(map(str, given))
-        finished = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
+        finished = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
         crop, xy, pixels = np.split(np.array(finished.stdout.split(), float), [3, 3 + 2 * len(raw)])
         return crop, xy.reshape(-1, 2), pixels.reshape(size[1], size[0], 3)
 
@@ -426,7 +468,7 @@ def cpp_port(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize(("padding", "box"), BOXES.values(), ids=BOXES)
-def test_the_cpp_port_is_the_predictor_s(padding: float, box: list[float], cpp_port):
+def test_a_port_is_the_predictor_s(padding: float, box: list[float], port):
     generator = np.random.default_rng(0)
     image = cv2.resize(generator.integers(0, 256, (25, 31, 3), np.uint8), (101, 75))  # odd sides: blocks reach beyond
     size = (40, 32)
@@ -434,18 +476,18 @@ def test_the_cpp_port_is_the_predictor_s(padding: float, box: list[float], cpp_p
     for make in HEADS.values():
         head = make(3, 1, size)
         raw = generator.normal(0, 3, (3, head.channels)).astype(np.float32)
-        crop, xy, pixels = cpp_port(size, padding, box, image, head, raw)
+        crop, xy, pixels = port(size, padding, box, image, head, raw)
         np.testing.assert_allclose(crop, expected.matrix[[0, 0, 1], [0, 2, 2]], rtol=1e-9)
         np.testing.assert_allclose(xy, expected.from_unit(head.decode(raw[None])[0][0]), atol=1e-3)
     assert np.abs(pixels - expected.warp(image)).max() <= 2  # of 255: other rounding
 
 
-def test_the_cpp_port_passes_the_golden_vectors(cpp_port, golden: Path, onnx_file: Path, objects: Dataset):
+def test_a_port_passes_the_golden_vectors(port, golden: Path, onnx_file: Path, objects: Dataset):
     spec = keylite.Predictor(onnx_file).spec
     facts = json.loads((golden / "golden.json").read_text())
     for row, case in enumerate(facts["cases"]):
         raw, box = np.array(case["raw"], np.float32), objects.box[row].tolist()
-        crop, xy, pixels = cpp_port(facts["size"], spec.padding, box, objects.read_image(row), Regression(4), raw)
+        crop, xy, pixels = port(facts["size"], spec.padding, box, objects.read_image(row), Regression(4), raw)
         stored = np.fromfile(golden / f"{case['crop']}.bin", np.uint8).reshape(pixels.shape)
         (across, _, left), (_, _, top) = case["matrix"]  # as the exporting page reads it
         np.testing.assert_allclose(crop, [1 / across, -left / across, -top / across], rtol=1e-6)

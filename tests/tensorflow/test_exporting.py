@@ -126,6 +126,21 @@ def test_no_tensor_has_more_than_four_dimensions(other: tuple[str, Path]):
     assert max(len(tensor.shape) for tensor in tensors) == 4
 
 
+ON_GPU = {  # of the operators that https://ai.google.dev/edge/litert/performance/gpu lists
+    *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "EXP", "FULLY_CONNECTED", "LOGISTIC"),
+    *("MAX_POOL_2D", "MAXIMUM", "MINIMUM", "MUL", "PAD", "PRELU", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR"),
+    *("SOFTMAX", "STRIDED_SLICE", "SUB", "TRANSPOSE_CONV"),
+}
+
+
+@pytest.mark.parametrize(("head", "last"), {"rle": "MEAN", "simcc": "TRANSPOSE", "heatmap": "TRANSPOSE"}.items())
+def test_the_list_of_the_gpu_delegate_lacks_two_operators(head: str, last: str, certified_random):
+    """The first operator of a float file, which makes numbers of bytes, and one of the last four."""
+    kinds = kinds_of(certified_random("litert", f"{head}_file"))
+    assert [kind for kind in kinds if kind not in ON_GPU] == ["CAST", last]
+    assert kinds[0] == "CAST" and last in kinds[-4:]
+
+
 def test_other_heads_give_the_keras_network_s_points_in_a_stock_interpreter(
     other: tuple[str, Path], make_finder, request
 ):

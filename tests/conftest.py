@@ -348,6 +348,17 @@ def half_points(images: np.ndarray) -> np.ndarray:
     return np.stack([colour_points(half)[..., 0] for half in np.split(images, 2, axis=2)], axis=2)
 
 
+def bright_logits(images: np.ndarray) -> np.ndarray:
+    """Maps, float (N, 4, 8, 8), that are high where a patch has much of a colour, which is another for each point."""
+    cells = np.stack([cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in images]) / 255 - 0.5
+    return 8 * (cells @ COLOUR_TO_POINT[:, :4]).transpose(0, 3, 1, 2)
+
+
+def bright_points(images: np.ndarray) -> np.ndarray:
+    """The points of such maps, unit (count, 4, 2)."""
+    return HEADS["heatmap"](4, 32, SIZE).decode(bright_logits(images).reshape(len(images), 4, -1))[0]
+
+
 @pytest.fixture(scope="session")
 def make_colours() -> Callable[..., Dataset]:
     """A function: number -> a data set of that many patches of colour, each an object in a group of its own."""
@@ -435,10 +446,20 @@ def find_with_bins(network, spec: ModelSpec, images: np.ndarray) -> dict[str, tu
     return {"maps": (weights.T[..., None, None], offsets), "bins": (bins, np.tile(-(places**2) / 2 / 4**2, 2))}
 
 
+def find_with_maps(network, spec: ModelSpec, images: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same of a `heatmap` head that finds `bright_points`: each cell's logits are linear in what it is told."""
+    features = carried_features(network, spec, network.head.maps, images)
+    told, wanted = (maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1]) for maps in (features, bright_logits(images)))
+    some = slice(None, None, 3)  # a system of equations for each cell takes long
+    weights, offsets = fitted(told[some], wanted[some])
+    return {"maps": (weights.T[..., None, None], offsets)}
+
+
 FINDERS = {  # head: its layers fitted, the points that it finds
     "regression": (find_with_dense, colour_points),
     "rle": (find_with_dense, colour_points),
     "simcc": (find_with_bins, half_points),
+    "heatmap": (find_with_maps, bright_points),
 }
 
 

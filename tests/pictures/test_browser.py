@@ -53,10 +53,11 @@ def tab(tmp_path_factory: pytest.TempPathFactory):
 
 
 FILES = [
-    ("onnx", "fp32", "regression", {}),
+    ("onnx", "fp32", "heatmap", {}),
     ("onnx", "fp32", "regression", {"input_type": "float32"}),
     ("onnx", "int8", "simcc", {}),
-    ("litert", "fp32", "simcc", {}),
+    ("litert", "fp32", "heatmap", {}),
+    ("litert", "int8", "heatmap", {}),
     ("litert", "int8", "regression", {}),
 ]
 
@@ -155,6 +156,17 @@ def test_a_box_is_drawn_and_the_table_holds_its_points(opened, pictures: Path):
     tab.run("document.getElementById('whole').click()")
     tab.wait(f"JSON.stringify({rows}) === '{json.dumps(before, separators=(',', ':'))}'")
     assert tab.problems == []
+
+
+def test_it_fits_the_width_of_a_phone(opened, pictures: Path, tmp_path: Path):
+    tab, _ = opened
+    tab.give(pictures / "30.png")
+    tab.wait(f"{FIGURES}.includes('700 x 700 px')")
+    tab.look(tmp_path / "phone.png", 360, 740)
+    assert cv2.imread(str(tmp_path / "phone.png")).shape == (740, 360, 3)
+    assert tab.run("document.documentElement.scrollWidth") <= 360
+    assert 200 < tab.run("document.getElementById('canvas').clientWidth") <= 360
+    tab.ask("Emulation.clearDeviceMetricsOverride")
 
 
 def test_what_is_no_picture_is_said(opened, tmp_path: Path):

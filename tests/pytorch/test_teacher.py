@@ -77,14 +77,6 @@ def test_a_keypoint_without_labels_is_learnt_from_the_teacher(finder_file: Path,
     assert chin.p50 < 0.7 * start, (chin.p50, start)  # measured 0.38
 
 
-@pytest.mark.parametrize("head", ["regression", "heatmap"])
-def test_with_weight_0_training_is_as_without_a_teacher(head: str, finder_file: Path, parts, tmp_path: Path):
-    keylite.train(recipe("none", head=head), *parts, out=tmp_path / "without")
-    keylite.train(recipe(finder_file, head=head, teacher_weight=0), *parts, out=tmp_path / "with")
-    for name in ("model.safetensors", "last.safetensors"):
-        assert same_weights(tmp_path / "without" / name, tmp_path / "with" / name)
-
-
 @pytest.mark.numeric
 @pytest.mark.parametrize("head", ["regression", "rle"])  # heads without normalisation
 def test_accumulated_batches_are_one_mean_over_labels_and_teacher(head: str, finder_file: Path, parts, tmp_path: Path):

@@ -88,13 +88,6 @@ def test_a_teacher_alone_teaches_all_keypoints(finder_file: Path, parts, make_co
     assert error < 0.7 * start, (error, start)  # measured 0.43
 
 
-def test_with_weight_0_training_is_as_without_a_teacher(finder_file: Path, parts, tmp_path: Path):
-    keylite.train(recipe("none"), *parts, out=tmp_path / "without")
-    keylite.train(recipe(finder_file, teacher_weight=0), *parts, out=tmp_path / "with")
-    for name in ("model.safetensors", "last.safetensors", "resume.ckpt"):
-        assert same_weights(tmp_path / "without" / name, tmp_path / "with" / name)
-
-
 @pytest.mark.numeric
 def test_accumulated_batches_are_one_mean_over_labels_and_teacher(finder_file: Path, parts, tmp_path: Path):
     common = {"optimizer": "sgd", "momentum": 0.0, "ema": 0.0, "clip": 0.0, "epochs": 1}

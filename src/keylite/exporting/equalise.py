@@ -17,16 +17,24 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.runtime.heads import Heatmap, Simcc
-from keylite.runtime.lite import EXPANSIONS, LITE, STAGES, STEM_CHANNELS, STRIDES, pyramid_stages
+from keylite.runtime.lite import (
+    BACKBONE_EPSILON,
+    EXPANSIONS,
+    HEAD_EPSILON,
+    LITE,
+    STAGES,
+    STEM_CHANNELS,
+    STRIDES,
+    pyramid_stages,
+)
 from keylite.runtime.spec import ModelSpec
 
 ROUNDS = 40  # of the scaling; the ranges hardly change after 20
 ROOM = 0.95  # a scaled channel reaches at most this share of 6 on the calibration images, because others reach further
 BATCH = 16  # images at once
 SAMPLE = 2**20  # px of all images together that biases are corrected on: 64 images of 128 x 128 px
-FEWEST = 8  # of these images
+FEWEST = 2  # of these images, all of which are in memory at once
 SIX = 6.0  # where ReLU6 ends
-BACKBONE_EPSILON, HEAD_EPSILON = 1e-3, 1e-5  # of the normalisation layers
 
 Weights = dict[str, tuple[np.ndarray, np.ndarray]]  # by layer: kernel (out, in, h, w), bias (out,)
 

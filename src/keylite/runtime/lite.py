@@ -30,6 +30,7 @@ KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 STEM_CHANNELS, TOP_CHANNELS = 32, 1280
+BACKBONE_EPSILON, HEAD_EPSILON = 1e-3, 1e-5  # of normalisation layers: timm's tf_ models, and torch's default
 
 # Pixel values 0..255 become (value - 127) / 128: MEAN_RGB and STDDEV_RGB of Google's EfficientNet-Lite builders
 # ("for better post-quantization"). An int8 grid holds it exactly; timm's 127.5 is half a grey level away.

@@ -13,6 +13,7 @@ from keras import layers
 
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.lite import (
+    BACKBONE_EPSILON,
     EXPANSIONS,
     KERNELS,
     LITE,
@@ -82,7 +83,7 @@ def _spread(fan_out: int) -> keras.Initializer:
     return keras.initializers.RandomNormal(stddev=(2 / fan_out) ** 0.5)
 
 
-def norm(x: Any, name: str, relu6: bool = True, epsilon: float = 1e-3) -> Any:
+def norm(x: Any, name: str, relu6: bool = True, epsilon: float = BACKBONE_EPSILON) -> Any:
     x = layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)(x)
     return layers.ReLU(6.0, name=f"{name}.relu6")(x) if relu6 else x
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from keylite.runtime.engines import Engine
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
-from keylite.runtime.lite import STAGES, Three, possible_stages
+from keylite.runtime.lite import HEAD_EPSILON, STAGES, Three, possible_stages
 from keylite.runtime.modelfile import read_spec, write_safetensors
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
@@ -194,7 +194,6 @@ def _even_both(fan_in: int) -> dict[str, keras.Initializer]:
     return {"kernel_initializer": _even(fan_in), "bias_initializer": _even(fan_in)}
 
 
-HEAD_EPSILON = 1e-5  # for normalisation layers in the head, as in torch
 HEAD_LAYERS: dict[type, Callable[..., Any]] = {
     Regression: _regression_layers,
     Rle: _regression_layers,

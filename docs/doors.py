@@ -47,14 +47,14 @@ DOORS = {
     ),
     "export": Door(("export", "export_all"), {"diagnose": "`diagnose(model, data, to=..., calibration=...)`"}),
     "predict": Door(
-        ("Predictor", "predict_on_ray"),
+        ("Predictor", "predict_on_ray", "write_points"),
         {
             "MODEL": "`Predictor(model)`",
             "boxes": "`predictor(image, boxes)`",
-            "format": "`write_coco_points(predictor.stream(paths), path)`, `predict_on_ray(format=)`",
-            "skip_bad": "`predictor.stream(images, on_bad=)`, `predict_on_ray(skip_bad=)`",
+            "data": "`write_points(model, data, out, format=)`",
+            "format": "`write_points(model, images, out, format=)`, `predict_on_ray(format=)`",
             "INPUTS": "`Predictor(model)(image)`, or `.stream(images)`",
-            "out": "`points.to_dict()`, `predict_on_ray(out=)`",
+            "out": "`points.to_dict()`, `write_points(out=)`, `predict_on_ray(out=)`",
             "draw": "`points.plot(image)`",
             "ray": "`predict_on_ray(..., address=)`",
         },

@@ -45,6 +45,7 @@ from keylite.exporting.form import FORMATS as EXPORT_FORMATS
 from keylite.exporting.golden import CASES, write_golden
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
+from keylite.prediction.prelabels import PRELABELS as FORMATS_OF_POINTS
 from keylite.runtime import targets
 from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
@@ -79,7 +80,14 @@ FILES = [path for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md") for pat
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 GUIDES = (
     *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
-    *("docs/prediction.md", "docs/model-file.md", "docs/exporting.md", "docs/diagnosis.md", "docs/results.md"),
+    *(
+        "docs/prediction.md",
+        "docs/prelabels.md",
+        "docs/model-file.md",
+        "docs/exporting.md",
+        "docs/diagnosis.md",
+        "docs/results.md",
+    ),
     *("docs/scaling.md", "docs/benchmarks.md", "docs/reliability.md"),
     *("docs/install.md", "docs/command-line.md", "docs/python.md", "docs/glossary.md"),
     *("docs/targets.md", "docs/targets/micro.md"),
@@ -93,6 +101,7 @@ GUIDES = (
     TENSORFLOW,
     EVALUATION,
     PREDICTION,
+    PRELABELS,
     MODEL_FILE,
     EXPORTING,
     DIAGNOSIS,
@@ -207,6 +216,10 @@ LAUNCHER_FLAGS = {  # of torchrun and srun
 
 
 CONVERTER_FLAGS = {"--model", "--biz"}  # of MNNConvert, up to their capitals
+
+
+def test_the_page_of_prelabels_lists_every_format():
+    assert tuple(re.findall(r"^\| `([\w-]+)` \|", PAGES[PRELABELS], re.MULTILINE)) == FORMATS_OF_POINTS
 
 
 @pytest.mark.parametrize("page", GUIDES)

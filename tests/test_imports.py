@@ -149,8 +149,8 @@ def test_what_is_public():
             "predict_on_ray",
             "preset",
         ),
-        *("read_dataset", "read_spec", "train", "train_folds", "write_coco", "write_coco_points", "write_dataset"),
-        *("write_golden", "write_page"),
+        *("read_dataset", "read_spec", "train", "train_folds", "write_coco", "write_dataset"),
+        *("write_golden", "write_page", "write_points"),
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}
     with pytest.raises(AttributeError, match="module 'keylite' has no attribute 'predict'"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keylite.pictures.plots import plot_benchmark, plot_reliability
     from keylite.pictures.worst import draw_worst
     from keylite.prediction.cluster import predict_on_ray
-    from keylite.prediction.points import write_coco_points
+    from keylite.prediction.prelabels import write_points
     from keylite.runtime.drawing import draw_points
     from keylite.runtime.errors import ArgumentError, DataError, ImageError, KeyliteError, ModelFileError, RecipeError
     from keylite.runtime.keypoints import Keypoints
@@ -96,10 +96,10 @@ PUBLIC = {
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
     "write_coco": "keylite.data.formats.reading",
-    "write_coco_points": "keylite.prediction.points",
     "write_dataset": "keylite.data.formats.reading",
     "write_golden": "keylite.exporting.golden",
     "write_page": "keylite.pictures.page",
+    "write_points": "keylite.prediction.prelabels",
 }
 
 __all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

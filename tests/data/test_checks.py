@@ -477,4 +477,4 @@ def test_keypoints_with_hardly_any_label(count: int, labelled: int, few: bool) -
     xy = np.full((count, 2, 2), 5.0)
     xy[labelled:, 1] = np.nan
     data = from_arrays([np.zeros((9, 9, 3), np.uint8)] * count, xy)
-    assert hardly_labelled(data) == ({"k1": labelled} if few else {})
+    assert hardly_labelled(data, data.xy) == ({"k1": labelled} if few else {})

@@ -783,14 +783,14 @@ def test_written_file_is_plain_coco(tmp_path: Path) -> None:
     write_coco(data, tmp_path / "out.json")
     out = json.loads((tmp_path / "out.json").read_text())
     assert out["images"] == [
-        {"id": number, "file_name": f"{name}.png", "width": 40, "height": 30} for number, name in ((1, "a"), (2, "b"))
+        {"id": number, "file_name": f"{name}.png", "width": 40, "height": 30} for number, name in ((7, "a"), (8, "b"))
     ]
     assert out["annotations"][0] == {
-        **{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 2, "group": "a.png"},
+        **{"id": 1, "image_id": 7, "category_id": 1, "iscrowd": 0, "num_keypoints": 2, "group": "a.png"},
         **{"keypoints": [10, 11, 2, 12.5, 13, 1, 0, 0, 0], "bbox": [1, 2, 30, 20], "area": 500},  # v 0 has no place
     }
     assert out["annotations"][2] == {
-        **{"id": 3, "image_id": 2, "category_id": 1, "iscrowd": 0, "num_keypoints": 2, "group": "b.png"},
+        **{"id": 3, "image_id": 8, "category_id": 1, "iscrowd": 0, "num_keypoints": 2, "group": "b.png"},
         "keypoints": [1.25, 2, 2, 3, 4, 2, 0, 0, 0],
     }
     assert out["categories"] == [
@@ -911,7 +911,10 @@ BAD_TABLES = {
         "file,x0,y0\na.png,,\n",
         "the data set is empty: it has no labelled object .left out: 1 row without",
     ),
-    "predictions": ("scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,likelihood\n", "these are predictions, not labels"),
+    "another column": (
+        "scorer,m,m,m\nbodyparts,n,n,n\ncoords,x,y,z\n",
+        "expected x, y for each body part, got 'z' too",
+    ),
     "dlc, y before x": ("scorer,m,m\nbodyparts,n,n\ncoords,y,x\na.png,1,2\n", "x, y of one body part after another"),
     "dlc, part twice": (DLC.replace("tail", "nose") + "a.png,1,2,3,4\n", "nose more than once"),
     "dlc, header only": (DLC, "no row below the header"),

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from keylite.prediction.points import points_coco
+from keylite.data.formats.coco_writing import coco_of
+from keylite.prediction.prelabels import points_of_images
 from keylite.runtime import predictor as module
 from keylite.runtime.geometry import whole_box
 from keylite.runtime.heads import HEADS
@@ -495,7 +496,7 @@ print(json.dumps(points.to_dict()))
     assert np.abs(np.array(found["objects"][0]["xy"]) - expected[0]).max() < 0.01
 
 
-def test_a_keypoint_that_nothing_taught_is_nan(finder: Predictor, make_spec):
+def test_a_keypoint_that_nothing_taught_is_nan(finder: Predictor, make_spec, tmp_path):
     spec = make_spec(unlearnt={"chin": 0, "nose": 2})
     points = Predictor.of(Finder(), spec)(picture(), [[40, 20, 120, 100]])
     before = finder(picture(), [[40, 20, 120, 100]])
@@ -503,7 +504,10 @@ def test_a_keypoint_that_nothing_taught_is_nan(finder: Predictor, make_spec):
     np.testing.assert_array_equal(points.xy[:, :3], before.xy[:, :3])
     (found,) = points.to_dict()["objects"]
     assert found["xy"][3] == [None, None]
-    written = points_coco({"a.png": Found("a.png", points, (160, 120))}, spec.skeleton)["annotations"][0]
+    write_image(tmp_path / "a.png", picture())
+    found = {"a.png": Found(tmp_path / "a.png", points, (160, 120))}
+    data, scores = points_of_images(found, Predictor.of(Finder(), spec))
+    written = json.loads(coco_of(data, data.xy, scores))["annotations"][0]
     assert written["keypoints"][9:] == [0, 0, 0]
     assert written["keypoints"][2::3] == [2, 2, 2, 0]
     assert written["num_keypoints"] == 3

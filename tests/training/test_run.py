@@ -27,9 +27,8 @@ from keylite.training import run as runs
 from keylite.training.folder import check_resumed, check_run, open_run, require_history, write_profile
 from keylite.training.recipe import AUTO, Resolved, make_recipe
 from keylite.training.run import Run, require_finite
-from keylite.training.schedule import LRS, ema_decay, lr_factor, resolve
+from keylite.training.schedule import LRS, caches, ema_decay, lr_factor, resolve
 from keylite.training.sheet import examples_sheet
-from keylite.training.train import _cached
 
 
 @pytest.fixture(scope="module")
@@ -589,9 +588,9 @@ def test_images_are_kept_where_memory_allows(
     monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("keylite"), "handlers", [])
     caplog.set_level(logging.INFO, "keylite")
-    monkeypatch.setattr("keylite.training.train.free_memory", lambda: free)
+    monkeypatch.setattr("keylite.training.schedule.free_memory", lambda: free)
     examples = Examples(keylite.gauges(4, size=64), (64, 64), box="image")
-    assert _cached(make_recipe({"cache": cache, "devices": devices}), examples) is kept
+    assert caches(make_recipe({"cache": cache, "devices": devices}), examples) is kept
     assert ("decoded images are kept in memory" in caplog.text) is said
 
 

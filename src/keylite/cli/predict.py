@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -15,15 +16,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
+from keylite.cli.shared import USUAL, As, Reading
+
 if TYPE_CHECKING:
     import numpy as np
 
+    from keylite.data.dataset import Dataset
+    from keylite.data.formats.scores import Scores
     from keylite.runtime.predictor import Found, Predictor
     from keylite.runtime.types import Boxes
 
 log = logging.getLogger("keylite")
 
-FORMATS, RAY_FORMATS = ("keylite", "coco", "jsonl"), ("jsonl", "parquet")  # the first one of each is the default
+RAY_FORMATS = ("jsonl", "parquet")  # the first one is the default with --ray
+Format = Literal[
+    "keylite", "jsonl", "parquet",
+    "coco", "coco-results", "yolo", "labelme", "label-studio", "cvat", "dlc", "csv",
+]  # fmt: skip
 LINES = 20  # lines about the progress of a prediction in shards, at most
 
 
@@ -36,18 +45,18 @@ def _no_flag(type_: Any, value: str | None) -> None:
 def predict(
     model: Path,
     *inputs: Path,
+    data: Path | None = None,
     boxes: Path | None = None,
     out: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=_no_flag)] = None,
-    format: Literal["keylite", "coco", "jsonl", "parquet"] | None = None,
+    format: Format | None = None,
     draw: Path | None = None,
     engine: str | None = None,
     threads: int | None = None,
     spec: Path | None = None,
-    max_megapixels: float = 100.0,
-    skip_bad: bool = False,
     ray: str | None = None,
     workers: int | None = None,
     shard: int | None = None,
+    reading: As = USUAL,
 ) -> None:
     """Find the points in images.
 
@@ -57,13 +66,15 @@ def predict(
         .safetensors, .onnx or .tflite
     inputs
         images, folders of images, and .txt files with one path of an image per line
+    data
+        labels whose objects get points, in place of images: ids, boxes, groups and names stay; with a format of labels
     boxes
         JSON file: {"photo.jpg": [[x0, y0, x1, y1], ...]}; without it each whole image is one object
     out
-        file for the points, or with --ray a folder for shards; -: standard output, the default without --draw
+        file for the points; a folder for yolo, labelme and --ray; -: standard output, the default without --draw
     format
-        keylite, the default: one JSON object, continuous coordinates; coco: COCO keypoints, pixel indices; jsonl, the
-        default with --ray: one line per image, written when it is found; parquet, only with --ray: one row per image
+        keylite, the default: one JSON object, continuous coordinates; jsonl, the default with --ray: one line per
+        image, written when it is found; parquet, only with --ray: one row per image; the others are for other tools
     draw
         folder for the images with their points drawn
     engine
@@ -73,10 +84,6 @@ def predict(
         threads of the engine; default: the engine decides, or 1 with --ray
     spec
         JSON description for a model file that holds none
-    max_megapixels
-        largest image, in millions of pixels; larger ones are refused
-    skip_bad
-        leave out images that cannot be read, and say which
     ray
         predict on a Ray cluster: local (started on this machine), auto (the one that runs here), or HOST:PORT
     workers
@@ -85,6 +92,7 @@ def predict(
         with --ray: images per file of points; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
+    from keylite.prediction.prelabels import FOLDERS
     from keylite.prediction.sources import image_paths
     from keylite.runtime.files import is_standard_output, require_outputs
     from keylite.runtime.modelfile import read_spec
@@ -92,24 +100,34 @@ def predict(
     from keylite.runtime.spec import unlearnt_words
 
     _require_fitting(ray, out, format, draw, workers, shard)
+    _require_source(inputs, data, boxes, draw, format, ray, reading)
     if not ray and out and out != "-" and is_standard_output(out):
         out = "-"
     said = read_spec(model, spec)
     by_annotation = said.box == "annotation"
+    choices: dict[str, Any] = {"engine": engine, "spec": spec, "max_megapixels": reading.max_megapixels}
+    for line in unlearnt_words(said.unlearnt):
+        log.warning("%s: %s", model.name, line)
+    if data is not None:
+        assert format is not None
+        require_outputs({"out": None if out == "-" else out}, {"data": data, "spec": spec, "model": model})
+        labels = reading.dataset(data, said.white_level, said.box)
+        _predict_labels(Predictor(model, threads=threads, **choices), labels, out or "-", format)
+        return
     paths = image_paths(inputs)
     given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
-    require_outputs({"out": None if ray or out == "-" else out}, given, {"draw": draw})
+    folder = bool(ray) or format in FOLDERS
+    require_outputs({"out": None if folder or out == "-" else out}, given, {"draw": draw})
     boxes_by_path = boxes_for(paths, read_boxes(boxes), boxes) if boxes else {}
     if not boxes and by_annotation:
         log.warning("no --boxes: the model was trained on boxes, and each whole image is taken as one")
-    for line in unlearnt_words(said.unlearnt):
-        log.warning("%s: %s", model.name, line)
-    choices: dict[str, Any] = {"engine": engine, "spec": spec, "max_megapixels": max_megapixels}
     if ray is None:
-        _predict_here(Predictor(model, threads=threads, **choices), paths, boxes_by_path, out, format, draw, skip_bad)
+        predictor = Predictor(model, threads=threads, **choices)
+        _predict_here(predictor, paths, boxes_by_path, out, format, draw, reading.skip_bad)
         return
     assert out is not None
-    choices |= {"format": format or RAY_FORMATS[0], "threads": threads or 1, "workers": workers, "skip_bad": skip_bad}
+    choices |= {"format": format or RAY_FORMATS[0], "threads": threads or 1, "workers": workers}
+    choices["skip_bad"] = reading.skip_bad
     if shard is not None:
         choices["shard"] = shard
     _predict_on_ray(model, paths, Path(out), boxes_by_path, ray, choices)
@@ -118,15 +136,84 @@ def predict(
 def _require_fitting(
     ray: str | None, out: str | None, format: str | None, draw: Path | None, workers: int | None, shard: int | None
 ) -> None:
-    """Raise ValueError for flags that do not go with --ray, or only with it."""
+    """Raise ValueError for flags that do not go with --ray, or only with it, or with the format."""
+    from keylite.prediction.prelabels import FOLDERS
+
     unfit = {"--draw": draw} if ray else {"--workers": workers, "--shard": shard}
     if given := [flag for flag, value in unfit.items() if value is not None]:
         raise ValueError(f"predict: {given[0]} has no effect {'with' if ray else 'without'} --ray; leave it out")
-    formats = RAY_FORMATS if ray else FORMATS
-    if format and format not in formats:
-        raise ValueError(f"format: expected {', '.join(formats)} {'with' if ray else 'without'} --ray, got {format}")
+    if format and ray and format not in RAY_FORMATS:
+        raise ValueError(f"format: expected {' or '.join(RAY_FORMATS)} with --ray, got {format}")
+    if format == "parquet" and not ray:
+        raise ValueError("format: parquet is written by --ray alone; expected another format, or --ray local beside it")
+    if format in FOLDERS and out in (None, "-"):
+        raise ValueError(f"format: {format} is a folder of files; name it with --out")
     if ray and out in (None, "-"):
         raise ValueError("predict: --ray writes shards; give a folder for them as --out")
+
+
+def _require_source(
+    inputs: tuple[Path, ...],
+    data: Path | None,
+    boxes: Path | None,
+    draw: Path | None,
+    format: str | None,
+    ray: str | None,
+    reading: Reading,
+) -> None:
+    """Raise ValueError for flags that do not go with --data, or only with it."""
+    from keylite.prediction.prelabels import PRELABELS
+
+    if data is None:
+        usual = dataclasses.replace(USUAL, max_megapixels=reading.max_megapixels, skip_bad=reading.skip_bad)
+        for field in dataclasses.fields(reading):
+            if getattr(reading, field.name) != getattr(usual, field.name):
+                name = field.name.replace("_", "-")
+                raise ValueError(f"predict: --{name} says how labels are read; give them as --data, or leave it out")
+        return
+    unfit = {"images": inputs, "--boxes": boxes, "--draw": draw, "--ray": ray}
+    if given := [name for name, value in unfit.items() if value]:
+        raise ValueError(f"predict: {given[0]}: expected none beside --data, whose objects are predicted; leave it out")
+    if format not in PRELABELS:
+        raise ValueError(f"format: expected {', '.join(PRELABELS)} with --data, got {format or 'none'}")
+
+
+def _predict_labels(predictor: Predictor, data: Dataset, out: str, format: str) -> None:
+    """Write the points of all objects of a data set."""
+    from keylite.prediction.prelabels import points_of_data
+
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_kept(out, False)) if format not in _folders() else None
+        _write_prelabels(file, points_of_data(predictor, data), out, format)
+    _say(out, len(data), len(data.images), [out])
+
+
+def _write_prelabels(file: TextIO | None, points: tuple[Dataset, Scores], out: str, format: str) -> None:
+    """Write points in a format of another tool, to an open file or to a folder, and say what it cannot hold."""
+    from keylite.prediction.prelabels import lost_lines, prelabels_text, write_prelabels
+
+    if file:
+        file.write(prelabels_text(*points, format).decode() + ("" if format in ("dlc", "csv") else "\n"))
+        lines = lost_lines(*points, format)
+    else:
+        lines = write_prelabels(*points, Path(out), format)
+    for line in lines:
+        log.warning("%s", line)
+
+
+def _folders() -> tuple[str, ...]:
+    from keylite.prediction.prelabels import FOLDERS
+
+    return FOLDERS
+
+
+def _say(out: str | None, objects: int, images: int, places: list[str | Path | None]) -> None:
+    """Say what was written, unless the points went to standard output."""
+    from keylite.runtime.words import counted
+
+    if out != "-":
+        written = ", ".join(str(place) for place in places if place)
+        print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
 
 
 def _predict_here(
@@ -141,30 +228,36 @@ def _predict_here(
     """Predict in this process: write the points to `out` and drawings to `draw`. If an image is bad, write nothing."""
     from keylite.prediction.sources import drawing_paths
     from keylite.runtime.files import replacing_within
-    from keylite.runtime.words import counted
 
     out = out or (None if draw else "-")
     drawings = drawing_paths(paths, draw) if draw else {}
+    folder_of_labels = format in _folders()
     if out and out != "-":
-        _require_own_file(out, predictor, paths, drawings)
+        _require_own_place(out, predictor, paths, drawings, format)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_kept(out, skip_bad)) if out else None  # moved after the pictures
+        file = (
+            stack.enter_context(_kept(out, skip_bad)) if out and not folder_of_labels else None
+        )  # moved after the pictures
         folder = stack.enter_context(replacing_within(draw)) if draw else None
         found = stack.enter_context(contextlib.closing(_found(predictor, paths, boxes, skip_bad)))
         shown = _drawn(found, predictor, folder, drawings) if folder else found
         if file and format == "jsonl":
             images, objects = _write_lines(file, shown, predictor)
         else:
-            images, objects = _write_whole(file, shown, predictor, format, indent=None if out == "-" else 2)
-    if out != "-":
-        written = ", ".join(str(place) for place in (out, draw) if place)
-        print(f"{counted(objects, 'object')} in {counted(images, 'image')}: {written}")
+            images, objects = _write_whole(file, shown, predictor, format, out)
+    _say(out, objects, images, [out, draw])
 
 
-def _require_own_file(out: str, predictor: Predictor, paths: list[Path], drawings: dict[Path, Path]) -> None:
-    """Raise an error if the file of points cannot be written, or is the model, an image or the drawing of one."""
-    from keylite.runtime.files import require_outputs
+def _require_own_place(
+    out: str, predictor: Predictor, paths: list[Path], drawings: dict[Path, Path], format: str | None
+) -> None:
+    """Raise an error if the points cannot be written there, or it is the model, an image or the drawing of one."""
+    from keylite.data.formats.converting import require_empty
+    from keylite.runtime.files import require_outputs, require_writable
 
+    if format in _folders():
+        require_empty(Path(out)) if format == "yolo" else require_writable(Path(out))
+        return
     require_outputs({"out": out}, {"model": predictor.path} | {str(path): path for path in paths})
     drawn_as = {os.path.realpath(drawing): path for path, drawing in drawings.items()}
     if path := drawn_as.get(os.path.realpath(out)):
@@ -226,22 +319,21 @@ def _write_lines(file: TextIO, found: Iterable[Found[Path]], predictor: Predicto
 
 
 def _write_whole(
-    file: TextIO | None, found: Iterable[Found[Path]], predictor: Predictor, format: str | None, indent: int | None
+    file: TextIO | None, found: Iterable[Found[Path]], predictor: Predictor, format: str | None, out: str | None
 ) -> tuple[int, int]:
-    """Write one JSON object with all points, unless `file` is None. Returned is how many images and objects there are.
+    """Write all points at the end, unless `out` is None. Returned is how many images and objects there are.
 
     A picture that was given twice counts once.
     """
-    from keylite.prediction.points import points_coco, points_json
+    from keylite.prediction.points import points_json
+    from keylite.prediction.prelabels import PRELABELS, points_of_images
 
     by_name = {str(one.source): one for one in found}
-    if file:
-        skeleton = predictor.spec.skeleton
-        if format == "coco":
-            result = points_coco(by_name, skeleton)
-        else:
-            result = points_json(by_name, skeleton.names, predictor.path or Path())
-        file.write(json.dumps(result, indent=indent) + "\n")
+    if format in PRELABELS and out:
+        _write_prelabels(file, points_of_images(by_name, predictor), out, format)
+    elif file:
+        result = points_json(by_name, predictor.spec.skeleton.names, predictor.path or Path())
+        file.write(json.dumps(result, indent=None if out == "-" else 2) + "\n")
     return len(by_name), sum(len(one.points) for one in by_name.values())
 
 

@@ -64,10 +64,13 @@ def label_doubts(data: Dataset, box: str) -> list[str]:
     return doubts
 
 
-def hardly_labelled(data: Dataset) -> dict[str, int]:
-    """Keypoint -> how many objects label it, for keypoints that too few objects label; see FEW and LEAST_SHARE."""
+def hardly_labelled(data: Dataset, xy: np.ndarray) -> dict[str, int]:
+    """Keypoint -> how many objects label it, for keypoints that too few objects label; see FEW and LEAST_SHARE.
+
+    xy: (N, K, 2) the labels that count, NaN for others.
+    """
     few = max(min(FEW, FEW_SHARE * len(data)), LEAST_SHARE * len(data))
-    counts = zip(data.skeleton.names, np.sum(data.labelled, axis=0).tolist(), strict=True)
+    counts = zip(data.skeleton.names, np.sum(np.isfinite(xy).all(axis=2), axis=0).tolist(), strict=True)
     return {name: count for name, count in counts if count < few}
 
 

@@ -98,6 +98,7 @@ class Dataset:
         white_level: The value of 16-bit images that becomes 255 when they are read.
         doubts: Lines about what the reader took as it was although it looks wrong.
         ids: N names or numbers of the objects in the label file; empty if it has none. They may repeat.
+        image_ids: M ids of the images in the label file, as COCO has them; empty if it has none.
         category: What the label file calls this kind of object; empty if it does not say.
 
     Raises:
@@ -125,6 +126,7 @@ class Dataset:
     white_level: WhiteLevel = WHITE_LEVEL
     doubts: tuple[str, ...] = ()
     ids: tuple[int | str, ...] = ()
+    image_ids: tuple[int | str, ...] = ()
     category: str = ""
 
     def __post_init__(self) -> None:
@@ -153,6 +155,11 @@ class Dataset:
             )
         if self.ids and len(self.ids) != count:
             raise DataError(f"{self.called}: ids: expected {count}, one per object, or none, got {len(self.ids)}")
+        if self.image_ids and len(self.image_ids) != len(self.images):
+            count = len(self.image_ids)
+            raise DataError(
+                f"{self.called}: image_ids: expected {len(self.images)}, one per image, or none, got {count}"
+            )
         if len(self.images) != len(self.image_names):
             raise DataError(f"{self.called}: {len(self.images)} images but {len(self.image_names)} image names")
         require_limit(self.max_megapixels)
@@ -385,6 +392,7 @@ class Dataset:
             image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
             likeness=None if self.likeness is None else self.likeness[used_images],
             ids=tuple(self.ids[row] for row in indices.tolist()) if self.ids else (),
+            image_ids=tuple(self.image_ids[i] for i in used_images.tolist()) if self.image_ids else (),
         )
 
     def _indices(self, which: object) -> np.ndarray:

@@ -45,6 +45,7 @@ class Examples:
         augmentation: The random changes. None: every epoch is the same.
         seed: The seed of the random changes and of the order of training.
         cache: Whether decoded images are kept in memory; see `keep`.
+        hidden: Whether points of visibility 1 are taught; if not, they count as unlabelled.
 
     Raises:
         ArgumentError: An argument has a wrong value.
@@ -62,13 +63,15 @@ class Examples:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         cache: bool = False,
+        hidden: bool = True,
     ) -> None:
         require_whole("seed", seed, least=0)
-        require_flags(cache=cache)
+        require_flags(cache=cache, hidden=hidden)
         require_choice("box", box, ("annotation", "image"))
         require_number("padding", padding, 0, 4)
         require_kind("augmentation", augmentation, (Augmentation, type(None)), "an Augmentation", "or leave it out")
         self.data = data = as_dataset("data", data)
+        self.xy = data.xy if hidden else seen_xy(data)
         self.kept: dict[int, tuple[np.ndarray, int]] | None = None
         self.factors = np.zeros(len(data.images), np.int64)  # `averaged` of each image; 0: not yet known
         self.size = size_of("size", size)
@@ -97,11 +100,11 @@ class Examples:
         box = self._boxes[index]
         crop = crop_box(box, self.size, self.padding)
         if self.augmentation is None:
-            return self._cut(number, crop), *targets(crop, self.data.xy[index], self.data.skeleton)
+            return self._cut(number, crop), *targets(crop, self.xy[index], self.data.skeleton)
         generator = np.random.default_rng((self.seed, epoch, index))
         crop = augmented_crop(crop, self.augmentation, generator)
         pixels = augmented_pixels(self._cut(number, crop), self.augmentation, generator)
-        xy = self.data.xy[index]
+        xy = self.xy[index]
         if crop.mirrored:  # a label that sits right of its place in the image sits left of it in the mirrored one
             xy = xy - (2 * self.augmentation.flip_offset * (box[2] - box[0]), 0)
         return pixels, *targets(crop, xy, self.data.skeleton)
@@ -221,11 +224,16 @@ class Examples:
         count = np.zeros((len(self.data.skeleton), 1))
         for start in range(0, len(self), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            unit_xy = to_units(self.data.xy[part], self._boxes[part], self.size, self.padding)
+            unit_xy = to_units(self.xy[part], self._boxes[part], self.size, self.padding)
             counted = np.all((unit_xy >= 0) & (unit_xy <= 1), axis=2, keepdims=True)  # these have weight 1 in `targets`
             total += np.where(counted, unit_xy, 0).astype(np.float32).sum(axis=0, dtype=np.float64)
             count += counted.sum(axis=0)
         return np.where(count > 0, total / np.maximum(count, 1), 0.5).astype(np.float32)
+
+
+def seen_xy(data: Dataset) -> np.ndarray:
+    """(N, K, 2) px: the labelled points without those of visibility 1, which become NaN."""
+    return np.where((data.visible == 1)[..., None], np.nan, data.xy)
 
 
 def kept_bytes(examples: Examples) -> int:

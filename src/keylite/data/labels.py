@@ -68,6 +68,7 @@ class Labels:
         from_bottom: Whether y counts from the lower edge of the image.
         pixels: M arrays uint8 (H, W, 3) RGB if the file itself holds the pictures; else None.
         ids: What the file calls each object; empty if it has no names for them.
+        image_ids: What the file calls each image beside its name; empty if it has no ids.
         category: What the file calls this kind of object; empty if it does not say.
         part: Which part of the data set this is, if it has several in one file; else empty.
     """
@@ -92,6 +93,7 @@ class Labels:
     from_bottom: bool = False
     pixels: list[np.ndarray] | None = None
     ids: Sequence[int | str] = ()
+    image_ids: Sequence[int | str] = ()
     category: str = ""
     part: str = ""
 
@@ -160,6 +162,7 @@ def to_dataset(
         image_sizes=_whole(labels.sizes[used]),
         source=str(labels.path),
         ids=tuple(labels.ids[row] for row in rows.tolist()) if labels.ids else (),
+        image_ids=tuple(labels.image_ids[i] for i in used.tolist()) if labels.image_ids else (),
         category=labels.category,
     )
     names, named = _groups(labels, rows, group)

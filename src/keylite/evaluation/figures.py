@@ -19,12 +19,12 @@ from keylite.evaluation.metrics import (
     point_errors,
 )
 from keylite.evaluation.normaliser import read_normaliser
-from keylite.evaluation.predictions import Predictions, errors_of, measured_xy
+from keylite.evaluation.predictions import Predictions, counted_xy, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of
 from keylite.evaluation.report import KeypointReport, NmeReport, PixelReport, Report, SignedReport
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.spec import unlearnt_words
-from keylite.runtime.words import quoted
+from keylite.runtime.words import counted, quoted
 
 PCK_AT = (0.05, 0.1, 0.2)  # fractions of the normaliser
 
@@ -81,9 +81,16 @@ def report_of(
         notes=(
             *notes,
             *unlearnt_words(predictions.unlearnt),
+            *hidden_words(predictions, dataset),
             *_count_notes(labelled, nme, dataset, normalize, nme_report.interval is None),
         ),
     )
+
+
+def hidden_words(predictions: Predictions, dataset: Dataset) -> list[str]:
+    """A note if hidden points do not count."""
+    count = 0 if predictions.hidden else int((dataset.visible == 1).sum())
+    return [f"left out: {counted(count, 'hidden point')}, because the model was trained without them"] if count else []
 
 
 def _require_labelled(labelled: np.ndarray, predictions: Predictions, dataset: Dataset) -> None:
@@ -158,7 +165,7 @@ def _keypoint_reports(predictions: Predictions, dataset: Dataset, length: np.nda
     """The report of each keypoint, also if it has few labels in training; without any, nothing is measured."""
     names = dataset.skeleton.names
     untaught = np.array([predictions.unlearnt.get(name) == 0 for name in names])
-    true = np.where(untaught[:, None], np.nan, dataset.xy)
+    true = np.where(untaught[:, None], np.nan, counted_xy(predictions, dataset))
     errors = point_errors(predictions.xy, true)
     signed = np.where(np.isfinite(errors)[..., None], predictions.xy - true, 0)
     return {name: _keypoint_report(errors[:, k], signed[:, k], length) for k, name in enumerate(names)}

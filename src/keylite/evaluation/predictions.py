@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.examples import seen_xy
 from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.mirror import Mirrored, as_permutation
 from keylite.evaluation.metrics import point_errors
@@ -43,6 +44,7 @@ class Predictions:
         sigma: (N, K): the distance to expect between a point and its label, px of the image. None or NaN: unknown.
         unlearnt: Keypoints that no training object labels, or hardly any, with the number of objects that do. Figures
             over all keypoints leave them out.
+        hidden: Whether figures count labelled points of visibility 1; not if the model was trained without them.
     """
 
     xy: np.ndarray
@@ -53,6 +55,7 @@ class Predictions:
     normaliser_boxes: np.ndarray | None = None
     sigma: np.ndarray | None = None
     unlearnt: dict[str, int] = dataclasses.field(default_factory=dict)
+    hidden: bool = True
 
     def __repr__(self) -> str:
         objects, keypoints, _ = self.xy.shape
@@ -75,7 +78,13 @@ def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
         normaliser_boxes=of_all("normaliser_boxes"),
         sigma=of_all("sigma"),
         unlearnt={name: count for part in parts for name, count in part.unlearnt.items()},
+        hidden=all(part.hidden for part in parts),
     )
+
+
+def counted_xy(predictions: Predictions, dataset: Dataset) -> np.ndarray:
+    """(N, K, 2) px: the labels that count for these predictions; NaN for hidden points if the model does without."""
+    return dataset.xy if predictions.hidden else seen_xy(dataset)
 
 
 def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int] | None = None) -> np.ndarray:
@@ -86,7 +95,8 @@ def measured_xy(predictions: Predictions, dataset: Dataset, mirror: Sequence[int
     left_out = np.array([name in predictions.unlearnt for name in dataset.skeleton.names])
     if mirror is not None:
         left_out |= left_out[list(mirror)]
-    return np.where(left_out[:, None], np.nan, dataset.xy) if left_out.any() else dataset.xy
+    xy = counted_xy(predictions, dataset)
+    return np.where(left_out[:, None], np.nan, xy) if left_out.any() else xy
 
 
 def errors_of(predictions: Predictions, dataset: Dataset) -> np.ndarray:
@@ -166,7 +176,9 @@ def predict_dataset(
     in_order = tuple(crops[row] for row in range(count))
     xy = np.stack([crop.from_unit(points) for crop, points in zip(in_order, unit_xy, strict=True)])
     sigma = predictor.sigma(score, in_order)
-    return Predictions(xy, unit_xy, score, crop_boxes, in_order, normaliser_boxes, sigma, spec.unlearnt)
+    return Predictions(
+        xy, unit_xy, score, crop_boxes, in_order, normaliser_boxes, sigma, spec.unlearnt, hidden=spec.teaches_hidden
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +230,9 @@ def predict_shape(unit_xy: np.ndarray, spec: ModelSpec, dataset: Dataset) -> Pre
     boxes = dataset.whole_boxes() if given is None else given
     xy = from_units(unit_xy.astype(np.float64), boxes, spec.size, 0.0 if given is None else spec.padding)
     score = np.full(xy.shape[:2], np.nan, np.float32)
-    return Predictions(xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt)
+    return Predictions(
+        xy, np.broadcast_to(unit_xy, xy.shape), score, boxes, (), unlearnt=spec.unlearnt, hidden=spec.teaches_hidden
+    )
 
 
 def known_boxes(dataset: Dataset, boxes: Boxes | None, box: str) -> np.ndarray | None:

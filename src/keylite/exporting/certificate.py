@@ -233,7 +233,7 @@ def certify(
 
 def _require_alike(child: Path, parent: Path, specs: tuple[ModelSpec, ModelSpec]) -> None:
     """Raise ArgumentError if a child and its parent differ in their keypoints, input or crop. specs: parent, child."""
-    for field in ("skeleton", "size", "box", "padding", "unlearnt"):
+    for field in ("skeleton", "size", "box", "padding", "unlearnt", "visibility_1"):
         of_parent, of_child = (getattr(spec, field) for spec in specs)
         if of_parent != of_child:
             shown = [spec.skeleton.names[:3] if field == "skeleton" else getattr(spec, field) for spec in specs]

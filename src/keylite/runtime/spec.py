@@ -13,10 +13,10 @@ from keylite.runtime.errors import ModelFileError
 from keylite.runtime.heads import Head, require_size
 from keylite.runtime.lite import STAGES, Three, possible_stages
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.types import Choice, WhiteLevel
+from keylite.runtime.types import Choice, Visibility0, Visibility1, WhiteLevel
 from keylite.runtime.words import clipped, listed, quoted
 
-FORMAT = 7  # format number of the ModelSpec; files with another number are refused
+FORMAT = 8  # format number of the ModelSpec; files with another number are refused
 
 # Limits, so that a damaged or hostile description cannot make keylite take gigabytes. The networks that keylite trains
 # stay far below them.
@@ -167,6 +167,10 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         padding: The fraction by which a box grows before it is cropped.
         head: The head, with its number of keypoints; its `decode` turns raw values into points.
         skeleton: The keypoints: names, edges, mirror pairs and OKS constants.
+        category: What the training labels call an object, such as "face"; empty if they do not say.
+        visibility_0: What 0 means in the labels: "ignore", nobody looked; or "absent", the point is not there.
+        visibility_1: What 1 means: "train", the point is covered and its place is taught; "ignore", it is left out of
+            training and of every figure; or "absent", the point is not there, so it is left out, too.
         normalize: The normaliser that errors are divided by, unless you choose another: "box_side", for example.
         mean, std: Three numbers each: pixel values 0..255 become (value - mean) / std. The graph does it.
         white_level: The value of 16-bit samples that becomes 255.
@@ -192,6 +196,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     padding: Annotated[float, msgspec.Meta(ge=0)]
     head: Head
     skeleton: Skeleton
+    category: str
+    visibility_0: Visibility0
+    visibility_1: Visibility1
     normalize: str
     mean: Three
     std: Three
@@ -215,6 +222,11 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.backbone}{cut}, {type(self.head).__name__.lower()} head, {self.size[0]}x{self.size[1]} px"
 
     @property
+    def teaches_hidden(self) -> bool:
+        """Whether points of visibility 1 count: in training, and in figures."""
+        return self.visibility_1 == "train"
+
+    @property
     def left_out(self) -> list[int]:
         """The numbers, from 0 on, of the keypoints in `unlearnt`: figures over all keypoints leave them out."""
         return [k for k, name in enumerate(self.skeleton.names) if name in self.unlearnt]
@@ -232,7 +244,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require_at_most("padding", self.padding, MAX_PADDING)
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
             raise ModelFileError("spec: expected a finite mean and a std above 0")
-        for name in ("backbone", "normalize"):
+        for name in ("backbone", "normalize", "category"):
             _require_at_most(f"characters of {name}", len(getattr(self, name)), MAX_TEXT)
         if head.keypoints != len(self.skeleton):
             raise ModelFileError(

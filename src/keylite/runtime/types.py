@@ -23,4 +23,6 @@ Visible = Arrayed | Sequence[Arrayed | Sequence[int]]  # (N, K): 0 unlabelled, 1
 Indices = Sequence[int] | np.ndarray  # numbers of objects from 0 on, or a mask (N,) of true and false
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # any value in a JSON file
 Choice = int | float | str | list[int | list[int | str]]  # a choice of a recipe, such as 1e-3, "adam" or [160, 128]
+Visibility0 = Literal["ignore", "absent"]  # what 0 means in labels: nobody looked, or the point is not there
+Visibility1 = Literal["train", "ignore", "absent"]  # what 1 means: covered, not to be used, or not there
 WhiteLevel = Literal[255, 1023, 4095, 16383, 65535]  # the largest values of 8, 10, 12, 14 and 16 bits

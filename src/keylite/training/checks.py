@@ -9,16 +9,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from keylite.data.checks import hardly_labelled
 from keylite.data.dataset import Dataset
-from keylite.data.examples import crop_boxes
+from keylite.data.examples import crop_boxes, seen_xy
 from keylite.data.likeness import Alike, alike
 from keylite.data.mirror import choose_mirror, from_pairs
 from keylite.evaluation.normaliser import read_normaliser
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.progress import step
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.words import SHOWN, listed
+from keylite.runtime.words import SHOWN, counted, listed
 from keylite.training.recipe import Recipe, Resolved
+from keylite.training.teacher import Teacher
 
 log = logging.getLogger("keylite")
 
@@ -96,6 +98,34 @@ def warn_of_lengths(recipe: Resolved) -> None:
         )
     if recipe.freeze_epochs >= recipe.epochs:
         log.warning("the backbone stays frozen for the whole run (freeze_epochs %d)", recipe.freeze_epochs)
+
+
+def unlearnt_of(recipe: Recipe, data: Dataset, teacher: Teacher | None) -> dict[str, int]:
+    """The keypoints that neither labels nor teacher teach well, as in a spec."""
+    counts = hardly_labelled(data, data.xy if recipe.visibility_1 == "train" else seen_xy(data))
+    return counts if teacher is None else teacher.unlearnt(counts)
+
+
+def say_visibility(recipe: Recipe, data: Dataset, quiet: bool) -> None:
+    """Log how many hidden points are left out, and what is kept without an effect; DataError if no point is left.
+
+    quiet: only the error, because the rest was said before.
+    """
+    left = np.isfinite(data.xy if recipe.visibility_1 == "train" else seen_xy(data)).all(axis=2)
+    if not left.any():
+        raise DataError(
+            f"{data.called}: all {int(data.labelled.sum())} labelled points are hidden (visibility 1), and "
+            f"`visibility_1='{recipe.visibility_1}'` leaves them out; use `visibility_1='train'`"
+        )
+    if quiet:
+        return
+    if hidden := int(data.labelled.sum() - left.sum()):
+        log.info("%s: left out of training: %s (`visibility_1='%s'`)", data.called, counted(hidden, "hidden point"),
+                 recipe.visibility_1)  # fmt: skip
+    kept = [name for name in ("visibility_0", "visibility_1") if getattr(recipe, name) == "absent"]
+    for name in kept:
+        log.warning("%s: absent is kept in the model file, but keylite does not learn yet whether a point is there; "
+                    "these points teach nothing, as with ignore", name)  # fmt: skip
 
 
 def _brief(skeleton: Skeleton) -> str:

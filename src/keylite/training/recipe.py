@@ -20,7 +20,7 @@ from keylite.runtime.errors import RecipeError
 from keylite.runtime.heads import HAS_PYRAMID
 from keylite.runtime.kinds import plain, require_kind
 from keylite.runtime.lite import FEWEST_STAGES, LITE, STAGES, possible_stages
-from keylite.runtime.types import Choice
+from keylite.runtime.types import Choice, Visibility0, Visibility1
 from keylite.runtime.words import quoted
 from keylite.training.teaching import LossName
 
@@ -83,6 +83,8 @@ class Recipe(msgspec.Struct, metaclass=_Choices, frozen=True, kw_only=True, forb
             "length that errors are divided by: a keypoint pair (36,45), box_diagonal, box_side or 100px; auto: by box"
         ),
     ] = "auto"
+    visibility_0: Annotated[Visibility0, _is("what 0 means in labels: ignore (nobody looked), absent")] = "ignore"
+    visibility_1: Annotated[Visibility1, _is("what 1 means: train (covered, but learnt), ignore, absent")] = "train"
     pretrained: Annotated[str, _is("weights to start from: imagenet, none, or a .safetensors file")] = "imagenet"
     teacher: Annotated[str, _is("trained model to learn from, beside the labels: a .safetensors file, or none")] = (
         "none"

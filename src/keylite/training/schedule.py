@@ -1,4 +1,4 @@
-"""How long and how fast to train: the numbers that replace `auto`, the learning rate, the decay of the moving average.
+"""How long and how fast to train: what replaces `auto`, the learning rate, the decay of the moving average, the cache.
 
 LRS were chosen by the figures in docs/results.md (rle has the rate of regression), the other numbers by judgement.
 """
@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.data.examples import Examples, kept_bytes
 from keylite.evaluation.metrics import median_extent
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.lite import LITE, STAGES
+from keylite.runtime.machine import free_memory
 from keylite.runtime.words import counted
 from keylite.training.processes import processes
 from keylite.training.recipe import AUTO, Recipe, Resolved, augments_as_usual, to_dict
@@ -28,6 +30,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 6, 300
 WARMUP_SHARE, WARMUP_STEPS, LONGEST_WARMUP = 0.05, 20, 0.2  # share of all steps; fewest steps; largest share
 KEPT_STAGES = {"regression": STAGES, "rle": STAGES, "simcc": 5, "heatmap": 5}  # by head, of lite0 to lite4
 LRS = {"regression": 5e-4, "rle": 5e-4, "simcc": 3e-3, "heatmap": 3e-3}  # by head, for adam and adamw
+SHARE_OF_MEMORY = 0.25  # the part of free memory that decoded images may take
 STRENGTHS = {0: 1.25, 500: 1.0, 20_001: 0.75}  # by the number of objects from which each holds
 
 
@@ -116,3 +119,18 @@ def lr_factor(recipe: Resolved, step: int, steps_per_epoch: int) -> float:
 def ema_decay(recipe: Recipe, step: int) -> float:
     """The share of the old moving average that is kept after optimizer step `step`, counted from 0."""
     return min(recipe.ema, (1 + step) / (10 + step))  # TensorFlow's ExponentialMovingAverage(num_updates=step)
+
+
+def caches(recipe: Recipe, examples: Examples) -> bool:
+    """Whether to keep decoded images in memory; logged if keylite decides it."""
+    if recipe.cache != "auto":
+        return recipe.cache == "ram"
+    free = free_memory()
+    if free is None:
+        return False
+    needed = kept_bytes(examples) * recipe.devices
+    if needed > SHARE_OF_MEMORY * free:
+        return False
+    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; `cache='off'` avoids that",
+             needed / 1e9, free / 1e9)  # fmt: skip
+    return True

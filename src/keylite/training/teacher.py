@@ -9,7 +9,10 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from keylite.data.dataset import Dataset
+from keylite.data.examples import seen_xy
 from keylite.runtime.errors import ArgumentError, ModelFileError
 from keylite.runtime.heads import Head, Heatmap
 from keylite.runtime.lite import LITE
@@ -73,7 +76,8 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
         return None
     weights = tuple(0.0 if place in spec.untaught else recipe.teacher_weight for place in places)
     taught = len(data) * sum(weight > 0 for weight in weights)
-    labelled = int(data.labelled.sum())
+    taught_xy = data.xy if recipe.visibility_1 == "train" else seen_xy(data)
+    labelled = int(np.isfinite(taught_xy).all(axis=2).sum())
     if not taught:
         raise ArgumentError(f"teacher: {path}: has learnt none of its keypoints; take another one")
     return Teacher(path, spec, places, weights, (1 - recipe.teacher_weight) * taught / max(labelled, 1))

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from keylite.data.augmentation import Augmentation
-from keylite.data.checks import hardly_labelled, say_doubts
+from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset, require_datasets
-from keylite.data.examples import Examples, kept_bytes, with_boxes
+from keylite.data.examples import Examples, with_boxes
 from keylite.data.formats.reading import Labelled, as_dataset, read_train_and_val
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, versions
@@ -28,15 +28,22 @@ from keylite.runtime.files import require_outputs
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, require_limit, write_image
 from keylite.runtime.kinds import number_of, path_of, require_flags
-from keylite.runtime.machine import free_memory
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import FORMAT, ModelSpec, Provenance, unlearnt_words
+from keylite.runtime.spec import FORMAT, MAX_TEXT, ModelSpec, Provenance, unlearnt_words
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import counted, quoted
-from keylite.training.checks import require_parts, warn_of_lengths, warn_of_overlap, warn_of_parts_alike, with_mirror
+from keylite.training.checks import (
+    require_parts,
+    say_visibility,
+    unlearnt_of,
+    warn_of_lengths,
+    warn_of_overlap,
+    warn_of_parts_alike,
+    with_mirror,
+)
 from keylite.training.folder import CHECKPOINT, FILES, check_resumed, check_run, clear_run, open_run, require_new
 from keylite.training.lock import holding
 from keylite.training.log_lines import shown_log
@@ -44,7 +51,7 @@ from keylite.training.pretrained import find_pretrained, pretrained_name
 from keylite.training.processes import is_first_process, processes, run_all, world_of
 from keylite.training.recipe import VAL_FRACTION, Recipe, Resolved, checked, strengthened, to_dict
 from keylite.training.run import Run, baseline_report
-from keylite.training.schedule import resolve
+from keylite.training.schedule import caches, resolve
 from keylite.training.sheet import examples_sheet
 from keylite.training.stopping import saying_how_to_go_on
 from keylite.training.teacher import Teacher, find_teacher, warn_of_teacher
@@ -53,7 +60,6 @@ from keylite.version import __version__
 
 log = logging.getLogger("keylite")
 
-SHARE_OF_MEMORY = 0.25  # the part of free memory that decoded images may take
 MORE_TO_FIT_SIGMA = "give a larger `val` or `val_fraction`, or use `train_folds`, which fits it on all objects"
 
 
@@ -179,7 +185,8 @@ def prepare(
     warn_of_lengths(resolved)
     if resume and first:
         check_resumed(out, resolved, data, val)
-    for line in unlearnt_words(_unlearnt(data, teacher)):
+    say_visibility(recipe, data, quiet=fold)
+    for line in unlearnt_words(unlearnt_of(recipe, data, teacher)):
         log.warning("%s: %s", data.called, line)
     skeleton = with_mirror(recipe, data)
     data, val = data.with_skeleton(skeleton), val.with_skeleton(skeleton)
@@ -190,8 +197,9 @@ def prepare(
         padding=recipe.padding,
         augmentation=augmentation_of(resolved, skeleton),
         seed=recipe.seed,
+        hidden=recipe.visibility_1 == "train",
     )
-    if _cached(recipe, examples):
+    if caches(recipe, examples):
         examples.keep()
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton, shape, teacher)
@@ -326,21 +334,6 @@ def _warn_of_the_end(state: Run) -> None:
         )  # fmt: skip
 
 
-def _cached(recipe: Recipe, examples: Examples) -> bool:
-    """Whether to keep decoded images in memory; logged if keylite decides it."""
-    if recipe.cache != "auto":
-        return recipe.cache == "ram"
-    free = free_memory()
-    if free is None:
-        return False
-    needed = kept_bytes(examples) * recipe.devices
-    if needed > SHARE_OF_MEMORY * free:
-        return False
-    log.info("decoded images are kept in memory: about %.2f of %.1f GB free; `cache='off'` avoids that",
-             needed / 1e9, free / 1e9)  # fmt: skip
-    return True
-
-
 def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
     """The augmentation of a recipe, with its strength applied; without mirror pairs, nothing is flipped."""
     choices: dict[str, Any] = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)}
@@ -348,12 +341,6 @@ def augmentation_of(recipe: Resolved, skeleton: Skeleton) -> Augmentation:
     if skeleton.mirror is None:
         choices["flip_p"] = 0.0
     return Augmentation(**choices)
-
-
-def _unlearnt(data: Dataset, teacher: Teacher | None) -> dict[str, int]:
-    """The keypoints that neither labels nor teacher teach well, as in a spec."""
-    counts = hardly_labelled(data)
-    return counts if teacher is None else teacher.unlearnt(counts)
 
 
 def new_spec(
@@ -371,6 +358,9 @@ def new_spec(
         padding=recipe.padding if recipe.box == "annotation" else 0.0,  # a whole image does not grow
         head=HEADS[recipe.head](len(skeleton), recipe.hidden, recipe.input_size),
         skeleton=skeleton,
+        category=data.category[:MAX_TEXT],
+        visibility_0=recipe.visibility_0,
+        visibility_1=recipe.visibility_1,
         normalize=recipe.normalize,
         mean=mean,
         std=std,
@@ -395,5 +385,5 @@ def new_spec(
         report=None,
         confidence=None,
         certificate=None,
-        unlearnt=_unlearnt(data, teacher),
+        unlearnt=unlearnt_of(recipe, data, teacher),
     )

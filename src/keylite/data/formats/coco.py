@@ -53,6 +53,7 @@ class _Images:
 
     names: list[str]
     sizes: np.ndarray  # (M, 2) width and height, px; NaN if unknown
+    ids: list[Id | str]
     index_of: dict[Id, int]  # id -> number from 0
     fields: list[list[str | None]]  # the values of the group fields of each image; empty without group fields
 
@@ -115,6 +116,7 @@ def read_coco(path: Path, wanted: Wanted) -> Labels:
         bad=bad,
         notes=notes,
         ids=_known_ids(ids),
+        image_ids=_known_ids(images.ids),
         category=kinds.pop() if len(kinds := {categories[key].name for key in set(objects.category_ids)}) == 1 else "",
     )
 
@@ -235,6 +237,7 @@ def _images(raws: list[msgspec.Raw], fields_of: FieldsReader | None, bad: list[s
     decode = msgspec.json.Decoder(Image).decode
     names: list[str] = []
     sizes = array("d")
+    ids: list[Id | str] = []
     index_of: dict[Id, int] = {}
     twice: set[Id] = set()
     fields: list[list[str | None]] = []
@@ -249,13 +252,14 @@ def _images(raws: list[msgspec.Raw], fields_of: FieldsReader | None, bad: list[s
             twice.add(entry.id)
         index_of.setdefault(entry.id, len(names))
         names.append(entry.file_name)
+        ids.append(entry.id)
         if fields_of is not None:
             fields.append(fields_of(raw))
         sizes.append(entry.width or math.nan)  # some tools write 0 for an unknown size
         sizes.append(entry.height or math.nan)
     for key in twice:
         del index_of[key]
-    return _Images(names, np.array(sizes).reshape(-1, 2), index_of, fields)
+    return _Images(names, np.array(sizes).reshape(-1, 2), ids, index_of, fields)
 
 
 def _misfit(entry: Annotation, number: int, index_of: dict[Id, int], categories: dict[Id, Category]) -> str:

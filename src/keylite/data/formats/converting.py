@@ -18,7 +18,8 @@ from keylite.data.formats.cvat import cvat_text, holds_groups
 from keylite.data.formats.dlc import dlc_text, holds_names
 from keylite.data.formats.label_studio import label_studio_text
 from keylite.data.formats.labelme import labelme_texts
-from keylite.data.formats.reading import Labelled, as_dataset, parts_of, read_dataset
+from keylite.data.formats.reading import Labelled, as_dataset, parts_of, read_dataset, require_new_files
+from keylite.data.formats.scores import Scores
 from keylite.data.formats.tables import wide_text
 from keylite.data.formats.yolo import label_texts, yaml_of
 from keylite.data.groups import in_number_order
@@ -36,28 +37,32 @@ class Target(NamedTuple):
     """A format that labels are written in.
 
     Attributes:
-        holds: What it holds beside names, points and pictures, of the words that `_lost` knows; ids: `_holds_ids`.
+        holds: What it holds beside names, points and pictures, of the words that `lost` knows; ids: `_holds_ids`.
         suffix: Of the file of each part; empty for a format that is a folder.
-        text: The text of the file, from the data set and the sizes of its images.
+        text: The text of the file, from the data set, the sizes of its images, and how sure a model is of its points.
     """
 
     holds: str
     suffix: str
-    text: Callable[[Dataset, np.ndarray], bytes] | None = None
+    text: Callable[[Dataset, np.ndarray, Scores | None], bytes] | None = None
 
 
 TARGETS = {
     "coco": Target(
         "hidden boxes areas groups edges mirror sigmas category order",
         ".json",
-        lambda data, sizes: coco_of(data, data.xy),
+        lambda data, sizes, scores: coco_of(data, data.xy, scores),
     ),
     "yolo": Target("hidden boxes edges mirror category order", ""),
     "labelme": Target("hidden boxes groups category", ""),
-    "label-studio": Target("hidden boxes groups category", ".json", label_studio_text),
-    "cvat": Target("hidden boxes groups edges category order", ".xml", cvat_text),
-    "dlc": Target("order", ".csv", lambda data, sizes: dlc_text(data)),
-    "csv": Target("groups order", ".csv", lambda data, sizes: wide_text(data)),
+    "label-studio": Target("hidden boxes groups category score", ".json", label_studio_text),
+    "cvat": Target(
+        "hidden boxes groups edges category order",
+        ".xml",
+        lambda data, sizes, scores: cvat_text(data, sizes, "auto" if scores else "manual"),
+    ),
+    "dlc": Target("order sigma", ".csv", lambda data, sizes, scores: dlc_text(data, scores)),
+    "csv": Target("groups order score sigma", ".csv", lambda data, sizes, scores: wide_text(data, scores)),
 }
 
 
@@ -87,10 +92,14 @@ def convert(data: Labelled | Mapping[str, Labelled], out: FilePath, *, format: s
     require_kind("format", format, str, "a text", f"one of {', '.join(TARGETS)}")
     if format not in TARGETS:
         raise ArgumentError(f"format: expected {', '.join(TARGETS)}, got {quoted(format)}")
-    parts = _parts(data)
+    return write_labels(_parts(data), out, format)
+
+
+def write_labels(parts: Mapping[str, Dataset], out: Path, format: str, scores: Scores | None = None) -> tuple[str, ...]:
+    """What `convert` does, for parts by name. scores: if a model predicted the points, how sure it is of them."""
     target = TARGETS[format]
     sizes = {part: np.array([image_size(image) for image in each.images]) for part, each in parts.items()}
-    lines = [line for part, each in parts.items() for line in _lost(each, format, part)]
+    lines = [line for part, each in parts.items() for line in lost(each, format, part, scores)]
     if format == "yolo":
         _write_yolo(parts, sizes, out)
         return tuple(lines)
@@ -98,10 +107,11 @@ def convert(data: Labelled | Mapping[str, Labelled], out: FilePath, *, format: s
         files = {
             path: text for part, each in parts.items() for path, text in _labelme_files(each, out / part, sizes[part])
         }
+        require_new_files(out, [path.relative_to(out).as_posix() for path in files])  # they may be somebody's work
     elif target.text:
         alone = set(parts) == {""}
         files = {
-            out if alone else out / f"{part}{target.suffix}": target.text(each, sizes[part])
+            out if alone else out / f"{part}{target.suffix}": target.text(each, sizes[part], scores)
             for part, each in parts.items()
         }
     else:
@@ -128,7 +138,7 @@ def _parts(data: Labelled | Mapping[str, Labelled]) -> dict[str, Dataset]:
 # ---- what a format cannot hold
 
 
-def _lost(data: Dataset, format: str, part: str) -> Iterator[str]:
+def lost(data: Dataset, format: str, part: str = "", scores: Scores | None = None) -> Iterator[str]:
     """A line for each thing that the data set has and the format does not hold."""
     holds = TARGETS[format].holds.split()
     skeleton = data.skeleton
@@ -143,6 +153,8 @@ def _lost(data: Dataset, format: str, part: str) -> Iterator[str]:
         "sigmas": counted(len(skeleton.sigmas or ()), "OKS sigma"),
         "category": f"the category {data.category}",
         "order": "the order of keypoints, which is then that of their names",
+        "score": "scores of points",
+        "sigma": "sigma of points",
     }
     has = {
         "hidden": bool((data.visible == 1).any()),
@@ -155,11 +167,13 @@ def _lost(data: Dataset, format: str, part: str) -> Iterator[str]:
         "sigmas": bool(skeleton.sigmas),
         "category": bool(data.category),
         "order": list(skeleton.names) != sorted(skeleton.names, key=in_number_order),
+        "score": scores is not None and bool(np.isfinite(scores.score).any()),
+        "sigma": scores is not None and bool(np.isfinite(scores.sigma).any()),
     }
-    lost = [known[what] for what in has if has[what] and what not in holds]
+    missing = [known[what] for what in has if has[what] and what not in holds]
     of = f"{format} cannot hold" if not part else f"{part}: {format} cannot hold"
-    if lost:
-        yield listed(of, lost)
+    if missing:
+        yield listed(of, missing)
     if format == "yolo" and not data.boxed.all():
         count = int((~data.boxed).sum())
         yield f"{counted(count, 'object')} without a box: yolo needs one, so the smallest around the points is written"
@@ -179,11 +193,16 @@ def _holds_ids(data: Dataset, format: str) -> bool:
 # ---- formats that are folders
 
 
-def _write_yolo(parts: Mapping[str, Dataset], sizes: Mapping[str, np.ndarray], out: Path) -> None:
-    """Write data.yaml, and for each part its pictures and its label files; all appear, or none."""
+def require_empty(out: Path) -> None:
+    """Raise ArgumentError if this is not a new or an empty folder that can be written to."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArgumentError(f"out: expected a new or empty folder, got {out}; choose another")
     require_writable(out)
+
+
+def _write_yolo(parts: Mapping[str, Dataset], sizes: Mapping[str, np.ndarray], out: Path) -> None:
+    """Write data.yaml, and for each part its pictures and its label files; all appear, or none."""
+    require_empty(out)
     named = {part or "train": each for part, each in parts.items()}
     first = next(iter(named.values()))
     for part, each in named.items():

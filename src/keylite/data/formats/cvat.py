@@ -229,8 +229,11 @@ def _edges(svg: str, names: list[str]) -> Iterator[tuple[int, int]]:
 # ---- writing
 
 
-def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
-    """The XML "CVAT for images" of a data set: a skeleton per object, its box in the same group. sizes: (M, 2)."""
+def cvat_text(data: Dataset, sizes: np.ndarray, source: str = "manual") -> bytes:
+    """The XML "CVAT for images" of a data set: a skeleton per object, its box in the same group.
+
+    sizes: (M, 2) width and height, px. source: who labelled, "manual" or "auto".
+    """
     kind = data.category or OBJECT
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
@@ -249,7 +252,7 @@ def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
     for row, image in enumerate(data.image_index.tolist()):
         counts[image] += 1
         group = {"group_id": str(ids[row] if ids else counts[image])}
-        skeleton = SubElement(images[image], "skeleton", {"label": kind, "source": "manual", "z_order": "0"} | group)
+        skeleton = SubElement(images[image], "skeleton", {"label": kind, "source": source, "z_order": "0"} | group)
         if data.groups_named:
             SubElement(skeleton, "attribute", {"name": "group"}).text = data.groups[data.group_index[row]]
         for point, (x, y), v in zip(
@@ -257,11 +260,11 @@ def cvat_text(data: Dataset, sizes: np.ndarray) -> bytes:
         ):
             flags = {"outside": "0" if v else "1", "occluded": "1" if v == 1 else "0"}
             place = {"points": f"{x},{y}" if v else "0.0,0.0"}
-            SubElement(skeleton, "points", {"label": point, "source": "manual"} | flags | place)
+            SubElement(skeleton, "points", {"label": point, "source": source} | flags | place)
         if data.boxed[row]:
             edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(repr, data.box[row].tolist()), strict=True))
             SubElement(
-                images[image], "box", {"label": f"{kind} box", "source": "manual", "occluded": "0"} | edges | group
+                images[image], "box", {"label": f"{kind} box", "source": source, "occluded": "0"} | edges | group
             )
     return write_xml(root)
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import Entries, Point
-from keylite.data.formats.tables import cells_of, new_image, point_of, rows_of, table_text
+from keylite.data.formats.scores import Scores
+from keylite.data.formats.tables import PREDICTED, cells_of, new_image, point_of, rows_of, table_text
 from keylite.data.formats.yaml_text import read_yaml
 from keylite.data.labels import Labels, Wanted
 from keylite.runtime.errors import DataError
@@ -24,6 +25,7 @@ from keylite.runtime.words import first_of, quoted
 
 SINGLE = "single"  # DeepLabCut's name for the body parts that only one object of a picture has
 ANIMAL = "animal"  # the category of all others, if there are both
+LIKELIHOOD = "likelihood"  # the third column of predictions
 VISIBLE = {"0": 0.0, "1": 1.0, "2": 2.0}
 
 
@@ -92,6 +94,8 @@ def _add(entries: Entries, table: Path, path: Path, seen: dict[str, str], parts:
     if header[:count] != expected:
         raise DataError(f"{table}: expected header rows {', '.join(expected)}, got {', '.join(header[:count])}")
     start, columns = _columns(table, [[cell.strip() for cell in row] for _, row in rows[:count]])
+    if LIKELIHOOD in rows[count - 1][1]:
+        entries.notes.append(f"{PREDICTED}: the column {LIKELIHOOD}")
     kinds = {one.animal for one in columns}
     both = SINGLE in kinds and len(kinds) > 1
     category = {kind: (SINGLE if kind == SINGLE else ANIMAL) if both else "" for kind in kinds}
@@ -128,23 +132,23 @@ def _columns(table: Path, header: Sequence[Sequence[str]]) -> tuple[int, list[_C
     """The first column of points, and the columns of each keypoint of each animal."""
     animals, parts, coords = header[-3] if len(header) == 4 else None, header[-2], header[-1]
     start = next((at for at, cell in enumerate(coords) if at and cell), len(coords))
-    odd = sorted(set(coords[start:]) - {"x", "y", "visible"})
-    if odd:
-        hint = "; these are predictions, not labels" if "likelihood" in odd else ""
-        raise DataError(
-            f"{table}: coords: expected x, y for each body part, got {', '.join(map(quoted, odd))} too{hint}"
-        )
+    if odd := sorted(set(coords[start:]) - {"x", "y", "visible", LIKELIHOOD}):
+        raise DataError(f"{table}: coords: expected x, y for each body part, got {', '.join(map(quoted, odd))} too")
     if start == len(coords) or len({len(row) for row in header[1:]}) > 1:
         lengths = " and ".join(str(len(row)) for row in header[1:])
         raise DataError(f"{table}: expected as many bodyparts as coords, got {lengths} columns")
-    kinds = ["x", "y", "visible"] if "visible" in coords else ["x", "y"]
+    kinds = ["x", "y", *(name for name in ("visible", LIKELIHOOD) if name in coords)]
     step = len(kinds)
     columns: list[_Columns] = []
     for at in range(start, len(coords), step):
         cells = [*zip((animals or parts)[at : at + step], parts[at : at + step], strict=True)]
         if coords[at : at + step] != kinds or len(set(cells)) > 1:
             raise DataError(f"{table}: expected the columns {', '.join(kinds)} of one body part after another")
-        columns.append(_Columns(animals[at] if animals else "", parts[at], at, at + 1, at + 2 if step == 3 else None))
+        columns.append(
+            _Columns(
+                animals[at] if animals else "", parts[at], at, at + 1, at + 2 if kinds[2:3] == ["visible"] else None
+            )
+        )
     names = [f"{one.animal} {one.part}".strip() for one in columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{table}: skeleton: keypoint names must differ, got {first_of(twice, 5, ', ')} more than once")
@@ -167,16 +171,20 @@ def _point(one: _Columns, row: Sequence[str]) -> Point:
 # ---- writing
 
 
-def dlc_text(data: Dataset) -> bytes:
-    """DeepLabCut's table of labels, with a row `individuals` if a picture has several objects."""
+def dlc_text(data: Dataset, scores: Scores | None = None) -> bytes:
+    """DeepLabCut's table of labels, with a row `individuals` if a picture has several objects.
+
+    With scores it is a table of predictions: the scorer is the model, and each body part has a `likelihood`.
+    """
     rows_of: list[list[int]] = [[] for _ in data.images]
     for row, image in enumerate(data.image_index.tolist()):
         rows_of[image].append(row)
     several = max(map(len, rows_of)) > 1
     animals = _animals(data, rows_of) if several else [""]
-    parts, kinds = data.skeleton.names, ("x", "y")
+    parts, kinds = data.skeleton.names, ("x", "y", LIKELIHOOD) if scores else ("x", "y")
     columns = [(animal, part, kind) for animal in animals for part in parts for kind in kinds]
-    header = [["scorer", *["keylite"] * len(columns)]]
+    scorer = Path(scores.model).stem if scores else ""
+    header = [["scorer", *[scorer or "keylite"] * len(columns)]]
     if several:
         header.append(["individuals", *(animal for animal, _, _ in columns)])
     header += [["bodyparts", *(part for _, part, _ in columns)], ["coords", *(kind for _, _, kind in columns)]]
@@ -185,7 +193,12 @@ def dlc_text(data: Dataset) -> bytes:
         place = {animals[at] if not holds_names(data) else str(data.ids[row]): row for at, row in enumerate(rows)}
         if not several:
             place = {"": rows[0]}
-        cells = [cells_of(data, place[animal]) if animal in place else [""] * 2 * len(parts) for animal in animals]
+        cells = [
+            cells_of(data, place[animal], (scores.likelihood,) if scores else ())
+            if animal in place
+            else [""] * len(kinds) * len(parts)
+            for animal in animals
+        ]
         body.append([data.image_names[image], *(cell for each in cells for cell in each)])
     return table_text([*header, *body])
 

@@ -13,13 +13,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import HIDDEN_WORDS, Box, Entries, Point, named_points, number
+from keylite.data.formats.scores import Scores, figure
 from keylite.data.labels import Labels, Wanted
+from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
 from keylite.runtime.files import open_file
 from keylite.runtime.images import IMAGE_SUFFIXES
@@ -28,6 +31,7 @@ from keylite.runtime.words import listed
 POINT, BOX, CHOICES = "keypointlabels", "rectanglelabels", "choices"
 TELLING = re.compile(rb'"(annotations|completions|keypointlabels|annotation_id)"\s*:')
 OBJECT = "object"  # the label of a box whose file does not say what it is
+LOCAL = "/data/local-files/?d="  # how Label Studio serves a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
 IMAGE_KEYS = ("image", "img", "image_url", "url", "path")
 Region = Mapping[str, Any]
 
@@ -118,7 +122,7 @@ def _picture(data: Mapping[str, Any]) -> str:
     """The name of a task's picture: under `image`, or the only text that ends as pictures do."""
     for key in IMAGE_KEYS:
         if isinstance(data.get(key), str):
-            return data[key]
+            return unquote(data[key].removeprefix(LOCAL)) if data[key].startswith(LOCAL) else data[key]
     found = [value for value in data.values() if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)]
     if len(found) != 1:
         raise DataError(f"expected the picture under `image`, got {', '.join(map(str, list(data)[:5])) or 'nothing'}")
@@ -201,8 +205,8 @@ def _objects(parts: _Parts) -> Iterator[_Object]:
 # ---- writing
 
 
-def label_studio_text(data: Dataset, sizes: np.ndarray) -> bytes:
-    """The tasks of a data set as JSON. sizes: (M, 2) width and height, px.
+def label_studio_text(data: Dataset, sizes: np.ndarray, scores: Scores | None = None) -> bytes:
+    """The tasks of a data set as JSON. sizes: (M, 2) width and height, px. With scores, points are predictions.
 
     Points lie in the rectangle of their object, as Label Studio says it: by parentID. Raises DataError if the objects
     of a picture cannot be told apart.
@@ -219,16 +223,24 @@ def label_studio_text(data: Dataset, sizes: np.ndarray) -> bytes:
             )
         result: list[dict[str, Any]] = []
         for row in rows:
-            result += _regions(data, row, sizes[image].tolist())
+            result += _regions(data, row, sizes[image].tolist(), scores)
         groups = {data.groups[data.group_index[row]] for row in rows}
         fields = {"group": groups.pop()} if data.groups_named and len(groups) == 1 else {}
-        tasks.append(
-            {"id": image + 1, "data": {"image": data.image_names[image], **fields}, "annotations": [{"result": result}]}
-        )
+        done: dict[str, Any] = {"result": result}
+        if scores:
+            known = [score for row in rows if (score := scores.of_object(row)) is not None]
+            done |= {"model_version": scores.model} | ({"score": figure(float(np.mean(known)))} if known else {})
+        content = {"image": served(data.image_names[image]), **fields}
+        tasks.append({"id": image + 1, "data": content, "predictions" if scores else "annotations": [done]})
     return json.dumps(tasks, ensure_ascii=False, indent=1).encode()
 
 
-def _regions(data: Dataset, row: int, size: Sequence[float]) -> Iterator[dict[str, Any]]:
+def served(name: str) -> str:
+    """The address at which Label Studio serves a picture from its folder of local files; an address stays as it is."""
+    return name if "://" in name or name.startswith("/data/") else LOCAL + quote(canonical(name).lstrip("/"))
+
+
+def _regions(data: Dataset, row: int, size: Sequence[float], scores: Scores | None) -> Iterator[dict[str, Any]]:
     """The regions of one object: its box, its points, and a choice for each hidden point."""
     width, height = size
     usual = {"original_width": int(width), "original_height": int(height), "image_rotation": 0, "to_name": "image"}
@@ -245,7 +257,9 @@ def _regions(data: Dataset, row: int, size: Sequence[float]) -> Iterator[dict[st
         value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.5}
         name = f"point-{row + 1}-{k + 1}"
         point = value | {POINT: [data.skeleton.names[k]]}
-        yield usual | {"id": name, "type": POINT, "from_name": "point", "value": point} | parent
+        sure = figure(scores.score[row, k]) if scores else None
+        score = {} if sure is None else {"score": sure}
+        yield usual | {"id": name, "type": POINT, "from_name": "point", "value": point} | parent | score
         if data.visible[row, k] == 1:
             choice = value | {CHOICES: ["occluded"]}
             yield usual | {"id": name, "type": CHOICES, "from_name": "visibility", "value": choice}

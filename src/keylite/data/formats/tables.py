@@ -15,6 +15,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.coco_writing import DECIMALS
+from keylite.data.formats.scores import Scores
 from keylite.data.labels import GROUP_FIELDS, Labels, Wanted
 from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
@@ -25,6 +26,8 @@ FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_p
 INDEX_COLUMNS = ("", "Unnamed: 0", "index")  # names of the column of row numbers that pandas and R write first
 UNCLOSED = "unexpected end of data"  # the words of Python's csv
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)  # float() takes 1_0 for 10
+SURE = ("score", "sigma")  # columns NAME_score and NAME_sigma of predictions
+PREDICTED = "left out, because they belong to points that a model predicted and perhaps nobody checked"
 EMPTY = frozenset({"", "nan", "na", "null", "none"})  # cells of an unlabelled point, in lower case
 
 
@@ -63,7 +66,9 @@ def read_wide(path: Path, wanted: Wanted) -> Labels:
         elif name.endswith("_x") and f"{name[:-1]}y" in columns:
             pairs[name[:-2]] = (at, columns[f"{name[:-1]}y"])
     known = {name: columns[name] for name in (*GROUP_FIELDS, *wanted.fields) if name in columns}
+    predicted = [name for name, _, kind in (each.rpartition("_") for each in columns) if kind in SURE and name in pairs]
     used = {0, *(at for pair in pairs.values() for at in pair), *known.values()}
+    used |= {columns[f"{name}_{kind}"] for name in predicted for kind in SURE if f"{name}_{kind}" in columns}
     odd = [name or "(no name)" for at, name in enumerate(header) if at not in used]
     if odd or not pairs:
         line = listed(f"{path}: columns that are in no pair", odd) if odd else f"{path}: no column holds a point"
@@ -74,7 +79,10 @@ def read_wide(path: Path, wanted: Wanted) -> Labels:
         if list(pairs) != [str(k) for k in range(len(pairs))]:
             raise DataError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
         names = unnamed(len(pairs))
-    return _labels(path, rows, Layout(names, tuple(pairs.values()), known), wanted.category)
+    labels = _labels(path, rows, Layout(names, tuple(pairs.values()), known), wanted.category)
+    if predicted:
+        labels.notes.append(f"{PREDICTED}: columns such as {predicted[0]}_{SURE[0]}")
+    return labels
 
 
 def _require_commas(path: Path, header: list[str]) -> None:
@@ -188,29 +196,36 @@ def point_of(name: str, x: str, y: str) -> tuple[float, float, float]:
 # ---- writing
 
 
-def wide_text(data: Dataset) -> bytes:
+def wide_text(data: Dataset, scores: Scores | None = None) -> bytes:
     """A table with the columns file, NAME_x, NAME_y, ..., and group if the groups are named.
 
-    Raises DataError if a picture has several objects.
+    With scores, NAME_score and NAME_sigma follow each pair. Raises DataError if a picture has several objects.
     """
     if len(np.unique(data.image_index)) < len(data):
         raise DataError(
             f"{data.called}: a table has one object per picture, and here some have several; choose another format"
         )
-    header = ["file", *(f"{name}_{axis}" for name in data.skeleton.names for axis in "xy")]
+    sure = SURE if scores else ()
+    header = ["file", *(f"{name}_{axis}" for name in data.skeleton.names for axis in ("x", "y", *sure))]
     group = ["group"] if data.groups_named else []
     rows = []
     for row, image in enumerate(data.image_index.tolist()):
-        cells = cells_of(data, row)
+        cells = cells_of(data, row, (scores.score, scores.sigma) if scores else ())
         rows.append([data.image_names[image], *cells, *([data.groups[data.group_index[row]]] if group else [])])
     return table_text([header + group, *rows])
 
 
-def cells_of(data: Dataset, row: int) -> list[str]:
-    """x and y of each keypoint of an object as pixel indices; empty for an unlabelled point."""
-    values = (np.round(data.xy[row] - 0.5, DECIMALS) + 0.0).tolist()  # + 0.0: no -0
+def cells_of(data: Dataset, row: int, figures: Sequence[np.ndarray] = ()) -> list[str]:
+    """x and y of each keypoint of an object as pixel indices, then its figures; empty for an unlabelled point.
+
+    figures: (N, K) each; NaN gives an empty cell.
+    """
+    places = np.round(data.xy[row] - 0.5, DECIMALS) + 0.0  # + 0.0: no -0
+    values = np.column_stack([places, *(np.round(each[row].astype(np.float64), 6) for each in figures)]).tolist()
     seen = data.visible[row].tolist()
-    return [repr(value) if v else "" for pair, v in zip(values, seen, strict=True) for value in pair]
+    return [
+        repr(value) if v and value == value else "" for cells, v in zip(values, seen, strict=True) for value in cells
+    ]
 
 
 def table_text(rows: Iterable[Sequence[str]]) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from verbs import refused, run
 
 import keylite
+from keylite.prediction.prelabels import PRELABELS
 from keylite.prediction.sources import drawing_paths
 
 load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
@@ -25,7 +26,7 @@ def test_a_folder_of_drawings_may_be_a_link_to_itself_until_it_is_written_to(tmp
 
 
 BAD_PREDICTIONS = {
-    "format": (["--format", "yaml"], '"keylite", "coco", "jsonl"'),
+    "format": (["--format", "yaml"], '"keylite", "jsonl", "parquet", "coco"'),
     "a folder that cannot be made": (["--out", "FILE/p.json"], "cannot write to this folder"),
     "a folder of drawings that cannot be made": (["--draw", "FILE/drawn"], "cannot write to this folder"),
     "a flag for a file": (["--out", "--draw", "out"], "expected a file name or -, got --draw"),
@@ -81,13 +82,56 @@ def test_prediction_of_bad_images_names_them_all(form, capsys, exported, spoilt,
     assert len(found) == 6
 
 
-def test_a_coco_file_is_the_one_that_python_writes(capsys, exported, gauge_files, tmp_path):
+def test_labels_for_other_tools_are_those_that_python_writes(capsys, exported, gauge_files, tmp_path):
     pictures = sorted((gauge_files / "test").glob("*.png"))
-    assert (
-        run(capsys, "predict", exported, gauge_files / "test", "--format", "coco", "--out", tmp_path / "a.json")[0] == 0
+    predictor = keylite.Predictor(exported)
+    for form in PRELABELS:
+        code, said, _ = run(
+            capsys, "predict", exported, gauge_files / "test", "--format", form, "--out", tmp_path / form
+        )
+        assert (code, said) == (0, f"6 objects in 6 images: {tmp_path / form}\n")
+        keylite.write_points(predictor, pictures, tmp_path / "python" / form, format=form)
+        assert contents(tmp_path / form).keys() == contents(tmp_path / "python" / form).keys()
+        if form != "labelme":  # its files name the pictures as they see them
+            assert contents(tmp_path / form) == contents(tmp_path / "python" / form), form
+    assert len(contents(tmp_path / "yolo")) == 13 and len(contents(tmp_path / "labelme")) == 6
+    code, said, _ = run(capsys, "predict", exported, gauge_files / "test", "--format", "cvat")
+    assert (code, said.rstrip()) == (0, (tmp_path / "cvat").read_text().rstrip())
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The files of a folder by name, or one file; line feeds at the end do not count."""
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return {each.relative_to(path).as_posix(): each.read_bytes().rstrip() for each in files}
+
+
+def test_labels_are_predicted_with_their_ids(capsys, exported, gauge_files, tmp_path):
+    labels = gauge_files / "test/labels.json"
+    code, said, _ = run(
+        capsys, "predict", exported, "--data", labels, "--format", "coco-results", "--out", tmp_path / "r.json"
     )
-    keylite.write_coco_points(keylite.Predictor(exported).stream(pictures), tmp_path / "b.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (code, said) == (0, f"6 objects in 6 images: {tmp_path / 'r.json'}\n")
+    ids = [image["id"] for image in json.loads(labels.read_text())["images"]]
+    assert [one["image_id"] for one in json.loads((tmp_path / "r.json").read_text())] == ids
+    keylite.write_points(exported, keylite.read_dataset(labels), tmp_path / "p.json", format="coco-results")
+    assert (tmp_path / "p.json").read_text() == (tmp_path / "r.json").read_text().rstrip()
+
+
+UNFIT = {
+    "no folder": (["IMAGES", "--format", "yolo"], "--format: yolo is a folder of files; name it with --out"),
+    "a full folder": (["IMAGES", "--format", "yolo", "--out", "IMAGES"], "--out: expected a new or empty folder"),
+    "labels and images": (["IMAGES", "--data", "LABELS", "--format", "coco"], "images: expected none beside --data"),
+    "labels in keylite's form": (["--data", "LABELS"], "--format: expected coco, .* with --data, got none"),
+    "a flag of labels": (["IMAGES", "--part", "val"], "--part says how labels are read; give them as --data"),
+    "parquet": (["IMAGES", "--format", "parquet"], "parquet is written by --ray alone"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_go_together_is_one_line(flags, words, capsys, trained, gauge_files):
+    names = {"IMAGES": gauge_files / "test", "LABELS": gauge_files / "test/labels.json"}
+    line = refused(capsys, "predict", trained / "model.safetensors", *(names.get(flag, flag) for flag in flags))
+    assert re.search(words, line), line
 
 
 def test_little_is_looked_for_once_an_image_is_bad(capsys, exported, gauge_files, spoilt, monkeypatch):

@@ -51,6 +51,9 @@ class Reading:
         str | None,
         Parameter(help="X,Y as in the labels: points exactly there are unlabelled", allow_leading_hyphen=True),
     ] = None
+    mm_per_px: Annotated[
+        float | None, Parameter(help="mm per px of all images, for reports in mm; default: what the labels say")
+    ] = None
     max_megapixels: Annotated[
         float, Parameter(help="largest image, in millions of pixels; larger ones are refused")
     ] = 100.0
@@ -72,6 +75,7 @@ class Reading:
             pixel_origin=self.pixel_origin,
             skip_bad=self.skip_bad,
             missing_mark=None if self.missing_mark is None else read_mark(self.missing_mark),
+            mm_per_px=self.mm_per_px,
         )
 
     def dataset(self, path: Path, white_level: WhiteLevel | None = None, box: str = "image") -> Dataset:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.marks import mark_doubts, marked, require_mark
+from keylite.data.scale import require_scale
 from keylite.runtime.boxes import real_numbers
 from keylite.runtime.errors import DataError
 from keylite.runtime.images import size_if_known
@@ -30,6 +31,7 @@ def from_arrays(
     groups: Sequence[str] | None = None,
     name: str = "arrays",
     missing_mark: tuple[float, float] | None = None,
+    mm_per_px: float | Sequence[float] | np.ndarray | None = None,
 ) -> Dataset:
     """Make a data set from images and their points, one object per image.
 
@@ -42,6 +44,8 @@ def from_arrays(
         groups: N names of groups. None: each image is a group of its own, and two paths of one file are one image.
         name: What reports and model files call the data set.
         missing_mark: Points that lie exactly at this (x, y) are unlabelled, whatever `visible` says. None: no mark.
+        mm_per_px: How many mm a px is, in all images or in each of them (N,), so that reports are in mm, too. None:
+            unknown.
 
     Returns:
         The data set, in continuous image px.
@@ -84,9 +88,20 @@ def from_arrays(
         groups=("",),
         group_index=np.zeros(count, np.int32),
         name=name,
+        mm_per_px=None if mm_per_px is None else _scales(mm_per_px, count),
         doubts=mark_doubts(xy, seen > 0, lambda row: size_if_known(images[row])),
     )
     return dataset.regrouped(per_object, named=groups is not None)
+
+
+def _scales(mm_per_px: Any, count: int) -> np.ndarray:
+    """(N,) mm per px; NaN for an image whose length is unknown."""
+    if isinstance(mm_per_px, int | float | np.number):
+        return np.full(count, require_scale(float(mm_per_px)))
+    scales = _numbers("mm_per_px", mm_per_px, (count,), "one number, or one per image")
+    for value in scales[~np.isnan(scales)].tolist():
+        require_scale(value)
+    return scales
 
 
 def _names_by_place(images: Sequence[FilePath | np.ndarray], names: Sequence[str]) -> list[str]:

@@ -100,6 +100,7 @@ class Dataset:
         ids: N names or numbers of the objects in the label file; empty if it has none. They may repeat.
         image_ids: M ids of the images in the label file, as COCO has them; empty if it has none.
         category: What the label file calls this kind of object; empty if it does not say.
+        mm_per_px: (N,) float64, how many mm a px of each object's image is; NaN if unknown. None: unknown for all.
 
     Raises:
         DataError: A column has another shape or kind, or objects or images cannot be used: the line names all of them.
@@ -128,6 +129,7 @@ class Dataset:
     ids: tuple[int | str, ...] = ()
     image_ids: tuple[int | str, ...] = ()
     category: str = ""
+    mm_per_px: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count, keypoints = len(self.xy), len(self.skeleton)
@@ -141,6 +143,8 @@ class Dataset:
             "image_index": (self.image_index, (count,)),
             "group_index": (self.group_index, (count,)),
         }
+        if self.mm_per_px is not None:
+            expected["mm_per_px"] = (self.mm_per_px, (count,))
         for column, (array, shape) in expected.items():
             if np.ma.isMaskedArray(array):
                 raise DataError(f"{self.called}: {column}: expected a plain array, got a masked one; fill it with NaN")
@@ -392,6 +396,7 @@ class Dataset:
             image_sizes=None if self.image_sizes is None else self.image_sizes[used_images],
             likeness=None if self.likeness is None else self.likeness[used_images],
             ids=tuple(self.ids[row] for row in indices.tolist()) if self.ids else (),
+            mm_per_px=None if self.mm_per_px is None else self.mm_per_px[indices],
             image_ids=tuple(self.image_ids[i] for i in used_images.tolist()) if self.image_ids else (),
         )
 

@@ -18,6 +18,8 @@ from keylite.data.groups import group_by_name
 from keylite.data.marks import mark_doubts, marked
 from keylite.data.problems import object_problems
 from keylite.data.same_picture import places_of
+from keylite.data.scale import FIELD as SCALE_FIELD
+from keylite.data.scale import read_scales, require_scale
 from keylite.runtime.errors import DataError
 from keylite.runtime.images import size_if_known
 from keylite.runtime.skeleton import Skeleton
@@ -105,6 +107,7 @@ def to_dataset(
     pixel_origin: str | None,
     skip_bad: bool,
     missing_mark: tuple[float, float] | None = None,
+    mm_per_px: float | None = None,
 ) -> Dataset:
     """The data set of the labels; DataError with one line that names every bad object.
 
@@ -164,9 +167,23 @@ def to_dataset(
         ids=tuple(labels.ids[row] for row in rows.tolist()) if labels.ids else (),
         image_ids=tuple(labels.image_ids[i] for i in used.tolist()) if labels.image_ids else (),
         category=labels.category,
+        mm_per_px=_scales(labels, rows, mm_per_px),
     )
     names, named = _groups(labels, rows, group)
     return dataset.regrouped(names, named)
+
+
+def _scales(labels: Labels, rows: np.ndarray, mm_per_px: float | None) -> np.ndarray | None:
+    """(N,) mm per px of each object's image: what the caller says, else what the file says; None if it is unknown."""
+    if mm_per_px is not None:
+        return np.full(len(rows), require_scale(mm_per_px))
+    column = labels.fields.get(SCALE_FIELD)
+    if not column:
+        return None
+    try:
+        return read_scales([column[row] for row in rows.tolist()], lambda at: labels.where(int(rows[at])))
+    except DataError as error:
+        raise DataError(f"{labels.path}: {error}") from None
 
 
 def _without_bad(labels: Labels, rows: np.ndarray, skip_bad: bool, notes: list[str]) -> np.ndarray:

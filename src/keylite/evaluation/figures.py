@@ -21,11 +21,12 @@ from keylite.evaluation.metrics import (
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, counted_xy, errors_of, measured_xy
 from keylite.evaluation.reliability import Reliability, reliability_of
-from keylite.evaluation.report import KeypointReport, NmeReport, PixelReport, Report, SignedReport
+from keylite.evaluation.report import KeypointReport, MmReport, NmeReport, PixelReport, Report, SignedReport
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.spec import unlearnt_words
 from keylite.runtime.words import counted, quoted
 
+SDR_AT = ("2", "2.5", "3", "4")  # mm, the usual ones for cephalograms
 PCK_AT = (0.05, 0.1, 0.2)  # fractions of the normaliser
 
 
@@ -67,6 +68,7 @@ def report_of(
         pck={f"{at:g}": pck_of(errors, length, at) for at in PCK_AT},
         auc=auc_of(nme, FAILURE_LIMIT),
         pixel_error=_pixel_report(errors[labelled]),
+        mm=_mm_report(errors, dataset, generator),
         signed_error=signed_report,
         per_keypoint=_keypoint_reports(predictions, dataset, length),
         reliability=_reliability(predictions, errors, dataset, judges, seed),
@@ -83,6 +85,7 @@ def report_of(
             *unlearnt_words(predictions.unlearnt),
             *hidden_words(predictions, dataset),
             *_count_notes(labelled, nme, dataset, normalize, nme_report.interval is None),
+            *_scale_notes(dataset),
         ),
     )
 
@@ -138,6 +141,29 @@ def _pixel_report(pixels: np.ndarray) -> PixelReport:
     """The distances of labelled points (P,), px."""
     p50, p90, p95 = np.percentile(pixels, [50, 90, 95]).tolist()
     return PixelReport(mean=float(pixels.mean()), p50=p50, p90=p90, p95=p95, max=float(pixels.max()))
+
+
+def _mm_report(errors: np.ndarray, dataset: Dataset, generator: np.random.Generator) -> MmReport | None:
+    """The errors (N, K) px in mm; None if no labelled object knows how long a px is."""
+    if dataset.mm_per_px is None:
+        return None
+    mm = errors * dataset.mm_per_px[:, None]
+    known = np.isfinite(mm)
+    if not known.any():
+        return None
+    values = [np.where(known, mm, 0), *((mm < float(at)) for at in SDR_AT)]  # a comparison with NaN is False
+    sums, counts = np.stack([value.sum(axis=1) for value in values], axis=1), known.sum(axis=1)
+    mean, *shares = (sums.sum(axis=0) / counts.sum()).tolist()
+    intervals = group_intervals(sums, counts, dataset.group_index, generator)
+    pairs = [] if intervals is None else [(float(low), float(high)) for low, high in intervals]
+    return MmReport(
+        mean=mean,
+        interval=pairs[0] if pairs else None,
+        sdr=dict(zip(SDR_AT, shares, strict=True)),
+        sdr_intervals=dict(zip(SDR_AT, pairs[1:], strict=True)) if pairs else None,
+        points=int(known.sum()),
+        count=int(known.any(axis=1).sum()),
+    )
 
 
 def _signed_report(
@@ -232,3 +258,9 @@ def _count_notes(
         f"no interval: {groups} group(s) have an NME, and an interval needs {FEWEST_GROUPS}": no_interval,
     }
     return [line for line, applies in lines.items() if applies]
+
+
+def _scale_notes(dataset: Dataset) -> list[str]:
+    """A line if some images do not say how long a px is."""
+    unknown = 0 if dataset.mm_per_px is None else int(np.isnan(dataset.mm_per_px).sum())
+    return [f"{unknown} of {len(dataset)} objects have no mm per px and count in no figure in mm"] if unknown else []

@@ -47,6 +47,21 @@ class PixelReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: float
 
 
+class MmReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Distances in mm, over the `points` labelled points of objects whose images say how long a px is.
+
+    mean: the mean radial error (MRE). sdr: the successful detection rate, the share of points with an error below so
+    many mm ("2"). interval, sdr_intervals: their 95 % intervals, by group. None: too few groups. count: objects.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    sdr: dict[str, float]
+    sdr_intervals: dict[str, tuple[float, float]] | None
+    points: int
+    count: int
+
+
 class SignedReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The mean of prediction minus label, px of the image: a shift that all points share, with its 95 % intervals."""
 
@@ -86,6 +101,7 @@ class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pck: The share of points whose error is below a fraction of the normaliser, by that fraction ("0.05").
         auc: The area under the curve of objects with an NME below t, for t from 0 to `failure_limit`. 1 is perfect.
         pixel_error: The distances from predictions to labels, px of the image.
+        mm: Errors in mm: mean radial error and successful detection rates. None: no image says how long a px is.
         signed_error: The mean of prediction minus label, px of the image.
         per_keypoint: The figures of each keypoint, by name.
         reliability: How well sigma agrees with the errors, px of the image. None: the model gives no sigma.
@@ -107,6 +123,7 @@ class Report(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pck: dict[str, float]
     auc: float
     pixel_error: PixelReport
+    mm: MmReport | None
     signed_error: SignedReport
     per_keypoint: dict[str, KeypointReport]
     reliability: Reliability | None
@@ -173,6 +190,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("OKS-AP", "" if report.oks_ap is None else f"{report.oks_ap:.4f}"),
         ("pixel error", f"mean {pixel.mean:.2f} px, p50 {pixel.p50:.2f}, p90 {pixel.p90:.2f}, p95 {pixel.p95:.2f}"),
         ("largest error", f"{pixel.max:.2f} px"),
+        *(mm_rows(report.mm) if report.mm else ()),
         ("signed error", f"x {_signed(signed.x, signed.x_interval)}, y {_signed(signed.y, signed.y_interval)} px"),
         *(reliability_rows(report.reliability) if report.reliability else ()),
         ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
@@ -183,6 +201,19 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         *(("note", note) for note in report.notes),
     ]
     return [row for row in rows if row[1]]
+
+
+def mm_rows(mm: MmReport) -> list[tuple[str, str]]:
+    """(label, value) texts of the errors in mm."""
+    within = mm.sdr_intervals or {}
+    return [
+        ("error in mm (MRE)", f"mean {mm.mean:.2f} mm {_interval(mm.interval, '.2f')}".rstrip()),
+        *((f"SDR@{at} mm", f"{share:.2%} {_interval(within.get(at), '.2%')}".rstrip()) for at, share in mm.sdr.items()),
+    ]
+
+
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return f"[{interval[0]:{form}}, {interval[1]:{form}}]" if interval else ""
 
 
 def _mean_shape_text(report: Report) -> str:

@@ -22,7 +22,7 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, write_bytes
 from keylite.runtime.images import image_size
 from keylite.runtime.keypoints import Keypoints
-from keylite.runtime.kinds import kind_words, path_of, require_choice
+from keylite.runtime.kinds import kind_words, path_of, require_calls, require_choice
 from keylite.runtime.predictor import Found, Predictor, as_predictor
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import Boxes, FilePath
@@ -42,7 +42,7 @@ def write_points(
     out: FilePath,
     *,
     format: str = "coco",
-    on_bad: Callable[[Any, Exception], None] | None = None,
+    on_bad: Callable[[FilePath, Exception], None] | None = None,
 ) -> tuple[str, ...]:
     """Find the points in images, and write them as labels for a labelling tool, as `keylite predict --format` does.
 
@@ -70,6 +70,7 @@ def write_points(
         >>> keylite.write_points("faces.onnx", ["a.jpg", "b.jpg"], "prelabels.json", format="label-studio")
     """
     require_choice("format", format, PRELABELS)
+    require_calls(on_bad=on_bad)
     out, predictor = path_of("out", out), as_predictor("predictor", predictor)
     require_outputs({"out": out}, {"model": predictor.path}) if format not in FOLDERS else None
     if isinstance(images, Dataset):

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.evaluation.report import Report, no_better, short_nme
+from keylite.evaluation.report import Report, mm_rows, no_better, short_nme
 from keylite.runtime.results import Result
 from keylite.runtime.spec import DataId
 from keylite.runtime.tables import Table, as_html, as_text
@@ -104,7 +104,8 @@ def folds_parts(report: FoldsReport) -> list[Table | str]:
     worse = ", and the models are no better" if no_better(nme.mean, shape) else ""
     beside = "" if shape is None else f"; the mean shape for every crop has {shape:.2%}{worse}"
     pooled = f"all held-out objects pooled: NME {nme.mean:.2%} {interval}{beside}"
-    return [Table(COLUMNS, fold_rows(report), title), pooled, *report.pooled.notes]
+    mm = [": ".join(row) for row in mm_rows(report.pooled.mm)] if report.pooled.mm else []
+    return [Table(COLUMNS, fold_rows(report), title), pooled, *mm, *report.pooled.notes]
 
 
 def fold_rows(report: FoldsReport) -> list[tuple[str, ...]]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.formats.scores import Scores, figure
+from keylite.data.scale import FIELD as SCALE_FIELD
+from keylite.data.scale import scales_of_images
 from keylite.runtime.images import image_size
 
 CATEGORY_ID = 1
@@ -33,11 +35,14 @@ def coco_of(data: Dataset, points: np.ndarray, scores: Scores | None = None) -> 
         category["flip_pairs"] = skeleton.mirror_pairs()
     if skeleton.sigmas is not None:
         category["sigmas"] = skeleton.sigmas
-    images = []
+    images: list[dict[str, Any]] = []
     image_ids = image_ids_of(data)
-    for number, name, image in zip(image_ids, data.image_names, data.images, strict=True):
+    scales = scales_of_images(data.mm_per_px, data.image_index, len(data.images))
+    for number, name, image, scale in zip(image_ids, data.image_names, data.images, scales, strict=True):
         width, height = image_size(image)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
+        if scale is not None:
+            images[-1][SCALE_FIELD] = scale
     annotations = []
     ids = data.ids if len(set(data.ids)) == len(data) else range(1, len(data) + 1)
     for n in range(len(data)):

@@ -49,20 +49,20 @@ class Target(NamedTuple):
 
 TARGETS = {
     "coco": Target(
-        "hidden boxes areas groups edges mirror sigmas category order",
+        "hidden boxes areas groups edges mirror sigmas category order scale",
         ".json",
         lambda data, sizes, scores: coco_of(data, data.xy, scores),
     ),
     "yolo": Target("hidden boxes edges mirror category order", ""),
-    "labelme": Target("hidden boxes groups category", ""),
-    "label-studio": Target("hidden boxes groups category score", ".json", label_studio_text),
+    "labelme": Target("hidden boxes groups category scale", ""),
+    "label-studio": Target("hidden boxes groups category scale score", ".json", label_studio_text),
     "cvat": Target(
         "hidden boxes groups edges category order",
         ".xml",
         lambda data, sizes, scores: cvat_text(data, sizes, "auto" if scores else "manual"),
     ),
     "dlc": Target("order sigma", ".csv", lambda data, sizes, scores: dlc_text(data, scores)),
-    "csv": Target("groups order score sigma", ".csv", lambda data, sizes, scores: wide_text(data, scores)),
+    "csv": Target("groups order scale score sigma", ".csv", lambda data, sizes, scores: wide_text(data, scores)),
 }
 
 
@@ -153,6 +153,7 @@ def lost(data: Dataset, format: str, part: str = "", scores: Scores | None = Non
         "sigmas": counted(len(skeleton.sigmas or ()), "OKS sigma"),
         "category": f"the category {data.category}",
         "order": "the order of keypoints, which is then that of their names",
+        "scale": "mm per px",
         "score": "scores of points",
         "sigma": "sigma of points",
     }
@@ -167,6 +168,7 @@ def lost(data: Dataset, format: str, part: str = "", scores: Scores | None = Non
         "sigmas": bool(skeleton.sigmas),
         "category": bool(data.category),
         "order": list(skeleton.names) != sorted(skeleton.names, key=in_number_order),
+        "scale": data.mm_per_px is not None,
         "score": scores is not None and bool(np.isfinite(scores.score).any()),
         "sigma": scores is not None and bool(np.isfinite(scores.sigma).any()),
     }

@@ -76,6 +76,10 @@ class Entries:
             value = (fields or {}).get(field)
             column.append(str(value) if isinstance(value, WORDS) else None)
 
+    def values(self, field: str) -> list[str | None]:
+        """The values of a group field, one per object."""
+        return self._fields.get(field, [])
+
     def labels(self, category: str | None = None, skeletons: Mapping[str, Skeleton] | None = None) -> Labels:
         """The columns of all objects, or of those of one category.
 

@@ -22,6 +22,8 @@ from keylite.data.dataset import Dataset
 from keylite.data.formats.entries import HIDDEN_WORDS, Box, Entries, Point, named_points, number
 from keylite.data.formats.scores import Scores, figure
 from keylite.data.labels import Labels, Wanted
+from keylite.data.scale import FIELD as SCALE_FIELD
+from keylite.data.scale import scales_of_images
 from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
 from keylite.runtime.files import open_file
@@ -215,6 +217,7 @@ def label_studio_text(data: Dataset, sizes: np.ndarray, scores: Scores | None = 
     for row, image in enumerate(data.image_index.tolist()):
         rows_of[image].append(row)
     tasks = []
+    scales = scales_of_images(data.mm_per_px, data.image_index, len(data.images))
     for image, rows in enumerate(rows_of):
         if len(rows) > 1 and not data.boxed[rows].all():
             raise DataError(
@@ -225,7 +228,9 @@ def label_studio_text(data: Dataset, sizes: np.ndarray, scores: Scores | None = 
         for row in rows:
             result += _regions(data, row, sizes[image].tolist(), scores)
         groups = {data.groups[data.group_index[row]] for row in rows}
-        fields = {"group": groups.pop()} if data.groups_named and len(groups) == 1 else {}
+        fields: dict[str, Any] = {"group": groups.pop()} if data.groups_named and len(groups) == 1 else {}
+        if scales[image] is not None:
+            fields[SCALE_FIELD] = scales[image]
         done: dict[str, Any] = {"result": result}
         if scores:
             known = [score for row in rows if (score := scores.of_object(row)) is not None]

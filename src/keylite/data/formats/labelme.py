@@ -19,6 +19,8 @@ from keylite.data.dataset import Dataset
 from keylite.data.formats.coco_text import plain_words
 from keylite.data.formats.entries import HIDDEN_WORDS, WORDS, Box, Entries, Point, named_points
 from keylite.data.labels import Labels, Wanted
+from keylite.data.scale import FIELD as SCALE_FIELD
+from keylite.data.scale import scales_of_images
 from keylite.runtime.errors import DataError
 from keylite.runtime.files import open_file
 
@@ -138,6 +140,7 @@ def labelme_texts(data: Dataset, picture_paths: Sequence[str], sizes: np.ndarray
     for row, image in enumerate(data.image_index.tolist()):
         objects[image].append(row)
     texts = []
+    scales = scales_of_images(data.mm_per_px, data.image_index, len(data.images))
     for image, rows in enumerate(objects):
         groups = group_ids(data, rows)
         shapes = []
@@ -158,6 +161,7 @@ def labelme_texts(data: Dataset, picture_paths: Sequence[str], sizes: np.ndarray
             "imageHeight": int(sizes[image][1]),
             "imageWidth": int(sizes[image][0]),
             **({"group": of_image.pop()} if data.groups_named and len(of_image) == 1 else {}),
+            **({} if scales[image] is None else {SCALE_FIELD: scales[image]}),
         }
         texts.append(json.dumps(content, ensure_ascii=False, indent=2).encode())
     return texts

@@ -23,6 +23,7 @@ from keylite.data.formats.entries import Entries, Point, named_points, number
 from keylite.data.formats.tables import point_of, rows_of
 from keylite.data.formats.xml_text import read_xml
 from keylite.data.labels import Labels, Wanted
+from keylite.data.scale import FIELD as SCALE_FIELD
 from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
 from keylite.runtime.texts import read_text
@@ -52,13 +53,15 @@ def read_tps(path: Path, wanted: Wanted) -> Labels:
     counts = [_landmarks_of(lines[at]) for at in starts]
     usual = max(set(counts), key=counts.count)
     names = unnamed(max(usual, 1))
-    scaled = curves = 0
+    curves = 0
+    scaled = SCALE_FIELD in wanted.fields
     for start, end, count in zip(starts, [*starts[1:], len(lines)], counts, strict=True):
         where = f"line {start + 1}"
         try:
             fields = _tps_fields(lines[start + 1 + max(count, 0) : end])
             curves += "curves" in fields
-            scaled += "scale" in fields
+            if scaled and "scale" in fields:
+                fields[SCALE_FIELD] = fields["scale"]
             if count < 1:
                 raise DataError(f"expected LM=n and n lines of x and y, got {lines[start]!r:.40}")
             if count != usual:
@@ -74,8 +77,8 @@ def read_tps(path: Path, wanted: Wanted) -> Labels:
             continue
         index = images[image] if image in images else images.setdefault(image, entries.image(image))
         entries.add(index, points, f"{where} ({image})", None, fields.get("id"), "", fields)
-    if scaled:
-        entries.notes.append(f"not used: SCALE of {scaled} specimens; errors are in px")
+    if any(entries.values(SCALE_FIELD)):
+        entries.notes.append("SCALE is taken as mm per px; if it is another length, say the mm with `mm_per_px`")
     if curves:
         entries.notes.append(f"left out: CURVES of {curves} specimens")
     labels = entries.labels(wanted.category, {"": Skeleton(names)})

@@ -38,6 +38,8 @@ from keylite.data.formats.via import is_via, read_via
 from keylite.data.formats.yolo import is_yolo, read_yolo, yaml_in, yolo_parts
 from keylite.data.labels import GROUP_FIELDS, ORIGINS, Labels, Wanted, to_dataset
 from keylite.data.marks import require_mark
+from keylite.data.scale import FIELD as SCALE_FIELD
+from keylite.data.scale import require_scale
 from keylite.runtime.boxes import numbers_of
 from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.files import open_file, replacing_within, require_outputs, write_bytes
@@ -110,6 +112,7 @@ def read_dataset(
     part: str | None = None,
     skip_bad: bool = False,
     missing_mark: tuple[float, float] | None = None,
+    mm_per_px: float | None = None,
 ) -> Dataset:
     """Read labelled images from a file or a folder, such as COCO, YOLO-pose, CVAT, DeepLabCut or a table.
 
@@ -129,6 +132,8 @@ def read_dataset(
         skip_bad: Whether bad objects and missing images are left out; a note names them.
         missing_mark: (x, y), px as the file has them: points that lie exactly there are unlabelled, whatever their
             visibility. None: there is no such mark.
+        mm_per_px: How many mm a px of every image is, so that reports are in mm, too. None: what the file says, in its
+            field `mm_per_px` or in SCALE of TPS.
 
     Returns:
         The data set, in continuous image px.
@@ -151,6 +156,8 @@ def read_dataset(
     require_text("part", part, f"one of {', '.join(PARTS)}, or None")
     if missing_mark is not None:
         require_mark(missing_mark)
+    if mm_per_px is not None:
+        require_scale(mm_per_px)
     for name, value, known in (
         ("pixel_origin", pixel_origin, ORIGINS),
         ("format", format, FORMATS),
@@ -161,8 +168,8 @@ def read_dataset(
     path, name, part = _to_read(path, format, part)
     fields = GROUP_FIELDS if group == "auto" else (group.removeprefix("field:"),) if group.startswith("field:") else ()
     with step(f"reading {path}") if path.stat().st_size > LARGE else contextlib.nullcontext():
-        labels = FORMATS[name].read(path, Wanted(category, fields, part))
-        return to_dataset(labels, images, group, pixel_origin, skip_bad, missing_mark)
+        labels = FORMATS[name].read(path, Wanted(category, (*fields, SCALE_FIELD), part))
+        return to_dataset(labels, images, group, pixel_origin, skip_bad, missing_mark, mm_per_px)
 
 
 def _to_read(path: Path, format: str | None, part: str | None) -> tuple[Path, str, str | None]:

@@ -17,6 +17,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.formats.coco_writing import DECIMALS
 from keylite.data.formats.scores import Scores
 from keylite.data.labels import GROUP_FIELDS, Labels, Wanted
+from keylite.data.scale import FIELD as SCALE_FIELD
 from keylite.data.spelling import canonical
 from keylite.runtime.errors import DataError
 from keylite.runtime.skeleton import Skeleton, unnamed
@@ -208,11 +209,16 @@ def wide_text(data: Dataset, scores: Scores | None = None) -> bytes:
     sure = SURE if scores else ()
     header = ["file", *(f"{name}_{axis}" for name in data.skeleton.names for axis in ("x", "y", *sure))]
     group = ["group"] if data.groups_named else []
+    scale = [] if data.mm_per_px is None else [SCALE_FIELD]
     rows = []
     for row, image in enumerate(data.image_index.tolist()):
         cells = cells_of(data, row, (scores.score, scores.sigma) if scores else ())
-        rows.append([data.image_names[image], *cells, *([data.groups[data.group_index[row]]] if group else [])])
-    return table_text([header + group, *rows])
+        if group:
+            cells.append(data.groups[data.group_index[row]])
+        if data.mm_per_px is not None:
+            cells.append("" if np.isnan(data.mm_per_px[row]) else repr(float(data.mm_per_px[row])))
+        rows.append([data.image_names[image], *cells])
+    return table_text([header + group + scale, *rows])
 
 
 def cells_of(data: Dataset, row: int, figures: Sequence[np.ndarray] = ()) -> list[str]:

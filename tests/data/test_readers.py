@@ -555,7 +555,7 @@ def test_tps_counts_y_from_the_bottom(tmp_path: Path):
     data = read_dataset(written(tmp_path, {"wings.tps": text}))
     assert same(data.xy, [[[1.5, 1], NAN], [[3, 26], [5, 24]]])
     assert data.ids == ("7", "8")
-    assert "not used: SCALE of 1 specimens; errors are in px" in data.notes
+    assert "SCALE is taken as mm per px" in data.notes[0]
     assert read_dataset(tmp_path, group="field:id").groups == ("7", "8")
 
 

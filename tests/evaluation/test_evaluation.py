@@ -425,6 +425,7 @@ def test_json_has_one_shape_and_comes_back() -> None:
             "pck",
             "auc",
             "pixel_error",
+            "mm",
             "signed_error",
             "per_keypoint",
         ),
@@ -603,6 +604,7 @@ class Reader:
             mean_shape=None,
             confidence=None,
             unlearnt={},
+            teaches_hidden=True,
             white_level=65535,
         )
         self.batches: list[int] = []

@@ -20,7 +20,7 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "licences.md"
 PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # all and tensorflow are in the text of the page
-SHOWN = ("cli", "onnx", "litert", "micro", "pytorch", "tensorflow-cpu", "coco", "ray", "dev")
+SHOWN = ("cli", "onnx", "litert", "micro", "pytorch", "tensorflow-cpu", "coco", "sleap", "ray", "dev")
 SAID = {  # what the metadata of packages say, and how SPDX (a standard list of licences) writes it
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
@@ -37,6 +37,7 @@ UNSAID = {  # packages whose metadata name no licence; it was read in their lice
     "cuda-toolkit": "none said; it only names NVIDIA's packages",
     "faster-coco-eval": "Apache-2.0",
     "namex": "Apache-2.0",
+    "rich-click": "MIT",
     "tflite-micro": "Apache-2.0",
 }
 COPYLEFT = re.compile(r"\bA?GPL|\bGNU (Affero )?General")  # not the LGPL

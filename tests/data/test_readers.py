@@ -652,7 +652,7 @@ def test_bad_small_formats_are_one_line(name: str, text: str, words: str, tmp_pa
 # ---- what is not read
 
 UNREAD = {
-    "HDF5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file, .*name the CSV beside it; read SLEAP's .slp .* with sleap-io"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file, .*name the CSV beside it; SLEAP's files end in .slp"),
     "zip": (b"PK\x03\x04abc", "a ZIP archive .*unpack it"),
     "pickle": (b"\x80\x04\x95abc", "a pickle, .*can run code"),
     "web page": (b"<!DOCTYPE html><html>", "a web page, .*download the file itself"),

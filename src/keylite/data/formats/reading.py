@@ -33,6 +33,7 @@ from keylite.data.formats.landmarks import (
 )
 from keylite.data.formats.parts import PARTS, chosen_part, files_in, listed_names
 from keylite.data.formats.recognition import refuse, refuse_folder, unread_binary, unread_text
+from keylite.data.formats.sleap import is_sleap, read_sleap
 from keylite.data.formats.tables import read_wide
 from keylite.data.formats.via import is_via, read_via
 from keylite.data.formats.yolo import is_yolo, read_yolo, yaml_in, yolo_parts
@@ -82,6 +83,7 @@ def _file(test: Callable[[bytes], bool]) -> Callable[[Seen], bool]:
 
 
 FORMATS: dict[str, Format] = {
+    "sleap": Format(lambda seen: is_sleap(seen.path, seen.start), read_sleap),
     "yolo": Format(lambda seen: is_yolo(seen.start) if seen.start else yaml_in(seen.path) is not None, read_yolo),
     "labelme": Format(lambda seen: is_labelme(seen.start or _first_json(seen)), read_labelme),
     "label-studio": Format(_file(is_label_studio), read_label_studio),
@@ -200,6 +202,8 @@ def _look(path: Path) -> Seen:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if not start:
         raise DataError(f"{path}: the file is empty")
+    if is_sleap(path, start):
+        return Seen(path, start, [])
     if found := unread_binary(start):
         raise refuse(path, found)
     require_no_utf16(start, path)
@@ -210,7 +214,7 @@ def _look(path: Path) -> Seen:
 
 def _format(seen: Seen) -> str | None:
     """The format of a file or a folder; None if a folder has none, but may hold files of a format."""
-    if seen.start and (found := unread_text(seen.start)):
+    if seen.start and not is_sleap(seen.path, seen.start) and (found := unread_text(seen.start)):
         raise refuse(seen.path, found)
     for name, format in FORMATS.items():
         if format.looks_like(seen):

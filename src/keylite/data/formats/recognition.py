@@ -25,8 +25,8 @@ BINARY = (  # how files begin that are no text
     Unread(
         rb"\x89HDF\r\n",
         "an HDF5 file",
-        "of DeepLabCut's CollectedData_*.h5 name the CSV beside it; read SLEAP's .slp and NWB with sleap-io, and give "
-        "their points to from_arrays(images, xy) in Python",
+        "of DeepLabCut's CollectedData_*.h5 name the CSV beside it; SLEAP's files end in .slp and NWB's in .nwb; give "
+        "the points of others to from_arrays(images, xy) in Python",
     ),
     Unread(rb"PK\x03\x04", "a ZIP archive (or a spreadsheet)", "unpack it, or save the sheet as CSV"),
     Unread(rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "an archive", "unpack it"),

@@ -485,7 +485,7 @@ def test_missing_file_folder_and_format(tmp_path: Path) -> None:
         read_dataset(tmp_path / "no.json")
     with pytest.raises(ValueError, match="no labels were recognised in this folder; it holds nothing"):
         read_dataset(tmp_path)
-    with pytest.raises(ValueError, match="format: expected yolo, labelme, .*, csv, got 'voc'"):
+    with pytest.raises(ValueError, match="format: expected sleap, yolo, labelme, .*, csv, got 'voc'"):
         read_dataset(coco(tmp_path), format="voc")
     with pytest.raises(ValueError, match="expected the first column"):
         read_dataset(coco(tmp_path), format="csv")

@@ -713,3 +713,14 @@ def test_hostile_text_is_one_line(text: str, words: str, tmp_path: Path):
 def test_every_format_has_a_test_here():
     text = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in FORMATS if name.split("-")[0] not in text.lower() and name not in ("csv",)] == []
+
+
+def test_a_picture_inside_a_file_of_labelme_is_named_if_its_file_is_missing(tmp_path: Path):
+    shape = {"label": "nose", "points": [[1, 2]], "shape_type": "point"}
+    content = {"shapes": [shape], "imagePath": "a.png", "imageData": "iVBORw0KGgo="}
+    folder = written(tmp_path, {"a.json": content})
+    with pytest.raises(
+        FileNotFoundError, match=r"name their folder with `images`; or, .*imageData.*labelme_export_json"
+    ) as line:
+        read_dataset(folder / "a.json")
+    assert "\n" not in str(line.value)

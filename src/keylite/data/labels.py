@@ -73,6 +73,7 @@ class Labels:
         image_ids: What the file calls each image beside its name; empty if it has no ids.
         category: What the file calls this kind of object; empty if it does not say.
         part: Which part of the data set this is, if it has several in one file; else empty.
+        without_images: What to do beside naming a folder if images are missing; empty if there is nothing else.
     """
 
     path: Path
@@ -98,6 +99,7 @@ class Labels:
     image_ids: Sequence[int | str] = ()
     category: str = ""
     part: str = ""
+    without_images: str = ""
 
 
 def to_dataset(
@@ -324,7 +326,8 @@ def _with_images(
         shown = [clipped(names[i]) + (f" ({hints[i]})" if i in hints else "") for i in missing]
         line = listed(f"{len(missing)} of {len(used)} images not found in {roots}", shown)
         if not skip_bad or len(missing) == len(used):
-            raise FileNotFoundError(f"{labels.path}: {line}; name their folder with `images`")
+            way = f"; {labels.without_images}" if labels.without_images else ""
+            raise FileNotFoundError(f"{labels.path}: {line}; name their folder with `images`{way}")
         notes.append(f"left out: {line}")
         has_path = np.array([path is not None for path in paths])
         rows = rows[has_path[labels.image_index[rows]]]

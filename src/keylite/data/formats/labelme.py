@@ -6,8 +6,10 @@ imageWidth) and https://github.com/wkentaro/labelme. Its canvas is Qt's, where a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ from keylite.data.scale import scales_of_images
 from keylite.runtime.errors import DataError
 from keylite.runtime.files import open_file
 
+HELD = re.compile(rb'"imageData"\s*:\s*"')  # the picture itself in Base64; it may be as large as it likes
 OBJECT = "object"  # the label of the box of an object whose file does not say what it is
+IN_FILE = "or, because these files hold their pictures (imageData), save them with labelme_export_json"
 Group = int | str | float | None
 
 
@@ -58,7 +62,7 @@ def read_labelme(path: Path, wanted: Wanted) -> Labels:
     entries = Entries(path, wanted.fields)
     decode = msgspec.json.Decoder(File).decode
     fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode if wanted.fields else None
-    others = 0
+    others, held = 0, False
     for file_path in files:
         with open_file(file_path) as file:
             data = file.read().removeprefix(b"\xef\xbb\xbf")
@@ -71,6 +75,7 @@ def read_labelme(path: Path, wanted: Wanted) -> Labels:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             entries.bad.append(f"{name}: {_broken(error)}")
             continue
+        held = held or HELD.search(data) is not None
         fields = _fields(fields_of(data), wanted) if fields_of else {}
         folder = Path(name).parent.as_posix()
         image = content.imagePath.replace("\\", "/")
@@ -78,7 +83,8 @@ def read_labelme(path: Path, wanted: Wanted) -> Labels:
         _add(entries, content, entries.image(image, content.imageWidth, content.imageHeight), name, fields)
     if others:
         entries.notes.append(f"left out: {others} of {len(files)} JSON files, which are not labelme's")
-    return entries.labels(wanted.category)
+    labels = entries.labels(wanted.category)
+    return dataclasses.replace(labels, without_images=IN_FILE if held else "")
 
 
 def _is_json(name: str) -> bool:

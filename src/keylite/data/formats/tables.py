@@ -7,8 +7,9 @@ import dataclasses
 import io
 import math
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ class Layout:
 
 def read_wide(path: Path, wanted: Wanted) -> Labels:
     """Read a table with the header `file,x0,y0,x1,y1,...` or `file,nose_x,nose_y,...`; group fields may be columns."""
-    rows = rows_of(path)
-    header = [cell.strip() for cell in rows[0][1]]
+    rows = rows_in(path)
+    header = [cell.strip() for cell in next(rows)[1]]
     _require_commas(path, header)
     if header[0].lower() not in FILE_COLUMNS:
         raise DataError(
@@ -80,7 +81,7 @@ def read_wide(path: Path, wanted: Wanted) -> Labels:
         if list(pairs) != [str(k) for k in range(len(pairs))]:
             raise DataError(f"{path}: expected columns x0,y0,x1,y1,... in order, got points {', '.join(pairs)}")
         names = unnamed(len(pairs))
-    labels = _labels(path, rows, Layout(names, tuple(pairs.values()), known), wanted.category)
+    labels = _labels(path, rows, len(header), Layout(names, tuple(pairs.values()), known), wanted.category)
     if predicted:
         labels.notes.append(f"{PREDICTED}: columns such as {predicted[0]}_{SURE[0]}")
     return labels
@@ -100,19 +101,27 @@ def _require_commas(path: Path, header: list[str]) -> None:
 
 
 def rows_of(path: Path) -> list[tuple[int, list[str]]]:
-    """The line number and the cells of every row that is not blank."""
+    """The rows of `rows_in` as a list; a table without any is a DataError."""
+    return list(rows_in(path))
+
+
+def rows_in(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The line number and the cells of every row that is not blank, one by one, because there may be millions."""
+    empty = True
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
+            for row in reader:
+                if row:
+                    empty = False
+                    yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} in it") from None
     except csv.Error as error:
         reason = 'a quote (") is opened and never closed' if str(error) == UNCLOSED else str(error)
         raise DataError(f"{path}: not a CSV table: {reason}") from None
-    if not rows:
+    if empty:
         raise DataError(f"{path}: the file is empty")
-    return rows
 
 
 def new_image(name: str, row: list[str], width: int, seen: dict[str, str]) -> str:
@@ -130,21 +139,19 @@ def new_image(name: str, row: list[str], width: int, seen: dict[str, str]) -> st
     return key
 
 
-def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, category: str | None) -> Labels:
-    """The labels of all rows that can be read; `bad` of the labels names the other rows."""
+def _labels(
+    path: Path, rows: Iterator[tuple[int, list[str]]], width: int, layout: Layout, category: str | None
+) -> Labels:
+    """The labels of all rows that can be read; `bad` of the labels names the other rows. width: cells of the header."""
     if category is not None:
         raise DataError(f"{path}: a CSV table has no categories; leave `category='{category}'` out")
-    data = rows[1:]
-    if not data:
-        raise DataError(f"{path}: the data set is empty: the table has no row below the header")
-    width = len(rows[0][1])
     names: list[str] = []
     lines: list[int] = []
     bad: list[str] = []
     fields: dict[str, list[str | None]] = {field: [] for field in layout.fields}
-    points: list[list[tuple[float, float, float]]] = []
+    points = array("d")
     seen: dict[str, str] = {}
-    for line, row in data:
+    for line, row in rows:
         name = row[0].strip()
         try:
             key = new_image(name, row, width, seen)
@@ -155,9 +162,11 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         seen[key] = f"line {line}"
         names.append(name)
         lines.append(line)
-        points.append(triples)
+        points.extend(value for triple in triples for value in triple)
         for field, at in layout.fields.items():
             fields[field].append(row[at].strip() or None)
+    if not names and not bad:
+        raise DataError(f"{path}: the data set is empty: the table has no row below the header")
     if not names:
         raise DataError(f"{listed(f'{path}: all rows are bad', bad)}; mend them")
     try:
@@ -170,7 +179,7 @@ def _labels(path: Path, rows: list[tuple[int, list[str]]], layout: Layout, categ
         image_names=names,
         sizes=np.full((len(names), 2), np.nan),
         image_index=np.arange(len(names), dtype=np.int32),
-        points=np.array(points, np.float64),
+        points=np.frombuffer(points, np.float64).reshape(-1, len(layout.names), 3),
         box=np.full((len(names), 4), np.nan),
         area=np.full(len(names), np.nan),
         where=lambda row: f"line {lines[row]} ({clipped(names[row])})",

@@ -46,8 +46,8 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.exporting.calibration import some_crops
 from keylite.exporting.certificate import nme_change
+from keylite.exporting.targets import TFLM, in_kb
 from keylite.runtime.files import sha256
-from keylite.runtime.micro import in_kb
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -117,8 +117,8 @@ def exported(run: Run, parts: Parts) -> Path:
 
 def needs_of(made: Path) -> Facts:
     """What a file takes in TensorFlow Lite Micro, and on an NPU by Vela's estimate."""
-    micro, npu = keylite.measure_micro(made), keylite.measure_target(made, NPU)
-    facts = {"flash": micro.flash, "arena": micro.arena, "macs": micro.macs, "operators": list(micro.operators)}
+    micro, npu = (keylite.measure_target(made, name) for name in (TFLM, NPU))
+    facts = {"flash": micro.flash, "arena": micro.ram, "macs": micro.macs, "operators": list(micro.operators)}
     return facts | {"npu_ms": npu.ms, "npu_ram": npu.ram, "npu_cpu": sorted(npu.on_cpu), "npu_source": npu.source}
 
 

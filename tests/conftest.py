@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -608,3 +609,26 @@ def null(tmp_path: Path) -> Path:
     except OSError as error:
         pytest.skip(f"no devices can be made here: {error}")
     return place
+
+
+@pytest.fixture(scope="session")
+def int8_of(exported_finder, heatmap_file: Path, make_colours, once: Callable) -> Callable[..., Path]:
+    """A function: head -> an int8 `.tflite` file of it; ends: the type of both ends of a heatmap's file."""
+
+    def make(head: str, ends: str | None = None) -> Path:
+        if head != "heatmap":
+            return exported_finder("litert", "int8", head)
+        for package in ("tensorflow", "ai_edge_litert"):
+            pytest.importorskip(package, reason="needs keylite[tensorflow-cpu]")
+        from keylite.exporting.calibration import calibration_set
+        from keylite.runtime.modelfile import read_spec
+        from keylite.tensorflow.exporting import export
+
+        spec = read_spec(heatmap_file)
+        images = calibration_set(msgspec.structs.replace(spec, box="image"), make_colours(16, 11), 16, 0)
+        integers = {"precision": "int8", "weight_scales": "per-channel", "calibration": images.facts}
+        spec = msgspec.structs.replace(spec, input_type=ends or spec.input_type, **integers)
+        write = functools.partial(export, heatmap_file, spec=spec, calibration=images, output_type=ends or "float32")
+        return once(f"maps.int8.{ends or 'floats'}.tflite", write)
+
+    return make

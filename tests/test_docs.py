@@ -37,6 +37,7 @@ from keylite.data.labels import GROUP_FIELDS
 from keylite.evaluation.figures import PCK_AT
 from keylite.evaluation.metrics import DRAWS, FAILURE_LIMIT, FEWEST_GROUPS
 from keylite.evaluation.report import Report
+from keylite.exporting import targets
 from keylite.exporting.calibration import COUNT, FEWEST, LOOKS, OUTSIDE
 from keylite.exporting.certificate import Certificate, Latency
 from keylite.exporting.drift import MOST, Drift, OnKernels
@@ -46,14 +47,12 @@ from keylite.exporting.golden import CASES, write_golden
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
 from keylite.prediction.prelabels import PRELABELS as FORMATS_OF_POINTS
-from keylite.runtime import targets
 from keylite.runtime.engines import ENGINES, open_engine
 from keylite.runtime.geometry import crop_box
 from keylite.runtime.heads import HEADS, Head, Regression
 from keylite.runtime.images import MAX_MEGAPIXELS
 from keylite.runtime.keypoints import Keypoints
 from keylite.runtime.lite import PIXEL_MEAN, PIXEL_STD
-from keylite.runtime.micro import MicroNeeds
 from keylite.runtime.modelfile import READERS as SPEC_READERS
 from keylite.runtime.modelfile import SEAL, TFLITE_MEMBER
 from keylite.runtime.predictor import Found
@@ -642,7 +641,6 @@ NAMED = {
         [name for part in (Certificate, Drift, OnKernels, Latency) for name in part.__struct_fields__],
     ),
     "engines": (PREDICTION, ENGINES),
-    "what a chip needs": (MICRO, MicroNeeds.__struct_fields__),
     "targets": (CHIPS, (*targets.TARGETS, *{name for system in targets.TARGETS.values() for name in system or ()})),
     "what a target needs": (CHIPS, targets.TargetNeeds.__struct_fields__),
     "a certificate in short": (

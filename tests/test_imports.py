@@ -123,7 +123,7 @@ def test_what_is_public():
             "Examples",
             "FlipReport",
         ),
-        *("FoldsReport", "ImageError", "KeyliteError", "Keypoints", "MicroNeeds", "ModelFileError"),
+        *("FoldsReport", "ImageError", "KeyliteError", "Keypoints", "ModelFileError"),
         *("ModelSpec", "OverBudgetError"),
         *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton", "TargetNeeds"),
         *(
@@ -141,7 +141,6 @@ def test_what_is_public():
             "from_arrays",
             "gauges",
             "hold",
-            "measure_micro",
             "measure_target",
             "plot_benchmark",
             "plot_reliability",

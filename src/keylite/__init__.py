@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from keylite.exporting.diagnosis_report import Diagnosis
     from keylite.exporting.export import export, export_all, hold
     from keylite.exporting.golden import write_golden
+    from keylite.exporting.targets import TargetNeeds, measure_target
     from keylite.pictures.page import write_page
     from keylite.pictures.plots import plot_benchmark, plot_reliability
     from keylite.pictures.worst import draw_worst
@@ -36,12 +37,10 @@ if TYPE_CHECKING:
     from keylite.runtime.drawing import draw_points
     from keylite.runtime.errors import ArgumentError, DataError, ImageError, KeyliteError, ModelFileError, RecipeError
     from keylite.runtime.keypoints import Keypoints
-    from keylite.runtime.micro import MicroNeeds, measure_micro
     from keylite.runtime.modelfile import read_spec
     from keylite.runtime.predictor import Predictor
     from keylite.runtime.skeleton import Skeleton
     from keylite.runtime.spec import ModelSpec
-    from keylite.runtime.targets import TargetNeeds, measure_target
     from keylite.training.folds import train_folds
     from keylite.training.folds_report import FoldsReport
     from keylite.training.recipe import Recipe, preset
@@ -72,9 +71,7 @@ PUBLIC = {
     "ImageError": "keylite.runtime.errors",
     "KeyliteError": "keylite.runtime.errors",
     "Keypoints": "keylite.runtime.keypoints",
-    "measure_micro": "keylite.runtime.micro",
-    "measure_target": "keylite.runtime.targets",
-    "MicroNeeds": "keylite.runtime.micro",
+    "measure_target": "keylite.exporting.targets",
     "ModelFileError": "keylite.runtime.errors",
     "ModelSpec": "keylite.runtime.spec",
     "OverBudgetError": "keylite.exporting.certificate",
@@ -92,7 +89,7 @@ PUBLIC = {
     "Report": "keylite.evaluation.report",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
-    "TargetNeeds": "keylite.runtime.targets",
+    "TargetNeeds": "keylite.exporting.targets",
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",
     "write_coco": "keylite.data.formats.reading",

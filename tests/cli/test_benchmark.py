@@ -53,36 +53,27 @@ def test_memory_is_that_of_each_file_alone(exported, trained):
     assert onnx["peak"] < torch["peak"]  # PyTorch itself is larger than ONNX Runtime
 
 
-def test_a_benchmark_says_what_a_microcontroller_needs(capsys, int8_file, colour_files, tmp_path):
-    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
-    out, labels = tmp_path / "bench.json", colour_files / "val/labels.json"
-    code, shown, err = run(
-        capsys, "benchmark", int8_file, "--engine", "tflm", "--runs", 3, "--data", labels, "--out", out
-    )
+def test_a_benchmark_says_what_a_file_takes_on_targets(capsys, int8_file, colour_files, tmp_path):
+    for package in ("tflite_micro", "ethosu.vela"):
+        pytest.importorskip(package, reason="needs keylite[micro]")
+    out, labels, npu = tmp_path / "bench.json", colour_files / "val/labels.json", "ethos-u55-128"
+    flags = ["--engine", "tflm", "--target", f"tflm,{npu}", "--runs", 3, "--data", labels, "--out", out]
+    code, shown, err = run(capsys, "benchmark", int8_file, *flags)
     assert code == 0, err
     facts = json.loads(out.read_text())["models"][str(int8_file)]
     assert facts["engine"] == "tflm"
-    needs = keylite.measure_micro(int8_file)
-    assert facts["micro"] == needs.to_dict()
-    assert f"\n{needs}\n" in shown
+    assert facts["accuracy"]["nme"] == keylite.evaluate(int8_file, labels, engine="litert-reference").nme.mean
+    needs = {name: keylite.measure_target(int8_file, name) for name in ("tflm", npu)}
+    assert facts["targets"] == {name: each.to_dict() for name, each in needs.items()}
+    rows = shown.partition("on targets")[2]
+    for each in needs.values():
+        assert f"{each.ram / 1024:,.1f}" in rows and f"{each.flash / 1024:,.1f}" in rows and each.cpu_words in rows
+    assert f"{needs[npu].macs / 1e6:.1f}" in rows and f"{needs[npu].ms:.3g}" in rows
+    assert "FULLY_CONNECTED (head.points)" in rows and "not measured on a chip" in rows
+    assert "all (ADD, CONV_2D, " in rows
     assert "RecordingMicroAllocator" not in shown + err
-    report = keylite.evaluate(int8_file, labels, engine="litert-reference")
-    assert facts["accuracy"]["nme"] == report.nme.mean
     line = refused(capsys, "benchmark", int8_file, "--engine", "onnx")
     assert "runs on litert or litert-reference or tflm, got 'onnx'" in line
-
-
-def test_a_benchmark_says_what_a_file_takes_on_targets(capsys, int8_file, tmp_path):
-    pytest.importorskip("ethosu.vela", reason="needs keylite[micro]")
-    out = tmp_path / "bench.json"
-    code, shown, err = run(capsys, "benchmark", int8_file, "--target", "ethos-u55-128", "--runs", 3, "--out", out)
-    assert code == 0, err
-    needs = keylite.measure_target(int8_file, "ethos-u55-128")
-    assert json.loads(out.read_text())["models"][str(int8_file)]["targets"] == {"ethos-u55-128": needs.to_dict()}
-    row = shown.partition("on targets")[2]
-    assert "FULLY_CONNECTED (head.points)" in row
-    assert f"{needs.ram / 1024:,.1f}" in row and f"{needs.flash / 1024:,.1f}" in row and f"{needs.ms:.3g}" in row
-    assert "not measured on a chip" in row
 
 
 BAD_BENCHMARKS = {

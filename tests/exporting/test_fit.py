@@ -13,8 +13,8 @@ import keylite
 from keylite.exporting import fit
 from keylite.exporting.fit import Device, device_of, nearest_choice, require_fit
 from keylite.exporting.form import Form
+from keylite.exporting.targets import TargetNeeds
 from keylite.runtime.heads import Heatmap
-from keylite.runtime.targets import TargetNeeds
 
 NPU = "ethos-u55-128"
 INT8 = Form("litert", "int8")
@@ -24,7 +24,19 @@ def needs_of(
     target: str = "tflm", ram: int = 350, flash: int = 900, tables: int = 80, **changes: object
 ) -> TargetNeeds:
     """The needs of a file; ram, flash and tables in KB."""
-    made = TargetNeeds("f.tflite", target, {}, 1024 * ram, 1024 * tables, 0, 1024 * flash, None, "made up")
+    made = TargetNeeds(
+        model="f.tflite",
+        target=target,
+        operators=("ADD", "CONV_2D"),
+        on_cpu={},
+        macs=10**6,
+        ram=1024 * ram,
+        tables=1024 * tables,
+        dram=0,
+        flash=1024 * flash,
+        ms=None,
+        source="made up",
+    )
     return msgspec.structs.replace(made, **changes)
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
     from keylite.evaluation.report import Report
     from keylite.evaluation.timing import Times
+    from keylite.exporting.targets import TargetNeeds
     from keylite.runtime.tables import Table
-    from keylite.runtime.targets import TargetNeeds
     from keylite.runtime.types import WhiteLevel
 
 log = logging.getLogger("keylite")
@@ -53,21 +53,21 @@ def benchmark(
     plot
         with --data: PNG to write; default: benchmark.png, or the name of --out with .png
     engine
-        onnx, litert, litert-reference, tflm, pytorch or tensorflow, for all files; tflm, for int8 .tflite files, also
-        prints the arena (memory) and the operators that they need on a microcontroller; default: the usual one of each
+        onnx, litert, litert-reference, tflm, pytorch or tensorflow, for all files; default: the usual one of each
     target
-        devices, such as ethos-u55-128,ethos-u65-512: adds what int8 .tflite files take there, as the compiler Vela
-        estimates it, and which operators stay on the CPU; docs/targets.md has the list
+        devices, such as tflm,ethos-u55-128: adds what int8 .tflite files take there (memory, operators,
+        multiplications); tflm is any microcontroller, figures of an Ethos-U are estimates of the compiler Vela;
+        docs/targets.md has the list
     spec
         JSON description for model files that hold none
     out
         write the figures to this JSON file
     """
     from keylite.evaluation.timing import benchmark
+    from keylite.exporting.targets import measure_target, targets_of
     from keylite.pictures.plots import can_plot, plot_benchmark
     from keylite.runtime.files import require_outputs
     from keylite.runtime.packages import require
-    from keylite.runtime.targets import measure_target, targets_of
 
     if not models:
         raise ValueError("benchmark: expected model files, got none")
@@ -91,7 +91,7 @@ def benchmark(
     choices: dict[str, Any] = {"engine": engine, "threads": threads, "spec": spec}
     reports = {} if dataset is None else _reports(models, dataset, normalize, choices)
     times = benchmark(models, runs=runs, image=image, **choices)
-    show([_table(times, reports), *_needs(times), *([_target_table(taken)] if taken else [])])
+    show([_table(times, reports), *([_target_table(taken)] if taken else [])])
     if out:
         write_json(out, _written(times, reports, taken))
     if reports and plot:
@@ -132,30 +132,22 @@ def _table(times: Times, reports: dict[str, Report]) -> Table:
     return Table(columns, rows, title)
 
 
-def _needs(times: Times) -> list[str]:
-    """A line for each model that ran in TensorFlow Lite Micro: what it needs there."""
-    import msgspec
-
-    from keylite.runtime.micro import MicroNeeds
-
-    return [str(msgspec.convert(facts["micro"], MicroNeeds)) for facts in times["models"].values() if facts["micro"]]
-
-
 def _target_table(taken: list[tuple[str, TargetNeeds]]) -> Table:
     """What each model takes on each target, one row each; the last column says that nothing was measured on a chip."""
-    from keylite.runtime.micro import KB
+    from keylite.exporting.targets import KB
     from keylite.runtime.tables import Table
 
     rows = [
         [
             *(model, needs.target, needs.cpu_words),
             *(f"{size / KB:,.1f}" for size in (needs.ram, needs.dram, needs.flash)),
+            f"{needs.macs / 1e6:.1f}",
             *("" if needs.ms is None else f"{needs.ms:.3g}", needs.source),
         ]
         for model, needs in taken
     ]
-    columns = ["model", "target", "on the CPU", "RAM KB", "DRAM KB", "flash KB", "ms per image", "source"]
-    return Table(columns, rows, "on targets (a KB is 1,024 bytes)")
+    columns = ["model", "target", "on the CPU", "RAM KB", "DRAM KB", "flash KB", "million MAC", "ms per image"]
+    return Table([*columns, "source"], rows, "on targets (a KB is 1,024 bytes)")
 
 
 def _reports(

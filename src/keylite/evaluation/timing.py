@@ -21,10 +21,9 @@ from keylite.runtime.errors import ArgumentError
 from keylite.runtime.geometry import decode_for
 from keylite.runtime.images import open_image
 from keylite.runtime.kinds import path_of, path_or_none, require_kind, require_whole
-from keylite.runtime.micro import measure_micro
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
-from keylite.runtime.types import FilePath, Json
+from keylite.runtime.types import FilePath
 
 STAGES = ("read", "crop", "engine", "decode")
 
@@ -35,7 +34,6 @@ class FileTimes(TypedDict):
     engine: the name of the program that ran it. size: [width, height] of its input, px. bytes: of the file. memory:
     10^6 bytes that a process held `before` it opened the file, and at its `peak`. None: the system does not say.
     ms: milliseconds of each stage (read, crop, engine, decode) and in total: `median`, `p10` and `p90` of all runs.
-    micro: for the engine `tflm` the fields of `MicroNeeds`, else None.
     """
 
     engine: str
@@ -43,7 +41,6 @@ class FileTimes(TypedDict):
     bytes: int
     memory: dict[str, float] | None
     ms: dict[str, dict[str, float]]
-    micro: dict[str, Json] | None
 
 
 class Times(TypedDict):
@@ -79,8 +76,7 @@ def benchmark(
         threads: Threads of each engine, at least 1.
         runs: How often each file runs, at least 3.
         image: The image file to read. None: a JPEG of 640x480 px is made.
-        engine: What runs all files; see `Predictor`. "tflm" also measures the memory that a microcontroller needs
-            (`MicroNeeds`). None: the usual engine of each.
+        engine: What runs all files; see `Predictor`. None: the usual engine of each.
         spec: A JSON description for model files that hold none. None: they hold theirs.
 
     Returns:
@@ -134,7 +130,6 @@ def benchmark(
                 "memory": _memory(name, predictor.engine_name, threads, spec, source),
                 "ms": {stage: _spread(values) for stage, values in times[name].items()}
                 | {"total": _spread([sum(row) for row in zip(*times[name].values(), strict=True)])},
-                "micro": measure_micro(name, spec=spec).to_dict() if predictor.engine_name == "tflm" else None,
             }
             for name, predictor in predictors.items()
         },

@@ -7,14 +7,21 @@ import math
 from pathlib import Path
 
 from keylite.exporting.form import Form
+from keylite.exporting.targets import (
+    KB,
+    TARGETS,
+    TargetNeeds,
+    in_kb,
+    measure_target,
+    require_integers,
+    require_packages,
+)
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.graph import OUTPUT
 from keylite.runtime.kinds import require_choice, require_whole
 from keylite.runtime.lite import possible_stages
-from keylite.runtime.micro import KB, in_kb
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.spec import ModelSpec
-from keylite.runtime.targets import TARGETS, TargetNeeds, measure_target, require_integers, require_packages
 
 STEP = 8  # px: sizes of inputs that are proposed are multiples of it, as the cells of a heatmap are
 SMALLEST = 32  # px: a smaller input is not proposed
@@ -100,11 +107,12 @@ def nearest_choice(spec: ModelSpec, needs: TargetNeeds, device: Device) -> str:
         choices.append(fewer if spec.stages - 1 in possible else "no fewer stages are possible: take more flash")
     if "ram" in over:
         size, most = over["ram"]
-        share = (KB * most - needs.tables) / (size - needs.tables)
+        tables = needs.tables or 0
+        share = (KB * most - tables) / (size - tables)
         sides = [STEP * math.floor(side * math.sqrt(max(share, 0)) / STEP) for side in spec.size]
         if min(sides) >= SMALLEST:
             text = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]}x{sides[1]}"
-            about = needs.tables + (size - needs.tables) * math.prod(sides) / math.prod(spec.size)
+            about = tables + (size - tables) * math.prod(sides) / math.prod(spec.size)
             choices.append(f"train with a smaller input (`size={text}`, about {in_kb(round(about))} of ram)")
         else:
             choices.append(f"no input of {SMALLEST} px or more fits: take more ram")

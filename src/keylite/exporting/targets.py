@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import re
 import signal
 import subprocess
 import sys
@@ -17,16 +18,19 @@ from typing import NamedTuple
 
 import msgspec
 
+from keylite.runtime.chatter import overheard
 from keylite.runtime.errors import ArgumentError, ModelFileError
-from keylite.runtime.graph import graph_of, layers_of
+from keylite.runtime.graph import graph_of, layers_of, macs_of, operators_of
 from keylite.runtime.kinds import path_of, path_or_none, require_choice
-from keylite.runtime.micro import KB, MICRO_EXTRA, in_kb, measure_micro
+from keylite.runtime.micro import MICRO_EXTRA, open_micro
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.packages import require
 from keylite.runtime.results import Result
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import clipped, escaped
 
+KB = 1024  # bytes, as the data sheets of chips count
+ARENA = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 ON_NPU = "ethos-u"  # the name of the operator that holds everything which Vela compiled for the NPU
 
 
@@ -65,21 +69,28 @@ class TargetNeeds(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     Attributes:
         model: The name of the file.
         target: The name of the target.
+        operators: The kinds of operators that an op resolver must know, by name; "ethos-u" is the one that holds
+            everything which an NPU runs.
         on_cpu: The operators that an NPU leaves to the CPU: kind of operator -> the layer of each. Empty for tflm,
             where the CPU runs all of them.
-        ram: The memory on the chip that the file takes while it runs.
-        tables: The part of it that stays the same for an input of another size; 0 if nobody says.
+        macs: How many multiplications and additions (multiply-accumulate operations) the layers with weights make per
+            image.
+        ram: The memory on the chip that the file takes while it runs; for tflm the arena.
+        tables: The part of it that stays the same for an input of another size, most of it multipliers of channels.
+            Pointers have 8 bytes here and 4 on a chip. None if it is not known.
         dram: The memory beside the chip that it takes.
-        flash: The size of the file that is stored: for an NPU the compiled one.
-        ms: The milliseconds per image, or None if nobody says.
+        flash: The size of the file that is stored, without keylite's description: for an NPU the compiled one.
+        ms: The milliseconds per image. None if they are not known.
         source: Who says so, and for which chip.
     """
 
     model: str
     target: str
+    operators: tuple[str, ...]
     on_cpu: dict[str, tuple[str, ...]]
+    macs: int
     ram: int
-    tables: int
+    tables: int | None
     dram: int
     flash: int
     ms: float | None
@@ -89,20 +100,26 @@ class TargetNeeds(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         return f"TargetNeeds({self.model} on {self.target}: RAM {in_kb(self.ram)}, flash {in_kb(self.flash)})"
 
     def __str__(self) -> str:
+        tables = "" if self.tables is None else f" (tables {in_kb(self.tables)})"
         dram = f", DRAM {in_kb(self.dram)}" if self.dram else ""
         time = "" if self.ms is None else f", {self.ms:.3g} ms per image"
         return (
-            f"{self.model} on {self.target}: RAM {in_kb(self.ram)}{dram}, flash {in_kb(self.flash)}{time}; on the CPU: "
-            f"{self.cpu_words}; {self.source}"
+            f"{self.model} on {self.target}: RAM {in_kb(self.ram)}{tables}{dram}, flash {in_kb(self.flash)}, "
+            f"{self.macs / 1e6:.1f} million multiplications{time}; on the CPU: {self.cpu_words}; {self.source}"
         )
 
     @property
     def cpu_words(self) -> str:
-        """The operators that an NPU leaves to the CPU, with their layers, in words."""
+        """The operators that run on the CPU, in words; those that an NPU leaves to it with their layers."""
         if self.target == TFLM:
-            return "all operators"
+            return f"all ({', '.join(self.operators)})"
         each = [f"{len(layers)} {kind} ({', '.join(layers)})" for kind, layers in self.on_cpu.items()]
         return ", ".join(each) or "none"
+
+
+def in_kb(count: int) -> str:
+    """A number of bytes in KB of 1,024 bytes, such as `449.2 KB`."""
+    return f"{count / KB:,.1f} KB"
 
 
 def targets_of(text: str) -> list[str]:
@@ -130,7 +147,7 @@ def measure_target(model: FilePath, target: str, *, spec: FilePath | None = None
         spec: A JSON description for a model file that holds none. None: the model file holds it.
 
     Returns:
-        The operators that an NPU leaves to the CPU, memory, size and time.
+        The operators, those that an NPU leaves to the CPU, multiplications, memory, size and time.
 
     Raises:
         ArgumentError: The target is unknown, or the file is not an int8 `.tflite` file.
@@ -145,11 +162,9 @@ def measure_target(model: FilePath, target: str, *, spec: FilePath | None = None
     if path.suffix.lower() != ".tflite":
         raise ArgumentError(f"target: {target} runs .tflite files, got {escaped(path.name)}; give an exported file")
     require_packages(target)
-    system = TARGETS[target]
-    if system is None:
-        return _on_micro(path, spec)
     require_integers(target, path.name, read_spec(path, spec).precision)
-    return _by_vela(path, target, system)
+    system = TARGETS[target]
+    return _on_micro(path) if system is None else _by_vela(path, target, system)
 
 
 def require_integers(target: str, name: str, precision: str) -> None:
@@ -160,20 +175,41 @@ def require_integers(target: str, name: str, precision: str) -> None:
         )
 
 
-def _on_micro(path: Path, spec: Path | None) -> TargetNeeds:
-    needs = measure_micro(path, spec=spec)
+def _on_micro(path: Path) -> TargetNeeds:
+    """What TensorFlow Lite Micro says of a file after one run: the arena that it took, not the one it was offered."""
+    micro = open_micro(path, "int8")
+    with overheard(re.compile(rb"\[RecordingMicroAllocator\]")) as lines:
+        micro.print_allocations()
+    sizes = {name: int(count) for name, count in ARENA.findall("\n".join(lines))}
+    if sizes.keys() != {"total", "head", "tail"}:
+        raise ModelFileError(
+            f"{path}: expected the size of the arena from TensorFlow Lite Micro on standard error, got "
+            f"{clipped('; '.join(lines)) or 'nothing'}; is standard error closed?"
+        )
+    flat = tflite_model(path)
+    graph = graph_of(flat)
     version = importlib.metadata.version("tflite-micro")
-    source = f"run by TensorFlow Lite Micro {version} on this machine, not on a chip"
     return TargetNeeds(
-        needs.model, TFLM, {}, ram=needs.arena, tables=needs.tables, dram=0, flash=needs.flash, ms=None, source=source
+        model=escaped(path.name),
+        target=TFLM,
+        operators=tuple(sorted({name for name, _ in operators_of(graph)})),
+        on_cpu={},
+        macs=macs_of(graph),
+        ram=sizes["total"],
+        tables=sizes["tail"],
+        dram=0,
+        flash=len(flat),
+        ms=None,
+        source=f"run by TensorFlow Lite Micro {version} on this machine, not on a chip",
     )
 
 
 def _by_vela(path: Path, target: str, system: System) -> TargetNeeds:
     """What Vela says of a file. It gets a copy without keylite's description, in a folder that goes afterwards."""
+    flat = tflite_model(path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "model.tflite").write_bytes(tflite_model(path))
+        (folder / "model.tflite").write_bytes(flat)
         command = [
             sys.executable,
             "-m",
@@ -189,22 +225,25 @@ def _by_vela(path: Path, target: str, system: System) -> TargetNeeds:
         compiled, summary = folder / "out/model_vela.tflite", folder / f"out/model_summary_{system.chip}.csv"
         if done.returncode or not (compiled.is_file() and summary.is_file()):
             raise ModelFileError(f"{path}: Vela cannot compile this file for {target}: {_complaint(done)}")
-        flat = compiled.read_bytes()
+        small = compiled.read_bytes()
         with summary.open(newline="") as file:
             facts = next(csv.DictReader(file))
     on_cpu: dict[str, tuple[str, ...]] = {}
-    for kind, layer in layers_of(graph_of(flat)):
+    layers = layers_of(graph_of(small))
+    for kind, layer in layers:
         if kind != ON_NPU:
             on_cpu[kind] = (*on_cpu.get(kind, ()), layer)
     clock = float(facts["core_clock"]) / 1e6
     return TargetNeeds(
         model=escaped(path.name),
         target=target,
+        operators=tuple(sorted({kind for kind, _ in layers})),
         on_cpu=on_cpu,
+        macs=macs_of(graph_of(flat)),
         ram=round(KB * float(facts["sram_memory_used"])),
-        tables=0,
+        tables=None,
         dram=round(KB * float(facts["dram_memory_used"])),
-        flash=len(flat),
+        flash=len(small),
         ms=1e3 * float(facts["inference_time"]),
         source=f"estimated by the compiler Vela {importlib.metadata.version('ethos-u-vela')} for {system.chip}, "
         f"{system.memories}, {clock:g} MHz, not measured on a chip",

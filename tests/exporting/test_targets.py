@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import keylite
-from keylite.runtime import targets
+from keylite.exporting import targets
+from keylite.exporting.targets import TARGETS, TFLM, TargetNeeds, measure_target, targets_of
 from keylite.runtime.graph import graph_of, layers_of
 from keylite.runtime.modelfile import tflite_model, write_tflite
-from keylite.runtime.targets import TARGETS, TFLM, TargetNeeds, measure_target, targets_of
 
 NPU = "ethos-u55-128"
 
@@ -34,15 +35,16 @@ def test_only_the_end_of_a_heatmap_stays_on_the_cpu(int8_of, vela, capfd: pytest
     needs = measure_target(path, NPU)
     assert needs.on_cpu == {"DEQUANTIZE": ("output",)}
     assert 32 * 32 * 32 + 32 * 32 * 16 <= needs.ram < 300_000, "the first two maps of 64 px, one of them read"
-    assert needs.dram == 0
+    assert needs.operators == ("DEQUANTIZE", "ethos-u")
+    assert needs.tables is None and needs.dram == 0
     assert 0.5 * path.stat().st_size < needs.flash < 1.1 * path.stat().st_size
     assert 0.1 < needs.ms < 20
     assert "estimated by the compiler Vela" in needs.source and needs.source.endswith("not measured on a chip")
     assert capfd.readouterr() == ("", "")
     assert list(vela.iterdir()) == []
     assert str(needs) == (
-        f"{path.name} on {NPU}: RAM {needs.ram / 1024:,.1f} KB, flash {needs.flash / 1024:,.1f} KB, {needs.ms:.3g} ms "
-        f"per image; on the CPU: 1 DEQUANTIZE (output); {needs.source}"
+        f"{path.name} on {NPU}: RAM {needs.ram / 1024:,.1f} KB, flash {needs.flash / 1024:,.1f} KB, "
+        f"{needs.macs / 1e6:.1f} million multiplications, {needs.ms:.3g} ms per image; on the CPU: 1 DEQUANTIZE (output); {needs.source}"
     )
 
 
@@ -63,13 +65,54 @@ def test_layers_have_the_names_that_they_have_in_the_network(int8_of):
     assert layers[-1] == ("DEQUANTIZE", "output")
 
 
-def test_tensorflow_lite_micro_is_a_target_too(int8_of):
+@pytest.mark.parametrize("head", ["regression", "heatmap"])
+def test_what_a_file_takes_in_tensorflow_lite_micro_is_measured(head: str, int8_of, capfd: pytest.CaptureFixture):
     pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
-    path = int8_of("heatmap")
-    needs, micro = measure_target(path, TFLM), keylite.measure_micro(path)
-    assert (needs.ram, needs.tables, needs.flash) == (micro.arena, micro.tables, micro.flash)
+    from keylite.tensorflow.exporting import operators
+
+    path = int8_of(head)
+    needs = measure_target(path, TFLM)
+    assert 32 * 32 * 32 + 32 * 32 * 16 <= needs.ram - needs.tables < 300_000, (
+        "the first two maps of 64 px, one of them read"
+    )
+    assert needs.operators == tuple(sorted(operators(path)))
+    assert 50_000 < needs.tables < needs.flash < path.stat().st_size
+    assert "TILE" not in needs.operators
     assert needs.ms is None and needs.on_cpu == {}
-    assert needs.cpu_words == "all operators"
+    assert needs.cpu_words == f"all ({', '.join(needs.operators)})"
+    assert str(needs).startswith(
+        f"{path.name} on tflm: RAM {needs.ram / 1024:.1f} KB (tables {needs.tables / 1024:.1f} KB), "
+    )
+    assert capfd.readouterr() == ("", ""), "its table of allocations is not shown"
+
+
+def test_multiplications_are_those_of_the_network_s_layers(int8_of, heatmap_file: Path):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    torch = pytest.importorskip("torch", reason="needs keylite[pytorch]")
+    pytest.importorskip("timm", reason="needs keylite[pytorch]")
+    from keylite.pytorch.model import load_model
+
+    counts = []
+
+    def count(layer, inputs, output) -> None:
+        counts.append(output.numel() * layer.weight[0].numel())
+
+    network, spec = load_model(heatmap_file)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *spec.size[::-1]))
+    assert measure_target(int8_of("heatmap"), TFLM).macs == sum(counts) > 1e6
+
+
+def test_the_op_resolver_of_the_page_has_the_operators_of_a_heatmap(int8_of):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    page = (Path(__file__).parents[2] / "docs/targets/micro.md").read_text(encoding="utf-8")
+    added = re.findall(r"^resolver\.Add(\w+)\(\);$", page, re.MULTILINE)
+    needed = measure_target(int8_of("heatmap"), TFLM).operators
+    assert added == [name.title().replace("_", "") for name in needed]
+    assert f"MicroMutableOpResolver<{len(needed)}> resolver;" in page
 
 
 def test_every_target_is_one_that_vela_knows():
@@ -125,10 +168,22 @@ except ModuleNotFoundError as error:
     assert said.endswith("install it with: pip install 'keylite[micro]'")
 
 
-def test_memory_beside_the_chip_is_in_the_line():
-    needs = TargetNeeds("<i>.tflite", NPU, {}, ram=2048, tables=0, dram=1024, flash=3072, ms=0.1234, source="made up")
-    assert str(needs) == (
-        "<i>.tflite on ethos-u55-128: RAM 2.0 KB, DRAM 1.0 KB, flash 3.0 KB, 0.123 ms per image; on the CPU: none; "
-        "made up"
+def test_a_line_has_memory_beside_the_chip_and_tables_if_there_are_any():
+    needs = TargetNeeds(
+        model="<i>.tflite",
+        target=NPU,
+        operators=("ethos-u",),
+        on_cpu={},
+        macs=22_640_000,
+        ram=2048,
+        tables=None,
+        dram=1024,
+        flash=3 * 1024**2,
+        ms=0.1234,
+        source="made up",
     )
-    assert repr(needs) == "TargetNeeds(<i>.tflite on ethos-u55-128: RAM 2.0 KB, flash 3.0 KB)"
+    assert str(needs) == (
+        "<i>.tflite on ethos-u55-128: RAM 2.0 KB, DRAM 1.0 KB, flash 3,072.0 KB, 22.6 million multiplications, "
+        "0.123 ms per image; on the CPU: none; made up"
+    )
+    assert repr(needs) == "TargetNeeds(<i>.tflite on ethos-u55-128: RAM 2.0 KB, flash 3,072.0 KB)"

@@ -156,6 +156,13 @@ def test_a_compiler_that_is_killed_is_said(vela, int8_of, monkeypatch: pytest.Mo
         measure_target(int8_of("heatmap"), NPU)
 
 
+def test_a_compiler_that_does_not_end_is_ended(vela, int8_of, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(targets, "LONGEST", 0.05)
+    with pytest.raises(keylite.ModelFileError, match=rf"Vela had not compiled .* for {NPU} after 0\.05 s .* ended; "):
+        measure_target(int8_of("heatmap"), NPU)
+    assert list(vela.iterdir()) == []
+
+
 def test_without_the_package_a_line_says_what_to_install(python, int8_of):
     code = f"""
 import keylite

@@ -30,6 +30,7 @@ from keylite.runtime.types import FilePath
 from keylite.runtime.words import clipped, escaped
 
 KB = 1024  # bytes, as the data sheets of chips count
+LONGEST = 600  # s that Vela gets; it took 3 s for the presets of microcontrollers
 ARENA = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 ON_NPU = "ethos-u"  # the name of the operator that holds everything which Vela compiled for the NPU
 
@@ -221,7 +222,15 @@ def _by_vela(path: Path, target: str, system: System) -> TargetNeeds:
             "Arm/vela.ini",
         ]
         command += ["--accelerator-config", target, "--system-config", system.chip, "--memory-mode", system.memories]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=LONGEST
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelFileError(
+                f"{path}: Vela had not compiled this file for {target} after {LONGEST:g} s and was ended; end other "
+                "programs and try again, or leave out this target"
+            ) from None
         compiled, summary = folder / "out/model_vela.tflite", folder / f"out/model_summary_{system.chip}.csv"
         if done.returncode or not (compiled.is_file() and summary.is_file()):
             raise ModelFileError(f"{path}: Vela cannot compile this file for {target}: {_complaint(done)}")

@@ -35,7 +35,7 @@ def _flag(found: re.Match[str]) -> str:
         return found[0]
     if value is None or value == "True":
         return _spelt(name)
-    plain = value.strip("'()").replace(", ", ",")
+    plain = value.strip("'()").replace(", ", "x" if name == "size" else ",")
     return f"{_spelt(name)} {plain}"
 
 

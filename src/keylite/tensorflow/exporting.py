@@ -140,6 +140,7 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
     features = copy.copy(graph.tensors[dense.inputs[0]])
     features.name = b"features"
     graph.tensors.append(features)
+    integers = [graph.tensors[index].buffer for index in dense.inputs[1:]]
     for index in (len(graph.tensors) - 1, *dense.inputs[1:], dense.outputs[0]):
         tensor = graph.tensors[index]
         tensor.type, tensor.quantization, tensor.buffer = schema.TensorType.FLOAT32, None, 0
@@ -148,6 +149,8 @@ def last_dense_float(model: Any, network: keras.Model) -> None:
         buffer.data = np.frombuffer(np.ascontiguousarray(values.T, np.float32).tobytes(), np.uint8)
         graph.tensors[index].buffer = len(model.buffers)
         model.buffers.append(buffer)
+    for unused in set(integers) - {tensor.buffer for tensor in graph.tensors}:
+        model.buffers[unused].data = None
     (reshape or [dense])[-1].outputs = last.outputs
     last.inputs, last.outputs = [dense.inputs[0]], [len(graph.tensors) - 1]
     dense.inputs = [len(graph.tensors) - 1, *dense.inputs[1:]]

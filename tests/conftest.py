@@ -613,9 +613,9 @@ def null(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def int8_of(exported_finder, heatmap_file: Path, make_colours, once: Callable) -> Callable[..., Path]:
-    """A function: head -> an int8 `.tflite` file of it; ends: the type of both ends of a heatmap's file."""
+    """A function: head -> an int8 `.tflite` file of it. Of a heatmap also: the type of both ends, and cut and size."""
 
-    def make(head: str, ends: str | None = None) -> Path:
+    def make(head: str, ends: str | None = None, stages: int = 7, side: int = 64) -> Path:
         if head != "heatmap":
             return exported_finder("litert", "int8", head)
         for package in ("tensorflow", "ai_edge_litert"):
@@ -624,11 +624,16 @@ def int8_of(exported_finder, heatmap_file: Path, make_colours, once: Callable) -
         from keylite.runtime.modelfile import read_spec
         from keylite.tensorflow.exporting import export
 
-        spec = read_spec(heatmap_file)
+        cells = -(-side // 8)
+        spec = four_point_spec(head=Heatmap(4, (cells, cells), 16), size=(side, side), stages=stages)
+        name = f"maps_{stages}_{side}"
+        usual = (stages, side) == (7, 64)
+        parent = heatmap_file if usual else once(f"{name}.safetensors", lambda path: write_random_model(path, spec))
+        spec = read_spec(parent)
         images = calibration_set(msgspec.structs.replace(spec, box="image"), make_colours(16, 11), 16, 0)
         integers = {"precision": "int8", "weight_scales": "per-channel", "calibration": images.facts}
         spec = msgspec.structs.replace(spec, input_type=ends or spec.input_type, **integers)
-        write = functools.partial(export, heatmap_file, spec=spec, calibration=images, output_type=ends or "float32")
-        return once(f"maps.int8.{ends or 'floats'}.tflite", write)
+        write = functools.partial(export, parent, spec=spec, calibration=images, output_type=ends or "float32")
+        return once(f"{name}.int8.{ends or 'floats'}.tflite", write)
 
     return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,17 +12,19 @@ import pytest
 
 import keylite
 from keylite.exporting import fit
-from keylite.exporting.fit import Device, device_of, nearest_choice, require_fit
+from keylite.exporting.fit import Device, device_of, require_fit
 from keylite.exporting.form import Form
 from keylite.exporting.targets import TargetNeeds
-from keylite.runtime.heads import Heatmap
+from keylite.runtime.graph import Weights
+from keylite.runtime.heads import Heatmap, Regression
+from tests.conftest import write_random_model
 
 NPU = "ethos-u55-128"
 INT8 = Form("litert", "int8")
 
 
 def needs_of(
-    target: str = "tflm", ram: int = 350, flash: int = 900, tables: int = 80, **changes: object
+    target: str = "tflm", ram: int = 560, flash: int = 900, tables: int = 80, **changes: object
 ) -> TargetNeeds:
     """The needs of a file; ram, flash and tables in KB."""
     made = TargetNeeds(
@@ -40,14 +43,26 @@ def needs_of(
     return msgspec.structs.replace(made, **changes)
 
 
+def layers_of_lite0(stages: int) -> list[Weights]:
+    """About what a heatmap on lite0 has: 16 KB in the first stages and in the head, 224, 512 and 2,048 KB in the last."""
+    sizes = (1, 1, 6, 8, 224, 512, 2048)
+    blocks = [Weights(f"blocks.{stage}.0.conv_pw", 16, 8 * sizes[stage], sizes[stage] << 10) for stage in range(stages)]
+    return [Weights("conv_stem", 3, 32, 1 << 10), *blocks, Weights("head.maps", 128, 68, 7 << 10)]
+
+
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch, make_spec):
     """A function: (needs, device) -> the line with which the file is refused; None if it fits. Heatmap, 5 stages."""
-    spec = make_spec(head=Heatmap(4, (12, 12), 16), size=(96, 96), stages=5)
 
-    def run(needs: TargetNeeds, device: Device) -> str | None:
+    def run(
+        needs: TargetNeeds, device: Device, size: tuple[int, int] = (128, 128), stages: int = 5, **changes: object
+    ) -> str | None:
+        own = make_spec(**{"head": Heatmap(4, (size[0] // 8, size[1] // 8)), "size": size, "stages": stages, **changes})
         monkeypatch.setattr(fit, "measure_target", lambda path, target: needs)
-        monkeypatch.setattr(fit, "read_spec", lambda path: spec)
+        monkeypatch.setattr(fit, "read_spec", lambda path: own)
+        monkeypatch.setattr(fit, "tflite_model", lambda path: path)
+        monkeypatch.setattr(fit, "graph_of", lambda flat: flat)
+        monkeypatch.setattr(fit, "weights_of", lambda graph: layers_of_lite0(own.stages))
         try:
             require_fit(Path("f.tflite"), device)
         except keylite.ArgumentError as error:
@@ -59,38 +74,96 @@ def fits(monkeypatch: pytest.MonkeyPatch, make_spec):
 
 def test_a_file_that_fits_passes(fits):
     assert fits(needs_of(), Device("tflm")) is None
-    assert fits(needs_of(), Device("tflm", flash=900, ram=350)) is None
+    assert fits(needs_of(), Device("tflm", flash=900, ram=560)) is None
 
 
-def test_too_much_ram_names_an_input_that_fits(fits):
-    line = fits(needs_of(), Device("tflm", ram=256))
+def test_the_largest_preset_that_fits_is_named_with_what_it_takes(fits):
+    line = fits(needs_of(), Device("tflm", ram=512))
     assert line == (
-        "ram: f.tflite takes 350.0 KB of ram (the limit is 256 KB) on tflm; "
-        "train with a smaller input (`size=72`, about 231.9 KB of ram)"
+        "ram: f.tflite takes 560.0 KB of ram (the limit is 512 KB) on tflm; "
+        "train with `preset='fast'` (about 900.0 KB of flash and 350.0 KB of ram)"
     )
-
-
-def test_too_much_of_both_names_both(fits):
-    line = fits(needs_of(ram=350, flash=900), Device("tflm", flash=512, ram=100))
-    assert line == (
-        "flash, ram: f.tflite takes 900.0 KB of flash (the limit is 512 KB) and 350.0 KB of ram (the limit is 100 KB) "
-        "on tflm; train with fewer stages (`stages=4`), and no input of 32 px or more fits: take more ram"
+    line = fits(needs_of(), Device("tflm", flash=800, ram=512))
+    assert line.startswith(
+        "flash, ram: f.tflite takes 900.0 KB of flash (the limit is 800 KB) and 560.0 KB of ram (the limit is 512 KB) "
+        "on tflm; train with `preset='small'` (about "
     )
+    flash, ram = map(float, re.findall(r"([\d.]+) KB of \w+", line.partition("preset")[2]))
+    assert 100 < flash < 200 and 367 < ram < 440, "three quarters of the weights went with the fifth stage"
+    assert "train with `preset='tiny'`" in fits(needs_of(), Device("tflm", ram=256))
 
 
-def test_proposed_inputs_keep_their_shape(make_spec):
-    spec = make_spec(head=Heatmap(4, (16, 12), 16), size=(128, 96), stages=4)
-    choice = nearest_choice(spec, needs_of(ram=400), Device("tflm", ram=200))
-    assert "(`size=72x56`, about " in choice
-    about = float(re.search(r"about ([\d.]+) KB", choice)[1])
-    assert about <= 200
-
-
-def test_fewer_stages_are_proposed_if_there_are_some(make_spec):
-    spec = make_spec(head=Heatmap(4, (8, 8), 16), stages=3)
-    assert nearest_choice(spec, needs_of(), Device("tflm", flash=100)) == (
-        "no fewer stages are possible: take more flash"
+def test_without_a_preset_that_fits_a_smaller_input_is_named(fits):
+    assert "on tflm; train with `stages=4` and `size=48` (about " in fits(
+        needs_of(), Device("tflm", flash=800, ram=130)
     )
+    assert "on tflm; train with `size=48` (about " in fits(needs_of(), Device("tflm", ram=155))
+
+
+def test_a_preset_is_no_larger_than_the_file(fits):
+    assert "; train with `stages=3` (about " in fits(needs_of(), Device("tflm", flash=700), (64, 64), 4)
+    assert "; train with `stages=4` (about " in fits(needs_of(), Device("tflm", flash=800), (64, 64))
+
+
+def test_another_head_or_backbone_has_no_preset(fits):
+    for other in ({"head": Regression(4)}, {"backbone": "lite1"}):
+        assert "; train with `size=" in fits(needs_of(), Device("tflm", ram=512), **other)
+
+
+def test_proposed_inputs_keep_their_shape_and_need_no_cut(fits):
+    for stages, sizes in ((3, "(88, 64)"), (5, "(80, 48)"), (7, "(64, 32)")):
+        line = fits(needs_of(), Device("tflm", ram=315), (128, 96), stages)
+        assert f"; train with `size={sizes}` (about " in line
+        assert float(re.search(r"and ([\d.]+) KB of ram\)", line)[1]) <= 315
+
+
+def test_a_device_without_enough_for_any_choice_is_said(fits):
+    line = fits(needs_of(), Device("tflm", flash=10))
+    assert line.endswith("; no choice of `stages` and `size` fits; choose a device with more flash (`flash`)")
+    line = fits(needs_of(), Device("tflm", flash=10, ram=10))
+    assert line.endswith("choose a device with more flash (`flash`) and ram (`ram`)")
+
+
+def test_presets_are_those_of_training(make_colours):
+    from keylite.training.recipe import PRESETS, make_recipe
+    from keylite.training.schedule import resolve
+
+    assert fit.PRESETS.keys() == PRESETS.keys()
+    for name, (stages, side) in fit.PRESETS.items():
+        resolved = resolve(make_recipe(PRESETS[name]), make_colours(1, 0))
+        assert (resolved.backbone, resolved.head) == ("lite0", "heatmap")
+        assert (resolved.stages, resolved.input_size) == (stages, (side, side)), name
+    sizes = list(fit.PRESETS.values())
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_what_is_proposed_fits(tmp_path: Path, make_spec, monkeypatch: pytest.MonkeyPatch):
+    """A file is refused by both its memories; one of the size and stages in the line is exported and passes."""
+    for package in ("tflite_micro", "tensorflow", "ai_edge_litert"):
+        pytest.importorskip(package, reason="needs keylite[tensorflow-cpu,micro]")
+    monkeypatch.setattr("keylite.exporting.export._reference", lambda *_: None)  # it would make the parent's ONNX
+    generator = np.random.default_rng(0)
+
+    limits: dict[str, Any] = {"flash": 256, "ram": 180}
+
+    def export(stages: int, side: int) -> Path:
+        spec = make_spec(head=Heatmap(4, (side // 8,) * 2, 16), size=(side, side), stages=stages, box="image")
+        parent = write_random_model(tmp_path / f"{stages}_{side}.safetensors", spec)
+        images = list(generator.integers(0, 256, (16, side, side, 3), np.uint8))
+        points = generator.uniform(4, side - 4, (16, 4, 2))
+        data = keylite.from_arrays(images, points, skeleton=spec.skeleton)
+        out = parent.with_suffix(".tflite")
+        choices: dict[str, Any] = {"calibration": data, "calibration_count": 16, "budget": 1000.0, **limits}
+        keylite.export(parent, data, out, precision="int8", target="tflm", **choices)
+        return out
+
+    with pytest.raises(keylite.ArgumentError, match=r"^flash, ram: .*4_80\.tflite takes ") as refusal:
+        export(4, 80)
+    words = r"train with `stages=(\d)` and `size=(\d+)` \(about ([\d.]+) KB of flash and ([\d.]+) KB of ram\)$"
+    (found,) = re.findall(words, str(refusal.value))
+    assert found[:2] == ("3", "72"), "a pyramid of one level has no level to cut"
+    needs = keylite.measure_target(export(3, 72), "tflm")
+    assert [needs.flash / 1024, needs.ram / 1024] == pytest.approx([float(size) for size in found[2:]], rel=0.01)
 
 
 def test_an_end_on_the_cpu_becomes_int8(fits):

@@ -115,6 +115,22 @@ def test_the_op_resolver_of_the_page_has_the_operators_of_a_heatmap(int8_of):
     assert f"MicroMutableOpResolver<{len(needed)}> resolver;" in page
 
 
+def test_a_file_stores_nothing_that_no_layer_uses(int8_of):
+    graph = graph_of(tflite_model(int8_of("regression")))
+    used = {tensor.buffer for tensor in graph.subgraphs[0].tensors} | {each.buffer for each in graph.metadata or []}
+    assert [len(each.data) for row, each in enumerate(graph.buffers) if each.data is not None and row not in used] == []
+
+
+def test_a_size_with_an_odd_level_of_the_pyramid_has_one_more_operator(int8_of):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    odd, even = (
+        measure_target(path, TFLM).operators for path in (int8_of("heatmap", stages=4, side=size) for size in (40, 48))
+    )
+    assert set(odd) - set(even) == {"STRIDED_SLICE"} and set(even) < set(odd)
+    page = (Path(__file__).parents[2] / "docs/targets/micro.md").read_text(encoding="utf-8")
+    assert "`resolver.AddStridedSlice();`" in page
+
+
 def test_every_target_is_one_that_vela_knows():
     pytest.importorskip("ethosu.vela", reason="needs keylite[micro]")
     told = subprocess.run([sys.executable, "-m", "ethosu.vela", "--help"], capture_output=True, text=True).stdout

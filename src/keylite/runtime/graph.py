@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from keylite.runtime.packages import require
 
@@ -64,6 +64,34 @@ def layers_of(graph: Any) -> list[tuple[str, str]]:
         (kind, OUTPUT if row.outputs[0] in ends else layer_name(part.tensors[row.outputs[0]].name.decode()))
         for kind, row in operators_of(graph)
     ]
+
+
+class Weights(NamedTuple):
+    """A layer with weights: its name, the channels that go in and come out, and the bytes of what is stored for it."""
+
+    layer: str
+    inputs: int
+    outputs: int
+    bytes: int
+
+
+def weights_of(graph: Any) -> list[Weights]:
+    """The layers with weights of a model with one subgraph, in order."""
+    tensors: list[Any] = graph.subgraphs[0].tensors
+    found = []
+    for (_, row), (kind, layer) in zip(operators_of(graph), layers_of(graph), strict=True):
+        if kind in WEIGHT_AXES:
+            stored = [tensors[index] for index in row.inputs[1:] if index >= 0]
+            inputs, outputs = (int(tensors[index].shape[-1]) for index in (row.inputs[0], row.outputs[0]))
+            found.append(Weights(layer, inputs, outputs, sum(_stored(graph, tensor) for tensor in stored)))
+    return found
+
+
+def _stored(graph: Any, tensor: Any) -> int:
+    """The bytes of a constant: its values, and a scale and a zero point for each of its channels."""
+    values = graph.buffers[tensor.buffer].data
+    scales = None if tensor.quantization is None else tensor.quantization.scale
+    return (0 if values is None else len(values)) + 12 * (0 if scales is None else len(scales))
 
 
 def layer_name(tensor: str) -> str:

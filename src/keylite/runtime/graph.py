@@ -78,7 +78,7 @@ class Weights(NamedTuple):
 def weights_of(graph: Any) -> list[Weights]:
     """The layers with weights of a model with one subgraph, in order."""
     tensors: list[Any] = graph.subgraphs[0].tensors
-    found = []
+    found: list[Weights] = []
     for (_, row), (kind, layer) in zip(operators_of(graph), layers_of(graph), strict=True):
         if kind in WEIGHT_AXES:
             stored = [tensors[index] for index in row.inputs[1:] if index >= 0]

@@ -208,4 +208,4 @@ def _changed(spec: ModelSpec, choice: Choice) -> str:
 
 
 def _takes(choice: Choice) -> str:
-    return f"about {in_kb(round(choice.flash))} of flash and {in_kb(round(choice.ram))} of ram"
+    return f"about {in_kb(choice.flash)} of flash and {in_kb(choice.ram)} of ram"

@@ -118,7 +118,7 @@ class TargetNeeds(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         return ", ".join(each) or "none"
 
 
-def in_kb(count: int) -> str:
+def in_kb(count: float) -> str:
     """A number of bytes in KB of 1,024 bytes, such as `449.2 KB`."""
     return f"{count / KB:,.1f} KB"
 

@@ -71,6 +71,10 @@ DOORS = {
     ),
     "page": Door(("write_page",), {}),
     "info": Door(("read_spec",), {"MODEL": "`read_spec(model)`", "json": "`read_spec` gives a typed value"}),
+    "check": Door(
+        ("check",),
+        {"json": "`report.to_json()`", "preset": "`recipe=`: `preset(name)`", "set": "`recipe=`: `Recipe(name=value)`"},
+    ),
     "convert": Door(("convert",), {}),
     "gauges": Door(("gauges",), {"out": "`write_dataset(data, folder)`"}),
 }

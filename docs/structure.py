@@ -38,18 +38,20 @@ ROOMS = {  # from the bottom up; each room may also import itself
     "pictures": Room("runtime data", "numpy", "matplotlib"),
     "training": Room("version runtime data evaluation pictures", "numpy cv2 msgspec"),
     "exporting": Room("runtime data evaluation", "numpy msgspec"),
+    "labels": Room("version runtime data evaluation pictures training", "numpy msgspec"),
     "prediction": Room("runtime data", "numpy cv2 msgspec", "pyarrow"),
     "pytorch": Room(BASE, "numpy msgspec torch timm lightning safetensors onnx onnxruntime"),
     "tensorflow": Room(BASE, "numpy msgspec keras tensorflow safetensors ai_edge_litert"),
-    "cli": Room("version", "cyclopts", f"{BASE} prediction msgspec rich"),
+    "cli": Room("version", "cyclopts", f"{BASE} labels prediction msgspec rich"),
     "__init__": Room("version", ""),
     "__main__": Room("", "", "runtime cli"),
 }
 VERBS = {  # modules that put a whole verb together, and the only modules that may import them
     "training.train": "training.folds cli",
-    "training.folds": "cli",
+    "training.folds": "labels.crossing cli",
     "exporting.export": "exporting.diagnosis cli",
     "exporting.diagnosis": "cli",
+    "labels.check": "cli",
 }
 EXCEPTIONS = {  # module: what it may import beyond its room
     "runtime.images": Room("", "", "simplejpeg"),

@@ -25,6 +25,7 @@ import runs
 import scaling
 import search
 import small_data
+import wrong_labels
 
 import keylite
 from keylite.data.formats.reading import read_dataset
@@ -757,3 +758,28 @@ def test_a_preset_is_measured_as_a_chip_would_run_it(tmp_path: Path):
     assert row["litert_ms"] > 0 and row["tflm_ms"] > 0
     page = (tmp_path / "docs/results.md").read_text()
     assert f"| {needs.ram / 1024:,.1f} KB |" in page and "ms, nothing on the CPU |" in page
+
+
+# ---- wrong labels
+
+
+def test_wrong_labels_are_injected_found_and_counted(tmp_path: Path):
+    wrong_labels.main(["--smoke", "--out", str(tmp_path)])
+    facts = json.loads((tmp_path / "docs/results/wrong_labels.json").read_text())["sets"]["gauges"]
+    first = facts["groups"][0]["kinds"]
+    assert {kind: counts["injected"] for kind, counts in first.items()} == {"permuted": 9, "mirrored": 9}
+    assert all(counts["found"] >= 5 for counts in first.values())  # among 120 objects; the table of the page has 400
+    page = (tmp_path / "docs/check.md").read_text()
+    assert "| gauges | mirrored object | " in page
+    before = (tmp_path / "gauges.json").read_bytes()
+    wrong_labels.main(["--smoke", "--out", str(tmp_path)])
+    assert (tmp_path / "gauges.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", wrong_labels.MAKE)
+def test_an_injected_error_changes_labels_of_the_chosen_objects_alone(kind: str):
+    data = gauges(40, size=32).with_skeleton(keylite.Skeleton(("a", "b", "c", "d"), mirror=(0, 1, 3, 2)))
+    wrong = wrong_labels.inject(data, [kind], seed=1)
+    changed = np.flatnonzero((wrong.data.xy != data.xy).any(axis=(1, 2)))
+    assert len(wrong.kinds) == 2
+    assert set(changed.tolist()) == set(wrong.kinds)

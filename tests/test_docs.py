@@ -44,6 +44,7 @@ from keylite.exporting.drift import MOST, Drift, OnKernels
 from keylite.exporting.form import DRIFT_BUDGET
 from keylite.exporting.form import FORMATS as EXPORT_FORMATS
 from keylite.exporting.golden import CASES, write_golden
+from keylite.labels.findings import KINDS
 from keylite.prediction import cluster, shards
 from keylite.prediction.points import points_line
 from keylite.prediction.prelabels import PRELABELS as FORMATS_OF_POINTS
@@ -78,7 +79,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md") for path in sorted(ROOT.glob(pattern))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 GUIDES = (
-    *("README.md", "docs/data-formats.md", "docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
+    *("README.md", "docs/data-formats.md", "docs/check.md"),
+    *("docs/recipe.md", "docs/tensorflow.md", "docs/evaluation.md"),
     *(
         "docs/prediction.md",
         "docs/prelabels.md",
@@ -96,6 +98,7 @@ GUIDES = (
 (
     README,
     FORMATS,
+    CHECK,
     RECIPE,
     TENSORFLOW,
     EVALUATION,
@@ -663,6 +666,7 @@ NAMED = {
     "choices that may change": (RECIPE, WITHOUT_EFFECT),
     "what tensorflow refuses": (TENSORFLOW, ("precision", "timm:NAME")),
     "group fields": (FORMATS, GROUP_FIELDS),
+    "kinds of findings": (CHECK, tuple(KINDS)),
     "first columns": (FORMATS, FILE_COLUMNS),
     "empty cells": (FORMATS, EMPTY - {""}),
     "kinds of group": (FORMATS, ("auto", "image", "field:NAME", "regex:PATTERN", "block:N")),
@@ -675,6 +679,7 @@ def test_pages_name_what_there_is(page: str, names: tuple[str, ...]):
 
 
 SAID = {
+    "findings": (COMMANDS, f"| {shared.FOUND} | findings"),
     "wrong input": (COMMANDS, f"| {shared.WRONG_INPUT} | wrong input"),
     "over budget": (COMMANDS, f"| {shared.OVER_BUDGET} | an export over its budget"),
     "interrupted": (COMMANDS, f"| {shared.INTERRUPTED} | stopped by Ctrl-C"),

@@ -117,6 +117,7 @@ def test_what_is_public():
             "ArgumentError",
             "Augmentation",
             "Certificate",
+            "CheckReport",
             "DataError",
             "Dataset",
             "Diagnosis",
@@ -128,6 +129,7 @@ def test_what_is_public():
         *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton", "TargetNeeds"),
         *(
             "benchmark",
+            "check",
             "convert",
             "diagnose",
             "draw_points",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from keylite.exporting.export import export, export_all, hold
     from keylite.exporting.golden import write_golden
     from keylite.exporting.targets import TargetNeeds, measure_target
+    from keylite.labels.check import check
+    from keylite.labels.findings import CheckReport
     from keylite.pictures.page import write_page
     from keylite.pictures.plots import plot_benchmark, plot_reliability
     from keylite.pictures.worst import draw_worst
@@ -51,6 +53,8 @@ PUBLIC = {
     "Augmentation": "keylite.data.augmentation",
     "benchmark": "keylite.evaluation.timing",
     "Certificate": "keylite.exporting.certificate",
+    "check": "keylite.labels.check",
+    "CheckReport": "keylite.labels.findings",
     "convert": "keylite.data.formats.converting",
     "DataError": "keylite.runtime.errors",
     "Dataset": "keylite.data.dataset",

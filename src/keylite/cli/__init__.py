@@ -1,7 +1,7 @@
 """The command line: one module per verb, which is imported when the verb is used.
 
-Exit codes: 0 done; 2 wrong input (one line, no traceback); 3 an export over its budget; 70 a fault of keylite itself
-(one line that says where the traceback is); 130 stopped by Ctrl-C or by a signal that asks to end.
+Exit codes: 0 done; 1 findings (check alone); 2 wrong input (one line, no traceback); 3 an export over its budget; 70 a
+fault of keylite itself (one line that says where the traceback is); 130 stopped by Ctrl-C or by a signal to end.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keylite")
 
-WRONG_INPUT, OVER_BUDGET, OWN_FAULT, INTERRUPTED = 2, 3, 70, 130
+FOUND, WRONG_INPUT, OVER_BUDGET, OWN_FAULT, INTERRUPTED = 1, 2, 3, 70, 130
 
 
 def _not_negative(type_: Any, value: int) -> None:
@@ -61,8 +61,11 @@ class Reading:
         False
     )
 
-    def labels(self, path: Path, part: str | None = None) -> Dataset:
-        """The data set of labels; its images are not read yet. part: the one to read, if --part names none."""
+    def labels(self, path: Path, part: str | None = None, skip_bad: bool = False) -> Dataset:
+        """The data set of labels; its images are not read yet.
+
+        part: the one to read, if --part names none. skip_bad: as the flag, which may ask for it, too.
+        """
         from keylite.data.formats.reading import read_dataset
         from keylite.data.marks import read_mark
 
@@ -73,7 +76,7 @@ class Reading:
             part=self.part or part,
             group=self.group,
             pixel_origin=self.pixel_origin,
-            skip_bad=self.skip_bad,
+            skip_bad=self.skip_bad or skip_bad,
             missing_mark=None if self.missing_mark is None else read_mark(self.missing_mark),
             mm_per_px=self.mm_per_px,
         )

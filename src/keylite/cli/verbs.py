@@ -10,6 +10,7 @@ VERBS = {
     "benchmark": "Measure how long model files take per image, stage by stage, and how much memory they need.",
     "page": "Write a page that finds points in the browser: a folder for any static web server.",
     "info": "Print the description inside a model file: its input, keypoints, accuracy and origin.",
+    "check": "Say what is wrong with labels, object by object, and write a corrected copy.",
     "convert": "Write labels in the format of another tool, and say what that format cannot hold.",
     "gauges": "Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.",
 }

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST_FACTORS = 10  # ways in which all points of an object move together
+
 
 def as_complex(xy: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """Points (N, K, 2) as x + iy (N, K), 0 if unlabelled."""
@@ -50,8 +52,11 @@ def aligned(z: np.ndarray, mask: np.ndarray, mean: np.ndarray, weight: np.ndarra
     return (turn[:, None] * centred + middle) * mask, turn
 
 
-def shape_of(z: np.ndarray, mask: np.ndarray) -> Shape:
-    """Fit a Shape to objects: generalised Procrustes analysis, then a factor model that allows for missing points."""
+def shape_of(z: np.ndarray, mask: np.ndarray, most: int = MOST_FACTORS) -> Shape:
+    """Fit a Shape to objects: generalised Procrustes analysis, then a factor model that allows for missing points.
+
+    most: of the factors; there are fewer if objects or keypoints are few.
+    """
     count = z.shape[1]
     labels = mask.sum(axis=0)
     first = int(np.argmax(mask.sum(axis=1)))
@@ -75,8 +80,8 @@ def shape_of(z: np.ndarray, mask: np.ndarray) -> Shape:
     spread = np.sqrt((np.abs(residual) ** 2).sum(axis=0) / (2 * labels))
     spread = np.maximum(spread, 0.05 * np.median(spread) + 1e-4)
     flat, flat_mask = _flat(residual / spread), np.concatenate([mask, mask], axis=1).astype(np.float64)
-    rank = max(min(count - 2, len(z) // 12, 10), 0)
-    factors, noise = np.zeros((2 * count, 0)), (flat**2).sum(axis=0) / flat_mask.sum(axis=0)
+    rank = max(min(count - 2, len(z) // 12, most), 0)
+    factors, noise = np.zeros((2 * count, 0)), np.maximum((flat**2).sum(axis=0) / flat_mask.sum(axis=0), 1e-3)
     for _ in range(6 if rank else 0):
         _, expected = whiten(flat, flat_mask, factors, noise)
         filled = np.where(flat_mask > 0, flat, expected)

@@ -38,11 +38,11 @@ class Shown(NamedTuple):
 
 def sheet(objects: Sequence[Shown], skeleton: Skeleton) -> np.ndarray:
     """The objects in rows of COLUMNS, uint8 (H, W, 3) RGB; see `Dataset.plot`."""
-    tiles = [_tile(shown, skeleton) for shown in objects]
+    tiles = [tile(shown, skeleton) for shown in objects]
     return with_legend(contact_sheet(tiles, COLUMNS, [shown.name for shown in objects]), skeleton, points="label")
 
 
-def _tile(shown: Shown, skeleton: Skeleton) -> np.ndarray:
+def tile(shown: Shown, skeleton: Skeleton) -> np.ndarray:
     """One object with its labelled points; the longer side has TILE px."""
     box, padding = shown.box, PADDING
     if not np.isfinite(box).all():

@@ -338,10 +338,15 @@ def write_image(path: FilePath, image: np.ndarray) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, got {quoted(path.suffix)}")
+    write_bytes(path, encoded_image(path.suffix.lower(), image))
+
+
+def encoded_image(suffix: str, image: np.ndarray) -> bytes:
+    """The bytes of a PNG or JPEG file (quality 95) of uint8 (H, W, 3) RGB."""
     bgr = cv2.cvtColor(_checked(image, MAX_MEGAPIXELS), cv2.COLOR_RGB2BGR)
-    options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, encoded = cv2.imencode(path.suffix.lower(), bgr, options)
-    write_bytes(path, encoded.tobytes())
+    options = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(suffix, bgr, options)
+    return encoded.tobytes()
 
 
 def array_problem(image: np.ndarray) -> str:

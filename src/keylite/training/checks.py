@@ -43,16 +43,21 @@ def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
 
 
 def warn_of_overlap(data: Dataset, val: Dataset) -> None:
-    """Warn if both parts are the same, or share groups, because validation then measures nothing new."""
+    """Warn if both parts are the same, or share groups."""
+    if line := overlap_line(data, val):
+        log.warning("%s", line)
+
+
+def overlap_line(data: Dataset, val: Dataset) -> str:
+    """The line about two parts that are the same, or share groups: validation measures nothing new. Empty if not."""
     if data.fingerprint() == val.fingerprint():
-        log.warning(
-            "val (%s) holds the same labelled images as the training data (%s): its figures will flatter, and the "
-            "best epoch cannot be chosen by them; give other images as `val`, or leave `val` out",
-            val.called, data.called,
-        )  # fmt: skip
-    elif shared := data.shared_groups(val):
-        line = f"val shares {len(shared)} groups with the training data: its figures and sigma will flatter"
-        log.warning(listed(line, shared))
+        return (
+            f"val ({val.called}) holds the same labelled images as the training data ({data.called}): its figures will "
+            "flatter, and the best epoch cannot be chosen by them; give other images as `val`, or leave `val` out"
+        )
+    shared = data.shared_groups(val)
+    line = f"val shares {len(shared)} groups with the training data: its figures and sigma will flatter"
+    return listed(line, shared) if shared else ""
 
 
 def warn_of_parts_alike(data: Dataset, val: Dataset) -> None:

@@ -1,0 +1,69 @@
+"""`keylite check`: its exit codes, its outputs, and that wrong input is one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keylite
+from keylite.data.formats.reading import write_dataset
+
+pytest.importorskip("scipy", reason="needs scipy")
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good/ and bad/ with labels.json; in bad one object has its points in another order."""
+    folder = tmp_path_factory.mktemp("labels")
+    data = keylite.gauges(40, size=32)
+    write_dataset(data, folder / "good")
+    xy = data.xy.copy()
+    xy[5] = xy[5][[3, 0, 1, 2]]
+    write_dataset(dataclasses.replace(data, xy=xy), folder / "bad")
+    return folder
+
+
+def test_clean_labels_end_with_0_and_findings_with_1(keylite_command, labels: Path):
+    ended = keylite_command("check", labels / "good/labels.json")
+    assert (ended.code, ended.err) == (0, "")
+    assert "40 in 40 images, 40 groups" in ended.out
+    ended = keylite_command("check", labels / "bad/labels.json")
+    assert ended.code == 1
+    assert "warning, permuted (1): points in another order" in ended.out
+    assert "image_000005.png, id 6" in ended.out
+
+
+def test_json_names_the_object_and_a_copy_is_corrected(keylite_command, labels: Path, tmp_path: Path):
+    bad = labels / "bad/labels.json"
+    ended = keylite_command(
+        "check", bad, "--json", "--html", tmp_path / "a.html", "--fix", tmp_path / "fixed.csv", "--format", "csv"
+    )
+    report = json.loads(ended.out)
+    assert ended.code == 1
+    (one,) = [one for one in report["findings"] if one["kind"] == "permuted"]
+    assert (one["id"], one["image"], one["number"]) == (6, "image_000005.png", 5)
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    if one["correction"]:
+        assert report["changes"][0] == "image_000005.png, id 6: the points are put in their order"
+        fixed = keylite.read_dataset(tmp_path / "fixed.csv", images=labels / "bad")
+        assert np.allclose(fixed.xy, keylite.read_dataset(labels / "good/labels.json").xy)
+
+
+def test_held_out_labels_are_compared(keylite_command, labels: Path):
+    ended = keylite_command("check", labels / "good/labels.json", "--val", labels / "good/labels.json")
+    assert ended.code == 1
+    assert "holds the same labelled images" in ended.out
+
+
+def test_what_cannot_be_read_is_one_line(keylite_command, labels: Path, tmp_path: Path):
+    ended = keylite_command("check", tmp_path / "none.json")
+    assert (ended.code, ended.line) == (2, f"{tmp_path / 'none.json'}: no such label file")
+    (tmp_path / "page.json").write_text("<html></html>")
+    assert keylite_command("check", tmp_path / "page.json").code == 2
+    good = labels / "good/labels.json"
+    assert keylite_command("check", good, "--html", good).code == 2
+    assert keylite_command("check", good, "--fix", good).code == 2

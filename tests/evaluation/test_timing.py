@@ -1,8 +1,9 @@
-"""An export's time is its own, not that of what else the machine does."""
+"""An export's time is its own, not that of what else the machine does; engines of the caller are timed, too."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import keylite
 from keylite.evaluation import timing
 
 
@@ -53,3 +55,37 @@ def test_an_image_that_is_none_is_told_by_its_name(tmp_path: Path) -> None:
     notes.write_text("import this")
     with pytest.raises(ValueError, match=f"^{notes}: not an image"):
         timing.benchmark(["a.onnx"], image=notes)
+
+
+def test_engines_of_the_caller_take_turns_with_files(onnx_file: Path):
+    file, seen = keylite.Predictor(onnx_file), []
+
+    def engine(pixels: np.ndarray) -> np.ndarray:
+        seen.append(pixels.shape)
+        return file.engine(pixels)
+
+    times = keylite.benchmark([onnx_file], runs=3, others={"mine": keylite.Predictor.of(engine, file.spec)})
+    assert seen == [(1, 64, 64, 3)] * 6  # three warm up
+    mine = times["models"]["mine"]
+    assert list(times["models"]) == [str(onnx_file), "mine"]
+    assert (mine["engine"], mine["size"], mine["bytes"], mine["memory"]) == ("memory", [64, 64], None, None)
+    assert 0 < mine["ms"]["engine"]["median"] < mine["ms"]["total"]["median"]
+
+
+OTHERS = {
+    "a list": (["mine"], "others: expected predictors by name, got a list; such as"),
+    "a path": ({"mine": "a.onnx"}, "others: 'mine': expected a predictor, got a text; make one with"),
+    "a number for a name": ({3: None}, "others: expected a text for each name, got "),
+}
+
+
+@pytest.mark.parametrize(("others", "words"), OTHERS.values(), ids=OTHERS)
+def test_others_are_predictors_by_name(others: object, words: str, onnx_file: Path):
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        keylite.benchmark([onnx_file], others=others)
+
+
+def test_another_engine_has_a_name_of_its_own(onnx_file: Path):
+    predictor = keylite.Predictor(onnx_file)
+    with pytest.raises(ValueError, match="is also the name of a model file; choose another name$"):
+        keylite.benchmark([onnx_file], others={str(onnx_file): predictor})

@@ -118,7 +118,7 @@ def _table(times: Times, reports: dict[str, Report]) -> Table:
 
     stages = (*STAGES, "total")
     rows = [
-        [name, facts["engine"], f"{facts['bytes'] / 1e6:.1f}"]
+        [name, facts["engine"], "" if facts["bytes"] is None else f"{facts['bytes'] / 1e6:.1f}"]
         + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
         + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
         + ([f"{100 * reports[name].nme.mean:.2f}"] if reports else [])

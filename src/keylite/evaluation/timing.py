@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -24,6 +24,7 @@ from keylite.runtime.kinds import path_of, path_or_none, require_kind, require_w
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
+from keylite.runtime.words import quoted
 
 STAGES = ("read", "crop", "engine", "decode")
 
@@ -32,13 +33,14 @@ class FileTimes(TypedDict):
     """The time and memory of one model file.
 
     engine: the name of the program that ran it. size: [width, height] of its input, px. bytes: of the file. memory:
-    10^6 bytes that a process held `before` it opened the file, and at its `peak`. None: the system does not say.
+    10^6 bytes that a process held `before` it opened the file, and at its `peak`. None: the system does not say. An
+    engine of the caller's own has neither bytes nor memory (None).
     ms: milliseconds of each stage (read, crop, engine, decode) and in total: `median`, `p10` and `p90` of all runs.
     """
 
     engine: str
     size: list[int]
-    bytes: int
+    bytes: int | None
     memory: dict[str, float] | None
     ms: dict[str, dict[str, float]]
 
@@ -65,6 +67,7 @@ def benchmark(
     image: FilePath | None = None,
     engine: str | None = None,
     spec: FilePath | None = None,
+    others: Mapping[str, Predictor] | None = None,
 ) -> Times:
     """Measure how long model files take for an image, stage by stage, and how much memory they need.
 
@@ -78,6 +81,8 @@ def benchmark(
         image: The image file to read. None: a JPEG of 640x480 px is made.
         engine: What runs all files; see `Predictor`. None: the usual engine of each.
         spec: A JSON description for model files that hold none. None: they hold theirs.
+        others: Engines of your own, such as another runtime, to run beside the files: by name, predictors from
+            `Predictor.of`. None: the files alone.
 
     Returns:
         A dictionary with the machine, the versions of packages, and for each model file its times in milliseconds
@@ -101,7 +106,8 @@ def benchmark(
         picture = open_image(path_of("image", image))
         picture.pixels()  # raises an error with the file's name before anything is measured
         source = picture.data
-    predictors = {str(path): Predictor(path, engine=engine, threads=threads, spec=spec) for path in models}
+    others = _others(others, models)
+    predictors = {str(path): Predictor(path, engine=engine, threads=threads, spec=spec) for path in models} | others
     times: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in STAGES} for name in predictors}
     cv_threads = cv2.getNumThreads()
     cv2.setNumThreads(threads)
@@ -126,14 +132,26 @@ def benchmark(
             name: {
                 "engine": predictor.engine_name,
                 "size": list(predictor.spec.size),
-                "bytes": Path(name).stat().st_size,
-                "memory": _memory(name, predictor.engine_name, threads, spec, source),
+                "bytes": None if name in others else Path(name).stat().st_size,
+                "memory": None if name in others else _memory(name, predictor.engine_name, threads, spec, source),
                 "ms": {stage: _spread(values) for stage, values in times[name].items()}
                 | {"total": _spread([sum(row) for row in zip(*times[name].values(), strict=True)])},
             }
             for name, predictor in predictors.items()
         },
     }
+
+
+def _others(others: Mapping[str, Predictor] | None, models: Sequence[Path]) -> dict[str, Predictor]:
+    """The engines of the caller. Raises an error if they are no predictors by name, or one is named like a file."""
+    require_kind("others", others, (Mapping, type(None)), "predictors by name", "such as {'OpenVINO': predictor}")
+    found = dict(others or {})
+    for name, predictor in found.items():
+        require_kind("others", name, str, "a text for each name", "such as 'OpenVINO'")
+        require_kind(f"others: {quoted(name)}", predictor, Predictor, "a predictor", "make one with `Predictor.of`")
+        if name in map(str, models):
+            raise ArgumentError(f"others: {quoted(name)} is also the name of a model file; choose another name")
+    return found
 
 
 def engine_ratio(model: Path, reference: Path, *, runs: int = 40, engine: str | None = None) -> tuple[float, float]:

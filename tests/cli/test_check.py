@@ -47,16 +47,42 @@ def test_json_names_the_object_and_a_copy_is_corrected(keylite_command, labels: 
     (one,) = [one for one in report["findings"] if one["kind"] == "permuted"]
     assert (one["id"], one["image"], one["number"]) == (6, "image_000005.png", 5)
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
-    if one["correction"]:
-        assert report["changes"][0] == "image_000005.png, id 6: the points are put in their order"
-        fixed = keylite.read_dataset(tmp_path / "fixed.csv", images=labels / "bad")
-        assert np.allclose(fixed.xy, keylite.read_dataset(labels / "good/labels.json").xy)
+    assert report["changes"] == ["image_000005.png, id 6: the points are put in their order"]
+    assert [line for line in report["lost"] if "ids of 40 objects" in line]
+    fixed = keylite.read_dataset(tmp_path / "fixed.csv", images=labels / "bad")
+    assert np.allclose(fixed.xy, keylite.read_dataset(labels / "good/labels.json").xy)
 
 
 def test_held_out_labels_are_compared(keylite_command, labels: Path):
     ended = keylite_command("check", labels / "good/labels.json", "--val", labels / "good/labels.json")
     assert ended.code == 1
     assert "holds the same labelled images" in ended.out
+
+
+def test_a_copy_of_two_parts_is_a_folder_with_both(keylite_command, labels: Path, tmp_path: Path):
+    bad, good = labels / "bad/labels.json", labels / "good/labels.json"
+    ended = keylite_command("check", bad, "--val", good, "--fix", tmp_path / "fixed")
+    assert ended.code == 1
+    assert "train: image_000005.png, id 6: the points are put in their order" in ended.out
+    assert sorted(path.name for path in (tmp_path / "fixed").iterdir()) == ["train.json", "val.json"]
+    truth = keylite.read_dataset(good).xy
+    for part in ("train", "val"):
+        assert np.allclose(keylite.read_dataset(tmp_path / f"fixed/{part}.json", images=labels / "good").xy, truth)
+
+
+def test_outputs_are_refused_before_labels_are_checked(keylite_command, labels: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("keylite.labels.check._read", lambda *_: pytest.fail("labels were read"))
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "a.txt").write_text("somebody's")
+    for flags, words in {
+        ("--fix", full, "--format", "yolo"): "--fix: expected a new or empty folder",
+        ("--html", tmp_path / "a", "--fix", tmp_path / "a"): "give each a file of its own",
+        ("--format", "csv"): "is about a corrected copy; ask for one with --fix",
+    }.items():
+        ended = keylite_command("check", labels / "good/labels.json", *flags)
+        assert ended.code == 2
+        assert words in ended.line
 
 
 def test_what_cannot_be_read_is_one_line(keylite_command, labels: Path, tmp_path: Path):

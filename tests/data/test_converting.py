@@ -85,6 +85,15 @@ def test_names_of_animals_are_ids_in_dlc(tmp_path: Path):
     assert came_back(data, tmp_path, "dlc").ids == data.ids
 
 
+def test_a_picture_without_objects_is_an_empty_row_in_dlc(tmp_path: Path):
+    data = labelled(tmp_path)
+    one = data.subset(np.flatnonzero(data.image_index == 0)[:1])
+    lone = dataclasses.replace(one, images=data.images[:2], image_names=data.image_names[:2], image_sizes=None)
+    convert(lone, tmp_path / "l.csv", format="dlc")
+    last = (tmp_path / "l.csv").read_text().splitlines()[-1]
+    assert last == data.image_names[1] + "," * 2 * len(data.skeleton)
+
+
 IDS = {  # ids -> the formats that hold them
     (3, 8, 12): {"coco", "labelme", "label-studio", "cvat"},
     (3, 8, 3): {"labelme", "label-studio", "cvat"},

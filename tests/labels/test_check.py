@@ -28,7 +28,7 @@ SIZE = 96
 
 
 def faces(count: int = 60, seed: int = 0, **changes: object) -> Dataset:
-    """Objects of a symmetric shape that turn, tilt and grow, with tight boxes, in pictures of noise."""
+    """Objects of a symmetric shape that turn, tilt and grow, with boxes drawn by hand, in pictures of noise."""
     generator = np.random.default_rng(seed)
     images, points = [], []
     for _ in range(count):
@@ -40,7 +40,7 @@ def faces(count: int = 60, seed: int = 0, **changes: object) -> Dataset:
             size * deep @ rotation + generator.normal(0, 0.5, SHAPE.shape) + SIZE / 2 + generator.normal(0, 4, 2)
         )
     xy = np.array(points)
-    boxes = np.concatenate([xy.min(axis=1), xy.max(axis=1)], axis=1)
+    boxes = np.concatenate([xy.min(axis=1), xy.max(axis=1)], axis=1) + generator.normal(0, 0.8, (count, 4))
     made = from_arrays(images, xy, skeleton=Skeleton(NAMES), boxes=boxes, groups=[f"g{n % 6}" for n in range(count)])
     return dataclasses.replace(made, **changes)
 
@@ -126,7 +126,32 @@ def test_many_objects_that_are_wrong_alike_are_found(good: Dataset):
     xy[rows] = xy[rows][:, list(MIRROR)]
     report = keylite.check(dataclasses.replace(good, xy=xy))
     assert [one.number for one in of(report, "swapped")] == rows
-    assert all(one.correction.order == tuple(NAMES[k] for k in MIRROR) for one in of(report, "swapped"))
+    certain = [one.correction.order for one in of(report, "swapped") if one.correction]
+    assert len(certain) >= 3  # in the middle of a picture, a box fits the mirrored object, too
+    assert set(certain) == {tuple(NAMES[k] for k in MIRROR)}
+
+
+def test_a_box_that_was_made_from_the_points_makes_nothing_certain(good: Dataset):
+    """The points and the box of a mirrored object look as those of swapped sides: to swap them would be wrong."""
+    boxes = np.concatenate([good.xy.min(axis=1), good.xy.max(axis=1)], axis=1)
+    data = with_points(dataclasses.replace(good, box=boxes), 7, [SIZE, 0] + good.xy[7] * [-1, 1])
+    data.box[7, [0, 2]] = SIZE - data.box[7, [2, 0]]
+    (one,) = of(keylite.check(data), "swapped")
+    assert one.sentence.startswith("left and right are swapped, or the object is mirrored: ")
+    assert one.correction is None
+
+
+def test_an_order_is_not_certain_if_points_nearly_coincide(good: Dataset):
+    data = with_points(good, 7, good.xy[7][ORDER])
+    (one,) = of(keylite.check(data), "permuted")
+    assert one.correction is not None
+    near = data.xy.copy()
+    for keypoint, other in (("nose", "chin"), ("left_eye", "left_brow")):  # one lies on the other, but for noise
+        noise = np.random.default_rng(1).normal(0, 0.5, (len(near), 2))
+        near[:, NAMES.index(keypoint)] = good.xy[:, NAMES.index(other)] + noise
+    near[7] = near[7][ORDER]
+    (one,) = of(keylite.check(data.with_xy(near)), "permuted")
+    assert one.correction is None
 
 
 def test_few_keypoints_are_compared_with_their_neighbours():
@@ -164,7 +189,7 @@ def test_boxes_that_do_not_fit_and_boxes_that_are_missing(good: Dataset):
     box[6] = np.nan
     report = keylite.check(dataclasses.replace(good, box=box))
     assert [one.number for one in of(report, "box")] == [3, 4]
-    assert "the points fill 40% of the box's longer side, usually 100%" in of(report, "box")[1].sentence
+    assert "of the box's longer side, usually " in of(report, "box")[1].sentence
     (one,) = of(report, "no-box")
     assert (one.number, one.severity) == (6, "error")
 
@@ -185,11 +210,27 @@ def test_pictures_that_are_equal(good: Dataset, tmp_path: Path):
     assert len(of(report, "shared-groups")) == 1
 
 
-def test_a_copy_of_an_object_goes(good: Dataset):
+def test_a_copy_of_an_object_goes_if_all_is_equal(good: Dataset):
     doubled = good.subset(np.r_[0:60, 4])
-    report = keylite.check(doubled)
-    (one,) = of(report, "copy")
+    (one,) = of(keylite.check(doubled), "copy")
     assert (one.number, one.correction.order) == (60, None)
+    box, visible = doubled.box.copy(), doubled.visible.copy()
+    box[60, 0] -= 1
+    visible[60, 0] = 1
+    for changes in ({"box": box}, {"visible": visible}):
+        (one,) = of(keylite.check(dataclasses.replace(doubled, **changes)), "copy")
+        assert one.correction is None
+
+
+def test_parts_of_one_name_are_not_mixed_up(good: Dataset, tmp_path: Path):
+    """Two data sets from arrays have the same name; corrections go to the one that they are of."""
+    train, val = with_points(good[:30], 7, good.xy[7][list(MIRROR)]), good[30:]
+    report = keylite.check(train, val=val, fix=tmp_path / "fixed", html=tmp_path / "page.html")
+    assert report.changes[0].startswith("train: ")
+    assert [(one.part, one.number) for one in of(report, "swapped")] == [("train", 7)]
+    for part, wanted in {"train": good.xy[:30], "val": good.xy[30:]}.items():
+        points = json.loads((tmp_path / f"fixed/{part}.json").read_text())["annotations"]
+        assert np.allclose(np.reshape([one["keypoints"] for one in points], (-1, 12, 3))[..., :2] + 0.5, wanted)
 
 
 def test_a_group_that_is_labelled_elsewhere(good: Dataset):
@@ -215,8 +256,9 @@ def test_a_grid_and_a_group_that_holds_most(good: Dataset):
 def test_refused_labels_are_a_finding_and_the_rest_is_checked(good: Dataset, tmp_path: Path):
     path = write_dataset(good, tmp_path / "faces")
     (tmp_path / "faces" / f"{good.image_names[3]}.png").unlink()
-    report = keylite.check(path)
+    report = keylite.check(path, fix=tmp_path / "fixed.json")
     (one,) = of(report, "refused")
+    assert report.changes == (f"left out: {one.sentence}",)
     assert one.severity == "error"
     assert "1 of 60 images not found" in one.sentence
     assert report.parts[0].objects == 59
@@ -239,7 +281,7 @@ def test_a_corrected_copy_has_what_is_certain_and_lists_it(good: Dataset, tmp_pa
     report = keylite.check(path, fix=tmp_path / "faces/fixed.json")
     assert path.read_bytes() == before
     name = f"{good.image_names[7]}.png"
-    assert [line for line in report.changes if "cannot hold" not in line] == [
+    assert list(report.changes) == [
         f"{name}, id 8: left and right are swapped back",
         f"{good.image_names[20]}.png, id 99: the copy is left out",
     ]

@@ -51,7 +51,7 @@ WRONG = {
         ("left_ear", "tail"),
     ),
     "mirrored": (lambda xy: [100, 0] + xy[7] * [-1, 1], "the points are those of the mirrored picture", ()),
-    "another": (lambda xy: xy[30], "the labels belong to another picture, image_000030", ()),
+    "another": (lambda xy: xy[30], "the labels fit another picture, image_000030", ()),
     "shifted": (
         lambda xy: xy[7] + [[0, 0], [0, 0], [8, 6], [0, 0]],
         "shifted from where models that have not seen it",
@@ -70,8 +70,7 @@ def test_a_wrong_label_is_found_with_its_reason(kind, change, words, names, data
     assert first.sentence.startswith(words)
     assert first.times > 1
     assert len(others) <= 2  # of 79: errors of half a pixel are sometimes far from the usual one
-    if kind in ("swapped", "permuted"):
-        assert np.allclose(first.correction.xy, data.xy[7])
+    assert first.correction is None  # models alone make nothing certain
 
 
 def test_unlabelled_points_are_no_suspects(data: Dataset, predicted: np.ndarray):

@@ -19,7 +19,7 @@ def check(
     json_output: Annotated[bool, Parameter(name="--json")] = False,
     html: Path | None = None,
     fix: Path | None = None,
-    format: Literal["coco", "yolo", "labelme", "label-studio", "cvat", "dlc", "csv"] = "coco",
+    format: Literal["coco", "yolo", "labelme", "label-studio", "cvat", "dlc", "csv"] | None = None,
     folds: int | None = None,
     out: Path | None = None,
     preset_: Annotated[
@@ -45,7 +45,7 @@ def check(
     fix
         corrected copy to write, with what is certain alone; each change is listed
     format
-        format of the corrected copy
+        format of the corrected copy; default: coco
     folds
         train this many models, and compare each label with the prediction of the one that has not seen its group
     out
@@ -62,6 +62,9 @@ def check(
     from keylite.labels.check import Source, check_sources, crossing_of
     from keylite.labels.findings import parts_of_report
 
+    if format and fix is None:
+        raise ValueError("format: is about a corrected copy; ask for one with --fix, or leave it out")
+
     def source(path: Path, part: str | None, name: str) -> Source:
         flags = dataclasses.replace(reading, part=None)
         return Source(name, lambda skip_bad: flags.labels(path, part, skip_bad))
@@ -73,7 +76,7 @@ def check(
     choices = recipe_of(recipe, set_, {}, preset_) if recipe or set_ or preset_ else None
     crossing = crossing_of(folds, out, choices, blocks)
     report = check_sources(
-        sources, html=html, fix=fix, format=format, crossing=crossing, max_megapixels=reading.max_megapixels
+        sources, html=html, fix=fix, format=format or "coco", crossing=crossing, max_megapixels=reading.max_megapixels
     )
     if json_output:
         print(report.to_json().decode())

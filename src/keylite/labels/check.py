@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.formats.converting import TARGETS, convert
+from keylite.data.formats.converting import TARGETS, convert, require_empty
 from keylite.data.formats.reading import Labelled, as_dataset, parts_of, read_dataset
 from keylite.evaluation.metrics import point_errors
 from keylite.labels.corrections import corrected
@@ -87,8 +87,9 @@ def check(
         data: The data set, or the path of labels, of which all parts are checked. Or parts by name: train, val, test.
         val: Labels that are held out: what they have in common with `data` is a finding. None: there are none.
         html: A file to write: the findings with pictures of the objects. It embeds pictures of the data set.
-        fix: Where to write a corrected copy, a file or a folder as for `convert`. Only corrections that are certain are
-            made, and `changes` of the report lists them. None: no copy is written.
+        fix: Where to write a corrected copy, a file or a folder as for `convert`; of several parts, a folder. Only
+            corrections that are certain are made. `changes` of the report lists them, and what the copy leaves out
+            because training refuses it. None: no copy is written.
         format: The format of the copy, as for `convert`.
         folds: Train so many models, each without one part of the groups, and compare every label with the prediction
             of the model that has not seen it. None: no model is trained.
@@ -164,25 +165,33 @@ def check_sources(
         raise ArgumentError(f"format: expected {', '.join(TARGETS)}, got {quoted(format)}")
     if crossing is not None and len(sources) > 1:
         raise ArgumentError("folds: expected labels of one part; choose it with `part`, and leave out `val`")
+    folder = TARGETS[format].text is None or len(sources) > 1  # that the copy is
+    files = {"html": html, "fix": None if folder else fix}
+    names = {path.name for path in files.values() if path is not None}
+    require_outputs(files, folders={"fix": fix if folder else None})
+    if fix is not None and format == "yolo":
+        require_empty(fix, "fix")
     findings: list[Finding] = []
     sets: dict[str, Dataset] = {}
     for source in sources:
-        data = _read(source, max_megapixels, findings)
-        if html is not None:
-            require_outputs({"html": html}, data.files_named((html.name,)))
-        findings += _examined(data, crossing, max_megapixels)
+        name = source.name or ("train" if len(sources) > 1 else "")
+        name = f"{name}{len(sets) + 1}" if name in sets else name
+        own: list[Finding] = []
+        data = _read(source, max_megapixels, own)
+        require_outputs(files, data.files_named(names))
+        own += _examined(data, crossing, max_megapixels)
         for other in sets.values():
-            findings += overlap_findings(other, data)
-        name = source.name if source.name not in sets else f"{source.name}{len(sets) + 1}"
+            own += overlap_findings(other, data)
+        findings += [msgspec.structs.replace(one, part=name) for one in own]
         sets[name] = data
     ordered = in_order(findings)
     report = CheckReport(__version__, tuple(PartFacts.of(data) for data in sets.values()), ordered)
     if fix is not None:
         copies, changes = corrected(sets, ordered)
         lost = convert(copies if set(copies) != {""} else copies[""], fix, format=format)
-        report = msgspec.structs.replace(report, changes=changes + lost)
+        report = msgspec.structs.replace(report, changes=changes, lost=lost)
     if html is not None:
-        write_bytes(html, page_of(report, {data.called: data for data in sets.values()}))
+        write_bytes(html, page_of(report, sets))
     return report
 
 
@@ -238,4 +247,6 @@ def _crossed(
     rows = np.flatnonzero(data.boxed) if len(trained) < len(data) else np.arange(len(data))  # as objects were left out
     suspects = [msgspec.structs.replace(one, number=int(rows[one.number or 0]), data=data.called) for one in suspects]
     replaced = {one.number for one in suspects}
+    known = {(one.number, one.kind): one.correction for one in findings}  # what shapes alone make certain
+    suspects = [msgspec.structs.replace(one, correction=known.get((one.number, one.kind))) for one in suspects]
     return [one for one in findings if one.kind not in OF_SHAPES or one.number not in replaced] + suspects

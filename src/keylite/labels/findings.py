@@ -68,9 +68,10 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         kind: What it is: a key of the table in docs/check.md, such as "swapped".
-        severity: "error" (training refuses it, or it is certainly wrong), "warning" (probably wrong) or "note".
+        severity: "error" (training refuses it), "warning" (probably wrong) or "note".
         sentence: What was found, for a human.
         data: The data set, as messages call it.
+        part: The part that it is in, such as "train"; empty if there is one alone.
         number: The number of the object in the data set; None if it is not about one object.
         id: The id of the object in the label file; None if it has none.
         image: The name of the picture, as the label file has it; None if it is not about one picture.
@@ -86,6 +87,7 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     severity: Severity
     sentence: str
     data: str
+    part: str = ""
     number: int | None = None
     id: int | str | None = None
     image: str | None = None
@@ -154,13 +156,15 @@ class CheckReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         keylite: The version that made it.
         parts: The counts of each part that was checked.
         findings: What was found, errors first.
-        changes: What was changed in the corrected copy, a line each; empty if none was written.
+        changes: What was changed in the corrected copy, or left out of it, a line each; empty if none was written.
+        lost: What the format of the copy cannot hold, a line each.
     """
 
     keylite: str
     parts: tuple[PartFacts, ...]
     findings: tuple[Finding, ...]
     changes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -180,7 +184,7 @@ class CheckReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         """Give the findings as a pandas table.
 
         Returns:
-            One row per finding: kind, severity, sentence, data, number, id, image, group, keypoints, others.
+            One row per finding: kind, severity, sentence, data, part, number, id, image, group, keypoints, others.
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
@@ -261,6 +265,8 @@ def parts_of_report(report: CheckReport) -> list[Table | str]:
                 parts.append(Table((), [*rows, *more], title=f"{severity}, {kind} ({len(own)}): {words}"))
     if report.changes:
         parts.append(Table((), [(line,) for line in report.changes], title="changed in the copy"))
+    if report.lost:
+        parts.append(Table((), [(line,) for line in report.lost], title="not in the copy"))
     parts.append(summary(report))
     return parts
 
@@ -268,8 +274,9 @@ def parts_of_report(report: CheckReport) -> list[Table | str]:
 def place_of(finding: Finding) -> str:
     """What a finding is about: the picture and the id of the object, or the data set."""
     if finding.image is None:
-        return finding.data
-    return finding.image if finding.id is None else f"{finding.image}, id {finding.id}"
+        return finding.part or finding.data
+    place = f"{finding.part}: {finding.image}" if finding.part else finding.image
+    return place if finding.id is None else f"{place}, id {finding.id}"
 
 
 def sentence_of(finding: Finding) -> str:

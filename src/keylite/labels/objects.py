@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from keylite.runtime.words import counted, first_of
 SURE = 3.0  # times that a correction must fit better than the labels, and better than any other explanation
 RARE = 1.25  # times the limit of unusual objects: beyond, an object is reported even if nothing explains it
 MOSTLY = 0.8  # share of the usual number of labels that an object must have for its box to be judged
+MADE = 0.005  # share of a box's longer side by which the middles of boxes vary from those of points, if made from these
 SAME_PLACE = 0.02  # share of a box's longer side by which its distances from points may differ and be the same
 UNUSUAL = 8.0  # robust standard deviations beyond which a box does not fit its points
 LEAST_CHANGE = 0.25  # share of a box's longer side: a smaller difference is none
@@ -29,7 +31,7 @@ class Shapes:
     """What is usual in a data set. z, mask: (N, K) all its points; usual: None if objects are too few.
 
     chosen: the mirror that training would choose. mirror: the permutation of the keypoints in a flip, by which swapped
-    sides are recognised; None if none is known.
+    sides are recognised; None if none is known. boxes: how points lie in their boxes.
     """
 
     z: np.ndarray
@@ -37,6 +39,37 @@ class Shapes:
     usual: Usual | None
     chosen: Mirror
     mirror: tuple[int, ...] | None
+    boxes: Boxes
+
+
+class Boxes(NamedTuple):
+    """How points lie in their boxes.
+
+    Attributes:
+        gaps: (N, 4) how far each edge is from the outermost points, as a share of the box's longer side; NaN without.
+        usual: (4,) the medians.
+        tolerance: How far an object's gaps may be from these.
+        drawn: Whether boxes were drawn by themselves. One that was made from the points fits them even if they are
+            wrong, so it tells nothing.
+    """
+
+    gaps: np.ndarray
+    usual: np.ndarray
+    tolerance: float
+    drawn: bool
+
+
+def boxes_of(data: Dataset) -> Boxes:
+    """How points lie in the boxes of a data set."""
+    gaps = _gaps(data.xy, data.box)
+    known = gaps[np.isfinite(gaps).all(axis=1)]
+    if not len(known):
+        return Boxes(gaps, np.zeros(4), SAME_PLACE, False)
+    usual = np.median(known, axis=0)
+    tolerance = max(float(np.percentile(np.abs(known - usual).max(axis=1), 90)), SAME_PLACE)
+    middles = (known[:, :2] + known[:, 2:]) / 2
+    spread = np.median(np.abs(middles - np.median(middles, axis=0)), axis=0)
+    return Boxes(gaps, usual, tolerance, bool(spread.max() > MADE))
 
 
 def shapes_of(data: Dataset) -> Shapes:
@@ -48,7 +81,7 @@ def shapes_of(data: Dataset) -> Shapes:
     if usual is not None and mirror is None:
         good = usual.misfit(z[:, usual.columns], mask[:, usual.columns]) < usual.limit
         mirror = choose_mirror(data.subset(good)).permutation if 0 < good.sum() < len(data) else None
-    return Shapes(z, mask, usual, chosen, mirror)
+    return Shapes(z, mask, usual, chosen, mirror, boxes_of(data))
 
 
 def shape_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
@@ -59,7 +92,7 @@ def shape_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
         why = f"{few} do not show which shape is usual ({FEWEST} of 3 are needed), so no shape was checked"
         return [found(data, "note", "note", why)]
     reasons = reasons_of(usual, shapes.z, shapes.mask, shapes.mirror)
-    findings = [_explained(data, reason, shapes.mirror) for reason in reasons]
+    findings = [_explained(data, reason, shapes) for reason in reasons]
     z, mask = shapes.z[:, usual.columns], shapes.mask[:, usual.columns]
     _, pull, _ = misfit_of(usual.shape, z, mask)
     misfit = usual.misfit(z, mask)
@@ -83,19 +116,22 @@ def shape_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
     return findings
 
 
-def _explained(data: Dataset, reason: Reason, mirror: tuple[int, ...] | None) -> Finding:
+def _explained(data: Dataset, reason: Reason, shapes: Shapes) -> Finding:
     """The finding about an object that another order, or a mirror, explains."""
-    names, row = data.skeleton.names, reason.row
-    kind, order, rival = reason.kind, reason.order, reason.rival
-    if kind in ("swapped", "mirrored") and mirror is not None:  # they look alike, but the points lie in other places
-        places = _places_by_box(data, row)
-        likelier = kind if rival > SURE * reason.explained else "swapped"  # the more common mistake
-        kind = {"right": "swapped", "mirrored": "mirrored"}.get(places, likelier)
+    names, row, mirror = data.skeleton.names, reason.row, shapes.mirror
+    kind, order, misfits = reason.kind, reason.order, dict(reason.misfits)
+    both = [misfits[one] for one in ("swapped", "mirrored") if one in misfits]
+    if kind in ("swapped", "mirrored") and len(both) == 2 and max(both) < SURE * min(both):  # a symmetric shape
+        kind = _places_by_box(data, row, shapes.boxes)
+        if kind:
+            misfits.pop("mirrored" if kind == "swapped" else "swapped")
+        kind = kind or "swapped"  # the more common mistake
         order = mirror if kind == "swapped" else None
-        rival = np.inf if places else rival
-    figures = f"the misfit falls from {reason.misfit:.1f} to {reason.explained:.1f} times a usual object's"
-    certain = reason.usual and min(reason.misfit, rival) > SURE * reason.explained and order is not None
-    also = "" if certain or rival > SURE * reason.explained else _also(kind, mirror)
+    explained = misfits.pop(kind)
+    rival = min([*misfits.values(), reason.nearly])
+    figures = f"the misfit falls from {reason.misfit:.1f} to {explained:.1f} times a usual object's"
+    certain = order is not None and explained < reason.limit and min(reason.misfit, rival) > SURE * explained
+    also = "" if certain or min(misfits.values(), default=np.inf) > SURE * explained else _also(kind, mirror)
     if kind == "swapped":
         words = "left and right are swapped"
     elif kind == "mirrored":
@@ -122,24 +158,17 @@ def _also(kind: str, mirror: tuple[int, ...] | None) -> str:
     return ", or the object is mirrored"
 
 
-def _places_by_box(data: Dataset, row: int) -> str:
-    """Whether an object's points lie in their box as others do (`right`), or would in a mirrored image (`mirrored`).
+def _places_by_box(data: Dataset, row: int, boxes: Boxes) -> str:
+    """`swapped` if an object's points lie in their box as others do, `mirrored` if they would in a mirrored image.
 
-    Empty if the box fits both, or none.
+    Empty if the box tells nothing, or fits both or none.
     """
-    if not data.boxed[row]:
+    if not (data.boxed[row] and boxes.drawn):
         return ""
-    gaps = _gaps(data.xy, data.box)
-    usual = np.nanmedian(gaps, axis=0)
-    tolerance = max(float(np.nanpercentile(np.abs(gaps - usual).max(axis=1), 90)), SAME_PLACE)
-    width = float(data.whole_boxes()[row, 2])
-    flipped = data.xy[row].copy()
-    flipped[:, 0] = width - flipped[:, 0]
-    fits = {
-        words: bool(np.abs(_gaps(points[None], data.box[row][None])[0] - usual).max() <= tolerance)
-        for words, points in (("right", data.xy[row]), ("mirrored", flipped))
-    }
-    return next((words for words, fit in fits.items() if fit), "") if sum(fits.values()) == 1 else ""
+    flipped = data.xy[row] * [-1, 1] + [float(data.whole_boxes()[row, 2]), 0]
+    both = {"swapped": boxes.gaps[row], "mirrored": _gaps(flipped[None], data.box[row][None])[0]}
+    fits = [kind for kind, gaps in both.items() if np.abs(gaps - boxes.usual).max() <= boxes.tolerance]
+    return fits[0] if len(fits) == 1 else ""
 
 
 def _gaps(xy: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -167,14 +196,17 @@ def _odd(data: Dataset, usual: Usual, row: int, odd: list[int], z: np.ndarray, m
 
 
 def copy_findings(data: Dataset) -> list[Finding]:
-    """Objects that have the very points of an earlier one in the same picture."""
+    """Objects that have the very points of an earlier one in the same picture. With all else equal, the copy goes."""
     first: dict[tuple[int, bytes], int] = {}
     findings = []
     for row, image in enumerate(data.image_index.tolist()):
         other = first.setdefault((image, np.nan_to_num(data.xy[row], nan=-1e9).tobytes()), row)
         if other != row and data.labelled[row].any():
             sentence = "all its points are those of an earlier object in the same picture: it is a copy"
-            findings.append(found(data, "copy", "warning", sentence, row, correction=Correction(None)))
+            same = np.array_equal(data.visible[row], data.visible[other])
+            same &= np.array_equal(data.box[row], data.box[other], equal_nan=True)
+            correction = Correction(None) if same else None
+            findings.append(found(data, "copy", "warning", sentence, row, correction=correction))
     return findings
 
 

@@ -26,6 +26,7 @@ ALL_ORDERS = 5  # keypoints: up to so many, every order is tried
 UPRIGHT = 0.7  # length of the mean turn above which objects stand upright; then only turns near it are tried
 TURNS = 24  # turns that are tried otherwise
 STEPS = 6  # of assigning points to places and laying them on again
+NEAR = 4  # neighbours of a point that it could be mistaken for
 NO_PLACE = 1e6  # the largest cost of a point in a place
 
 
@@ -37,18 +38,19 @@ class Reason(NamedTuple):
         kind: swapped, mirrored or permuted.
         order: (K,) which label each keypoint should have: `points[order]`. None for mirrored.
         misfit: That of the labels as they are; 1 is usual.
-        explained: The misfit of the explanation.
-        usual: Whether an object with that misfit is usual.
-        rival: The misfit of the best explanation of another kind; infinite if none was tried.
+        limit: The misfit beyond which an object is unusual.
+        misfits: The misfits of all explanations that were tried, by kind.
+        nearly: If permuted: the least misfit if two of the points that the order moves, and that usually lie near each
+            other, exchange their places. Else infinite.
     """
 
     row: int
     kind: str
     order: tuple[int, ...] | None
     misfit: float
-    explained: float
-    usual: bool
-    rival: float
+    limit: float
+    misfits: dict[str, float]
+    nearly: float
 
 
 def reasons_of(usual: Usual, z: np.ndarray, mask: np.ndarray, mirror: Sequence[int] | None) -> list[Reason]:
@@ -63,6 +65,7 @@ def reasons_of(usual: Usual, z: np.ndarray, mask: np.ndarray, mirror: Sequence[i
     reasons = []
     for row in np.flatnonzero((own_mask.sum(axis=1) >= 3) & (misfit > least)).tolist():
         tried: dict[str, tuple[float, tuple[int, ...] | None]] = {}
+        within: list[int] = []  # the order of the columns
         if mirror is not None:
             swapped = list(mirror)
             tried["swapped"] = (_misfit(usual, z[row, swapped][columns], mask[row, swapped][columns]), tuple(mirror))
@@ -76,14 +79,33 @@ def reasons_of(usual: Usual, z: np.ndarray, mask: np.ndarray, mirror: Sequence[i
             whole = _in_all(order, columns, z.shape[1])
             if order != list(range(len(columns))) and whole != mirror:
                 tried["permuted"] = (_misfit(usual, own[row, order], own_mask[row, order]), whole)
+                within = order
         kinds = sorted(tried, key=lambda kind: tried[kind][0])
         best, order = tried[kinds[0]]
         times = BETTER if misfit[row] > usual.limit else MUCH_BETTER
         if best * (times if best < usual.limit else FAR_BETTER) < misfit[row]:
-            rival = min((tried[kind][0] for kind in kinds[1:]), default=np.inf)
-            before, after, other = (float(value / usual.middle) for value in (misfit[row], best, rival))
-            reasons.append(Reason(row, kinds[0], order, before, after, best < usual.limit, other))
+            misfits = {kind: float(value / usual.middle) for kind, (value, _) in tried.items()}
+            own_misfit, limit = (float(value / usual.middle) for value in (misfit[row], usual.limit))
+            nearly = np.inf
+            if kinds[0] == "permuted":
+                nearly = _exchanged(usual, own[row], own_mask[row], within)
+            reasons.append(Reason(row, kinds[0], order, own_misfit, limit, misfits, nearly / usual.middle))
     return reasons
+
+
+def _exchanged(usual: Usual, z: np.ndarray, mask: np.ndarray, order: list[int]) -> float:
+    """The least misfit of an object if two near ones of the points that the order moves exchange their places."""
+    apart = np.abs(usual.shape.mean[:, None] - usual.shape.mean[None])
+    near = np.argsort(apart, axis=1)[:, 1 : 1 + NEAR]
+    moved = {k for k, other in enumerate(order) if k != other}
+    pairs = {(min(k, other), max(k, other)) for k in moved for other in near[k].tolist() if other in moved}
+    orders = []
+    for one, two in sorted(pairs):
+        if mask[order[one]] or mask[order[two]]:
+            orders.append(list(order))
+            orders[-1][one], orders[-1][two] = order[two], order[one]
+    every = np.array(orders, int).reshape(-1, len(order))
+    return float(usual.misfit(z[every], mask[every]).min()) if len(every) else np.inf
 
 
 def _misfit(usual: Usual, z: np.ndarray, mask: np.ndarray) -> float:

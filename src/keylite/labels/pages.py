@@ -27,8 +27,8 @@ h2 { border-left: 6px solid #bbb; padding-left: .6em; }
 
 
 def page_of(report: CheckReport, sets: Mapping[str, Dataset]) -> bytes:
-    """The page. sets: the data sets by what messages call them; their pictures were read before."""
-    drawn = [one for one in _chosen(report) if one.number is not None and one.data in sets]
+    """The page. sets: the data sets by part; their pictures were read before."""
+    drawn = [one for one in _chosen(report) if one.number is not None]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><title>keylite check</title>',
@@ -51,7 +51,7 @@ def page_of(report: CheckReport, sets: Mapping[str, Dataset]) -> bytes:
                 parts.append('<div class="tiles">')
                 for one in own:
                     if id(one) in chosen:
-                        parts.append(_figure(one, sets[one.data]))
+                        parts.append(_figure(one, sets[one.part]))
                         done(1)
                 parts.append("</div>")
     if report.changes:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.labels.findings import Correction, Finding, found
+from keylite.labels.findings import Finding, found
 from keylite.runtime.packages import require
 from keylite.runtime.words import first_of
 
@@ -140,7 +140,7 @@ def _explained(
             data,
             kind,
             "warning",
-            f"the labels belong to another picture, {name}: {usual}",
+            f"the labels fit another picture, {name}: {usual}",
             row,
             others=(name,),
             times=times,
@@ -149,15 +149,13 @@ def _explained(
         return found(data, kind, "warning", f"the points are those of the mirrored picture: {usual}", row, times=times)
     assert order is not None
     changed = tuple(names[k] for k, other in enumerate(order) if k != other)
-    points = tuple(None if np.isnan(point) else (float(point.real), float(point.imag)) for point in own[order])
     moves = [f"{names[k]} lies where {names[other]} belongs" for other, k in enumerate(order) if k != other]
     words = (
         "left and right are swapped"
         if kind == "swapped"
         else f"points are in another order: {first_of(moves, NAMED, ', ')}"
     )
-    correction = Correction(tuple(names[k] for k in order), points)
-    return found(data, kind, "warning", f"{words}: {usual}", row, changed, correction=correction, times=times)
+    return found(data, kind, "warning", f"{words}: {usual}", row, changed, times=times)
 
 
 def _order(own: np.ndarray, predicted: np.ndarray, yardstick: Yardstick, row: int) -> list[int]:

@@ -195,10 +195,10 @@ def _holds_ids(data: Dataset, format: str) -> bool:
 # ---- formats that are folders
 
 
-def require_empty(out: Path) -> None:
-    """Raise ArgumentError if this is not a new or an empty folder that can be written to."""
+def require_empty(out: Path, name: str = "out") -> None:
+    """Raise ArgumentError if this is not a new or an empty folder that can be written to. name: of the argument."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ArgumentError(f"out: expected a new or empty folder, got {out}; choose another")
+        raise ArgumentError(f"{name}: expected a new or empty folder, got {out}; choose another")
     require_writable(out)
 
 

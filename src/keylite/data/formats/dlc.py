@@ -192,7 +192,7 @@ def dlc_text(data: Dataset, scores: Scores | None = None) -> bytes:
     for image, rows in enumerate(rows_of):
         place = {animals[at] if not holds_names(data) else str(data.ids[row]): row for at, row in enumerate(rows)}
         if not several:
-            place = {"": rows[0]}
+            place = {"": rows[0]} if rows else {}
         cells = [
             cells_of(data, place[animal], (scores.likelihood,) if scores else ())
             if animal in place

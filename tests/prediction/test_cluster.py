@@ -257,8 +257,11 @@ ON = ["--ray", "local", "--out", "half", "--shard", "4"]
 
 BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "no folder": (["--ray", "local"], "--ray writes shards; give a folder for them as --out"),
-    "a format of one file": ([*ON, "--format", "coco"], "format: expected jsonl, parquet with --ray, got coco"),
-    "a format of shards": (["--format", "parquet"], "format: expected keylite, coco, jsonl without --ray, got parquet"),
+    "a format of one file": ([*ON, "--format", "coco"], "--format: expected jsonl or parquet with --ray, got coco"),
+    "a format of shards": (
+        ["--format", "parquet"],
+        "--format: parquet is written by --ray alone; expected another format",
+    ),
     "drawings": ([*ON, "--draw", "drawn"], "--draw has no effect with --ray"),
     "standard output": (["--ray", "local", "--out", "-"], "--ray writes shards; give a folder for them as --out"),
     "a folder without Ray": (["--out", "half"], "out: expected the name of a file, got the folder half"),

@@ -123,6 +123,10 @@ UNFIT = {
     "labels and images": (["IMAGES", "--data", "LABELS", "--format", "coco"], "images: expected none beside --data"),
     "labels in keylite's form": (["--data", "LABELS"], "--format: expected coco, .* with --data, got none"),
     "a flag of labels": (["IMAGES", "--part", "val"], "--part says how labels are read; give them as --data"),
+    "a format of drawings": (
+        ["IMAGES", "--format", "coco", "--draw", "drawn"],
+        "--format: says how points are written; name a file with --out",
+    ),
     "parquet": (["IMAGES", "--format", "parquet"], "parquet is written by --ray alone"),
 }
 

@@ -99,6 +99,19 @@ def test_frames_of_a_video_are_read_also_where_it_moved(skeleton, video, tmp_pat
     assert data.images[1][0, 0].tolist() == pytest.approx([160, 0, 0], abs=6), "red, not blue"
 
 
+def test_videos_of_one_name_are_told_apart(skeleton, video, tmp_path):
+    frames = []
+    for number, camera in enumerate(("cam1", "cam2")):
+        place = tmp_path / camera / "v.avi"
+        place.parent.mkdir()
+        place.write_bytes(Path(video).read_bytes())
+        frames += labels(skeleton, sio.load_video(str(place)), frames=(number,)).labeled_frames
+    sio.Labels(frames).save(str(tmp_path / "two.slp"))
+    data = read_dataset(tmp_path / "two.slp", group="field:video")
+    assert data.image_names == ("cam1/v.avi/000000.png", "cam2/v.avi/000001.png")
+    assert data.groups == ("cam1/v.avi", "cam2/v.avi")
+
+
 def test_nwb_is_read(skeleton, video, tmp_path):
     made = labels(skeleton, sio.load_video(video))
     for frame in made:  # sleap-io would write predicted instances of this kind of file as placed ones

@@ -141,6 +141,17 @@ def test_labels_keep_ids_names_boxes_and_what_is_hidden(predictor, points, tmp_p
     assert [one["image_id"] for one in json.loads((tmp_path / "r.json").read_text())] == [52, 51, 51]
 
 
+def test_other_names_are_said_and_another_order_is_refused(predictor, points, tmp_path, caplog):
+    names = points[0].skeleton.names
+    other = points[0].with_skeleton(keylite.Skeleton(("beak", *names[1:])))
+    keylite.write_points(predictor, other, tmp_path / "p.json")
+    assert f"1 of 4 keypoint names differ, matched by position: '{names[0]}' is 'beak' in the data" in caplog.text
+    turned = points[0].with_skeleton(keylite.Skeleton((names[1], names[0], *names[2:])))
+    with pytest.raises(ValueError, match="the same names in another order"):
+        keylite.write_points(predictor, turned, tmp_path / "q.json")
+    assert not (tmp_path / "q.json").exists()
+
+
 def test_names_that_are_numbers_are_the_ids_of_images(predictor, tmp_path):
     for name in ("000012.png", "000007.png"):
         write_image(tmp_path / name, np.zeros((40, 60, 3), np.uint8))

@@ -92,7 +92,6 @@ def predict(
         with --ray: images per file of points; default 1000
     """
     from keylite.data.boxes import boxes_for, read_boxes
-    from keylite.prediction.prelabels import FOLDERS
     from keylite.prediction.sources import image_paths
     from keylite.runtime.files import is_standard_output, require_outputs
     from keylite.runtime.modelfile import read_spec
@@ -116,7 +115,7 @@ def predict(
         return
     paths = image_paths(inputs)
     given = {"boxes": boxes, "spec": spec} | {str(path): path for path in inputs if path.is_file()}
-    folder = bool(ray) or format in FOLDERS
+    folder = bool(ray) or format in _folders()
     require_outputs({"out": None if folder or out == "-" else out}, given, {"draw": draw})
     boxes_by_path = boxes_for(paths, read_boxes(boxes), boxes) if boxes else {}
     if not boxes and by_annotation:
@@ -137,8 +136,6 @@ def _require_fitting(
     ray: str | None, out: str | None, format: str | None, draw: Path | None, workers: int | None, shard: int | None
 ) -> None:
     """Raise ValueError for flags that do not go with --ray, or only with it, or with the format."""
-    from keylite.prediction.prelabels import FOLDERS
-
     unfit = {"--draw": draw} if ray else {"--workers": workers, "--shard": shard}
     if given := [flag for flag, value in unfit.items() if value is not None]:
         raise ValueError(f"predict: {given[0]} has no effect {'with' if ray else 'without'} --ray; leave it out")
@@ -146,8 +143,10 @@ def _require_fitting(
         raise ValueError(f"format: expected {' or '.join(RAY_FORMATS)} with --ray, got {format}")
     if format == "parquet" and not ray:
         raise ValueError("format: parquet is written by --ray alone; expected another format, or --ray local beside it")
-    if format in FOLDERS and out in (None, "-"):
+    if format in _folders() and out in (None, "-"):
         raise ValueError(f"format: {format} is a folder of files; name it with --out")
+    if format and draw and not out:
+        raise ValueError("format: says how points are written; name a file with --out beside --draw, or leave it out")
     if ray and out in (None, "-"):
         raise ValueError("predict: --ray writes shards; give a folder for them as --out")
 
@@ -231,13 +230,11 @@ def _predict_here(
 
     out = out or (None if draw else "-")
     drawings = drawing_paths(paths, draw) if draw else {}
-    folder_of_labels = format in _folders()
     if out and out != "-":
         _require_own_place(out, predictor, paths, drawings, format)
     with contextlib.ExitStack() as stack:
-        file = (
-            stack.enter_context(_kept(out, skip_bad)) if out and not folder_of_labels else None
-        )  # moved after the pictures
+        # the file is moved to its place after the pictures
+        file = stack.enter_context(_kept(out, skip_bad)) if out and format not in _folders() else None
         folder = stack.enter_context(replacing_within(draw)) if draw else None
         found = stack.enter_context(contextlib.closing(_found(predictor, paths, boxes, skip_bad)))
         shown = _drawn(found, predictor, folder, drawings) if folder else found

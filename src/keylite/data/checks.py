@@ -12,8 +12,9 @@ import numpy as np
 from keylite.data.dataset import Dataset
 from keylite.data.marks import FEWEST
 from keylite.data.problems import points_outside
-from keylite.runtime.errors import DataError
-from keylite.runtime.words import SHOWN, first_of
+from keylite.runtime.errors import ArgumentError, DataError
+from keylite.runtime.skeleton import Skeleton
+from keylite.runtime.words import SHOWN, first_of, listed, quoted
 
 log = logging.getLogger("keylite")
 
@@ -331,3 +332,20 @@ def _such_as(data: Dataset, mask: np.ndarray) -> str:
     """The first objects of a mask by name: `such as a.jpg, b.jpg`."""
     rows = np.flatnonzero(mask)
     return f"such as {', '.join(data.sample_name(row) for row in rows[:3].tolist())}"
+
+
+def name_notes(model: Skeleton, data: Skeleton) -> list[str]:
+    """A note if model and data name their keypoints differently.
+
+    Raises ArgumentError if both have the same names in another order: points would be compared with wrong labels.
+    """
+    pairs = [(a, b) for a, b in zip(model.names, data.names, strict=False) if a != b]
+    if not pairs or len(model) != len(data):
+        return []  # another number of keypoints is refused elsewhere
+    if set(model.names) == set(data.names):
+        raise ArgumentError(
+            f"keypoints: model and data have the same names in another order ({quoted(pairs[0][0])} against "
+            f"{quoted(pairs[0][1])}); reorder the data's keypoints"
+        )
+    shown = [f"{quoted(a)} is {quoted(b)} in the data" for a, b in pairs]
+    return [listed(f"{len(pairs)} of {len(model)} keypoint names differ, matched by position", shown)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keylite.data.checks import say_doubts
+from keylite.data.checks import name_notes, say_doubts
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.evaluation.figures import report_of
@@ -18,13 +18,10 @@ from keylite.evaluation.predictions import Predictions, known_boxes, predict_dat
 from keylite.evaluation.reliability import halves
 from keylite.evaluation.report import Report
 from keylite.runtime.boxes import as_boxes
-from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.predictor import Predictor, as_predictor
-from keylite.runtime.skeleton import Skeleton
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import Boxes, FilePath
-from keylite.runtime.words import listed, quoted
 
 
 def evaluate(
@@ -90,7 +87,7 @@ def refuse_or_doubt(
         read_normaliser(normalize, data.skeleton.names)
     if sigmas is not None:
         require_oks(sigmas, len(data.skeleton))
-    _name_notes(own.skeleton, data.skeleton)
+    name_notes(own.skeleton, data.skeleton)
     say_doubts(data if boxes is None else dataclasses.replace(data, box=as_boxes(boxes)), own.box)
 
 
@@ -112,7 +109,7 @@ def measure(
     """
     own = predictor.spec
     normalize = normalize or own.normalize
-    notes = _name_notes(own.skeleton, data.skeleton)
+    notes = name_notes(own.skeleton, data.skeleton)
     generator = np.random.default_rng(seed)
     predictions = predict_dataset(predictor, data, boxes=boxes, jitter_box=jitter_box, generator=generator)
     notes += _box_notes(own.box, data, boxes, normalize)
@@ -160,20 +157,3 @@ def _box_notes(box: str, data: Dataset, boxes: Boxes | None, normalize: str) -> 
     if not (without_box and box == "annotation" and by_box):
         return []
     return [f"{without_box} of {len(data)} objects have no annotated box: their NME is by the given one"]
-
-
-def _name_notes(model: Skeleton, data: Skeleton) -> list[str]:
-    """A note if model and data name their keypoints differently.
-
-    Raises ArgumentError if both have the same names in another order: points would be compared with wrong labels.
-    """
-    pairs = [(a, b) for a, b in zip(model.names, data.names, strict=False) if a != b]
-    if not pairs or len(model) != len(data):
-        return []  # another number of keypoints is refused by predict_dataset
-    if set(model.names) == set(data.names):
-        raise ArgumentError(
-            f"keypoints: model and data have the same names in another order ({quoted(pairs[0][0])} against "
-            f"{quoted(pairs[0][1])}); reorder the data's keypoints"
-        )
-    shown = [f"{quoted(a)} is {quoted(b)} in the data" for a, b in pairs]
-    return [listed(f"{len(pairs)} of {len(model)} keypoint names differ, matched by position", shown)]

@@ -17,7 +17,7 @@ from keylite.data.formats.reading import Labelled, as_dataset, parts_of, read_da
 from keylite.evaluation.metrics import point_errors
 from keylite.labels.corrections import corrected
 from keylite.labels.crossing import cross_fitted
-from keylite.labels.findings import CheckReport, Finding, PartFacts, found, in_order
+from keylite.labels.findings import CheckReport, Finding, PartFacts, finding_of, in_order
 from keylite.labels.objects import box_findings, copy_findings, shape_findings, shapes_of
 from keylite.labels.pages import page_of
 from keylite.labels.suspects import suspect_findings
@@ -201,7 +201,7 @@ def _read(source: Source, max_megapixels: float, findings: list[Finding]) -> Dat
     data = _or_without_bad(source.read, refusals)
     data = _or_without_bad(lambda skip_bad: data.check_images(max_megapixels, skip_bad), refusals)
     for line in refusals:
-        findings.append(found(data, "refused", "error", line.removeprefix(f"{data.called}: ")))
+        findings.append(finding_of(data, "refused", "error", line.removeprefix(f"{data.called}: ")))
     return data
 
 

@@ -193,7 +193,7 @@ class CheckReport(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         return require("pandas").DataFrame([{k: v for k, v in row.items() if k != "correction"} for row in rows])
 
 
-def found(
+def finding_of(
     data: Dataset,
     kind: str,
     severity: Severity,

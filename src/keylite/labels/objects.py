@@ -11,7 +11,7 @@ from keylite.data.dataset import Dataset
 from keylite.data.mirror import Mirror, choose_mirror
 from keylite.data.problems import points_outside
 from keylite.data.shapes import as_complex, misfit_of
-from keylite.labels.findings import Correction, Finding, extents, found
+from keylite.labels.findings import Correction, Finding, extents, finding_of
 from keylite.labels.orders import Reason, reasons_of
 from keylite.labels.usual import FAR, FEWEST, Usual, odd_points, places_of, usual_of
 from keylite.runtime.words import counted, first_of
@@ -90,7 +90,7 @@ def shape_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
     if usual is None:
         few = f"{len(data)} objects of {counted(len(data.skeleton), 'keypoint')}"
         why = f"{few} do not show which shape is usual ({FEWEST} of 3 are needed), so no shape was checked"
-        return [found(data, "note", "note", why)]
+        return [finding_of(data, "note", "note", why)]
     reasons = reasons_of(usual, shapes.z, shapes.mask, shapes.mirror)
     findings = [_explained(data, reason, shapes) for reason in reasons]
     z, mask = shapes.z[:, usual.columns], shapes.mask[:, usual.columns]
@@ -112,7 +112,7 @@ def shape_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
                 f"its shape is {times:.1f} times as far from the usual one as a usual object's, and no other order of "
                 "its points explains it: several points are wrong, or the pose is rare"
             )
-            findings.append(found(data, "shape", "warning", sentence, row))
+            findings.append(finding_of(data, "shape", "warning", sentence, row))
     return findings
 
 
@@ -146,7 +146,7 @@ def _explained(data: Dataset, reason: Reason, shapes: Shapes) -> Finding:
         points = data.xy[row][list(order)]
         xy = tuple(None if np.isnan(x) else (x, y) for x, y in points.tolist())
         correction = Correction(tuple(names[k] for k in order), xy)
-    return found(data, kind, "warning", f"{words}{also}: {figures}", row, changed, correction=correction)
+    return finding_of(data, kind, "warning", f"{words}{also}: {figures}", row, changed, correction=correction)
 
 
 def _also(kind: str, mirror: tuple[int, ...] | None) -> str:
@@ -187,7 +187,7 @@ def _odd(data: Dataset, usual: Usual, row: int, odd: list[int], z: np.ndarray, m
     away = np.abs(places_of(usual, z, known) - z)
     names = tuple(data.skeleton.names[usual.columns[k]] for k in odd)
     texts = [f"{name} {away[k]:.1f} px" for name, k in zip(names, odd, strict=True)]
-    return found(
+    return finding_of(
         data, "point", "warning", f"far from where the other points say: {first_of(texts, NAMED, ', ')}", row, names
     )
 
@@ -206,7 +206,7 @@ def copy_findings(data: Dataset) -> list[Finding]:
             same = np.array_equal(data.visible[row], data.visible[other])
             same &= np.array_equal(data.box[row], data.box[other], equal_nan=True)
             correction = Correction(None) if same else None
-            findings.append(found(data, "copy", "warning", sentence, row, correction=correction))
+            findings.append(finding_of(data, "copy", "warning", sentence, row, correction=correction))
     return findings
 
 
@@ -215,12 +215,12 @@ def box_findings(data: Dataset) -> list[Finding]:
     findings = []
     if data.boxed.any():
         words = "it has no box: training refuses it, unless it is left out or `box='image'` takes whole pictures"
-        findings += [found(data, "no-box", "error", words, row) for row in np.flatnonzero(~data.boxed).tolist()]
+        findings += [finding_of(data, "no-box", "error", words, row) for row in np.flatnonzero(~data.boxed).tolist()]
     outside = points_outside(data.xy, data.whole_boxes()[:, 2:])
     for row in np.flatnonzero(outside.any(axis=1)).tolist():
         names = tuple(data.skeleton.names[k] for k in np.flatnonzero(outside[row]).tolist())
         sentence = f"outside the picture: {first_of(names, NAMED, ', ')}"
-        findings.append(found(data, "outside", "note", sentence, row, names))
+        findings.append(finding_of(data, "outside", "note", sentence, row, names))
     count = data.labelled.sum(axis=1)  # objects with few labels do not fill their box
     rows = np.flatnonzero(data.boxed & (count > 1) & (count >= MOSTLY * np.median(count)))
     if len(rows) < FEWEST:
@@ -240,5 +240,5 @@ def box_findings(data: Dataset) -> list[Finding]:
         for at in np.flatnonzero(wrong).tolist():
             texts.setdefault(at, []).append(words.format(values[at], middle))
     return findings + [
-        found(data, "box", "warning", "; ".join(lines), int(rows[at])) for at, lines in sorted(texts.items())
+        finding_of(data, "box", "warning", "; ".join(lines), int(rows[at])) for at, lines in sorted(texts.items())
     ]

@@ -61,7 +61,7 @@ def reasons_of(usual: Usual, z: np.ndarray, mask: np.ndarray, mirror: Sequence[i
     columns = usual.columns
     own, own_mask = z[:, columns], mask[:, columns]
     misfit = usual.misfit(own, own_mask)
-    least = usual.nine if len(z) >= MANY else usual.limit
+    least = usual.ninetieth if len(z) >= MANY else usual.limit
     reasons = []
     for row in np.flatnonzero((own_mask.sum(axis=1) >= 3) & (misfit > least)).tolist():
         tried: dict[str, tuple[float, tuple[int, ...] | None]] = {}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.labels.findings import Finding, found
+from keylite.labels.findings import Finding, finding_of
 from keylite.runtime.packages import require
 from keylite.runtime.words import first_of
 
@@ -63,7 +63,9 @@ def suspect_findings(data: Dataset, xy: np.ndarray, mirror: tuple[int, ...] | No
         elif cost[row] > limit:
             px = float(np.nanmean(np.abs(z[row] - predicted[row])))
             sentence = f"models that have not seen it put its points {px:.1f} px from their labels, on average"
-            findings.append(found(data, "unlikely", "warning", sentence, row, times=float(np.nanmedian(times[row]))))
+            findings.append(
+                finding_of(data, "unlikely", "warning", sentence, row, times=float(np.nanmedian(times[row])))
+            )
     return findings
 
 
@@ -136,7 +138,7 @@ def _explained(
     if kind == "another":
         other = int(others[int(fits.argmin())])
         name = data.image_names[data.image_index[other]]
-        return found(
+        return finding_of(
             data,
             kind,
             "warning",
@@ -146,7 +148,9 @@ def _explained(
             times=times,
         )
     if kind == "mirrored":
-        return found(data, kind, "warning", f"the points are those of the mirrored picture: {usual}", row, times=times)
+        return finding_of(
+            data, kind, "warning", f"the points are those of the mirrored picture: {usual}", row, times=times
+        )
     assert order is not None
     changed = tuple(names[k] for k, other in enumerate(order) if k != other)
     moves = [f"{names[k]} lies where {names[other]} belongs" for other, k in enumerate(order) if k != other]
@@ -155,7 +159,7 @@ def _explained(
         if kind == "swapped"
         else f"points are in another order: {first_of(moves, NAMED, ', ')}"
     )
-    return found(data, kind, "warning", f"{words}: {usual}", row, changed, times=times)
+    return finding_of(data, kind, "warning", f"{words}: {usual}", row, changed, times=times)
 
 
 def _order(own: np.ndarray, predicted: np.ndarray, yardstick: Yardstick, row: int) -> list[int]:
@@ -181,4 +185,6 @@ def _shifted(
         for name, k in zip(names, points, strict=True)
     ]
     sentence = f"shifted from where models that have not seen it put it: {first_of(texts, NAMED, ', ')}"
-    return found(data, "shifted", "warning", sentence, row, names, times=float(times[row].max(where=far, initial=0)))
+    return finding_of(
+        data, "shifted", "warning", sentence, row, names, times=float(times[row].max(where=far, initial=0))
+    )

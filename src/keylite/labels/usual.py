@@ -34,7 +34,7 @@ class Usual(NamedTuple):
         columns: The numbers of the keypoints that have enough labels.
         middle: The median misfit.
         limit: The misfit beyond which an object is unusual.
-        nine: The misfit that nine of ten objects stay below.
+        ninetieth: The misfit that nine of ten objects stay below.
         pulls: The median misfit of each point.
         direction: The mean of the turns of usual objects as unit complex numbers; its length is 1 if all are alike.
         others: If keypoints are few: coordinates and masks of the objects that others are compared with, and the
@@ -45,7 +45,7 @@ class Usual(NamedTuple):
     columns: np.ndarray
     middle: float
     limit: float
-    nine: float
+    ninetieth: float
     pulls: np.ndarray
     direction: complex
     others: tuple[np.ndarray, np.ndarray, int] | None
@@ -91,7 +91,7 @@ def usual_of(z: np.ndarray, mask: np.ndarray, generator: np.random.Generator) ->
         return usual
     usual = usual._replace(others=(*_coordinates(shape, z, mask), max(NEIGHBOURS, int(ALIKE * len(z)))))
     middle, limit, nine = _limits(usual.misfit(z, mask, own=True))
-    return usual._replace(middle=middle, limit=limit, nine=nine)
+    return usual._replace(middle=middle, limit=limit, ninetieth=nine)
 
 
 def _labelling_all(kept: np.ndarray, mask: np.ndarray) -> np.ndarray:

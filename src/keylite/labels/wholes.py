@@ -12,7 +12,7 @@ from keylite.data.examples import crop_boxes
 from keylite.data.likeness import alike
 from keylite.data.mirror import Mirror
 from keylite.data.shapes import aligned, whiten
-from keylite.labels.findings import Finding, found, usual_extent
+from keylite.labels.findings import Finding, finding_of, usual_extent
 from keylite.labels.objects import Shapes
 from keylite.runtime.errors import DataError
 from keylite.runtime.words import listed
@@ -32,17 +32,17 @@ MOST_IN_ONE = 0.5  # share of objects in one group
 def doubt_findings(data: Dataset, mirror: Mirror) -> list[Finding]:
     """What training would refuse or warn of, and the remarks of the reader. mirror: the one that it would choose."""
     box = "annotation" if data.boxed.any() else "image"
-    findings = [found(data, "note", "note", note) for note in data.notes]
+    findings = [finding_of(data, "note", "note", note) for note in data.notes]
     try:
-        findings += [found(data, "doubt", "warning", doubt) for doubt in label_doubts(data, box)]
+        findings += [finding_of(data, "doubt", "warning", doubt) for doubt in label_doubts(data, box)]
         if box == "image":
             crop_boxes(data, box)
     except DataError as error:
-        findings.append(found(data, "refused", "error", str(error).removeprefix(f"{data.called}: ")))
+        findings.append(finding_of(data, "refused", "error", str(error).removeprefix(f"{data.called}: ")))
     for name, count in hardly_labelled(data, data.xy).items():
         sentence = f"{name} is labelled in {count} of {len(data)} objects: it is not learnt"
-        findings.append(found(data, "few-labels", "warning", sentence, keypoints=(name,)))
-    findings.append(found(data, "mirror", "warning" if mirror.warning else "note", mirror.line))
+        findings.append(finding_of(data, "few-labels", "warning", sentence, keypoints=(name,)))
+    findings.append(finding_of(data, "mirror", "warning" if mirror.warning else "note", mirror.line))
     return findings
 
 
@@ -65,7 +65,7 @@ def picture_findings(data: Dataset) -> list[Finding]:
             kind, words = "two-labels", "the same picture, but with other labels, as"
         sentence = f"{words} {data.image_names[other]}"
         severity = "note" if kind == "equal-pictures" else "warning"
-        findings.append(found(data, kind, severity, sentence, first_row[image], others=(data.image_names[other],)))
+        findings.append(finding_of(data, kind, severity, sentence, first_row[image], others=(data.image_names[other],)))
     near = np.flatnonzero((same.other >= 0) & ~same.equal)
     group_of = np.zeros(len(data.images), np.int64)
     group_of[data.image_index] = data.group_index
@@ -75,7 +75,7 @@ def picture_findings(data: Dataset) -> list[Finding]:
             f"{len(near)} of {len(data.images)} pictures are nearly equal to another one, as frames of a video are; "
             f"{split} of them to one of another group, so a random split would train on pictures that it tests on"
         )
-        findings.append(found(data, "alike-pictures", "warning" if split and data.groups_named else "note", line))
+        findings.append(finding_of(data, "alike-pictures", "warning" if split and data.groups_named else "note", line))
     return findings
 
 
@@ -95,7 +95,7 @@ def overlap_findings(data: Dataset, other: Dataset) -> list[Finding]:
     """What two parts have in common: groups, and pictures that are equal or nearly equal."""
     findings = []
     if line := overlap_line(data, other):
-        findings.append(found(other, "shared-groups", "warning", line))
+        findings.append(finding_of(other, "shared-groups", "warning", line))
     if data.likeness is None or other.likeness is None or data.fingerprint() == other.fingerprint():
         return findings
     same = alike(other.likeness, data.likeness)
@@ -104,7 +104,7 @@ def overlap_findings(data: Dataset, other: Dataset) -> list[Finding]:
         name = data.image_names[int(same.other[image])]
         sentence = f"this picture {how} {name} of {data.called}: figures will flatter"
         row = int(np.flatnonzero(other.image_index == image)[0])
-        findings.append(found(other, kind, "warning", sentence, row, others=(name,)))
+        findings.append(finding_of(other, kind, "warning", sentence, row, others=(name,)))
     return findings
 
 
@@ -124,14 +124,14 @@ def rounding_findings(data: Dataset) -> list[Finding]:
                 f"{error:.1%} of an object's extent, which no model can undercut"
             )
             severe = step > 1 or error > COARSE
-            return [found(data, "rounding", "warning" if severe else "note", sentence)]
+            return [finding_of(data, "rounding", "warning" if severe else "note", sentence)]
     whole = _on_grid(points - 0.5, 1.0).all(axis=1)
     group = np.repeat(data.group_index, data.labelled.sum(axis=1))
     share = np.bincount(group, whole, len(data.groups)) / np.maximum(np.bincount(group, minlength=len(data.groups)), 1)
     rounded = np.flatnonzero(share > ON_GRID)
     if data.groups_named and 0 < len(rounded) < len(data.groups):
         line = f"points of {len(rounded)} of {len(data.groups)} groups are whole px, those of the others are not"
-        return [found(data, "rounding", "note", listed(line, [data.groups[g] for g in rounded.tolist()]))]
+        return [finding_of(data, "rounding", "note", listed(line, [data.groups[g] for g in rounded.tolist()]))]
     return []
 
 
@@ -146,7 +146,7 @@ def group_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
     if len(counts) > 2 and counts.max() > MOST_IN_ONE * len(data):
         name = data.groups[int(counts.argmax())]
         line = f"group {name} has {counts.max()} of {len(data)} objects: figures are mostly about it"
-        findings.append(found(data, "balance", "note", line))
+        findings.append(finding_of(data, "balance", "note", line))
     if not data.groups_named:
         return findings
     large = np.flatnonzero(counts >= SMALLEST_GROUP)
@@ -165,7 +165,7 @@ def group_findings(data: Dataset, shapes: Shapes) -> list[Finding]:
                 f"in the {counts[large[at]]} objects of group {data.groups[large[at]]}, {names[k]} lies "
                 f"{offset[at, k]:+.1f} px in {words} from where it lies in other groups, beside the other points"
             )
-            findings.append(found(data, "shift", "warning", sentence, keypoints=(names[k],)))
+            findings.append(finding_of(data, "shift", "warning", sentence, keypoints=(names[k],)))
     return findings
 
 

@@ -6,12 +6,14 @@ The points become a data set like any other, so the writers are those of labels;
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keylite.data.checks import name_notes
 from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes
 from keylite.data.formats.coco_writing import coco_results_of
@@ -27,6 +29,8 @@ from keylite.runtime.predictor import Found, Predictor, as_predictor
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import Boxes, FilePath
 from keylite.runtime.words import quoted
+
+log = logging.getLogger("keylite")
 
 RESULTS = "coco-results"
 PRELABELS = ("coco", RESULTS, *(name for name in TARGETS if name != "coco"))
@@ -169,16 +173,15 @@ def lost_lines(data: Dataset, scores: Scores, format: str) -> tuple[str, ...]:
 
 
 def _require_alike(spec: ModelSpec, data: Dataset) -> None:
-    """Raise ArgumentError if model and data have other keypoints, or the same in another order."""
+    """Raise ArgumentError if model and data have another number of keypoints, or the same ones in another order.
+
+    A warning says which names differ.
+    """
     own, theirs = spec.skeleton.names, data.skeleton.names
     if len(own) != len(theirs):
         raise ArgumentError(f"{data.called}: expected the model's {len(own)} keypoints, got {len(theirs)}")
-    if own != theirs and set(own) == set(theirs):
-        first = next((a, b) for a, b in zip(own, theirs, strict=True) if a != b)
-        raise ArgumentError(
-            f"{data.called}: it has the model's keypoints in another order ({quoted(first[1])} in place of "
-            f"{quoted(first[0])}); reorder them"
-        )
+    for line in name_notes(spec.skeleton, data.skeleton):
+        log.warning("%s: %s", data.called, line)
 
 
 def _scores(points: list[Keypoints], boxes: np.ndarray, predictor: Predictor) -> Scores:

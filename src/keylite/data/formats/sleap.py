@@ -47,8 +47,8 @@ def read_sleap(path: Path, wanted: Wanted) -> Labels:
     entries = Entries(path, wanted.fields)
     skeletons = {_category(each): _skeleton(path, each) for each in loaded.skeletons}
     frames = [frame for frame in frames if _placed(frame, entries)]
-    in_memory = any(not isinstance(frame.video.filename, list) for frame in frames)
-    videos = _Videos(path)
+    in_memory = any(_is_film(frame.video) for frame in frames)
+    videos = _Videos(path, loaded.videos)
     pixels = []
     for frame in frames:
         name = videos.name(frame.video, int(frame.frame_idx))
@@ -60,7 +60,7 @@ def read_sleap(path: Path, wanted: Wanted) -> Labels:
         size = (None, None) if picture is None else picture.shape[1::-1]
         image = entries.image(name, *size)
         pixels.append(picture)
-        fields = {"video": Path(name).parent.name}
+        fields = {"video": name.rpartition("/")[0]}
         for number, instance in enumerate(frame.user_instances, start=1):
             track = instance.track.name if instance.track else None
             where = f"{name} {track or f'instance {number}'}"
@@ -106,16 +106,17 @@ def _points(instance: Any) -> dict[str, Point]:
 class _Videos:
     """The videos of a file: the names of their frames, and their pixels."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, videos: Iterable[Any]) -> None:
         self.path = path
         self.opened: list[Any] = []
+        self.names = _short_names({id(video): str(video.filename) for video in videos if _is_film(video)})
 
     def name(self, video: Any, frame: int) -> str:
         """The name of a frame's picture: its own, or VIDEO/FRAME."""
-        if isinstance(video.filename, list):
-            names: list[str] = video.filename
-            return names[frame] if frame < len(names) else f"frame {frame} of {counted(len(names), 'picture')}"
-        return f"{_file_name(video.filename)}/{frame:06d}.png"
+        if _is_film(video):
+            return f"{self.names[id(video)]}/{frame:06d}.png"
+        names: list[str] = video.filename
+        return names[frame] if frame < len(names) else f"frame {frame} of {counted(len(names), 'picture')}"
 
     def read(self, video: Any, frame: int) -> np.ndarray:
         """A frame as uint8 (H, W, 3) RGB."""
@@ -147,6 +148,23 @@ def _found(names: Iterable[str], folder: Path) -> Iterable[str]:
         if not Path(name).is_file() and not beside.is_file():
             raise DataError(f"{name}: no such video, neither there nor in {folder}")
         yield str(name) if Path(name).is_file() else str(beside)
+
+
+def _is_film(video: Any) -> bool:
+    """Whether a video is a file of its own, and no list of pictures."""
+    return not isinstance(video.filename, list)
+
+
+def _short_names(paths: dict[int, str]) -> dict[int, str]:
+    """The ends of paths, of as many parts as it takes to tell all paths apart."""
+    parts = {key: [part for part in path.replace("\\", "/").split("/") if part] for key, path in paths.items()}
+    longest = max(map(len, parts.values()), default=1)
+    different = len(set(paths.values()))
+    for length in range(1, longest + 1):
+        names = {key: "/".join(own[-length:]) for key, own in parts.items()}
+        if len(set(names.values())) == different:
+            return names
+    return {key: "/".join(own) for key, own in parts.items()}
 
 
 def _file_name(name: Any) -> str:

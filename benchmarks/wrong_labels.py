@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ import keylite
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import read_dataset
 from keylite.data.mirror import choose_mirror
+from keylite.labels import findings as check_code
 from keylite.labels.findings import Finding, extents
 from keylite.training.folds import REPORT
 from keylite.training.folds_report import FoldsReport
@@ -40,6 +42,7 @@ SHIFT = 0.15  # share of an object's extent by which one point is shifted
 KINDS = ("swapped", "permuted", "mirrored")  # those that need no model, injected together, in turn
 FOUND = (*KINDS, "shape", "point", "shifted", "another", "unlikely")  # kinds of findings that count with folds
 SHIFTED = "one point shifted by three times the median error"
+COLUMNS = ("set", "what was done to labels", "found", "recall", "rightly named", "precision")
 OTHERS = ("exchanged", "shifted", "another")  # each injected alone
 NAMES = {
     "swapped": "left and right swapped",
@@ -87,7 +90,7 @@ def shifted(data: Dataset, row: int, generator: np.random.Generator) -> np.ndarr
 
 
 def another(data: Dataset, row: int, generator: np.random.Generator) -> np.ndarray:
-    """The labels of another picture, in its own box."""
+    """The labels of another picture."""
     rest = np.flatnonzero(data.image_index != data.image_index[row])
     return data.xy[int(generator.choice(rest))]
 
@@ -103,19 +106,25 @@ def inject(
 ) -> Injected:
     """A data set of which this share of the objects, at least one, has wrong labels, of these kinds in turn.
 
+    A mirrored object, and one with the labels of another picture, have the box of these labels.
+
     shift: px by which one point is shifted; None: SHIFT of the object's extent.
     """
     generator = np.random.default_rng(seed)
     rows = generator.choice(len(data), max(round(share * len(data)), 1), replace=False)
-    xy, visible, done = data.xy.copy(), data.visible.copy(), {}
+    xy, box, visible, done = data.xy.copy(), data.box.copy(), data.visible.copy(), {}
     for at, row in enumerate(rows.tolist()):
         done[row] = kinds[at % len(kinds)]
         xy[row] = MAKE[done[row]](data, row, generator)
+        if done[row] == "mirrored":
+            box[row, [0, 2]] = data.whole_boxes()[row, 2] - box[row, [2, 0]]
+        if done[row] == "another":
+            box[row] = data.box[int(np.flatnonzero((data.xy == xy[row]).all(axis=(1, 2)))[0])]
         if done[row] == "shifted" and shift is not None:
             xy[row] = data.xy[row] + (xy[row] - data.xy[row]) * shift / (SHIFT * np.nan_to_num(extents(data)[row]))
         visible[row] = np.where(np.isfinite(xy[row]).all(axis=1), np.maximum(visible[row], 1), 0)
     skeleton = keylite.Skeleton(data.skeleton.names, data.skeleton.edges)  # the check looks for the mirror itself
-    return Injected(dataclasses.replace(data, xy=xy, visible=visible, skeleton=skeleton), done)
+    return Injected(dataclasses.replace(data, xy=xy, box=box, visible=visible, skeleton=skeleton), done)
 
 
 def permitted(data: Dataset) -> list[str]:
@@ -142,17 +151,25 @@ def count(data: Dataset, group: Sequence[str], clean: set[int], kinds: Sequence[
     kinds: of findings that count. clean: objects that are found in the original labels, too, and so are no mistakes of
     the injection; they are counted apart.
     """
-    found: Facts = {kind: {"injected": 0, "found": 0, "named": 0} for kind in group}
+    found: Facts = {kind: dict.fromkeys(("injected", "found", "named", "corrected", "right"), 0) for kind in group}
     rest, before, seconds = 0, 0, []
     for seed in SEEDS:
         wrong = inject(data, group, seed)
         began = time.process_time()
-        by_row = about(keylite.check(wrong.data).findings, kinds)
+        findings = keylite.check(wrong.data).findings
         seconds.append(time.process_time() - began)
+        by_row = about(findings, kinds)
+        corrected = {one.number: one.correction.xy for one in findings if one.correction and one.number is not None}
         for row, kind in wrong.kinds.items():
             found[kind]["injected"] += 1
             found[kind]["found"] += row in by_row
             found[kind]["named"] += by_row.get(row) == kind
+            if row in corrected:
+                points = [(np.nan, np.nan) if point is None else point for point in corrected[row]]
+                found[kind]["corrected"] += 1
+                found[kind]["right"] += np.shape(points) == data.xy[row].shape and np.array_equal(
+                    points, data.xy[row], equal_nan=True
+                )
         extra = set(by_row) - set(wrong.kinds)
         rest, before = rest + len(extra - clean), before + len(extra & clean)
     return {"kinds": found, "false": rest, "before": before, "seconds": max(seconds)}
@@ -221,14 +238,20 @@ def measure(choices: argparse.Namespace) -> Facts:
         if choices.folds:
             recipe = make_recipe(read_recipe(choices.recipe), str(choices.recipe)) if choices.recipe else Recipe()
             recipe = msgspec.structs.replace(recipe, box="annotation" if data.boxed.all() else "image")
-            key = {"data": data.fingerprint(), "folds": choices.folds, "recipe": to_dict(recipe)}
+            key = {"data": data.fingerprint(), "folds": choices.folds, "recipe": to_dict(recipe), "code": code()}
             made = partial(folds_of, name, data, recipe, choices.folds, choices.out)
             sets[name] = kept(choices.out / f"{name}-folds{choices.folds}.json", key, made)
             continue
-        key = {"data": data.fingerprint(), "seeds": SEEDS, "share": SHARE, "version": keylite.__version__}
+        key = {"data": data.fingerprint(), "seeds": SEEDS, "share": SHARE, "code": code()}
         make = lambda name=name, data=data: figures_of(name, data)  # noqa: E731 - it is called at once
         sets[name] = kept(choices.out / f"{name}.json", key, make)
     return machine(1) | {"sets": sets}
+
+
+def code() -> str:
+    """A digest of the code that checks labels, so that figures of other code are not taken for its own."""
+    files = sorted(Path(check_code.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def together(paths: Sequence[Path]) -> Dataset:
@@ -258,27 +281,34 @@ def together(paths: Sequence[Path]) -> Dataset:
     )
 
 
+def rows_of(name: str, group: Facts, names: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """A row per kind of a set that was injected together; the first one has the precision of all."""
+    right = sum(kind["found"] for kind in group["kinds"].values())
+    precision = f"{right / (right + group['false']):.2f}" if right + group["false"] else ""
+    for kind, counts in group["kinds"].items():
+        share = f"{counts['found']} of {counts['injected']}"
+        recall = f"{counts['found'] / max(counts['injected'], 1):.2f}"
+        named = str(counts["named"]) if kind in KINDS or counts["named"] else ""  # others have no kind without folds
+        yield name, names[kind], share, recall, named, precision
+        precision = ""
+
+
 def text(facts: Facts | None) -> str:
     """The part of the page."""
     if facts is None:
         return not_yet("wrong_labels")
-    rows = []
-    for name, found in facts["sets"].items():
-        for group in found["groups"]:
-            right = sum(kind["found"] for kind in group["kinds"].values())
-            shown = right + group["false"]
-            for number, (kind, counts) in enumerate(group["kinds"].items()):
-                share = f"{counts['found']} of {counts['injected']}"
-                named = str(counts["named"]) if kind in KINDS else ""
-                recall = f"{counts['found'] / counts['injected']:.2f}"
-                precision = f"{right / shown:.2f}" if shown and not number else ""
-                rows.append((name, NAMES[kind], share, recall, named, precision))
+    rows = [
+        (*row, f"{counts['right']} of {counts['corrected']}" if counts["corrected"] else "")
+        for name, found in facts["sets"].items()
+        for group in found["groups"]
+        for row, counts in zip(rows_of(name, group, NAMES), group["kinds"].values(), strict=True)
+    ]
     sizes = [f"{name} {found['objects']:,} objects" for name, found in facts["sets"].items()]
     slowest = max(group["seconds"] for found in facts["sets"].values() for group in found["groups"])
     already = [f"{name} {sum(g['before'] for g in found['groups'][:1])}" for name, found in facts["sets"].items()]
     return "\n\n".join(
         [
-            table(("set", "what was done to labels", "found", "recall", "rightly named", "precision"), rows),
+            table((*COLUMNS, "rightly corrected"), rows),
             paragraph(
                 f"{SHARE:.0%} of the objects, seeds {SEEDS[0]} to {SEEDS[-1]} pooled: {', '.join(sizes)}. The",
                 "first kinds of a set were injected together, in turn, and only the findings `swapped`, `permuted`",
@@ -295,21 +325,17 @@ def folds_text(facts: Facts | None) -> str:
     """The part of the page about folds."""
     if facts is None:
         return "Nothing was measured yet; `python benchmarks/wrong_labels.py --folds 5` does."
-    rows = []
-    for name, found in facts["sets"].items():
-        (group,) = found["groups"]
-        right = sum(kind["found"] for kind in group["kinds"].values())
-        for number, (kind, counts) in enumerate(group["kinds"].items()):
-            precision = f"{right / max(right + group['false'] + group['before'], 1):.2f}" if not number else ""
-            share = f"{counts['found']} of {counts['injected']}"
-            recall = f"{counts['found'] / max(counts['injected'], 1):.2f}"
-            rows.append(
-                (name, NAMES[kind] if kind != "shifted" else SHIFTED, share, recall, str(counts["named"]), precision)
-            )
+    names = NAMES | {"shifted": SHIFTED}
+    rows = [
+        row
+        for name, found in facts["sets"].items()
+        for group in found["groups"]
+        for row in rows_of(name, group | {"false": group["false"] + group["before"]}, names)
+    ]
     shifts = [f"{name} {found['shift']:.1f} px" for name, found in facts["sets"].items()]
     return "\n\n".join(
         [
-            table(("set", "what was done to labels", "found", "recall", "rightly named", "precision"), rows),
+            table(COLUMNS, rows),
             paragraph(
                 f"{SHARE:.0%} of the objects, seeds {SEEDS[0]} to {SEEDS[-1]} pooled; all kinds of a set were injected",
                 "together, in turn. What is found in the original labels, too, counts as false here. Points were",

@@ -40,8 +40,8 @@ class Reason(NamedTuple):
         misfit: That of the labels as they are; 1 is usual.
         limit: The misfit beyond which an object is unusual.
         misfits: The misfits of all explanations that were tried, by kind.
-        nearly: If permuted: the least misfit if two of the points that the order moves, and that usually lie near each
-            other, exchange their places. Else infinite.
+        nearly: If permuted: the least misfit of another order; if keypoints are many, of those in which two of the
+            moved points that usually lie near each other exchange their places. Else infinite.
     """
 
     row: int
@@ -94,7 +94,10 @@ def reasons_of(usual: Usual, z: np.ndarray, mask: np.ndarray, mirror: Sequence[i
 
 
 def _exchanged(usual: Usual, z: np.ndarray, mask: np.ndarray, order: list[int]) -> float:
-    """The least misfit of an object if two near ones of the points that the order moves exchange their places."""
+    """The least misfit of an object in another order, or, if points are many, with two near moved ones exchanged."""
+    if len(order) <= ALL_ORDERS:
+        orders = [list(other) for other in itertools.permutations(range(len(order))) if list(other) != order]
+        return _least(usual, z, mask, orders)
     apart = np.abs(usual.shape.mean[:, None] - usual.shape.mean[None])
     near = np.argsort(apart, axis=1)[:, 1 : 1 + NEAR]
     moved = {k for k, other in enumerate(order) if k != other}
@@ -104,8 +107,13 @@ def _exchanged(usual: Usual, z: np.ndarray, mask: np.ndarray, order: list[int]) 
         if mask[order[one]] or mask[order[two]]:
             orders.append(list(order))
             orders[-1][one], orders[-1][two] = order[two], order[one]
-    every = np.array(orders, int).reshape(-1, len(order))
-    return float(usual.misfit(z[every], mask[every]).min()) if len(every) else np.inf
+    return _least(usual, z, mask, orders)
+
+
+def _least(usual: Usual, z: np.ndarray, mask: np.ndarray, orders: list[list[int]]) -> float:
+    """The least misfit of the points (K,) of an object in several orders; infinite for none."""
+    every = np.array(orders, int)
+    return float(usual.misfit(z[every], mask[every]).min()) if orders else np.inf
 
 
 def _misfit(usual: Usual, z: np.ndarray, mask: np.ndarray) -> float:

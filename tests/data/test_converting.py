@@ -41,7 +41,9 @@ def labelled(folder: Path, several: bool = True) -> Dataset:
         group_index=np.array([1, 1, 0], np.int32),
         name="two",
         ids=(3, 8, 12),
+        image_ids=(70, 60),
         category="cat <x>",
+        category_id=18,
     )
     return data if several else data.subset([1, 2])
 
@@ -76,6 +78,8 @@ def test_nothing_that_a_format_holds_is_lost(format: str, tmp_path: Path):
     assert (back.skeleton.mirror == SKELETON.mirror) == ("mirror" in holds)
     assert (back.skeleton.sigmas == SKELETON.sigmas) == ("sigmas" in holds)
     assert (back.category == data.category) == ("category" in holds)
+    assert (back.image_ids == data.image_ids) == ("image_ids" in holds)
+    assert back.category_id == (data.category_id if format == "coco" else 1)
     if "groups" in holds:
         assert [back.groups[g] for g in back.group_index] == [data.groups[g] for g in data.group_index]
 
@@ -88,7 +92,9 @@ def test_names_of_animals_are_ids_in_dlc(tmp_path: Path):
 def test_a_picture_without_objects_is_an_empty_row_in_dlc(tmp_path: Path):
     data = labelled(tmp_path)
     one = data.subset(np.flatnonzero(data.image_index == 0)[:1])
-    lone = dataclasses.replace(one, images=data.images[:2], image_names=data.image_names[:2], image_sizes=None)
+    lone = dataclasses.replace(
+        one, images=data.images[:2], image_names=data.image_names[:2], image_ids=(), image_sizes=None
+    )
     convert(lone, tmp_path / "l.csv", format="dlc")
     last = (tmp_path / "l.csv").read_text().splitlines()[-1]
     assert last == data.image_names[1] + "," * 2 * len(data.skeleton)
@@ -113,12 +119,12 @@ def test_ids_that_are_lost_are_said(ids: tuple, formats: set[str], tmp_path: Pat
 
 LOST = {
     "coco": (),
-    "yolo": ("yolo cannot hold: ids of 3 objects; names of 2 groups; 3 OKS sigmas",),
-    "labelme": ("labelme cannot hold: 2 edges; 1 mirror pair; 3 OKS sigmas",),
-    "cvat": ("cvat cannot hold: 1 mirror pair; 3 OKS sigmas",),
+    "yolo": ("yolo cannot hold: ids of 3 objects; ids of 2 images; names of 2 groups; 3 OKS sigmas",),
+    "labelme": ("labelme cannot hold: ids of 2 images; 2 edges; 1 mirror pair; 3 OKS sigmas",),
+    "cvat": ("cvat cannot hold: ids of 2 images; 1 mirror pair; 3 OKS sigmas",),
     "dlc": (
-        "dlc cannot hold: which points are hidden (2 are); boxes of 3 objects; ids of 3 objects; names of 2 groups; 2 edges; "
-        "1 mirror pair; 3 OKS sigmas; the category cat <x>",
+        "dlc cannot hold: which points are hidden (2 are); boxes of 3 objects; ids of 3 objects; ids of 2 images; names of 2 groups; "
+        "2 edges; 1 mirror pair; 3 OKS sigmas; the category cat <x>",
     ),
 }
 

@@ -100,6 +100,7 @@ class Dataset:
         ids: N names or numbers of the objects in the label file; empty if it has none. They may repeat.
         image_ids: M ids of the images in the label file, as COCO has them; empty if it has none.
         category: What the label file calls this kind of object; empty if it does not say.
+        category_id: The id of that category, as COCO has it.
         mm_per_px: (N,) float64, how many mm a px of each object's image is; NaN if unknown. None: unknown for all.
 
     Raises:
@@ -129,6 +130,7 @@ class Dataset:
     ids: tuple[int | str, ...] = ()
     image_ids: tuple[int | str, ...] = ()
     category: str = ""
+    category_id: int | str = 1
     mm_per_px: np.ndarray | None = None
 
     def __post_init__(self) -> None:

@@ -72,6 +72,7 @@ class Labels:
         ids: What the file calls each object; empty if it has no names for them.
         image_ids: What the file calls each image beside its name; empty if it has no ids.
         category: What the file calls this kind of object; empty if it does not say.
+        category_id: The id of that category.
         part: Which part of the data set this is, if it has several in one file; else empty.
         without_images: What to do beside naming a folder if images are missing; empty if there is nothing else.
     """
@@ -98,6 +99,7 @@ class Labels:
     ids: Sequence[int | str] = ()
     image_ids: Sequence[int | str] = ()
     category: str = ""
+    category_id: int | str = 1
     part: str = ""
     without_images: str = ""
 
@@ -169,6 +171,7 @@ def to_dataset(
         ids=tuple(labels.ids[row] for row in rows.tolist()) if labels.ids else (),
         image_ids=tuple(labels.image_ids[i] for i in used.tolist()) if labels.image_ids else (),
         category=labels.category,
+        category_id=labels.category_id,
         mm_per_px=_scales(labels, rows, mm_per_px),
     )
     names, named = _groups(labels, rows, group)

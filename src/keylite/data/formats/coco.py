@@ -102,6 +102,8 @@ def read_coco(path: Path, wanted: Wanted) -> Labels:
     box = np.frombuffer(objects.boxes, np.float64).reshape(-1, 4)[kept]
     box[:, 2:] += box[:, :2]
     index = np.frombuffer(objects.image_index, np.int32)[kept]
+    kinds = {categories[key].name: key for key in set(objects.category_ids)}
+    alone = kinds if len(kinds) == 1 else {}
     return Labels(
         path=path,
         skeleton=skeleton,
@@ -117,7 +119,8 @@ def read_coco(path: Path, wanted: Wanted) -> Labels:
         notes=notes,
         ids=_known_ids(ids),
         image_ids=_known_ids(images.ids),
-        category=kinds.pop() if len(kinds := {categories[key].name for key in set(objects.category_ids)}) == 1 else "",
+        category=next(iter(alone), ""),
+        category_id=next(iter(_known_ids(list(alone.values()))), 1),
     )
 
 

@@ -14,7 +14,6 @@ from keylite.data.scale import FIELD as SCALE_FIELD
 from keylite.data.scale import scales_of_images
 from keylite.runtime.images import image_size
 
-CATEGORY_ID = 1
 DIGITS = 15  # of an image's name that is its id: a JSON number holds that many
 DECIMALS = 10  # of written px: this removes the rounding errors of +0.5 and of flips, and nothing that matters
 
@@ -26,7 +25,7 @@ def coco_of(data: Dataset, points: np.ndarray, scores: Scores | None = None) -> 
     rows = _rows(data, points)
     boxes = np.concatenate([data.box[:, :2], _written(data.box[:, 2:] - data.box[:, :2])], axis=1)
     category: dict[str, Any] = {
-        "id": CATEGORY_ID,
+        "id": data.category_id,
         "name": data.category or data.name,
         "keypoints": skeleton.names,
         "skeleton": [(a + 1, b + 1) for a, b in skeleton.edges],
@@ -49,7 +48,7 @@ def coco_of(data: Dataset, points: np.ndarray, scores: Scores | None = None) -> 
         annotation = {
             "id": ids[n],
             "image_id": image_ids[data.image_index[n]],
-            "category_id": CATEGORY_ID,
+            "category_id": data.category_id,
             "iscrowd": 0,
             "num_keypoints": int(labelled[n].sum()),
             "keypoints": rows[n],
@@ -72,7 +71,7 @@ def coco_results_of(data: Dataset, scores: Scores) -> bytes:
     results = [
         {
             "image_id": image_ids[data.image_index[n]],
-            "category_id": CATEGORY_ID,
+            "category_id": data.category_id,
             "keypoints": rows[n],
             "score": 1.0 if (score := scores.of_object(n)) is None else figure(score),
         }

@@ -49,7 +49,7 @@ class Target(NamedTuple):
 
 TARGETS = {
     "coco": Target(
-        "hidden boxes areas groups edges mirror sigmas category order scale",
+        "hidden boxes areas image_ids groups edges mirror sigmas category order scale",
         ".json",
         lambda data, sizes, scores: coco_of(data, data.xy, scores),
     ),
@@ -147,6 +147,7 @@ def lost(data: Dataset, format: str, part: str = "", scores: Scores | None = Non
         "boxes": f"boxes of {counted(int(data.boxed.sum()), 'object')}",
         "areas": f"areas of {counted(int(np.isfinite(data.area).sum()), 'object')}",
         "ids": f"ids of {counted(len(data.ids), 'object')}",
+        "image_ids": f"ids of {counted(len(data.image_ids), 'image')}",
         "groups": f"names of {counted(len(data.groups), 'group')}",
         "edges": counted(len(skeleton.edges), "edge"),
         "mirror": counted(len(skeleton.mirror_pairs()), "mirror pair"),
@@ -162,6 +163,7 @@ def lost(data: Dataset, format: str, part: str = "", scores: Scores | None = Non
         "boxes": bool(data.boxed.any()),
         "areas": bool(np.isfinite(data.area).any()),
         "ids": bool(data.ids) and not _holds_ids(data, format),
+        "image_ids": bool(data.image_ids),
         "groups": data.groups_named,
         "edges": bool(skeleton.edges),
         "mirror": bool(skeleton.mirror),

@@ -176,3 +176,17 @@ def test_objects_of_label_studio_need_boxes(tmp_path: Path):
         convert(data, tmp_path / "l.json", format="label-studio")
     back = came_back(data.subset([2]), tmp_path, "label-studio")
     np.testing.assert_allclose(np.sort(back.xy, axis=1), np.sort(data.xy[2:], axis=1), atol=NEAR)
+
+
+@pytest.mark.parametrize("format", sorted(set(TARGETS) - {"csv"}))
+def test_names_that_are_not_utf8_are_refused_or_not_written(format: str, tmp_path: Path):
+    data = dataclasses.replace(labelled(tmp_path), image_names=("a.png", "b\udcff.png"))
+    if format == "yolo":
+        convert(data, tmp_path / "new", format=format)
+        assert (tmp_path / "new/labels/train/b\udcff.txt").is_file()
+        return
+    with pytest.raises(
+        keylite.DataError, match="UTF-8, which cannot hold these names of pictures: b.+png; rename"
+    ):
+        convert(data, tmp_path / "new", format=format)
+    assert not (tmp_path / "new").exists()

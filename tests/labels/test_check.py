@@ -68,6 +68,15 @@ def test_good_labels_are_clean(good: Dataset):
     assert keylite.check(keylite.gauges(40, size=32)).clean
 
 
+def test_names_that_are_not_utf8_are_escaped_in_json(good: Dataset):
+    named = dataclasses.replace(good, image_names=tuple(f"{number}\udcff.png" for number in range(len(good))))
+    report = keylite.check(with_points(named, 7, good.xy[7][list(MIRROR)]))
+    (found,) = of(report, "swapped")
+    assert found.image == "7\udcff.png"
+    assert r"7\udcff.png" in {one["image"] for one in json.loads(report.to_json())["findings"]}
+    assert r"7\udcff.png" in {one["image"] for one in report.to_dict()["findings"]}
+
+
 def moved(data: Dataset, row: int, **places: tuple[float, float]) -> np.ndarray:
     points = data.xy[row].copy()
     for name, by in places.items():

@@ -586,7 +586,7 @@ class Dataset:
         digest = hashlib.sha256()
         for texts in (self.skeleton.names, self.image_names, self.groups):
             digest.update(f"{len(texts)} ".encode())
-            digest.update("".join(f"{text}\0" for text in texts).encode())
+            digest.update("".join(f"{text}\0" for text in texts).encode("utf-8", "surrogateescape"))
         pixels = (image for image in self.images if isinstance(image, np.ndarray))
         for array in (*(getattr(self, name) for name in FINGERPRINTED), *pixels):
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -17,7 +17,7 @@ from keylite.data.checks import name_notes
 from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes
 from keylite.data.formats.coco_writing import coco_results_of
-from keylite.data.formats.converting import TARGETS, lost, write_labels
+from keylite.data.formats.converting import TARGETS, lost, require_names, write_labels
 from keylite.data.formats.scores import Scores, likelihood_of
 from keylite.prediction.points import FoundByName
 from keylite.runtime.errors import ArgumentError
@@ -146,6 +146,7 @@ def points_of_data(predictor: Predictor, data: Dataset) -> tuple[Dataset, Scores
 
 def prelabels_text(data: Dataset, scores: Scores, format: str) -> bytes:
     """The text of a format that is a single file."""
+    require_names(data, format)
     if format == RESULTS:
         return coco_results_of(data, scores)
     text = TARGETS[format].text

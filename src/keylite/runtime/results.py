@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 
 from keylite.runtime.types import Json
+from keylite.runtime.words import escaped, is_utf8
 
 
 class Result:
@@ -18,9 +20,10 @@ class Result:
         """Write all fields as JSON.
 
         Returns:
-            Indented JSON, by name of the field. None, NaN and infinite numbers are null.
+            Indented JSON, by name of the field. None, NaN and infinite numbers are null. What is not UTF-8 in the name
+            of a file is escaped.
         """
-        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+        return msgspec.json.format(_encoded(self), indent=2)
 
     def to_dict(self) -> dict[str, Json]:
         """Give all fields as plain dictionaries, lists and numbers.
@@ -28,4 +31,20 @@ class Result:
         Returns:
             The content of `to_json`.
         """
-        return json.loads(msgspec.json.encode(self))
+        return json.loads(_encoded(self))
+
+
+def _encoded(result: Result) -> bytes:
+    try:
+        return msgspec.json.encode(result)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_in_utf8(msgspec.to_builtins(result)))
+
+
+def _in_utf8(value: Any) -> Any:
+    """The same plain values, with texts escaped that UTF-8 cannot hold."""
+    if isinstance(value, dict):
+        return {_in_utf8(key): _in_utf8(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_utf8(each) for each in value]
+    return escaped(value) if isinstance(value, str) and not is_utf8(value) else value

@@ -30,7 +30,7 @@ from keylite.runtime.images import image_size, write_image
 from keylite.runtime.kinds import path_of, require_kind
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import counted, listed, quoted
+from keylite.runtime.words import counted, is_utf8, listed, quoted
 
 
 class Target(NamedTuple):
@@ -98,6 +98,8 @@ def convert(data: Labelled | Mapping[str, Labelled], out: FilePath, *, format: s
 def write_labels(parts: Mapping[str, Dataset], out: Path, format: str, scores: Scores | None = None) -> tuple[str, ...]:
     """What `convert` does, for parts by name. scores: if a model predicted the points, how sure it is of them."""
     target = TARGETS[format]
+    for each in parts.values():
+        require_names(each, format)
     sizes = {part: np.array([image_size(image) for image in each.images]) for part, each in parts.items()}
     lines = [line for part, each in parts.items() for line in lost(each, format, part, scores)]
     if format == "yolo":
@@ -124,6 +126,14 @@ def write_labels(parts: Mapping[str, Dataset], out: Path, format: str, scores: S
         folder.mkdir(parents=True, exist_ok=True)
     write_together(files)
     return tuple(lines)
+
+
+def require_names(data: Dataset, format: str) -> None:
+    """Raise DataError if the name of a picture is not UTF-8, unless the format does not write names."""
+    bad = [name for name in data.image_names if not is_utf8(name)]
+    if bad and format != "yolo":
+        line = listed(f"{data.called}: {format} files are UTF-8, which cannot hold these names of pictures", bad)
+        raise DataError(f"{line}; rename the pictures")
 
 
 def _parts(data: Labelled | Mapping[str, Labelled]) -> dict[str, Dataset]:

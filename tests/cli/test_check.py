@@ -60,6 +60,25 @@ def test_held_out_labels_are_compared(keylite_command, labels: Path):
     assert "holds the same labelled images" in ended.out
 
 
+def test_parts_with_other_keypoints_are_found(keylite_command, labels: Path, tmp_path: Path):
+    few = keylite.gauges(20, size=32)
+    write_dataset(few.with_skeleton(keylite.Skeleton(("a", "b", "c", "d"))), tmp_path / "few")
+    ended = keylite_command("check", labels / "good/labels.json", "--val", tmp_path / "few/labels.json")
+    assert ended.code == 1
+    assert "error, refused (1): training refuses these labels as they are" in ended.out
+    assert "both must name the same keypoints in the same order" in ended.out
+
+
+def test_a_refusal_names_flags_not_arguments(keylite_command, labels: Path, tmp_path: Path):
+    text = (labels / "good/labels.json").read_text().replace("image_000005.png", "gone.png")
+    (tmp_path / "labels.json").write_text(text)
+    for flags in ((), ("--json",)):
+        ended = keylite_command("check", tmp_path / "labels.json", "--images", labels / "good", *flags)
+        assert ended.code == 1
+        assert "gone.png" in ended.out
+        assert "or pass --skip-bad" in ended.out or "name their folder with --images" in ended.out
+
+
 def test_a_copy_of_two_parts_is_a_folder_with_both(keylite_command, labels: Path, tmp_path: Path):
     bad, good = labels / "bad/labels.json", labels / "good/labels.json"
     ended = keylite_command("check", bad, "--val", good, "--fix", tmp_path / "fixed")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from keylite.cli.flags import as_flags
 from keylite.cli.output import show
 from keylite.cli.shared import FOUND, USUAL, As
 
@@ -79,7 +80,7 @@ def check(
         sources, html=html, fix=fix, format=format or "coco", crossing=crossing, max_megapixels=reading.max_megapixels
     )
     if json_output:
-        print(report.to_json().decode())
+        print(as_flags(report.to_json().decode()))
     else:
         show(parts_of_report(report))
     if not report.clean:

@@ -49,10 +49,11 @@ def certificate_line(summary: CertificateSummary) -> str:
 
 
 def show(parts: Sequence[Table | str]) -> None:
-    """Print the parts of a result as its `str()` does; on a terminal, tables are folded to its width."""
+    """Print the parts of a result as its `str()` does, with flags; on a terminal, tables are folded to its width."""
+    from keylite.cli.flags import as_flags
     from keylite.runtime.tables import as_text
 
-    print(as_text(parts, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+    print(as_flags(as_text(parts, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)))
 
 
 class Stderr(logging.StreamHandler):

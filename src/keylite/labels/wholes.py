@@ -16,7 +16,7 @@ from keylite.labels.findings import Finding, finding_of, usual_extent
 from keylite.labels.objects import Shapes
 from keylite.runtime.errors import DataError
 from keylite.runtime.words import listed
-from keylite.training.checks import overlap_line
+from keylite.training.checks import overlap_line, unlike_line
 
 STEPS = (64, 50, 32, 25, 20, 16, 10, 8, 5, 4, 3, 2, 1, 0.5)  # px of grids that are looked for
 ON_GRID = 0.99  # share of coordinates that lie on a grid, if it is one
@@ -92,8 +92,10 @@ def _same_labels(data: Dataset, image: int, other: int) -> bool:
 
 
 def overlap_findings(data: Dataset, other: Dataset) -> list[Finding]:
-    """What two parts have in common: groups, and pictures that are equal or nearly equal."""
+    """What is wrong with two parts together: other keypoints, and groups or pictures that both have."""
     findings = []
+    if line := unlike_line(data, other):
+        findings.append(finding_of(other, "refused", "error", line))
     if line := overlap_line(data, other):
         findings.append(finding_of(other, "shared-groups", "warning", line))
     if data.likeness is None or other.likeness is None or data.fingerprint() == other.fingerprint():

@@ -27,11 +27,8 @@ log = logging.getLogger("keylite")
 
 def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
     """Raise ArgumentError if the recipe and the parts of the data do not go together, before any image is read."""
-    if data.skeleton.names != val.skeleton.names:
-        raise ArgumentError(
-            f"val: has {len(val.skeleton)} keypoints {_brief(val.skeleton)}, but the training data have "
-            f"{len(data.skeleton)} {_brief(data.skeleton)}; both must name the same keypoints in the same order"
-        )
+    if line := unlike_line(data, val):
+        raise ArgumentError(line)
     for part in (data, val):
         crop_boxes(part, recipe.box)
     if recipe.normalize != "auto":
@@ -40,6 +37,16 @@ def require_parts(recipe: Recipe, data: Dataset, val: Dataset) -> None:
         raise ArgumentError(
             "batch: with one object of 32 px, normalisation gets a single value; use a batch of 2, or size 64"
         )
+
+
+def unlike_line(data: Dataset, val: Dataset) -> str:
+    """The line about two parts whose keypoints differ, which training refuses. Empty if they are the same."""
+    if data.skeleton.names == val.skeleton.names:
+        return ""
+    return (
+        f"val: has {len(val.skeleton)} keypoints {_brief(val.skeleton)}, but the training data have "
+        f"{len(data.skeleton)} {_brief(data.skeleton)}; both must name the same keypoints in the same order"
+    )
 
 
 def warn_of_overlap(data: Dataset, val: Dataset) -> None:

@@ -99,6 +99,19 @@ def test_labels_for_other_tools_are_those_that_python_writes(capsys, exported, g
     assert (code, said.rstrip()) == (0, (tmp_path / "cvat").read_text().rstrip())
 
 
+def test_a_label_that_is_there_is_refused_before_anything_is_predicted(
+    capsys, monkeypatch, exported, gauge_files, tmp_path
+):
+    monkeypatch.setattr("keylite.runtime.predictor.Predictor.run", lambda *_: pytest.fail("points were predicted"))
+    name = next((gauge_files / "test").glob("*.png")).stem
+    (tmp_path / f"{name}.json").write_text("somebody's work")
+    for images in ([gauge_files / "test"], ["--data", gauge_files / "test/labels.json"]):
+        code, _, err = run(capsys, "predict", exported, *images, "--format", "labelme", "--out", tmp_path)
+        assert code == 2
+        assert f"which would be written, are there already: {name}.json; choose another folder" in err
+    assert (tmp_path / f"{name}.json").read_text() == "somebody's work"
+
+
 def contents(path: Path) -> dict[str, bytes]:
     """The files of a folder by name, or one file; line feeds at the end do not count."""
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]

@@ -179,8 +179,11 @@ def _require_source(
 
 def _predict_labels(predictor: Predictor, data: Dataset, out: str, format: str) -> None:
     """Write the points of all objects of a data set."""
+    from keylite.data.formats.converting import require_free
     from keylite.prediction.prelabels import points_of_data
 
+    if format in _folders():
+        require_free(Path(out), format, data.image_names, data.images)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_kept(out, False)) if format not in _folders() else None
         _write_prelabels(file, points_of_data(predictor, data), out, format)
@@ -249,11 +252,12 @@ def _require_own_place(
     out: str, predictor: Predictor, paths: list[Path], drawings: dict[Path, Path], format: str | None
 ) -> None:
     """Raise an error if the points cannot be written there, or it is the model, an image or the drawing of one."""
-    from keylite.data.formats.converting import require_empty
-    from keylite.runtime.files import require_outputs, require_writable
+    from keylite.data.formats.converting import require_free
+    from keylite.runtime.files import require_outputs
 
-    if format in _folders():
-        require_empty(Path(out)) if format == "yolo" else require_writable(Path(out))
+    if format and format in _folders():
+        images = list(dict.fromkeys(paths))
+        require_free(Path(out), format, [str(image) for image in images], images)
         return
     require_outputs({"out": out}, {"model": predictor.path} | {str(path): path for path in paths})
     drawn_as = {os.path.realpath(drawing): path for path, drawing in drawings.items()}

@@ -169,7 +169,7 @@ def check_sources(
     files = {"html": html, "fix": None if folder else fix}
     names = {path.name for path in files.values() if path is not None}
     require_outputs(files, folders={"fix": fix if folder else None})
-    if fix is not None and format == "yolo":
+    if fix is not None and TARGETS[format].text is None:
         require_empty(fix, "fix")
     findings: list[Finding] = []
     sets: dict[str, Dataset] = {}

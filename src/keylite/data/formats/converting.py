@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -225,7 +225,7 @@ def _write_yolo(parts: Mapping[str, Dataset], sizes: Mapping[str, np.ndarray], o
     with replacing_within(out) as inside:
         for part, each in named.items():
             texts = label_texts(each, sizes[part if part in sizes else ""])
-            names = _file_names(each)
+            names = _file_names(each.image_names, each.images, each.called)
             with step(f"writing the pictures of {each.called}", len(names)) as done:
                 for image, (name, text) in enumerate(zip(names, texts, strict=True)):
                     picture, label = inside / "images" / part / name, inside / "labels" / part / name
@@ -248,15 +248,25 @@ def _copy(image: Path | np.ndarray, path: Path) -> None:
     shutil.copyfile(image, path)
 
 
-def _file_names(data: Dataset) -> list[str]:
+def require_free(out: Path, format: str, image_names: Sequence[str], images: Sequence[Path | np.ndarray]) -> None:
+    """Raise ArgumentError if labels of these pictures cannot be written to this folder, before they are made."""
+    require_writable(out)
+    if format == "yolo":
+        require_empty(out)
+    else:
+        names = _file_names(image_names, images, "out")
+        require_new_files(out, [Path(name).with_suffix(".json").as_posix() for name in names])
+
+
+def _file_names(image_names: Sequence[str], images: Sequence[Path | np.ndarray], called: str) -> list[str]:
     """A name for each picture: its own without folders, or with them if two would be the same; arrays become PNG."""
-    whole = ["/".join(segments_of(canonical(name))) or "picture" for name in data.image_names]
-    suffixes = [".png" if isinstance(each, np.ndarray) else each.suffix for each in data.images]
+    whole = ["/".join(segments_of(canonical(name))) or "picture" for name in image_names]
+    suffixes = [".png" if isinstance(each, np.ndarray) else each.suffix for each in images]
     whole = [str(Path(name).with_suffix(suffix)) for name, suffix in zip(whole, suffixes, strict=True)]
     stems = Counter(Path(name).stem for name in whole)
     names = whole if max(stems.values()) > 1 else [Path(name).name for name in whole]
     if len({str(Path(name).with_suffix("")) for name in names}) < len(names):
-        raise DataError(f"{data.called}: two pictures have the same name but for its suffix; rename one")
+        raise DataError(f"{called}: two pictures have the same name but for its suffix; rename one")
     return names
 
 
@@ -264,7 +274,9 @@ def _labelme_files(data: Dataset, folder: Path, sizes: np.ndarray) -> Iterator[t
     """The JSON file of each picture, which names the picture as it sees it."""
     if any(isinstance(image, np.ndarray) for image in data.images):
         raise DataError(f"{data.called}: labelme needs pictures that are files; write them with write_dataset first")
-    paths = [folder / Path(name).with_suffix(".json") for name in _file_names(data)]
+    paths = [
+        folder / Path(name).with_suffix(".json") for name in _file_names(data.image_names, data.images, data.called)
+    ]
     places = [
         Path(os.path.relpath(os.path.realpath(str(image)), os.path.realpath(path.parent))).as_posix()
         for image, path in zip(data.images, paths, strict=True)

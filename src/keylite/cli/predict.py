@@ -109,7 +109,8 @@ def predict(
         log.warning("%s: %s", model.name, line)
     if data is not None:
         assert format is not None
-        require_outputs({"out": None if out == "-" else out}, {"data": data, "spec": spec, "model": model})
+        file = None if out == "-" or format in _folders() else out
+        require_outputs({"out": file}, {"data": data, "spec": spec, "model": model})
         labels = reading.dataset(data, said.white_level, said.box)
         _predict_labels(Predictor(model, threads=threads, **choices), labels, out or "-", format)
         return

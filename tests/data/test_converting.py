@@ -185,8 +185,6 @@ def test_names_that_are_not_utf8_are_refused_or_not_written(format: str, tmp_pat
         convert(data, tmp_path / "new", format=format)
         assert (tmp_path / "new/labels/train/b\udcff.txt").is_file()
         return
-    with pytest.raises(
-        keylite.DataError, match="UTF-8, which cannot hold these names of pictures: b.+png; rename"
-    ):
+    with pytest.raises(keylite.DataError, match="UTF-8, which cannot hold these names of pictures: b.+png; rename"):
         convert(data, tmp_path / "new", format=format)
     assert not (tmp_path / "new").exists()

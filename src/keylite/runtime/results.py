@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from keylite.runtime.kinds import is_list
 from keylite.runtime.types import Json
 from keylite.runtime.words import escaped, is_utf8
 
@@ -44,7 +45,8 @@ def _encoded(result: Result) -> bytes:
 def _in_utf8(value: Any) -> Any:
     """The same plain values, with texts escaped that UTF-8 cannot hold."""
     if isinstance(value, dict):
-        return {_in_utf8(key): _in_utf8(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
+        pairs: dict[str, Any] = value
+        return {_in_utf8(key): _in_utf8(each) for key, each in pairs.items()}
+    if is_list(value):
         return [_in_utf8(each) for each in value]
     return escaped(value) if isinstance(value, str) and not is_utf8(value) else value

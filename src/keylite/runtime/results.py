@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -45,7 +45,7 @@ def _encoded(result: Result) -> bytes:
 def _in_utf8(value: Any) -> Any:
     """The same plain values, with texts escaped that UTF-8 cannot hold."""
     if isinstance(value, dict):
-        pairs: dict[str, Any] = value
+        pairs = cast("dict[str, Any]", value)
         return {_in_utf8(key): _in_utf8(each) for key, each in pairs.items()}
     if is_list(value):
         return [_in_utf8(each) for each in value]

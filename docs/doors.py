@@ -75,6 +75,16 @@ DOORS = {
         ("check",),
         {"json": "`report.to_json()`", "preset": "`recipe=`: `preset(name)`", "set": "`recipe=`: `Recipe(name=value)`"},
     ),
+    "suggest": Door(
+        ("suggest", "Predictor"),
+        {
+            "INPUTS": "`suggest(model, images)`",
+            "boxes": "`suggest(model, [(image, boxes), ...])`",
+            "out": "`chosen.images`",
+            "copy": "`chosen.copy_to(folder)`",
+            "json": "`chosen.to_json()`",
+        },
+    ),
     "convert": Door(("convert",), {}),
     "gauges": Door(("gauges",), {"out": "`write_dataset(data, folder)`"}),
 }

@@ -52,6 +52,7 @@ VERBS = {  # modules that put a whole verb together, and the only modules that m
     "exporting.export": "exporting.diagnosis cli",
     "exporting.diagnosis": "cli",
     "labels.check": "cli",
+    "labels.suggest": "cli",
 }
 EXCEPTIONS = {  # module: what it may import beyond its room
     "runtime.images": Room("", "", "simplejpeg"),

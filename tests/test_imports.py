@@ -126,7 +126,8 @@ def test_what_is_public():
         ),
         *("FoldsReport", "ImageError", "KeyliteError", "Keypoints", "ModelFileError"),
         *("ModelSpec", "OverBudgetError"),
-        *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton", "TargetNeeds"),
+        *("Predictions", "Predictor", "Recipe", "RecipeError", "Report", "Sample", "Skeleton"),
+        *("Suggestions", "TargetNeeds"),
         *(
             "benchmark",
             "check",
@@ -150,7 +151,7 @@ def test_what_is_public():
             "predict_on_ray",
             "preset",
         ),
-        *("read_dataset", "read_spec", "train", "train_folds", "write_coco", "write_dataset"),
+        *("read_dataset", "read_spec", "suggest", "train", "train_folds", "write_coco", "write_dataset"),
         *("write_golden", "write_page", "write_points"),
     ]
     assert set(dir(keylite)) == {*keylite.PUBLIC, "__version__"}

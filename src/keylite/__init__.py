@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from keylite.exporting.targets import TargetNeeds, measure_target
     from keylite.labels.check import check
     from keylite.labels.findings import CheckReport
+    from keylite.labels.suggest import Suggestions, suggest
     from keylite.pictures.page import write_page
     from keylite.pictures.plots import plot_benchmark, plot_reliability
     from keylite.pictures.worst import draw_worst
@@ -93,6 +94,8 @@ PUBLIC = {
     "Report": "keylite.evaluation.report",
     "Sample": "keylite.data.dataset",
     "Skeleton": "keylite.runtime.skeleton",
+    "suggest": "keylite.labels.suggest",
+    "Suggestions": "keylite.labels.suggest",
     "TargetNeeds": "keylite.exporting.targets",
     "train": "keylite.training.train",
     "train_folds": "keylite.training.folds",

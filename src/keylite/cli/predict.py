@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -165,11 +164,7 @@ def _require_source(
     from keylite.prediction.prelabels import PRELABELS
 
     if data is None:
-        usual = dataclasses.replace(USUAL, max_megapixels=reading.max_megapixels, skip_bad=reading.skip_bad)
-        for field in dataclasses.fields(reading):
-            if getattr(reading, field.name) != getattr(usual, field.name):
-                name = field.name.replace("_", "-")
-                raise ValueError(f"predict: --{name} says how labels are read; give them as --data, or leave it out")
+        reading.require_labels("predict")
         return
     unfit = {"images": inputs, "--boxes": boxes, "--draw": draw, "--ray": ray}
     if given := [name for name, value in unfit.items() if value]:

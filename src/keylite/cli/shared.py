@@ -61,6 +61,14 @@ class Reading:
         False
     )
 
+    def require_labels(self, verb: str) -> None:
+        """Raise ValueError for a flag that says how labels are read, because there are none."""
+        usual = dataclasses.replace(USUAL, max_megapixels=self.max_megapixels, skip_bad=self.skip_bad)
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) != getattr(usual, field.name):
+                name = field.name.replace("_", "-")
+                raise ValueError(f"{verb}: --{name} says how labels are read; give them as --data, or leave it out")
+
     def labels(self, path: Path, part: str | None = None, skip_bad: bool = False) -> Dataset:
         """The data set of labels; its images are not read yet.
 

@@ -90,6 +90,23 @@ def alike(
     return Alike(other, equal)
 
 
+def alike_to(pictures: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of N pictures show the same as one picture. pictures, one: LIKENESS, (N,) and a single one."""
+    found = pictures["pixels"] == one["pixels"]
+    rows = _varied(pictures)
+    if len(_varied(one[None])):
+        found[rows] |= _normalised(pictures["small"][rows]) @ _normalised(one["small"][None])[0] >= 1 - NEARLY
+    return found
+
+
+def small_vectors(pictures: np.ndarray) -> np.ndarray:
+    """(N, SIDE^2) float32: how pictures look, whatever their brightness and contrast; 0 for those that show nothing."""
+    vectors = np.zeros((len(pictures), SIDE * SIDE), np.float32)
+    rows = _varied(pictures)
+    vectors[rows] = _normalised(pictures["small"][rows])
+    return vectors
+
+
 def _nearest(pictures: np.ndarray, others: np.ndarray, parts: np.ndarray | None) -> np.ndarray:
     """(N,) the number of the nearest of the nearly equal pictures, -1 if there is none.
 

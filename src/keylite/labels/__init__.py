@@ -1,1 +1,1 @@
-"""The doctor of labels: what is wrong with a data set, and its corrected copy."""
+"""Better labels: what is wrong with a data set, its corrected copy, and what to label next."""

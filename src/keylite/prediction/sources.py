@@ -34,13 +34,13 @@ def drawing_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     return drawings
 
 
-def image_paths(inputs: tuple[Path, ...]) -> list[Path]:
+def image_paths(inputs: tuple[Path, ...], verb: str = "predict") -> list[Path]:
     """All images of these inputs: images, folders (their images by name) and text files with one path per line.
 
     The log counts what is left out of a folder: pictures that keylite cannot read, and sub-folders.
     """
     if not inputs:
-        raise ArgumentError("predict: expected images or folders, got none")
+        raise ArgumentError(f"{verb}: expected images or folders, got none")
     paths: list[Path] = []
     for entry in inputs:
         if entry.is_dir():

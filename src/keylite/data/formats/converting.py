@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from keylite.data.copies import copy_picture, file_names
 from keylite.data.dataset import Dataset
 from keylite.data.formats.coco_writing import coco_of
 from keylite.data.formats.cvat import cvat_text, holds_groups
@@ -23,10 +21,9 @@ from keylite.data.formats.scores import Scores
 from keylite.data.formats.tables import wide_text
 from keylite.data.formats.yolo import label_texts, yaml_of
 from keylite.data.groups import in_number_order
-from keylite.data.spelling import canonical, segments_of
 from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.files import replacing_within, require_outputs, require_writable, write_together
-from keylite.runtime.images import image_size, write_image
+from keylite.runtime.images import image_size
 from keylite.runtime.kinds import path_of, require_kind
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
@@ -225,27 +222,16 @@ def _write_yolo(parts: Mapping[str, Dataset], sizes: Mapping[str, np.ndarray], o
     with replacing_within(out) as inside:
         for part, each in named.items():
             texts = label_texts(each, sizes[part if part in sizes else ""])
-            names = _file_names(each.image_names, each.images, each.called)
+            names = file_names(each.image_names, each.images, each.called)
             with step(f"writing the pictures of {each.called}", len(names)) as done:
                 for image, (name, text) in enumerate(zip(names, texts, strict=True)):
                     picture, label = inside / "images" / part / name, inside / "labels" / part / name
                     for path in (picture, label):
                         path.parent.mkdir(parents=True, exist_ok=True)
-                    _copy(each.images[image], picture)
+                    copy_picture(each.images[image], picture)
                     label.with_suffix(".txt").write_bytes(text)
                     done(1)
         (inside / "data.yaml").write_bytes(yaml_of(first, named))
-
-
-def _copy(image: Path | np.ndarray, path: Path) -> None:
-    """A picture in another place: linked if both are on one disk, else copied; PNG if it is an array."""
-    if isinstance(image, np.ndarray):
-        write_image(path, image)
-        return
-    with contextlib.suppress(OSError):
-        os.link(os.path.realpath(image), path)
-        return
-    shutil.copyfile(image, path)
 
 
 def require_free(out: Path, format: str, image_names: Sequence[str], images: Sequence[Path | np.ndarray]) -> None:
@@ -254,20 +240,8 @@ def require_free(out: Path, format: str, image_names: Sequence[str], images: Seq
     if format == "yolo":
         require_empty(out)
     else:
-        names = _file_names(image_names, images, "out")
+        names = file_names(image_names, images, "out")
         require_new_files(out, [Path(name).with_suffix(".json").as_posix() for name in names])
-
-
-def _file_names(image_names: Sequence[str], images: Sequence[Path | np.ndarray], called: str) -> list[str]:
-    """A name for each picture: its own without folders, or with them if two would be the same; arrays become PNG."""
-    whole = ["/".join(segments_of(canonical(name))) or "picture" for name in image_names]
-    suffixes = [".png" if isinstance(each, np.ndarray) else each.suffix for each in images]
-    whole = [str(Path(name).with_suffix(suffix)) for name, suffix in zip(whole, suffixes, strict=True)]
-    stems = Counter(Path(name).stem for name in whole)
-    names = whole if max(stems.values()) > 1 else [Path(name).name for name in whole]
-    if len({str(Path(name).with_suffix("")) for name in names}) < len(names):
-        raise DataError(f"{called}: two pictures have the same name but for its suffix; rename one")
-    return names
 
 
 def _labelme_files(data: Dataset, folder: Path, sizes: np.ndarray) -> Iterator[tuple[Path, bytes]]:
@@ -275,7 +249,7 @@ def _labelme_files(data: Dataset, folder: Path, sizes: np.ndarray) -> Iterator[t
     if any(isinstance(image, np.ndarray) for image in data.images):
         raise DataError(f"{data.called}: labelme needs pictures that are files; write them with write_dataset first")
     paths = [
-        folder / Path(name).with_suffix(".json") for name in _file_names(data.image_names, data.images, data.called)
+        folder / Path(name).with_suffix(".json") for name in file_names(data.image_names, data.images, data.called)
     ]
     places = [
         Path(os.path.relpath(os.path.realpath(str(image)), os.path.realpath(path.parent))).as_posix()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keylite.exporting.rounding import compensated
 from keylite.runtime.heads import Heatmap, Simcc
 from keylite.runtime.lite import (
     BACKBONE_EPSILON,
@@ -32,7 +33,7 @@ from keylite.runtime.spec import ModelSpec
 ROUNDS = 40  # of the scaling; the ranges hardly change after 20
 ROOM = 0.95  # a scaled channel reaches at most this share of 6 on the calibration images, because others reach further
 BATCH = 16  # images at once
-SAMPLE = 2**20  # px of all images together that biases are corrected on: 64 images of 128 x 128 px
+SAMPLE = 2**18  # px of all images together that weights are rounded on: 16 images of 128 x 128 px
 FEWEST = 2  # of these images, all of which are in memory at once
 SIX = 6.0  # where ReLU6 ends
 
@@ -105,19 +106,22 @@ def _pyramid(levels: list[str]) -> Iterator[Layer]:
     yield Layer("head.maps", merged)
 
 
-def for_one_scale(
+def ready_for_int8(
     tensors: Mapping[str, np.ndarray], spec: ModelSpec, pixels: np.ndarray, largest: float
 ) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint, changed so that an int8 file with one scale per layer loses little.
+    """The tensors of a checkpoint, changed so that an int8 file loses little. The spec says which scales it has.
 
     tensors: laid out as in the checkpoint. pixels: the calibration images, uint8 (N, H, W, 3). largest: how many
-    steps of the rounded weights the largest weight of a layer is.
+    steps of the rounded weights the largest weight of a scale is.
     """
+    per_channel = spec.weight_scales != "per-tensor"
     layers = convolutions_of(spec)
     images = (pixels.astype(np.float32) - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
-    weights = equalised(layers, folded(layers, tensors), images)
+    weights = folded(layers, tensors)
+    if not per_channel:
+        weights = equalised(layers, weights, images)
     count = max(FEWEST, SAMPLE // (spec.size[0] * spec.size[1]))
-    return {**tensors, **unfolded(layers, corrected(layers, weights, images[:count], largest))}
+    return {**tensors, **unfolded(layers, corrected(layers, weights, images[:count], largest, per_channel))}
 
 
 def folded(layers: list[Layer], tensors: Mapping[str, np.ndarray]) -> Weights:
@@ -232,14 +236,15 @@ def _depthwise(kernel: np.ndarray) -> bool:
 # ---- correction of biases
 
 
-def corrected(layers: list[Layer], weights: Weights, images: np.ndarray, largest: float) -> Weights:
-    """The weights with biases that keep the mean of every channel as it is, although the kernels will be rounded.
+def corrected(layers: list[Layer], weights: Weights, images: np.ndarray, largest: float, per_channel: bool) -> Weights:
+    """Rounded weights, with biases that keep the mean of every channel as it is.
 
-    From the first layer on, because each bias also corrects for what the layers before it have left. images: float32
+    From the first layer on, because each layer also corrects for what the layers before it have left. images: float32
     (N, H, W, 3), normalised.
     """
     means: dict[str, np.ndarray] = {}
     biases: dict[str, np.ndarray] = {}
+    kernels: dict[str, np.ndarray] = {}
 
     def keep(layer: Layer, output: np.ndarray) -> None:
         means[layer.name] = output.mean((0, 1, 2), dtype=np.float64)
@@ -249,31 +254,36 @@ def corrected(layers: list[Layer], weights: Weights, images: np.ndarray, largest
         biases[layer.name] = weights[layer.name][1] + error
         output += error.astype(output.dtype)
 
+    def round_kernel(layer: Layer, source: np.ndarray) -> np.ndarray:
+        kernels[layer.name] = compensated(weights[layer.name][0], source, layer.stride, largest, per_channel)
+        return kernels[layer.name]
+
     run(layers, weights, images, keep)
-    run(layers, {name: (rounded(kernel, largest), bias) for name, (kernel, bias) in weights.items()}, images, correct)
-    return {name: (kernel, biases[name]) for name, (kernel, _) in weights.items()}
-
-
-def rounded(kernel: np.ndarray, largest: float) -> np.ndarray:
-    """A kernel as an int8 file with one scale for all of it holds it."""
-    step = np.abs(kernel).max() / largest
-    return kernel if step == 0 else np.rint(kernel / step) * step
+    run(layers, weights, images, correct, round_kernel)
+    return {name: (kernels[name], biases[name]) for name in weights}
 
 
 # ---- the network in numpy
 
 
 def run(
-    layers: list[Layer], weights: Weights, images: np.ndarray, look: Callable[[Layer, np.ndarray], None]
+    layers: list[Layer],
+    weights: Weights,
+    images: np.ndarray,
+    look: Callable[[Layer, np.ndarray], None],
+    kernel_of: Callable[[Layer, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Calculate all layers on images (N, H, W, 3), normalised, in their type, and return the last output.
 
-    look: gets each output before ReLU6, and may change it.
+    look: gets each output before ReLU6, and may change it. kernel_of: gives the kernel of a layer from what the layer
+    reads. None: those of the weights.
     """
     last_use = {name: i for i, layer in enumerate(layers) for name in (layer.source, layer.plus)}
     values = {"": images}
     for i, layer in enumerate(layers):
-        kernel, bias = (array.astype(images.dtype) for array in weights[layer.name])
+        kernel, bias = weights[layer.name]
+        kernel = kernel if kernel_of is None else kernel_of(layer, values[layer.source])
+        kernel, bias = kernel.astype(images.dtype), bias.astype(images.dtype)
         output = convolved(values[layer.source], kernel, layer.stride) + bias
         if layer.plus:
             added = values[layer.plus]

@@ -24,9 +24,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from timm.layers import BatchNormAct2d
 
 from keylite.exporting.calibration import CalibrationSet
-from keylite.exporting.equalise import for_one_scale
+from keylite.exporting.equalise import ready_for_int8
 from keylite.pytorch.model import PixelModel, assign, load_model, tensors
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import write_onnx
 from keylite.runtime.spec import ModelSpec
 
@@ -37,7 +38,7 @@ ONE_SCALE = {  # weights are 128 at 0; ONNX Runtime adds such products without o
     "reduce_range": False,
     "extra_options": {"WeightSymmetric": True},
 }
-LARGEST = 127.5  # how many steps of these weights their largest value is
+LARGEST = {"per-channel": 64.0, "per-tensor": 127.5}  # how many steps of the weights the largest one of a scale is
 FOLDED = (torch.nn.BatchNorm2d, BatchNormAct2d)  # exactly these types, because a subclass may calculate something else
 FOLDING = 1e-4  # largest change by folding, as a share of the largest value; rounding changes a hundredth of that
 WEIGHTY = ("Conv", "Gemm", "MatMul")  # operators of layers with weights
@@ -61,24 +62,25 @@ def export(
         return
     if calibration is None:
         raise ArgumentError("calibration: int8 needs images to take ranges from, got none")
-    one_scale = spec.weight_scales == "per-tensor"
-    proto = float_graph(parent, spec, calibration.pixels if one_scale else None)
-    write(out, int8_graph(proto, calibration.pixels, **(ONE_SCALE if one_scale else {})), spec)
+    options = ONE_SCALE if spec.weight_scales == "per-tensor" else {}
+    proto = float_graph(parent, spec, calibration.pixels)
+    write(out, int8_graph(proto, calibration.pixels, **options), spec)
 
 
 def require_backbone(spec: ModelSpec) -> None:
     """Refuse nothing: ONNX takes every backbone. LiteRT does not, so both twins have this function."""
 
 
-def float_graph(parent: Path, spec: ModelSpec, equalised_on: np.ndarray | None = None) -> onnx.ModelProto:
+def float_graph(parent: Path, spec: ModelSpec, for_int8: np.ndarray | None = None) -> onnx.ModelProto:
     """The network of a `.safetensors` model file as an ONNX graph.
 
-    equalised_on: images, uint8 (N, H, W, 3), with which weights are prepared for one scale per layer. None: they stay.
+    for_int8: images, uint8 (N, H, W, 3), on which the weights of a lite backbone and of its head are rounded. None:
+    they stay.
     """
     network, _ = load_model(parent, spec)
-    if equalised_on is not None:
+    if for_int8 is not None and spec.backbone in LITE:
         before = {name: tensor.numpy() for name, tensor in tensors(network).items()}
-        changed = for_one_scale(before, spec, equalised_on, LARGEST)
+        changed = ready_for_int8(before, spec, for_int8, LARGEST[spec.weight_scales or "per-channel"])
         assign(network, {name: torch.from_numpy(tensor) for name, tensor in changed.items()})
     model = PixelModel(clamped(network), spec.mean, spec.std).eval()
     width, height = spec.size

@@ -134,6 +134,7 @@ class Workshop:
     def __init__(self, parent: Path, spec: ModelSpec, folder: Path, pixels: np.ndarray) -> None:
         self.parent, self.spec, self.pixels = parent, spec, pixels
         self.proto = prepared(float_graph(parent, spec))
+        self.ready: tuple[CalibrationSet, onnx.ModelProto] | None = None
         first = next(node.name for node in self.proto.graph.node if node.op_type in WEIGHTY)
         usual, last = float_nodes(self.proto), last_layer(self.proto)
         self.excluded = {
@@ -163,8 +164,12 @@ class Workshop:
                 "calibrate_method": quantization.CalibrationMethod.Percentile,
                 "extra_options": {"CalibPercentile": 99.999, "CalibStridedMinMax": 1},
             }
-        proto = self.proto if calibration is None else int8_graph(self.proto, calibration.pixels, **options)
-        write(out, proto, spec)
+        if calibration is None:
+            write(out, self.proto, spec)
+            return
+        if self.ready is None or self.ready[0] is not calibration:
+            self.ready = calibration, float_graph(self.parent, spec, calibration.pixels)
+        write(out, int8_graph(self.ready[1], calibration.pixels, **options), spec)
 
     def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
         """The mean squared error that each layer of an int8 file adds, beside the float layer on the same inputs."""

@@ -24,7 +24,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # not a public API
 
 from keylite.exporting.calibration import CalibrationSet
-from keylite.exporting.equalise import for_one_scale
+from keylite.exporting.equalise import ready_for_int8
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.graph import flat_of, graph_of, operators_of
@@ -33,7 +33,7 @@ from keylite.runtime.modelfile import tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec, Quantised
 from keylite.tensorflow.model import assign, load_model, tensors
 
-LARGEST = 127  # what stands for the largest weight of a layer
+LARGEST = 127  # what stands for the largest weight of a scale
 ENDS = (
     ["FULLY_CONNECTED", "RESHAPE", "DEQUANTIZE"],
     ["FULLY_CONNECTED", "DEQUANTIZE"],
@@ -57,8 +57,8 @@ def export(
     """
     require_backbone(spec)
     network, _ = load_model(parent, spec)
-    if spec.weight_scales == "per-tensor" and calibration is not None:
-        assign(network, for_one_scale(tensors(network), spec, calibration.pixels, LARGEST))
+    if calibration is not None:
+        assign(network, ready_for_int8(tensors(network), spec, calibration.pixels, LARGEST))
     width, height = spec.size
     shape = (1, height, width, 3)
     if spec.precision == "int8":

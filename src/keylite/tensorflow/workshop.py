@@ -15,10 +15,12 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
+from keylite.exporting.equalise import ready_for_int8
 from keylite.runtime.graph import flat_of, graph_of, layer_name
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec
 from keylite.tensorflow.exporting import (
+    LARGEST,
     converter_of,
     export,
     frozen,
@@ -28,7 +30,7 @@ from keylite.tensorflow.exporting import (
     require_backbone,
     steps,
 )
-from keylite.tensorflow.model import load_model
+from keylite.tensorflow.model import assign, load_model, tensors
 
 SHUFFLERS = (
     "QUANTIZE",
@@ -131,8 +133,7 @@ class Workshop:
         dense = any(isinstance(layer, keras.layers.Dense) for layer in self.network.layers)
         same = [] if dense else ["last-int8"]  # equal to the default
         self.variants = {name: variant for name, variant in VARIANTS.items() if name not in same}
-        with quiet():
-            self.function = frozen(self.network, (1, *pixels.shape[1:]), "float32")
+        self.ready: tuple[CalibrationSet, Any] | None = None
 
     def make(
         self, out: Path, precision: str, calibration: CalibrationSet | None = None, variant: str = "default"
@@ -151,15 +152,29 @@ class Workshop:
                 debugger.options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=[first])
                 flat = debugger.get_nondebug_quantized_model()
             else:
-                flat = converter_of(self.function, spec, calibration).convert()
+                flat = converter_of(self._function(calibration), spec, calibration).convert()
         if calibration is not None and variant != "last-int8":
             graph = graph_of(flat)
             last_dense_float(graph, self.network)
             flat = flat_of(graph)
         write_tflite(out, flat, spec)
 
+    def _function(self, calibration: CalibrationSet | None) -> Any:
+        """The network as a TensorFlow function. calibration: for int8, its weights are rounded on these images."""
+        with quiet():
+            if calibration is None:
+                return frozen(self.network, (1, *self.pixels.shape[1:]), "float32")
+            if self.ready is None or self.ready[0] is not calibration:
+                network, _ = load_model(self.parent, self.spec)
+                assign(network, ready_for_int8(tensors(network), self.spec, calibration.pixels, LARGEST))
+                self.ready = calibration, frozen(network, (1, *self.pixels.shape[1:]), "float32")
+            return self.ready[1]
+
     def own_noise(self, child: Path, calibration: CalibrationSet) -> dict[str, float]:
-        """The mean squared error that each layer of the default int8 file adds to exact inputs."""
+        """The mean squared error that each layer of the default int8 file adds to exact inputs.
+
+        It is beside the float layer with the weights of the int8 file, so rounding of weights does not count.
+        """
         return {
             layer_name(row["tensor_name"]): float(row["mean_squared_error"]) for row in self._debugger(calibration)[1]
         }
@@ -170,7 +185,7 @@ class Workshop:
             spec = msgspec.structs.replace(self.spec, precision="int8")
             with quiet():
                 debugger = tf.lite.experimental.QuantizationDebugger(
-                    converter=converter_of(self.function, spec, calibration),
+                    converter=converter_of(self._function(calibration), spec, calibration),
                     debug_dataset=lambda: representative(self.pixels, spec),
                 )
                 debugger.run()

@@ -137,7 +137,7 @@ def test_int8_without_images_is_refused(patched, tmp_path: Path, make_spec, mode
 @pytest.fixture
 def patched(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph that the session has already made, in place of another export of the same network."""
-    monkeypatch.setattr("keylite.pytorch.exporting.float_graph", lambda parent, spec: onnx.load(onnx_file))
+    monkeypatch.setattr("keylite.pytorch.exporting.float_graph", lambda parent, *_: onnx.load(onnx_file))
 
 
 # ---- int8

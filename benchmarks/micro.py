@@ -1,6 +1,6 @@
 """The presets for microcontrollers: their NME, and what the whole-integer file takes in flash, memory and time.
 
-It trains each preset on all keypoints and on a few of them, exports a file with int8 output, and measures it in LiteRT
+It trains each preset on all keypoints and on a few of them, exports a whole-integer file, and measures it in LiteRT
 and in TensorFlow Lite Micro; Arm's compiler Vela estimates an NPU. README.md says how to use it.
 """
 
@@ -63,6 +63,7 @@ SMOKE_PRESET = {"backbone": "lite0", "stages": 3, "head": "heatmap"}
 NPU = "ethos-u55-128"
 TIMED = "litert", "tflm"  # engines
 FILE = "whole.int8.tflite"
+WHOLE = {"input_type": "int8", "output_type": "int8"}
 
 
 # ---- data and runs
@@ -111,7 +112,7 @@ def exported(run: Run, parts: Parts) -> Path:
     if not (made.is_file() and read_spec(made).provenance.parent == sha256(run.model)):
         log.info("%s: exporting %s", run.name, made.name)
         made.parent.mkdir(exist_ok=True)
-        keylite.export(run.model, parts.val, made, precision="int8", output_type="int8", calibration=parts.train)
+        keylite.export(run.model, parts.val, made, precision="int8", **WHOLE, calibration=parts.train)
     return made
 
 
@@ -201,7 +202,7 @@ def text(facts: Facts | None) -> str:
     parts = [
         paragraph(
             f"{facts['split']} of {facts['data']}: {facts['count']} objects, {facts['groups']} groups; NME by "
-            f"{facts['normalize']}; the epoch was chosen on val. Files are whole-integer (int8 output).",
+            f"{facts['normalize']}; the epoch was chosen on val. Files take and give int8.",
             weights_line(name for row in rows for name in row["pretrained"]),
             "Model and arena are in KB of 1,024 bytes. MAC: multiplications, each with an addition, per image.",
             f"The time on an NPU is {rows[0]['npu_source']}.",

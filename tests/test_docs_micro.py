@@ -58,7 +58,6 @@ MAIN = """
 #include <iostream>
 #include <vector>
 TfLiteTensor taken, given;
-const char model_bin[] = "";
 constexpr int keypoints = 4;
 int width, height, columns, rows;
 float padding;
@@ -115,8 +114,13 @@ def port(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable:
     includes = "\n".join(re.findall("^#include.*$", OPEN, re.MULTILINE))
     main = MAIN.replace("OPEN", opened).replace("FLOATS", FLOATS).replace("INTEGERS", INTEGERS)
     (folder / "port.cpp").write_text(f"{CODE}\n{includes}\n{main}", encoding="utf-8")
+    model = folder / "model.cc"
+    model.write_text("unsigned char model_bin[] = {\n  0x00\n};\nunsigned int model_bin_len = 1;\n")  # as of xxd
+    (change,) = re.findall(r"^sed -i '(.*)' model.cc$", PAGE, re.MULTILINE)
+    _, before, after, _ = change.split("/")
+    model.write_text(re.sub(before, after, model.read_text(), flags=re.MULTILINE))
     program = folder / "port"
-    subprocess.run([compiler, *STRICT, f"-I{folder}", "-o", program, folder / "port.cpp"], check=True)
+    subprocess.run([compiler, *STRICT, f"-I{folder}", "-o", program, folder / "port.cpp", model], check=True)
 
     def run(head: Heatmap, size: tuple[int, int], padding: float, box, picture: np.ndarray, values, scale: float = 0.0):
         given = [int(scale > 0), *size, padding, *head.grid, scale, *box, *picture.shape[1::-1]]

@@ -27,7 +27,7 @@ from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.packages import require
 from keylite.runtime.results import Result
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import clipped, escaped
+from keylite.runtime.words import clipped, escaped, quoted
 
 KB = 1024  # bytes, as the data sheets of chips count
 LONGEST = 600  # s that Vela gets; it took 3 s for the presets of microcontrollers
@@ -127,7 +127,11 @@ def targets_of(text: str) -> list[str]:
     """The targets in a text such as `ethos-u55-128,ethos-u65-512`. Raises ArgumentError for a name that is none."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        require_choice("target", name, TARGETS)
+        if name not in TARGETS:
+            raise ArgumentError(
+                f"target: expected one of {', '.join(TARGETS)}, got {quoted(name)}; for a chip without an Ethos-U, such as "
+                "an ESP32 or an STM32, take tflm"
+            )
     return list(dict.fromkeys(names))
 
 

@@ -62,7 +62,9 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
         return None
     path = Path(recipe.teacher)
     if path.suffix.lower() != ".safetensors":
-        raise ArgumentError(f"teacher: expected a .safetensors model file, or none, got {quoted(recipe.teacher)}")
+        inside = path / "model.safetensors"
+        hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
+        raise ArgumentError(f"teacher: expected a .safetensors model file, or none, got {quoted(recipe.teacher)}{hint}")
     try:
         spec = read_spec(path)
     except ModelFileError as error:

@@ -129,8 +129,8 @@ def targets_of(text: str) -> list[str]:
     for name in names:
         if name not in TARGETS:
             raise ArgumentError(
-                f"target: expected one of {', '.join(TARGETS)}, got {quoted(name)}; for a chip without an Ethos-U, such as "
-                "an ESP32 or an STM32, take tflm"
+                f"target: expected one of {', '.join(TARGETS)}, got {quoted(name)}; for a chip without an Ethos-U, "
+                "such as an ESP32 or an STM32, take tflm"
             )
     return list(dict.fromkeys(names))
 

@@ -48,7 +48,7 @@ def test_a_missing_field_is_an_error(fields: dict, name: str):
 @pytest.mark.parametrize("name", INNER)
 def test_a_missing_field_of_the_provenance_is_an_error(fields: dict, name: str):
     del fields["provenance"][name]
-    with pytest.raises(ValueError, match=rf"^file: .*`{name}`.*provenance"):
+    with pytest.raises(ValueError, match=rf"^file: .*'{name}'.*provenance"):
         decode_spec(json.dumps(fields), "file")
 
 
@@ -62,7 +62,7 @@ def test_a_choice_of_the_recipe_is_a_number_a_text_or_a_list(fields: dict, value
 @pytest.mark.parametrize("part", [None, "provenance", "head", "skeleton"])
 def test_an_unknown_field_is_an_error(fields: dict, part: str | None):
     (fields[part] if part else fields)["future"] = 1
-    with pytest.raises(ValueError, match=r"^file: .*`future`"):
+    with pytest.raises(ValueError, match=r"^file: .*'future'"):
         decode_spec(json.dumps(fields), "file")
 
 

@@ -307,9 +307,8 @@ def decode_spec(text: str | bytes, source: str) -> ModelSpec:
             )
         spec = msgspec.convert(fields, ModelSpec)
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ModelFileError(
-            f"{source}: the model description inside the file is damaged: {clipped(str(error))}"
-        ) from None
+        words = clipped(str(error).replace("`", "'"))  # a name in these would be taken for an argument
+        raise ModelFileError(f"{source}: the model description inside the file is damaged: {words}") from None
     # A file must have the fields of these parts, even those with a default.
     for part in ("head", "skeleton", "provenance"):
         missing: set[str] = msgspec.to_builtins(getattr(spec, part)).keys() - fields[part].keys()

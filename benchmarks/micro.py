@@ -63,7 +63,7 @@ SMOKE_PRESET = {"backbone": "lite0", "stages": 3, "head": "heatmap"}
 NPU = "ethos-u55-128"
 TIMED = "litert", "tflm"  # engines
 FILE = "whole.int8.tflite"
-WHOLE = {"input_type": "int8", "output_type": "int8"}
+WHOLE: dict[str, Any] = {"input_type": "int8", "output_type": "int8"}
 
 
 # ---- data and runs

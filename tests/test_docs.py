@@ -84,6 +84,7 @@ GUIDES = (
     *(
         "docs/prediction.md",
         "docs/prelabels.md",
+        "docs/suggest.md",
         "docs/model-file.md",
         "docs/exporting.md",
         "docs/diagnosis.md",
@@ -104,6 +105,7 @@ GUIDES = (
     EVALUATION,
     PREDICTION,
     PRELABELS,
+    SUGGEST,
     MODEL_FILE,
     EXPORTING,
     DIAGNOSIS,
@@ -681,7 +683,7 @@ def test_pages_name_what_there_is(page: str, names: tuple[str, ...]):
 SAID = {
     "findings": (COMMANDS, f"| {shared.FOUND} | findings"),
     "wrong input": (COMMANDS, f"| {shared.WRONG_INPUT} | wrong input"),
-    "over budget": (COMMANDS, f"| {shared.OVER_BUDGET} | an export over its budget"),
+    "over budget": (COMMANDS, f"| {shared.OVER_BUDGET} | a file over its budget"),
     "interrupted": (COMMANDS, f"| {shared.INTERRUPTED} | stopped by Ctrl-C"),
     "objects for a mirror": (FORMATS, f"fewer than {symmetry.MIN_OBJECTS} objects"),
     "objects without names": (FORMATS, f"fewer than {mirror.MIN_UNAIDED} objects"),

@@ -18,6 +18,7 @@ pytest.importorskip("torchvision", reason="needs keylite[pytorch]")
 pytest.importorskip("PIL", reason="needs Pillow")
 
 import accuracy
+import label_next
 import learning_curve
 import micro
 import predictor
@@ -666,6 +667,14 @@ def test_the_page_is_made_from_the_committed_figures(script):
         runs.with_part("no marks", script.SECTION, facts)
 
 
+@pytest.mark.parametrize("section", (wrong_labels.SECTION, wrong_labels.FOLDS, label_next.SECTION), ids=lambda s: s.name)
+def test_the_pages_about_labels_are_made_from_the_committed_figures(section: runs.Section):
+    held = runs.figures_path(section, ROOT / "docs")
+    facts = json.loads(held.read_text()) if held.is_file() else None
+    page = (ROOT / "docs" / section.page).read_text(encoding="utf-8")
+    assert runs.with_part(page, section, facts) == page
+
+
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_the_page_alone_can_be_made_again(script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "DOCS", tmp_path)
@@ -783,3 +792,23 @@ def test_an_injected_error_changes_labels_of_the_chosen_objects_alone(kind: str)
     changed = np.flatnonzero((wrong.data.xy != data.xy).any(axis=(1, 2)))
     assert len(wrong.kinds) == 2
     assert set(changed.tolist()) == set(wrong.kinds)
+
+
+# ---- what to label next
+
+
+def test_pictures_are_labelled_in_rounds_by_suggest_and_at_random(tmp_path: Path):
+    label_next.main(["--smoke", "--out", str(tmp_path)])
+    figures = tmp_path / "docs/results/label_next.json"
+    found = json.loads(figures.read_text())["sets"]["gauges"]
+    assert found["labelled"] == [8, 12]
+    assert found["nme"]["random"][0][0] == found["nme"]["suggest"][0][0]  # both begin with the same model
+    assert found["nme"]["random"][0][1] != found["nme"]["suggest"][0][1]
+    before = figures.read_text()
+    label_next.main(["--smoke", "--out", str(tmp_path)])
+    assert json.loads(figures.read_text())["sets"] == json.loads(before)["sets"]
+
+
+@pytest.mark.parametrize(("own", "needed"), [(3.5, 125), (3.0, 150), (4.0, 100), (2.5, None)])
+def test_labels_at_random_that_give_an_error_lie_on_the_line_between_rounds(own: float, needed: float | None):
+    assert label_next.labels_needed([100, 150], [4.0, 3.0], own) == needed

@@ -223,6 +223,7 @@ def folds_of(name: str, data: Dataset, recipe: Recipe, folds: int, out: Path) ->
         wrong_ones += [data.sample_name(row) for row in sorted(extra - already)]
     return {
         **{"objects": len(data), "keypoints": len(data.skeleton), "folds": folds, "shift": shift},
+        **{"recipe": to_dict(recipe)},
         **{"original": sorted(data.sample_name(row) for row in already)},  # to be looked at: which are wrong
         **{"groups": [{"kinds": found, "false": len(wrong_ones), "before": before}], "false": wrong_ones},
     }
@@ -233,10 +234,14 @@ def measure(choices: argparse.Namespace) -> Facts:
     choices.out.mkdir(parents=True, exist_ok=True)
     sets: Facts = {}
     given = [("gauges", None)] if choices.smoke or choices.gauges else []
-    for name, *paths in [*given, *(choices.set or [])]:
+    given += choices.set or []
+    recipes = choices.recipe or [None]
+    if len(recipes) not in (1, len(given)):
+        raise ValueError(f"--recipe: expected one for all {len(given)} sets, or one for each, got {len(recipes)}")
+    for (name, *paths), asked in zip(given, recipes * (len(given) if len(recipes) == 1 else 1), strict=True):
         data = keylite.gauges(choices.gauges) if paths == [None] else together([Path(path) for path in paths])
         if choices.folds:
-            recipe = make_recipe(read_recipe(choices.recipe), str(choices.recipe)) if choices.recipe else Recipe()
+            recipe = make_recipe(read_recipe(asked), str(asked)) if asked else Recipe()
             recipe = msgspec.structs.replace(recipe, box="annotation" if data.boxed.all() else "image")
             key = {"data": data.fingerprint(), "folds": choices.folds, "recipe": to_dict(recipe), "code": code()}
             made = partial(folds_of, name, data, recipe, choices.folds, choices.out)
@@ -339,10 +344,17 @@ def folds_text(facts: Facts | None) -> str:
             paragraph(
                 f"{SHARE:.0%} of the objects, seeds {SEEDS[0]} to {SEEDS[-1]} pooled; all kinds of a set were injected",
                 "together, in turn. What is found in the original labels, too, counts as false here. Points were",
-                f"shifted by three times the median error: {', '.join(shifts)}.",
+                f"shifted by three times the median error: {', '.join(shifts)}. Recipes beside the defaults:",
+                f"{'; '.join(recipe_text(name, found['recipe']) for name, found in facts['sets'].items())}.",
             ),
         ]
     )
+
+
+def recipe_text(name: str, recipe: Facts) -> str:
+    """The choices of a set's folds that say how accurate their models are."""
+    epochs = recipe["epochs"] if recipe["epochs"] != "auto" else f"auto, effort {recipe['effort']:g}"
+    return f"{name} {recipe['stages']} stages, {recipe['size']} px, epochs {epochs}"
 
 
 SECTION = Section("wrong_labels", text, None, PAGE)
@@ -357,7 +369,7 @@ def parser() -> argparse.ArgumentParser:
         "--set", nargs="+", action="append", metavar=("NAME", "LABELS"), help="a data set: its name and its label files"
     )
     add("--folds", type=int, help="train so many models per set and seed, and check by them, in place of shapes alone")
-    add("--recipe", type=Path, help="YAML file of the training choices of the folds")
+    add("--recipe", type=Path, nargs="+", help="YAML file of the training choices of the folds: one, or one per set")
     add("--gauges", type=int, default=GAUGES, help=f"rendered gauges, 0 for none (default {GAUGES})")
     add("--out", type=Path, help="folder of figures; what is there already is not measured again")
     add("--publish", action="store_true", help="write into docs/ what else goes to OUT/docs")

@@ -29,7 +29,7 @@ KINDS = {  # kind -> what it is, in the order in which kinds are shown
     "mirrored": "points of a mirrored object",
     "permuted": "points in another order",
     "another": "labels of another picture",
-    "shifted": "points far from where models that have not seen them put them",
+    "shifted": "points far from where models that have not seen them, and the other points, put them",
     "unlikely": "objects that models that have not seen them find elsewhere",
     "shape": "objects of an unusual shape",
     "point": "points in an odd place",

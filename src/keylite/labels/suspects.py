@@ -2,7 +2,8 @@
 
 Errors are measured in usual errors: the distance from a label to its prediction, divided by the size of the object and
 by the median of that over all objects, for each keypoint. An object is compared as it is labelled, with left and right
-swapped, mirrored, in the order of points that fits best, and as the object of another picture.
+swapped, mirrored, in the order of points that fits best, and as the object of another picture. A single point is
+compared with where the prediction and the other points of its object together put it (agreement.py).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
+from keylite.labels.agreement import surprise_of
 from keylite.labels.findings import Finding, finding_of
 from keylite.runtime.packages import require
 from keylite.runtime.words import first_of
 
-FAR = 5.0  # usual errors: a point beyond is suspect
+FAR = 4.0  # times the usual distance from where a prediction and the other points put it: beyond, a point is suspect
 WHOLE = 0.5  # share of points that are FAR: with more, the whole object is wrong, not some of its points
 SPREAD = 4.0  # robust standard deviations of the objects' costs beyond which an object is suspect
 GAIN = 1.0  # mean log that an explanation must gain over the labels as they are
@@ -32,9 +34,13 @@ class Yardstick(NamedTuple):
     usual: np.ndarray
     size: np.ndarray
 
+    def errors(self, z: np.ndarray, predicted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(n, K) complex errors of points z (n, K) in usual errors, if they belong to the objects `rows`; or NaN."""
+        return ((z - predicted[rows]) / self.size[rows, None] - self.centre) / self.usual
+
     def times(self, z: np.ndarray, predicted: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(n, K) errors of points z (n, K) in usual errors, if they belong to the objects `rows`; NaN if unknown."""
-        return np.abs((z - predicted[rows]) / self.size[rows, None] - self.centre) / self.usual
+        """(n, K) the lengths of these errors."""
+        return np.abs(self.errors(z, predicted, rows))
 
 
 def suspect_findings(data: Dataset, xy: np.ndarray, mirror: tuple[int, ...] | None) -> list[Finding]:
@@ -46,20 +52,22 @@ def suspect_findings(data: Dataset, xy: np.ndarray, mirror: tuple[int, ...] | No
     predicted = xy[..., 0] + 1j * xy[..., 1]
     yardstick = _yardstick(z, predicted)
     every = np.arange(len(z))
-    times = yardstick.times(z, predicted, every)
+    errors = yardstick.errors(z, predicted, every)
+    times, surprise = np.abs(errors), surprise_of(errors)
     cost = _cost(times)
     middle = np.nanmedian(cost)
     limit = middle + SPREAD * max(1.4826 * float(np.nanmedian(np.abs(cost - middle))), 0.1)
     findings = list[Finding]()
     for row in np.argsort(-np.nan_to_num(cost), kind="stable").tolist():
-        far = np.nan_to_num(times[row]) > FAR
+        far = np.nan_to_num(surprise.times[row]) > FAR
         if not (far.any() or cost[row] > limit):
             continue
         explained = _explained(data, z, predicted, yardstick, mirror, row, cost, limit)
         if explained is not None:
             findings.append(explained)
         elif far.any() and far.sum() <= WHOLE * np.isfinite(times[row]).sum():
-            findings.append(_shifted(data, z, predicted, times, row, far))
+            px = surprise.distance[row] * yardstick.usual * yardstick.size[row]
+            findings.append(_shifted(data, row, far, surprise.times[row], px))
         elif cost[row] > limit:
             px = float(np.nanmean(np.abs(z[row] - predicted[row])))
             sentence = f"models that have not seen it put its points {px:.1f} px from their labels, on average"
@@ -173,18 +181,17 @@ def _order(own: np.ndarray, predicted: np.ndarray, yardstick: Yardstick, row: in
     return order.tolist()
 
 
-def _shifted(
-    data: Dataset, z: np.ndarray, predicted: np.ndarray, times: np.ndarray, row: int, far: np.ndarray
-) -> Finding:
-    """The finding about single points of an object, the most unlikely first."""
-    points = sorted(np.flatnonzero(far).tolist(), key=lambda k: -times[row, k])
-    px = np.abs(z[row] - predicted[row])
+def _shifted(data: Dataset, row: int, far: np.ndarray, times: np.ndarray, px: np.ndarray) -> Finding:
+    """The finding about single points of an object, the most unlikely first.
+
+    far, times, px: (K,) which points, how surprising each is, and how far it lies from where it is expected.
+    """
+    points = sorted(np.flatnonzero(far).tolist(), key=lambda k: -times[k])
     names = tuple(data.skeleton.names[k] for k in points)
     texts = [
-        f"{name} {px[k]:.1f} px ({times[row, k]:.0f} times the usual error)"
-        for name, k in zip(names, points, strict=True)
+        f"{name} {px[k]:.1f} px ({times[k]:.0f} times the usual error)" for name, k in zip(names, points, strict=True)
     ]
-    sentence = f"shifted from where models that have not seen it put it: {first_of(texts, NAMED, ', ')}"
-    return finding_of(
-        data, "shifted", "warning", sentence, row, names, times=float(times[row].max(where=far, initial=0))
+    sentence = (
+        f"shifted from where models that have not seen it, and its other points, put it: {first_of(texts, NAMED, ', ')}"
     )
+    return finding_of(data, "shifted", "warning", sentence, row, names, times=float(times[far].max()))

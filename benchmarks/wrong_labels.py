@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -233,7 +233,7 @@ def measure(choices: argparse.Namespace) -> Facts:
     """The figures of all sets, each kept in --out."""
     choices.out.mkdir(parents=True, exist_ok=True)
     sets: Facts = {}
-    given = [("gauges", None)] if choices.smoke or choices.gauges else []
+    given: list[Sequence[Any]] = [("gauges", None)] if choices.smoke or choices.gauges else []
     given += choices.set or []
     recipes = choices.recipe or [None]
     if len(recipes) not in (1, len(given)):

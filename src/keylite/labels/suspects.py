@@ -3,7 +3,7 @@
 Errors are measured in usual errors: the distance from a label to its prediction, divided by the size of the object and
 by the median of that over all objects, for each keypoint. An object is compared as it is labelled, with left and right
 swapped, mirrored, in the order of points that fits best, and as the object of another picture. A single point is
-compared with where the prediction and the other points of its object together put it (agreement.py).
+compared with where the prediction and the other points of its object together put it (surprise.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.labels.agreement import surprise_of
 from keylite.labels.findings import Finding, finding_of
+from keylite.labels.surprise import surprise_of
 from keylite.runtime.packages import require
 from keylite.runtime.words import first_of
 

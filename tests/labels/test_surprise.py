@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keylite.labels.agreement import NEAR, surprise_of
+from keylite.labels.surprise import NEAR, surprise_of
 
 POINTS = 6
 

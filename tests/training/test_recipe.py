@@ -282,6 +282,13 @@ def test_a_preset_is_the_defaults_but_for_its_choices(name: str, choices: dict):
     assert make_recipe({"lr": 0.5}, base=recipe) == make_recipe({**choices, "lr": 0.5})
 
 
+def test_choices_of_ones_own_replace_those_of_a_preset():
+    assert preset("tiny", size=(64, 80), backbone="lite1") == Recipe(stages=4, size=(64, 80), backbone="lite1")
+    for choices, words in (({"siz": 64}, "siz'; did you mean size"), ({"size": 4}, "size: expected 32 to 4096 px")):
+        with pytest.raises(ValueError, match=f"^recipe: .*{words}"):
+            preset("tiny", **choices)
+
+
 def test_balanced_is_the_defaults_and_the_others_lie_around_it():
     assert preset("balanced") == Recipe()
     efforts = [preset(name).effort for name in ("fast", "balanced", "accurate")]

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -235,22 +236,26 @@ PRESETS: dict[str, dict[str, Any]] = {  # the choices in which each differs from
 }
 
 
-def preset(name: str) -> Recipe:
-    """A recipe by name.
+def preset(name: str, **choices: Choice | Path | Sequence[int | Sequence[int | str]]) -> Recipe:
+    """A recipe by name, with choices of your own.
 
     Args:
         name: `tiny` and `small` (for microcontrollers), `fast`, `balanced` (the defaults) or `accurate`;
             docs/recipe.md says in which choices they differ.
+        **choices: Choices of `Recipe` that replace those of the preset.
 
     Returns:
         The recipe.
 
     Raises:
-        RecipeError: No preset has this name.
+        RecipeError: No preset has this name, or a choice is unknown or impossible.
+
+    Example:
+        >>> recipe = keylite.preset("tiny", size=64)
     """
     if not isinstance(name, str) or name not in PRESETS:
         raise RecipeError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
-    return make_recipe(PRESETS[name], f"preset {name}")
+    return Recipe(**(PRESETS[name] | choices))
 
 
 # ---- the strength of augmentation

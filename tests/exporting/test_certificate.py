@@ -14,7 +14,7 @@ import pytest
 
 from keylite.data.arrays import from_arrays
 from keylite.evaluation.reliability import Decile, Reliability
-from keylite.exporting import certificate as certificates
+from keylite.exporting import comparison
 from keylite.exporting import drift as drifts
 from keylite.exporting.certificate import (
     Certificate,
@@ -23,11 +23,11 @@ from keylite.exporting.certificate import (
     certificate_doubt,
     certificate_page,
     certificate_path,
-    certify,
     over_budget,
     summary,
     write_certificate,
 )
+from keylite.exporting.comparison import certify
 from keylite.exporting.drift import Drift, OnKernels
 from keylite.exporting.form import Budget
 from keylite.runtime.errors import ModelFileError
@@ -49,6 +49,7 @@ def made_up(**changes: object) -> Certificate:
         parent="m.safetensors",
         parent_sha256="p" * 64,
         engines=("pytorch", "litert"),
+        held=("litert",),
         precision="int8",
         calibration=Calibration(200, 3, DataId("train", "f" * 64)),
         size=(128, 96),
@@ -58,8 +59,8 @@ def made_up(**changes: object) -> Certificate:
         drift=drift,
         per_keypoint={"nose": drift, "chin": Drift(0.3, 0.2, 0.7, 1.1)},
         kernels={
-            "litert": OnKernels(100, drift, 0.041),
-            "litert-reference": OnKernels(100, Drift(0.2, 0.1, 0.6, 1), 0.042),
+            "litert": OnKernels(100, drift, 0.041, 0.04),
+            "litert-reference": OnKernels(100, Drift(0.2, 0.1, 0.6, 1), 0.042, 0.04),
         },
         nme_parent=0.04,
         nme_child=0.041,
@@ -200,7 +201,18 @@ def held(monkeypatch, tmp_path, make_spec):
     """A function: the certificate of two files with these raw outputs (N, 4, C), unit points first, right being `right`."""
     usual = make_spec(box="image", size=(64, 32), normalize="10px")
 
-    def hold(right, parent, child, groups=None, parent_spec=None, child_spec=None, spec=usual, images=None, **limits):
+    def hold(
+        right,
+        parent,
+        child,
+        groups=None,
+        parent_spec=None,
+        child_spec=None,
+        spec=usual,
+        images=None,
+        reference_too=False,
+        **limits,
+    ):
         paths, specs = [], {"parent": parent_spec or spec, "child": child_spec or spec}
         for name, of in specs.items():
             paths.append(tmp_path / f"{name}.tflite")
@@ -212,10 +224,11 @@ def held(monkeypatch, tmp_path, make_spec):
             made.path, made.engine_name = path, {"parent": "pytorch", "child": "litert"}[path.stem]
             return made
 
-        monkeypatch.setattr(certificates, "Predictor", predictor)
+        monkeypatch.setattr(comparison, "Predictor", predictor)
         images = images or [np.zeros((64, 128, 3), np.uint8)] * len(right)  # twice the input
         data = from_arrays(images, np.asarray(right) * (128, 64), skeleton=spec.skeleton, groups=groups)
-        return certify(paths[1], paths[0], data, Budget(**{"px": 1.0} | limits)), data, paths
+        budget = Budget(**{"px": 1.0} | limits)
+        return certify(paths[1], paths[0], data, budget, reference_too=reference_too), data, paths
 
     return hold
 
@@ -422,10 +435,40 @@ def test_both_kernels_are_measured_on_the_same_objects(on_kernels):
     assert made.within_budget, "the usual kernels decide"
     assert made.notes[1] == (
         "child.tflite would be refused on LiteRT's reference kernels, whose results are those of TensorFlow Lite Micro: "
-        "p95 drift 2 px is over the budget of 1 px"
+        "p95 drift 2 px is over the budget of 1 px (NME 0.00 % -> 40.00 %)"
     )
     assert len(on_kernels(right, right, right + (2 / 64, 0), right).notes) == 1
     assert len(on_kernels(right, right, right, right, nme=0.5).notes) == 1
+
+
+def test_a_device_without_xnnpack_is_held_to_the_budget_on_both_kernels(on_kernels):
+    right = np.full((COUNT, 4, 2), 0.5)
+    near, far = right + (0.5 / 64, 0), right + (2 / 64, 0)
+    both = on_kernels(right, right, near, near, reference_too=True)
+    assert over_budget(both) is None
+    assert both.within_budget
+    assert both.held == ("litert", "litert-reference")
+    assert "\nkernels: held to the budget on litert and litert-reference; litert drift" in str(both)
+    past = "p95 drift 2 px is over the budget of 1 px (NME 0.00 % -> 40.00 %)"
+    usual = f"on XNNPACK: {past}"
+    reference = f"on LiteRT's reference kernels, whose results are those of TensorFlow Lite Micro: {past}"
+    refused = on_kernels(right, right, near, far, reference_too=True)
+    assert not refused.within_budget
+    assert over_budget(refused) == reference
+    assert len(refused.notes) == 1, "the refusal says it"
+    assert "refused, p95 drift 2.0000 px" in repr(refused)
+    assert over_budget(on_kernels(right, right, far, near, reference_too=True)) == usual
+    assert over_budget(on_kernels(right, right, far, far, reference_too=True)) == f"{usual}; {reference}"
+
+
+def test_the_nme_s_budget_holds_on_the_objects_that_were_drawn(on_kernels, monkeypatch):
+    """Half of the objects are perfect in both; an NME over all of them would be another one than over those drawn."""
+    monkeypatch.setattr(drifts, "MOST", 15)
+    right = np.full((COUNT, 4, 2), 0.5)
+    parent = right + np.where(np.arange(COUNT) % 2, 1 / 64, 0)[:, None, None] * (1, 0)
+    made = on_kernels(right, parent, parent, parent, reference_too=True, nme=1e-6)
+    assert made.kernels["litert-reference"].nme_parent != made.nme_parent
+    assert made.within_budget
 
 
 def test_of_many_objects_some_are_drawn(on_kernels, monkeypatch):
@@ -450,6 +493,8 @@ def test_kernels_that_cannot_run_a_file_are_noted(on_kernels, monkeypatch):
     made = on_kernels(right, right, right, right)
     assert made.kernels == {}
     assert made.notes[1].startswith("not measured on LiteRT's reference kernels: child.tflite: LiteRT cannot open")
+    with pytest.raises(ModelFileError, match="LiteRT cannot open"):
+        on_kernels(right, right, right, right, reference_too=True)
 
 
 # ---- a real one

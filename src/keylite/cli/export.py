@@ -75,7 +75,8 @@ def export(
         the NME may rise at most by this fraction of it: 0.03 is 3 %; default: no limit
     target
         for int8 with litert: the device that the file is for, tflm or an NPU such as ethos-u55-128 (docs/targets.md has
-        the list); the file is refused if the NPU leaves operators of it to the CPU
+        the list); the file is refused if the NPU leaves operators of it to the CPU, or if its points move past the
+        budget on LiteRT's reference kernels
     flash
         with --target: its flash in KB of 1,024 bytes; a file that takes more is refused
     ram

@@ -1,6 +1,6 @@
-"""Certificates: the points of an exported file (the child) compared with those of its parent on the same images.
+"""Certificates: how far an exported file (the child) moved the points of its parent, and whether the budgets are kept.
 
-A certificate is a JSON file and a page beside the child. This module knows no format and no framework.
+A certificate is a JSON file and a page beside the child. comparison.py makes it.
 """
 
 from __future__ import annotations
@@ -9,27 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from keylite.data.dataset import Dataset
-from keylite.evaluation.environment import now, versions
-from keylite.evaluation.evaluate import judges_of, measure
-from keylite.evaluation.figures import object_nme
-from keylite.evaluation.metrics import group_intervals
-from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Reliability, reliability_rows
-from keylite.evaluation.report import Report
-from keylite.exporting.drift import Drift, OnKernels, by_kernels, drift_of, kernels_line, point_drift
+from keylite.exporting.drift import KERNELS, Drift, OnKernels, kernels_line
 from keylite.exporting.form import Budget, nme_change
-from keylite.runtime.errors import ArgumentError, KeyliteError
+from keylite.runtime.errors import KeyliteError
 from keylite.runtime.files import sha256, write_together
-from keylite.runtime.modelfile import read_spec
 from keylite.runtime.packages import require
-from keylite.runtime.predictor import Predictor
 from keylite.runtime.results import Result
-from keylite.runtime.spec import Calibration, CertificateSummary, DataId, ModelSpec, unlearnt_words
+from keylite.runtime.spec import Calibration, CertificateSummary, DataId
 from keylite.runtime.tables import Table, as_html, as_text
-from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped
 
 if TYPE_CHECKING:
@@ -56,7 +45,9 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     Attributes:
         child, child_sha256: The name and hash of the exported file.
         parent, parent_sha256: The name and hash of the file that it was made from.
-        engines: The engines that ran parent and child. The certificate holds for the kernels of the child's engine.
+        engines: The engines that ran parent and child.
+        held: The engines whose kernels the budget is judged on: the child's, and for a device without XNNPACK also
+            "litert-reference". The certificate holds for these kernels.
         precision: "fp32", "fp16" or "int8", of the child.
         calibration: The images that the ranges of an int8 child come from, else None.
         size: (width, height) of the model input, px.
@@ -89,6 +80,7 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     parent: str
     parent_sha256: str
     engines: tuple[str, str]
+    held: tuple[str, ...]
     precision: str
     calibration: Calibration | None
     size: tuple[int, int]
@@ -116,7 +108,8 @@ class Certificate(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     def __repr__(self) -> str:
         judged = "accepted" if self.within_budget else "refused"
-        drift = f"p95 drift {self.drift.p95:.4f} px of a budget of {self.budget:g}"
+        largest = max(_on(self, engine)[0].p95 for engine in self.held)
+        drift = f"p95 drift {largest:.4f} px of a budget of {self.budget:g}"
         return f"Certificate({escaped(self.child)} compared with {escaped(self.parent)}: {judged}, {drift})"
 
     def __str__(self) -> str:
@@ -156,100 +149,26 @@ class OverBudgetError(KeyliteError):
 
 
 def over_budget(certificate: Certificate) -> str | None:
-    """A text that says by how much a child exceeds its budgets. None: it does not."""
-    c = certificate
-    past = Budget(c.budget, c.budget_nme).past(c.drift.p95, c.nme_parent, c.nme_child)
-    return f"{' and '.join(past)} (NME {100 * c.nme_parent:.2f} % -> {100 * c.nme_child:.2f} %)" if past else None
+    """A text that says by how much a child exceeds its budgets, and on which kernels. None: it does not."""
+    past = [(engine, text) for engine in certificate.held if (text := past_on(certificate, engine))]
+    if len(certificate.held) > 1:
+        return "; ".join(f"on {KERNELS[engine]}: {text}" for engine, text in past) or None
+    return past[0][1] if past else None
 
 
-def certify(
-    child: Path,
-    parent: Path,
-    data: Dataset,
-    budget: Budget,
-    *,
-    operators: dict[str, int] | None = None,
-    spec_file: FilePath | None = None,
-    engine: str | None = None,
-) -> Certificate:
-    """Compare a child with its parent: both predict `data`, and the distance of every point counts.
-
-    operators: how many of each kind the child has. spec_file: a JSON description of a parent that holds none. engine:
-    what runs the child; None: the usual engine. The latency is not measured here. Raises ArgumentError if both differ
-    in their keypoints, input or crop.
-    """
-    specs = read_spec(parent, spec_file), read_spec(child)
-    _require_alike(child, parent, specs)
-    judges = judges_of(specs, data)  # the same for both
-    measured: list[tuple[Report, Predictions]] = []
-    for path, own, name in ((parent, spec_file, None), (child, None, engine)):
-        predictor = Predictor(path, engine=name, device="cpu", spec=own)  # a GPU rounds differently, whatever the file
-        measured.append(measure(predictor, data, judges=judges))
-    reports, predictions = [report for report, _ in measured], [points for _, points in measured]
-    spec = specs[1]
-    distance = point_drift(predictions[1].unit_xy, predictions[0].unit_xy, spec.size)
-    taught = [k for k in range(len(spec.skeleton)) if k not in spec.untaught]
-    digest = sha256(parent)
-    kernels, notes = {}, []
-    if spec.precision == "int8" and reports[1].engine == "litert":
-        kernels, notes = by_kernels(child, data, predictions[0], predictions[1], spec, budget)
-    made = Certificate(
-        child=escaped(child.name),
-        child_sha256=sha256(child),
-        parent=escaped(parent.name),
-        parent_sha256=digest,
-        engines=(reports[0].engine or "", reports[1].engine or ""),
-        precision=spec.precision,
-        calibration=spec.calibration,
-        size=spec.size,
-        budget=budget.px,
-        budget_nme=budget.nme,
-        within_budget=True,
-        drift=drift_of(distance[:, taught]),
-        per_keypoint={spec.skeleton.names[k]: drift_of(distance[:, k]) for k in taught},
-        kernels=kernels,
-        nme_parent=reports[0].nme.mean,
-        nme_child=reports[1].nme.mean,
-        nme_interval=_paired_interval(predictions, data, spec.normalize),
-        normalize=reports[1].nme.normalize,
-        pck={at: (reports[0].pck[at], reports[1].pck[at]) for at in reports[0].pck},
-        reliability=(reports[0].reliability, reports[1].reliability),
-        count=len(data),
-        groups=len(data.groups),
-        data=data.identity(),
-        bytes=child.stat().st_size,
-        operators=operators or (spec.certificate.operators if spec.certificate else {}),
-        latency=None,
-        notes=(
-            *([] if spec.provenance.parent == digest else [f"{child.name} was not exported from {parent.name}"]),
-            *notes,
-            *unlearnt_words(spec.unlearnt),
-        ),
-        created=now(),
-        versions=versions(),
-    )
-    return msgspec.structs.replace(made, within_budget=over_budget(made) is None)
+def past_on(c: Certificate, engine: str) -> str | None:
+    """By how much a child exceeds its budgets on the kernels of an engine. None: it does not."""
+    drift, parent, child = _on(c, engine)
+    past = Budget(c.budget, c.budget_nme).past(drift.p95, parent, child)
+    return f"{' and '.join(past)} (NME {100 * parent:.2f} % -> {100 * child:.2f} %)" if past else None
 
 
-def _require_alike(child: Path, parent: Path, specs: tuple[ModelSpec, ModelSpec]) -> None:
-    """Raise ArgumentError if a child and its parent differ in their keypoints, input or crop. specs: parent, child."""
-    for field in ("skeleton", "size", "box", "padding", "unlearnt", "visibility_1"):
-        of_parent, of_child = (getattr(spec, field) for spec in specs)
-        if of_parent != of_child:
-            shown = [spec.skeleton.names[:3] if field == "skeleton" else getattr(spec, field) for spec in specs]
-            raise ArgumentError(
-                f"{child.name} is no child of {parent.name}: {field} is {shown[1]}, the parent's {shown[0]}; "
-                "compare a file with the model that it was exported from"
-            )
-
-
-def _paired_interval(both: list[Predictions], data: Dataset, normalize: str) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of NME child - NME parent over objects, by group. both: of (parent, child)."""
-    parent, child = (object_nme(predictions, data, normalize) for predictions in both)
-    counted = np.isfinite(parent)
-    difference = np.where(counted, child - parent, 0)[:, None]
-    interval = group_intervals(difference, counted, data.group_index, np.random.default_rng(0))
-    return None if interval is None else (float(interval[0, 0]), float(interval[0, 1]))
+def _on(c: Certificate, engine: str) -> tuple[Drift, float, float]:
+    """The drift on the kernels of an engine, and the NME of parent and child: over all objects on the child's own."""
+    if engine == c.engines[1]:
+        return c.drift, c.nme_parent, c.nme_child
+    on = c.kernels[engine]
+    return on.drift, on.nme_parent, on.nme
 
 
 def summary(certificate: Certificate) -> CertificateSummary:
@@ -313,7 +232,7 @@ def certificate_parts(certificate: Certificate) -> list[Table | str]:
         Table(("keypoint", "mean", "p50", "p95", "max"), rows, title),
         f"NME ({c.normalize}) {nme_line(c)}",
         pck_line(c),
-        kernels_line(c.kernels, c.count, c.engines[1]),
+        kernels_line(c.kernels, c.count, c.held),
         *reliability_lines(c),
         f"{c.bytes / 1e6:.2f} MB; {latency_line(c)}",
         verdict(c),
@@ -333,7 +252,7 @@ def certificate_page(certificate: Certificate) -> str:
         facts += [f"ranges from {k.count} objects of {k.data.name}, seed {k.seed}, fingerprint `{k.data.fingerprint}`"]
     if c.operators:
         facts += ["operators: " + ", ".join(f"{count} {name}" for name, count in c.operators.items())]
-    facts += [kernels_line(c.kernels, c.count, c.engines[1]), *reliability_lines(c)]
+    facts += [kernels_line(c.kernels, c.count, c.held), *reliability_lines(c)]
     facts += [latency_line(c), *c.notes]
     facts += [f"{', '.join(f'{name} {version}' for name, version in c.versions.items())}; {c.created}"]
     lines = "\n".join(f"- {fact}" for fact in facts)

@@ -25,9 +25,9 @@ from keylite.exporting.certificate import (
     OverBudgetError,
     certificate_files,
     certificate_path,
-    certify,
     summary,
 )
+from keylite.exporting.comparison import certify
 from keylite.exporting.fit import Device, device_of, require_fit
 from keylite.exporting.form import FORMATS, Budget, Form, examiner, exporter, form_of
 from keylite.exporting.golden import require_new_vectors, write_golden
@@ -92,7 +92,8 @@ def export(
             an input of 128 px 0.02 (fp32), 0.1 (fp16) or 1 (int8), and in proportion for others.
         budget_nme: By what fraction the NME (normalised mean error) may rise, such as 0.02. None: no limit.
         target: For int8 with LiteRT: the device that the file is for, such as "tflm" or "ethos-u55-128"; see
-            `measure_target`. The file is refused if an NPU leaves operators of it to the CPU. None: any device.
+            `measure_target`. The file is refused if an NPU leaves operators of it to the CPU, and both budgets must
+            also hold on LiteRT's reference kernels, which are nearer to such devices. None: any device.
         flash: With `target`: the flash of the device, KB of 1,024 bytes; a file that takes more is refused. None: not
             checked.
         ram: With `target`: its memory on the chip, in the same way.
@@ -335,7 +336,15 @@ def _export(
                 log.warning("%s", doubt)
         log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
         child_spec = read_spec(made)
-        certificate = certify(made, model, data, budget, operators=exporting.operators(made), spec_file=spec_file)
+        certificate = certify(
+            made,
+            model,
+            data,
+            budget,
+            operators=exporting.operators(made),
+            spec_file=spec_file,
+            reference_too=device is not None,  # no target has XNNPACK
+        )
         for note in certificate.notes:
             log.warning("%s", note)
         if not certificate.within_budget:

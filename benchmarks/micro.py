@@ -51,7 +51,8 @@ from keylite.runtime.files import sha256
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.training.recipe import PRESETS, make_recipe
+from keylite.training.presets import PRESETS
+from keylite.training.recipe import make_recipe
 
 MICRO_PRESETS = "tiny", "small"
 FEW = (  # of the 68 points of a face: brows, corners of the eyes, nose, mouth, chin

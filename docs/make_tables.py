@@ -14,7 +14,8 @@ import msgspec
 import structure
 
 from keylite.runtime.files import write_text
-from keylite.training.recipe import PRESETS, Recipe, descriptions
+from keylite.training.presets import PRESETS
+from keylite.training.recipe import Recipe, descriptions
 
 DOCS = Path(__file__).parent
 PARTS = {  # page: the parts that are made, by the name in their marks

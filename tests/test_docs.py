@@ -62,7 +62,8 @@ from keylite.runtime.stream import READERS
 from keylite.training.folder import RESULTS, WITHOUT_EFFECT
 from keylite.training.folds import MODEL, REPORT
 from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, PartReport
-from keylite.training.recipe import AUTO, GEOMETRY, PIXELS, PRESETS, Recipe, make_recipe, to_dict
+from keylite.training.presets import PRESETS
+from keylite.training.recipe import AUTO, GEOMETRY, PIXELS, Recipe, make_recipe, to_dict
 from keylite.training.schedule import (
     FEWEST_EPOCHS,
     LONGEST_WARMUP,

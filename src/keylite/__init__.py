@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from keylite.runtime.spec import ModelSpec
     from keylite.training.folds import train_folds
     from keylite.training.folds_report import FoldsReport
-    from keylite.training.recipe import Recipe, preset
+    from keylite.training.presets import preset
+    from keylite.training.recipe import Recipe
     from keylite.training.train import train
 
 PUBLIC = {
@@ -86,7 +87,7 @@ PUBLIC = {
     "predict_on_ray": "keylite.prediction.cluster",
     "Predictions": "keylite.evaluation.predictions",
     "Predictor": "keylite.runtime.predictor",
-    "preset": "keylite.training.recipe",
+    "preset": "keylite.training.presets",
     "read_dataset": "keylite.data.formats.reading",
     "read_spec": "keylite.runtime.modelfile",
     "Recipe": "keylite.training.recipe",

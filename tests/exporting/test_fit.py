@@ -125,7 +125,8 @@ def test_a_device_without_enough_for_any_choice_is_said(fits):
 
 
 def test_presets_are_those_of_training(make_colours):
-    from keylite.training.recipe import PRESETS, make_recipe
+    from keylite.training.presets import PRESETS
+    from keylite.training.recipe import make_recipe
     from keylite.training.schedule import resolve
 
     assert fit.PRESETS.keys() == PRESETS.keys()

@@ -16,17 +16,16 @@ yaml = pytest.importorskip("yaml", reason="needs keylite[cli]")
 from keylite.runtime.heads import HEADS
 from keylite.runtime.packages import FRAMEWORKS
 from keylite.runtime.skeleton import Skeleton
+from keylite.training.presets import PRESETS, preset
 from keylite.training.recipe import (
     AUTO,
     GEOMETRY,
     PIXELS,
-    PRESETS,
     Recipe,
     Resolved,
     augments_as_usual,
     descriptions,
     make_recipe,
-    preset,
     to_dict,
 )
 from keylite.training.recipe_file import read_recipe, write_recipe

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from keylite.cli.output import show
 from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
-from keylite.training.recipe import PRESETS, VAL_FRACTION, Recipe, descriptions, field_types, make_recipe, preset
+from keylite.training.presets import PRESETS, preset
+from keylite.training.recipe import VAL_FRACTION, Recipe, descriptions, field_types, make_recipe
 
 log = logging.getLogger("keylite")
 

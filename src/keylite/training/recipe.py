@@ -1,4 +1,4 @@
-"""The recipe: all choices of a training run in one frozen value that checks itself; and the presets.
+"""The recipe: all choices of a training run in one frozen value that checks itself.
 
 The flags of `keylite train` and the tables of docs/recipe.md are made from its fields. recipe_file.py reads and writes
 it as YAML. Knows nothing of frameworks or data.
@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -223,39 +222,6 @@ class Resolved(Recipe, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warmup_epochs: WarmupEpochs = msgspec.field()
     strength: Strength = msgspec.field()
     normalize: Annotated[str, msgspec.Meta(pattern="^(?!auto$)")] = msgspec.field()
-
-
-# ---- presets
-
-PRESETS: dict[str, dict[str, Any]] = {  # the choices in which each differs from the defaults
-    "tiny": {"stages": 4, "size": 80},
-    "small": {"stages": 4, "size": 112},
-    "fast": {"size": 96, "effort": 0.5},
-    "balanced": {},
-    "accurate": {"stages": 7, "size": 224, "effort": 2.0},
-}
-
-
-def preset(name: str, **choices: Choice | Path | Sequence[int | Sequence[int | str]]) -> Recipe:
-    """A recipe by name, with choices of your own.
-
-    Args:
-        name: `tiny` and `small` (for microcontrollers), `fast`, `balanced` (the defaults) or `accurate`;
-            docs/recipe.md says in which choices they differ.
-        **choices: Choices of `Recipe` that replace those of the preset.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        RecipeError: No preset has this name, or a choice is unknown or impossible.
-
-    Example:
-        >>> recipe = keylite.preset("tiny", size=64)
-    """
-    if not isinstance(name, str) or name not in PRESETS:
-        raise RecipeError(f"preset: expected one of {', '.join(PRESETS)}, got {quoted(name)}")
-    return Recipe(**(PRESETS[name] | choices))
 
 
 # ---- the strength of augmentation

@@ -134,7 +134,7 @@ class Run:
         return done >= self.recipe.epochs
 
     def speak_up(self, branch: float | None, share_below: float) -> None:
-        """Warn if a run looks wrong after its first third.
+        """Warn if a run looks wrong after its first third. Of the mean shape the end of a run warns, too.
 
         branch: the error in px at which the loss changes branch, or None. share_below: the share of the epoch's errors
         that are smaller.
@@ -142,7 +142,7 @@ class Run:
         row = self.history[-1]
         if row["epoch"] != math.ceil(self.recipe.epochs / 3):
             return
-        if row["val_nme"] > self.baseline.nme.mean:
+        if row["epoch"] < self.recipe.epochs and row["val_nme"] > self.baseline.nme.mean:
             log.warning(
                 "val NME %.2f %% is worse than predicting the mean shape (%.2f %%) after epoch %d of %d; look at %s, "
                 "the labels, lr and the loss",

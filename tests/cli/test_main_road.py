@@ -116,7 +116,7 @@ def test_sigma_goes_from_training_to_prediction(capsys, scored, gauge_files, tmp
         "--reliability", tmp_path / "reliability.png",
     )  # fmt: skip
     assert code == 0
-    assert "errors by tenths of sigma" in out
+    assert out.count("its rank correlation with the errors is ") == 1
     assert "sigma was fitted on 25 of these objects and is tested on the other 25" in out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["reliability"]["count"] == 25 * 4
@@ -130,8 +130,9 @@ def test_an_export_learns_its_own_sigma(capsys, scored, gauge_files, tmp_path):
         capsys, "export", scored / "model.safetensors", "--data", gauge_files / "fifty/labels.json", "--out", out
     )
     assert code == 0
-    assert "sigma fitted on 25 of 50 objects" in told
-    assert "child: sigma against error" in shown
+    assert "px) was fitted on 25 of 50 objects" in told
+    assert "rank correlation" not in told, "the certificate says it"
+    assert "sigma of the child: its rank correlation with the errors is " in shown
     ours, parents = read_spec(out).confidence, read_spec(scored / "model.safetensors").confidence
     np.testing.assert_allclose(ours.factors, parents.factors, rtol=1e-3)
     certificate = json.loads((tmp_path / "m.onnx.certificate.json").read_text())

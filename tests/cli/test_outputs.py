@@ -171,7 +171,7 @@ def test_an_export_on_a_full_disk_leaves_all_or_nothing(
 
     monkeypatch.setattr(exports, "exporter", lambda target: Copies)
     monkeypatch.setattr(exports, "_reference", lambda *_: None)
-    monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
+    monkeypatch.setattr(exports, "write_confidence", lambda *_, **__: "")
     data = keylite.read_dataset(photos / "labels.json")
     before = {}
     if there:

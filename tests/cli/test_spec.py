@@ -86,7 +86,7 @@ def test_a_description_apart_is_for_files_without_one(
 
     monkeypatch.setattr(timing, "_memory", lambda *_: None)  # by a process of its own
     monkeypatch.setattr(exports, "_reference", lambda *_: None)
-    monkeypatch.setattr(exports, "write_confidence", lambda *_: "")
+    monkeypatch.setattr(exports, "write_confidence", lambda *_, **__: "")
     monkeypatch.setattr(Copies, "made", onnx_file, raising=False)
     monkeypatch.setattr(exports, "exporter", lambda target: Copies)
     monkeypatch.setattr("keylite.exporting.diagnosis.examiner", lambda target: Copies)

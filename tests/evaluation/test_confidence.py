@@ -230,7 +230,9 @@ def test_the_map_is_written_into_the_file_and_the_line_says_how_it_holds(make_sp
     )
     line = write_confidence(predictor, data)
     assert written == [(predictor.path, msgspec.structs.replace(spec, confidence=learnt.confidence))]
-    assert line.startswith("sigma fitted on 40 of 80 objects of val; on the others ")
+    fitted = "sigma (each point's expected error, px) was fitted on 40 of 80 objects of val"
+    assert line.startswith(f"{fitted}; on the others its rank correlation with the errors is ")
+    assert write_confidence(predictor, data, judged=False) == fitted
 
 
 @pytest.mark.parametrize(("before", "words"), [(False, "is not fitted"), (True, "is the parent's")])

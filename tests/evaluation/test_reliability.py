@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from keylite.evaluation.reliability import FEWEST, halves, no_halves, reliability_of, reliability_rows
+from keylite.evaluation.reliability import FEWEST, halves, no_halves, reliability_of, reliability_words
 
 N, K = 300, 5
 GROUPS = np.arange(N) // 10
@@ -35,7 +35,8 @@ def test_a_sigma_that_flatters_or_frightens_is_told(factor: float):
     sigma, error = made_up()
     found = reliability_of(factor * sigma, error, GROUPS)
     assert found.worst == pytest.approx(1 / factor - 1, abs=0.3)
-    assert ("over it" if factor < 1 else "under it") in dict(reliability_rows(found))["errors by tenths of sigma"]
+    way = "larger" if factor < 1 else "smaller"
+    assert f", errors are {abs(100 * found.worst):.0f} % {way} than it says" in reliability_words(found)
 
 
 def test_ranks_are_scipys():
@@ -56,7 +57,7 @@ def test_what_does_not_vary_has_no_ranks():
     found = reliability_of(np.ones((N, K)), error, GROUPS)
     assert (found.spearman, found.within) == (None, None)
     assert found.constant is not None
-    assert "all points -" in reliability_rows(found)[0][1]
+    assert reliability_words(found).startswith("its rank correlation with the errors is not known, and where ")
 
 
 def test_ranks_of_three_points_and_of_none_that_promise():
@@ -66,11 +67,10 @@ def test_ranks_of_three_points_and_of_none_that_promise():
     assert reliability_of(np.zeros((3, 1)), np.ones((3, 1)), np.arange(3)).worst == 0
 
 
-def test_rows_say_what_is_not_known():
-    sigma, error = made_up()
-    found = reliability_of(sigma, error, GROUPS)
-    assert f"; one sigma per keypoint {found.constant:.2f}" in reliability_rows(found)[0][1]
-    assert "; one sigma per keypoint -" in reliability_rows(reliability_of(sigma, np.ones((N, K)), GROUPS))[0][1]
+def test_a_perfect_sigma_in_words():
+    sigma, _ = made_up()
+    words = "its rank correlation with the errors is 1.00 (1: perfect, 0: none), and errors are as large as it says"
+    assert reliability_words(reliability_of(sigma, sigma, GROUPS)) == words
 
 
 def test_no_sigma_no_reliability():

@@ -24,6 +24,7 @@ from keylite.runtime.images import write_image
 from keylite.runtime.modelfile import describe, read_spec
 from keylite.runtime.spec import DataId, ValidationFigures
 from keylite.training import folds as module
+from keylite.training import train as train_module
 from keylite.training.folder import open_run
 from keylite.training.folds import train_folds
 from keylite.training.folds_report import FoldsReport
@@ -323,7 +324,8 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
     fitted = specs[0].confidence
     assert [spec.confidence for spec in specs] == [fitted] * 3
     assert (fitted.count, fitted.data.fingerprint) == (26, data.fingerprint())
-    assert "sigma fitted on 26 of 52 objects, each predicted by the model of its fold" in caplog.text
+    assert caplog.text.count("sigma (each point's expected error") == 1, "the folds say nothing of their own"
+    assert "px) was fitted on 26 of 52 objects, each predicted by the model of its fold" in caplog.text
     assert report.pooled.reliability.count == 4 * 26, "those that it was not fitted on"
     assert sum(fold.report.reliability.count for fold in report.folds) == 4 * 26
     for fold in report.folds:
@@ -333,6 +335,22 @@ def test_folds_too_small_for_a_sigma_of_their_own_share_one(
     train_folds(recipe(head="heatmap"), data, out=tmp_path, folds=3, resume=True)
     assert trained == []
     assert figures(tmp_path) == before
+
+
+@pytest.mark.parametrize(("fold", "fitted", "said"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_a_fold_is_silent_about_a_sigma_that_the_folds_fit_together(
+    fold, fitted, said, done_with_scores: Path, tmp_path: Path, data, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("keylite"), "propagate", True)
+    caplog.set_level(logging.INFO, "keylite")
+    for name in ("model", "last"):
+        shutil.copy(done_with_scores, tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(train_module, "write_confidence", lambda *_: "the line about sigma")
+    monkeypatch.setattr(train_module, "knows_its_errors", lambda _: fitted)
+    spec = SimpleNamespace(skeleton=SimpleNamespace(mirror=None))
+    state = SimpleNamespace(recipe=recipe(), spec=spec, out=tmp_path, model=tmp_path / "model.safetensors", val=data)
+    train_module._fit_confidence(state, fold)
+    assert ("the line about sigma" in caplog.text) == said
 
 
 def test_too_few_objects_in_all_folds_for_a_sigma_are_said(data, done_with_scores, tmp_path, caplog, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.evaluation.predictions import Predictions, errors_of, predict_dataset
-from keylite.evaluation.reliability import FEWEST, Reliability, halves, no_halves, reliability_of, reliability_rows
+from keylite.evaluation.reliability import FEWEST, Reliability, halves, no_halves, reliability_of, reliability_words
 from keylite.runtime.heads import Regression
 from keylite.runtime.modelfile import describe
 from keylite.runtime.spec import Confidence, DataId, standing
@@ -20,6 +20,7 @@ from keylite.runtime.spec import Confidence, DataId, standing
 if TYPE_CHECKING:
     from keylite.runtime.predictor import Predictor
 
+SIGMA = "sigma (each point's expected error, px)"
 KNOTS = 16  # the most points that the curve is drawn through
 POINTS_PER_KNOT = 60  # labelled points that each of them is the mean of, at least
 SMALLEST = 1e-9  # the smallest error, as a fraction of the crop's side, so that a perfect model divides nothing by 0
@@ -71,24 +72,25 @@ def write_confidence(
     data: Dataset,
     predictions: Predictions | None = None,
     advice: str = "give more labelled objects",
+    judged: bool = True,
 ) -> str:
     """Learn from half of `data` what a predictor's scores mean, write it into its model file, and say how it holds.
 
     predictions: those of this predictor for `data`, if they were made already. advice: what the returned line
-    recommends if `data` are too few; empty: nothing. Returns the line for the user, also if nothing was written.
+    recommends if `data` are too few; empty: nothing. judged: whether the line says how sigma holds; False: something
+    else will. Returns the line for the user, also if nothing was written.
     """
     learnt = learn_confidence(predictor, data, predictions)
     if learnt.confidence is None:
         kept = "is the parent's" if predictor.spec.confidence else "is not fitted"
         few = len(data) < FEWEST and learnt.why == no_halves(data.group_index)
         step = f"; {advice}" if few and advice else ""
-        return f"sigma (each point's expected error, px) {kept}: {data.called}: {learnt.why}{step}"
+        return f"{SIGMA} {kept}: {data.called}: {learnt.why}{step}"
     assert predictor.path is not None
     assert learnt.reliability is not None
     describe(predictor.path, msgspec.structs.replace(predictor.spec, confidence=learnt.confidence))
-    rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
-    fitted = learnt.confidence.count
-    return f"sigma fitted on {fitted} of {len(data)} objects of {data.called}; on the others {rows}"
+    fitted = f"{SIGMA} was fitted on {learnt.confidence.count} of {len(data)} objects of {data.called}"
+    return f"{fitted}; on the others {reliability_words(learnt.reliability)}" if judged else fitted
 
 
 def fit_confidence(score: np.ndarray, error: np.ndarray, count: int, data: DataId) -> Confidence | None:

@@ -40,18 +40,16 @@ class Reliability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
 
 
-def reliability_rows(reliability: Reliability) -> list[tuple[str, str]]:
-    """(label, value) texts, the most important first."""
-    ranks = ", ".join(
-        f"{label} {value:.2f}" if value is not None else f"{label} -"
-        for label, value in (("all points", reliability.spearman), ("within a keypoint", reliability.within))
+def reliability_words(reliability: Reliability) -> str:
+    """How well sigma holds, as the end of a sentence about it. JSON has the other figures, too."""
+    rank, worst = reliability.spearman, round(100 * reliability.worst)
+    order = "is not known" if rank is None else f"is {rank:.2f} (1: perfect, 0: none)"
+    size = (
+        f"where it is furthest off, errors are {abs(worst)} % {'larger' if worst > 0 else 'smaller'} than it says"
+        if worst
+        else "errors are as large as it says"
     )
-    constant = "-" if reliability.constant is None else f"{reliability.constant:.2f}"
-    worst = reliability.worst
-    return [
-        ("sigma against error (Spearman)", f"{ranks}; one sigma per keypoint {constant}"),
-        ("errors by tenths of sigma", f"at most {abs(worst):.0%} {'over' if worst > 0 else 'under'} it"),
-    ]
+    return f"its rank correlation with the errors {order}, and {size}"
 
 
 def reliability_of(sigma: np.ndarray, error: np.ndarray, group_index: np.ndarray, seed: int = 0) -> Reliability | None:

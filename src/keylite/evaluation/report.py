@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from keylite.evaluation.reliability import Reliability, reliability_rows
+from keylite.evaluation.reliability import Reliability, reliability_words
 from keylite.runtime.packages import require
 from keylite.runtime.results import Result
 from keylite.runtime.spec import DataId
@@ -192,7 +192,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("largest error", f"{pixel.max:.2f} px"),
         *(mm_rows(report.mm) if report.mm else ()),
         ("signed error", f"x {_signed(signed.x, signed.x_interval)}, y {_signed(signed.y, signed.y_interval)} px"),
-        *(reliability_rows(report.reliability) if report.reliability else ()),
+        ("sigma", reliability_words(report.reliability) if report.reliability else ""),
         ("measured", f"{report.count} objects, {report.points} labelled points, {report.groups} groups"),
         ("boxes", report.boxes),
         ("data", f"{report.data.name} ({report.data.fingerprint[:12]})"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from keylite.evaluation.reliability import Reliability, reliability_rows
+from keylite.evaluation.reliability import Reliability, reliability_words
 from keylite.exporting.drift import KERNELS, Drift, OnKernels, kernels_line
 from keylite.exporting.form import Budget, nme_change
 from keylite.runtime.errors import KeyliteError
@@ -291,7 +291,7 @@ def pck_line(c: Certificate) -> str:
 def reliability_lines(c: Certificate) -> list[str]:
     """How sigma agrees with the errors: a line for the parent and one for the child, if it has a sigma."""
     return [
-        f"{whose}: " + "; ".join(f"{label} {value}" for label, value in reliability_rows(reliability))
+        f"sigma of the {whose}: {reliability_words(reliability)}"
         for whose, reliability in zip(("parent", "child"), c.reliability, strict=True)
         if reliability
     ]

@@ -334,7 +334,7 @@ def _export(
             doubt = range_doubt(examiner(form).watch(made, some_crops(spec, data)), images.facts, data.called)
             if doubt:
                 log.warning("%s", doubt)
-        log.info("%s", write_confidence(Predictor(made, device="cpu"), data))
+        log.info("%s", write_confidence(Predictor(made, device="cpu"), data, judged=False))  # the certificate judges
         child_spec = read_spec(made)
         certificate = certify(
             made,

@@ -21,13 +21,13 @@ from keylite.data.dataset import Dataset
 from keylite.data.examples import crop_boxes, with_boxes
 from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.likeness import alike
-from keylite.evaluation.confidence import learn_from
+from keylite.evaluation.confidence import SIGMA, learn_from
 from keylite.evaluation.environment import now
 from keylite.evaluation.evaluate import measure
 from keylite.evaluation.figures import report_of
 from keylite.evaluation.normaliser import read_normaliser
 from keylite.evaluation.predictions import Predictions, joined
-from keylite.evaluation.reliability import FEWEST, halves, reliability_rows
+from keylite.evaluation.reliability import FEWEST, halves, reliability_words
 from keylite.evaluation.report import Report
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import require_outputs, write_bytes
@@ -323,13 +323,12 @@ def _fit_together(plan: list[Fold], predictions: list[Predictions], data: Datase
     learnt = learn_from(_together(plan, predictions), data, f"{data.name}, out of {len(plan)} folds")
     if learnt.confidence is None or learnt.reliability is None:
         more = "; label more objects" if len(data) < FEWEST else ""
-        log.info("sigma (each point's expected error, px) is not fitted: %s: %s", data.called, learnt.why + more)
+        log.info("%s is not fitted: %s: %s", SIGMA, data.called, learnt.why + more)
         return None
     for fold, spec in zip(plan, specs, strict=True):
         describe(fold.model, msgspec.structs.replace(spec, confidence=learnt.confidence))
-    rows = "; ".join(f"{label} {value}" for label, value in reliability_rows(learnt.reliability))
     fitted = f"{learnt.confidence.count} of {len(data)} objects, each predicted by the model of its fold"
-    log.info("sigma fitted on %s; on the others %s", fitted, rows)
+    log.info("%s was fitted on %s; on the others %s", SIGMA, fitted, reliability_words(learnt.reliability))
     parts = halves(data.group_index)
     assert parts is not None  # because one of them taught sigma
     return parts[1]

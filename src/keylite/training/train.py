@@ -50,7 +50,7 @@ from keylite.training.log_lines import shown_log
 from keylite.training.pretrained import find_pretrained, pretrained_name
 from keylite.training.processes import is_first_process, processes, run_all, world_of
 from keylite.training.recipe import VAL_FRACTION, Recipe, Resolved, checked, strengthened, to_dict
-from keylite.training.run import Run, baseline_report
+from keylite.training.run import Run, baseline_report, knows_its_errors
 from keylite.training.schedule import caches, resolve
 from keylite.training.sheet import examples_sheet
 from keylite.training.stopping import saying_how_to_go_on
@@ -288,7 +288,7 @@ class Plan:
             run_all(_fit_in_a_process, needed, processes(recipe))
         else:
             self._fit()
-        _fit_confidence(state, "" if self.fold else MORE_TO_FIT_SIGMA)
+        _fit_confidence(state, self.fold)
         _warn_of_the_end(state)
 
     def _fit(self) -> None:
@@ -307,14 +307,19 @@ def _fit_in_a_process(
     trainer.fit(state, network, examples, taught_by, resume=resume)
 
 
-def _fit_confidence(state: Run, advice: str) -> None:
-    """After training: fit on the validation set what scores mean, and warn if flips contradict the labels."""
+def _fit_confidence(state: Run, fold: bool) -> None:
+    """After training: fit on the validation set what scores mean, and warn if flips contradict the labels.
+
+    fold: whether this is one of several folds. If it is too small, all folds together fit sigma, and say so once.
+    """
     recipe, mirror = state.recipe, state.spec.skeleton.mirror
     last = Predictor(state.out / "last.safetensors", threads=recipe.threads or None, device=recipe.device)
-    write_confidence(last, state.val, predict_dataset(last, state.val), advice)
+    write_confidence(last, state.val, predict_dataset(last, state.val))
     best = Predictor(state.model, threads=recipe.threads or None, device=recipe.device)
     predictions = predict_dataset(best, state.val)
-    log.info("%s", write_confidence(best, state.val, predictions, advice))
+    line = write_confidence(best, state.val, predictions, MORE_TO_FIT_SIGMA)
+    if not fold or knows_its_errors(read_spec(state.model)):
+        log.info("%s", line)
     if mirror is not None and recipe.flip_p:
         report = flip_report(best, state.val, mirror, plain=predictions)
         if doubt := flip_doubt(report, recipe.flip_offset):

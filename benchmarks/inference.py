@@ -62,14 +62,14 @@ def measure(choices: argparse.Namespace) -> Facts:
         each = [
             benchmark(list(files.values()), threads=choices.threads, runs=choices.runs) for _ in range(choices.rounds)
         ]
-        of = {name: [found["models"][str(path)] for found in each] for name, path in files.items()}
-    engines = {name: [found["ms"]["engine"]["median"] / 1000 for found in rounds] for name, rounds in of.items()}
+        of = {name: [found.models[str(path)] for found in each] for name, path in files.items()}
+    engines = {name: [found.ms["engine"].median / 1000 for found in rounds] for name, rounds in of.items()}
     rows = figures(engines, 1, BASE)
     for name, rounds in of.items():
-        ms = {stage: statistics.median(found["ms"][stage]["median"] for found in rounds) for stage in STAGES}
-        peaks = [found["memory"]["peak"] for found in rounds if found["memory"]]
-        rows[name] |= {"bytes": rounds[0]["bytes"], "ms": ms, "memory": statistics.median(peaks) if peaks else None}
-    facts = {"size": choices.size, "rounds": choices.rounds, "runs": choices.runs, "image": each[0]["image"]}
+        ms = {stage: statistics.median(found.ms[stage].median for found in rounds) for stage in STAGES}
+        peaks = [found.memory.peak for found in rounds if found.memory]
+        rows[name] |= {"bytes": rounds[0].bytes, "ms": ms, "memory": statistics.median(peaks) if peaks else None}
+    facts = {"size": choices.size, "rounds": choices.rounds, "runs": choices.runs, "image": each[0].image}
     return machine(choices.threads) | facts | {"rows": rows}
 
 

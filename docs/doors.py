@@ -66,7 +66,7 @@ DOORS = {
             "normalize": "`evaluate(normalize=)`",
             "target": "`measure_target(model, target)`",
             "plot": "`plot_benchmark(times, reports, path)`",
-            "out": "what `benchmark` gives holds plain values",
+            "out": "`benchmark(...).to_json()`",
         },
     ),
     "page": Door(("write_page",), {}),

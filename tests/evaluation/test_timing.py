@@ -66,10 +66,10 @@ def test_engines_of_the_caller_take_turns_with_files(onnx_file: Path):
 
     times = keylite.benchmark([onnx_file], runs=3, others={"mine": keylite.Predictor.of(engine, file.spec)})
     assert seen == [(1, 64, 64, 3)] * 6  # three warm up
-    mine = times["models"]["mine"]
-    assert list(times["models"]) == [str(onnx_file), "mine"]
-    assert (mine["engine"], mine["size"], mine["bytes"], mine["memory"]) == ("memory", [64, 64], None, None)
-    assert 0 < mine["ms"]["engine"]["median"] < mine["ms"]["total"]["median"]
+    mine = times.models["mine"]
+    assert list(times.models) == [str(onnx_file), "mine"]
+    assert (mine.engine, mine.size, mine.bytes, mine.memory) == ("memory", (64, 64), None, None)
+    assert 0 < mine.ms["engine"].median < mine.ms["total"].median
 
 
 OTHERS = {

@@ -18,6 +18,7 @@ from keylite.evaluation.figures import report_of
 from keylite.evaluation.predictions import Predictions
 from keylite.evaluation.reliability import Decile, Reliability
 from keylite.evaluation.report import Report
+from keylite.evaluation.timing import FileTimes, Spread, Times
 from keylite.pictures.plots import plot_history
 
 MARKS = [Mark(50, 12, 11, 13, "few"), Mark(400, 7, 6.5, 7.6, "many"), Mark(2795, 5, 4.8, 5.2)]
@@ -53,7 +54,7 @@ def test_curves_show_the_mean_shape_beside_the_val_nme(tmp_path: Path):
 # ---- public charts
 
 RELIABILITY = Reliability(0.5, 0.4, None, 0.1, tuple(Decile(s, 1.1 * s, (s, 1.2 * s), 9) for s in (1.0, 2.0)), 18)
-SPREAD = {"median": 3.0, "p10": 2.5, "p90": 4.0}
+SPREAD = Spread(3.0, 2.5, 4.0)
 
 
 def report(off: float = 3.0, normalize: str = "100px", name: str = "faces") -> Report:
@@ -63,8 +64,9 @@ def report(off: float = 3.0, normalize: str = "100px", name: str = "faces") -> R
     return report_of(moved, data, normalize)
 
 
-def times(*names: str) -> dict:
-    return {"machine": "A processor", "threads": 1, "models": {name: {"ms": {"engine": SPREAD}} for name in names}}
+def times(*names: str) -> Times:
+    of_each = FileTimes("onnx", (64, 64), 1, None, {"engine": SPREAD})
+    return Times("A processor", 1, 50, "made", {}, dict.fromkeys(names, of_each))
 
 
 def test_a_chart_of_speed_and_accuracy_has_a_mark_per_model(tmp_path: Path):

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keylite")
 
+USUAL_OF_TIMES: dict[str, Any] = {  # choices of what is timed here, and measured on labelled images
+    **{"threads": 1, "runs": 50, "image": None, "data": None},
+    **{"normalize": None, "plot": None, "engine": None},
+}
+
 
 def benchmark(
     *models: Path,
@@ -34,7 +39,7 @@ def benchmark(
     out: Path | None = None,
     reading: As = USUAL,
 ) -> None:
-    """Measure how long model files take per image, stage by stage, and how much memory they need.
+    """Measure how long model files take per image, stage by stage, and how much memory they need, here or on targets.
 
     Parameters
     ----------
@@ -55,34 +60,73 @@ def benchmark(
     engine
         onnx, litert, litert-reference, tflm, pytorch or tensorflow, for all files; default: the usual one of each
     target
-        devices, such as tflm,ethos-u55-128: adds what int8 .tflite files take there (memory, operators,
-        multiplications); tflm is any microcontroller, figures of an Ethos-U are estimates of the compiler Vela;
-        docs/targets.md has the list
+        devices, such as tflm,ethos-u55-128: prints what int8 .tflite files take there (memory, operators,
+        multiplications) in place of times on this machine; tflm is any microcontroller, figures of an Ethos-U are
+        estimates of the compiler Vela; docs/targets.md has the list
     spec
         JSON description for model files that hold none
     out
         write the figures to this JSON file
     """
-    from keylite.evaluation.timing import benchmark
+    if not models:
+        raise ValueError("benchmark: expected model files, got none")
+    if twice := [str(model) for model in models if models.count(model) > 1]:
+        raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
+    if target is None:
+        _time(models, threads, runs, image, data, normalize, plot, engine, spec, out, reading)
+        return
+    given = (threads, runs, image, data, normalize, plot, engine)
+    for (name, usual), value in zip(USUAL_OF_TIMES.items(), given, strict=True):
+        if value != usual:
+            raise ValueError(
+                f"{name}: has no effect with --target, which says what files take on devices, and times nothing; "
+                "leave it out"
+            )
+    _on_targets(models, target, spec, out)
+
+
+def _on_targets(models: tuple[Path, ...], target: str, spec: Path | None, out: Path | None) -> None:
+    """Show and write what model files take on targets."""
+    from keylite.evaluation.environment import versions
     from keylite.exporting.targets import measure_target, targets_of
+    from keylite.runtime.files import require_outputs
+
+    require_outputs({"out": out}, {str(model): model for model in models} | {"spec": spec})
+    targets = targets_of(target)
+    taken = {str(model): [measure_target(model, name, spec=spec) for name in targets] for model in models}
+    show(_target_parts(taken))
+    if out:
+        written = {name: {"targets": {each.target: each.to_dict() for each in needs}} for name, needs in taken.items()}
+        write_json(out, {"versions": versions(), "models": written})
+
+
+def _time(
+    models: tuple[Path, ...],
+    threads: int,
+    runs: int,
+    image: Path | None,
+    data: Path | None,
+    normalize: str | None,
+    plot: Path | None,
+    engine: str | None,
+    spec: Path | None,
+    out: Path | None,
+    reading: Reading,
+) -> None:
+    """Show, draw and write the times of model files, and their accuracy if there are labelled images."""
+    from keylite.evaluation.timing import benchmark, times_table
     from keylite.pictures.plots import can_plot, plot_benchmark
     from keylite.runtime.files import require_outputs
     from keylite.runtime.packages import require
 
-    if not models:
-        raise ValueError("benchmark: expected model files, got none")
     if data is None and (normalize or plot):
         raise ValueError("benchmark: --normalize and --plot need labelled images; give them as --data")
     inputs = {str(model): model for model in models} | {"image": image, "data": data, "spec": spec}
     require_outputs({"out": out, "plot": plot}, inputs)
     if plot:
         require("matplotlib")
-    if twice := [str(model) for model in models if models.count(model) > 1]:
-        raise ValueError(f"benchmark: {twice[0]} is named twice; name each file once")
     if data and can_plot():
         plot = plot or (out.with_suffix(".png") if out else Path("benchmark.png"))
-    targets = targets_of(target) if target is not None else []
-    taken = [(str(model), measure_target(model, name, spec=spec)) for model in models for name in targets]
     dataset = None
     if data:
         dataset = _labelled(models, data, spec, reading)
@@ -91,9 +135,9 @@ def benchmark(
     choices: dict[str, Any] = {"engine": engine, "threads": threads, "spec": spec}
     reports = {} if dataset is None else _reports(models, dataset, normalize, choices)
     times = benchmark(models, runs=runs, image=image, **choices)
-    show([_table(times, reports), *([_target_table(taken)] if taken else [])])
+    show([times_table(times, {name: report.nme.mean for name, report in reports.items()} if reports else None)])
     if out:
-        write_json(out, _written(times, reports, taken))
+        write_json(out, _written(times, reports))
     if reports and plot:
         plot_benchmark(times, reports, plot)
         print(f"wrote {plot}")
@@ -111,43 +155,39 @@ def _labelled(models: tuple[Path, ...], data: Path, spec: Path | None, reading: 
     return reading.dataset(data, min(levels), box)
 
 
-def _table(times: Times, reports: dict[str, Report]) -> Table:
-    """The figures of all models, one row each."""
-    from keylite.evaluation.timing import STAGES
-    from keylite.runtime.tables import Table
+def _target_parts(taken: dict[str, list[TargetNeeds]]) -> list[Table | str]:
+    """What each model takes on each target: a row of figures each, then what runs on the CPU, and who says so.
 
-    stages = (*STAGES, "total")
-    rows = [
-        [name, facts["engine"], "" if facts["bytes"] is None else f"{facts['bytes'] / 1e6:.1f}"]
-        + ["{median:.3f} ({p10:.3f}..{p90:.3f})".format(**facts["ms"][stage]) for stage in stages]
-        + ["{before:.0f} to {peak:.0f}".format(**facts["memory"]) if facts["memory"] else ""]
-        + ([f"{100 * reports[name].nme.mean:.2f}"] if reports else [])
-        for name, facts in times["models"].items()
-    ]
-    title = (
-        f"ms per image: median (p10..p90) of {times['runs']} runs, {times['threads']} thread(s), {times['machine']}, "
-        f"{times['image']}"
-    )
-    columns = ["model", "engine", "MB", *stages, "memory MB", *(["NME %"] if reports else [])]
-    return Table(columns, rows, title)
-
-
-def _target_table(taken: list[tuple[str, TargetNeeds]]) -> Table:
-    """What each model takes on each target, one row each; the last column says that nothing was measured on a chip."""
+    Columns without figures are left out, and the model's if there is one.
+    """
     from keylite.exporting.targets import KB
     from keylite.runtime.tables import Table
 
-    rows = [
-        [
-            *(model, needs.target, needs.cpu_words),
-            *(f"{size / KB:,.1f}" for size in (needs.ram, needs.dram, needs.flash)),
-            f"{needs.macs / 1e6:.1f}",
-            *("" if needs.ms is None else f"{needs.ms:.3g}", needs.source),
-        ]
-        for model, needs in taken
+    each = [(model, needs) for model, of_model in taken.items() for needs in of_model]
+    columns = {
+        "model": [model if len(taken) > 1 else "" for model, _ in each],
+        "target": [needs.target for _, needs in each],
+        "RAM KB": [f"{needs.ram / KB:,.1f}" for _, needs in each],
+        "DRAM KB": [f"{needs.dram / KB:,.1f}" if needs.dram else "" for _, needs in each],
+        "flash KB": [f"{needs.flash / KB:,.1f}" for _, needs in each],
+        "million MAC": [f"{needs.macs / 1e6:.1f}" for _, needs in each],
+        "ms per image": ["" if needs.ms is None else f"{needs.ms:.3g}" for _, needs in each],
+    }
+    shown = {name: column for name, column in columns.items() if any(column)}
+    labels = [f"{model} on {needs.target}" if len(taken) > 1 else needs.target for model, needs in each]
+    words = [
+        row
+        for label, (_, needs) in zip(labels, each, strict=True)
+        for row in (
+            [label, f"on the CPU: {needs.cpu_words}"],
+            ["", needs.source],
+        )
     ]
-    columns = ["model", "target", "on the CPU", "RAM KB", "DRAM KB", "flash KB", "million MAC", "ms per image"]
-    return Table([*columns, "source"], rows, "on targets (a KB is 1,024 bytes)")
+    title = f"{next(iter(taken))} on targets" if len(taken) == 1 else "on targets"
+    return [
+        Table(list(shown), list(zip(*shown.values(), strict=True)), f"{title} (a KB is 1,024 bytes)"),
+        Table((), words),
+    ]
 
 
 def _reports(
@@ -164,17 +204,15 @@ def _reports(
     return {name: evaluate(predictor, dataset, normalize=normalize) for name, predictor in predictors.items()}
 
 
-def _written(times: Times, reports: dict[str, Report], taken: list[tuple[str, TargetNeeds]]) -> dict[str, Any]:
-    """The content of the file of --out: the times, and beside them each model's accuracy and targets, if asked for."""
-    models: dict[str, Any] = {name: dict(facts) for name, facts in times["models"].items()}
-    for name, needs in taken:
-        models[name].setdefault("targets", {})[needs.target] = needs.to_dict()
+def _written(times: Times, reports: dict[str, Report]) -> dict[str, Any]:
+    """The content of the file of --out: the times, and beside them each model's accuracy, if asked for."""
+    content: dict[str, Any] = times.to_dict()
     for name, report in reports.items():
-        models[name]["accuracy"] = {
+        content["models"][name]["accuracy"] = {
             "data": {"name": report.data.name, "fingerprint": report.data.fingerprint},
             "count": report.nme.count,
             "normalize": report.nme.normalize,
             "nme": report.nme.mean,
             "nme_interval": report.nme.interval,
         }
-    return dict(times) | {"models": models}
+    return content

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 
 from keylite.evaluation.environment import peak_memory, processor, versions
@@ -23,32 +24,56 @@ from keylite.runtime.images import open_image
 from keylite.runtime.kinds import path_of, path_or_none, require_kind, require_whole
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
+from keylite.runtime.results import Result
+from keylite.runtime.tables import Table, as_html, as_text
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import quoted
+from keylite.runtime.words import counted, escaped, quoted
 
 STAGES = ("read", "crop", "engine", "decode")
 
 
-class FileTimes(TypedDict):
+class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Milliseconds of all runs: the median, and the 10th and the 90th percentile."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Memory of a process, 10^6 bytes: `before` it opened a model file, and its `peak` while it ran the file."""
+
+    before: float
+    peak: float
+
+
+class FileTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The time and memory of one model file.
 
-    engine: the name of the program that ran it. size: [width, height] of its input, px. bytes: of the file. memory:
-    10^6 bytes that a process held `before` it opened the file, and at its `peak`. None: the system does not say. An
-    engine of the caller's own has neither bytes nor memory (None).
-    ms: milliseconds of each stage (read, crop, engine, decode) and in total: `median`, `p10` and `p90` of all runs.
+    engine: the name of the program that ran it. size: (width, height) of its input, px. bytes: of the file. memory: of
+    a process that runs this file alone. None: the system does not say. An engine of the caller's own has neither bytes
+    nor memory (None). ms: the time of each stage (read, crop, engine, decode) and in total.
     """
 
     engine: str
-    size: list[int]
+    size: tuple[int, int]
     bytes: int | None
-    memory: dict[str, float] | None
-    ms: dict[str, dict[str, float]]
+    memory: Memory | None
+    ms: dict[str, Spread]
 
 
-class Times(TypedDict):
-    """The result of `benchmark`: where and how the times were taken, and those of each model file, by its path.
+class Times(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The result of `benchmark`: where and how the times were taken, and those of each model file.
 
-    machine: the processor. runs: how often each file ran. image: the path, or a word for the one that was made.
+    `print(times)` shows what `keylite benchmark` prints.
+
+    Attributes:
+        machine: The processor.
+        threads: Threads of each engine.
+        runs: How often each file ran.
+        image: The path of the image, or words for the one that was made.
+        versions: The versions of the packages.
+        models: The times and the memory of each model file, by its path.
     """
 
     machine: str
@@ -57,6 +82,36 @@ class Times(TypedDict):
     image: str
     versions: dict[str, str]
     models: dict[str, FileTimes]
+
+    def __repr__(self) -> str:
+        return f"Times({', '.join(map(escaped, self.models))}: {self.runs} runs on {self.machine})"
+
+    def __str__(self) -> str:
+        return as_text([times_table(self)])
+
+    def _repr_html_(self) -> str:
+        return as_html([times_table(self)])
+
+
+def times_table(times: Times, nme: Mapping[str, float] | None = None) -> Table:
+    """A row per model file: the median of each stage, p10 to p90 of their total, and memory.
+
+    nme: the NME of each file, by its path, for a column of its own. None: there is no such column.
+    """
+    rows = [
+        [name, facts.engine, "" if facts.bytes is None else f"{facts.bytes / 1e6:.1f}"]
+        + [f"{facts.ms[stage].median:.2f}" for stage in STAGES]
+        + ["{0.median:.2f} ({0.p10:.2f}..{0.p90:.2f})".format(facts.ms["total"])]
+        + [f"{facts.memory.before:.0f} to {facts.memory.peak:.0f}" if facts.memory else ""]
+        + ([] if nme is None else [f"{100 * nme[name]:.2f}"])
+        for name, facts in times.models.items()
+    ]
+    title = (
+        f"ms per image, median (p10..p90): {counted(times.runs, 'run')}, {counted(times.threads, 'thread')}, "
+        f"{times.machine}, {times.image}"
+    )
+    columns = ["model", "engine", "MB", *STAGES, "total", "memory MB", *([] if nme is None else ["NME %"])]
+    return Table(columns, rows, title)
 
 
 def benchmark(
@@ -85,8 +140,8 @@ def benchmark(
             `Predictor.of`. None: the files alone.
 
     Returns:
-        A dictionary with the machine, the versions of packages, and for each model file its times in milliseconds
-        (median, 10th and 90th percentile) and its memory in 10^6 bytes.
+        The machine, the versions of packages, and for each model file its times in milliseconds (median, 10th and 90th
+        percentile) and its memory in 10^6 bytes.
 
     Raises:
         ArgumentError: The list is empty, or a number is out of its range.
@@ -122,24 +177,24 @@ def benchmark(
                 done(1)
     finally:
         cv2.setNumThreads(cv_threads)
-    return {
-        "machine": processor(),
-        "threads": threads,
-        "runs": runs,
-        "image": str(image) if image else "640x480 JPEG, made",
-        "versions": versions(),
-        "models": {
-            name: {
-                "engine": predictor.engine_name,
-                "size": list(predictor.spec.size),
-                "bytes": None if name in others else Path(name).stat().st_size,
-                "memory": None if name in others else _memory(name, predictor.engine_name, threads, spec, source),
-                "ms": {stage: _spread(values) for stage, values in times[name].items()}
+    return Times(
+        machine=processor(),
+        threads=threads,
+        runs=runs,
+        image=str(image) if image else "640x480 JPEG, made",
+        versions=versions(),
+        models={
+            name: FileTimes(
+                engine=predictor.engine_name,
+                size=predictor.spec.size,
+                bytes=None if name in others else Path(name).stat().st_size,
+                memory=None if name in others else _memory(name, predictor.engine_name, threads, spec, source),
+                ms={stage: _spread(values) for stage, values in times[name].items()}
                 | {"total": _spread([sum(row) for row in zip(*times[name].values(), strict=True)])},
-            }
+            )
             for name, predictor in predictors.items()
         },
-    }
+    )
 
 
 def _others(others: Mapping[str, Predictor] | None, models: Sequence[Path]) -> dict[str, Predictor]:
@@ -177,7 +232,7 @@ def engine_ratio(model: Path, reference: Path, *, runs: int = 40, engine: str | 
     return 1e3 * ours, ours / theirs
 
 
-def _memory(model: str, engine: str, threads: int, spec: FilePath | None, source: bytes) -> dict[str, float] | None:
+def _memory(model: str, engine: str, threads: int, spec: FilePath | None, source: bytes) -> Memory | None:
     """The memory of a fresh process before it opens a model file, and at most while it runs it, 10^6 bytes."""
     code = "from keylite.evaluation.timing import tell_memory; tell_memory()"
     arguments = [model, engine, str(threads), *([str(spec)] if spec else [])]
@@ -192,7 +247,7 @@ def _memory(model: str, engine: str, threads: int, spec: FilePath | None, source
         )
     if done.returncode:
         raise RuntimeError(f"{model}: a process to measure its memory failed: {done.stderr.decode()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Memory | None)
 
 
 def tell_memory() -> None:
@@ -223,6 +278,6 @@ def _timed(predictor: Predictor, source: bytes) -> list[float]:
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def _spread(values: list[float]) -> Spread:
     p10, p90 = np.percentile(values, (10, 90)).tolist()
-    return {"median": float(np.median(values)), "p10": p10, "p90": p90}
+    return Spread(float(np.median(values)), p10, p90)

@@ -14,7 +14,7 @@ from keylite.runtime.files import replacing, require_outputs
 from keylite.runtime.kinds import path_of
 from keylite.runtime.packages import require
 from keylite.runtime.types import FilePath
-from keylite.runtime.words import quoted
+from keylite.runtime.words import counted, quoted
 
 if TYPE_CHECKING:
     from keylite.evaluation.reliability import Reliability
@@ -69,16 +69,16 @@ def plot_benchmark(times: Times, reports: Mapping[str, Report] | Mapping[Path, R
         >>> keylite.plot_benchmark(keylite.benchmark(models), reports, "benchmark.png")
     """
     path = _chart(path)
-    if not isinstance(times, Mapping) or not times.get("models"):
+    if not getattr(times, "models", None):
         raise ArgumentError(f"times: expected what `benchmark(models)` gives, got {quoted(times)}")
     by_name = {str(name): report for name, report in reports.items()} if isinstance(reports, Mapping) else {}
-    for name in times["models"]:
+    for name in times.models:
         if not hasattr(by_name.get(name), "nme"):
             raise ArgumentError(
                 f"reports: expected a Report for each model file, by its path, got none for {name}; "
                 "give what `evaluate(model, data)` gives"
             )
-    measured = [by_name[name] for name in times["models"]]
+    measured = [by_name[name] for name in times.models]
     kinds = {(report.data.fingerprint, report.nme.normalize) for report in measured}
     if len(kinds) > 1:
         raise ArgumentError(
@@ -88,20 +88,20 @@ def plot_benchmark(times: Times, reports: Mapping[str, Report] | Mapping[Path, R
     with drawn(path, 9, 5) as figure:
         axes = figure.subplots()
         for (name, facts), report, shape in zip(
-            times["models"].items(), measured, itertools.cycle("osD^vPX*"), strict=False
+            times.models.items(), measured, itertools.cycle("osD^vPX*"), strict=False
         ):
-            ms, nme = facts["ms"]["engine"], report.nme.mean
-            spread = [[abs(ms["median"] - ms[end])] for end in ("p10", "p90")]
+            ms, nme = facts.ms["engine"], report.nme.mean
+            spread = [[abs(ms.median - end)] for end in (ms.p10, ms.p90)]
             bars = [[100 * abs(nme - end)] for end in report.nme.interval or (nme, nme)]
             axes.errorbar(
-                ms["median"], 100 * nme, bars, spread, fmt=shape, markersize=7, capsize=3, elinewidth=0.8,
-                label=f"{Path(name).name}: {ms['median']:.2f} ms, {100 * nme:.2f} %",
+                ms.median, 100 * nme, bars, spread, fmt=shape, markersize=7, capsize=3, elinewidth=0.8,
+                label=f"{Path(name).name}: {ms.median:.2f} ms, {100 * nme:.2f} %",
             )  # fmt: skip
         axes.set_xscale("log")
         for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             ticks("{x:g}")
         axes.tick_params(which="both", labelsize=9)
-        nme, where = measured[0].nme, f"{times['threads']} thread(s) of {times['machine']}"
+        nme, where = measured[0].nme, f"{counted(times.threads, 'thread')} of {times.machine}"
         axes.set_title(f"{nme.count} objects of {measured[0].data.name}; {where}")
         axes.set_ylabel(f"NME by {nme.normalize}, % (bar: 95 % interval)")
         axes.set_xlabel("engine, ms per image (mark: median; bar: 10th to 90th percentile)")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from verbs import refused, run
 
 from keylite.runtime.modelfile import write_tflite
-from keylite.runtime.spec import DataId, encode_spec
+from keylite.runtime.spec import Calibration, DataId, encode_spec
 
 
 @pytest.fixture
@@ -36,6 +38,34 @@ def test_the_table_says_input_keypoints_and_origin(described, capsys):
     for words in ("a.tflite, ", "64x32 px", f"{len(spec.skeleton)}: nose", "not learnt"):
         assert any(words in row for row in rows), (words, out)
     assert any("accuracy after training" in row and "NME 5.00 % by 0.5 x box_side" in row for row in rows)
+
+
+def test_what_does_not_apply_to_a_file_has_no_row(capsys, tmp_path: Path, make_spec):
+    """A file that training wrote has no parent, no ranges and no scales; one without figures says nothing of them."""
+    spec = make_spec(report=None)
+    write_tflite(tmp_path / "a.tflite", b"\x1c\0\0\0TFL3", spec)
+    out = run(capsys, "info", tmp_path / "a.tflite")[1]
+    assert "none" not in out.lower()
+    assert "from random weights" in out
+    for label in ("accuracy", "exported from", "int8 ranges", "scales of weights", "compared with parent", "taught by"):
+        assert label not in out
+    origin = msgspec.structs.replace(spec.provenance, parent="p" * 64, pretrained="imagenet")
+    exported = msgspec.structs.replace(
+        spec,
+        precision="int8",
+        weight_scales="per-tensor",
+        calibration=Calibration(200, 3, DataId("train", "1" * 64)),
+        provenance=origin,
+    )
+    write_tflite(tmp_path / "b.tflite", b"\x1c\0\0\0TFL3", exported)
+    out = run(capsys, "info", tmp_path / "b.tflite")[1]
+    for row in (
+        f"exported from +the file with sha256 {'p' * 64}",
+        "int8 ranges from +200 objects of train, seed 3",
+        "scales of weights +per-tensor: one for a whole layer",
+        "trained on .* from ImageNet's weights",
+    ):
+        assert re.search(row, out), row
 
 
 def test_json_is_the_whole_spec(described, capsys):

@@ -14,6 +14,8 @@ from keylite.cli.output import certificate_line, figures_line, show
 log = logging.getLogger("keylite")
 
 INPUTS = {"uint8": "uint8 RGB", "int8": "int8 RGB, pixel - 128", "float32": "float32 RGB, pixels 0 to 255"}
+STARTS = {"none": "random weights", "imagenet": "ImageNet's weights"}  # of the backbone, by the choice `pretrained`
+SCALES = {"per-channel": "per-channel: one for each channel", "per-tensor": "per-tensor: one for a whole layer"}
 
 
 def info(
@@ -44,10 +46,9 @@ def info(
         log.warning("%s", doubt)
     output = facts.output
     origin, names, calibration = facts.provenance, facts.skeleton.names, facts.calibration
-    ranges = (
-        f"{calibration.count} objects of {calibration.data.name}, seed {calibration.seed}" if calibration else "none"
-    )
-    taught_by = origin.recipe.get("teacher", "none")
+    ranges = f"{calibration.count} objects of {calibration.data.name}, seed {calibration.seed}" if calibration else ""
+    taught_by = str(origin.recipe.get("teacher", "none"))
+    trained_on = f"{origin.data.name}, fingerprint {origin.data.fingerprint[:16]}"
     rows = [
         ["file", f"{model.name}, {model.stat().st_size / 1e6:.1f} MB, {facts.precision}, sha256 {sha256(model)}"],
         ["network", facts.network],
@@ -57,13 +58,13 @@ def info(
         ["keypoints", f"{len(names)}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"],
         *(["not learnt", line] for line in unlearnt_words(facts.unlearnt)),
         ["normaliser of the NME", facts.normalize],
-        ["accuracy after training", figures_line(facts.report) if facts.report else "none"],
-        ["trained on", f"{origin.data.name}, fingerprint {origin.data.fingerprint[:16]}, from {origin.pretrained}"],
-        *([["taught by", taught_by]] if taught_by != "none" else []),
-        ["parent", origin.parent or "none: training wrote this file"],
+        ["accuracy after training", figures_line(facts.report) if facts.report else ""],
+        ["trained on", f"{trained_on}, from {STARTS.get(origin.pretrained, origin.pretrained)}"],
+        ["taught by", "" if taught_by == "none" else taught_by],
+        ["exported from", f"the file with sha256 {origin.parent}" if origin.parent else ""],
         ["int8 ranges from", ranges],
-        *([["scales of weights", facts.weight_scales]] if facts.weight_scales else []),
-        ["compared with parent", certificate_line(facts.certificate) if facts.certificate else "not exported"],
+        ["scales of weights", SCALES.get(facts.weight_scales or "", "")],
+        ["compared with parent", certificate_line(facts.certificate) if facts.certificate else ""],
         ["made", f"{origin.created} by keylite {origin.keylite}, {origin.framework}"],
     ]
-    show([Table((), rows)])
+    show([Table((), [row for row in rows if row[1]])])  # what does not apply to a file has no row

@@ -13,7 +13,7 @@ TEXTS = {
     "a placeholder": ("choose one with `category=NAME`", "choose one with --category NAME"),
     "two numbers": ("take out `missing_mark=(-1.0, 0.0)`", "take out --missing-mark -1.0,0.0"),
     "a size": ("train with `size=(72, 56)`", "train with --size 72x56"),
-    "a preset": ("train with `preset='tiny'`", "train with --preset tiny"),
+    "a preset": ("train with `preset('tiny')`", "train with --preset tiny"),
     "a choice of the recipe": ("train with `flip_offset=0.05`", "train with --flip-offset 0.05"),
     "two flags": ("cut a video (`folds=N` `blocks=True`)", "cut a video (--folds N --blocks)"),
     "no flag": ("see `read_spec` and `points`", "see `read_spec` and `points`"),

@@ -81,16 +81,16 @@ def test_the_largest_preset_that_fits_is_named_with_what_it_takes(fits):
     line = fits(needs_of(), Device("tflm", ram=512))
     assert line == (
         "ram: f.tflite takes 560.0 KB of ram (the limit is 512 KB) on tflm; "
-        "train with `preset='fast'` (about 900.0 KB of flash and 350.0 KB of ram)"
+        "train with `preset('fast')` (about 900.0 KB of flash and 350.0 KB of ram)"
     )
     line = fits(needs_of(), Device("tflm", flash=800, ram=512))
     assert line.startswith(
         "flash, ram: f.tflite takes 900.0 KB of flash (the limit is 800 KB) and 560.0 KB of ram (the limit is 512 KB) "
-        "on tflm; train with `preset='small'` (about "
+        "on tflm; train with `preset('small')` (about "
     )
     flash, ram = map(float, re.findall(r"([\d.]+) KB of \w+", line.partition("preset")[2]))
     assert 100 < flash < 200 and 367 < ram < 440, "three quarters of the weights went with the fifth stage"
-    assert "train with `preset='tiny'`" in fits(needs_of(), Device("tflm", ram=256))
+    assert "train with `preset('tiny')`" in fits(needs_of(), Device("tflm", ram=256))
 
 
 def test_without_a_preset_that_fits_a_smaller_input_is_named(fits):

@@ -11,7 +11,9 @@ import re
 
 from keylite.cli.verbs import VERBS
 
-CODE = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")  # `name` or `name=value`, as messages write an argument
+CODE = re.compile(  # `name`, `name=value` or `name('value')`, as messages write an argument or a function of one name
+    r"`([a-z_]+)(?:=([^`]*)|\(('[^`']*')\))?`"
+)
 HEAD = re.compile(r"(?:[a-z_]+, )*[a-z_]+(?=: )")  # the names before the first colon of an error
 FUNCTIONS = {"train_folds": "folds"}  # function -> the flag that calls it
 spoken: contextvars.ContextVar[str] = contextvars.ContextVar("spoken", default="")  # the verb of this command
@@ -30,7 +32,7 @@ def error_as_flags(line: str) -> str:
 
 
 def _flag(found: re.Match[str]) -> str:
-    name, value = FUNCTIONS.get(found[1], found[1]), found[2]
+    name, value = FUNCTIONS.get(found[1], found[1]), found[2] or found[3]
     if name not in _names(""):
         return found[0]
     if value is None or value == "True":

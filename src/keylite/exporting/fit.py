@@ -139,7 +139,7 @@ def nearest_choice(spec: ModelSpec, layers: list[Weights], needs: TargetNeeds, d
             if stages <= spec.stages and side <= spec.size[0]:
                 choice = estimate(stages, (side, side))
                 if not choice.lacks(device):
-                    return f"train with `preset='{name}'` ({_takes(choice)})"
+                    return f"train with `preset('{name}')` ({_takes(choice)})"
     possible, _ = possible_stages(spec.backbone, spec.head.pyramid)
     smallest = estimate(spec.stages, spec.size)
     for stages in reversed(possible[: possible.index(spec.stages) + 1]):

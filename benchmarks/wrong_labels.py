@@ -354,7 +354,8 @@ def folds_text(facts: Facts | None) -> str:
 def recipe_text(name: str, recipe: Facts) -> str:
     """The choices of a set's folds that say how accurate their models are."""
     epochs = recipe["epochs"] if recipe["epochs"] != "auto" else f"auto, effort {recipe['effort']:g}"
-    return f"{name} {recipe['stages']} stages, {recipe['size']} px, epochs {epochs}"
+    stages = "" if recipe["stages"] == "auto" else f"{recipe['stages']} stages, "
+    return f"{name} {stages}{recipe['size']} px, epochs {epochs}"
 
 
 SECTION = Section("wrong_labels", text, None, PAGE)

@@ -11,9 +11,11 @@ import pytest
 import keylite
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
+from keylite.evaluation.predictions import Predictions
 from keylite.labels.check import crossing_of
 from keylite.labels.suspects import suspect_findings
 from keylite.runtime.errors import ArgumentError
+from keylite.runtime.geometry import crop_box
 from keylite.runtime.skeleton import Skeleton
 
 pytest.importorskip("scipy", reason="needs scipy")
@@ -78,6 +80,61 @@ def test_unlabelled_points_are_no_suspects(data: Dataset, predicted: np.ndarray)
     xy[:, 3], xy[5, :3] = np.nan, np.nan
     xy[5, 0] = data.xy[5, 0]
     assert len(suspect_findings(data.with_xy(xy), predicted, None)) <= 2
+
+
+def test_labels_that_are_merely_offset_name_no_innocent_picture():
+    generator = np.random.default_rng(0)
+    shape = generator.uniform(-20, 20, (12, 2))
+    xy = shape + generator.normal(0, 1, (500, 12, 2)) + generator.uniform(60, 140, (500, 1, 2))
+    data = from_arrays([np.zeros((200, 200, 3), np.uint8)] * 500, xy)
+    predicted = xy + generator.normal(0, 0.5, xy.shape)
+    wrong = xy.copy()
+    wrong[:10] += [20, 9]
+    kinds = {one.number: one.kind for one in suspect_findings(data.with_xy(wrong), predicted, None)}
+    assert [kinds[row] for row in range(10)] == ["unlikely"] * 10
+
+
+def test_a_keypoint_that_a_model_has_not_learnt_is_judged_by_none(data: Dataset, predicted: np.ndarray):
+    predicted, xy = predicted.copy(), data.xy.copy()
+    predicted[:40, 3] = np.nan
+    xy[7] = xy[7][[3, 1, 2, 0]]
+    xy[50, 2] += [8, 6]
+    found = {one.number: one.kind for one in suspect_findings(data.with_xy(xy), predicted, None)}
+    assert 7 in found
+    assert found[50] == "shifted"
+
+
+def test_findings_of_models_belong_to_their_objects_and_replace_those_of_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Object 0 has no box, so the models judge the others; 5 is swapped, and 6 is odd in its shape alone."""
+    generator = np.random.default_rng(0)
+    true = np.array([(30, 30), (70, 32), (52, 55), (48, 80)]) + generator.normal(0, 2, (40, 4, 2))
+    xy = true.copy()
+    xy[5] = xy[5][list(MIRROR)]
+    xy[6, 2] += [0, 40]
+    boxes = np.tile([10.0, 10, 90, 90], (40, 1))
+    boxes[0] = np.nan
+    images = [np.full((100, 100, 3), 255 - row, np.uint8) for row in range(40)]
+    data = from_arrays(images, xy, boxes=boxes, skeleton=Skeleton(NAMES, mirror=MIRROR))
+    shown = true.copy()
+    shown[6] = xy[6]
+    judged = data.subset(np.arange(1, 40))
+    crops = tuple(crop_box(box, (64, 64)) for box in judged.box)
+    unit = np.stack([crop.to_crop(points) / 64 for crop, points in zip(crops, shown[1:], strict=True)])
+    made = Predictions(shown[1:], unit, np.full((39, 4), 0.5), judged.box, crops)
+    monkeypatch.setattr("keylite.labels.check.cross_fitted", lambda *_: (judged, made))
+    alone = {one.number: one.kind for one in keylite.check(data).findings if one.number is not None}
+    report = keylite.check(data, folds=2, out=tmp_path / "models", recipe=keylite.Recipe(box="annotation"))
+    found = {one.number: one for one in report.findings if one.number is not None and one.kind != "no-box"}
+    assert alone[5] == "swapped" and alone[6] in ("shape", "point")
+    assert found[5].kind == "swapped" and found[5].times is not None and found[5].image == data.image_names[5]
+    assert [one.kind for one in report.findings if one.number == 5] == ["swapped"]
+    assert found[6].kind == alone[6] and found[6].times is None  # the models agree with its label
+    assert {path.name for path in (tmp_path / "models/suspects").iterdir()} == {
+        "worst.jpg",
+        "worst-01-image_000005.jpg",
+    }
 
 
 @pytest.mark.numeric

@@ -242,7 +242,9 @@ def _crossed(
     trained, predictions = cross_fitted(recipe, data, folder, *parts, max_megapixels)
     suspects = suspect_findings(trained, predictions.xy, mirror)
     doubted = np.isin(np.arange(len(trained)), [one.number or 0 for one in suspects])
-    errors = np.where(doubted[:, None], point_errors(predictions.xy, trained.xy), np.nan)
+    predicted = np.isfinite(predictions.xy)  # not so for a keypoint that the model of the fold has not learnt
+    errors = point_errors(np.where(predicted, predictions.xy, 0), np.where(predicted, trained.xy, np.nan))
+    errors = np.where(doubted[:, None], errors, np.nan)
     draw_worst(trained, predictions, errors, SHEET, folder / "suspects")
     rows = np.flatnonzero(data.boxed) if len(trained) < len(data) else np.arange(len(data))  # as objects were left out
     suspects = [msgspec.structs.replace(one, number=int(rows[one.number or 0]), data=data.called) for one in suspects]

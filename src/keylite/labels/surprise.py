@@ -14,6 +14,7 @@ import numpy as np
 NEAR = 3.0  # usual errors: an error beyond tells the other points no more than one of this length
 OWN = 4  # points: with fewer, an object's own spread counts less than the usual one
 MEAN_SQUARE = 1.44  # of errors in two directions that are normal, in units of their median: 1 / ln 2
+LEAST = 0.05  # usual errors that are left: less is none
 LEAST_SPREAD = 0.5  # of an object, relative to the usual one
 
 
@@ -37,7 +38,7 @@ def surprise_of(errors: np.ndarray) -> Surprise:
     left = np.abs(_given_others(errors))
     seen = np.isfinite(left)
     usual = np.array([np.median(one[known]) if known.any() else 1.0 for one, known in zip(left.T, seen.T, strict=True)])
-    times = left / np.maximum(usual, np.finfo(float).tiny)
+    times = left / np.maximum(usual, LEAST)
     squares = np.where(seen, np.minimum(times, NEAR) ** 2, 0)
     others = squares.sum(axis=1, keepdims=True) - squares
     count = seen.sum(axis=1, keepdims=True) - seen
@@ -56,9 +57,10 @@ def _given_others(errors: np.ndarray) -> np.ndarray:
     trust = count / (count + 2 * keypoints)  # few objects say little of how errors go together
     covariance = trust * together + (1 - trust) * np.diag(np.diag(together)) + 1e-6 * np.eye(2 * keypoints)
     left = np.full(errors.shape, np.nan, complex)
-    patterns, of_pattern = np.unique(known, axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        points, rows = np.flatnonzero(pattern), np.flatnonzero(of_pattern.ravel() == number)
+    patterns, of_pattern, sizes = np.unique(known, axis=0, return_inverse=True, return_counts=True)
+    of_each = np.split(np.argsort(of_pattern.ravel(), kind="stable"), np.cumsum(sizes)[:-1])
+    for pattern, rows in zip(patterns, of_each, strict=True):
+        points = np.flatnonzero(pattern)
         if not len(points):
             continue
         axes = np.concatenate([points, points + keypoints])

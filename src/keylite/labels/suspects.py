@@ -23,6 +23,8 @@ WHOLE = 0.5  # share of points that are FAR: with more, the whole object is wron
 SPREAD = 4.0  # robust standard deviations of the objects' costs beyond which an object is suspect
 GAIN = 1.0  # mean log that an explanation must gain over the labels as they are
 MOVED_GAIN = 2.0  # the same over the points that an order moves alone
+LIKELY = 50  # other pictures, those nearest by the mean of the points, that labels are compared with
+LEAST_POINTS = 3  # that labels of another picture are known by
 LEAST_ERROR = 1e-3  # share of an object's size: a smaller usual error is none
 NAMED = 4  # points that a sentence names
 
@@ -49,20 +51,22 @@ def suspect_findings(data: Dataset, xy: np.ndarray, mirror: tuple[int, ...] | No
     mirror: the permutation of the keypoints in a flip; None if there is none.
     """
     z = np.where(data.labelled, data.xy[..., 0] + 1j * data.xy[..., 1], np.nan)
-    predicted = xy[..., 0] + 1j * xy[..., 1]
+    predicted = xy[..., 0] + 1j * xy[..., 1]  # NaN for a keypoint that the model of the fold has not learnt
+    widths = data.whole_boxes()[:, 2]
     yardstick = _yardstick(z, predicted)
     every = np.arange(len(z))
     errors = yardstick.errors(z, predicted, every)
     times, surprise = np.abs(errors), surprise_of(errors)
     cost = _cost(times)
     middle = np.nanmedian(cost)
-    limit = middle + SPREAD * max(1.4826 * float(np.nanmedian(np.abs(cost - middle))), 0.1)
+    spread = max(1.4826 * float(np.nanmedian(np.abs(cost - middle))), 0.1)
+    limit, usual = middle + SPREAD * spread, middle + spread
     findings = list[Finding]()
     for row in np.argsort(-np.nan_to_num(cost), kind="stable").tolist():
         far = np.nan_to_num(surprise.times[row]) > FAR
         if not (far.any() or cost[row] > limit):
             continue
-        explained = _explained(data, z, predicted, yardstick, mirror, row, cost, limit)
+        explained = _explained(data, z, predicted, yardstick, mirror, row, cost, (usual, limit), float(widths[row]))
         if explained is not None:
             findings.append(explained)
         elif far.any() and far.sum() <= WHOLE * np.isfinite(times[row]).sum():
@@ -78,8 +82,10 @@ def suspect_findings(data: Dataset, xy: np.ndarray, mirror: tuple[int, ...] | No
 
 
 def _yardstick(z: np.ndarray, predicted: np.ndarray) -> Yardstick:
-    sides = [np.nanmax(part, axis=1) - np.nanmin(part, axis=1) for part in (np.real(predicted), np.imag(predicted))]
-    size = np.maximum(*sides)  # of predictions, because labels may be wrong
+    sides = [
+        np.fmax.reduce(part, axis=1) - np.fmin.reduce(part, axis=1) for part in (np.real(predicted), np.imag(predicted))
+    ]
+    size = np.nan_to_num(np.maximum(*sides))  # of predictions, because labels may be wrong
     size = np.maximum(size, max(0.1 * float(np.nanmedian(size)), 1.0))
     away = (z - predicted) / size[:, None]
     known = np.isfinite(away)
@@ -107,12 +113,17 @@ def _explained(
     mirror: tuple[int, ...] | None,
     row: int,
     cost: np.ndarray,
-    limit: float,
+    limits: tuple[float, float],
+    width: float,
 ) -> Finding | None:
-    """The finding about an object whose labels another order, a mirror or another picture explains."""
+    """The finding about an object whose labels another order, a mirror or another picture explains.
+
+    limits: of the cost, for a usual object and for one that is no suspect. width: of its picture, px.
+    """
+    usual, limit = limits
     at, names = np.array([row]), data.skeleton.names
     own = z[row]
-    flipped = float(data.whole_boxes()[row, 2]) - own.conj()
+    flipped = width - own.conj()
     tried: dict[str, tuple[float, list[int] | None]] = {}
 
     def cost_of(points: np.ndarray) -> float:
@@ -131,33 +142,32 @@ def _explained(
         )
         if np.nanmean(before - after) > MOVED_GAIN:
             tried["permuted"] = cost_of(own[order]), order
+    other = -1
     if cost[row] > limit:
-        others = np.flatnonzero(data.image_index != data.image_index[row])
-        fits = _cost(yardstick.times(np.repeat(own[None], len(others), axis=0), predicted, others))
-        if len(fits):
-            tried["another"] = float(fits.min()), None
+        other, fit = _other_picture(data, own, predicted, yardstick, row)
+        if fit < usual:  # of many pictures, some are fitted fairly well by chance
+            tried["another"] = fit, None
     kind = min(tried, key=lambda one: tried[one][0])
     value, order = tried[kind]
     gain = cost[row] - value
-    if value > limit or gain < (GAIN if kind != "permuted" else GAIN * len(moved) / len(own)):
+    if value > limit or gain < (GAIN if kind != "permuted" else GAIN * len(moved) / np.isfinite(own).sum()):
         return None
-    usual = f"its points are then {np.exp(gain / 2):.1f} times nearer to what models that have not seen it predict"
+    nearer = f"its points are then {np.exp(gain / 2):.1f} times nearer to what models that have not seen it predict"
     times = float(np.nanmedian(yardstick.times(own[None], predicted, at)))
     if kind == "another":
-        other = int(others[int(fits.argmin())])
         name = data.image_names[data.image_index[other]]
         return finding_of(
             data,
             kind,
             "warning",
-            f"the labels fit another picture, {name}: {usual}",
+            f"the labels fit another picture, {name}: {nearer}",
             row,
             others=(name,),
             times=times,
         )
     if kind == "mirrored":
         return finding_of(
-            data, kind, "warning", f"the points are those of the mirrored picture: {usual}", row, times=times
+            data, kind, "warning", f"the points are those of the mirrored picture: {nearer}", row, times=times
         )
     assert order is not None
     changed = tuple(names[k] for k, other in enumerate(order) if k != other)
@@ -167,12 +177,30 @@ def _explained(
         if kind == "swapped"
         else f"points are in another order: {first_of(moves, NAMED, ', ')}"
     )
-    return finding_of(data, kind, "warning", f"{words}: {usual}", row, changed, times=times)
+    return finding_of(data, kind, "warning", f"{words}: {nearer}", row, changed, times=times)
+
+
+def _other_picture(
+    data: Dataset, own: np.ndarray, predicted: np.ndarray, yardstick: Yardstick, row: int
+) -> tuple[int, float]:
+    """The object of another picture that the labels fit best, and the cost with it; (-1, infinite) if none can be told.
+
+    One or two points fit some picture by chance, wherever they lie.
+    """
+    others = np.flatnonzero(data.image_index != data.image_index[row])
+    known = np.flatnonzero(np.isfinite(own))
+    if not len(others) or len(known) < LEAST_POINTS:
+        return -1, np.inf
+    apart = np.abs((predicted[np.ix_(others, known)] - own[known]).mean(axis=1))
+    others = others[np.argsort(apart, kind="stable")[:LIKELY]]
+    fits = _cost(yardstick.times(np.repeat(own[None], len(others), axis=0), predicted, others))
+    best = int(fits.argmin())
+    return int(others[best]), float(fits[best])
 
 
 def _order(own: np.ndarray, predicted: np.ndarray, yardstick: Yardstick, row: int) -> list[int]:
     """The order of the labelled points of an object in which they lie nearest to its predictions."""
-    known = np.flatnonzero(np.isfinite(own))
+    known = np.flatnonzero(np.isfinite(own) & np.isfinite(predicted))
     away = (own[known][None] - predicted[known][:, None]) / yardstick.size[row] - yardstick.centre[known][:, None]
     cost = np.log1p((np.abs(away) / yardstick.usual[known][:, None]) ** 2)
     chosen = require("scipy.optimize").linear_sum_assignment(cost)[1]

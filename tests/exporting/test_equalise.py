@@ -1,4 +1,4 @@
-"""Weights with one scale per layer: the network stays the same, and loses far less by rounding, in both frameworks."""
+"""Weights of int8 files, with one scale per layer or one per channel: the network stays the same, and loses far less by rounding, in both frameworks."""
 
 from __future__ import annotations
 
@@ -142,6 +142,31 @@ def test_channels_get_similar_ranges_and_rounding_costs_less(head: str, parent):
         )
     last = layers[-1].name
     np.testing.assert_allclose(means[0][last], means[1][last], atol=1e-4 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("largest", [64, 127])
+def test_weights_of_usual_int8_files_are_rounded_with_regard_to_each_other(largest: int, parent):
+    """One scale per channel: what the network gives changes less than if each weight is rounded by itself."""
+    path, pixels = parent("heatmap"), pixels_of("heatmap", count=40)
+    spec, tensors = read_spec(path), safetensors.load_file(path)
+    layers = equalise.convolutions_of(spec)
+    per_channel = msgspec.structs.replace(spec, weight_scales="per-channel")
+    ready = equalise.folded(layers, equalise.ready_for_int8(tensors, per_channel, pixels, largest))
+    weights = equalise.folded(layers, tensors)
+    steps = {name: np.abs(kernel).max((1, 2, 3), keepdims=True) / largest for name, (kernel, _) in weights.items()}
+    for name, (kernel, _) in ready.items():
+        count = kernel / np.maximum(steps[name], np.finfo(float).tiny)
+        np.testing.assert_allclose(count, np.rint(count), atol=1e-3, err_msg=f"{name}: on the grid of each channel")
+    alone = {
+        name: (np.rint(kernel / np.maximum(steps[name], np.finfo(float).tiny)) * steps[name], bias)
+        for name, (kernel, bias) in weights.items()
+    }
+    images = (pixels[-8:].astype(np.float64) - 127) / 128
+    exact, together, by_itself = (
+        equalise.run(layers, given, images, lambda *_: None) for given in (weights, ready, alone)
+    )
+    errors = [np.sqrt(np.square(output - exact).mean()) for output in (together, by_itself)]
+    assert errors[0] < 0.9 * errors[1]
 
 
 def test_a_channel_that_reaches_6_keeps_its_scale(parent):

@@ -1,4 +1,4 @@
-"""Rounding weights to one scale: what a layer gives changes less than if each weight is rounded by itself."""
+"""Rounding weights to one scale, or to one per channel: what a layer gives changes less than if each weight is rounded by itself."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Weights for int8 files with one scale per layer: channels get similar ranges, and biases correct for rounding.
+"""Weights for int8 files: they are rounded with regard to each other, and biases correct for what is left.
 
-If all weights of a layer share a scale, channels with small weights lose most of their 8 bits. But a channel may be
-multiplied by any number if every layer that reads it divides by the same number: the network stays the same. Where
-ReLU6 follows, the channel must stay below 6, so this holds for channels that do not reach 6 on the calibration images.
-The error that is left has a mean in each channel, and the bias takes it away.
+For files with one scale per layer, channels get similar ranges first. Channels with small weights would lose most of
+their 8 bits. But a channel may be multiplied by any number if every layer that reads it divides by the same number: the
+network stays the same. Where ReLU6 follows, the channel must stay below 6, so this holds for channels that do not reach
+6 on the calibration images. The error that is left has a mean in each channel, and the bias takes it away.
 
 Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; there the
 network has ReLU in place of ReLU6, and no images. docs/exporting.md has the figures.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keylite.exporting.rounding import compensated
+from keylite.exporting.rounding import compensated, seen_by_taps
 from keylite.runtime.heads import Heatmap, Simcc
 from keylite.runtime.lite import (
     BACKBONE_EPSILON,
@@ -116,11 +116,12 @@ def ready_for_int8(
     """
     per_channel = spec.weight_scales != "per-tensor"
     layers = convolutions_of(spec)
+    count = max(FEWEST, SAMPLE // (spec.size[0] * spec.size[1]))
+    pixels = pixels[:count] if per_channel else pixels  # rounding needs a few, scaling of channels all
     images = (pixels.astype(np.float32) - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     weights = folded(layers, tensors)
     if not per_channel:
         weights = equalised(layers, weights, images)
-    count = max(FEWEST, SAMPLE // (spec.size[0] * spec.size[1]))
     return {**tensors, **unfolded(layers, corrected(layers, weights, images[:count], largest, per_channel))}
 
 
@@ -301,14 +302,7 @@ def convolved(images: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray
     size = kernel.shape[2]
     if size == 1:
         return images @ kernel[:, :, 0, 0].T
-    sides = images.shape[1:3]
-    rows, columns = (-(-side // stride) for side in sides)
-    pads = [max((to - 1) * stride + size - side, 0) for to, side in zip((rows, columns), sides, strict=True)]
-    images = np.pad(images, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))
-    output = np.zeros((len(images), rows, columns, len(kernel)), images.dtype)
-    for y in range(size):
-        for x in range(size):
-            seen = images[:, y : y + rows * stride : stride, x : x + columns * stride : stride]
-            seen = seen[:, :rows, :columns]
-            output += seen * kernel[:, 0, y, x] if _depthwise(kernel) else seen @ kernel[:, :, y, x].T
-    return output
+    output: np.ndarray | float = 0.0
+    for y, x, seen in seen_by_taps(images, size, stride):
+        output = output + (seen * kernel[:, 0, y, x] if _depthwise(kernel) else seen @ kernel[:, :, y, x].T)
+    return np.asarray(output)

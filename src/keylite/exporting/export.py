@@ -84,7 +84,7 @@ def export(
         output_type: What the file gives: "float32" or "int8" (LiteRT in int8 with a heatmap head). The scale and zero
             point of "int8" are in the spec; keylite's engines turn it into float32.
         weight_scales: For int8: "per-channel", or "per-tensor", which many NPUs need: all weights of a layer share a
-            scale. Channels are then scaled and biases corrected first, with the calibration images.
+            scale. Channels are then scaled first, with the calibration images.
         calibration: For int8: labelled images that the ranges of its values are taken from. None for the others.
         calibration_count: How many objects of `calibration` are used.
         seed: The seed of the random choice of these objects.

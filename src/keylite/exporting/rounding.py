@@ -10,6 +10,8 @@ after Hassibi and Stork, "Optimal Brain Surgeon", 1993; there for dense layers, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 DAMPING = 0.01  # of the mean square of the inputs, added to each: it keeps changes of weights small
@@ -44,20 +46,25 @@ def _products(images: np.ndarray, size: int, stride: int, depthwise: bool) -> np
 
 
 def _patches(images: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """(places, in, k k): what a kernel sees at each place, or at every n-th one, padded as 'SAME'."""
+    """(places, in, k k): what a kernel sees at each place, or at every n-th one."""
     count, height, width, channels = images.shape
-    rows, columns = (-(-side // stride) for side in (height, width))
-    every = max(1, count * rows * columns // PLACES)
-    pads = [max((to - 1) * stride + size - side, 0) for to, side in ((rows, height), (columns, width))]
-    padded = np.pad(images, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))
-    seen = [
-        padded[:, y : y + (rows - 1) * stride + 1 : stride, x : x + (columns - 1) * stride + 1 : stride]
-        .reshape(-1, channels)[::every]
-        .astype(np.float64)
-        for y in range(size)
-        for x in range(size)
-    ]
+    every = max(1, count * -(-height // stride) * -(-width // stride) // PLACES)
+    seen = [part.reshape(-1, channels)[::every].astype(np.float64) for _, _, part in seen_by_taps(images, size, stride)]
     return np.stack(seen, axis=2)
+
+
+def seen_by_taps(images: np.ndarray, size: int, stride: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """For each tap (row, column) of a kernel of this size: what it sees of the images, padded as 'SAME'.
+
+    images: (N, H, W, in). Gives arrays (N, rows, columns, in), one value for each output.
+    """
+    sides = images.shape[1:3]
+    rows, columns = (-(-side // stride) for side in sides)
+    pads = [max((to - 1) * stride + size - side, 0) for to, side in zip((rows, columns), sides, strict=True)]
+    padded = np.pad(images, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))
+    for y in range(size):
+        for x in range(size):
+            yield y, x, padded[:, y : y + (rows - 1) * stride + 1 : stride, x : x + (columns - 1) * stride + 1 : stride]
 
 
 def _rounded(rows: np.ndarray, products: np.ndarray, largest: float) -> np.ndarray:

@@ -26,7 +26,8 @@ from keylite.exporting.golden import write_golden
 from keylite.runtime.files import write_bytes
 from keylite.runtime.images import read_image
 from keylite.runtime.skeleton import Skeleton
-from keylite.training.recipe import Recipe, field_types
+from keylite.training.expected import field_types
+from keylite.training.recipe import Recipe
 
 ONE_POINT = SimpleNamespace(spec=SimpleNamespace(skeleton=Skeleton(("k0",)), box="image"))
 FACE_SKELETON = Skeleton(("left_eye", "right_eye", "nose"))
@@ -230,7 +231,7 @@ DOORS = {
         f"Recipe, {choice}": (lambda d, choice=choice: Recipe(**choice), f"recipe: {words}")
         for choice, words in (
             ({"epoch": 3}, "unknown choice 'epoch'; did you mean epochs?"),
-            ({"pretrained": b"x"}, "pretrained: expected str, got b'x'"),
+            ({"pretrained": b"x"}, "pretrained: expected imagenet, none, or a .safetensors file, got b'x'"),
             (
                 {"size": "160x128"},
                 "size: expected a side such as 128, or (width, height) such as (160, 128), got '160x1",
@@ -384,7 +385,7 @@ def test_an_argument_of_a_wrong_kind_is_named(
 
 
 def test_augmentation_allows_what_the_recipe_does():
-    for name, hint in field_types().items():
+    for name, hint in field_types(Recipe).items():
         if name in keylite.Augmentation.__dataclass_fields__:
             limits = hint.__metadata__[0]
             for limit in (limits.ge, limits.le):

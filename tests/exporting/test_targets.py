@@ -140,8 +140,11 @@ def test_every_target_is_one_that_vela_knows():
 
 def test_names_of_targets():
     assert targets_of("tflm, ethos-u55-128,tflm") == ["tflm", "ethos-u55-128"]
-    for text in ("ethos-u55", "", "tflm,"):
-        with pytest.raises(keylite.ArgumentError, match=r"^target: expected one of tflm, ethos-u55-32, .*got '"):
+    with pytest.raises(keylite.ArgumentError, match=r"^target: expected one of tflm, ethos-u55-32, .*got 'ethos-u55'"):
+        targets_of("tflm,ethos-u55")
+    for text in (",", "", "tflm,", "tflm,,ethos-u55-128"):
+        words = f"^target: expected names with one comma between two, such as tflm,ethos-u55-128, got '{text}'$"
+        with pytest.raises(keylite.ArgumentError, match=words):
             targets_of(text)
 
 

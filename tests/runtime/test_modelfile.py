@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from keylite.runtime import modelfile, protobuf
+from keylite.runtime.errors import ModelFileError
 from keylite.runtime.modelfile import (
     BLANK,
     KEY,
@@ -168,15 +169,18 @@ def test_another_suffix_is_refused(name: str, tmp_path: Path):
         read_spec(tmp_path / name)
 
 
-def test_a_missing_file_and_a_folder_are_not_found(tmp_path: Path):
-    for path in (tmp_path / "none.onnx", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such model file$"):
-            read_spec(path)
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(
-        FileNotFoundError, match=r"no such model file; this is the folder of a run: take .*model\.safetensors$"
-    ):
-        read_spec(tmp_path)
+def test_a_missing_file_and_a_folder_are_called_that(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx: no such model file$"):
+        read_spec(tmp_path / "none.onnx")
+    folder = tmp_path / "run.safetensors"
+    folder.mkdir()
+    for read in (read_spec, safetensors_header):
+        with pytest.raises(ModelFileError, match=r"run\.safetensors: expected a model file, got a folder$"):
+            read(folder)
+    (folder / "model.safetensors").touch()
+    words = r"got a folder; this is the folder of a run: take .*run\.safetensors/model\.safetensors$"
+    with pytest.raises(ModelFileError, match=words):
+        read_spec(folder)
 
 
 def test_a_pipe_is_called_that(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 
 from keylite.cli.output import show
 from keylite.cli.shared import INTERRUPTED, USUAL, As, Reading, fail
+from keylite.training.expected import field_types
 from keylite.training.presets import PRESETS, preset
-from keylite.training.recipe import VAL_FRACTION, Recipe, descriptions, field_types, make_recipe
+from keylite.training.recipe import VAL_FRACTION, Recipe, descriptions, make_recipe
 
 log = logging.getLogger("keylite")
 
@@ -22,7 +23,7 @@ def _shown(value: object) -> str:
 
 
 def _help(name: str, text: str, default: object) -> str:
-    options = get_args(get_args(field_types()[name])[0])
+    options = get_args(get_args(field_types(Recipe)[name])[0])
     choices = f" ({', '.join(options)})" if options and all(isinstance(option, str) for option in options) else ""
     return f"{text}{choices}; default {_shown(default)}"
 

@@ -126,6 +126,10 @@ def in_kb(count: float) -> str:
 def targets_of(text: str) -> list[str]:
     """The targets in a text such as `ethos-u55-128,ethos-u65-512`. Raises ArgumentError for a name that is none."""
     names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise ArgumentError(
+            f"target: expected names with one comma between two, such as tflm,ethos-u55-128, got {quoted(text)}"
+        )
     for name in names:
         if name not in TARGETS:
             raise ArgumentError(

@@ -109,10 +109,12 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
 
 
 def _require_file(path: Path) -> None:
-    if path.is_dir() or not path.exists():
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such model file")
+    if path.is_dir():
         inside = path / "model.safetensors"
         hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
-        raise FileNotFoundError(f"{path}: no such model file{hint}")
+        raise ModelFileError(f"{path}: expected a model file, got a folder{hint}")
     open_file(path, "a model file").close()
 
 

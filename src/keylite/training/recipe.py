@@ -7,12 +7,11 @@ it as YAML. Knows nothing of frameworks or data.
 from __future__ import annotations
 
 import difflib
-import functools
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +21,7 @@ from keylite.runtime.kinds import plain, require_kind
 from keylite.runtime.lite import FEWEST_STAGES, LITE, STAGES, possible_stages
 from keylite.runtime.types import Choice, Visibility0, Visibility1
 from keylite.runtime.words import quoted
+from keylite.training.expected import field_types, refusal
 from keylite.training.teaching import LossName
 
 VAL_FRACTION = 0.15  # the share of objects that is held out if a run gets no validation data
@@ -199,8 +199,7 @@ class Recipe(msgspec.Struct, metaclass=_Choices, frozen=True, kw_only=True, forb
             try:
                 value = msgspec.convert(str(value) if isinstance(value, os.PathLike) else plain(value), hint)
             except msgspec.ValidationError as error:
-                expected = expected_by(name, error, type(self))
-                raise RecipeError(f"recipe: {name}: expected {expected}, got {quoted(value)}") from None
+                raise RecipeError(f"recipe: {name}: {refusal(name, value, error, type(self))}") from None
             if isinstance(value, float) and not math.isfinite(value):
                 raise RecipeError(f"recipe: {name}: expected a finite number, got {quoted(value)}")
             msgspec.structs.force_setattr(self, name, value)
@@ -234,7 +233,7 @@ PIXELS = (  # probabilities
 
 def strengthened(recipe: Resolved) -> dict[str, float]:
     """The choices of GEOMETRY and PIXELS times the recipe's strength; each is at most what Recipe allows."""
-    limits = {name: field_types()[name].__metadata__[0].le for name in (*GEOMETRY, *PIXELS)}
+    limits = {name: field_types(Recipe)[name].__metadata__[0].le for name in (*GEOMETRY, *PIXELS)}
     return {name: min(getattr(recipe, name) * recipe.strength, limit) for name, limit in limits.items()}
 
 
@@ -287,7 +286,7 @@ def make_recipe(choices: Mapping[str, Any], source: str = "recipe", base: Recipe
         if not field:
             raise RecipeError(str(error).replace("recipe:", f"{source}:", 1)) from None
         got = dict(choices).get(field, merged[field])
-        raise RecipeError(f"{source}: {field}: expected {expected_by(field, error)}, got {quoted(got)}") from None
+        raise RecipeError(f"{source}: {field}: {refusal(field, got, error, Recipe)}") from None
 
 
 def require_known(names: Iterable[str], source: str, known: Sequence[str] = ()) -> None:
@@ -298,31 +297,6 @@ def require_known(names: Iterable[str], source: str, known: Sequence[str] = ()) 
             near = difflib.get_close_matches(str(name)[:100], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/recipe.md lists them"
             raise RecipeError(f"{source}: unknown choice {quoted(name)}{hint}")
-
-
-FORMS = {  # of choices that several types can have
-    "size": "a side such as 128, or (width, height) such as (160, 128)",
-    "mirror": "auto, off, or pairs such as [('left_eye', 'right_eye')]",
-}
-
-
-def expected_by(name: str, error: msgspec.ValidationError, kind: type[Recipe] = Recipe) -> str:
-    """The values that a field takes, in words for the error message."""
-    if name in FORMS:
-        return FORMS[name]
-    options = get_args(get_type_hints(kind)[name])
-    if options and all(isinstance(option, str) for option in options):
-        return f"one of {', '.join(options)}"
-    said = str(error).partition(" - at ")[0].partition(", got")[0].removeprefix("Expected ").replace("`", "")
-    if options and options[-1] == Literal["auto"]:
-        return f"auto or {said if re.search('[<>]', said) else options[0].__name__}"  # msgspec's own words: int | str
-    return said
-
-
-@functools.cache
-def field_types(kind: type[Recipe] = Recipe) -> dict[str, Any]:
-    """The type of every field with its description and limits, by name."""
-    return get_type_hints(kind, include_extras=True)
 
 
 def _size_from_text(text: str) -> Any:
@@ -363,6 +337,6 @@ def to_dict(recipe: Recipe) -> dict[str, Choice]:
 def descriptions() -> dict[str, tuple[str, Any]]:
     """(description, default) of every choice by name, in the order of the fields."""
     return {
-        field.name: (next(m.description for m in field_types()[field.name].__metadata__), field.default)
+        field.name: (next(m.description for m in field_types(Recipe)[field.name].__metadata__), field.default)
         for field in msgspec.structs.fields(Recipe)
     }

@@ -85,6 +85,19 @@ def test_without_a_weight_a_teacher_has_no_effect_and_that_is_said(taught, data:
     assert "has no effect, because teacher_weight is 0" in caplog.text
 
 
+@pytest.mark.parametrize(("weight", "lines"), [(0.5, 0), (0.3, 1), (0, 1)])
+def test_without_a_teacher_a_weight_has_no_effect_and_that_is_said(weight: float, lines: int, data: Dataset, caplog):
+    assert find_teacher(Recipe(teacher_weight=weight), data) is None
+    said = [record.getMessage() for record in caplog.records]
+    assert (
+        said
+        == [
+            f"teacher_weight: {weight:g} has no effect, because there is no teacher; name one as `teacher`, or leave it out"
+        ]
+        * lines
+    )
+
+
 def test_a_teacher_that_has_seen_the_validation_set_is_said(taught, data: Dataset, make_spec, caplog):
     seen = msgspec.structs.replace(make_spec().provenance, data=DataId("val", data.fingerprint()))
     for provenance, said in ((seen, True), (make_spec().provenance, False)):

@@ -19,7 +19,7 @@ from torch import nn
 
 from keylite.pytorch.backbones import classifiers, create_backbone, feature_shapes, timm_network
 from keylite.runtime.engines import Engine
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, naming
 from keylite.runtime.heads import STRIDE, Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 from keylite.runtime.lite import LITE, STAGES, Three, possible_stages
 from keylite.runtime.modelfile import read_spec, safetensors_header, write_safetensors
@@ -337,6 +337,7 @@ def _network_of(spec: ModelSpec) -> EfficientNetLiteRegressor:
     )
 
 
+@naming("pretrained")
 def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     """Load pretrained weights, and return a sentence that says what was used.
 

@@ -14,6 +14,9 @@ ModuleNotFoundError (a package is not installed).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
+
 
 class KeyliteError(Exception):
     """The base of all errors of keylite: catch it to catch them all."""
@@ -37,3 +40,15 @@ class RecipeError(KeyliteError, ValueError):
 
 class ModelFileError(KeyliteError, ValueError):
     """A model file or its description is damaged, or is not what keylite expects."""
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Generator[None]:
+    """Errors in the block about a file that an argument names begin with the argument's name."""
+    try:
+        yield
+    except (KeyliteError, FileNotFoundError) as error:
+        words = str(error)
+        if words.startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {words}") from None

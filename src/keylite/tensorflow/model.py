@@ -21,7 +21,7 @@ from keras import layers
 from safetensors.numpy import load, save
 
 from keylite.runtime.engines import Engine
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, naming
 from keylite.runtime.heads import Head, Heatmap, Regression, Rle, Simcc, require_size, size_for
 from keylite.runtime.lite import HEAD_EPSILON, STAGES, Three, possible_stages
 from keylite.runtime.modelfile import read_spec, write_safetensors
@@ -361,6 +361,7 @@ def load_model(path: Path | str, spec: ModelSpec | None = None) -> tuple[Efficie
     return network, spec
 
 
+@naming("pretrained")
 def load_backbone(network: EfficientNetLiteRegressor, path: Path) -> str:
     """Load pretrained weights, and return a sentence that says what was used.
 

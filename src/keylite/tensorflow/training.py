@@ -322,6 +322,7 @@ def new_network(recipe: Recipe, spec: ModelSpec, shape: np.ndarray, weights: Pat
 
 def load_teacher(recipe: Recipe, teacher: Teacher) -> TeacherNetwork:
     """The network that teaches; ModelFileError if the file's tensors do not fit its spec."""
+    use_threads(recipe.threads)
     with tf.device(tensorflow_device(recipe.device)):
         return TeacherNetwork(teacher)
 

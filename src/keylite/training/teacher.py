@@ -13,7 +13,7 @@ import numpy as np
 
 from keylite.data.dataset import Dataset
 from keylite.data.examples import seen_xy
-from keylite.runtime.errors import ArgumentError, ModelFileError
+from keylite.runtime.errors import ArgumentError, naming
 from keylite.runtime.heads import Head, Heatmap
 from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import read_spec
@@ -59,18 +59,19 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
     stays one mean. Raises ArgumentError, ModelFileError or FileNotFoundError if the file cannot teach these data.
     """
     if recipe.teacher == "none":
+        if recipe.teacher_weight != Recipe().teacher_weight:
+            log.warning(
+                "teacher_weight: %g has no effect, because there is no teacher; name one as `teacher`, or leave it out",
+                recipe.teacher_weight,
+            )
         return None
     path = Path(recipe.teacher)
     if path.suffix.lower() != ".safetensors":
         inside = path / "model.safetensors"
         hint = f"; this is the folder of a run: take {inside}" if inside.is_file() else ""
         raise ArgumentError(f"teacher: expected a .safetensors model file, or none, got {quoted(recipe.teacher)}{hint}")
-    try:
+    with naming("teacher"):
         spec = read_spec(path)
-    except ModelFileError as error:
-        raise ModelFileError(f"teacher: {error}") from None
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"teacher: {error}") from None
     places = _places(path, spec, data.skeleton.names)
     _require_the_same_pixels(path, spec, recipe)
     if recipe.teacher_weight == 0:

@@ -23,12 +23,12 @@ from keylite.evaluation.environment import now, versions
 from keylite.evaluation.flips import flip_doubt, flip_report
 from keylite.evaluation.predictions import predict_dataset
 from keylite.evaluation.report import no_better
-from keylite.runtime.errors import ArgumentError
+from keylite.runtime.errors import ArgumentError, naming
 from keylite.runtime.files import require_outputs
 from keylite.runtime.heads import HEADS
 from keylite.runtime.images import MAX_MEGAPIXELS, require_limit, write_image
 from keylite.runtime.kinds import number_of, path_of, require_flags
-from keylite.runtime.modelfile import read_spec
+from keylite.runtime.modelfile import read_spec, safetensors_header
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
@@ -55,7 +55,7 @@ from keylite.training.schedule import caches, resolve
 from keylite.training.sheet import examples_sheet
 from keylite.training.stopping import saying_how_to_go_on
 from keylite.training.teacher import Teacher, find_teacher, warn_of_teacher
-from keylite.training.trainer import trainer_of
+from keylite.training.trainer import loaded_teacher, trainer_of
 from keylite.version import __version__
 
 log = logging.getLogger("keylite")
@@ -177,6 +177,12 @@ def prepare(
             f"profile: only framework pytorch measures these times, got {recipe.framework}; use its own profiler"
         )
     teacher = find_teacher(recipe, data)
+    taught_by = loaded_teacher(recipe, teacher)
+    going_on = resume and (out / CHECKPOINT).is_file()
+    weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
+    if weights:
+        with naming("pretrained"):
+            safetensors_header(weights)  # damage is said before pictures are read
     data, val = _checked_parts(recipe, data, val, skip_bad=skip_bad, max_megapixels=max_megapixels, fold=fold)
     if first and not fold:
         warn_of_parts_alike(data, val)
@@ -203,13 +209,10 @@ def prepare(
         examples.keep()
     shape = examples.mean_shape()
     spec = new_spec(resolved, data, skeleton, shape, teacher)
-    going_on = resume and (out / CHECKPOINT).is_file()
-    weights = None if going_on else find_pretrained(recipe.pretrained, recipe.backbone)
     network = trainer.new_network(resolved, spec, shape, weights)
     state = Run(resolved, spec, val, out, baseline_report(shape, spec, val), profile)
     if going_on and first:
         trainer.require_resumable(state, network)
-    taught_by = None if teacher is None else trainer.load_teacher(recipe, teacher)
     return Plan(
         state, examples, shape, weights, network, teacher, taught_by, resume=resume, overwrite=overwrite, fold=fold
     )
@@ -302,8 +305,8 @@ def _fit_in_a_process(
     """Each of several processes that train runs this."""
     recipe = state.recipe
     trainer = trainer_of(recipe.framework)
+    taught_by = loaded_teacher(recipe, teacher)
     network = trainer.new_network(recipe, state.spec, shape, weights)
-    taught_by = None if teacher is None else trainer.load_teacher(recipe, teacher)
     trainer.fit(state, network, examples, taught_by, resume=resume)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from keylite.data.examples import Examples
 from keylite.runtime.engines import ENGINES
+from keylite.runtime.errors import naming
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
 from keylite.training.recipe import Recipe
@@ -49,3 +50,14 @@ def trainer_of(framework: str) -> Trainer:
         there = [kind.framework for kind in kinds if importlib.util.find_spec(kind.package)]
         hint = f", or train with `framework='{there[0]}'`, which is" if there else ""
         raise ModuleNotFoundError(f"{error}{hint}", name=error.name) from None
+
+
+def loaded_teacher(recipe: Recipe, teacher: Teacher | None) -> Any:
+    """The network of a teacher, or None; ModelFileError, which names `teacher`, if its weights do not fit its spec.
+
+    Make it before the student, whose random weights come from the recipe's seed.
+    """
+    if teacher is None:
+        return None
+    with naming("teacher"):
+        return trainer_of(recipe.framework).load_teacher(recipe, teacher)

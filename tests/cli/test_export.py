@@ -11,9 +11,12 @@ import pytest
 from verbs import refused, run
 
 import keylite
-from keylite.runtime.modelfile import describe, read_spec, write_onnx
+from keylite.cli.shared import Reading
+from keylite.runtime.heads import HEADS
+from keylite.runtime.modelfile import describe, read_spec, write_onnx, write_safetensors
 
 load_file = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").load_file
+save = pytest.importorskip("safetensors.numpy", reason="needs keylite[pytorch]").save
 onnx = pytest.importorskip("onnx", reason="needs keylite[pytorch]")
 exporting = pytest.importorskip("keylite.pytorch.exporting", reason="needs keylite[pytorch]")
 
@@ -119,6 +122,59 @@ def test_a_bad_export_is_one_line_and_nothing_is_written(
     assert words in line
     assert list(tmp_path.iterdir()) == []
     assert stocked == [], "refused before minutes of work"
+
+
+LATE = {  # head, choices of the model, flags, words
+    "a float end on an NPU": (
+        "heatmap",
+        {},
+        "--out m.tflite --precision int8 --calibration DATA --target ethos-u55-128",
+        "--target: ethos-u55-128 leaves the end of a file to the CPU if its output is float32; export a heatmap with",
+    ),
+    "integers out of a dense layer": (
+        "rle",
+        {},
+        "--out m.tflite --precision int8 --calibration DATA --output-type int8",
+        "--output-type: expected float32 for a rle head, because",
+    ),
+    "channels that cannot be scaled": (
+        "heatmap",
+        {"backbone": "timm:test_efficientnet"},
+        "--out m.onnx --precision int8 --calibration DATA --weight-scales per-tensor",
+        "--weight-scales: per-tensor is for the backbones lite0, ",
+    ),
+    "a backbone of another framework": (
+        "heatmap",
+        {"backbone": "timm:test_efficientnet"},
+        "--out m.tflite",
+        "backbone: litert takes lite0, ",
+    ),
+    "the same among all": (
+        "heatmap",
+        {"backbone": "timm:test_efficientnet"},
+        "--to all --calibration DATA --out all",
+        "litert takes",
+    ),
+    "all without images": ("heatmap", {}, "--to all --out all", "--calibration: expected labelled images"),
+    "a diagnosis of floats": ("heatmap", {}, "--diagnose --to litert --precision fp16", "expected --precision int8"),
+    "a diagnosis without images": ("heatmap", {}, "--diagnose --to onnx --precision int8", "--calibration: int8 takes"),
+}
+
+
+@pytest.mark.parametrize(("head", "changes", "flags", "words"), LATE.values(), ids=LATE)
+def test_an_export_that_cannot_be_is_refused_before_labels_are_read(
+    head, changes, flags, words, capsys, make_spec, tmp_path, monkeypatch
+):
+    def read(*_, **__):
+        pytest.fail("what is wrong was known before labels were read")
+
+    monkeypatch.setattr(Reading, "dataset", read)
+    monkeypatch.chdir(tmp_path)
+    write_safetensors(tmp_path / "m.safetensors", save({}), make_spec(head=HEADS[head](4, 8, (64, 64)), **changes))
+    given = [tmp_path / "labels.json" if word == "DATA" else word for word in flags.split()]
+    line = refused(capsys, "export", "m.safetensors", "--data", tmp_path / "labels.json", *given)
+    assert words in line
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_an_export_starts_from_a_checkpoint(stocked, capsys, exported_finder, colour_files, tmp_path):

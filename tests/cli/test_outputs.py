@@ -118,7 +118,7 @@ def test_outputs_are_refused_before_work(
 def test_all_exports_are_refused_before_the_first(
     name, kind, model_file, photos, keylite_command, tmp_path, monkeypatch
 ):
-    checks_alone = SimpleNamespace(require_backbone=lambda spec: None)
+    checks_alone = SimpleNamespace()
     monkeypatch.setattr("keylite.exporting.export.exporter", lambda target: checks_alone)
     labels, taken = photos / "labels.json", tmp_path / name
     before = labels.read_bytes()
@@ -165,7 +165,6 @@ def test_an_export_on_a_full_disk_leaves_all_or_nothing(
 
     class Copies:  # what makes a format, with nothing to do
         operators = staticmethod(lambda path: {})
-        require_backbone = staticmethod(lambda spec: None)
         describe = staticmethod(lambda path, spec: None)
         export = staticmethod(lambda model, made, spec, images, output_type: shutil.copy(onnx_file, made))
 

@@ -42,7 +42,6 @@ class Copies:
             raise ValueError(f"a workshop for {spec.backbone}")
 
     operators = staticmethod(lambda path: {})
-    require_backbone = staticmethod(lambda spec: None)
 
     @classmethod
     def export(cls, model, made, spec, images, output_type):

@@ -12,6 +12,9 @@ from keylite.cli.shared import OVER_BUDGET, USUAL, As, Reading, Seed, fail
 
 if TYPE_CHECKING:
     from keylite.data.dataset import Dataset
+    from keylite.runtime.spec import ModelSpec
+
+TYPES = ("input_type", "output_type", "weight_scales")  # of the tensors of a file
 
 USUAL_OF_ONE: dict[str, Any] = {  # choices of a single exported file
     **{"input_type": "uint8", "output_type": "float32", "weight_scales": "per-channel"},
@@ -95,6 +98,7 @@ def export(
     of_one = dict(zip(USUAL_OF_ONE, given, strict=True))
     _require_choices(model, data, out, to, precision, of_one, golden, diagnose, spec)
     model_spec = read_spec(model, spec)
+    _require_forms(model, model_spec, out, to, precision, of_one, diagnose, calibration is not None)
     compared = reading.dataset(data, model_spec.white_level, model_spec.box)
     choices: dict[str, Any] = {
         "calibration": (reading.dataset(calibration, model_spec.white_level, model_spec.box) if calibration else None),
@@ -145,13 +149,39 @@ def _require_choices(
         if of_one[name] != usual and (diagnose or to == "all"):
             raise ValueError(f"{name}: it is for one exported file; leave out --diagnose and --to all")
     if out and not diagnose and to != "all":
-        types = {name: of_one[name] for name in ("input_type", "output_type", "weight_scales")}
+        types = {name: of_one[name] for name in TYPES}
         made_as = form_of(out, to, precision, **types)
         device_of(of_one["target"], of_one["flash"], of_one["ram"], made_as)
     if golden:
         require_writable(golden)
     if out and diagnose:
         require_outputs({"out": out}, {"model": model, "data": data, "spec": spec})
+
+
+def _require_forms(
+    model: Path,
+    spec: ModelSpec,
+    out: Path | None,
+    to: str | None,
+    precision: str,
+    of_one: dict[str, Any],
+    diagnose: bool,
+    calibrated: bool,
+) -> None:
+    """Raise an error, before labels are read, if the model cannot be exported in the way that the flags say."""
+    from keylite.exporting.diagnosis import diagnosed_form
+    from keylite.exporting.export import exportable_forms, require_exportable
+    from keylite.exporting.form import form_of
+
+    if diagnose:
+        assert to is not None  # it is refused above
+        diagnosed_form(model, spec, to, precision, calibrated)
+    elif to == "all":
+        exportable_forms(model, spec, calibrated)
+    else:
+        assert out is not None
+        types = {name: of_one[name] for name in TYPES}
+        require_exportable(model, spec, form_of(out, to, precision, **types), calibrated)
 
 
 def _export_one(model: Path, data: Dataset, out: Path, golden: Path | None, choices: dict[str, Any]) -> None:

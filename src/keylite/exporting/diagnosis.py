@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keylite.data.dataset import Dataset
-from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.data.formats.reading import Labelled, as_dataset, require_labelled
 from keylite.evaluation.figures import object_nme
 from keylite.evaluation.predictions import Predictions, predict_dataset
 from keylite.evaluation.timing import engine_ratio
@@ -37,6 +37,7 @@ from keylite.runtime.kinds import path_of, path_or_none, require_whole
 from keylite.runtime.modelfile import read_spec
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.progress import step
+from keylite.runtime.spec import ModelSpec
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import escaped, quoted
 
@@ -83,20 +84,14 @@ def diagnose(
         ModuleNotFoundError: A package that makes the format is not installed; the message says how to install it.
     """
     model, spec = path_of("model", model), path_or_none("spec", spec)
-    data = as_dataset("data", data)
-    calibration = None if calibration is None else as_dataset("calibration", calibration)
+    require_labelled(data=data, **({} if calibration is None else {"calibration": calibration}))
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    if to == "all":
-        raise ArgumentError("diagnose: expected one format, `to='litert'` or `to='onnx'`, got 'all'")
-    if precision != "int8":
-        raise ArgumentError(
-            f"diagnose: expected `precision='int8'`, the only precision that it examines, got {quoted(precision)}"
-        )
-    form, model_spec = Form(to, precision), read_spec(model, spec)
-    limits = budget_of(model_spec, form, budget, budget_nme)
-    require_exportable(model, model_spec, form, calibration is not None)
+    model_spec = read_spec(model, spec)
+    form = diagnosed_form(model, model_spec, to, precision, calibration is not None)
     assert calibration is not None  # it is refused above
+    limits = budget_of(model_spec, form, budget, budget_nme)
+    data, calibration = as_dataset("data", data), as_dataset("calibration", calibration)
     examining = examiner(form)
     usual = calibration_set(model_spec, calibration, calibration_count, seed)
     parent = predict_dataset(Predictor(model, device="cpu", spec=spec), data)
@@ -135,6 +130,19 @@ def diagnose(
         cheapest=_cheapest([trial for trial in trials if within_budget(trial.cost, nme, limits)]),
         doubt=doubt,
     )
+
+
+def diagnosed_form(model: Path, spec: ModelSpec, to: str, precision: str, calibrated: bool) -> Form:
+    """The form that a diagnosis examines. Raises an error, before labels are read, if it cannot be made or examined."""
+    if to == "all":
+        raise ArgumentError("diagnose: expected one format, `to='litert'` or `to='onnx'`, got 'all'")
+    if precision != "int8":
+        raise ArgumentError(
+            f"diagnose: expected `precision='int8'`, the only precision that it examines, got {quoted(precision)}"
+        )
+    form = Form(to, precision)
+    require_exportable(model, spec, form, calibrated)
+    return form
 
 
 class _Yardstick(NamedTuple):

@@ -14,7 +14,7 @@ import msgspec
 
 from keylite.data.checks import say_doubts
 from keylite.data.dataset import Dataset
-from keylite.data.formats.reading import Labelled, as_dataset
+from keylite.data.formats.reading import Labelled, as_dataset, require_labelled
 from keylite.evaluation.confidence import write_confidence
 from keylite.evaluation.environment import now, processor, versions
 from keylite.evaluation.timing import engine_ratio
@@ -29,7 +29,7 @@ from keylite.exporting.certificate import (
 )
 from keylite.exporting.comparison import certify
 from keylite.exporting.fit import Device, device_of, require_fit
-from keylite.exporting.form import FORMATS, Budget, Form, examiner, exporter, form_of
+from keylite.exporting.form import FORMATS, Budget, Form, examiner, exporter, form_of, require_backbone
 from keylite.exporting.golden import require_new_vectors, write_golden
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing, replacing_within, require_outputs, sha256
@@ -116,8 +116,7 @@ def export(
     """
     model, out, spec = path_of("model", model), path_of("out", out), path_or_none("spec", spec)
     golden = path_or_none("golden", golden)
-    data = as_dataset("data", data)
-    calibration = None if calibration is None else as_dataset("calibration", calibration)
+    require_labelled(data=data, **({} if calibration is None else {"calibration": calibration}))
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
     types = {"input_type": input_type, "output_type": output_type, "weight_scales": weight_scales}
@@ -126,6 +125,8 @@ def export(
     model_spec = read_spec(model, spec)
     limits = budget_of(model_spec, made_as, budget, budget_nme)
     require_exportable(model, model_spec, made_as, calibration is not None)
+    data = as_dataset("data", data)
+    calibration = None if calibration is None else as_dataset("calibration", calibration)
     _say_doubts(model_spec, data, calibration)
     images = None if calibration is None else calibration_set(model_spec, calibration, calibration_count, seed)
     certificate = certificate_path(out)
@@ -175,21 +176,15 @@ def export_all(
         ModuleNotFoundError: A package that makes a format is not installed; the message says how to install it.
     """
     model, out, spec = path_of("model", model), path_of("out", out), path_or_none("spec", spec)
-    data = as_dataset("data", data)
-    calibration = None if calibration is None else as_dataset("calibration", calibration)
+    require_labelled(data=data, **({} if calibration is None else {"calibration": calibration}))
     require_whole("calibration_count", calibration_count)
     require_whole("seed", seed, least=0)
-    if calibration is None:
-        raise ArgumentError("calibration: expected labelled images, because int8 takes its ranges from them, got None")
-    forms = {
-        out / f"{model.stem}.{form.precision}{form.suffix}": form
-        for to, kind in FORMATS.items()
-        for form in (Form(to, precision) for precision in kind.precisions)
-    }
     model_spec = read_spec(model, spec)
+    made = exportable_forms(model, model_spec, calibration is not None)
+    assert calibration is not None  # it is refused above
+    forms = {out / f"{model.stem}.{form.precision}{form.suffix}": form for form in made}
     limits = {path: budget_of(model_spec, form, budget, budget_nme) for path, form in forms.items()}
-    for form in forms.values():
-        require_exportable(model, model_spec, form, form.precision == "int8")
+    data, calibration = as_dataset("data", data), as_dataset("calibration", calibration)
     pages = [certificate_path(path) for path in forms]
     files = [*forms, *pages, *(page.with_suffix(".md") for page in pages)]
     _require_outputs({file.name: file for file in files}, model, spec, data, calibration)
@@ -277,8 +272,10 @@ def budget_of(parent: ModelSpec, form: Form, px: float | None, nme: float | None
 
 
 def require_exportable(model: Path, spec: ModelSpec, form: Form, calibrated: bool) -> None:
-    """Raise an error if a model file cannot be exported to this form. calibrated: are there calibration images?"""
-    exporting = exporter(form)
+    """Raise an error if a model file cannot be exported to this form. calibrated: are there calibration images?
+
+    It reads no labels, and imports the framework last.
+    """
     if model.suffix != ".safetensors":
         raise ArgumentError(f"{model}: expected a .safetensors model file; an exported file cannot be exported again")
     if calibrated != (form.precision == "int8"):
@@ -297,7 +294,18 @@ def require_exportable(model: Path, spec: ModelSpec, form: Form, calibrated: boo
             f"weight_scales: per-tensor is for the backbones {', '.join(LITE)}, got {spec.backbone}, whose channels "
             "keylite cannot scale; use 'per-channel'"
         )
-    exporting.require_backbone(spec)
+    require_backbone(form.to, spec)
+    exporter(form)
+
+
+def exportable_forms(model: Path, spec: ModelSpec, calibrated: bool) -> list[Form]:
+    """Every format in every precision. Raises an error, as `require_exportable`, if one of them cannot be made."""
+    if not calibrated:
+        raise ArgumentError("calibration: expected labelled images, because int8 takes its ranges from them, got None")
+    forms = [Form(to, precision) for to, kind in FORMATS.items() for precision in kind.precisions]
+    for form in forms:
+        require_exportable(model, spec, form, form.precision == "int8")
+    return forms
 
 
 def _export(

@@ -20,7 +20,7 @@ from keylite.exporting.targets import (
     require_packages,
 )
 from keylite.runtime.errors import ArgumentError
-from keylite.runtime.graph import OUTPUT, Weights, graph_of, weights_of
+from keylite.runtime.graph import Weights, graph_of, weights_of
 from keylite.runtime.heads import STRIDE, Heatmap
 from keylite.runtime.kinds import require_choice, require_whole
 from keylite.runtime.lite import LITE, STAGES, TOP_CHANNELS, possible_stages, pyramid_stages
@@ -73,6 +73,11 @@ def device_of(name: str | None, flash: int | None, ram: int | None, made: Form) 
     if made.suffix != ".tflite":
         raise ArgumentError(f"target: {name} runs .tflite files, got {made.suffix}; export with `to='litert'`")
     require_integers(name, "this one", made.precision)
+    if TARGETS[name] and made.output_type != "int8":
+        raise ArgumentError(
+            f"target: {name} leaves the end of a file to the CPU if its output is {made.output_type}; export a heatmap "
+            "with `output_type='int8'`, or leave out `target`"
+        )
     require_packages(name)
     return device
 
@@ -85,7 +90,7 @@ def require_fit(made: Path, device: Device | None) -> None:
     if needs.on_cpu:
         raise ArgumentError(
             f"target: {device.target} leaves operators of {needs.model} to the CPU: {needs.cpu_words}; "
-            f"{_other_end(needs)}, or leave out `target`"
+            "train a heatmap (`head='heatmap'`), whose layers are all in int8, or leave out `target`"
         )
     over = _over(needs.flash, needs.ram, device)
     if over:
@@ -103,13 +108,6 @@ def _over(flash: float, ram: float, device: Device) -> dict[str, tuple[float, in
     """By memory: (bytes that a file takes, KB that the device has) if the first is more."""
     limits = {"flash": (flash, device.flash), "ram": (ram, device.ram)}
     return {name: (size, most) for name, (size, most) in limits.items() if most is not None and size > KB * most}
-
-
-def _other_end(needs: TargetNeeds) -> str:
-    """What to do about operators that stay on the CPU."""
-    if all(layers == (OUTPUT,) for layers in needs.on_cpu.values()):
-        return "export with `output_type='int8'`"
-    return "train a heatmap (`head='heatmap'`), whose layers are all in int8"
 
 
 # ---- what would fit

@@ -16,6 +16,7 @@ from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.runtime.engines import ENGINES
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.kinds import number_of, require_kind
+from keylite.runtime.lite import LITE
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
 from keylite.runtime.words import quoted
@@ -83,10 +84,6 @@ class Exporter(Protocol):
 
     def operators(self, path: Path) -> dict[str, int]:
         """How many operators of each kind a file has."""
-        ...
-
-    def require_backbone(self, spec: ModelSpec) -> None:
-        """Raise ArgumentError if the framework does not know the backbone."""
         ...
 
 
@@ -185,6 +182,14 @@ def form_of(out: Path, to: str | None, precision: str, **choices: str) -> Form:
             f"a name that ends in {form.suffix}"
         )
     return form
+
+
+def require_backbone(to: str, spec: ModelSpec) -> None:
+    """Raise ArgumentError if no file of a format can be made of a backbone."""
+    if FORMATS[to].framework == "tensorflow" and spec.backbone not in LITE:
+        raise ArgumentError(
+            f"backbone: {to} takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use `to='onnx'`"
+        )
 
 
 def exporter(form: Form) -> Exporter:

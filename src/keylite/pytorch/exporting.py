@@ -67,10 +67,6 @@ def export(
     write(out, int8_graph(proto, calibration.pixels, **options), spec)
 
 
-def require_backbone(spec: ModelSpec) -> None:
-    """Refuse nothing: ONNX takes every backbone. LiteRT does not, so both twins have this function."""
-
-
 def float_graph(parent: Path, spec: ModelSpec, for_int8: np.ndarray | None = None) -> onnx.ModelProto:
     """The network of a `.safetensors` model file as an ONNX graph.
 

@@ -25,10 +25,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from keylite.exporting.calibration import CalibrationSet
 from keylite.exporting.equalise import ready_for_int8
+from keylite.exporting.form import require_backbone
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.graph import flat_of, graph_of, operators_of
-from keylite.runtime.lite import LITE
 from keylite.runtime.modelfile import tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec, Quantised
 from keylite.tensorflow.model import assign, load_model, tensors
@@ -55,7 +55,7 @@ def export(
     as `spec.input_type` says, and give int8. calibration: needed if `spec.precision` is int8, else None. Raises
     ArgumentError for a backbone other than EfficientNet-Lite.
     """
-    require_backbone(spec)
+    require_backbone("litert", spec)
     network, _ = load_model(parent, spec)
     if calibration is not None:
         assign(network, ready_for_int8(tensors(network), spec, calibration.pixels, LARGEST))
@@ -182,14 +182,6 @@ def foreign_operators(model: Any) -> list[str]:
     """The operators that LiteRT does not have itself (those of TensorFlow begin with Flex) or that keep a state."""
     custom = [bool(code.customCode) for code in model.operatorCodes]
     return sorted({kind for kind, row in operators_of(model) if custom[row.opcodeIndex] or kind in STATE})
-
-
-def require_backbone(spec: ModelSpec) -> None:
-    """Raise ArgumentError for a backbone that Keras does not have."""
-    if spec.backbone not in LITE:
-        raise ArgumentError(
-            f"backbone: litert takes {', '.join(LITE)}, got {spec.backbone}: Keras has no such network; use `to='onnx'`"
-        )
 
 
 def converter_options(spec: ModelSpec, calibration: CalibrationSet | None, output_type: str) -> dict[str, Any]:

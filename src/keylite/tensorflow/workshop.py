@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from keylite.exporting.calibration import Activation, CalibrationSet, Variant
 from keylite.exporting.equalise import ready_for_int8
+from keylite.exporting.form import require_backbone
 from keylite.runtime.graph import flat_of, graph_of, layer_name
 from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
 from keylite.runtime.spec import ModelSpec
@@ -27,7 +28,6 @@ from keylite.tensorflow.exporting import (
     last_dense_float,
     quiet,
     representative,
-    require_backbone,
     steps,
 )
 from keylite.tensorflow.model import assign, load_model, tensors
@@ -128,7 +128,7 @@ class Workshop:
         """pixels: uint8 (N, H, W, 3), the images on which noise is measured."""
         self.parent, self.spec, self.pixels = parent, spec, pixels
         self.debugged: tuple[CalibrationSet, Any, list[dict[str, str]]] | None = None
-        require_backbone(spec)
+        require_backbone("litert", spec)
         self.network, _ = load_model(parent, spec)
         dense = any(isinstance(layer, keras.layers.Dense) for layer in self.network.layers)
         same = [] if dense else ["last-int8"]  # equal to the default

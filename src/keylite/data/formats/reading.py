@@ -271,10 +271,18 @@ def as_dataset(name: str, data: Labelled) -> Dataset:
 
     Raises ArgumentError, with the argument's name, for anything else.
     """
-    if isinstance(data, (str, os.PathLike)):
-        return read_dataset(path_of(name, data))
-    require_kind(name, data, Dataset, "a Dataset or the path of labels", "use read_dataset(...) or from_arrays(...)")
-    return data
+    require_labelled(**{name: data})
+    return data if isinstance(data, Dataset) else read_dataset(data)
+
+
+def require_labelled(**data: object) -> None:
+    """Raise ArgumentError, with the argument's name, for what is neither a data set nor a path. Nothing is read."""
+    for name, value in data.items():
+        if isinstance(value, (str, os.PathLike)):
+            path_of(name, value)
+            continue
+        words = "a Dataset or the path of labels"
+        require_kind(name, value, Dataset, words, "use read_dataset(...) or from_arrays(...)")
 
 
 LABELS = "labels.json"

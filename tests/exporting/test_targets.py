@@ -148,6 +148,15 @@ def test_names_of_targets():
             targets_of(text)
 
 
+def test_a_description_of_another_file_is_refused(litert_file: Path, tmp_path: Path, make_spec):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    path = tmp_path / "floats.tflite"
+    write_tflite(path, tflite_model(litert_file), make_spec(precision="int8"))
+    words = "floats.tflite: its description is that of another file: precision: int8 there, fp32 in the file; "
+    with pytest.raises(keylite.ArgumentError, match=words):
+        measure_target(path, TFLM)
+
+
 def test_a_float_file_is_refused(litert_file: Path):
     words = f"^target: {NPU} runs int8 files, four.tflite is fp32; export one with `precision='int8'`$"
     with pytest.raises(keylite.ArgumentError, match=words):

@@ -272,7 +272,7 @@ def write_litert(path: Path) -> None:
     model.subgraphs = [graph]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    write_tflite(path, bytes(builder.Output()), spec_of())
+    write_tflite(path, bytes(builder.Output()), spec_of(input_type="float32"))
 
 
 def write_checkpoint(path: Path, backbone: str) -> None:

@@ -22,7 +22,7 @@ from keylite.runtime.modelfile import read_spec, tflite_model, write_onnx, write
 from keylite.runtime.packages import require
 from keylite.runtime.predictor import Predictor
 from keylite.runtime.skeleton import Skeleton
-from keylite.runtime.spec import encode_spec
+from keylite.runtime.spec import Quantised, encode_spec
 
 
 def test_the_engine_is_the_one_for_the_file(model_file: Path, onnx_file: Path, make_spec):
@@ -316,8 +316,12 @@ def test_the_engine_takes_bytes_and_gives_float_whatever_the_file_does(
     with quiet():
         network.export(str(tmp_path / "flat.tflite"), format="litert", verbose=False, **options)
     path = tmp_path / "small.tflite"
-    write_tflite(path, (tmp_path / "flat.tflite").read_bytes(), make_spec(size=(8, 8)))
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    interpreter = interpreters.Interpreter(model_path=str(tmp_path / "flat.tflite"))
+    fits = {"size": (8, 8), "precision": precision or "fp32", "input_type": taken}
+    if given == "int8":
+        fits["output"] = Quantised(*interpreter.get_output_details()[0]["quantization"])
+    write_tflite(path, (tmp_path / "flat.tflite").read_bytes(), make_spec(**fits))
     assert interpreter.get_input_details()[0]["dtype"] == np.dtype(taken)
     assert interpreter.get_output_details()[0]["dtype"] == np.dtype(given)
     engine = open_engine(path)[0]
@@ -337,7 +341,7 @@ def test_litert_says_which_pixels_it_takes_and_where_it_runs(small, tmp_path: Pa
     with quiet():
         network.export(str(tmp_path / "flat.tflite"), format="litert", verbose=False)
     path = tmp_path / "small.tflite"
-    write_tflite(path, (tmp_path / "flat.tflite").read_bytes(), make_spec(size=(8, 8)))
+    write_tflite(path, (tmp_path / "flat.tflite").read_bytes(), make_spec(size=(8, 8), input_type="float32"))
     engine = open_engine(path, device="cpu")[0]
     with pytest.raises(ValueError, match=r"pixels: expected \(B, 8, 8, 3\), got \(2, 8, 9, 3\)"):
         engine(np.zeros((2, 8, 9, 3), np.uint8))
@@ -346,10 +350,30 @@ def test_litert_says_which_pixels_it_takes_and_where_it_runs(small, tmp_path: Pa
         open_engine(path, device="cuda")
 
 
-FOREIGN = {  # what a description of another file says: the file takes 64x64 and gives (1, 4, 2)
-    "other keypoints": {"head": Regression(3), "skeleton": Skeleton(("a", "b", "c")), "mean_shape": None},
-    "another size": {"size": (96, 64)},
-    "another head": {"head": Heatmap(4, (8, 8))},
+FOREIGN = {  # what a description of another file says, and what the file has
+    "other keypoints": (
+        {"head": Regression(3), "skeleton": Skeleton(("a", "b", "c")), "mean_shape": None},
+        "head.keypoints: 3 there, 4 in the file",
+    ),
+    "another size": ({"size": (96, 64)}, "size: 96x64 there, 64x64 in the file"),
+    "another head": ({"head": Heatmap(4, (8, 8))}, "channels of a heatmap head: 64 there, 2 in the file"),
+    "other pixels": ({"input_type": "int8"}, "input_type: int8 there, uint8 in the file"),
+    "another precision": (
+        {"precision": "int8", "weight_scales": "per-tensor"},
+        "precision: int8 there, fp32 in the file",
+    ),
+    "half of the precision": ({"precision": "fp16"}, "precision: fp16 there, fp32 in the file"),
+    "integers at its end": (
+        {"output": Quantised(0.5, -3)},
+        "output: int8 of scale 0.5 and zero -3 there, float32 in the file",
+    ),
+    "other stages": ({"stages": 5}, "stages: 5 there, 7 in the file"),
+}
+CHECKPOINT = {  # the same for a checkpoint, whose weights fit any size
+    "other pixels": "input_type: its description says 'int8', but a .safetensors file has 'uint8'",
+    "another precision": "precision: its description says 'int8', but a .safetensors file has 'fp32'",
+    "half of the precision": "precision: its description says 'fp16', but",
+    "integers at its end": "output: its description says Quantised",
 }
 
 
@@ -372,19 +396,34 @@ def bare(path: Path, folder: Path) -> Path:
 BARE = {"onnx": "onnx_file", "litert": "litert_file", "pytorch": "model_file", "tensorflow": "model_file"}
 
 
-@pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("engine", BARE)
-def test_a_description_of_another_file_is_refused(engine: str, changes: dict, request, make_spec, tmp_path: Path):
-    if engine in ("pytorch", "tensorflow") and "size" in changes:
-        pytest.skip("these weights are for any size")
+def test_a_description_of_another_file_is_refused(engine: str, kind: str, request, make_spec, tmp_path: Path):
+    changes, words = FOREIGN[kind]
+    if engine in ("pytorch", "tensorflow"):
+        if "size" in changes:
+            pytest.skip("these weights are for any size")
+        words = CHECKPOINT.get(kind, "weights do not fit")
     pytest.importorskip(ENGINES[engine].package)
     path, apart = bare(request.getfixturevalue(BARE[engine]), tmp_path), tmp_path / "spec.json"
     apart.write_text(encode_spec(make_spec(**changes)))
-    with pytest.raises(
-        ValueError,
-        match=r"bare\.\w+: (expected one input \(B, .* and one output \(B, .*, got .*64, 64, 3|weights do not fit)",
-    ):
+    with pytest.raises(ValueError, match=rf"bare\.\w+: (its description is that of another file: )?{words}"):
         open_engine(path, engine, spec=apart)
+
+
+@pytest.mark.parametrize(("ends", "changes", "words"), [
+    ("int8", {"output": Quantised(0.5, 3)}, r"output: int8 of scale 0\.5 and zero 3 there, int8 of scale .* in the file; give"),
+    ("int8", {"output": None, "input_type": "uint8"}, r"input_type: uint8 there, int8 in .*; output: float32 there, int8 of"),
+    (None, {"precision": "fp32", "weight_scales": None}, "precision: fp32 there, int8 in the file; give"),
+    (None, {"weight_scales": "per-tensor"}, "weight_scales: per-tensor there, per-channel in the file; give"),
+])  # fmt: skip
+def test_a_changed_description_of_integers_is_refused(ends, changes: dict, words: str, int8_of, tmp_path: Path):
+    """Under a seal that is right, so the file needs no trial."""
+    pytest.importorskip("ai_edge_litert", reason="needs keylite[litert]")
+    model, path = int8_of("heatmap", ends), tmp_path / "changed.tflite"
+    write_tflite(path, tflite_model(model), msgspec.structs.replace(read_spec(model), **changes))
+    with pytest.raises(ValueError, match=rf"changed\.tflite: its description is that of another file: {words}"):
+        open_engine(path)
 
 
 @pytest.mark.parametrize("engine", BARE)

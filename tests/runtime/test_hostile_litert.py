@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ flatbuffers = pytest.importorskip("flatbuffers")
 
 from seeds import spec_of, write_litert
 
-from keylite import Predictor
-from keylite.runtime.modelfile import tflite_model, write_tflite
+from keylite import ModelFileError, Predictor, measure_target
+from keylite.runtime.modelfile import read_spec, tflite_model, write_tflite
+from keylite.runtime.spec import encode_spec
 
 FAR = 2**31 - 1
+SPEC = spec_of(input_type="float32")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,41 @@ CHANGES = {
     "weights that are not there": empty,
     "no graph": lambda graph: graph.subgraphs.clear(),
 }
+
+
+def slice_of_nothing(graph) -> None:
+    operator(graph, code=schema.BuiltinOperator.SLICE)
+    row = graph.subgraphs[0].operators[0]
+    row.inputs, row.builtinOptions, row.builtinOptionsType = np.array([0], np.int32), None, 0
+
+
+def scales_of_zero(graph) -> None:
+    for tensor in graph.subgraphs[0].tensors:
+        quantised = tensor.quantization
+        if quantised is not None and quantised.scale is not None and len(quantised.scale) == 1:
+            quantised.scale = np.zeros(1, np.float32)
+
+
+def grows(graph) -> None:
+    """A layer that repeats its input makes 12 GB, and no shape in the file says so."""
+    operator(graph, code=schema.BuiltinOperator.TILE)
+    part = graph.subgraphs[0]
+    row = part.operators[0]
+    row.builtinOptions, row.builtinOptionsType = None, 0
+    times = schema.TensorT()
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.array([1, 1000, 1000, 1], np.int32).tobytes(), np.uint8)
+    graph.buffers.append(buffer)
+    times.name, times.shape, times.type = b"times", np.array([4], np.int32), schema.TensorType.INT32
+    times.buffer = len(graph.buffers) - 1
+    part.tensors.append(times)
+    row.inputs = np.array([0, len(part.tensors) - 1], np.int32)
+
+
+HARMFUL = {
+    "an operator without its inputs": (slice_of_nothing, "running it once ended the process by SIG|LiteRT cannot open"),
+    "an output without end": (grows, "it asks for more than 4.3 GB of memory|LiteRT cannot |SIG"),
+}
 CUTS = {f"the first {part} of 100 parts": part for part in (1, 50, 99)}
 
 
@@ -72,7 +111,7 @@ def changed(flat: bytes, change: Callable[[Any], None]) -> bytes:
 
 def refusal(flat: bytes, folder: Path) -> str:
     path = folder / "hostile.tflite"
-    write_tflite(path, flat, spec_of())
+    write_tflite(path, flat, SPEC)
     with pytest.raises(ValueError) as caught:
         Predictor(path)(np.zeros((60, 80, 3), np.uint8))
     line = str(caught.value)
@@ -83,21 +122,75 @@ def refusal(flat: bytes, folder: Path) -> str:
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_hostile_graph_is_one_line(change, flat, tmp_path):
-    assert refusal(changed(flat, change), tmp_path).startswith(("LiteRT cannot ", "expected one input "))
+    assert refusal(changed(flat, change), tmp_path).startswith(("LiteRT cannot ", "expected tensors of at most 1.1 GB"))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_tensorflow_lite_micro_does_not_get_what_litert_refuses(change, flat, tmp_path):
     pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
     path = tmp_path / "hostile.tflite"
-    write_tflite(path, changed(flat, change), msgspec.structs.replace(spec_of(), precision="int8"))
+    write_tflite(path, changed(flat, change), msgspec.structs.replace(SPEC, precision="int8"))
     with pytest.raises(ValueError) as caught:
         Predictor(path, engine="tflm")
     line = str(caught.value)
-    assert line.startswith((f"{path}: LiteRT cannot ", f"{path}: expected one input "))
+    starts = ("LiteRT cannot ", "expected tensors of at most", "its description is that of another file: precision")
+    assert line.startswith(tuple(f"{path}: {words}" for words in starts))
     assert "\n" not in line
 
 
 @pytest.mark.parametrize("part", CUTS.values(), ids=CUTS)
 def test_a_graph_that_was_cut_before_it_was_sealed_is_one_line(part, flat, tmp_path):
     assert refusal(flat[: len(flat) * part // 100], tmp_path).startswith("LiteRT cannot open this file: ")
+
+
+@pytest.mark.parametrize("engine", ["litert", "litert-reference"])
+@pytest.mark.parametrize(("change", "words"), HARMFUL.values(), ids=HARMFUL)
+def test_a_file_without_a_seal_that_ends_its_process_is_one_line(change, words, engine, flat, tmp_path):
+    path, apart = tmp_path / "harmful.tflite", tmp_path / "spec.json"
+    path.write_bytes(changed(flat, change))
+    apart.write_text(encode_spec(SPEC))
+    with pytest.raises(ModelFileError, match=words) as caught:
+        Predictor(path, engine=engine, spec=apart)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_integers_that_ends_its_process_is_one_line(int8_of, tmp_path):
+    pytest.importorskip("tflite_micro", reason="needs keylite[micro]")
+    path, apart = tmp_path / "harmful.tflite", tmp_path / "spec.json"
+    model = int8_of("heatmap")
+    apart.write_text(encode_spec(read_spec(model)))
+    path.write_bytes(tflite_model(model))
+    assert Predictor(path, engine="tflm", spec=apart).engine_name == "tflm"
+    path.write_bytes(changed(tflite_model(model), scales_of_zero))
+    for use in (lambda: Predictor(path, engine="tflm", spec=apart), lambda: measure_target(path, "tflm", spec=apart)):
+        with pytest.raises(
+            ModelFileError, match="the engine tflm cannot run this file: running it once ended"
+        ) as caught:
+            use()
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_trial_that_takes_too_long_or_cannot_start_is_no_traceback(flat, tmp_path, monkeypatch):
+    path, apart = tmp_path / "slow.tflite", tmp_path / "spec.json"
+    path.write_bytes(flat)
+    apart.write_text(encode_spec(SPEC))
+
+    def run(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", run)
+        with pytest.raises(
+            ModelFileError, match="the engine litert cannot run this file: it had not run once after 60 s"
+        ):
+            Predictor(path, spec=apart)
+    monkeypatch.setattr(sys, "executable", "")
+    assert Predictor(path, spec=apart).spec == SPEC
+
+
+def test_a_file_with_a_seal_needs_no_trial(flat, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", None)
+    write_tflite(tmp_path / "sound.tflite", flat, SPEC)
+    assert Predictor(tmp_path / "sound.tflite").spec == SPEC

@@ -18,14 +18,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from keylite.runtime.agreement import require_agreement, tflite_contents
 from keylite.runtime.chatter import overheard
 from keylite.runtime.errors import ArgumentError, ModelFileError
 from keylite.runtime.graph import graph_of, layers_of, macs_of, operators_of
 from keylite.runtime.kinds import path_of, path_or_none, require_choice
+from keylite.runtime.litert import interpreter_of
 from keylite.runtime.micro import MICRO_EXTRA, open_micro
 from keylite.runtime.modelfile import read_spec, tflite_model
 from keylite.runtime.packages import require
 from keylite.runtime.results import Result
+from keylite.runtime.trial import require_harmless
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import clipped, escaped, quoted
 
@@ -171,9 +174,14 @@ def measure_target(model: FilePath, target: str, *, spec: FilePath | None = None
     if path.suffix.lower() != ".tflite":
         raise ArgumentError(f"target: {target} runs .tflite files, got {escaped(path.name)}; give an exported file")
     require_packages(target)
-    require_integers(target, path.name, read_spec(path, spec).precision)
+    described = read_spec(path, spec)
+    require_integers(target, path.name, described.precision)
     system = TARGETS[target]
-    return _on_micro(path) if system is None else _by_vela(path, target, system)
+    needs = None if system is None else _by_vela(path, target, system)
+    if spec is not None:  # a file without a description has no seal
+        require_harmless(path, "litert" if needs else TFLM, spec)
+    require_agreement(path, described, tflite_contents(interpreter_of(path, 1, reference=False)))
+    return needs or _on_micro(path)
 
 
 def require_integers(target: str, name: str, precision: str) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -19,14 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keylite.runtime.agreement import onnx_contents, require_agreement, tflite_contents
 from keylite.runtime.errors import ArgumentError, ModelFileError
 from keylite.runtime.forks import in_forks
 from keylite.runtime.kinds import require_whole
 from keylite.runtime.litert import interpreter_of
-from keylite.runtime.micro import open_micro
+from keylite.runtime.micro import open_micro, require_micro
 from keylite.runtime.modelfile import ModelFile, read_model_file
 from keylite.runtime.packages import FRAMEWORKS, require
 from keylite.runtime.spec import ModelSpec
+from keylite.runtime.trial import TOO_LARGE, limit_memory, require_harmless
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import first_line, is_utf8, quoted
 
@@ -50,8 +53,8 @@ def open_onnx(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise ModelFileError(f"{path}: ONNX Runtime cannot open this file: {first_line(error)}") from None
     keep_in_forks(session)  # closing it waits for threads that a forked process does not have
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    _require_fit(path, spec, [entry.shape for entry in inputs], [entry.shape for entry in outputs])
+    require_agreement(path, spec, onnx_contents(path.read_bytes(), session))
+    inputs = session.get_inputs()
     name, by_image = inputs[0].name, inputs[0].shape[0] == 1
     dtype = np.float32 if inputs[0].type == "tensor(float)" else np.uint8
     none = np.empty((0, spec.head.keypoints, spec.head.channels), np.float32)
@@ -80,6 +83,8 @@ def open_litert_reference(path: Path, spec: ModelSpec, threads: int | None, devi
 def open_tflm(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
     """An int8 `.tflite` file in TensorFlow Lite Micro, on one thread of this machine's CPU."""
     _require_cpu("tflm", device)
+    require_micro(path, spec.precision)
+    ends = _ends(path, spec, interpreter_of(path, 1, reference=False))
     micro = open_micro(path, spec.precision)
 
     def run(image: np.ndarray) -> np.ndarray:
@@ -87,7 +92,6 @@ def open_tflm(path: Path, spec: ModelSpec, threads: int | None, device: str) -> 
         micro.invoke()
         return micro.get_output(0).copy()
 
-    ends = _ends(interpreter_of(path, 1, reference=False))
     return _by_image(path, spec, ends, "TensorFlow Lite Micro", run)
 
 
@@ -95,7 +99,7 @@ def _in_litert(path: Path, spec: ModelSpec, threads: int | None, device: str, na
     _require_cpu(name, device)
     interpreter = interpreter_of(path, threads, reference=name == "litert-reference")
     keep_in_forks(interpreter)
-    ends = _ends(interpreter)
+    ends = _ends(path, spec, interpreter)
     in_index, out_index = ends.inputs[0]["index"], ends.outputs[0]["index"]
 
     def run(image: np.ndarray) -> np.ndarray:
@@ -118,7 +122,9 @@ class _Ends(NamedTuple):
     outputs: list[dict[str, Any]]
 
 
-def _ends(interpreter: Any) -> _Ends:
+def _ends(path: Path, spec: ModelSpec, interpreter: Any) -> _Ends:
+    """The ends of a file; ArgumentError if they are not those that its spec describes."""
+    require_agreement(path, spec, tflite_contents(interpreter))
     return _Ends(interpreter.get_input_details(), interpreter.get_output_details())
 
 
@@ -130,9 +136,6 @@ def _by_image(
     An interpreter has one place for its input, so threads take turns, image by image.
     """
     inputs, outputs = ends
-    _require_fit(
-        path, spec, [entry["shape"].tolist() for entry in inputs], [entry["shape"].tolist() for entry in outputs]
-    )
     (in_scale, in_zero), (out_scale, out_zero) = inputs[0]["quantization"], outputs[0]["quantization"]
     shape = (spec.size[1], spec.size[0], 3)
     in_type, out_type = inputs[0]["dtype"], outputs[0]["dtype"]
@@ -163,17 +166,6 @@ def _by_image(
         return raw if out_type is np.float32 else np.float32(out_scale) * (raw.astype(np.float32) - out_zero)
 
     return engine
-
-
-def _require_fit(path: Path, spec: ModelSpec, inputs: list[list[Any]], outputs: list[list[Any]]) -> None:
-    """Raise ValueError if the shapes of a file's tensors (but for the batch) are not those that its spec describes."""
-    expected = [[spec.size[1], spec.size[0], 3]], [[spec.head.keypoints, spec.head.channels]]
-    if ([shape[1:] for shape in inputs], [shape[1:] for shape in outputs]) != expected:
-        raise ArgumentError(
-            f"{path}: expected one input (B, {', '.join(map(str, expected[0][0]))}) and one output "
-            f"(B, {', '.join(map(str, expected[1][0]))}) as its description says, got {inputs} and {outputs}; "
-            "give the description of this file"
-        )
 
 
 def open_pytorch(path: Path, spec: ModelSpec, threads: int | None, device: str) -> Engine:
@@ -257,6 +249,8 @@ def open_engine(
         require_whole("threads", threads, most=MAX_THREADS)
         threads = int(threads)  # engines refuse numbers of numpy
     kind = ENGINES[name]
+    if spec is not None and kind.suffix == ".tflite":  # a file without a description has no seal
+        require_harmless(path, name, Path(spec))
     by_process = {os.getpid(): kind.open(path, described, threads, device)}
     shape = (described.head.keypoints, described.head.channels)
     absolute, absolute_spec = path.absolute(), None if spec is None else Path(spec).absolute()
@@ -274,6 +268,18 @@ def open_engine(
         return raw
 
     return Opened(opened, name, described, digest)
+
+
+def try_engine() -> None:
+    """What the process of `require_harmless` runs. Arguments: model file, engine, JSON description."""
+    path, name, spec = sys.argv[1:]
+    described = read_model_file(path, spec).spec
+    limit_memory()
+    try:
+        engine = ENGINES[name].open(Path(path), described, 1, "cpu")
+        engine(np.random.default_rng(0).integers(0, 256, (1, *described.size[::-1], 3), np.uint8))
+    except MemoryError:
+        sys.exit(TOO_LARGE)
 
 
 def require_same(path: Path, now: ModelFile, before: ModelFile) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keylite.runtime.chatter import without_chatter
 from keylite.runtime.errors import ModelFileError
 from keylite.runtime.modelfile import tflite_model
 from keylite.runtime.packages import require
 from keylite.runtime.words import first_line
+
+LARGEST = 1 << 30  # bytes of a tensor; the largest of lite4 has 604 MB, for an input of MAX_AREA px
 
 
 def interpreter_of(path: Path, threads: int | None, reference: bool) -> Any:
@@ -26,7 +31,22 @@ def interpreter_of(path: Path, threads: int | None, reference: bool) -> Any:
                 num_threads=threads,
                 experimental_op_resolver_type=kinds.BUILTIN_REF if reference else kinds.AUTO,
             )
+            _require_modest(path, interpreter)
             interpreter.allocate_tensors()
+    except ModelFileError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path}: LiteRT cannot open this file: {first_line(error)}") from None
     return interpreter
+
+
+def _require_modest(path: Path, interpreter: Any) -> None:
+    """Raise ModelFileError if a tensor is too large, before LiteRT takes memory for it."""
+    for entry in interpreter.get_tensor_details():
+        shape = [int(side) for side in entry["shape"]]
+        size = abs(math.prod(shape)) * np.dtype(entry["dtype"]).itemsize
+        if size > LARGEST:
+            raise ModelFileError(
+                f"{path}: expected tensors of at most {LARGEST / 1e9:.1f} GB, got one of {size / 1e9:,.1f} GB "
+                f"{tuple(shape)}; the file is damaged, or its input is too large: copy or make it again"
+            )

@@ -31,12 +31,7 @@ def open_micro(path: Path, precision: str) -> Any:
     precision: that of the file's spec. Raises an error in one line if the file is not int8, has operators that are
     lacking, or cannot run.
     """
-    runtime = require("tflite_micro", MICRO_EXTRA).runtime
-    if precision != "int8":
-        raise ArgumentError(
-            f"engine: tflm runs int8 files, {path.name} is {precision}: TensorFlow Lite Micro has no CAST from bytes, "
-            "with which a float file begins; export one with `precision='int8'`"
-        )
+    runtime = require_micro(path, precision)
     checked = interpreter_of(path, 1, reference=False)  # because TensorFlow Lite Micro trusts every byte of a file
     try:
         checked.invoke()
@@ -55,6 +50,17 @@ def open_micro(path: Path, precision: str) -> Any:
         words = clipped("; ".join(filter(None, lines)) or "it does not say why")
         raise ModelFileError(f"{path}: TensorFlow Lite Micro cannot run this file: {words}")
     return micro
+
+
+def require_micro(path: Path, precision: str) -> Any:
+    """The package's runtime. ModuleNotFoundError if it is missing, ArgumentError for a file that is not int8."""
+    runtime = require("tflite_micro", MICRO_EXTRA).runtime
+    if precision != "int8":
+        raise ArgumentError(
+            f"engine: tflm runs int8 files, {path.name} is {precision}: TensorFlow Lite Micro has no CAST from bytes, "
+            "with which a float file begins; export one with `precision='int8'`"
+        )
+    return runtime
 
 
 def _ready(runtime: Any, flat: bytes) -> Any:

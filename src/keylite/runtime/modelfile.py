@@ -34,6 +34,7 @@ SEAL = "keylite_sha256"
 BLANK = "0" * 64  # stands for the seal's digits while the sha256 is calculated
 ONNX_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 TFLITE_MEMBER = "keylite.json"
+CHECKPOINT = {"precision": "fp32", "input_type": "uint8", "output": None, "weight_scales": None, "calibration": None}
 MAX_HEADER = 8_000_000  # bytes of a .safetensors header: that of lite4 has 70 kB, the largest of timm under 1 MB
 MAX_DIRECTORY = 100_000  # bytes of the directory of the archive in a .tflite file; keylite's has 58
 BYTES = {  # type of a value in the safetensors format: its number of bytes
@@ -94,7 +95,7 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
             raise ModelFileError(
                 f"{path}: already holds its description; leave out `spec` ({spec}), which is for a file that holds none"
             )
-        return ModelFile(decode_spec(description, str(path)), digest)
+        return ModelFile(_fitting(path, decode_spec(description, str(path))), digest)
     if spec is None:
         raise ModelFileError(
             f"{path}: holds no keylite description: if keylite wrote this file, it is damaged, so copy it again; "
@@ -105,7 +106,19 @@ def read_model_file(path: FilePath, spec: FilePath | None = None) -> ModelFile:
     if spec.stat().st_size > MAX_DESCRIPTION:
         raise ModelFileError(f"{spec}: expected a description of at most {MAX_DESCRIPTION:,} bytes; is this the file?")
     with open_file(spec) as file:
-        return ModelFile(decode_spec(file.read(), str(spec)), digest)
+        return ModelFile(_fitting(path, decode_spec(file.read(), str(spec))), digest)
+
+
+def _fitting(path: Path, spec: ModelSpec) -> ModelSpec:
+    """The spec; ModelFileError if it describes an export, and the file is a checkpoint, which has no such tensors."""
+    if path.suffix.lower() == ".safetensors":
+        for name, usual in CHECKPOINT.items():
+            if (value := getattr(spec, name)) != usual:
+                raise ModelFileError(
+                    f"{path}: {name}: its description says {quoted(value)}, but a .safetensors file has "
+                    f"{quoted(usual)}; give the description of this file"
+                )
+    return spec
 
 
 def _require_file(path: Path) -> None:

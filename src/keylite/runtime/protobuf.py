@@ -28,7 +28,8 @@ MESSAGES: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-DIMS, EXTERNAL_DATA, DATA_LOCATION = 1, 13, 14  # fields of TensorProto
+GRAPH, INITIALIZER = 7, 5  # fields of ModelProto and GraphProto
+DIMS, DATA_TYPE, TENSOR_NAME, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 8, 13, 14  # fields of TensorProto
 
 
 def require_sound_onnx(path: Path, data: Data) -> None:
@@ -52,6 +53,25 @@ def require_sound_onnx(path: Path, data: Data) -> None:
         if str(error).startswith(str(path)):
             raise
         raise ModelFileError(f"{path}: not an .onnx file, or damaged ({error}); copy or export it again") from None
+
+
+def graph_tensors(data: Data) -> Iterator[tuple[str, int]]:
+    """(name, number of its type) of each constant of a sound ONNX model's graph."""
+    for number, kind, start, stop in fields(data, 0, len(data)):
+        if (number, kind) == (GRAPH, 2):
+            for inner, inner_kind, begin, end in fields(data, start, stop):
+                if (inner, inner_kind) == (INITIALIZER, 2):
+                    yield _name_and_type(data, begin, end)
+
+
+def _name_and_type(data: Data, start: int, stop: int) -> tuple[str, int]:
+    name, data_type = "", 0
+    for number, kind, begin, end in fields(data, start, stop):
+        if (number, kind) == (DATA_TYPE, 0):
+            data_type = varint(data, begin)[0]
+        elif (number, kind) == (TENSOR_NAME, 2):
+            name = bytes(data[begin:end]).decode(errors="replace")
+    return name, data_type
 
 
 def _limited(message_fields: Iterator[Field], remaining: Iterator[int]) -> Iterator[Field]:

@@ -667,7 +667,10 @@ def test_the_page_is_made_from_the_committed_figures(script):
         runs.with_part("no marks", script.SECTION, facts)
 
 
-@pytest.mark.parametrize("section", (wrong_labels.SECTION, wrong_labels.FOLDS, label_next.SECTION), ids=lambda s: s.name)
+LABEL_SECTIONS = [wrong_labels.SECTION, wrong_labels.FOLDS, label_next.SECTION]
+
+
+@pytest.mark.parametrize("section", LABEL_SECTIONS, ids=lambda s: s.name)
 def test_the_pages_about_labels_are_made_from_the_committed_figures(section: runs.Section):
     held = runs.figures_path(section, ROOT / "docs")
     facts = json.loads(held.read_text()) if held.is_file() else None

@@ -916,3 +916,19 @@ def test_nothing_is_left_to_measure_is_said() -> None:
         match="none of the 2 objects has a labelled point to measure against .without chin, which training .*; label",
     ):
         report_of(predictions, data.with_xy(xy), "box_side")
+
+
+def test_what_one_fold_has_not_learnt_at_all_stays_so_in_all_together():
+    one, two = (
+        dataclasses.replace(made, unlearnt=unlearnt)
+        for made, unlearnt in ((few_predictions(), {"chin": 0, "nose": 2}), (few_predictions(), {"chin": 1}))
+    )
+    for parts in ([one, two], [two, one]):
+        assert joined(parts, np.arange(2)).unlearnt == {"chin": 0, "nose": 2}
+
+
+def few_predictions() -> Predictions:
+    zeros = np.zeros((1, 2, 2))
+    return Predictions(
+        zeros, zeros, np.zeros((1, 2)), np.array([[0.0, 0, 9, 9]]), (crop_box(np.array([0, 0, 9, 9]), (8, 8)),)
+    )

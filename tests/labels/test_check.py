@@ -13,6 +13,7 @@ import keylite
 from keylite.data.arrays import from_arrays
 from keylite.data.dataset import Dataset
 from keylite.data.formats.reading import read_dataset, write_dataset
+from keylite.labels import wholes
 from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.skeleton import Skeleton
 
@@ -376,3 +377,31 @@ def test_odd_data_sets_are_checked(count: int, keypoints: int, how: str):
     found = [one.kind for one in report.findings if one.number is not None and one.severity != "note"]
     assert set(found) <= ({"shape"} if how == "missing" else set())  # of three random points, some lie far apart
     assert str(report)
+
+
+def test_the_copy_of_one_named_part_is_a_file_and_leaves_out_only_what_was_left_out(tmp_path: Path):
+    data = from_arrays([np.full((20, 20, 3), row, np.uint8) for row in range(6)], np.full((6, 3, 2), 9.0))
+    out = tmp_path / "fixed.json"
+    keylite.check({"train": data}, fix=out)
+    assert out.is_file()
+    other = data.with_skeleton(keylite.Skeleton(("a", "b", "c")))
+    report = keylite.check({"train": data, "val": other}, fix=tmp_path / "both")
+    assert "refused" in {one.kind for one in report.findings}  # the parts name other keypoints
+    assert not [line for line in report.changes if "left out" in line]
+
+
+def test_pictures_that_come_twice_are_compared_without_measuring_all_objects_again(monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+    usual = wholes.usual_extent
+    monkeypatch.setattr(wholes, "usual_extent", lambda data: calls.append(1) or usual(data))
+    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    data = from_arrays([*noise, *noise.copy()], np.random.default_rng(1).uniform(2, 30, (16, 4, 2)))
+    found = wholes.picture_findings(data.check_images())
+    assert [one.kind for one in found] == ["two-labels"] * 8
+    assert len(calls) == 1
+
+
+def test_labels_without_a_point_are_no_warning(recwarn: pytest.WarningsRecorder):
+    data = from_arrays([np.full((20, 20, 3), row, np.uint8) for row in range(3)], np.full((3, 2, 2), np.nan))
+    assert wholes.rounding_findings(data) == []
+    assert not list(recwarn)

@@ -154,11 +154,17 @@ def test_folds_are_trained_once_and_their_suspects_are_drawn(tmp_path: Path):
     assert (out / "suspects/worst.jpg").is_file() == bool(suspects)
 
 
-def test_arguments_of_folds_go_together(tmp_path: Path, data: Dataset):
+def test_arguments_of_folds_go_together(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch):
     assert crossing_of(None, None, None, False) is None
     with pytest.raises(ArgumentError, match="out: expected a folder"):
         keylite.check(data, folds=2)
     with pytest.raises(ArgumentError, match="recipe: is about models that are trained"):
         keylite.check(data, recipe=keylite.Recipe())
-    with pytest.raises(ArgumentError, match="folds: expected labels of one part"):
+    with pytest.raises(ArgumentError, match="folds: expected labels of one part, got 2"):
         keylite.check(data, val=data, folds=2, out=tmp_path / "o")
+    with monkeypatch.context() as patch:  # what is known at once is refused before labels are examined
+        patch.setattr("keylite.labels.check._examined", lambda *_: pytest.fail("examined"))
+        with pytest.raises(ArgumentError, match="fold"):
+            keylite.check(data, folds=81, out=tmp_path / "o")
+        with pytest.raises(ArgumentError, match="patience: expected 0 with folds, got 3"):
+            keylite.check(data, folds=2, out=tmp_path / "o", recipe=keylite.Recipe(patience=3))

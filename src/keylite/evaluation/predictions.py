@@ -77,7 +77,10 @@ def joined(parts: Sequence[Predictions], order: np.ndarray) -> Predictions:
         crops=tuple(crops[i] for i in order),
         normaliser_boxes=of_all("normaliser_boxes"),
         sigma=of_all("sigma"),
-        unlearnt={name: count for part in parts for name, count in part.unlearnt.items()},
+        unlearnt={
+            name: min(part.unlearnt[name] for part in parts if name in part.unlearnt)
+            for name in dict.fromkeys(name for part in parts for name in part.unlearnt)
+        },
         hidden=all(part.hidden for part in parts),
     )
 

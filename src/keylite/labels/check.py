@@ -36,6 +36,7 @@ from keylite.runtime.kinds import path_of, path_or_none, require_flags, require_
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import quoted
+from keylite.training.folds import require_no_patience
 from keylite.training.recipe import Recipe, checked
 from keylite.version import __version__
 
@@ -164,7 +165,7 @@ def check_sources(
     if format not in TARGETS:
         raise ArgumentError(f"format: expected {', '.join(TARGETS)}, got {quoted(format)}")
     if crossing is not None and len(sources) > 1:
-        raise ArgumentError("folds: expected labels of one part; choose it with `part`, and leave out `val`")
+        raise ArgumentError(f"folds: expected labels of one part, got {len(sources)}; give one, and leave out `val`")
     folder = TARGETS[format].text is None or len(sources) > 1  # that the copy is
     files = {"html": html, "fix": None if folder else fix}
     names = {path.name for path in files.values() if path is not None}
@@ -172,6 +173,7 @@ def check_sources(
     if fix is not None and TARGETS[format].text is None:
         require_empty(fix, "fix")
     findings: list[Finding] = []
+    left_out: list[str] = []
     sets: dict[str, Dataset] = {}
     for source in sources:
         name = source.name or ("train" if len(sources) > 1 else "")
@@ -179,6 +181,9 @@ def check_sources(
         own: list[Finding] = []
         data = _read(source, max_megapixels, own)
         require_outputs(files, data.files_named(names))
+        if crossing is not None:
+            _require_folds(data, crossing)
+        left_out += [f"left out: {one.sentence}" for one in own]
         own += _examined(data, crossing, max_megapixels)
         for other in sets.values():
             own += overlap_findings(other, data)
@@ -188,11 +193,17 @@ def check_sources(
     report = CheckReport(__version__, tuple(PartFacts.of(data) for data in sets.values()), ordered)
     if fix is not None:
         copies, changes = corrected(sets, ordered)
-        lost = convert(copies if set(copies) != {""} else copies[""], fix, format=format)
-        report = msgspec.structs.replace(report, changes=changes, lost=lost)
+        lost = convert(copies if len(copies) > 1 else next(iter(copies.values())), fix, format=format)
+        report = msgspec.structs.replace(report, changes=(*left_out, *changes), lost=lost)
     if html is not None:
         write_bytes(html, page_of(report, sets))
     return report
+
+
+def _require_folds(data: Dataset, crossing: Crossing) -> None:
+    """Raise ArgumentError if the data set cannot be divided into these folds, or the recipe does not suit them."""
+    require_no_patience(crossing.recipe)
+    (data.in_blocks(crossing.folds) if crossing.blocks else data).fold_of(crossing.folds, crossing.recipe.seed)
 
 
 def _read(source: Source, max_megapixels: float, findings: list[Finding]) -> Dataset:

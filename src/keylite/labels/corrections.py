@@ -17,7 +17,6 @@ def corrected(sets: Mapping[str, Dataset], findings: Sequence[Finding]) -> tuple
     copies = {}
     for name, data in sets.items():
         own = [one for one in findings if one.part == name and one.correction is not None]
-        lines += [f"left out: {one.sentence}" for one in findings if (one.part, one.kind) == (name, "refused")]
         copies[name] = _corrected(data, own)
         lines += [f"{place_of(one)}: {_change(one)}" for one in own]
     return copies, tuple(lines)

@@ -54,6 +54,7 @@ def picture_findings(data: Dataset) -> list[Finding]:
     if data.likeness is None:
         return []
     same = alike(data.likeness)
+    limit = DIFFERENT * usual_extent(data) if data.labelled.any() else 0.0
     findings = []
     first_row = {int(image): row for row, image in reversed(list(enumerate(data.image_index.tolist())))}
     for image in np.flatnonzero(same.equal).tolist():
@@ -61,7 +62,7 @@ def picture_findings(data: Dataset) -> list[Finding]:
         if other > image:
             continue  # each pair once, at its second picture
         kind, words = "equal-pictures", "the same picture, with the same labels, as"
-        if not _same_labels(data, image, other):
+        if not _same_labels(data, image, other, limit):
             kind, words = "two-labels", "the same picture, but with other labels, as"
         sentence = f"{words} {data.image_names[other]}"
         severity = "note" if kind == "equal-pictures" else "warning"
@@ -79,12 +80,11 @@ def picture_findings(data: Dataset) -> list[Finding]:
     return findings
 
 
-def _same_labels(data: Dataset, image: int, other: int) -> bool:
-    """Whether two pictures have nearly the same objects, in any order."""
+def _same_labels(data: Dataset, image: int, other: int, limit: float) -> bool:
+    """Whether two pictures have the same objects, in any order, but for `limit` px."""
     one, two = (data.xy[data.image_index == number] for number in (image, other))
     if len(one) != len(two):
         return False
-    limit = DIFFERENT * usual_extent(data)
     apart = np.abs(one[:, None] - two[None])
     unequal = np.isnan(one)[:, None] != np.isnan(two)[None]
     near = np.all(np.where(unequal, np.inf, np.nan_to_num(apart)) <= limit, axis=(2, 3))
@@ -116,6 +116,8 @@ def overlap_findings(data: Dataset, other: Dataset) -> list[Finding]:
 def rounding_findings(data: Dataset) -> list[Finding]:
     """A grid on which all coordinates lie."""
     points = data.xy[data.labelled]
+    if not len(points):
+        return []
     size = usual_extent(data)
     for step in STEPS:
         share = max(float(_on_grid(points - origin, step).mean()) for origin in (0.5, 0.0, 1.0))

@@ -144,12 +144,17 @@ def train_folds(
     return report
 
 
-def _refuse(recipe: Recipe, data: Dataset, out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise ArgumentError if folds cannot take this recipe or folder, before any image is read."""
+def require_no_patience(recipe: Recipe) -> None:
+    """Raise ArgumentError if a recipe would stop folds early."""
     if recipe.patience:
         raise ArgumentError(
             f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images of its own report"
         )
+
+
+def _refuse(recipe: Recipe, data: Dataset, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise ArgumentError if folds cannot take this recipe or folder, before any image is read."""
+    require_no_patience(recipe)
     if processes(recipe) > 1 and world_of(recipe) is not None:
         raise ArgumentError(
             "folds: each fold starts its processes itself; leave out the launcher (torchrun, srun) and `nodes`"

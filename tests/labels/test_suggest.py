@@ -13,6 +13,7 @@ import keylite
 from keylite.data.arrays import from_arrays
 from keylite.data.likeness import likeness_of
 from keylite.labels import variety
+from keylite.labels.suggest import Suggestion, Suggestions
 from keylite.labels.variety import Seen, chosen_rows, doubt_of, outline_of
 from keylite.runtime.errors import ArgumentError, DataError
 from keylite.runtime.images import write_image
@@ -179,3 +180,21 @@ WRONG = {
 def test_what_is_wrong_is_one_line(made, kind, words, pictures: list[Path], predictor: Predictor):
     with pytest.raises(kind, match=words):
         keylite.suggest(predictor, **made(pictures))
+
+
+def test_pictures_whose_names_differ_in_their_suffix_are_copied(tmp_path: Path):
+    paths = [tmp_path / name for name in ("a.jpg", "a.png")]
+    for number, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((8, 8, 3), 90 * number, np.uint8))
+    pictures = tuple(Suggestion(str(path), 1, None) for path in paths)
+    Suggestions("0.1.0", "", 2, 0, 0, pictures).copy_to(tmp_path / "next")
+    assert {path.name for path in (tmp_path / "next").iterdir()} == {"a.jpg", "a.png"}
+
+
+def test_a_pool_that_was_drawn_from_is_said(
+    pictures: list[Path], predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("keylite.labels.suggest.CANDIDATES", 10)
+    notes = keylite.suggest(predictor, pictures, count=20).notes
+    assert "10 of 12 pictures, drawn at random, were chosen from; the others were not" in notes
+    assert not [note for note in notes if "in place of" in note]

@@ -28,7 +28,7 @@ def suggest(
     spec: Path | None = None,
     reading: As = USUAL,
 ) -> None:
-    """Say which pictures to label next, so that the model learns most from them.
+    """Say which pictures to label next: those that stand for many of which the model is unsure.
 
     Parameters
     ----------
@@ -87,10 +87,10 @@ def suggest(
         max_megapixels=reading.max_megapixels,
         skip_bad=reading.skip_bad,
     )
-    if copy is not None:
-        chosen.copy_to(copy)
     if out is not None:
         write_text(out, "".join(f"{image}\n" for image in chosen.images))
+    if copy is not None:
+        chosen.copy_to(copy)
     if json_output:
         print(chosen.to_json().decode())
     else:

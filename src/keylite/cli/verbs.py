@@ -11,7 +11,7 @@ VERBS = {
     "page": "Write a page that finds points in the browser: a folder for any static web server.",
     "info": "Print the description inside a model file: its input, keypoints, accuracy and origin.",
     "check": "Say what is wrong with labels, object by object, and write a corrected copy.",
-    "suggest": "Say which pictures to label next, so that the model learns most from them.",
+    "suggest": "Say which pictures to label next: those that stand for many of which the model is unsure.",
     "convert": "Write labels in the format of another tool, and say what that format cannot hold.",
     "gauges": "Render the built-in data set: analogue gauges with four keypoints, as images and COCO JSON.",
 }

@@ -27,13 +27,23 @@ def copy_picture(image: Path | np.ndarray, path: Path) -> None:
     shutil.copyfile(image, path)
 
 
-def file_names(image_names: Sequence[str], images: Sequence[Path | np.ndarray], called: str) -> list[str]:
-    """A name for each picture: its own without folders, or with them if two would be the same; arrays become PNG."""
+def file_names(
+    image_names: Sequence[str], images: Sequence[Path | np.ndarray], called: str, *, labelled: bool = True
+) -> list[str]:
+    """A name for each picture: its own without folders, or with them if two would be the same; arrays become PNG.
+
+    labelled: a label file is to lie beside each, so names must differ without their suffixes.
+    """
     whole = ["/".join(segments_of(canonical(name))) or "picture" for name in image_names]
     suffixes = [".png" if isinstance(each, np.ndarray) else each.suffix for each in images]
     whole = [str(Path(name).with_suffix(suffix)) for name, suffix in zip(whole, suffixes, strict=True)]
-    stems = Counter(Path(name).stem for name in whole)
-    names = whole if max(stems.values()) > 1 else [Path(name).name for name in whole]
-    if len({str(Path(name).with_suffix("")) for name in names}) < len(names):
-        raise DataError(f"{called}: two pictures have the same name but for its suffix; rename one")
+
+    def alike(names: Sequence[str]) -> bool:
+        told = [str(Path(name).with_suffix("")) for name in names] if labelled else names
+        return max(Counter(told).values(), default=0) > 1
+
+    names = [Path(name).name for name in whole]
+    names = whole if alike(names) else names
+    if alike(names):
+        raise DataError(f"{called}: two pictures have the same name{' but for its suffix' * labelled}; rename one")
     return names

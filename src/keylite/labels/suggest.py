@@ -17,7 +17,7 @@ from keylite.data.formats.converting import require_empty
 from keylite.data.formats.reading import Labelled, as_dataset
 from keylite.data.likeness import alike
 from keylite.data.same_picture import files_of
-from keylite.labels.variety import Seen, chosen_rows, doubt_of, outline_of
+from keylite.labels.variety import CANDIDATES, Seen, chosen_rows, doubt_of, outline_of
 from keylite.runtime.boxes import as_boxes
 from keylite.runtime.errors import ArgumentError
 from keylite.runtime.files import replacing_within
@@ -89,13 +89,13 @@ class Suggestions(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
         Raises:
             ArgumentError: The folder holds something, or cannot be written to.
-            DataError: Two pictures have the same name but for its suffix.
+            DataError: Two pictures have the same name.
         """
         folder = path_of("folder", folder)
         require_empty(folder, "folder")
         images = [Path(name) for name in self.images]
         with replacing_within(folder) as inside:
-            for image, name in zip(images, file_names(self.images, images, "folder"), strict=True):
+            for image, name in zip(images, file_names(self.images, images, "folder", labelled=False), strict=True):
                 copy = inside / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy_picture(image, copy)
@@ -130,7 +130,7 @@ def suggest(
     max_megapixels: float = MAX_MEGAPIXELS,
     skip_bad: bool = False,
 ) -> Suggestions:
-    """Say which pictures to label next, so that a model learns most from them.
+    """Say which pictures to label next: those that stand for many others of which the model is unsure.
 
     docs/suggest.md says how they are chosen, and what that gains over a random choice. The same arguments choose the
     same pictures.
@@ -140,8 +140,8 @@ def suggest(
         images: Paths of pictures, or pairs (path, boxes) as `Predictor.stream` takes them. One that comes twice counts
             once.
         count: How many pictures to choose, at least 1; fewer if there are not so many.
-        data: The labels that there are, as a data set or the path of a label file. Their pictures are left out, and
-            so is what differs little from them. None: it is not known what is labelled.
+        data: The labels that there are, as a data set or the path of a label file. Their pictures and nearly equal
+            ones are left out, and what is like them comes late. None: it is not known what is labelled.
         max_megapixels: A larger picture is refused.
         skip_bad: Whether to leave out pictures that cannot be used; else the line that refuses them names them all.
 
@@ -188,7 +188,7 @@ def suggest(
         labelled=int(there.sum()),
         empty=len(boxes) - len(asked),
         pictures=tuple(pictures),
-        notes=(*_notes(predictor.spec, known, len(rows), count), *pool.notes),
+        notes=(*_notes(predictor.spec, known, len(rows), count, len(free)), *pool.notes),
     )
 
 
@@ -247,14 +247,16 @@ def _seen(predictor: Predictor, data: Dataset, boxes: list[np.ndarray | None]) -
     return Seen(data.likeness, np.array(outlines), np.array(doubts))
 
 
-def _notes(spec: ModelSpec, known: Dataset | None, got: int, count: int) -> tuple[str, ...]:
+def _notes(spec: ModelSpec, known: Dataset | None, got: int, count: int, free: int) -> tuple[str, ...]:
     notes = []
     if spec.confidence is None:
         how = "variety alone" if isinstance(spec.head, Regression) else "its scores and variety"
         notes.append(f"the model gives no sigma (docs/evaluation.md), so pictures are chosen by {how}")
     if known is None:
         notes.append("no labels were given, so it is not known what is labelled already")
-    if got < count:
+    if free > CANDIDATES:
+        notes.append(f"{CANDIDATES:,} of {free:,} pictures, drawn at random, were chosen from; the others were not")
+    elif got < count:
         notes.append(
             f"{counted(got, 'picture')} in place of {count}: the others are labelled, or nearly equal to these"
         )

@@ -14,7 +14,7 @@ from keylite.runtime.modelfile import tflite_model
 from keylite.runtime.packages import require
 from keylite.runtime.words import first_line
 
-LARGEST = 1 << 30  # bytes of a tensor; the largest of lite4 has 604 MB, for an input of MAX_AREA px
+LARGEST = 1 << 30  # bytes of a tensor; lite4 would have one of 604 MB (144 channels of MAX_AREA / 4 cells, float32)
 
 
 def interpreter_of(path: Path, threads: int | None, reference: bool) -> Any:

@@ -64,8 +64,8 @@ def test_a_fault_whose_file_cannot_be_written_says_where_it_came_from(keylite_co
 @pytest.mark.parametrize("missing", ["keylite.runtime.modelfile", "numpy"])
 def test_what_is_not_installed_is_no_fault(missing, keylite_command, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "keylite.cli.info", raising=False)
-    monkeypatch.delitem(sys.modules, "keylite.exporting.certificate", raising=False)
+    for module in ("cli.info", "exporting.certificate", "exporting.drift"):  # which are then imported anew
+        monkeypatch.delitem(sys.modules, f"keylite.{module}", raising=False)
     ended = keylite_command("info", "model.onnx")
     assert ended.code == 2
     assert missing in ended.line

@@ -7,22 +7,26 @@ import json
 import cv2
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from keylite.data.dataset import Dataset
 from keylite.runtime.engines import Opened
-from keylite.runtime.modelfile import write_tflite
+from keylite.runtime.modelfile import write_safetensors, write_tflite
 
 STOPS = {  # verb: its flags, and the function that gets the data sets
     "evaluate": ("evaluate MODEL --data LABELS", "keylite.evaluation.evaluate.refuse_or_doubt"),
     "evaluate, parent": ("evaluate MODEL --parent MODEL --data LABELS", "keylite.exporting.export.hold"),
     "benchmark": ("benchmark MODEL OTHER --data LABELS", "keylite.cli.benchmark._reports"),
-    "export": ("export MODEL --data LABELS --calibration LABELS --out a.onnx", "keylite.exporting.export.export"),
+    "export": (
+        "export PARENT --data LABELS --calibration LABELS --precision int8 --out a.onnx",
+        "keylite.exporting.export.export",
+    ),
     "export, all": (
-        "export MODEL --data LABELS --calibration LABELS --to all --out a",
+        "export PARENT --data LABELS --calibration LABELS --to all --out a",
         "keylite.exporting.export.export_all",
     ),
     "diagnose": (
-        "export MODEL --data LABELS --calibration LABELS --diagnose --to onnx",
+        "export PARENT --data LABELS --calibration LABELS --precision int8 --diagnose --to onnx",
         "keylite.exporting.diagnosis.diagnose",
     ),
 }
@@ -33,6 +37,8 @@ def test_labels_are_read_as_the_model_sees_them(command, function, make_spec, ke
     """The model takes 1023 as white, the data go up to 4000, and one of two objects lacks the box that it crops by."""
     write_tflite(tmp_path / "a.tflite", b"\x1c\0\0\0TFL3", make_spec(white_level=1023))
     write_tflite(tmp_path / "b.tflite", b"\x1c\0\0\0TFL3", make_spec(box="image"))
+    tensors = safetensors.numpy.save({"a": np.zeros(1, np.float32)})
+    write_safetensors(tmp_path / "a.safetensors", tensors, make_spec(white_level=1023))
     assert cv2.imwrite(str(tmp_path / "a.png"), np.linspace(0, 4000, 64 * 64).reshape(64, 64).astype(np.uint16))
     points = [12, 12, 2, 40, 12, 2, 12, 40, 2, 40, 40, 2]
     objects = [{"id": i, "image_id": 1, "category_id": 1, "keypoints": points, "num_keypoints": 4} for i in (1, 2)]
@@ -52,8 +58,8 @@ def test_labels_are_read_as_the_model_sees_them(command, function, make_spec, ke
     monkeypatch.setattr(function, stop)
     opened = Opened(lambda _: pytest.fail("work has begun"), "litert", make_spec(white_level=1023), "")
     monkeypatch.setattr("keylite.runtime.predictor.open_engine", lambda *_: opened)
-    for name in ("LABELS", "MODEL", "OTHER"):
-        file = {"LABELS": "labels.json", "MODEL": "a.tflite", "OTHER": "b.tflite"}[name]
+    files = {"LABELS": "labels.json", "MODEL": "a.tflite", "OTHER": "b.tflite", "PARENT": "a.safetensors"}
+    for name, file in files.items():
         command = command.replace(name, str(tmp_path / file))
     ended = keylite_command(*command.split(), "--skip-bad")
     assert ended.line == "all is read"

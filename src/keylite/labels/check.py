@@ -36,8 +36,7 @@ from keylite.runtime.kinds import path_of, path_or_none, require_flags, require_
 from keylite.runtime.progress import step
 from keylite.runtime.types import FilePath
 from keylite.runtime.words import quoted
-from keylite.training.folds import require_no_patience
-from keylite.training.recipe import Recipe, checked
+from keylite.training.recipe import Recipe, checked, require_no_patience
 from keylite.version import __version__
 
 SHEET = 48  # suspects that are drawn with their predictions

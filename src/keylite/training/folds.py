@@ -45,7 +45,7 @@ from keylite.training.folds_report import FoldFigures, FoldReport, FoldsReport, 
 from keylite.training.lock import holding, require_free
 from keylite.training.log_lines import shown_log
 from keylite.training.processes import processes, world_of
-from keylite.training.recipe import Recipe, Resolved, checked
+from keylite.training.recipe import Recipe, Resolved, checked, require_no_patience
 from keylite.training.run import knows_its_errors
 from keylite.training.schedule import resolve
 from keylite.training.stopping import saying_how_to_go_on
@@ -142,14 +142,6 @@ def train_folds(
             report = _measured(plan, resolved, data, blocks)
             write_bytes(out / REPORT, report.to_json() + b"\n")
     return report
-
-
-def require_no_patience(recipe: Recipe) -> None:
-    """Raise ArgumentError if a recipe would stop folds early."""
-    if recipe.patience:
-        raise ArgumentError(
-            f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images of its own report"
-        )
 
 
 def _refuse(recipe: Recipe, data: Dataset, out: Path, *, resume: bool, overwrite: bool) -> None:

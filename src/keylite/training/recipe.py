@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from keylite.runtime.errors import RecipeError
+from keylite.runtime.errors import ArgumentError, RecipeError
 from keylite.runtime.heads import HAS_PYRAMID
 from keylite.runtime.kinds import plain, require_kind
 from keylite.runtime.lite import FEWEST_STAGES, LITE, STAGES, possible_stages
@@ -340,3 +340,11 @@ def descriptions() -> dict[str, tuple[str, Any]]:
         field.name: (next(m.description for m in field_types(Recipe)[field.name].__metadata__), field.default)
         for field in msgspec.structs.fields(Recipe)
     }
+
+
+def require_no_patience(recipe: Recipe) -> None:
+    """Raise ArgumentError if a recipe would stop folds early."""
+    if recipe.patience:
+        raise ArgumentError(
+            f"patience: expected 0 with folds, got {recipe.patience}: a fold would stop by the images of its own report"
+        )
